@@ -1,0 +1,90 @@
+"""What the host lends a plugin while it works. No path, loader or label of a real dataset is among it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from dfqbench.api.batch import SampleSource
+    from dfqbench.api.budget import Budget
+    from dfqbench.api.card import ModelCard
+    from dfqbench.quant import Scheme, Student
+
+
+class Context(Protocol):
+    """The host's side of one cell."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        ...
+
+    @property
+    def card(self) -> ModelCard:
+        """Input size, normalisation and classes of the teacher."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """Length of the schedules."""
+        ...
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is quantized and how.
+
+        Raises:
+            PluginError: inside `synthesize` of a method with `depends_on_bits = False`.
+        """
+        ...
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A seeded random generator on `device`, the same for the same cell."""
+        ...
+
+    @property
+    def restored(self) -> dict[str, Any] | None:
+        """The last checkpoint's state when this attempt goes on from one, else None."""
+        ...
+
+    @property
+    def workdir(self) -> Path:
+        """A folder of this attempt's own; the only place to write to."""
+        ...
+
+    def seed(self, *scope: str | int) -> int:
+        """A seed derived from the cell's identity and `scope`; the same scope, the same seed."""
+        ...
+
+    def progress(self, step: int, total: int, **scalars: Any) -> None:
+        """Reports that `step` of `total` steps are done.
+
+        Args:
+            step: steps done, from 1.
+            total: steps of this phase.
+            scalars: numbers or 0-d tensors to log; tensors are read only every 50 steps, so that passing them costs
+                no synchronisation.
+
+        Raises:
+            NonFiniteError: a scalar named `loss` was found NaN or infinite when it was read.
+        """
+        ...
+
+    def snapshot(self, student: nn.Module, step: int) -> None:
+        """Offers the student at a step of its training for evaluation after the run (`--oracle`)."""
+        ...
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Marks a step boundary at which `state()` is all that is needed to go on."""
+        ...
+
+    def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
+        """Runs the shared quantizer that this cell names; what `Method.quantize` does by default."""
+        ...

@@ -1,0 +1,140 @@
+"""The class that a plugin author derives from, and the offers by which plugins hand their parts to the host."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dfqbench.api.params import NoParams
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dfqbench.api.batch import SampleSource
+    from dfqbench.api.context import Context
+    from dfqbench.quant import Student
+
+API_VERSION = 1
+"""Version of the plugin contract; raised when a plugin written for an older one would break."""
+
+
+class Fidelity(StrEnum):
+    """How closely a method follows its authors."""
+
+    RELEASED = "released code"
+    PAPER = "paper"
+    RECONSTRUCTION = "reconstruction"
+
+
+@dataclass(frozen=True, slots=True)
+class Requires:
+    """What a method needs of the teacher; a cell without it is skipped with the reason.
+
+    Attributes:
+        batchnorm: at least one BatchNorm with running statistics.
+    """
+
+    batchnorm: bool = True
+
+
+class Method(ABC):
+    """A data-free quantization method.
+
+    Derive, set the class variables, write `synthesize`. Keep the module that holds the class free of torch (import
+    the part that needs it inside `synthesize`), so that listing methods stays fast.
+
+    Attributes:
+        name: short name for the command line (lower case letters, digits, `_`).
+        title: name as in print.
+        paper: citation.
+        fidelity: how closely the authors are followed.
+        quantizer: shared quantizer that `quantize` uses, as `name` or `name:recipe`.
+        requires: what the teacher must have.
+        depends_on_bits: whether `synthesize` looks at the scheme; False lets one source serve all bit-widths.
+        control: whether this is a floor or ceiling rather than a competitor.
+        params_type: frozen dataclass of hyper-parameters.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    fidelity: ClassVar[Fidelity]
+    quantizer: ClassVar[str] = "calibrate"
+    requires: ClassVar[Requires] = Requires(batchnorm=True)
+    depends_on_bits: ClassVar[bool] = False
+    control: ClassVar[bool] = False
+    params_type: ClassVar[type[Any]] = NoParams
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        """Makes the source of images for this teacher.
+
+        Args:
+            teacher: full-precision network in eval mode, on `ctx.device`, parameters frozen; leave it as it is.
+            ctx: the host's side of the cell.
+        """
+
+    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
+        """Turns teacher and source into a student; by default with the shared quantizer named by the cell."""
+        return ctx.shared_quantize(teacher, source)
+
+
+class Quantizer(ABC):
+    """A shared procedure that turns teacher and source into a student.
+
+    Attributes:
+        name: short name.
+        title: one line.
+        params_type: frozen dataclass of hyper-parameters.
+        recipes: named parameter values; the first is the default of a cross where `default_recipe` is empty.
+        default_recipe: recipe of a cross `method+name` that writes out none.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    params_type: ClassVar[type[Any]] = NoParams
+    recipes: ClassVar[Mapping[str, Any]] = {}
+    default_recipe: ClassVar[str] = ""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+
+    @abstractmethod
+    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
+        """Makes a student of the teacher; arguments as in :meth:`Method.quantize`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A name and where to import the thing from; light, so that listing imports nothing heavy.
+
+    Attributes:
+        name: name that users type.
+        load: `package.module:attribute`.
+        api: the contract version it was written for.
+    """
+
+    name: str
+    load: str
+    api: int = API_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class FileOffer:
+    """A grid (TOML file) or a data folder (with a `targets.toml`) that a plugin brings along.
+
+    Attributes:
+        name: grid name; for a data folder any label.
+        path: absolute path of the file or folder.
+        api: the contract version it was written for.
+    """
+
+    name: str
+    path: str
+    api: int = API_VERSION

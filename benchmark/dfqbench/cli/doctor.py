@@ -1,0 +1,124 @@
+"""`dfqbench doctor`: environment, devices, data folders and plugins, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dfqbench.plugins import Plugins
+    from dfqbench.targets.health import Finding
+
+PACKAGES = ("dfqbench", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "pydantic", "pandas")
+"""Packages whose versions are shown."""
+OPTIONAL = ("pytorchcv",)
+"""Packages that may be absent."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb to the command line."""
+    app.command("doctor")(examine_all)
+
+
+def examine_all(
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable)."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", min=0, help="Images on which each network is tried; 0: none.")
+    ] = 200,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE", help="Also load this local plugin file (repeatable)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check environment, devices, data folders and plugins. Exit status 1 if something is broken."""
+    import dataclasses
+
+    from dfqbench.plugins import load_plugins
+
+    plugins = load_plugins(plugin or ())
+    findings = [*_environment(), *_devices(), *_plugins(plugins), *_data(data or [], plugins, images)]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        from tabulate import tabulate
+
+        rows = [[finding.what, finding.status, finding.detail] for finding in findings]
+        typer.echo(tabulate(rows, ("what", "status", "detail"), disable_numparse=True))
+    broken = sum(finding.status == "broken" for finding in findings)
+    if broken:
+        typer.echo(f"{broken} broken", err=True)
+        raise typer.Exit(1)
+
+
+def _environment() -> Iterator[Finding]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dfqbench.targets.health import Finding
+
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    for name in (*PACKAGES, *OPTIONAL):
+        try:
+            yield Finding(name, "ok", version(name))
+        except PackageNotFoundError:
+            if name in OPTIONAL:
+                yield Finding(name, "missing", f"optional; pip install 'dfqbench[{name}]'")
+            else:
+                yield Finding(name, "broken", "not installed; pip install dfqbench")
+
+
+def _devices() -> Iterator[Finding]:
+    import os
+
+    import torch
+
+    from dfqbench.targets.health import Finding
+
+    features = torch.backends.cpu.get_cpu_capability()
+    bf16 = "bfloat16 in hardware" if torch.cpu._is_avx512_bf16_supported() else "bfloat16 emulated"
+    yield Finding(
+        "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {features}, {bf16}"
+    )
+    if not torch.cuda.is_available():
+        yield Finding("cuda", "missing", "no device")
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
+        yield Finding(f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
+
+
+def _plugins(plugins: Plugins) -> Iterator[Finding]:
+    from dfqbench.targets.health import Finding
+
+    yield Finding("methods", "ok", ", ".join(plugins.methods) or "none")
+    for broken in plugins.broken:
+        yield Finding(f"plugin {broken.name}", "broken", f"{broken.origin}: {broken.message}")
+
+
+def _data(data: list[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
+    from dfqbench.api.errors import DfqError
+    from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.folders import data_folders
+    from dfqbench.targets.health import Finding, examine
+
+    families = {name: offer.load for name, offer in plugins.models.items()}
+    sound: list[Path] = []
+    for folder in data_folders(data):
+        try:
+            Catalogue.discover([folder], families=families)
+        except DfqError as error:
+            yield Finding("data folder", "broken", str(error))
+        else:
+            sound.append(folder)
+            yield Finding("data folder", "ok", str(folder))
+    catalogue = Catalogue.discover(sound, plugins.targets.values(), families)
+    yield from examine(catalogue, images)

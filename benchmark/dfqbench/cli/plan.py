@@ -1,0 +1,93 @@
+"""`dfqbench plan`: what a run would do, and how long it would take."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dfqbench.cli.options import (
+    BitsOption,
+    BudgetOption,
+    DataOption,
+    DeviceOption,
+    GridOption,
+    LimitOption,
+    MethodsOption,
+    ModelsOption,
+    OnOption,
+    OutOption,
+    PluginOption,
+    Request,
+    SeedsOption,
+    SetOption,
+    planned,
+)
+from dfqbench.run.store import DEFAULT_OUT
+
+if TYPE_CHECKING:
+    from dfqbench.run.cell import Cell
+
+
+def plan(
+    grid: GridOption = "w4a4",
+    on: OnOption = None,
+    models: ModelsOption = None,
+    methods: MethodsOption = None,
+    bits: BitsOption = None,
+    seeds: SeedsOption = None,
+    settings: SetOption = None,
+    budget: BudgetOption = None,
+    limit: LimitOption = None,
+    data: DataOption = None,
+    plugin: PluginOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = DEFAULT_OUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the cells of a grid, what cannot run and why, and the time to expect."""
+    from dfqbench.run.environment import resolve_device
+    from dfqbench.run.estimate import History
+    from dfqbench.run.session import earlier_records
+
+    request = Request(
+        grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or []
+    )
+    found, plugins = planned(request)
+    device = resolve_device(device)
+    history = History(earlier_records(out))
+    estimate = history.estimate([cell for cell in found.cells if cell.problem is None], device, {})
+    if as_json:
+        cells = [_plain(cell) for cell in found.cells]
+        typer.echo(json.dumps({"notes": found.notes, "estimate": str(estimate), "cells": cells}, indent=1))
+        return
+    for note in found.notes:
+        typer.echo(note)
+    typer.echo(f"{len(found.cells)} cells on {device}; {estimate}")
+    for cell in found.cells:
+        reason = f"  ({cell.problem.status}: {cell.problem.message})" if cell.problem else ""
+        typer.echo(f"  {cell.cell_id}  {cell.label}, budget {cell.budget.name}{reason}")
+    for broken in plugins.broken:
+        typer.echo(f"broken plugin {broken.origin}: {broken.message}", err=True)
+
+
+def _plain(cell: Cell) -> dict[str, object]:
+    return {
+        "cell_id": cell.cell_id,
+        "student_id": cell.student_id,
+        "source_id": cell.source_id,
+        "label": cell.choice.label,
+        "target": cell.dataset.name,
+        "model": cell.model_name,
+        "scheme": cell.scheme.label,
+        "seed": cell.seed,
+        "budget": cell.budget.name,
+        "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
+        "problem": None if cell.problem is None else {"status": cell.problem.status, "reason": cell.problem.message},
+    }
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("plan")(plan)

@@ -1,0 +1,77 @@
+"""`dfqbench run`: runs a grid and ends with its table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dfqbench.cli.options import (
+    BitsOption,
+    BudgetOption,
+    DataOption,
+    DeviceOption,
+    GridOption,
+    LimitOption,
+    MethodsOption,
+    ModelsOption,
+    OnOption,
+    OutOption,
+    PluginOption,
+    Request,
+    SeedsOption,
+    SetOption,
+    planned,
+)
+from dfqbench.run.store import DEFAULT_OUT
+
+
+def run(
+    grid: GridOption = "w4a4",
+    on: OnOption = None,
+    models: ModelsOption = None,
+    methods: MethodsOption = None,
+    bits: BitsOption = None,
+    seeds: SeedsOption = None,
+    settings: SetOption = None,
+    budget: BudgetOption = None,
+    limit: LimitOption = None,
+    data: DataOption = None,
+    plugin: PluginOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = DEFAULT_OUT,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the grid's by default.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed and invalid cells again.")] = False,
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
+    ] = False,
+) -> None:
+    """Run a grid: synthesize, quantize, evaluate, and print the table of methods and networks."""
+    from rich.console import Console
+
+    from dfqbench.run.environment import resolve_device
+    from dfqbench.run.session import Options, run_plan, write_tables
+
+    request = Request(
+        grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or []
+    )
+    found, plugins = planned(request)
+    options = Options(out, name, resolve_device(device), yes, retry, any_environment)
+    summary, folder = run_plan(found, plugins, options, Console(stderr=True))
+    typer.echo(write_tables(folder, summary.records))
+    typer.echo(f"records and tables: {folder.path}", err=True)
+    for note in summary.notes:
+        typer.echo(note, err=True)
+    if summary.failed or plugins.broken:
+        for record in summary.failed:
+            message = (record.get("error") or {}).get("message")
+            typer.echo(f"{record['status']}: {record['cell_id']} {record['label']}: {message}", err=True)
+        if summary.failed:
+            typer.echo("look closer with `dfqbench show CELL`; run them again with the same command and --retry", err=True)
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("run")(run)

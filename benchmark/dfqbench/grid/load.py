@@ -1,0 +1,110 @@
+"""Grid files: the presets, those of plugins, and the user's own."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from dfqbench.api.errors import InputError, UsageError, unknown_name
+from dfqbench.grid.presets import preset_names, preset_path
+from dfqbench.grid.schema import Grid
+
+if TYPE_CHECKING:
+    from dfqbench.plugins import Plugins
+
+
+@dataclass(frozen=True, slots=True)
+class GridSource:
+    """A grid that can be named.
+
+    Attributes:
+        name: what to give to `--grid`.
+        path: its TOML file.
+        origin: `dfqbench`, or the plugin that brought it.
+    """
+
+    name: str
+    path: Path
+    origin: str
+
+
+def available_grids(plugins: Plugins) -> dict[str, GridSource]:
+    """Presets and the grids of plugins, by name."""
+    found = {name: GridSource(name, preset_path(name), "dfqbench") for name in preset_names()}
+    for name, file in plugins.grids.items():
+        found[name] = GridSource(name, file.path, f"{file.origin} {file.version}".rstrip())
+    return found
+
+
+def load_grid(name_or_path: str | Path, plugins: Plugins) -> Grid:
+    """Reads a grid.
+
+    Args:
+        name_or_path: a preset's or a plugin grid's name, or the path of a TOML file.
+        plugins: what is loaded.
+
+    Raises:
+        UsageError: the name is unknown.
+        InputError: the file does not exist, is no TOML, or has a wrong key or value; the message names both.
+    """
+    text = str(name_or_path)
+    known = available_grids(plugins)
+    if text in known:
+        return read_grid(known[text].path)
+    if text.endswith(".toml") or len(Path(text).parts) > 1:
+        return read_grid(Path(text))
+    error = unknown_name("grid", text, known)
+    raise UsageError(error.message, f"{error.hint}; or give the path of a .toml file")
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads a grid file.
+
+    Raises:
+        InputError: as :func:`load_grid`.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"grid file {path} cannot be read: {reason}", "`dfqbench grids list` names grids") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"grid file {path} is not valid TOML: {_lowered(str(error))}", "correct the file") from error
+    data.setdefault("name", path.stem)
+    try:
+        return Grid.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"grid file {path}: {_first(error)}", _hint(error)) from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}'"
+    if first["type"] == "missing":
+        return f"key '{key}' is missing"
+    wrong = first.get("ctx", {}).get("error")
+    if wrong is not None:
+        # Raised by a validator of ours, which says what was given.
+        return f"key '{key}': {wrong}" if key else str(wrong)
+    return f"key '{key}': {_lowered(first['msg'])}, not {first['input']!r}"
+
+
+def _hint(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if first.get("ctx", {}).get("error") is not None:
+        return ""
+    if first["type"] == "extra_forbidden":
+        names = sorted(field.alias or name for name, field in Grid.model_fields.items())
+        return f"valid: {', '.join(names)}"
+    return "correct the file"
+
+
+def _lowered(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat[:1].lower() + flat[1:]

@@ -1,0 +1,47 @@
+"""The pluggy contract between the host and its plugins: signatures and short docs only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from dfqbench.api.method import FileOffer, Offer
+
+PROJECT = "dfqbench"
+ENTRY_POINTS = "dfqbench.methods"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def dfqbench_methods() -> Iterable[Offer]:  # type: ignore[empty-body]
+    """Methods: `load` names a subclass of `Method`."""
+
+
+@hookspec
+def dfqbench_quantizers() -> Iterable[Offer]:  # type: ignore[empty-body]
+    """Shared quantizers: `load` names a subclass of `Quantizer`."""
+
+
+@hookspec
+def dfqbench_models() -> Iterable[Offer]:  # type: ignore[empty-body]
+    """Model families: `load` names a callable `(name, **kwargs) -> nn.Module`; users write `offer:name`."""
+
+
+@hookspec
+def dfqbench_targets() -> Iterable[FileOffer]:  # type: ignore[empty-body]
+    """Data folders with a `targets.toml`; they come after the user's own."""
+
+
+@hookspec
+def dfqbench_grids() -> Iterable[FileOffer]:  # type: ignore[empty-body]
+    """Grid files in TOML, run with `--grid NAME`."""
+
+
+@hookspec
+def dfqbench_record_finished(record: Mapping[str, Any]) -> None:
+    """A cell has ended, whatever its status; `record` is the one just written."""

@@ -1,0 +1,105 @@
+"""Weights files: safetensors, or torch checkpoints read without running any code that is in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dfqbench.api.errors import InputError
+
+_WRAPPERS = ("state_dict", "model")
+"""Keys under which training scripts put the weights among other things."""
+_PREFIX = "module."
+"""What torch's DataParallel puts before every name."""
+_SHOWN = 3
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict on the CPU.
+
+    Args:
+        path: `.safetensors`, or anything that `torch.save` wrote; a dict under `state_dict` or `model` and names that
+            start with `module.` are unwrapped.
+
+    Raises:
+        InputError: the file is missing, damaged, holds code, or holds no weights.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}", "correct the path")
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise InputError(f"{path} holds no weights", "save model.state_dict()")
+    if all(key.startswith(_PREFIX) for key in state):
+        state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a safetensors file: {_line(error)}", "copy or fetch it again") from error
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is a pickle that holds more than tensors, so loading it could run code",
+            "save the weights alone: torch.save(model.state_dict(), path), or as safetensors",
+        ) from error
+    except Exception as error:  # torch.load raises whatever its readers do on a damaged file
+        raise InputError(f"{path} is not a checkpoint: {_line(error)}", "copy or fetch it again") from error
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return dict(content) if isinstance(content, Mapping) else {}
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Loads a weights file into a network; every name and shape must fit.
+
+    `num_batches_tracked` may be absent: it plays no part in eval mode.
+
+    Raises:
+        InputError: the file cannot be read, a value is not finite, or names or shapes differ (the first are named).
+    """
+    state = read_weights(path)
+    wanted = module.state_dict()
+    faults = [
+        f"{name} is {_shape(state[name])}, not {_shape(value)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    faults += [
+        f"{name} is missing" for name in wanted if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    faults += [f"{name} is not of the network" for name in state if name not in wanted]
+    if faults:
+        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise InputError(
+            f"{path} does not fit {type(module).__name__}: {', '.join(faults[:_SHOWN])}{more}",
+            "check the architecture and its arguments (classes, shortcut, width)",
+        )
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise InputError(f"{path}: {broken[0]} is not finite", "copy or fetch the file again")
+    module.load_state_dict(state, strict=False)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "a scalar"
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

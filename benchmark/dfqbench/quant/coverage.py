@@ -1,0 +1,205 @@
+"""Coverage: what share of a student's multiply-accumulates really has both operands on grids, measured on the operands.
+
+The dispatcher is watched while the finished student runs, so that nothing is taken from the rewriter's word: a layer
+counts only if the weight and the input that reach its kernel take few enough, evenly spaced values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dfqbench.quant.levels import is_on_grid, most_levels_per_channel
+from dfqbench.quant.quantizers import ActivationQuantizer
+from dfqbench.quant.scheme import OFF
+from dfqbench.quant.student import Student
+from dfqbench.quant.trace import WEIGHTED
+
+ATEN = torch.ops.aten
+OUTSIDE = "(outside layers)"
+"""Name of products that no convolution or linear layer computes (attention, say)."""
+
+
+@dataclass(slots=True)
+class Coverage:
+    """What was measured.
+
+    Attributes:
+        macs_quantized: multiply-accumulates an image with both operands on grids of the claimed width.
+        macs_total: all multiply-accumulates an image.
+        float_layers: layers with an operand that is not, each with the operand (`conv1: input`).
+        violations: operands that the scheme claims and that are off their grid; empty in a valid student.
+    """
+
+    macs_quantized: int = 0
+    macs_total: int = 0
+    float_layers: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Share of multiply-accumulates on grids, 0 to 1."""
+        return self.macs_quantized / self.macs_total if self.macs_total else 0.0
+
+    @property
+    def levels_ok(self) -> bool:
+        """Whether every claimed operand is on its grid."""
+        return not self.violations
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """One matrix product or convolution: weight-like operand, input-like operand, multiply-accumulates."""
+
+    weight: Tensor
+    input: Tensor
+    macs: int
+
+
+def _convolution(args: tuple[Any, ...], out: Tensor) -> _Product:
+    inputs, weight, transposed = args[0], args[1], bool(args[6])
+    outer = inputs.numel() if transposed else out.numel()
+    return _Product(weight, inputs, outer * weight[0].numel())
+
+
+def _addmm(args: tuple[Any, ...], out: Tensor) -> _Product:
+    return _Product(args[2].t(), args[1], out.numel() * args[1].shape[-1])
+
+
+def _mm(args: tuple[Any, ...], out: Tensor) -> _Product:
+    return _Product(args[1].transpose(-1, -2), args[0], out.numel() * args[0].shape[-1])
+
+
+def _linear(args: tuple[Any, ...], out: Tensor) -> _Product:
+    return _Product(args[1], args[0], out.numel() * args[0].shape[-1])
+
+
+PRODUCTS: dict[Any, Callable[[tuple[Any, ...], Tensor], _Product]] = {
+    ATEN.convolution.default: _convolution,
+    ATEN.addmm.default: _addmm,
+    ATEN.mm.default: _mm,
+    ATEN.bmm.default: _mm,
+    ATEN.linear.default: _linear,
+}
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self, student: Student, coverage: Coverage, stack: list[str], images: int) -> None:
+        super().__init__()
+        self._student = student
+        self._coverage = coverage
+        self._stack = stack
+        self._images = images
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        out = func(*args, **(kwargs or {}))
+        if func in PRODUCTS:
+            # The measurement's own operations must not be measured.
+            with torch.utils._python_dispatch._disable_current_modes():
+                self._count(PRODUCTS[func](args, out))
+        return out
+
+    def _count(self, product: _Product) -> None:
+        name = self._stack[-1] if self._stack else OUTSIDE
+        macs = product.macs // self._images
+        self._coverage.macs_total += macs
+        missing = self._operands_in_float(name, product)
+        if missing:
+            entry = f"{name}: {' and '.join(missing)}"
+            if entry not in self._coverage.float_layers:
+                self._coverage.float_layers.append(entry)
+        else:
+            self._coverage.macs_quantized += macs
+
+    def _operands_in_float(self, name: str, product: _Product) -> list[str]:
+        weight_bits, input_bits = claimed_bits(self._student, name)
+        missing = []
+        if weight_bits == OFF or name == OUTSIDE or most_levels_per_channel(product.weight) > 2**weight_bits:
+            missing.append("weight")
+        if input_bits == OFF or not is_on_grid(product.input, input_bits):
+            missing.append("input")
+        return missing
+
+
+def claimed_bits(student: Student, name: str) -> tuple[int, int]:
+    """Widths that count as quantized for a layer's weight and input; 32: nothing does.
+
+    Under a protocol that quantizes activation outputs no input is claimed as such; it counts where it nevertheless
+    lies on a grid of the scheme's width.
+    """
+    scheme = student.scheme
+    layer = student.layers.get(name)
+    if layer is None:
+        return scheme.w_bits, scheme.a_bits
+    if scheme.protocol.placement == "activation_output":
+        return layer.weight, scheme.a_bits
+    return layer.weight, layer.input
+
+
+@contextmanager
+def _named_layers(network: nn.Module, stack: list[str]) -> Iterator[None]:
+    handles = []
+    for name, module in network.named_modules():
+        if isinstance(module, WEIGHTED):
+            handles.append(module.register_forward_pre_hook(lambda _m, _args, name=name: stack.append(name)))
+            handles.append(module.register_forward_hook(lambda _m, _args, _out: stack.pop() and None))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _checked_activations(student: Student, violations: list[str]) -> Iterator[None]:
+    def check(module: nn.Module, _args: Any, out: Tensor) -> None:
+        if isinstance(module, ActivationQuantizer) and module.name not in violations:
+            with torch.utils._python_dispatch._disable_current_modes():
+                if not is_on_grid(out, module.bits):
+                    violations.append(f"activation {module.name}")
+
+    handles = [quantizer.register_forward_hook(check) for quantizer in student.activation_quantizers()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def measure_coverage(student: Student, images: Tensor) -> Coverage:
+    """Runs a few images through a finished student and measures its operands.
+
+    Args:
+        student: with frozen ranges.
+        images: (N, C, H, W) in normalised input space, on the student's device; a handful suffices.
+
+    Returns:
+        Coverage for one image, and every claimed operand that is off its grid.
+    """
+    coverage = Coverage()
+    for claim in student.claims:
+        if claim.kind == "weight":
+            weight = student.network.get_submodule(claim.name).weight
+            if not isinstance(weight, Tensor) or most_levels_per_channel(weight) > 2**claim.bits:
+                coverage.violations.append(f"weight {claim.name}")
+    stack: list[str] = []
+    seen = student.images_seen
+    with (
+        _named_layers(student.network, stack),
+        _checked_activations(student, coverage.violations),
+        _Watch(student, coverage, stack, images.shape[0]),
+    ):
+        student(images)
+    student.images_seen = seen
+    missing = {claim.name for claim in student.claims if claim.kind == "activation"}
+    missing -= {quantizer.name for quantizer in student.activation_quantizers()}
+    coverage.violations += [f"activation {name} (not in the network)" for name in sorted(missing)]
+    return coverage

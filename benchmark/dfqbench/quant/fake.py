@@ -1,0 +1,121 @@
+"""Fake quantization: rounding to a grid in float, as pure functions of tensor, range and bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALLEST_SPAN = 1e-8
+"""Ranges narrower than this are widened to it, as in the ZeroQ family's code (methods.md 0.1)."""
+
+
+def integral_shift(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale S and shift Z of the ZeroQ family's asymmetric grid.
+
+    S = N / max(M - m, 1e-8) and Z = round(S m) + 2^(k-1), with N = 2^k - 1 (methods.md 0.1, released code).
+
+    Args:
+        low: m, any shape.
+        high: M, same shape.
+        bits: k.
+
+    Returns:
+        S and Z, in the shape of `low`.
+    """
+    scale = (2**bits - 1) / (high - low).clamp_min(SMALLEST_SPAN)
+    return scale, torch.round(scale * low) + 2 ** (bits - 1)
+
+
+class _RoundToShiftedGrid(torch.autograd.Function):
+    """x -> (clamp(round(S x - Z), -2^(k-1), 2^(k-1) - 1) + Z) / S, with the identity as gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
+        half = 2 ** (bits - 1)
+        return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift).div_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
+        # The released quantizers let the gradient of clamped elements pass too.
+        return grads[0], None, None, None
+
+
+def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
+    """Rounds `x` to the grid of :func:`integral_shift`; the gradient is the identity, clamped elements included.
+
+    Args:
+        x: any shape.
+        scale: S, broadcastable to `x`.
+        shift: Z, broadcastable to `x`.
+        bits: k; at most 2^k distinct values come out for each (S, Z).
+    """
+    rounded: Tensor = _RoundToShiftedGrid.apply(x, scale, shift, bits)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+def affine_grid(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and integer zero point of torch's affine grid, for a range that is widened to contain zero.
+
+    Asymmetric: codes 0 .. 2^k - 1. Symmetric: codes -(2^(k-1) - 1) .. 2^(k-1) - 1 about zero.
+
+    Args:
+        low: lower end, any shape.
+        high: upper end, same shape.
+        bits: k.
+        symmetric: whether the zero point is 0 and the range is that of the larger magnitude.
+
+    Returns:
+        Scale (float) and zero point (int32), in the shape of `low`.
+    """
+    low, high = low.clamp_max(0.0), high.clamp_min(0.0)
+    if symmetric:
+        scale = torch.maximum(-low, high).clamp_min(SMALLEST_SPAN) / (2 ** (bits - 1) - 1)
+        return scale, torch.zeros_like(scale, dtype=torch.int32)
+    scale = (high - low).clamp_min(SMALLEST_SPAN) / (2**bits - 1)
+    return scale, torch.round(-low / scale).clamp(0, 2**bits - 1).to(torch.int32)
+
+
+def code_range(bits: int, *, symmetric: bool) -> tuple[int, int]:
+    """Lowest and highest integer code of :func:`affine_grid`."""
+    return (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
+
+
+def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool) -> Tensor:
+    """Rounds `x` to the grid of :func:`affine_grid`; the gradient of clamped elements is zero.
+
+    Args:
+        x: any shape; where `scale` has more than one element, its dimension 0 is the channel.
+        scale: 0-d for one grid, (C,) for one grid a channel.
+        zero_point: as `scale`, int32.
+        bits: k.
+        symmetric: as given to :func:`affine_grid`.
+    """
+    lowest, highest = code_range(bits, symmetric=symmetric)
+    if scale.ndim == 0:
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, lowest, highest)
+    return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, lowest, highest)
+
+
+def quantize_weight(weight: Tensor, bits: int, *, rounding: str, symmetric: bool, per_channel: bool) -> Tensor:
+    """Rounds a weight to the grid of its own live range; the range itself carries no gradient.
+
+    Args:
+        weight: (out, ...).
+        bits: k.
+        rounding: `integral_shift` or `scale_zero_point`.
+        symmetric: used by `scale_zero_point` only.
+        per_channel: one range for each slice of dimension 0, or one for the tensor.
+    """
+    data = weight.detach()
+    if per_channel:
+        low, high = torch.aminmax(data.reshape(data.shape[0], -1), dim=1)
+    else:
+        low, high = torch.aminmax(data)
+    if rounding == "integral_shift":
+        shape = (-1,) + (1,) * (weight.ndim - 1) if per_channel else ()
+        scale, shift = integral_shift(low, high, bits)
+        return quantize_integral_shift(weight, scale.reshape(shape), shift.reshape(shape), bits)
+    scale, zero_point = affine_grid(low, high, bits, symmetric=symmetric)
+    return quantize_affine(weight, scale, zero_point, bits, symmetric=symmetric)

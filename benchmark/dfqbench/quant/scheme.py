@@ -1,0 +1,187 @@
+"""Schemes: what is quantized and how, as plain data.
+
+A label such as `w4a4@gdfq` names bits and protocol. A protocol fixes everything but the bits: granularity, symmetry,
+where activations are quantized, what happens to the first and last layer, BatchNorm and clipped gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dfqbench.api.errors import UsageError, unknown_name
+
+OFF = 32
+"""Bit-width that means: left in float."""
+VALID_BITS = (2, 3, 4, 5, 6, 7, 8, OFF)
+
+Granularity = Literal["channel", "tensor"]
+ClampGradient = Literal["pass", "mask"]
+Placement = Literal["activation_output", "layer_input"]
+Rounding = Literal["integral_shift", "scale_zero_point"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """How one kind of operand (weights or activations) is put on a grid.
+
+    Attributes:
+        granularity: one range for each output channel, or one for the tensor.
+        symmetric: grid symmetric about zero (2^bits - 1 levels) rather than min to max (2^bits levels).
+        zero_in_range: whether the range is widened to contain zero.
+        rounding: `integral_shift` is the ZeroQ family's formula (methods.md 0.1); `scale_zero_point` torch's.
+        clamp_gradient: what a clamped element does to the gradient: let it `pass`, or `mask` it.
+    """
+
+    granularity: Granularity
+    symmetric: bool
+    zero_in_range: bool
+    rounding: Rounding
+    clamp_gradient: ClampGradient
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Other bits for the layers whose dotted name matches a shell-style pattern.
+
+    Attributes:
+        pattern: for example `layer4.*`.
+        w_bits: bits of the weights, or None: unchanged.
+        a_bits: bits of the layer's input (`layer_input`) or of the activation's output (`activation_output`), or None.
+    """
+
+    pattern: str
+    w_bits: int | None = None
+    a_bits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """Everything of a scheme but its bits.
+
+    Attributes:
+        name: label after the `@`.
+        weights: grid of the weights.
+        activations: grid of the activations.
+        placement: quantize what activation functions give, or what convolutions and linear layers take.
+        first_bits: bits of the first layer's weight (and input, under `layer_input`), or None: as the others.
+        last_bits: the same for the last layer.
+        input_bits: bits of the network's input image; 32 leaves it in float.
+        fold_batchnorm: fold BatchNorm into a convolution that directly precedes it.
+        overrides: exceptions by layer name; the last match wins.
+    """
+
+    name: str
+    weights: Operand
+    activations: Operand
+    placement: Placement
+    first_bits: int | None = None
+    last_bits: int | None = None
+    input_bits: int = OFF
+    fold_batchnorm: bool = False
+    overrides: tuple[Override, ...] = ()
+
+
+GDFQ = Protocol(
+    name="gdfq",
+    weights=Operand("channel", False, False, "integral_shift", "pass"),
+    activations=Operand("tensor", False, False, "integral_shift", "pass"),
+    placement="activation_output",
+)
+"""What the ZeroQ/GDFQ code family quantizes (methods.md 0.1): all weights, and the output of activation functions."""
+
+DEPLOY = Protocol(
+    name="deploy",
+    weights=Operand("channel", True, True, "scale_zero_point", "mask"),
+    activations=Operand("tensor", False, True, "scale_zero_point", "mask"),
+    placement="layer_input",
+    first_bits=8,
+    last_bits=8,
+    input_bits=8,
+    fold_batchnorm=True,
+)
+"""What integer hardware runs: BatchNorm folded, layer inputs on a grid, first and last layer at 8 bits."""
+
+PROTOCOLS: dict[str, Protocol] = {GDFQ.name: GDFQ, DEPLOY.name: DEPLOY}
+DEFAULT_PROTOCOL = GDFQ.name
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Bits and protocol.
+
+    Attributes:
+        w_bits: bits of the weights; 32 is off.
+        a_bits: bits of the activations; 32 is off.
+        protocol: everything else.
+    """
+
+    w_bits: int
+    a_bits: int
+    protocol: Protocol = field(default=GDFQ)
+
+    def __post_init__(self) -> None:
+        for kind, bits in (("weights", self.w_bits), ("activations", self.a_bits)):
+            if bits not in VALID_BITS:
+                raise UsageError(f"{bits} bits for {kind} are not supported", "use 2 to 8, or 32 for off")
+
+    @property
+    def label(self) -> str:
+        """For example `w4a4@gdfq`."""
+        return f"w{self.w_bits}a{self.a_bits}@{self.protocol.name}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for records and identities; `Scheme.from_dict` reads it back."""
+        return {"label": self.label, "w_bits": self.w_bits, "a_bits": self.a_bits} | {
+            "protocol": dataclasses.asdict(self.protocol)
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Scheme:
+        """Reads what `as_dict` wrote.
+
+        Raises:
+            UsageError: a key is missing or unknown.
+        """
+        try:
+            raw = dict(data["protocol"])
+            raw["weights"] = Operand(**raw["weights"])
+            raw["activations"] = Operand(**raw["activations"])
+            raw["overrides"] = tuple(Override(**item) for item in raw["overrides"])
+            return cls(int(data["w_bits"]), int(data["a_bits"]), Protocol(**raw))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not a scheme: {error}", "write it as bits@protocol, for example w4a4@gdfq") from error
+
+    def overridden(self, layer: str) -> Override | None:
+        """The last override whose pattern matches the layer's dotted name, or None."""
+        found = None
+        for override in self.protocol.overrides:
+            if fnmatch.fnmatchcase(layer, override.pattern):
+                found = override
+        return found
+
+
+_LABEL = re.compile(r"w(\d+)a(\d+)(?:@([A-Za-z0-9_-]+))?")
+
+
+def parse_scheme(label: str, protocols: dict[str, Protocol] | None = None) -> Scheme:
+    """Reads a label such as `w4a4`, `w3a3@deploy` or `W4A4@gdfq`.
+
+    Args:
+        label: bits, and optionally `@protocol` (default `gdfq`).
+        protocols: further protocols by name (a grid's own).
+
+    Raises:
+        UsageError: the label has another form, or names unknown bits or an unknown protocol.
+    """
+    match = _LABEL.fullmatch(label.strip().lower())
+    if match is None:
+        raise UsageError(f"'{label}' is not a scheme", "write bits@protocol, for example w4a4 or w4a4@deploy")
+    known = PROTOCOLS | (protocols or {})
+    name = match.group(3) or DEFAULT_PROTOCOL
+    if name not in known:
+        raise unknown_name("protocol", name, known)
+    return Scheme(int(match.group(1)), int(match.group(2)), known[name])

@@ -1,0 +1,169 @@
+"""Students: a quantized copy of a teacher, and its form on disk."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dfqbench.api.card import ModelCard
+from dfqbench.api.errors import InputError
+from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
+from dfqbench.quant.ranges import RangeRule
+from dfqbench.quant.rewrite import Claim, LayerBits, layer_bits, rewrite
+from dfqbench.quant.scheme import Scheme
+
+STATE_FILE = "student.safetensors"
+DESCRIPTION_FILE = "student.json"
+
+
+class Student(nn.Module):
+    """A network whose claimed operands lie on grids.
+
+    Weights are kept in float and rounded in every forward pass, so that the student can be trained; BatchNorm uses its
+    running statistics always: `train()` leaves the student in eval mode.
+
+    Attributes:
+        network: the rewritten network.
+        scheme: what is quantized and how.
+        claims: the operands that are on a grid.
+        layers: claimed widths of each layer by name, in order of execution.
+        images_seen: images that went through, for the cost account.
+    """
+
+    def __init__(self, network: nn.Module, scheme: Scheme, claims: list[Claim], layers: dict[str, LayerBits]) -> None:
+        super().__init__()
+        self.network = network
+        self.scheme = scheme
+        self.claims = claims
+        self.layers = layers
+        self.images_seen = 0
+        self._quantizers = [m for m in network.modules() if isinstance(m, ActivationQuantizer)]
+        self._restarted = [m for m in network.modules() if isinstance(m, QuantizedActivation)]
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Student:  # noqa: ARG002 - torch's signature
+        """Stays in eval mode: BatchNorm statistics and dropout are frozen in every method of this field."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W) in the teacher's normalised input space."""
+        self.images_seen += images.shape[0]
+        for module in self._restarted:
+            module.restart()
+        logits: Tensor = self.network(images)
+        return logits
+
+    @property
+    def range_steps(self) -> int:
+        """Batches that the activation ranges have seen (reads the device); 0 without activation quantizers."""
+        return max((int(quantizer.range.steps) for quantizer in self._quantizers), default=0)
+
+    @contextmanager
+    def observing(self, rule: RangeRule) -> Iterator[Student]:
+        """Within it each forward pass also updates the activation ranges; quantization stays active.
+
+        Args:
+            rule: how ranges follow batches.
+        """
+        for quantizer in self._quantizers:
+            quantizer.rule = rule
+        try:
+            yield self
+        finally:
+            for quantizer in self._quantizers:
+                quantizer.rule = None
+
+    def activation_quantizers(self) -> list[ActivationQuantizer]:
+        """Every activation quantizer, in the order of the network's modules."""
+        return list(self._quantizers)
+
+
+def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
+    """Makes a student of a teacher: a rewritten copy whose parameters train, with activation ranges yet to be learned.
+
+    Args:
+        teacher: full-precision network; left as it is.
+        scheme: what to quantize and how.
+        card: the teacher's card.
+
+    Returns:
+        The student, on the teacher's device, in eval mode.
+
+    Raises:
+        Unavailable: the network does not fit the scheme's protocol.
+    """
+    network = copy.deepcopy(teacher).eval()
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    example = torch.zeros(1, *card.input_size, device=device)
+    traced, claims = rewrite(network, scheme, example)
+    for parameter in traced.parameters():
+        parameter.requires_grad_(True)
+    traced.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    traced.to(device)
+    from dfqbench.quant.probe import probe
+
+    return Student(traced, scheme, claims, layer_bits(probe(traced, example), scheme))
+
+
+def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> None:
+    """Writes a student as reference, scheme and safetensors.
+
+    Args:
+        student: what to save.
+        folder: an existing folder; files of an earlier student in it are replaced.
+        model: the teacher's `ModelSpec.as_dict()`.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    # Tied weights would share memory, which safetensors refuses.
+    unique = {name: value.clone() for name, value in state.items()}
+    temporary = folder / f"{STATE_FILE}.part"
+    save_file(unique, temporary)
+    temporary.replace(folder / STATE_FILE)
+    text = json.dumps({"model": dict(model), "scheme": student.scheme.as_dict()}, indent=1, sort_keys=True)
+    (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_student(
+    path: Path | str, device: str | torch.device = "cpu", families: Mapping[str, str] | None = None
+) -> Student:
+    """Loads a student that a run has kept.
+
+    Args:
+        path: the folder of an attempt (it holds `student.json` and `student.safetensors`).
+        device: where to put it.
+        families: model families that plugins offer, `package.module:callable` by name.
+
+    Returns:
+        The student, in eval mode.
+
+    Raises:
+        InputError: the folder holds no student, or its files do not fit each other.
+    """
+    from dfqbench.models.build import build_teacher
+    from dfqbench.targets.spec import ModelSpec
+
+    folder = Path(path)
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        state = load_file(folder / STATE_FILE, device=str(device))
+        model = ModelSpec.from_dict(description["model"])
+        scheme = Scheme.from_dict(description["scheme"])
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} holds no student ({error.filename} is missing)", "name an attempt folder") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the student in {folder} cannot be read: {error}", "run its cell again") from error
+    student = prepare(build_teacher(model, device, families), scheme, model.card)
+    try:
+        student.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"the student in {folder} does not fit its description: {first}", "run its cell again") from None
+    return student

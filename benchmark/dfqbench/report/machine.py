@@ -1,0 +1,39 @@
+"""Hardware in words, from the environment files beside a run's records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def hardware(run: Path) -> dict[str, str]:
+    """Words for every environment of a run, by the environment's id.
+
+    Args:
+        run: a run's folder; its `environments/<id>.json` are read, and unreadable ones left out.
+    """
+    found = {}
+    for path in sorted(run.glob("environments/*.json")):
+        try:
+            environment = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(environment, Mapping):
+            found[path.stem] = _words(environment)
+    return found
+
+
+def _words(environment: Mapping[str, Any]) -> str:
+    device = str(environment.get("device") or "unknown device")
+    name = environment.get("device_name") or environment.get("cpu")
+    cores = environment.get("cores")
+    packages = environment.get("packages")
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    parts = [
+        f"{device}: {name}" if name else device,
+        f"{cores} cores" if cores and device == "cpu" else "",
+        f"torch {torch}" if torch else "",
+    ]
+    return ", ".join(part for part in parts if part)

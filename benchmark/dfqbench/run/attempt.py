@@ -1,0 +1,244 @@
+"""One attempt at a cell, inside the worker: setup, synthesis, quantization, and saving the student."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dfqbench.api.batch import SampleSource, is_live
+from dfqbench.api.budget import budget_named
+from dfqbench.api.errors import PluginError, Skip
+from dfqbench.api.method import Method, Quantizer
+from dfqbench.grid.choice import REAL
+from dfqbench.grid.params import build_params
+from dfqbench.models.build import build_teacher
+from dfqbench.plugins import Plugins, load_plugins
+from dfqbench.quant.scheme import Scheme
+from dfqbench.quant.student import Student, save_student
+from dfqbench.run.clock import Clock
+from dfqbench.run.context import HostContext
+from dfqbench.run.guard import DataGuard
+from dfqbench.run.job import Job
+from dfqbench.run.memory import peak_mib, reset_peak
+from dfqbench.run.meter import Counts, counting, metered
+from dfqbench.run.rng import seeded
+from dfqbench.run.source import load_source, save_source
+from dfqbench.synth.source import FixedSource
+from dfqbench.targets.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from dfqbench.run.worker import Channel
+
+KEPT_IMAGES = 64
+IMAGES_FILE = "images.safetensors"
+
+
+class ProbeDone(BaseException):
+    """Ends a probe from within `progress`; no plugin's `except Exception` can hold it."""
+
+
+class Attempt:
+    """Runs a job from the teacher to the saved student.
+
+    Attributes:
+        phase: the phase under way.
+        plugin: whose code is running, or empty.
+    """
+
+    def __init__(self, job: Job, channel: Channel) -> None:
+        self.phase = "setup"
+        self.plugin = ""
+        self.clock = Clock()
+        self.counts = Counts()
+        self.flags: list[str] = []
+        self.peaks: dict[str, float] = {}
+        self._job = job
+        self._channel = channel
+        self._context: HostContext | None = None
+        self._folder = Path(job.attempt)
+        self._probe_begin = 0.0
+
+    @property
+    def step(self) -> int | None:
+        """Last step that the plugin reported in this phase, or None."""
+        return self._context.steps if self._context is not None and self._context.steps else None
+
+    def run(self) -> dict[str, Any]:
+        """Runs every phase.
+
+        Returns:
+            Seconds, counts, peaks, flags and checks, as plain data for the record.
+        """
+        job = self._job
+        torch.set_num_threads(job.threads)
+        device = torch.device(job.device)
+        guard = DataGuard(Path(path) for path in job.guarded)
+        model = ModelSpec.from_dict(job.model)
+        self._channel.send("phase", name="setup")
+        with guard.watching():
+            plugins = load_plugins([Path(path) for path in job.plugin_files])
+        teacher = build_teacher(model, device, {name: offer.load for name, offer in plugins.models.items()})
+        with guard.watching():
+            method = self._method(plugins)
+            quantizer = self._quantizer(plugins)
+        self._check_requirements(method, teacher)
+        self.clock = _device_clock(device)
+        self.clock.add("setup", time.monotonic() - job.started)
+        with counting(teacher, self.counts):
+            source, reused = self._synthesis(method, teacher, model, guard)
+            student = self._quantization(method, quantizer, teacher, source, model, guard)
+        self.phase = "saving"
+        self._keep(student, source, model)
+        return {
+            "seconds": self.clock.seconds,
+            "counts": self.counts.as_dict(),
+            "peak_mib": self.peaks,
+            "flags": self.flags,
+            "reused_from": reused["id"] if reused else None,
+            "source_seconds": reused["seconds"] if reused else None,
+            "real_data_opened": guard.hits,
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "at": time.monotonic(),
+        }
+
+    def _method(self, plugins: Plugins) -> Method | None:
+        if self._job.method == REAL:
+            return None
+        self.plugin = self._job.method
+        kind = plugins.method_class(self._job.method)
+        return kind(build_params(kind.params_type, self._job.method_params, self._job.method))
+
+    def _quantizer(self, plugins: Plugins) -> Quantizer:
+        kind = plugins.quantizer_class(self._job.quantizer)
+        return kind(build_params(kind.params_type, self._job.quantizer_params, self._job.quantizer))
+
+    def _check_requirements(self, method: Method | None, teacher: nn.Module) -> None:
+        norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if method is not None and method.requires.batchnorm and not any(m.running_mean is not None for m in norms):
+            raise Skip(f"{method.name} needs BatchNorm statistics, and this network has none")
+
+    def _synthesis(
+        self, method: Method | None, teacher: nn.Module, model: ModelSpec, guard: DataGuard
+    ) -> tuple[SampleSource, dict[str, Any] | None]:
+        """The source, made or taken from an earlier cell; with what is known of the latter."""
+        device = torch.device(self._job.device)
+        self._enter("synthesis")
+        with guard.watching():
+            shared = load_source(Path(self._job.source), device)
+        if shared is not None:
+            return shared[0], shared[1]
+        if method is None:
+            raise PluginError("the images of the real-data control were not prepared")
+        scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
+        self._context = context = self._make_context("synthesis", model, scheme, None)
+        reset_peak(device)
+        try:
+            with seeded(context.seed("global")), guard.watching(), self.clock.phase("synthesis"):
+                source = method.synthesize(teacher, context)
+        except ProbeDone:
+            # Enough was timed; any images serve to time the quantizer.
+            return FixedSource(torch.randn(KEPT_IMAGES, *model.card.input_size, device=device)), None
+        self.peaks["synthesis"] = peak_mib(device)
+        if not callable(getattr(source, "sample", None)):
+            raise PluginError(f"synthesize returned a {type(source).__name__}", "return a source with `sample`")
+        self.counts.source_steps += context.steps
+        if not is_live(source) and not self._job.probe_seconds:
+            with guard.watching():
+                save_source(source, Path(self._job.source), self.clock.seconds["synthesis"])
+        return source, None
+
+    def _quantization(
+        self,
+        method: Method | None,
+        quantizer: Quantizer,
+        teacher: nn.Module,
+        source: SampleSource,
+        model: ModelSpec,
+        guard: DataGuard,
+    ) -> nn.Module:
+        device = torch.device(self._job.device)
+        self._enter("quantization")
+        if is_live(source) and self._job.quantizer == "calibrate":
+            self.flags.append("generator_alone")
+        shared = lambda t, s, ctx: quantizer.quantize(t, s, ctx)  # noqa: E731 - binds the quantizer
+        self._context = context = self._make_context("quantization", model, Scheme.from_dict(self._job.scheme), shared)
+        handed = metered(source, self.clock, self.counts)
+        reset_peak(device)
+        with seeded(context.seed("global")), guard.watching(), self.clock.phase("quantization", inside="synthesis"):
+            if self._job.own_quantize and method is not None:
+                student: nn.Module = method.quantize(teacher, handed, context)
+            else:
+                student = quantizer.quantize(teacher, handed, context)
+        self.peaks["quantization"] = peak_mib(device)
+        if not isinstance(student, nn.Module):
+            raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
+        if isinstance(student, Student):
+            self.counts.student_images = student.images_seen
+        return student
+
+    def _keep(self, student: nn.Module, source: SampleSource, model: ModelSpec) -> None:
+        """Saves the student for evaluation elsewhere, and some images to look at."""
+        if not isinstance(student, Student):
+            raise PluginError(
+                f"quantize returned a {type(student).__name__} that was not made by dfqbench.quant.prepare",
+                "start from prepare(), so that the student can be checked and evaluated without the plugin",
+            )
+        save_student(student, self._folder, model.as_dict())
+        begin = source.state_dict()
+        images = source.sample(KEPT_IMAGES).images
+        source.load_state_dict(begin)
+        save_file({"images": images.detach().cpu().contiguous()}, self._folder / IMAGES_FILE)
+
+    def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:
+        workdir = self._folder / "work"
+        workdir.mkdir(exist_ok=True)
+        return HostContext(
+            phase=phase,
+            device=torch.device(self._job.device),
+            card=model.card,
+            budget=budget_named(self._job.budget),
+            scheme=scheme,
+            seed_key=self._job.seed_key,
+            workdir=workdir,
+            report=self._report,
+            shared_quantize=shared,
+        )
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._context = None
+        self._probe_begin = 0.0
+        self._channel.send("phase", name=phase)
+
+    def _report(self, step: int, total: int, scalars: dict[str, float]) -> None:
+        if self._job.probe_seconds:
+            self._probe(step, total)
+        self._channel.send("progress", phase=self.phase, step=step, total=total, scalars=scalars)
+
+
+    def _probe(self, step: int, total: int) -> None:
+        """Extrapolates the phase's time from its first steps and ends it."""
+        now = time.monotonic()
+        if step == 1:
+            # The first step pays for warm-up; it is left out.
+            self._probe_begin = now
+        spent = now - self._probe_begin
+        if step > 1 and step < total and spent >= self._job.probe_seconds:
+            self._channel.send("probe", phase=self.phase, seconds=spent / (step - 1) * total)
+            raise ProbeDone
+
+
+def _device_clock(device: torch.device) -> Clock:
+    if device.type != "cuda":
+        return Clock()
+    return Clock(
+        synchronize=lambda: torch.cuda.synchronize(device),
+        make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[arg-type, return-value]
+    )
+
+

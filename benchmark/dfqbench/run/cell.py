@@ -1,0 +1,156 @@
+"""Cells: one point of a grid each, as plain data with its identities."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dfqbench.api.budget import Budget
+from dfqbench.grid.choice import REAL, MethodChoice
+from dfqbench.quant.scheme import Scheme
+from dfqbench.run.identity import host_code, identity
+from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
+
+Status = Literal["ok", "skipped", "unavailable", "failed", "invalid"]
+"""How an attempt at a cell ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a planned cell cannot be run.
+
+    Attributes:
+        status: what its record will say.
+        message: the reason, one line.
+    """
+
+    status: Status
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A method or quantizer with its parameters.
+
+    Attributes:
+        name: name that users type.
+        version: distribution and version, or the local file.
+        code: hash of the text of its code.
+        params: every parameter, JSON-able.
+    """
+
+    name: str
+    version: str
+    code: str
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One point of a grid.
+
+    Attributes:
+        choice: method and, for a cross, quantizer.
+        method: the method.
+        quantizer: the quantizer.
+        title: the method's title.
+        fidelity: how closely the method follows its authors.
+        control: whether the method is a floor or ceiling.
+        depends_on_bits: whether its source looks at the scheme.
+        dataset: the evaluation set.
+        dataset_hash: its fingerprint.
+        model_name: the network's name in tables.
+        model: the network, or None where it is missing.
+        model_key: identity of network and weights.
+        scheme: what is quantized.
+        budget: length of schedules.
+        precision: number format of the networks.
+        threads: CPU threads.
+        seed: the cell's seed.
+        limit: evaluation images, or None: all.
+        problem: why it cannot be run, or None.
+    """
+
+    choice: MethodChoice
+    method: Part
+    quantizer: Part
+    title: str
+    fidelity: str
+    control: bool
+    depends_on_bits: bool
+    dataset: DatasetSpec
+    dataset_hash: str
+    model_name: str
+    model: ModelSpec | None
+    model_key: dict[str, Any]
+    scheme: Scheme
+    budget: Budget
+    precision: str
+    threads: int
+    seed: int
+    limit: int | None
+    problem: Problem | None = None
+
+    def _source_facts(self) -> dict[str, Any]:
+        """What decides the images, but for the text of the code."""
+        return {
+            "method": self.method.name,
+            "params": self.method.params,
+            "model": self.model_key,
+            "model_name": self.model_name if self.model is None else None,
+            "budget": {key: str(value) for key, value in dataclasses.asdict(self.budget).items()},
+            "precision": self.precision,
+            "threads": self.threads,
+            "seed": self.seed,
+            "scheme": self.scheme.as_dict() if self.depends_on_bits else None,
+            # The control's images come from the target's own training split.
+            "dataset": self.dataset_hash if self.method.name == REAL else None,
+        }
+
+    @property
+    def seed_key(self) -> str:
+        """What seeds derive from: the source's identity without code, so that a refactoring keeps the numbers."""
+        return identity(self._source_facts())
+
+    @property
+    def source_id(self) -> str:
+        """Identity of the images."""
+        return identity(self._source_facts() | {"code": [self.method.code, host_code("synth", "api")]})
+
+    @property
+    def student_id(self) -> str:
+        """Identity of the student."""
+        facts = {
+            "source": self.source_id,
+            "scheme": self.scheme.as_dict(),
+            "quantizer": self.quantizer.name,
+            "params": self.quantizer.params,
+            "own": self.choice.quantizer is None,
+            "code": [self.quantizer.code, host_code("quant", "quantizers")],
+        }
+        return identity(facts)
+
+    @property
+    def cell_id(self) -> str:
+        """Identity of the cell: the student and what it is evaluated on."""
+        facts = {
+            "student": self.student_id,
+            "target": self.dataset.name,
+            "dataset": self.dataset_hash,
+            "limit": self.limit,
+            "preprocessing": self.preprocessing,
+            "code": host_code("targets/evaluation.py", "run/evaluate.py"),
+        }
+        return identity(facts)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How evaluation images become the network's input."""
+        card = None if self.model is None else card_as_dict(self.model.card)
+        return {"resize": self.dataset.resize, "crop": self.dataset.crop, "card": card}
+
+    @property
+    def label(self) -> str:
+        """For progress lines: method, model, scheme, seed."""
+        return f"{self.choice.label} {self.dataset.name}/{self.model_name} {self.scheme.label} seed {self.seed}"

@@ -1,0 +1,80 @@
+"""The environment of a run: what may change the last digits, found without importing torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dfqbench.run.identity import identity
+
+PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "dfqbench")
+
+
+def describe_environment(device: str) -> dict[str, Any]:
+    """Versions and hardware, as plain data.
+
+    Args:
+        device: torch device of the run.
+    """
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "device": device,
+        "device_name": gpu_names()[0] if device.startswith("cuda") and gpu_names() else cpu_name(),
+    }
+
+
+def environment_id(environment: dict[str, Any]) -> str:
+    """Identity of an environment; our own version is left out, since identities of cells hold our code."""
+    packages = {name: version for name, version in environment["packages"].items() if name != "dfqbench"}
+    return identity(environment | {"packages": packages})
+
+
+def resolve_device(wanted: str) -> str:
+    """Turns `auto` into `cuda` where a GPU and a CUDA build of torch are here, else `cpu`."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if gpu_names() and "+cpu" not in (_version("torch") or "") else "cpu"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@cache
+def gpu_names() -> tuple[str, ...]:
+    """Names of NVIDIA GPUs as their driver tells them; empty without one."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    try:
+        done = subprocess.run(  # noqa: S603 - found on the path
+            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())

@@ -1,0 +1,109 @@
+"""Estimates: how long a run will take, from what earlier cells took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dfqbench.run.cell import Cell
+
+LONG_HOURS = 24.0
+"""A run that is expected to take longer wants `--yes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Expected time of some cells.
+
+    Attributes:
+        seconds: of the cells with a basis.
+        known: cells with a basis.
+        unknown: cells without one.
+    """
+
+    seconds: float
+    known: int
+    unknown: int
+
+    def __str__(self) -> str:
+        if not self.known and not self.unknown:
+            return "nothing to run"
+        if not self.known:
+            return f"time not known for any of the {self.unknown} cells"
+        rest = f", and {self.unknown} cells of unknown time" if self.unknown else ""
+        return f"about {spoken(self.seconds)} for {self.known} cells{rest}"
+
+
+class History:
+    """Seconds of finished cells, by what decides them.
+
+    Args:
+        records: finished records of any run.
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
+        self._cells: dict[tuple[Any, ...], dict[str, float]] = {}
+        for record in sorted(records, key=lambda r: str(r.get("finished_at"))):
+            seconds = record.get("seconds") or {}
+            if record.get("status") in {"ok", "invalid"} and "wall" in seconds:
+                self._cells[_record_key(record)] = {name: float(value) for name, value in seconds.items()}
+
+    def seconds(self, cell: Cell, device: str) -> dict[str, float] | None:
+        """The seconds of the newest like cell, or None."""
+        return self._cells.get(_cell_key(cell, device))
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Adds a record."""
+        if "wall" in (record.get("seconds") or {}):
+            self._cells[_record_key(record)] = {name: float(value) for name, value in record["seconds"].items()}
+
+    def estimate(self, cells: Iterable[Cell], device: str, probed: Mapping[tuple[Any, ...], float]) -> Estimate:
+        """Expected time of cells; a shared source is counted once.
+
+        Args:
+            cells: cells that can run and are not finished.
+            device: torch device.
+            probed: seconds from timed steps, by :func:`cost_key`.
+        """
+        total, known, unknown = 0.0, 0, 0
+        sources: set[str] = set()
+        for cell in cells:
+            found = self.seconds(cell, device)
+            key = cost_key(cell, device)
+            if found is not None:
+                wall = found["wall"] - found.get("paid_synthesis", 0.0)
+                first = cell.source_id not in sources
+                total += wall + (found.get("synthesis", 0.0) if first else 0.0)
+                known += 1
+            elif key in probed:
+                total += probed[key]
+                known += 1
+            else:
+                unknown += 1
+            sources.add(cell.source_id)
+        return Estimate(total, known, unknown)
+
+
+def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
+    """What decides a cell's cost: method, quantizer, network, budget, device; not bits and seed."""
+    return _cell_key(cell, device)
+
+
+def _cell_key(cell: Cell, device: str) -> tuple[Any, ...]:
+    return (cell.choice.label, cell.dataset.name, cell.model_name, cell.budget.name, device, cell.threads)
+
+
+def _record_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    model = record.get("model") or {}
+    names = ("budget", "device", "threads")
+    return (record.get("label"), record.get("target"), model.get("name"), *(record.get(name) for name in names))
+
+
+def spoken(seconds: float) -> str:
+    """Seconds as people say them: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,162 @@
+"""The evaluator: the host's own process that touches real data, and never runs plugin code.
+
+Run as `python -m dfqbench.run.evaluator`. It answers one JSON request a line with one JSON object a line, and keeps
+decoded evaluation sets and the teachers' predictions between requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfqbench.api.errors import DfqError, Unavailable
+from dfqbench.models.build import build_teacher
+from dfqbench.quant.coverage import measure_coverage
+from dfqbench.quant.student import load_student
+from dfqbench.run.evaluate import Predictions, packed, percent, predict, standard_error
+from dfqbench.run.identity import canonical
+from dfqbench.run.memory import peak_mib, reset_peak
+from dfqbench.run.source import save_source
+from dfqbench.synth.source import FixedSource
+from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
+from dfqbench.targets.spec import DatasetSpec, ModelSpec
+
+CHECKED_IMAGES = 4
+"""Evaluation images on which operands are checked; a grid holds for every image or for none."""
+
+
+class Evaluator:
+    """Answers requests.
+
+    Args:
+        threads: CPU threads.
+        device: where networks run.
+    """
+
+    def __init__(self, threads: int, device: str) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
+        self._sets: dict[str, EvaluationSet] = {}
+        self._teachers: dict[str, Predictions] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers one request; errors are part of the answer."""
+        operations = {"baseline": self.baseline, "evaluate": self.evaluate, "real": self.real}
+        begin = time.monotonic()
+        try:
+            result = operations[request["op"]](request)
+        except Exception as error:  # noqa: BLE001 - one bad request must not end the process
+            text = " ".join(str(error).split()) or "no message"
+            status = "unavailable" if isinstance(error, Unavailable) else "failed"
+            return {
+                "error": {
+                    "type": type(error).__name__,
+                    "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+                    "traceback": "".join(traceback.format_exception(error)),
+                },
+                "status": status,
+            }
+        return result | {"seconds": time.monotonic() - begin}
+
+    def baseline(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Measures the full-precision network once for each evaluation set."""
+        data, model = self._data(request), ModelSpec.from_dict(request["model"])
+        teacher = self._teacher(request, model, data)
+        return {
+            "fp_top1": percent(teacher.correct),
+            "n": data.n,
+            "subset": data.subset,
+            "parameters": sum(p.numel() for p in build_teacher(model, "cpu", request["families"]).parameters()),
+        }
+
+    def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Evaluates and checks the student of an attempt."""
+        reset_peak(self._device)
+        data, model = self._data(request), ModelSpec.from_dict(request["model"])
+        teacher = self._teacher(request, model, data)
+        student = load_student(Path(request["attempt"]), self._device, request["families"])
+        images = next(iter(data.batches(CHECKED_IMAGES, self._device)))[0]
+        coverage = measure_coverage(student, images)
+        found = predict(student, data, self._device)
+        return accuracy(found, teacher, data) | {
+            "coverage": {
+                "macs_quantized": coverage.macs_quantized,
+                "macs_total": coverage.macs_total,
+                "float_layers": coverage.float_layers,
+            },
+            "violations": coverage.violations,
+            "levels_ok": coverage.levels_ok,
+            "peak_mib": peak_mib(self._device),
+        }
+
+    def real(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Makes the source of the real-data control from the target's training split."""
+        model = ModelSpec.from_dict(request["model"])
+        dataset = DatasetSpec.from_dict(request["dataset"])
+        begin = time.monotonic()
+        images, labels, dropped = load_training(
+            dataset, model.card, request["count"], request["seed"], self._data(request | {"limit": None})
+        )
+        save_source(FixedSource(images, labels), Path(request["source"]), time.monotonic() - begin)
+        return {"images": len(images), "dropped": dropped}
+
+    def _data(self, request: dict[str, Any]) -> EvaluationSet:
+        key = canonical([request["dataset"], request["model"]["card"], request["limit"]])
+        if key not in self._sets:
+            # One set at a time: decoded ImageNet is large, and cells come sorted by target and model.
+            self._sets.clear()
+            dataset, model = DatasetSpec.from_dict(request["dataset"]), ModelSpec.from_dict(request["model"])
+            self._sets[key] = load_evaluation(dataset, model.card, request["limit"])
+        return self._sets[key]
+
+    def _teacher(self, request: dict[str, Any], model: ModelSpec, data: EvaluationSet) -> Predictions:
+        key = canonical([request["dataset"], request["model"], request["limit"]])
+        if key not in self._teachers:
+            self._teachers[key] = predict(build_teacher(model, self._device, request["families"]), data, self._device)
+        return self._teachers[key]
+
+
+def accuracy(found: Predictions, teacher: Predictions, data: EvaluationSet) -> dict[str, Any]:
+    """The accuracy group of a record, in percent."""
+    top1, fp_top1 = percent(found.correct), percent(teacher.correct)
+    same: Tensor = found.top1 == teacher.top1
+    return {
+        "fp_top1": fp_top1,
+        "top1": top1,
+        "top5": percent(found.correct5),
+        "drop": fp_top1 - top1,
+        "top1_se": standard_error(top1, data.n),
+        "agreement": percent(same),
+        "correct": packed(found.correct),
+    }
+
+
+def main() -> int:
+    """Serves requests from standard input until it closes."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    settings = json.loads(sys.stdin.readline())
+    try:
+        evaluator = Evaluator(settings["threads"], settings["device"])
+    except DfqError as error:
+        stream.write(json.dumps({"error": {"message": str(error)}}) + "\n")
+        return 2
+    stream.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
+    for line in sys.stdin:
+        stream.write(json.dumps(evaluator.answer(json.loads(line))) + "\n")
+        stream.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

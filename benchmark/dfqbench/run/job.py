@@ -1,0 +1,80 @@
+"""What a worker is handed, and the lines that it sends back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+JOB = "job.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt, as JSON for another process.
+
+    Attributes:
+        method: the method's name; `real` has its images made by the host.
+        method_params: its parameters.
+        quantizer: the shared quantizer's name.
+        quantizer_params: its parameters.
+        own_quantize: whether the method's own `quantize` runs (it may call the shared one).
+        depends_on_bits: whether the source may look at the scheme.
+        model: `ModelSpec.as_dict()`.
+        scheme: `Scheme.as_dict()`.
+        budget: the budget's name.
+        seed_key: what seeds derive from.
+        threads: CPU threads.
+        device: torch device.
+        attempt: the attempt's folder.
+        source: folder of the shared source.
+        guarded: real data that plugin code must not open.
+        plugin_files: local plugin files.
+        started: the parent's monotonic clock when the attempt began.
+        probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
+    """
+
+    method: str
+    method_params: dict[str, Any]
+    quantizer: str
+    quantizer_params: dict[str, Any]
+    own_quantize: bool
+    depends_on_bits: bool
+    model: dict[str, Any]
+    scheme: dict[str, Any]
+    budget: str
+    seed_key: str
+    threads: int
+    device: str
+    attempt: str
+    source: str
+    guarded: list[str]
+    plugin_files: list[str]
+    started: float
+    probe_seconds: float = 0.0
+
+    def write(self, path: Path) -> None:
+        """Writes the job as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Reads what `write` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of an attempt in the worker.
+
+    Attributes:
+        status: `ok`, `skipped`, `unavailable` or `failed`.
+        result: what the worker reported at the end; empty if it did not.
+        error: type, message, phase, step, plugin and traceback, or None.
+    """
+
+    status: str
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None

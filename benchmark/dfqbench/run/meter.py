@@ -1,0 +1,103 @@
+"""Meters around what plugins are handed: sources whose calls are timed, and counts that do not depend on hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dfqbench.run.clock import Clock
+
+
+@dataclass(slots=True)
+class Counts:
+    """Hardware-neutral cost of an attempt.
+
+    Attributes:
+        images: images that sources gave.
+        source_steps: steps in which the source learned.
+        teacher_images: images that went through the teacher.
+        student_images: images that went through the student.
+        optimizer_steps: steps of torch optimizers.
+    """
+
+    images: int = 0
+    source_steps: int = 0
+    teacher_images: int = 0
+    student_images: int = 0
+    optimizer_steps: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Plain data for the record."""
+        return asdict(self)
+
+
+@contextmanager
+def counting(teacher: nn.Module, counts: Counts) -> Iterator[None]:
+    """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    def passed(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and hasattr(args[0], "shape"):
+            counts.teacher_images += int(args[0].shape[0])
+
+    def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
+        counts.optimizer_steps += 1
+
+    handles = [teacher.register_forward_pre_hook(passed), register_optimizer_step_post_hook(stepped)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class MeteredSource:
+    """A source whose calls are charged to synthesis, whoever makes them."""
+
+    def __init__(self, source: SampleSource, clock: Clock, counts: Counts) -> None:
+        self._source = source
+        self._clock = clock
+        self._counts = counts
+
+    def sample(self, size: int) -> Batch:
+        """Draws images; the time is synthesis."""
+        with self._clock.inside():
+            batch = self._source.sample(size)
+        self._counts.images += len(batch.images)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the source within."""
+        return self._source.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the source within."""
+        self._source.load_state_dict(state)
+
+
+class MeteredLiveSource(MeteredSource):
+    """The same for a source that still learns."""
+
+    def __init__(self, source: LiveSource, clock: Clock, counts: Counts) -> None:
+        super().__init__(source, clock, counts)
+        self._live = source
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+        """Trains the generator once; the time, passes through teacher and student included, is synthesis."""
+        with self._clock.inside():
+            batch = self._live.train_step(size, student)
+        self._counts.images += len(batch.images)
+        self._counts.source_steps += 1
+        return batch
+
+
+def metered(source: SampleSource, clock: Clock, counts: Counts) -> MeteredSource:
+    """Wraps a source for the clock and the counts."""
+    return MeteredLiveSource(source, clock, counts) if is_live(source) else MeteredSource(source, clock, counts)

@@ -1,0 +1,196 @@
+"""The plan: every cell of a grid, with its identities and with the reasons of those that cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dfqbench.api.budget import budget_named
+from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
+from dfqbench.grid.choice import REAL, MethodChoice, resolve_methods
+from dfqbench.grid.params import build_params, params_dict
+from dfqbench.grid.schema import AUTO, Grid
+from dfqbench.models.identity import model_identity
+from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
+from dfqbench.run.cell import Cell, Part, Problem
+from dfqbench.run.real import REAL_TITLE, RealParams
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.fingerprint import fingerprint
+from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
+
+PREFERRED = ("imagenet", "cifar10", "digits")
+"""Targets of a grid that names none: the first complete one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        grid: the grid, selectors applied.
+        cells: every cell; cells that share a source follow one another.
+        notes: which target was taken, and what is missing for the others.
+    """
+
+    grid: Grid
+    cells: list[Cell]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method choice with everything that its cells share."""
+
+    choice: MethodChoice
+    method: Part
+    quantizer: Part
+    title: str
+    fidelity: str
+    control: bool
+    depends_on_bits: bool
+    problem: Problem | None = None
+
+
+def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> Plan:
+    """Expands a grid.
+
+    Args:
+        grid: selectors applied.
+        catalogue: targets that are here.
+        plugins: methods and quantizers that are here.
+
+    Raises:
+        UsageError: a target, model, method, quantizer or parameter is unknown, or no target is complete.
+    """
+    _check_settings(grid, plugins)
+    targets, notes = _targets(grid, catalogue)
+    methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins)]
+    families = {name: offer.load for name, offer in plugins.models.items()}
+    cells: list[Cell] = []
+    for target in targets:
+        found = catalogue.target(target)
+        if found.dataset is None:
+            raise UsageError(f"target '{target}' has no evaluation set: {found.missing}", "name its folder with --data")
+        for model in catalogue.models(target, grid.models_for(target) or ()):
+            for method in methods:
+                cells += _cells(grid, found.dataset, model, method, families)
+    return Plan(grid, cells, notes)
+
+
+def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
+    if grid.on:
+        for name in grid.on:
+            catalogue.target(name)
+        return list(grid.on), []
+    missing = []
+    for name in PREFERRED:
+        wanted = grid.models_for(name) or ()
+        reason = "not found" if name not in catalogue.names() else catalogue.why_incomplete(name, wanted)
+        if not reason:
+            return [name], [f"target {name}", *missing]
+        missing.append(f"{name} is not complete: {reason}")
+    raise UsageError("no target is complete", "; ".join(missing))
+
+
+def _check_settings(grid: Grid, plugins: Plugins) -> None:
+    known = {*plugins.methods, *plugins.quantizers, *plugins.broken_names, REAL}
+    for key in grid.settings:
+        name = key.partition(".")[0]
+        if name not in known:
+            raise unknown_name("method or quantizer", name, known)
+
+
+def _method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
+    try:
+        return _loaded_method(choice, grid, plugins)
+    except PluginError as error:
+        nothing = Part(choice.method, "", "", {})
+        problem = Problem("failed", str(error))
+        quantizer = Part(choice.quantizer or "", "", "", {})
+        return _Method(choice, nothing, quantizer, choice.method, "unknown", False, True, problem)
+
+
+def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
+    if choice.method == REAL:
+        real = build_params(RealParams, grid.settings_for(REAL), REAL)
+        method = Part(REAL, "dfqbench", "", params_dict(real))
+        quantizer = _quantizer(choice.quantizer or "calibrate", choice.recipe, grid, plugins)
+        return _Method(choice, method, quantizer, REAL_TITLE, "control", True, False)
+    kind = plugins.method_class(choice.method)
+    params = build_params(kind.params_type, grid.settings_for(choice.method), choice.method)
+    method = _part(choice.method, plugins.methods[choice.method], params_dict(params))
+    name, _, recipe = kind.quantizer.partition(":")
+    if choice.quantizer is not None:
+        name, recipe = choice.quantizer, choice.recipe or ""
+    quantizer = _quantizer(name, recipe or None, grid, plugins)
+    fidelity = str(kind.fidelity)
+    return _Method(choice, method, quantizer, kind.title, fidelity, kind.control, kind.depends_on_bits)
+
+
+def _quantizer(name: str, recipe: str | None, grid: Grid, plugins: Plugins) -> Part:
+    if name not in plugins.quantizers:
+        raise unknown_name("quantizer", name, plugins.quantizers)
+    kind = plugins.quantizer_class(name)
+    recipe = recipe or kind.default_recipe or next(iter(kind.recipes), None)
+    values: dict[str, Any] = params_dict(kind.recipes[recipe]) if recipe else {}
+    params = build_params(kind.params_type, values | grid.settings_for(name), name)
+    return _part(name, plugins.quantizers[name], params_dict(params))
+
+
+def _part(name: str, offer: LoadedOffer, params: dict[str, Any]) -> Part:
+    code = source_hash(source_files(offer.load, offer.path))
+    return Part(name, f"{offer.origin} {offer.version}".strip(), code, params)
+
+
+def _cells(
+    grid: Grid,
+    dataset: DatasetSpec,
+    model: ModelSpec | MissingModel,
+    method: _Method,
+    families: dict[str, str],
+) -> Iterator[Cell]:
+    budget = budget_named(dataset.default_budget if grid.budget == AUTO else grid.budget)
+    key, problem = _model_key(model, families)
+    problem = problem or method.problem or _missing_training(method, dataset)
+    present = model if isinstance(model, ModelSpec) else None
+    content = fingerprint(dataset)
+    for seed in grid.seeds:
+        for scheme in grid.parsed_schemes:
+            yield Cell(
+                choice=method.choice,
+                method=method.method,
+                quantizer=method.quantizer,
+                title=method.title,
+                fidelity=method.fidelity,
+                control=method.control,
+                depends_on_bits=method.depends_on_bits,
+                dataset=dataset,
+                dataset_hash=content,
+                model_name=model.name,
+                model=present,
+                model_key=key,
+                scheme=scheme,
+                budget=budget,
+                precision=grid.precision,
+                threads=grid.threads,
+                seed=seed,
+                limit=grid.limit,
+                problem=problem,
+            )
+
+
+def _model_key(model: ModelSpec | MissingModel, families: dict[str, str]) -> tuple[dict[str, Any], Problem | None]:
+    if isinstance(model, MissingModel):
+        return {}, Problem("unavailable", model.reason)
+    try:
+        return model_identity(model, families), None
+    except Unavailable as error:
+        return {}, Problem("unavailable", str(error))
+
+
+def _missing_training(method: _Method, dataset: DatasetSpec) -> Problem | None:
+    if method.choice.method != REAL or dataset.train is not None or dataset.kind in {"digits", "torchvision"}:
+        return None
+    return Problem("skipped", f"{dataset.name} has no training split for the real-data control")
+

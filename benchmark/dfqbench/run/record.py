@@ -1,0 +1,137 @@
+"""Building records: one JSON object an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from dfqbench.run.cell import Cell
+from dfqbench.run.job import Outcome
+from dfqbench.run.store import SCHEMA
+
+PHASES = ("setup", "synthesis", "quantization", "evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an attempt's record says before anything has run.
+
+    Attributes:
+        run: the run's name.
+        attempt: number of the attempt.
+        environment: identity of the environment.
+        device: torch device.
+        started_at: ISO time.
+    """
+
+    run: str
+    attempt: int
+    environment: str
+    device: str
+    started_at: str
+
+
+def now() -> str:
+    """The present time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def blank(cell: Cell, header: Header) -> dict[str, Any]:
+    """A record with everything that is known before the attempt, and nothing measured."""
+    model = cell.model
+    return {
+        "schema": SCHEMA,
+        "run": header.run,
+        "source_id": cell.source_id,
+        "student_id": cell.student_id,
+        "cell_id": cell.cell_id,
+        "attempt": header.attempt,
+        "status": "failed",
+        "flags": [],
+        "started_at": header.started_at,
+        "finished_at": None,
+        "method": cell.method.name,
+        "label": cell.choice.label,
+        "title": cell.title,
+        "control": cell.control,
+        "quantizer": cell.quantizer.name,
+        "cross": cell.choice.quantizer is not None,
+        "recipe": cell.choice.recipe,
+        "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
+        "versions": {"method": cell.method.version, "quantizer": cell.quantizer.version},
+        "fidelity": cell.fidelity,
+        "target": cell.dataset.name,
+        "model": {
+            "name": cell.model_name,
+            "ref": None if model is None else model.ref,
+            "weights_sha256": cell.model_key.get("weights_sha256"),
+            "params": None,
+        },
+        "scheme": {
+            "label": cell.scheme.label,
+            "w_bits": cell.scheme.w_bits,
+            "a_bits": cell.scheme.a_bits,
+            "protocol": cell.scheme.protocol.name,
+            "details": cell.scheme.as_dict()["protocol"],
+        },
+        "budget": cell.budget.name,
+        "precision": cell.precision,
+        "seed": cell.seed,
+        "threads": cell.threads,
+        "device": header.device,
+        "dataset": {
+            "name": cell.dataset.name,
+            "subset_of": cell.dataset.subset_of,
+            "n": None,
+            "subset": None,
+            "sha256": cell.dataset_hash,
+        },
+        "preprocessing": cell.preprocessing,
+        "selection": "last",
+        "oracle": None,
+        "environment": header.environment,
+        "error": None,
+    }
+
+
+def add_accuracy(record: dict[str, Any], baseline: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Adds what the evaluator measured."""
+    record["model"]["params"] = baseline.get("parameters")
+    record["dataset"] |= {"n": baseline["n"], "subset": baseline["subset"]}
+    for key in ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "correct", "coverage", "levels_ok"):
+        record[key] = found[key]
+    record["violations"] = list(found["violations"])
+
+
+def add_cost(record: dict[str, Any], outcome: Outcome, evaluation: float, wall: float) -> None:
+    """Adds the clock's account; its parts sum to the attempt's wall time.
+
+    `seconds.synthesis` is the source's stand-alone cost; where the source was shared, `paid_synthesis` (what this
+    attempt spent inside source calls) is what enters the sum.
+    """
+    result = outcome.result
+    spent = {phase: float(result.get("seconds", {}).get(phase, 0.0)) for phase in PHASES}
+    spent["evaluation"] = evaluation
+    paid = spent["synthesis"]
+    shared = result.get("source_seconds")
+    record["seconds"] = spent | {
+        "synthesis": paid + float(shared) if shared is not None else paid,
+        "paid_synthesis": paid,
+        "unattributed": wall - sum(spent.values()),
+        "wall": wall,
+    }
+    record["reused_from"] = result.get("reused_from")
+    record["counts"] = result.get("counts", {})
+    record["peak_mib"] = dict(result.get("peak_mib", {}))
+    record["real_data_opened"] = list(result.get("real_data_opened", []))
+    record["flags"] = [*record["flags"], *result.get("flags", [])]
+
+
+def close(record: dict[str, Any], status: str, error: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Sets the end of a record."""
+    record["status"] = status
+    record["error"] = None if error is None else dict(error)
+    record["finished_at"] = now()
+    return record

@@ -1,0 +1,80 @@
+"""The worker: one process for the plugin code of one attempt.
+
+Run as `python -m dfqbench.run.worker JOB`. It sends one JSON object a line on its standard output; everything that
+plugin code prints goes to the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+from dfqbench.api.errors import DfqError, Skip, Unavailable
+from dfqbench.run.job import Job
+
+
+class Channel:
+    """The line to the parent. Keeps the real standard output to itself and points the old one at the log."""
+
+    def __init__(self) -> None:
+        self._stream: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        os.dup2(2, 1)
+
+    def send(self, event: str, **data: Any) -> None:
+        """Sends one event."""
+        self._stream.write(json.dumps({"event": event, **data}, default=str) + "\n")
+        self._stream.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Runs a job.
+
+    Args:
+        argv: path of the job file.
+
+    Returns:
+        0; whatever went wrong was sent to the parent.
+    """
+    channel = Channel()
+    job = Job.read(Path(argv[0]))
+    # Imported here, so that the parent's clock has seen the process start before torch loads.
+    from dfqbench.run.attempt import Attempt, ProbeDone
+
+    attempt = Attempt(job, channel)
+    try:
+        result = attempt.run()
+    except ProbeDone:
+        return 0
+    except MemoryError as error:
+        channel.send("error", status="failed", **_described(error, attempt))
+    except Skip as error:
+        channel.send("error", status="skipped", **_described(error, attempt))
+    except Unavailable as error:
+        channel.send("error", status="unavailable", **_described(error, attempt))
+    except Exception as error:  # noqa: BLE001 - whatever a plugin does is a row, not a crash
+        channel.send("error", status="failed", **_described(error, attempt))
+    else:
+        channel.send("result", **result)
+    return 0
+
+
+def _described(error: BaseException, attempt: Any) -> dict[str, Any]:
+    text = " ".join(str(error).split()) or "no message"
+    return {
+        "type": type(error).__name__,
+        "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+        "phase": attempt.phase,
+        "step": attempt.step,
+        "plugin": attempt.plugin,
+        "traceback": "".join(traceback.format_exception(error)),
+        "at": time.monotonic(),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""Builds the generator family's live source from a context and parameters: the one place where the parts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from dfqbench.api import Context
+from dfqbench.synth.conditions import Draw, class_condition
+from dfqbench.synth.generators import Generator
+from dfqbench.synth.loop import GeneratorSource, LoopSettings
+from dfqbench.synth.params import GeneratorParams
+from dfqbench.synth.plan import TrainingPlan, is_large
+from dfqbench.synth.terms import LossTerm, bns_term, cross_entropy_term, margin_term
+
+
+def generator_plan(ctx: Context, params: GeneratorParams) -> TrainingPlan:
+    """The generator's view of the training: it learns all along, so it knows no warm-up."""
+    return TrainingPlan(ctx.budget, params.epochs, params.iterations, params.range_epochs, params.range_epochs)
+
+
+def build_generator(ctx: Context, params: GeneratorParams, *, latent: int | None = None, extra: int = 0) -> Generator:
+    """GDFQ's generator for the context's card, initialised from the cell's seed.
+
+    Args:
+        ctx: the host's side of the cell.
+        params: architecture and statistics of the output.
+        latent: size of the noise; None: as in `params`.
+        extra: size of a further condition.
+    """
+    card = ctx.card
+    embedding = not is_large(card.input_size) if params.architecture == "auto" else params.architecture == "cifar"
+    with seeded(ctx.seed("generator weights")):
+        generator = Generator(
+            card.input_size,
+            card.classes,
+            latent=params.latent if latent is None else latent,
+            embedding=embedding,
+            extra=extra,
+            stats=card.input_stats if params.input_target == "card" else None,
+        )
+    return generator.to(ctx.device)
+
+
+def base_terms(ctx: Context, params: GeneratorParams) -> list[LossTerm]:
+    """CE + BNS + Gaussian margin, each with its weight from `params`."""
+    start = params.margin_start_large if is_large(ctx.card.input_size) else params.margin_start
+    margin = margin_term(
+        params.margin_weight,
+        generator_plan(ctx, params).step_of(start),
+        mean=params.margin_mean,
+        std=params.margin_std,
+        form=params.margin_form,
+        distance=params.margin_distance,
+    )
+    return [cross_entropy_term(params.ce_weight), bns_term(params.bns_weight), margin]
+
+
+def generator_source(
+    teacher: nn.Module,
+    ctx: Context,
+    params: GeneratorParams,
+    *,
+    what: str,
+    terms: Sequence[LossTerm] = (),
+    draw: Draw | None = None,
+    latent: int | None = None,
+    extra: int = 0,
+) -> GeneratorSource:
+    """A live source with GDFQ's generator and the base terms, plus a method's own.
+
+    Args:
+        teacher: full-precision network.
+        ctx: the host's side of the cell.
+        params: the family's parameters.
+        what: name of the method, for errors and seeds.
+        terms: the method's own losses.
+        draw: makes conditions; None: noise and label.
+        latent: size of the noise; None: as in `params`.
+        extra: size of a further condition that `draw` makes.
+    """
+    size = params.latent if latent is None else latent
+    settings = LoopSettings(
+        lr=params.lr,
+        betas=(params.beta1, params.beta2),
+        lr_steps=params.lr_steps,
+        lr_factor=params.lr_factor,
+        augment_share=params.augment_share,
+        augment_scale=params.augment_scale,
+        what=what,
+    )
+    return GeneratorSource(
+        teacher,
+        build_generator(ctx, params, latent=size, extra=extra),
+        draw=draw or class_condition(size, ctx.card.classes),
+        terms=[*base_terms(ctx, params), *terms],
+        settings=settings,
+        plan=generator_plan(ctx, params),
+        device=ctx.device,
+        seed=ctx.seed(what, "conditions"),
+    )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it the global generators are seeded; afterwards they are as before.
+
+    Args:
+        seed: for the CPU's and, where one is at hand, the current CUDA device's generator.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,144 @@
+"""GDFQ's two conditional generators (methods.md 2a, released code), for any input size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.api import InputStats
+
+WIDTH = 128
+"""Channels of the trunk (released code)."""
+TAIL_WIDTH = 64
+"""Channels before the last convolution (released code)."""
+INNER_EPS = 0.8
+"""Epsilon of the trunk's second and third BatchNorm. `BatchNorm2d(128, 0.8)` sets it by position; probably a momentum
+was meant, but the released generators train with it."""
+SLOPE = 0.2
+"""Negative slope of the leaky ReLUs (released code)."""
+UPSAMPLING = 4
+"""Two doublings between the linear layer and the image (released code)."""
+
+
+def _norm(channels: int, eps: float = 1e-5, *, affine: bool = True) -> nn.BatchNorm2d:
+    # The released generators stay in training mode: only batch statistics are ever used. Without running statistics,
+    # drawing cannot change a buffer.
+    return nn.BatchNorm2d(channels, eps, affine=affine, track_running_stats=False)
+
+
+def _shift(stats: InputStats | None) -> tuple[Tensor | None, Tensor | None]:
+    """Mean and deviation as (C, 1, 1) tensors; None where they are 0 and 1, so that nothing needs to be done."""
+    if stats is None or (not any(stats.mean) and set(stats.std) == {1.0}):
+        return None, None
+    return torch.tensor(stats.mean).view(-1, 1, 1), torch.tensor(stats.std).view(-1, 1, 1)
+
+
+class ClassBatchNorm(nn.Module):
+    """BatchNorm with a scale and a shift for each class, initially 1 and 0 (GDFQ's ImageNet generator)."""
+
+    def __init__(self, channels: int, classes: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = _norm(channels, eps, affine=False)
+        self.scale = nn.Embedding(classes, channels)
+        self.shift = nn.Embedding(classes, channels)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Normalises x (N, C, H, W) over the batch, then scales and shifts by the classes `labels` (N,)."""
+        return torch.addcmul(self.shift(labels)[..., None, None], self.norm(x), self.scale(labels)[..., None, None])
+
+
+class _Plain(nn.Module):
+    """BatchNorm that ignores the class, so that both trunks read alike."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = _norm(channels, eps)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - the class enters by the embedding
+        normalised: Tensor = self.norm(x)
+        return normalised
+
+
+class Generator(nn.Module):
+    """(noise, label) -> image, in the teacher's normalised input space.
+
+    Linear to 128 maps of a quarter of the image's size, BatchNorm; twice: nearest upsampling, 3x3 convolution,
+    BatchNorm, leaky ReLU; 3x3 convolution, tanh, and a BatchNorm without parameters, which gives each channel the
+    mean 0 and deviation 1 over the batch: already normalised space.
+
+    `embedding` multiplies the noise with an embedding of the label (the CIFAR generator); without it the three inner
+    BatchNorms are class-conditional (the ImageNet generator). Sizes that are no multiple of four are resized
+    bilinearly before the last BatchNorm (as KMDFQ does for 299).
+
+    It has no running statistics: train and eval mode are the same, and no forward pass changes a buffer.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        image_size: tuple[int, int, int],
+        classes: int,
+        *,
+        latent: int = 100,
+        embedding: bool = True,
+        extra: int = 0,
+        stats: InputStats | None = None,
+    ) -> None:
+        """Builds the generator with torch's default initialisation (released code).
+
+        Args:
+            image_size: (C, H, W), any size.
+            classes: number of classes.
+            latent: size of the noise vector.
+            embedding: label embedding (True) or class-conditional BatchNorm (False).
+            extra: size of a further condition, concatenated to the vector.
+            stats: mean and deviation of the output per channel; None: 0 and 1.
+        """
+        super().__init__()
+        channels, height, width = image_size
+        self.size = (height, width)
+        # At least two positions a side: BatchNorm over one image needs more than one value.
+        self.base = (max(2, height // UPSAMPLING), max(2, width // UPSAMPLING))
+        self.latent = latent
+        self.extra = extra
+        self.embedding = nn.Embedding(classes, latent) if embedding else None
+        self.linear = nn.Linear(latent + extra, WIDTH * self.base[0] * self.base[1])
+
+        def norm(features: int, eps: float = 1e-5) -> nn.Module:
+            return _Plain(features, eps) if embedding else ClassBatchNorm(features, classes, eps)
+
+        self.norm1 = norm(WIDTH)
+        self.conv1 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.norm2 = norm(WIDTH, INNER_EPS)
+        self.conv2 = nn.Conv2d(WIDTH, TAIL_WIDTH, 3, padding=1)
+        self.norm3 = norm(TAIL_WIDTH, INNER_EPS)
+        self.conv3 = nn.Conv2d(TAIL_WIDTH, channels, 3, padding=1)
+        self.norm4 = _norm(channels, affine=False)
+        mean, std = _shift(stats)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, noise: Tensor, labels: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) for noise (N, latent), labels int64 (N,) and, where built for it, extra (N, extra)."""
+        vector = noise if self.embedding is None else self.embedding(labels) * noise
+        if extra is not None:
+            vector = torch.cat((vector, extra), 1)
+        # The linear layer's outputs are taken in channels-last order: which output feeds which position is a matter
+        # of naming, and this order needs no copy.
+        x: Tensor = self.linear(vector).view(-1, *self.base, WIDTH).permute(0, 3, 1, 2)
+        x = self.norm1(x, labels)
+        x = self.conv1(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = F.leaky_relu_(self.norm2(x, labels), SLOPE)
+        x = self.conv2(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = F.leaky_relu_(self.norm3(x, labels), SLOPE)
+        x = torch.tanh(self.conv3(x))
+        if x.shape[2:] != self.size:
+            x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+        x = self.norm4(x)
+        return x if self.mean is None or self.std is None else torch.addcmul(self.mean, x, self.std)

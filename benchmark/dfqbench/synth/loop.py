@@ -1,0 +1,183 @@
+"""The generator loop: a live source whose generator learns from a teacher, and optionally from a student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfqbench.api import Batch
+from dfqbench.synth.attention import FeatureMaps
+from dfqbench.synth.augment import crop_and_flip
+from dfqbench.synth.conditions import Condition, Draw
+from dfqbench.synth.generators import Generator
+from dfqbench.synth.plan import TrainingPlan
+from dfqbench.synth.schedule import FiniteWatch
+from dfqbench.synth.statistics import BatchNormStatistics
+from dfqbench.synth.terms import GeneratorPass, LossTerm
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Numbers of the loop.
+
+    Attributes:
+        lr: learning rate of Adam.
+        betas: Adam's decays.
+        lr_steps: published epochs at which the rate decays.
+        lr_factor: factor of each decay.
+        augment_share: share of batches that are cropped and flipped before the teacher sees them.
+        augment_scale: smallest share of the area that a crop keeps.
+        what: name of the method, for errors.
+    """
+
+    lr: float
+    betas: tuple[float, float]
+    lr_steps: tuple[int, ...]
+    lr_factor: float
+    augment_share: float
+    augment_scale: float
+    what: str
+
+
+class GeneratorSource:
+    """A conditional generator as a live source.
+
+    One `train_step`: draw a condition, make images, pass them through the teacher once, add up the loss terms, update
+    the generator, and hand on the images of before the update with the labels and the teacher's logits.
+
+    Attributes:
+        generator: the network that makes the images.
+        terms: the losses that are switched on.
+        steps: updates so far.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        generator: Generator,
+        *,
+        draw: Draw,
+        terms: Sequence[LossTerm],
+        settings: LoopSettings,
+        plan: TrainingPlan,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        """Builds optimizer and random streams.
+
+        Args:
+            teacher: in eval mode, parameters frozen; hooked only inside `train_step`.
+            generator: on `device`.
+            draw: makes the conditions.
+            terms: the losses; those of weight 0 are left out.
+            settings: numbers of the loop.
+            plan: places the learning rate's decays.
+            device: where to compute.
+            seed: of conditions and terms.
+        """
+        self.generator = generator
+        self.terms = [term for term in terms if term.weight != 0]
+        self.steps = 0
+        self._teacher = teacher
+        self._draw = draw
+        self._settings = settings
+        self._plan = plan
+        self._parameters = list(generator.parameters())
+        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr, betas=settings.betas, fused=True)
+        # Drawing has a stream of its own: how often somebody looks does not change what is learned.
+        self._random = torch.Generator(device).manual_seed(seed)
+        self._drawing = torch.Generator(device).manual_seed(seed + 1)
+        # Whether to augment is decided on the host, so that no step waits for the device.
+        self._coin = torch.Generator().manual_seed(seed + 2)
+        self._finite = FiniteWatch(f"{settings.what} generator loss", device)
+        self._watch = BatchNormStatistics(teacher)
+        self._recorder = FeatureMaps(teacher)
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether a loss looks at the student, so that students of other bits need generators of their own."""
+        return any(term.needs_student for term in self.terms)
+
+    def _images(self, condition: Condition) -> Tensor:
+        images: Tensor = self.generator(condition.noise, condition.labels, condition.extra)
+        return images
+
+    def _seen(self, images: Tensor, random: torch.Generator) -> Tensor:
+        share = self._settings.augment_share
+        if share > 0 and float(torch.rand((), generator=self._coin)) < share:
+            return crop_and_flip(images, self._settings.augment_scale, random)
+        return images
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+        """Updates the generator once.
+
+        Args:
+            size: images in the batch.
+            student: the student, where a loss looks at it; None switches such losses off.
+
+        Returns:
+            The images of before the update, as the teacher saw them, with labels and the teacher's logits.
+
+        Raises:
+            NonFiniteError: every 50 steps, where a loss was not finite since.
+        """
+        active = [t for t in self.terms if self.steps >= t.start and (student is not None or not t.needs_student)]
+        watched = [*active, *(t for t in self.terms if t not in active and not t.needs_student)]
+        condition = self._draw(size, self._random)
+        with ExitStack() as stack:
+            watch = stack.enter_context(self._watch) if any(t.needs_statistics for t in watched) else None
+            recorder = stack.enter_context(self._recorder) if any(t.needs_maps for t in watched) else None
+            images = self._seen(self._images(condition), self._random)
+            logits: Tensor = self._teacher(images)
+            view = GeneratorPass(images, condition, logits, watch, recorder, self._teacher, student, self._random)
+            losses = [term.weight * term.loss(view) for term in active]
+            if losses:
+                self._update(torch.stack(losses).sum())
+            for term in watched:
+                term.observe(view, self.steps)
+        self.steps += 1
+        return Batch(images.detach(), condition.labels, logits.detach())
+
+    def _update(self, loss: Tensor) -> None:
+        for group in self._optimizer.param_groups:
+            decays = self._plan.decays(self._settings.lr_steps, self.steps)
+            group["lr"] = self._settings.lr * self._settings.lr_factor**decays
+        self._optimizer.zero_grad()
+        # Only the generator: a loss that passes through the student must leave no gradient there.
+        loss.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._finite.step(loss.detach(), self.steps + 1)
+
+    @torch.no_grad()
+    def sample(self, size: int) -> Batch:
+        """Draws images without learning, without augmentation and without touching the training's random stream."""
+        condition = self._draw(size, self._drawing)
+        return Batch(self._images(condition), condition.labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generator, optimizer, random streams, and the terms' own states."""
+        return {
+            "generator": self.generator.state_dict(),
+            "optimizer": self._optimizer.state_dict()["state"],
+            "random": self._random.get_state(),
+            "drawing": self._drawing.get_state(),
+            "coin": self._coin.get_state(),
+            "steps": self.steps,
+            "terms": {term.name: term.state_dict() for term in self.terms},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.generator.load_state_dict(state["generator"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        for stream, name in ((self._random, "random"), (self._drawing, "drawing"), (self._coin, "coin")):
+            stream.set_state(state[name].cpu())
+        self.steps = int(state["steps"])
+        for term in self.terms:
+            term.load_state_dict(state["terms"][term.name])

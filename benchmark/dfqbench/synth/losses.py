@@ -1,0 +1,90 @@
+"""Losses on a teacher's BatchNorm statistics: what makes an image look like training data to a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dfqbench.synth.moments import Moments
+from dfqbench.synth.statistics import PassStatistics
+
+ZEROQ_EPS = 1e-6
+"""Added to variances before the square root (ZeroQ, released code)."""
+
+
+def bns_loss(statistics: PassStatistics) -> Tensor:
+    """BatchNorm-statistics loss of a batch.
+
+    L_BNS = 1/L sum_l [ mean_c (mu_l - mu_BN,l)^2 + mean_c (var_l - var_BN,l)^2 ], statistics over samples and
+    positions, variance biased, BatchNorm inputs (GDFQ, released code; methods.md 0.3).
+
+    Args:
+        statistics: of a pass of the teacher over the batch.
+
+    Returns:
+        0-d loss.
+    """
+    batch, running = statistics.batch, statistics.running
+    gaps = (batch.mean - running.mean).square() + (batch.var - running.var).square()
+    return (gaps * statistics.constants.share).sum()
+
+
+def zeroq_loss(
+    statistics: PassStatistics,
+    image: Moments,
+    target: Moments,
+    eps: float = ZEROQ_EPS,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """ZeroQ's distillation loss, with statistics of each sample over its positions.
+
+    L = 1/N sum_n { sum_l [ ||mu_l(n) - mu_BN,l||^2 + ||s_l(n) - s_BN,l||^2 ] + ||mu_0(n) - mu_0||^2 + ||s_0(n) -
+    s_0||^2 }, s = sqrt(var + eps), variance unbiased, sums over channels (released code; methods.md 1b). The image
+    itself is layer 0.
+
+    Args:
+        statistics: of a pass of the teacher over the images.
+        image: moments (N, C) of the images over positions, variance unbiased.
+        target: mean and variance (C,) that images should have: those of normalised natural images.
+        eps: added to variances before the root.
+        weights: (N, S), factors on the layers' gaps, or None: 1.
+
+    Returns:
+        0-d loss.
+    """
+    layers = zeroq_gap(statistics.per_sample_unbiased, statistics.running, eps, weights)
+    # The released code compares the image's s_0 with 1 exactly: no eps on this target.
+    own = (image.mean - target.mean).square() + (torch.sqrt(image.var + eps) - torch.sqrt(target.var)).square()
+    return (layers + own.sum(1)).mean()
+
+
+def zeroq_gap(found: Moments, wanted: Moments, eps: float = ZEROQ_EPS, weights: Tensor | None = None) -> Tensor:
+    """||mu - mu*||^2 + ||sqrt(var + eps) - sqrt(var* + eps)||^2 for each sample (ZeroQ, released code).
+
+    Args:
+        found: (N, S).
+        wanted: (S,).
+        eps: added to variances before the root.
+        weights: (N, S), factors on the squared gaps, or None: 1.
+
+    Returns:
+        (N,).
+    """
+    mean = (found.mean - wanted.mean).square()
+    std = (torch.sqrt(found.var + eps) - torch.sqrt(wanted.var + eps)).square()
+    gaps = mean + std
+    return (gaps if weights is None else gaps * weights).sum(1)
+
+
+def bns_sample_gap(found: Moments, wanted: Moments, share: Tensor) -> Tensor:
+    """Mean over layers and channels of the squared gaps in mean and variance, for each sample.
+
+    Args:
+        found: (N, S).
+        wanted: (S,).
+        share: (S,), weights of the channels; see `LayerConstants`.
+
+    Returns:
+        (N,).
+    """
+    return (((found.mean - wanted.mean).square() + (found.var - wanted.var).square()) * share).sum(1)

@@ -1,0 +1,73 @@
+"""Hyper-parameters that the generator family shares; free of torch, so that plugins can derive from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from dfqbench.api import param
+
+GDFQ = "released code (GDFQ)"
+"""Source of most values of the family."""
+TEMPORAL = "inferred: methods.md 6, no released code"
+"""Source of the temporal-diversity method's constants."""
+
+
+@dataclass(frozen=True)
+class GeneratorParams:
+    """A conditional generator and its training, as GDFQ's; every ingredient has a weight that switches it off."""
+
+    architecture: Literal["auto", "cifar", "imagenet"] = param(
+        "auto",
+        help="GDFQ's generator: label embedding (`cifar`) or class-conditional BatchNorm (`imagenet`); auto: by input "
+        "size, up to 64 pixels `cifar`",
+        source=GDFQ,
+    )
+    latent: PositiveInt = param(100, help="size of the latent vector", source=GDFQ)
+    lr: PositiveFloat = param(1e-3, help="learning rate of Adam on the generator", source=GDFQ)
+    beta1: NonNegativeFloat = param(0.5, help="Adam's decay of the first moment", source=GDFQ)
+    beta2: NonNegativeFloat = param(0.999, help="Adam's decay of the second moment", source=GDFQ)
+    epochs: PositiveInt = param(400, help="epochs in all, before the budget", source=GDFQ, unit="epochs")
+    iterations: PositiveInt = param(200, help="generator steps of an epoch", source=GDFQ, unit="steps")
+    lr_steps: tuple[int, ...] = param(
+        (100, 200, 300), help="epochs at which the learning rate decays", source=GDFQ, unit="epochs"
+    )
+    lr_factor: PositiveFloat = param(0.1, help="factor of each decay", source=GDFQ)
+    range_epochs: NonNegativeInt = param(
+        4, help="epochs in which a quantizer builds ranges; they only place `lr_steps`", source=GDFQ, unit="epochs"
+    )
+    ce_weight: NonNegativeFloat = param(
+        1.0, help="weight of the teacher's cross-entropy against the label; 0: off", source=GDFQ
+    )
+    bns_weight: NonNegativeFloat = param(0.1, help="weight of the BatchNorm-statistics loss; 0: off", source=GDFQ)
+    input_target: Literal["card", "released"] = param(
+        "card",
+        help="mean and deviation of the generator's output: those of natural images under the card's normalisation, "
+        "or 0 and 1 as released",
+        source="released code (GDFQ) where the card is ImageNet's; else inferred",
+    )
+    augment_share: NonNegativeFloat = param(
+        0.0, help="share of batches that are cropped and flipped before teacher and student; 0: off", source=GDFQ
+    )
+    augment_scale: PositiveFloat = param(
+        0.8, help="smallest share of the area that a crop keeps", source="released code (ClusterQ)"
+    )
+    margin_weight: NonNegativeFloat = param(
+        0.0, help="weight of the Gaussian-margin adversarial loss through the student; 0: off", source=TEMPORAL
+    )
+    margin_start: NonNegativeInt = param(
+        4, help="epoch from which it is on, inputs up to 64 pixels", source=f"{TEMPORAL}: after warm-up", unit="epochs"
+    )
+    margin_start_large: NonNegativeInt = param(
+        50, help="the same for larger inputs", source=f"{TEMPORAL}: after warm-up", unit="epochs"
+    )
+    margin_mean: float = param(0.5, help="mean of the margin", source=TEMPORAL)
+    margin_std: PositiveFloat = param(0.15, help="standard deviation of the margin", source=TEMPORAL)
+    margin_form: Literal["sampled", "expected"] = param(
+        "sampled", help="a margin drawn for each image, or the closed form of its expectation", source=TEMPORAL
+    )
+    margin_distance: Literal["logits", "probabilities"] = param(
+        "logits", help="what is compared: logits relative to the teacher's, or softmax outputs", source=TEMPORAL
+    )

@@ -1,0 +1,1 @@
+"""Evaluation sets and the networks that have weights for them."""

@@ -1,0 +1,172 @@
+"""Evaluation images of a target, normalised for a network; and training images for the `real` control."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfqbench.api.card import ModelCard
+from dfqbench.api.errors import UsageError
+from dfqbench.targets.pixels import Array, Pixels, open_split
+from dfqbench.targets.spec import DatasetSpec
+
+MEMORY_LIMIT = 2**30
+"""Bytes of decoded images that are kept for later passes; a larger set is decoded again each time."""
+_CHUNK = 256
+
+
+class EvaluationSet:
+    """Evaluation images as a network takes them.
+
+    Args:
+        pixels: all images of the split.
+        indices: which of them, in order.
+        card: the network's card.
+        subset: what the selection is, or None: everything.
+    """
+
+    def __init__(self, pixels: Pixels, indices: Sequence[int], card: ModelCard, subset: str | None) -> None:
+        self._pixels = pixels
+        self._indices = list(indices)
+        self._card = card
+        self.subset = subset
+        self.labels: Tensor = torch.from_numpy(pixels.labels[np.asarray(self._indices)])
+        self._kept: Array | None = None
+        if len(self._indices) * int(np.prod(pixels.shape)) <= MEMORY_LIMIT:
+            self._kept = np.concatenate(list(pixels.stream(self._indices, _CHUNK)))
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self._indices)
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+        """Goes through the set once, in a fixed order.
+
+        Args:
+            size: images in a batch; the last one may have fewer.
+            device: where to put them.
+
+        Yields:
+            Images (N, C, H, W), float32, normalised, channels-last; labels int64 (N,).
+
+        Raises:
+            UsageError: the size is not positive.
+            InputError: an image file cannot be decoded.
+        """
+        if size < 1:
+            raise UsageError(f"a batch cannot have {size} images", "give at least 1")
+        start = 0
+        for raw in self.raw(size):
+            stop = start + len(raw)
+            yield normalised(raw, self._pixels.scale, self._card, device), self.labels[start:stop].to(device)
+            start = stop
+
+    def raw(self, size: int) -> Iterator[Array]:
+        """Pixels as stored, uint8 (n, H, W, C), `size` images at a time."""
+        if self._kept is None:
+            yield from self._pixels.stream(self._indices, size)
+            return
+        for start in range(0, self.n, size):
+            yield self._kept[start : start + size]
+
+
+def load_evaluation(dataset: DatasetSpec, card: ModelCard, limit: int | None = None, seed: int = 0) -> EvaluationSet:
+    """Opens the evaluation set of a target.
+
+    Args:
+        dataset: the data set.
+        card: the network's card: input size and normalisation.
+        limit: evaluate so many images at most, chosen at random, since some sets are sorted by class.
+        seed: seed of that choice.
+
+    Raises:
+        InputError: files are missing or malformed, or do not fit the card.
+        UsageError: the limit is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"cannot evaluate {limit} images", "give a limit of at least 1")
+    pixels = open_split(dataset, "evaluate", card)
+    total = len(pixels.labels)
+    if limit is None or limit >= total:
+        return EvaluationSet(pixels, range(total), card, None)
+    chosen = sorted(_permutation(total, seed)[:limit])
+    return EvaluationSet(pixels, chosen, card, f"random {limit} of {total}, seed {seed}")
+
+
+def load_training(
+    dataset: DatasetSpec, card: ModelCard, count: int | None, seed: int, exclude: EvaluationSet
+) -> tuple[Tensor, Tensor, int]:
+    """Real training images for the `real` control.
+
+    Args:
+        dataset: the data set.
+        card: the network's card.
+        count: images wanted; None or more than there are: all.
+        seed: seed of the choice and its order.
+        exclude: images that must not occur.
+
+    Returns:
+        Images (N, C, H, W), float32, normalised, channels-last; labels int64 (N,); how many of the images looked at
+        were dropped because they equal an image of `exclude`.
+
+    Raises:
+        Unavailable: the data set has no training split.
+        InputError: files are missing or malformed, or do not fit the card.
+    """
+    pixels = open_split(dataset, "train", card)
+    order = _permutation(len(pixels.labels), seed)
+    wanted = len(order) if count is None else count
+    if wanted < 1:
+        raise UsageError(f"cannot take {wanted} training images", "give at least 1")
+    forbidden = {_digest(image) for batch in exclude.raw(_CHUNK) for image in batch}
+    images: list[Array] = []
+    labels: list[int] = []
+    dropped = 0
+    place = 0
+    while len(images) < wanted and place < len(order):
+        # Only as many as may still be needed are decoded.
+        chunk = order[place : place + min(_CHUNK, wanted - len(images))]
+        place += len(chunk)
+        for index, image in zip(chunk, next(iter(pixels.stream(chunk, len(chunk)))), strict=True):
+            if _digest(image) in forbidden:
+                dropped += 1
+                continue
+            images.append(image)
+            labels.append(int(pixels.labels[index]))
+    shape = (0, *pixels.shape)
+    stacked = np.stack(images) if images else np.zeros(shape, dtype=np.uint8)
+    return normalised(stacked, pixels.scale, card, "cpu"), torch.tensor(labels, dtype=torch.int64), dropped
+
+
+def normalised(raw: Array, scale: float, card: ModelCard, device: torch.device | str) -> Tensor:
+    """Maps stored pixels to a network's input space.
+
+    Args:
+        raw: uint8 (N, H, W, C).
+        scale: value of a white pixel.
+        card: mean and std for pixels in [0, 1].
+        device: where to put the result; the bytes are moved, then converted.
+
+    Returns:
+        (raw / scale - mean) / std as float32 (N, C, H, W), channels-last.
+    """
+    images = torch.from_numpy(np.ascontiguousarray(raw)).to(device).permute(0, 3, 1, 2).to(torch.float32)
+    mean = torch.tensor(card.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(card.std, device=device).view(1, -1, 1, 1)
+    images = images.div_(scale).sub_(mean).div_(std)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _permutation(total: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = torch.randperm(total, generator=generator).tolist()
+    return order
+
+
+def _digest(image: Array) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

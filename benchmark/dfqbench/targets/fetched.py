@@ -1,0 +1,81 @@
+"""`fetched.toml`: what `dfqbench fetch` put into a data folder, in the form of a manifest."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dfqbench.api.errors import InputError
+from dfqbench.targets.manifest import FETCHED
+from dfqbench.targets.spec import ModelSpec
+
+_HEADER = "# Written by dfqbench fetch; write your own data sets and models into targets.toml.\n"
+
+
+def fetched_models(folder: Path) -> list[dict[str, Any]]:
+    """The model tables of a folder's `fetched.toml`; empty without one.
+
+    Raises:
+        InputError: the file is not TOML.
+    """
+    path = folder / FETCHED
+    if not path.is_file():
+        return []
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}", "correct or remove it, and fetch again") from error
+    return [dict(table) for table in content.get("models", [])]
+
+
+def note_model(folder: Path, model: ModelSpec) -> None:
+    """Adds a model to a folder's `fetched.toml`, in place of an older entry of its name; other readers never see half.
+
+    Args:
+        folder: the data folder.
+        model: the model; its weights lie below the folder.
+    """
+    path = folder / FETCHED
+    with FileLock(folder / f".{FETCHED}.lock"):
+        key = (model.target, model.name)
+        tables = [table for table in fetched_models(folder) if (table.get("target"), table.get("name")) != key]
+        tables.append(_table(folder, model))
+        part = path.with_suffix(".part")
+        part.write_text(_HEADER + "".join(_dumped(table) for table in tables), encoding="utf-8")
+        part.replace(path)
+
+
+def _table(folder: Path, model: ModelSpec) -> dict[str, Any]:
+    table: dict[str, Any] = {"target": model.target, "name": model.name, "ref": model.ref}
+    if model.kwargs:
+        table["kwargs"] = dict(model.kwargs)
+    if model.weights is not None:
+        table["weights"] = model.weights.relative_to(folder).as_posix()
+    if model.sha256 is not None:
+        table["sha256"] = model.sha256
+    table["input_size"] = list(model.card.input_size)
+    table["classes"] = model.card.classes
+    table["mean"] = list(model.card.mean)
+    table["std"] = list(model.card.std)
+    if model.top1 is not None:
+        table["top1"] = model.top1
+    return table
+
+
+def _dumped(table: Mapping[str, Any]) -> str:
+    lines = ["", "[[models]]", *(f"{key} = {_value(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    """A TOML value; numbers, text, booleans and lists are written as in JSON."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value)

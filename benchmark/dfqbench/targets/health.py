@@ -1,0 +1,97 @@
+"""Whether targets are as they should be: images, classes, and accuracy on a few images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dfqbench.api.errors import DfqError
+from dfqbench.models.build import build_teacher
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.domain import make_card
+from dfqbench.targets.evaluation import load_evaluation
+from dfqbench.targets.pixels import open_split
+from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, Target
+
+Status = Literal["ok", "missing", "broken"]
+
+SUSPICIOUS = 4.0
+"""Standard errors between measured and given accuracy from which on weights or preprocessing are called wrong."""
+_BATCH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: for example `cifar10` or `cifar10 cifar:resnet20`.
+        status: `ok`; `missing`: not there, which is no fault; `broken`: there, and wrong.
+        detail: numbers or reason, one line.
+    """
+
+    what: str
+    status: Status
+    detail: str
+
+
+def examine(catalogue: Catalogue, images: int, seed: int = 0) -> Iterator[Finding]:
+    """Looks at every target and model of a catalogue.
+
+    Args:
+        catalogue: the targets.
+        images: images on which each network is tried; 0: none.
+        seed: seed of their choice.
+    """
+    for problem in catalogue.problems:
+        yield Finding("plugin data", "broken", problem)
+    for name in catalogue.names():
+        target = catalogue.target(name)
+        finding = _dataset_finding(target)
+        yield finding
+        for model in catalogue.models(name):
+            what = f"{name} {model.name}"
+            if isinstance(model, MissingModel):
+                yield Finding(what, "missing", model.reason)
+            elif target.dataset is not None and finding.status == "ok" and images:
+                yield _model_finding(what, target.dataset, model, images, seed)
+
+
+def _dataset_finding(target: Target) -> Finding:
+    dataset = target.dataset
+    if dataset is None:
+        return Finding(target.name, "missing", target.missing)
+    try:
+        # Without a network's card the target's own size serves; a domain that is unknown needs a network.
+        card = target.models[0].card if target.models else make_card(target.name, target=target.name, dataset=dataset)
+        labels = open_split(dataset, "evaluate", card).labels
+    except DfqError as error:
+        return Finding(target.name, "broken", str(error))
+    present = len(set(labels.tolist()))
+    where = dataset.evaluate or "in scikit-learn"
+    return Finding(target.name, "ok", f"{len(labels)} images, {present} of {dataset.classes} classes; {where}")
+
+
+def _model_finding(what: str, dataset: DatasetSpec, model: ModelSpec, images: int, seed: int) -> Finding:
+    try:
+        teacher = build_teacher(model)
+        evaluation = load_evaluation(dataset, model.card, images, seed)
+        with torch.inference_mode():
+            correct = sum(int((teacher(x).argmax(1) == y).sum()) for x, y in evaluation.batches(_BATCH))
+    except DfqError as error:
+        return Finding(what, "broken", str(error))
+    top1 = 100 * correct / evaluation.n
+    measured = f"top-1 {top1:.2f} on {evaluation.n} images"
+    if model.top1 is None:
+        return Finding(what, "ok", f"{measured}; no value is given beside the weights")
+    given = model.top1 / 100
+    # One image is the least error that so few can show.
+    error_of_given = 100 * max(math.sqrt(given * (1 - given) / evaluation.n), 1 / evaluation.n)
+    if abs(top1 - model.top1) > SUSPICIOUS * error_of_given:
+        hint = "check weights, mean, std and the order of classes"
+        return Finding(what, "broken", f"{measured}, but {model.top1:.2f} is given beside the weights; {hint}")
+    return Finding(what, "ok", f"{measured}; {model.top1:.2f} is given beside the weights")

@@ -1,0 +1,126 @@
+"""A context without a host: what a plugin author's tests hand to `synthesize` and `quantize`."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, SampleSource, budget_named
+from dfqbench.quant.scheme import Scheme
+from dfqbench.testing.toys import toy_card
+
+if TYPE_CHECKING:
+    from dfqbench.quant import Student
+
+
+@dataclass
+class ToyContext:
+    """Implements `dfqbench.api.Context` in memory, and remembers what it was told.
+
+    Attributes:
+        card: the teacher's card.
+        budget: length of the schedules.
+        root_seed: everything random derives from it.
+        bits: the scheme, or None: asking for it is an error, as inside a `synthesize` that must not look at bits.
+        restored: state to go on from, or None.
+        shared: the shared quantizer, where a test wants one.
+        device: where to compute.
+        steps: (step, total) of every report.
+        scalars: scalars of every report; a `loss` is checked at every step.
+        saved: the states given at step boundaries, where `keep_states` is set.
+        snapshots: steps at which a student was offered.
+    """
+
+    card: ModelCard = field(default_factory=toy_card)
+    budget: Budget = field(default_factory=lambda: budget_named("smoke"))
+    root_seed: int = 0
+    bits: Scheme | None = None
+    restored: dict[str, Any] | None = None
+    shared: Callable[[nn.Module, SampleSource, ToyContext], Student] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    keep_states: bool = False
+    steps: list[tuple[int, int]] = field(default_factory=list)
+    scalars: list[dict[str, Any]] = field(default_factory=list)
+    saved: list[dict[str, Any]] = field(default_factory=list)
+    snapshots: list[int] = field(default_factory=list)
+    _generator: torch.Generator | None = field(default=None, repr=False)
+    _workdir: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme given to the constructor.
+
+        Raises:
+            PluginError: none was given.
+        """
+        if self.bits is None:
+            raise PluginError("the scheme is not for this method to look at", "set depends_on_bits = True")
+        return self.bits
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A generator seeded from `root_seed`."""
+        if self._generator is None:
+            self._generator = torch.Generator(self.device).manual_seed(self.seed("generator"))
+        return self._generator
+
+    @property
+    def workdir(self) -> Path:
+        """A temporary folder, removed with the context."""
+        if self._workdir is None:
+            self._workdir = tempfile.TemporaryDirectory(prefix="dfqbench-toy-")
+        return Path(self._workdir.name)
+
+    def seed(self, *scope: str | int) -> int:
+        """A seed from `root_seed` and the scope."""
+        digest = hashlib.sha256(repr((self.root_seed, scope)).encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
+    def progress(self, step: int, total: int, **scalars: Any) -> None:
+        """Remembers the report.
+
+        Raises:
+            NonFiniteError: the scalar named `loss` is NaN or infinite.
+        """
+        values = {name: float(value) for name, value in scalars.items()}
+        self.steps.append((step, total))
+        self.scalars.append(values)
+        if not torch.isfinite(torch.tensor(values.get("loss", 0.0))):
+            raise NonFiniteError("loss", step)
+
+    def snapshot(self, student: nn.Module, step: int) -> None:  # noqa: ARG002 - the contract's signature
+        """Remembers the step."""
+        self.snapshots.append(step)
+
+    def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Keeps a copy of the state, where `keep_states` is set."""
+        if self.keep_states:
+            self.saved.append(_copied(state()))
+
+    def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
+        """Runs `shared`.
+
+        Raises:
+            PluginError: the test gave none.
+        """
+        if self.shared is None:
+            raise PluginError("this context has no shared quantizer", "pass shared= to ToyContext")
+        return self.shared(teacher, source, self)
+
+
+def _copied(state: Any) -> Any:
+    """A deep copy that detaches tensors, as writing to disk would."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(_copied(value) for value in state)
+    return state

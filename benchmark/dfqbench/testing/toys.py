@@ -1,0 +1,51 @@
+"""Toy networks: small enough that a test of a whole method takes a second."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dfqbench.api import ModelCard
+
+
+def toy_network(classes: int = 4, size: int = 8, channels: int = 3, *, seed: int = 0) -> nn.Sequential:
+    """A small convolution-BatchNorm-ReLU classifier with running statistics that are not the initial ones.
+
+    Args:
+        classes: outputs.
+        size: image height and width that its statistics were made with.
+        channels: image channels.
+        seed: of weights and statistics; the caller's random state is left alone.
+
+    Returns:
+        The network in eval mode, channels-last, parameters frozen: what a host hands to `synthesize`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(12, classes),
+        )
+        network.train()
+        with torch.no_grad():
+            for _ in range(20):
+                # Smooth patterns rather than white noise, so that statistics matching has something to find.
+                coarse = torch.randn(32, channels, max(1, size // 4), max(1, size // 4))
+                network(nn.functional.interpolate(coarse, size=(size, size), mode="nearest") + 0.2)
+    network.eval().requires_grad_(requires_grad=False)
+    return network.to(memory_format=torch.channels_last)
+
+
+def toy_card(classes: int = 4, size: int = 8, channels: int = 3) -> ModelCard:
+    """The card of `toy_network`: ImageNet's normalisation for three channels, 0.5 and 0.5 for other numbers."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if channels != len(mean):
+        mean, std = (0.5,) * channels, (0.5,) * channels  # type: ignore[assignment]
+    return ModelCard((channels, size, size), mean, std, classes)

@@ -1,0 +1,66 @@
+"""ACQ's attention losses in the generator loop (methods.md 4; every constant inferred)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from dfqbench.api import Context, PluginError
+from dfqbench.synth import (
+    FunctionTerm,
+    GeneratorPass,
+    GeneratorSource,
+    LossTerm,
+    attention_consistency_loss,
+    centre_matching_loss,
+    generator_source,
+    mode_seeking_loss,
+    pair_similarity_loss,
+    paired_centre_condition,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    from dfqbench_methods.acq.plugin import AcqParams
+
+CENTRE_SIZE = 2
+"""Coordinates of an attention centre."""
+
+
+def _centre(view: GeneratorPass) -> Tensor:
+    """L_ac of the last stage's attention."""
+    if view.condition.extra is None:
+        raise PluginError("the attention-centre loss needs a condition with centres")
+    return centre_matching_loss(view.maps.attention[-1], view.condition.extra)
+
+
+def _pair_features(view: GeneratorPass) -> Tensor:
+    """L_pair on the teacher's penultimate features."""
+    return pair_similarity_loss(*pairs(view.maps.penultimate))
+
+
+def _pair_images(view: GeneratorPass) -> Tensor:
+    """L_pair as mode seeking, on the images themselves."""
+    return mode_seeking_loss(*pairs(view.images), *pairs(view.condition.noise))
+
+
+def _consistency(view: GeneratorPass) -> Tensor:
+    """L_cons between the pass at hand and a second one in which BatchNorm uses the batch's statistics."""
+    return attention_consistency_loss(view.maps.attention, view.second_pass().attention)
+
+
+def terms(params: AcqParams) -> list[LossTerm]:
+    """ACQ's losses; those of weight 0 are left out by the loop."""
+    cosine = params.pair_form == "cosine"
+    return [
+        FunctionTerm("centre", params.centre_weight, _centre, maps=True),
+        FunctionTerm("pair", params.pair_weight, _pair_features if cosine else _pair_images, maps=cosine),
+        FunctionTerm("consistency", params.consistency_weight, _consistency, maps=True),
+    ]
+
+
+def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
+    """GDFQ's generator, conditioned on attention centres, with batches made of pairs."""
+    draw = paired_centre_condition(params.latent, ctx.card.classes, params.centre_reach)
+    return generator_source(teacher, ctx, params, what="acq", terms=terms(params), draw=draw, extra=CENTRE_SIZE)

@@ -1,0 +1,1 @@
+"""DFFG: images by momentum sign-gradient steps on BatchNorm statistics (Leng et al., BMVC 2023)."""

@@ -1,0 +1,1 @@
+"""The floor: images that are Gaussian noise."""

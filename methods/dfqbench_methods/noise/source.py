@@ -1,0 +1,51 @@
+"""Noise made on demand: the state is a seed and a counter."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from dfqbench.api import Batch, ModelCard
+
+
+class NoiseSource:
+    """Gaussian images, drawn without end.
+
+    The draw that begins after n images comes from a CPU generator seeded by (seed, n): the same bits on any device,
+    and nothing to store but two numbers.
+    """
+
+    def __init__(self, card: ModelCard, *, seed: int, scale: float = 1.0, device: torch.device | None = None) -> None:
+        """Sets mean and standard deviation from the card's `input_stats`.
+
+        Args:
+            card: of the teacher.
+            seed: of the whole stream.
+            scale: factor on the standard deviation.
+            device: where the images are wanted; None: the CPU.
+        """
+        self._size = card.input_size
+        self._mean = torch.tensor(card.input_stats.mean).view(-1, 1, 1)
+        self._std = torch.tensor(card.input_stats.std).view(-1, 1, 1) * scale
+        self._device = device or torch.device("cpu")
+        self._seed = seed
+        self._drawn = 0
+
+    def sample(self, size: int) -> Batch:
+        """Draws the next `size` images, without labels."""
+        digest = hashlib.sha256(f"{self._seed}/{self._drawn}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        self._drawn += size
+        noise = torch.randn((size, *self._size), generator=generator)
+        images = noise.mul_(self._std).add_(self._mean)
+        return Batch(images.to(self._device, memory_format=torch.channels_last))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed, and how many images were drawn."""
+        return {"seed": self._seed, "drawn": self._drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._seed, self._drawn = int(state["seed"]), int(state["drawn"])

@@ -1,0 +1,58 @@
+"""The temporal-diversity method's offer to the host; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from dfqbench.api import Context, Fidelity, Method, Offer, SampleSource, hookimpl, param
+from dfqbench.synth import GeneratorParams
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KMDFQ = "released code (KMDFQ), inferred to be the base from shared authors"
+INFERRED = "inferred: methods.md 6; only the abstract was at hand"
+
+
+@dataclass(frozen=True)
+class TemporalParams(GeneratorParams):
+    """Hyper-parameters of temporal diversity: KMDFQ's generator and the Gaussian margin."""
+
+    bns_weight: NonNegativeFloat = param(1.0, help="weight of the BatchNorm-statistics loss; 0: off", source=KMDFQ)
+    margin_weight: NonNegativeFloat = param(
+        1.0, help="weight of the Gaussian-margin adversarial loss through the student; 0: off", source=INFERRED
+    )
+    margin_start: NonNegativeInt = param(
+        20, help="epoch from which it is on, inputs up to 64 pixels", source=f"{INFERRED}: after warm-up", unit="epochs"
+    )
+
+
+class Temporal(Method):
+    """A generator that is pushed towards images on which the student still differs from the teacher.
+
+    Its other half, interpolated images, is a parameter of `distill` and part of the recipe `temporal`.
+    """
+
+    name = "temporal"
+    title = "Temporal diversity"
+    paper = "Luo et al., Learning to Generate Diverse Data From a Temporal Perspective for DFQ, IEEE TCSVT 2024"
+    fidelity = Fidelity.RECONSTRUCTION
+    quantizer = "distill:temporal"
+    depends_on_bits = True
+    params_type = TemporalParams
+    params: TemporalParams
+
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        """Builds the generator with its margin loss; a live source."""
+        from dfqbench.synth import generator_source
+
+        return generator_source(teacher, ctx, self.params, what="temporal")
+
+
+@hookimpl
+def dfqbench_methods() -> list[Offer]:
+    """Offers the temporal-diversity method."""
+    return [Offer("temporal", "dfqbench_methods.temporal.plugin:Temporal")]

@@ -1,0 +1,1 @@
+"""ZeroQ: images distilled from BatchNorm statistics (Cai et al., CVPR 2020)."""

@@ -1,0 +1,69 @@
+"""ZeroQ's offer to the host; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from dfqbench.api import Context, Fidelity, Method, Offer, SampleSource, hookimpl, param
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ZeroQParams:
+    """Hyper-parameters of ZeroQ."""
+
+    iterations: PositiveInt = param(500, help="updates of each batch of images", source="released code", unit="steps")
+    images: PositiveInt = param(64, help="images made in all", source="released code: run.sh")
+    batch: PositiveInt = param(
+        64, help="images updated together", source="released code: run.sh (argparse default: 32)"
+    )
+    lr: PositiveFloat = param(0.5, help="initial learning rate of Adam on the pixels", source="released code")
+    plateau_factor: PositiveFloat = param(
+        0.1, help="factor on the rate where the loss stops falling", source="released code"
+    )
+    plateau_patience: NonNegativeInt = param(
+        100, help="steps without a better loss before that", source="released code"
+    )
+    min_lr: NonNegativeFloat = param(1e-4, help="lowest learning rate", source="released code")
+    eps: PositiveFloat = param(1e-6, help="added to variances before the root", source="released code")
+    init: Literal["released", "intended"] = param(
+        "released",
+        help="initial noise U{0..254} - 127.5, divided by the variance of U(-128, 127) as released (standard deviation "
+        "0.014), or by its standard deviation as intended (1.0)",
+        source="released code; `intended` inferred: a variance stands where a standard deviation was meant",
+    )
+    input_target: Literal["card", "released"] = param(
+        "card",
+        help="statistics that the image itself should have, and that the initial noise is mapped to: those of natural "
+        "images under the card's normalisation, or 0 and 1 as released",
+        source="released code where the card is ImageNet's; else inferred: 0 and 1 are those of that normalisation",
+    )
+
+
+class ZeroQ(Method):
+    """Learns images whose BatchNorm statistics are those of the training data; calibrates ranges with them."""
+
+    name = "zeroq"
+    title = "ZeroQ"
+    paper = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
+    fidelity = Fidelity.RELEASED
+    quantizer = "calibrate"
+    params_type = ZeroQParams
+    params: ZeroQParams
+
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        """Distills the images; a fixed source without labels."""
+        from dfqbench_methods.zeroq.synthesizer import synthesize
+
+        return synthesize(teacher, ctx, self.params)
+
+
+@hookimpl
+def dfqbench_methods() -> list[Offer]:
+    """Offers ZeroQ."""
+    return [Offer("zeroq", "dfqbench_methods.zeroq.plugin:ZeroQ")]

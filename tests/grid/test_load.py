@@ -1,0 +1,144 @@
+"""Grid files: presets are right, and a broken file is one line that names file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dfqbench.api import InputError, UsageError
+from dfqbench.grid import Grid, available_grids, load_grid
+from dfqbench.plugins import Plugins, load_plugins
+
+GOOD = 'schemes = ["w4a4"]\n'
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load_plugins()
+
+
+def read(tmp_path: Path, text: str) -> Grid:
+    (tmp_path / "mine.toml").write_text(text)
+    return load_grid(str(tmp_path / "mine.toml"), load_plugins())
+
+
+def test_presets(plugins: Plugins) -> None:
+    assert set(available_grids(plugins)) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
+    for name in available_grids(plugins):
+        assert load_grid(name, plugins).name == name
+    smoke = load_grid("smoke", plugins)
+    assert (smoke.on, smoke.methods, smoke.budget) == (("digits",), ("zeroq", "noise"), "smoke")
+    w4a4 = load_grid("w4a4", plugins)
+    assert (w4a4.on, w4a4.methods, w4a4.budget, w4a4.seeds) == ((), ("*",), "auto", (0,))
+    assert w4a4.models_for("cifar10") == ("cifar:resnet20",)
+    assert w4a4.models_for("digits") is None
+    bits = [(scheme.w_bits, scheme.a_bits) for scheme in load_grid("bits", plugins).parsed_schemes]
+    assert bits == [(8, 8), (5, 5), (4, 4), (3, 3), (2, 2)]
+
+
+def test_unknown_grid(plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match=r"unknown grid 'w4a5'; did you mean .*valid: bits, smoke"):
+        load_grid("w4a5", plugins)
+
+
+def test_absent_file(tmp_path: Path, plugins: Plugins) -> None:
+    with pytest.raises(InputError, match=r"absent.toml cannot be read: no such file"):
+        load_grid(tmp_path / "absent.toml", plugins)
+
+
+def test_grid_of_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "night.toml").write_text('name = "night"\nschemes = ["w2a2@deploy"]\n')
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\nfrom dfqbench.api import FileOffer, hookimpl\n@hookimpl\n"
+        "def dfqbench_grids(): return [FileOffer('night', str(Path(__file__).with_name('night.toml')))]\n"
+    )
+    plugins = load_plugins([tmp_path / "mine.py"])
+    assert load_grid("night", plugins).parsed_schemes[0].protocol.name == "deploy"
+    assert available_grids(plugins)["night"].origin == str(tmp_path / "mine.py")
+
+
+def test_name_defaults_to_the_file_s(tmp_path: Path) -> None:
+    assert read(tmp_path, GOOD).name == "mine"
+
+
+@pytest.mark.parametrize("text", ["[set]\nzeroq.lr = 0.1\nzeroq.n = 2\n", '[set]\n"zeroq.lr" = 0.1\n"zeroq.n" = 2\n'])
+def test_settings(tmp_path: Path, text: str) -> None:
+    grid = read(tmp_path, GOOD + text)
+    assert grid.settings_for("zeroq") == {"lr": 0.1, "n": 2}
+    assert grid.settings_for("zero") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schemes = [", "is not valid TOML"),
+        ("", "key 'schemes' is missing"),
+        (GOOD + "sheme = 1", "unknown key 'sheme'; valid: budget, limit"),
+        (GOOD + "seeds = ['a']", "key 'seeds.0': input should be a valid integer, not 'a'"),
+        (GOOD + "seeds = []", "key 'seeds'"),
+        (GOOD + "seeds = [-1]", "key 'seeds.0'"),
+        (GOOD + "threads = 0", "key 'threads': input should be greater than or equal to 1, not 0"),
+        (GOOD + "limit = 0", "key 'limit'"),
+        (GOOD + "budget = 'long'", "key 'budget': unknown budget 'long'"),
+        (GOOD + "methods = ['a b']", "key 'methods.0': 'a b' is not a method choice"),
+        (GOOD + "methods = []", "key 'methods'"),
+        (GOOD + "precision = 'half'", "key 'precision': input should be 'float32'"),
+        (GOOD + "on = 'digits'", "key 'on'"),
+        (GOOD + "models = ['a']", "key 'models'"),
+        (GOOD + "[set]\nlr = 1", "key 'set': 'lr' is not a parameter"),
+        ("schemes = ['w4a4@mine']", "unknown protocol 'mine'"),
+        ("schemes = ['w9a4']", "9 bits for weights are not supported"),
+        ("name = 'a/b'\n" + GOOD, "key 'name'"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+    assert str(tmp_path / "mine.toml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+PROTOCOL = 'schemes = ["w4a4@mine"]\n[protocols.mine]\n'
+
+
+def test_own_protocol(tmp_path: Path) -> None:
+    text = 'base = "deploy"\nfirst_bits = "none"\nlast_bits = 4\nweights = { granularity = "tensor" }\n'
+    grid = read(tmp_path, PROTOCOL + text + 'overrides = [{ pattern = "layer4.*", w_bits = 8 }]\n')
+    [scheme] = grid.parsed_schemes
+    assert scheme.label == "w4a4@mine"
+    assert scheme.protocol.first_bits is None
+    assert scheme.protocol.last_bits == 4
+    assert scheme.protocol.weights.granularity == "tensor"
+    assert scheme.protocol.weights.symmetric
+    assert scheme.protocol.fold_batchnorm
+    found = scheme.overridden("layer4.0.conv1")
+    assert found is not None
+    assert (found.w_bits, found.a_bits) == (8, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base = 'other'", "unknown base of protocol 'mine' 'other'"),
+        ("bass = 1", "unknown key of protocol 'mine' 'bass'; did you mean base"),
+        ("name = 'x'", "unknown key of protocol 'mine' 'name'"),
+        ("weights = { symetric = true }", "unknown key of protocol 'mine', weights 'symetric'"),
+        ("weights = 3", "3 is not a table"),
+        ("placement = 'nowhere'", "protocol 'mine': key 'placement'"),
+        ("last_bits = 9", "9 bits are not supported"),
+        ("overrides = [{ pattern = 'a', w_bits = 1 }]", "1 bits are not supported"),
+        ("overrides = [{ patern = 'a' }]", "overrides 'patern'"),
+        ("overrides = 3", "key 'overrides'"),
+    ],
+)
+def test_wrong_protocol(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, PROTOCOL + text)
+    assert message in str(caught.value)
+
+
+def test_built_in_protocols_cannot_be_redefined(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="protocol 'gdfq' is built in"):
+        read(tmp_path, "schemes = ['w4a4']\n[protocols.gdfq]\nfirst_bits = 8\n")

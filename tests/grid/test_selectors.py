@@ -1,0 +1,171 @@
+"""Selectors: what the command line says reaches the grid, and a slip is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfqbench.api import UsageError
+from dfqbench.grid import Grid, MethodChoice, apply, load_grid, parse_methods, parse_selection, resolve_methods
+from dfqbench.plugins import Plugins, load_plugins
+
+EXAMPLES = Path(__file__).parents[1] / "plugins"
+
+DISTILL = """
+from dfqbench.api import Fidelity, Method, Offer, Quantizer, hookimpl
+
+class Train(Quantizer):
+    name = "train"
+    title = "Trains"
+    recipes = {"hot": {}, "cold": {}}
+    default_recipe = "cold"
+    def quantize(self, teacher, source, ctx): ...
+
+class Gen(Method):
+    name = "gen"
+    title = "Gen"
+    paper = "none"
+    fidelity = Fidelity.PAPER
+    quantizer = "train:hot"
+    def synthesize(self, teacher, ctx): ...
+
+@hookimpl
+def dfqbench_quantizers(): return [Offer("train", ":Train")]
+@hookimpl
+def dfqbench_methods(): return [Offer("gen", ":Gen")]
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Plugins:
+    (tmp_path / "gen.py").write_text(DISTILL)
+    found = load_plugins([tmp_path / "gen.py"])
+    assert found.broken == []
+    return found
+
+
+@pytest.fixture
+def grid() -> Grid:
+    return load_grid("w4a4", load_plugins())
+
+
+def labels(text: str, plugins: Plugins) -> list[str]:
+    return [choice.label for choice in resolve_methods(parse_methods(text), plugins)]
+
+
+def test_every_method_and_the_floor_but_never_the_ceiling(plugins: Plugins) -> None:
+    found = labels("*", plugins)
+    assert set(found) == set(plugins.methods)
+    assert found[-1] == "noise"
+    assert labels("*,real,zeroq", plugins) == [*found, "real"]
+
+
+def test_broken_plugins_stay_in_the_sweep() -> None:
+    plugins = load_plugins([EXAMPLES / "broken" / name for name in ("raises_on_import.py", "unresolved_load.py")])
+    assert {"raises_on_import", "unresolved", "zeroq"} <= set(labels("*", plugins))
+    assert labels("raises_on_import,zeroq", plugins) == ["raises_on_import", "zeroq"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("zeroq", MethodChoice("zeroq")),
+        ("ZeroQ", MethodChoice("zeroq")),
+        ("real", MethodChoice("real")),
+        ("zeroq+train", MethodChoice("zeroq", "train", "cold")),
+        ("zeroq+train:hot", MethodChoice("zeroq", "train", "hot")),
+        ("real+train", MethodChoice("real", "train", "cold")),
+        ("gen+train:hot", MethodChoice("gen")),
+        ("gen+train", MethodChoice("gen", "train", "cold")),
+        ("gen+calibrate", MethodChoice("gen", "calibrate")),
+        ("zeroq+calibrate", MethodChoice("zeroq")),
+    ],
+)
+def test_choices(text: str, expected: MethodChoice, plugins: Plugins) -> None:
+    assert resolve_methods([text], plugins) == [expected]
+
+
+def test_the_same_cell_written_twice_is_one(plugins: Plugins) -> None:
+    assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zerq", "unknown method 'zerq'; did you mean zeroq? valid: gen, noise, real, zeroq"),
+        ("zeroq+trian", "unknown quantizer 'trian'; did you mean train?"),
+        ("zeroq+train:warm", "unknown recipe of train 'warm'"),
+        ("zeroq+calibrate:hot", "unknown recipe of calibrate 'hot'"),
+        ("zeroq+", "'zeroq+' is not a method choice"),
+        ("zeroq:hot", "'zeroq:hot' is not a method choice"),
+        (" , ", "no method is named"),
+    ],
+)
+def test_wrong_choices(text: str, message: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError) as caught:
+        labels(text, plugins)
+    assert message in str(caught.value)
+
+
+def test_nothing_selected_changes_nothing(grid: Grid) -> None:
+    assert apply(grid, parse_selection()) == grid
+
+
+def test_everything_selected(grid: Grid) -> None:
+    selection = parse_selection(
+        on="digits, cifar10",
+        models="digits:resnet8,py:a.py:build(1,2)",
+        methods="zeroq,real",
+        bits="w4a4,w3a3@deploy",
+        seeds="0-2,7",
+        settings=["zeroq.iterations=100", "zeroq.note=a=b"],
+        budget="smoke",
+        limit=9,
+    )
+    changed = apply(grid, selection)
+    assert changed.on == ("digits", "cifar10")
+    assert changed.models_for("digits") == changed.models_for("cifar10") == ("digits:resnet8", "py:a.py:build(1,2)")
+    assert changed.methods == ("zeroq", "real")
+    assert [scheme.label for scheme in changed.parsed_schemes] == ["w4a4@gdfq", "w3a3@deploy"]
+    assert changed.seeds == (0, 1, 2, 7)
+    assert changed.settings_for("zeroq") == {"iterations": "100", "note": "a=b"}
+    assert (changed.budget, changed.limit) == ("smoke", 9)
+    assert (changed.name, changed.title) == (grid.name, grid.title)
+
+
+def test_settings_add_to_the_grid_s_and_win(grid: Grid) -> None:
+    once = apply(grid, parse_selection(settings=["zeroq.a=1", "zeroq.b=1"]))
+    twice = apply(once, parse_selection(settings=["zeroq.b=2"]))
+    assert twice.settings_for("zeroq") == {"a": "1", "b": "2"}
+
+
+def test_own_protocol_can_be_selected() -> None:
+    mine = Grid.model_validate({"name": "x", "schemes": ["w4a4"], "protocols": {"mine": {"first_bits": 8}}})
+    assert apply(mine, parse_selection(bits="w3a3@mine")).parsed_schemes[0].protocol.first_bits == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"on": ","}, "--on names nothing"),
+        ({"models": ""}, "--models names nothing"),
+        ({"bits": "4"}, "'4' is not a scheme"),
+        ({"bits": "w1a4"}, "1 bits for weights"),
+        ({"bits": "w4a4@nowhere"}, "unknown protocol 'nowhere'; valid: deploy, gdfq"),
+        ({"seeds": "x"}, "'x' is not a seed"),
+        ({"seeds": "-1"}, "'-1' is not a seed"),
+        ({"seeds": "4-2"}, "not a range of seeds"),
+        ({"seeds": "0-999999999"}, "at most 1000 seeds"),
+        ({"settings": ["zeroq.lr"]}, "--set zeroq.lr has no value"),
+        ({"settings": ["lr=1"]}, "'lr' is not a parameter"),
+        ({"budget": "huge"}, "unknown budget 'huge'"),
+        ({"limit": 0}, "--limit 0 leaves no image"),
+    ],
+)
+def test_wrong_selections(given: dict[str, Any], message: str, grid: Grid) -> None:
+    with pytest.raises(UsageError) as caught:
+        apply(grid, parse_selection(**given))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

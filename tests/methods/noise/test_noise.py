@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfqbench.api import ModelCard
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_network
+from dfqbench_methods.noise.plugin import Noise, NoiseParams
+from dfqbench_methods.noise.source import NoiseSource
+
+
+def test_has_natural_statistics() -> None:
+    card = ModelCard((3, 32, 32), (0.5, 0.5, 0.5), (0.5, 0.25, 0.5), 10)
+    images = NoiseSource(card, seed=1).sample(200).images
+    for c in range(3):
+        assert float(images[:, c].mean()) == pytest.approx(card.input_stats.mean[c], abs=0.02)
+        assert float(images[:, c].std()) == pytest.approx(card.input_stats.std[c], rel=0.02)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_state_is_two_numbers_and_goes_on() -> None:
+    ctx = ToyContext()
+    source = Noise(NoiseParams()).synthesize(toy_network(), ctx)
+    first = source.sample(4).images
+    state = source.state_dict()
+    assert all(isinstance(value, int) for value in state.values())
+    expected = source.sample(4).images
+    other = NoiseSource(ctx.card, seed=0)
+    other.load_state_dict(state)
+    assert torch.equal(other.sample(4).images, expected)
+    assert not torch.equal(first, expected)
+
+
+def test_seed_decides() -> None:
+    before = torch.random.get_rng_state()
+    draws = [
+        Noise(NoiseParams()).synthesize(toy_network(), ToyContext(root_seed=seed)).sample(4).images
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert Noise.control
+    assert not Noise.requires.batchnorm

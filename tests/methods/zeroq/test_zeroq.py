@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from dfqbench.api import BUDGETS, ModelCard, NonFiniteError, Skip, budget_named
+from dfqbench.synth import FixedSource
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_card, toy_network
+from dfqbench_methods.zeroq.plugin import ZeroQ, ZeroQParams
+from dfqbench_methods.zeroq.synthesizer import initial_noise
+
+SMALL = ZeroQParams(images=6, batch=6, iterations=2000)  # 40 iterations under `smoke`
+
+
+def _distill(params: ZeroQParams = SMALL, **context: object) -> tuple[torch.Tensor, ToyContext]:
+    ctx = ToyContext(**context)  # type: ignore[arg-type]
+    source = ZeroQ(params).synthesize(toy_network(), ctx)
+    assert isinstance(source, FixedSource)
+    return source.images, ctx
+
+
+def test_the_loss_falls() -> None:
+    images, ctx = _distill()
+    losses = [scalars["loss"] for scalars in ctx.scalars]
+    assert losses[-1] < 0.3 * losses[0]
+    assert images.shape == (6, 3, 8, 8)
+    assert not images.requires_grad
+    assert ctx.steps[-1] == (40, 40)
+
+
+def test_seed_decides_every_bit() -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = _distill()[0], _distill()[0], _distill(root_seed=1)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_teacher_is_left_as_it_was() -> None:
+    teacher = toy_network()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    ZeroQ(SMALL).synthesize(teacher, ToyContext())
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in teacher.modules())
+
+
+@pytest.mark.parametrize("params", [SMALL, ZeroQParams(images=7, batch=3, iterations=500)])
+def test_an_interrupted_run_goes_on_bit_for_bit(params: ZeroQParams) -> None:
+    whole, ctx = _distill(params, keep_states=True)
+    for state in (ctx.saved[0], ctx.saved[len(ctx.saved) // 2], ctx.saved[-1]):
+        continued, _ = _distill(params, restored=state)
+        assert torch.equal(whole, continued)
+
+
+def test_batches_differ_and_are_cut_to_size() -> None:
+    images, ctx = _distill(ZeroQParams(images=7, batch=3, iterations=500))
+    assert len(images) == 7
+    assert ctx.steps[-1] == (30, 30)
+    assert not torch.equal(images[:3], images[3:6])
+
+
+@pytest.mark.parametrize(("variant", "std"), [("released", 0.0136), ("intended", 1.0)])
+def test_initial_noise(variant: str, std: float) -> None:
+    noise = initial_noise((64, 3, 32, 32), variant, torch.Generator().manual_seed(0))
+    assert float(noise.std()) == pytest.approx(std, rel=0.02)
+    limit = 127.5 / 5418.75 * (1 if variant == "released" else 5418.75**0.5)
+    assert float(noise.min()) == pytest.approx(-limit)
+    # U{0..254}, not U{0..255}: the released code's randint excludes its upper end.
+    assert float(noise.max()) == pytest.approx(limit * 126.5 / 127.5)
+
+
+def test_the_image_aims_at_the_cards_statistics() -> None:
+    card = ModelCard((3, 8, 8), (0.5,) * 3, (0.25,) * 3, 4)
+    assert card.input_stats.std[0] == pytest.approx(0.916)
+    by_card, _ = _distill(dataclasses.replace(SMALL, input_target="card"), card=card)
+    released, _ = _distill(dataclasses.replace(SMALL, input_target="released"), card=card)
+    plain, _ = _distill(SMALL)
+    assert torch.equal(released, plain)  # where the card is ImageNet's, the targets are 0 and 1
+    assert not torch.equal(by_card, released)
+
+
+def test_budgets_scale_images_only_in_smoke() -> None:
+    assert budget_named("short").image_steps(500) == BUDGETS["paper"].image_steps(500) == 500
+
+
+def test_a_network_without_batchnorm_is_skipped() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 4)).requires_grad_(False)
+    with pytest.raises(Skip):
+        ZeroQ(SMALL).synthesize(network, ToyContext())
+
+
+def test_a_diverging_loss_stops() -> None:
+    with pytest.raises(NonFiniteError):
+        _distill(dataclasses.replace(SMALL, lr=float("inf")))
+
+
+def test_one_channel_and_one_image() -> None:
+    ctx = ToyContext(card=toy_card(channels=1))
+    source = ZeroQ(ZeroQParams(images=1, batch=64, iterations=100)).synthesize(toy_network(channels=1), ctx)
+    assert source.sample(1).images.shape == (1, 1, 8, 8)
+    assert torch.isfinite(source.sample(1).images).all()
+
+
+def test_the_offer_needs_no_torch() -> None:
+    code = "import sys, dfqbench_methods.zeroq.plugin, dfqbench_methods.noise.plugin; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,325 @@
+"""Tables: every number at its place, every failure with its reason, and nothing assumed to be there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+import pytest
+
+from dfqbench.api import UsageError
+from dfqbench.report import frame, hardware, render
+
+
+def record(cell: str, **changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "schema": 1,
+        "run": "w4a4",
+        "cell_id": cell,
+        "attempt": 1,
+        "status": "ok",
+        "flags": [],
+        "finished_at": "2025-01-01T00:00:00Z",
+        "method": "zeroq",
+        "quantizer": "calibrate",
+        "params": {"iterations": 500},
+        "target": "digits",
+        "model": {"ref": "digits:resnet8"},
+        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": {"name": "gdfq"}},
+        "budget": "short",
+        "precision": "float32",
+        "seed": 0,
+        "dataset": {"name": "digits", "n": 540, "subset": None},
+        "fp_top1": 98.5,
+        "top1": 90.25,
+        "drop": 8.25,
+        "top1_se": 1.28,
+        "seconds": {"synthesis": 12.34, "wall": 20.0},
+        "coverage": {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]},
+        "environment": "e1",
+        "error": None,
+    }
+    return made | changes
+
+
+def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
+    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits}
+
+
+def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> dict[str, Any]:
+    error = {"type": kind, "message": message, "phase": "synthesis", "traceback": "..."}
+    return record(cell, status=status, error=error, top1=None, drop=None, **changes)
+
+
+def rows(text: str) -> list[list[str]]:
+    """Fields of the Markdown table's body."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[field.strip() for field in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_one_cell() -> None:
+    [row] = rows(render([record("a")], "md"))
+    assert row == ["w4a4@gdfq", "zeroq", "90.25", "8.25", "12.3 s"]
+
+
+def test_seeds_are_summed_up() -> None:
+    records = [record(str(seed), seed=seed, top1=value, drop=None) for seed, value in enumerate((90.0, 92.0, 94.0))]
+    [row] = rows(render(records, "md"))
+    assert row[2:4] == ["92.00 ± 2.00 (3)", "6.50"]
+    assert "seeds 0, 1, 2: mean ± sample standard deviation" in render(records, "text")
+
+
+def test_only_the_latest_attempt_counts() -> None:
+    records = [record("a", attempt=2, top1=80.0), failed("a", "failed", "boom"), record("a", attempt=10, top1=70.0)]
+    [row] = rows(render(records, "md"))
+    assert row[2] == "70.00"
+    assert [entry["top1"] for entry in json.loads(render(records, "json"))] == [70.0]
+
+
+def test_the_same_cell_in_two_runs_counts_once() -> None:
+    old = record("a", run="one", attempt=5, top1=80.0)
+    new = record("a", run="two", attempt=1, top1=70.0, finished_at="2025-01-02T00:00:00Z")
+    assert rows(render([new, old], "md"))[0][2] == "70.00"
+
+
+def test_an_older_cell_of_the_same_place_is_no_second_seed() -> None:
+    old = record("a", top1=80.0)
+    new = record("b", top1=70.0, finished_at="2025-01-02T00:00:00Z")
+    text = render([new, old], "md")
+    assert [row[2] for row in rows(text)] == ["70.00"]
+    assert "1 older cells of the same places" in text
+
+
+def test_order_of_rows() -> None:
+    records = [
+        record("1", method="real", flags=["control"]),
+        record("2", method="noise", flags=["control"]),
+        record("3"),
+        record("4", method="aaa", flags=["control"]),
+        record("5", scheme=scheme(8)),
+        record("6", scheme=scheme(3)),
+        record("7", scheme=scheme(8, "deploy")),
+    ]
+    assert [row[:2] for row in rows(render(records, "md"))] == [
+        ["w8a8@deploy", "zeroq"],
+        ["w8a8@gdfq", "zeroq"],
+        ["w4a4@gdfq", "zeroq"],
+        ["w4a4@gdfq", "aaa (control)"],
+        ["w4a4@gdfq", "noise (floor)"],
+        ["w4a4@gdfq", "real (ceiling)"],
+        ["w3a3@gdfq", "zeroq"],
+    ]
+
+
+def test_failures_are_rows_with_reasons() -> None:
+    records = [
+        failed("1", "failed", "lists index\nout of range", "IndexError", method="one"),
+        failed("2", "unavailable", "weights missing", "Unavailable", method="two"),
+        failed("3", "skipped", "no BatchNorm", "Skip", method="three"),
+        record("4", method="four", status="invalid", flags=["real_data_opened"]),
+        record("5", method="five", top1=math.nan),
+    ]
+    text = render(records, "text")
+    assert {row[1]: row[2].replace("\\", "") for row in rows(render(records, "md"))} == {
+        "five": "no result [1]",
+        "four": "invalid [2]",
+        "one": "failed [3]",
+        "three": "skipped [4]",
+        "two": "unavailable [5]",
+    }
+    assert "[2] invalid: real_data_opened" in text
+    assert "[3] failed: IndexError: lists index out of range (in synthesis)" in text
+    assert "[4] skipped: no BatchNorm (in synthesis)" in text
+
+
+def test_a_failed_seed_is_a_footnote_beside_the_others() -> None:
+    text = render([record("1"), failed("2", "failed", "boom", seed=1)], "text")
+    assert "90.25 [1]" in text
+    assert "[1] seed 1: failed: boom (in synthesis)" in text
+
+
+def test_the_same_reason_has_one_number() -> None:
+    records = [failed(name, "failed", "boom", method=name) for name in ("a", "b")]
+    assert render(records, "text").count("[1]") == 3
+    assert "[2]" not in render(records, "text")
+
+
+def test_a_cell_without_evaluation_set_stays_in_its_target_s_table() -> None:
+    records = [record("1"), failed("2", "failed", "boom", method="other", dataset=None, precision=None)]
+    assert render(records, "text").count("budget short") == 1
+    assert [row[1] for row in rows(render(records, "md"))] == ["other", "zeroq"]
+
+
+def test_flags_are_footnotes() -> None:
+    assert "[1] flagged: generator_alone" in render([record("1", flags=["generator_alone", "cross"])], "text")
+
+
+def test_crosses_name_their_quantizer() -> None:
+    records = [record("1"), record("2", quantizer="distill:intraq")]
+    assert [row[1] for row in rows(render(records, "md"))] == ["zeroq+calibrate", "zeroq+distill:intraq"]
+    alone = [
+        record("1"),
+        record("2", quantizer="distill:intraq", label="zeroq+distill:intraq"),
+        record("3", method="x"),
+    ]
+    assert [row[1] for row in rows(render(alone[1:], "md"))] == ["x", "zeroq+distill:intraq"]
+
+
+def test_parameters_that_vary_are_rows() -> None:
+    records = [record("1"), record("2", params={"iterations": 100}, top1=50.0)]
+    found = {row[1]: row[2] for row in rows(render(records, "md"))}
+    assert found == {"zeroq [iterations=500]": "90.25", "zeroq [iterations=100]": "50.00"}
+
+
+def test_targets_sizes_and_budgets_have_tables_of_their_own() -> None:
+    records = [
+        record("1"),
+        record("2", budget="paper"),
+        record("3", dataset={"name": "digits", "n": 64}),
+        record("4", target="cifar10", dataset={"name": "cifar10", "n": 10000}),
+    ]
+    text = render(records, "text")
+    assert text.splitlines()[0] == "cifar10 (10,000 images), budget short"
+    for title in ("digits (64 images), budget short", "digits (540 images), budget paper"):
+        assert title in text
+    assert text.count("coverage") == 4
+
+
+def test_caption() -> None:
+    changes: dict[str, Any] = {"dataset": {"name": "imagenet-val1300", "n": 1300, "subset": "imagenet"}}
+    records = [record("1", **changes), record("2", model={"ref": "timm:x"}, fp_top1=70.0, seed=3, **changes)]
+    text = " ".join(render(records, "text", {"e1": "cpu: Toy, 2 cores"}).split())
+    for part in (
+        "digits (imagenet-val1300, 1,300 images, subset: imagenet)",
+        "last state",
+        "full precision, re-measured in this run: resnet8 98.50, x 70.00",
+        "binomial standard error of a top-1: 1.28",
+        "protocol gdfq; precision float32",
+        "resnet8 99.0 % (in float: fc)",
+        "hardware: cpu: Toy, 2 cores",
+        "2 cells, 40.0 s in all",
+        "models: digits:resnet8, timm:x",
+    ):
+        assert part in text
+    assert "hardware: environment e1" in render(records, "text")
+
+
+def test_standard_error_is_computed_where_it_is_missing() -> None:
+    text = render([record("1", top1=50.0, top1_se=None, dataset={"name": "digits", "n": 100})], "text")
+    assert "binomial standard error of a top-1: 5.00" in text
+
+
+@pytest.mark.parametrize("models", [1, 2, 3, 7])
+def test_text_fits_the_terminal(models: int) -> None:
+    records = [
+        failed(f"{name}{model}", "unavailable", "weights missing " * 20, model={"ref": f"torchvision:network_{model}"})
+        if name == "a"
+        else record(f"{name}{model}", method=name, model={"ref": f"torchvision:network_{model}"})
+        for model in range(models)
+        for name in ("a", "b")
+    ]
+    text = render(records, "text")
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for model in range(models):
+        assert f"network_{model}" in text
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.0, "0.00 s"),
+        (0.516, "0.52 s"),
+        (12.34, "12.3 s"),
+        (99.96, "1.7 min"),
+        (250, "4.2 min"),
+        (5996, "99.9 min"),
+        (5999, "1.7 h"),
+        (360000, "100.0 h"),
+        (None, "-"),
+        (math.nan, "-"),
+        ("long", "-"),
+    ],
+)
+def test_times(seconds: object, shown: str) -> None:
+    assert rows(render([record("1", seconds={"synthesis": seconds})], "md"))[0][4] == shown
+
+
+@pytest.mark.parametrize("fmt", ["text", "md", "csv", "json"])
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"method": "zeroq"},
+        {"schema": 0, "model": "resnet18", "scheme": "w4a4", "status": "ok", "top1": 50},
+        {"seconds": None, "coverage": 3, "dataset": [], "params": [], "flags": "x", "error": "boom"},
+        record("1", top1=math.nan, fp_top1=None, seconds={"synthesis": math.inf}, attempt="two", seed=None),
+    ],
+)
+def test_strange_records(strange: dict[str, Any], fmt: Any) -> None:
+    assert render([strange, record("2")], fmt)
+    assert render([strange], fmt)
+
+
+def test_older_records_with_plain_names() -> None:
+    old = record("1", model="resnet18", scheme="w4a4@gdfq")
+    assert rows(render([old], "md"))[0][:3] == ["w4a4@gdfq", "zeroq", "90.25"]
+
+
+def test_markup_in_names_is_escaped() -> None:
+    text = render([failed("1", "failed", "a | b <i>", method="a|b")], "md")
+    assert "a\\|b" in text
+    assert "a \\| b \\<i\\>" in text
+
+
+def test_csv() -> None:
+    records = [record("1", flags=["x", "y"]), failed("2", "failed", "boom", method="other", seed=1)]
+    first, second = csv.DictReader(io.StringIO(render(records, "csv")))
+    assert (first["cell_id"], first["top1"], first["synthesis_s"], first["model"]) == (
+        "1",
+        "90.25",
+        "12.34",
+        "digits:resnet8",
+    )
+    assert (first["flags"], first["params"], first["reason"]) == ("x;y", '{"iterations": 500}', "")
+    assert (second["status"], second["top1"], second["seed"]) == ("failed", "", "1")
+    assert second["reason"] == "boom (in synthesis)"
+
+
+def test_json_is_the_records_without_nan() -> None:
+    [found] = json.loads(render([record("1", top1=math.nan, unknown_key=[1])], "json"))
+    assert found == record("1", top1=None, unknown_key=[1])
+
+
+def test_no_records() -> None:
+    assert render([], "text") == "no records\n"
+    assert json.loads(render([], "json")) == []
+    assert render([], "csv").count("\n") == 1
+
+
+def test_unknown_format() -> None:
+    with pytest.raises(UsageError, match=r"unknown format 'html'; .*valid: csv, json, md, text"):
+        render([], "html")  # type: ignore[arg-type]
+
+
+def test_frame() -> None:
+    table = frame([record("1"), record("2", extra={"a": {"b": 1}})])
+    assert list(table["cell_id"]) == ["1", "2"]
+    assert table["seconds.synthesis"].sum() == pytest.approx(24.68)
+    assert table["extra.a.b"].isna().tolist() == [True, False]
+    assert frame([]).empty
+
+
+def test_hardware(tmp_path: Any) -> None:
+    folder = tmp_path / "environments"
+    folder.mkdir()
+    (folder / "e1.json").write_text(
+        json.dumps({"device": "cpu", "device_name": "Toy", "cores": 2, "packages": {"torch": "2.9"}})
+    )
+    (folder / "e2.json").write_text(json.dumps({"device": "cuda", "device_name": "Fast", "cores": 2}))
+    (folder / "e3.json").write_text("{")
+    assert hardware(tmp_path) == {"e1": "cpu: Toy, 2 cores, torch 2.9", "e2": "cuda: Fast"}
+    assert hardware(tmp_path / "absent") == {}

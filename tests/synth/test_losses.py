@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfqbench.synth import (
+    BatchNormStatistics,
+    Moments,
+    bns_loss,
+    bns_sample_gap,
+    positions,
+    sample_moments,
+    unbiased,
+    zeroq_gap,
+    zeroq_loss,
+)
+from dfqbench.testing.toys import toy_network
+
+
+def _network(size: int = 8) -> nn.Sequential:
+    return toy_network(size=size).double()
+
+
+def _images(count: int = 3, size: int = 8) -> Tensor:
+    return torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def _batchnorm_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Tensor, nn.BatchNorm2d]]:
+    """Another path than hooks: the layers called one by one."""
+    found, x = [], images
+    for module in network:
+        if isinstance(module, nn.BatchNorm2d):
+            found.append((x, module))
+        x = module(x)
+    return found
+
+
+def _variance(values: Tensor, correction: int) -> Tensor:
+    """From the definition, not torch.var."""
+    count = values.numel()
+    centred = values - values.sum() / count
+    return (centred * centred).sum() / (count - correction if count > 1 else count)
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 8), (1, 8), (3, 2)])
+def test_bns_loss_is_the_formula(count: int, size: int) -> None:
+    network, images = _network(size), _images(count, size)
+    expected = 0.0
+    inputs = _batchnorm_inputs(network, images)
+    for x, layer in inputs:
+        channels = x.shape[1]
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        for c in range(channels):
+            values = x[:, c].reshape(-1)
+            mean_gap = float(values.sum() / values.numel() - layer.running_mean[c])
+            var_gap = float(_variance(values, 0) - layer.running_var[c])
+            expected += (mean_gap**2 + var_gap**2) / channels / len(inputs)
+    with BatchNormStatistics(network) as watch:
+        network(images)
+        assert float(bns_loss(watch.last)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 8), (1, 8), (3, 2)])
+def test_zeroq_loss_is_the_formula(count: int, size: int) -> None:
+    network, images = _network(size), _images(count, size)
+    target = Moments(torch.tensor([0.1, 0.0, -0.2]).double(), torch.tensor([1.0, 0.5, 2.0]).double())
+    expected, eps = 0.0, 1e-6
+    for n in range(count):
+        for c in range(3):
+            values = images[n, c].reshape(-1)
+            expected += float(values.mean() - target.mean[c]) ** 2
+            expected += (float(_variance(values, 1) + eps) ** 0.5 - float(target.var[c]) ** 0.5) ** 2
+        for x, layer in _batchnorm_inputs(network, images):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            for c in range(x.shape[1]):
+                values = x[n, c].reshape(-1)
+                expected += float(values.mean() - layer.running_mean[c]) ** 2
+                found_std = float(_variance(values, 1) + eps) ** 0.5
+                expected += (found_std - float(layer.running_var[c] + eps) ** 0.5) ** 2
+    with BatchNormStatistics(network) as watch:
+        network(images)
+        image = unbiased(sample_moments(images), positions(images))
+        assert float(zeroq_loss(watch.last, image, target)) == pytest.approx(expected / count, rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["batch", "sample"])
+def test_gradient_reaches_the_images(kind: str) -> None:
+    network, images = _network(4), _images(2, 4).requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        with BatchNormStatistics(network) as watch:
+            network(x)
+            if kind == "batch":
+                return bns_loss(watch.last)
+            image = unbiased(sample_moments(x), positions(x))
+            return zeroq_loss(watch.last, image, Moments(torch.zeros(3).double(), torch.ones(3).double()))
+
+    assert torch.autograd.gradcheck(loss, (images,))
+
+
+def test_gaps_vanish_where_statistics_match() -> None:
+    wanted = Moments(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.0]))
+    found = Moments(wanted.mean.expand(3, 2), wanted.var.expand(3, 2))
+    assert torch.equal(zeroq_gap(found, wanted), torch.zeros(3))
+    assert torch.equal(bns_sample_gap(found, wanted, torch.tensor([0.5, 0.5])), torch.zeros(3))
+
+
+def test_sample_gap_is_the_formula() -> None:
+    found = Moments(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 5.0]]))
+    wanted = Moments(torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0]))
+    gap = bns_sample_gap(found, wanted, torch.tensor([0.25, 0.75]))
+    assert float(gap[0]) == pytest.approx(0.25 * (1 + 4) + 0.75 * (4 + 16))
+
+
+def test_a_constant_image_has_a_finite_gradient() -> None:
+    # sqrt at zero variance is where a gradient becomes infinite; the eps under the root prevents it.
+    network = _network()
+    images = torch.zeros((2, 3, 8, 8), dtype=torch.float64, requires_grad=True)
+    with BatchNormStatistics(network) as watch:
+        network(images)
+        image = unbiased(sample_moments(images), positions(images))
+        target = Moments(torch.zeros(3).double(), torch.ones(3).double())
+        zeroq_loss(watch.last, image, target).backward()  # type: ignore[no-untyped-call]
+    assert images.grad is not None
+    assert torch.isfinite(images.grad).all()

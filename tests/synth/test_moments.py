@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfqbench.synth import Moments, batch_moments, positions, sample_moments, unbiased
+from dfqbench.synth import moments as module
+
+
+@pytest.fixture
+def noise() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 6), (5, 3, 1, 1), (1, 3, 2, 2), (5, 3), (5, 3, 7), (2, 3, 2, 2, 2)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_sample_moments_match_loops(shape: tuple[int, ...], channels_last: bool, noise: torch.Generator) -> None:
+    x = torch.randn(shape, generator=noise, dtype=torch.float64) * 2 + 5
+    if channels_last and len(shape) == 4:
+        x = x.to(memory_format=torch.channels_last)
+    found = sample_moments(x)
+    for n in range(shape[0]):
+        for c in range(shape[1]):
+            values = x[n, c].reshape(-1).tolist()
+            mean = sum(values) / len(values)
+            var = sum((v - mean) ** 2 for v in values) / len(values)
+            assert float(found.mean[n, c]) == pytest.approx(mean, rel=1e-12)
+            assert float(found.var[n, c]) == pytest.approx(var, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3, 2), (2, 2, 1, 1), (1, 2, 2, 2), (3, 2)])
+def test_sample_moments_gradient(shape: tuple[int, ...], noise: torch.Generator) -> None:
+    x = torch.randn(shape, generator=noise, dtype=torch.float64, requires_grad=True)
+
+    def both(values: torch.Tensor) -> torch.Tensor:
+        moments = sample_moments(values)
+        return torch.cat((moments.mean, moments.var), 1)
+
+    assert torch.autograd.gradcheck(both, (x,))
+
+
+def test_chunks_do_not_change_the_result(noise: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn((9, 4, 5, 5), generator=noise).to(memory_format=torch.channels_last)
+    whole = sample_moments(x)
+    monkeypatch.setattr(module, "CHUNK", 1)
+    parts = sample_moments(x)
+    assert torch.equal(whole.mean, parts.mean)
+    torch.testing.assert_close(whole.var, parts.var)
+
+
+def test_gradient_keeps_the_memory_format(noise: torch.Generator) -> None:
+    x = torch.randn((2, 4, 3, 3), generator=noise).to(memory_format=torch.channels_last).requires_grad_()
+    sample_moments(x).var.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batch_moments_are_those_of_batchnorm(noise: torch.Generator) -> None:
+    x = torch.randn((6, 3, 4, 4), generator=noise, dtype=torch.float64) + torch.arange(6.0).view(-1, 1, 1, 1)
+    layer = torch.nn.BatchNorm2d(3, momentum=1.0, dtype=torch.float64)
+    layer(x)
+    found = batch_moments(sample_moments(x))
+    count = 6 * 4 * 4
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    torch.testing.assert_close(found.mean, layer.running_mean)
+    torch.testing.assert_close(found.var * count / (count - 1), layer.running_var)
+
+
+def test_unbiased_variance_stays_finite_for_one_position(noise: torch.Generator) -> None:
+    x = torch.randn((2, 3, 4, 4), generator=noise, dtype=torch.float64)
+    torch.testing.assert_close(unbiased(sample_moments(x), positions(x)).var, x.var((2, 3)))
+    alone = unbiased(sample_moments(x[..., :1, :1]), 1)
+    assert torch.equal(alone.var, torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_detach_drops_the_graph() -> None:
+    x = torch.ones((2, 3), requires_grad=True)
+    assert not Moments(x * 2, x * 3).detach().var.requires_grad

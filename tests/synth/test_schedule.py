@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfqbench.api import NonFiniteError
+from dfqbench.synth import DevicePlateau, FiniteWatch
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("patience", [0, 3, 10])
+def test_plateau_follows_torchs(seed: int, patience: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    losses = torch.randn(200, generator=random) * 0.3 - torch.linspace(0, 1, 200) + 3
+    losses[50:80] = losses[49]  # a flat stretch: equal losses are not better
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, min_lr=1e-3)
+    lr = torch.tensor(0.5)
+    ours = DevicePlateau(lr, factor=0.5, patience=patience, min_lr=1e-3)
+    for loss in losses:
+        theirs.step(float(loss))
+        ours.step(loss)
+        assert float(lr) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+    assert ours.lr is lr
+    assert float(lr) < 0.5
+
+
+def test_plateau_stops_at_the_lowest_rate() -> None:
+    lr = torch.tensor(0.5)
+    plateau = DevicePlateau(lr, factor=0.1, patience=0, min_lr=1e-4)
+    for _ in range(20):
+        plateau.step(torch.tensor(1.0))
+    assert float(lr) == pytest.approx(1e-4)
+
+
+def test_plateau_goes_on_from_its_state() -> None:
+    def run(state_at: int | None) -> float:
+        lr = torch.tensor(1.0)
+        plateau = DevicePlateau(lr, factor=0.1, patience=4, min_lr=0.0)
+        for step in range(12):
+            if step == state_at:
+                state = {key: value.clone() for key, value in plateau.state_dict().items()}
+                lr = torch.tensor(7.0)
+                plateau = DevicePlateau(lr, factor=0.1, patience=4, min_lr=0.0)
+                plateau.load_state_dict(state)
+            plateau.step(torch.tensor(1.0))
+        return float(lr)
+
+    assert run(None) == run(7) == pytest.approx(0.01)
+
+
+def test_adam_obeys_the_tensor_rate() -> None:
+    x = torch.zeros(3, requires_grad=True)
+    lr = torch.tensor(0.5)
+    optimizer = torch.optim.Adam([x], lr=lr, fused=True)
+    x.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(x.detach(), torch.full((3,), -0.5))
+    lr.mul_(0.1)
+    optimizer.step()
+    torch.testing.assert_close(x.detach(), torch.full((3,), -0.55))
+
+
+def test_finite_watch_names_the_first_bad_step() -> None:
+    watch = FiniteWatch("toy loss", torch.device("cpu"))
+    for step in range(1, 50):
+        watch.step(torch.tensor(float("nan") if step in (7, 9) else 1.0), step)
+    with pytest.raises(NonFiniteError, match="toy loss is not finite at step 7") as caught:
+        watch.step(torch.tensor(1.0), 50)
+    assert caught.value.step == 7
+
+
+def test_finite_watch_is_quiet_about_finite_losses() -> None:
+    watch = FiniteWatch("toy loss", torch.device("cpu"))
+    for step in range(1, 101):
+        watch.step(torch.tensor(1e30), step)
+    watch.check()

@@ -1,0 +1,107 @@
+"""What may import what; and what must stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dfqbench
+import dfqbench_methods
+
+HOST = Path(dfqbench.__file__).parent
+METHODS = Path(dfqbench_methods.__file__).parent
+HEAVY = {"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn"}
+
+
+def imports(folder: Path, package: str) -> Iterator[tuple[str, str]]:
+    """Every absolute import below a folder, with the file it is in; relative ones are made absolute."""
+    for file in sorted(folder.rglob("*.py")):
+        where = (package, *file.relative_to(folder).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((str(file), alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join(where[: -node.level]) if node.level else ""
+                name = ".".join(part for part in (base, node.module or "") if part)
+                yield from ((str(file), f"{name}.{alias.name}") for alias in node.names)
+
+
+def below(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_host_imports_no_method() -> None:
+    found = list(imports(HOST, "dfqbench"))
+    assert len(found) > 100
+    assert [entry for entry in found if below(entry[1], "dfqbench_methods")] == []
+    dynamic = [str(file) for file in HOST.rglob("*.py") if "dfqbench_methods." in file.read_text(encoding="utf-8")]
+    assert dynamic == []
+
+
+def test_methods_import_only_the_public_rooms() -> None:
+    allowed = ("dfqbench.api", "dfqbench.quant", "dfqbench.quantizers", "dfqbench.synth")
+    found = list(imports(METHODS, "dfqbench_methods"))
+    assert any(below(name, "dfqbench") for _, name in found)
+    assert [entry for entry in found if below(entry[1], "dfqbench") and not below(entry[1], *allowed)] == []
+
+
+def test_methods_do_not_import_one_another() -> None:
+    for folder in METHODS.iterdir():
+        if not (folder / "plugin.py").is_file():
+            continue
+        own = f"dfqbench_methods.{folder.name}"
+        found = imports(folder, own)
+        assert [entry for entry in found if below(entry[1], "dfqbench_methods") and not below(entry[1], own)] == []
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter has after some code."""
+    tail = "\nimport sys\nprint('\\nMODULES', *{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["api", "hookspecs", "plugins", "grid", "report", "quant.scheme", "cli.main", "run.store"],
+)
+def test_light_modules(module: str) -> None:
+    assert loaded(f"import dfqbench.{module}") & HEAVY == set()
+
+
+VERBS = """
+import typer
+from dfqbench.cli import grids, methods, table
+app = typer.Typer()
+for verb in (grids, methods, table):
+    verb.register(app)
+try:
+    app({arguments!r})
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["methods", "list"], ["methods", "show", "zeroq"], ["grids", "list"], ["grids", "show", "w4a4"]],
+    ids=" ".join,
+)
+def test_light_verbs(arguments: list[str]) -> None:
+    assert loaded(VERBS.format(arguments=arguments)) & HEAVY == set()
+
+
+def test_light_table(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "cells" / "a" / "attempt-1"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text('{"schema": 1, "cell_id": "a", "status": "ok", "top1": 50.0}')
+    assert loaded(VERBS.format(arguments=["table", "--out", str(tmp_path)])) & HEAVY == set()
+
+
+def test_importing_the_api_is_all_that_a_plugin_needs() -> None:
+    assert loaded("from dfqbench.api import Method, Offer, hookimpl, param") & HEAVY == set()
