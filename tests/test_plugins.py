@@ -73,7 +73,8 @@ def test_local_load_strings(tmp_path: Path, load: str) -> None:
     assert load_plugins([tmp_path / "mine.py"]).method_class("flat").name == "flat"
 
 
-def test_an_edited_local_file_is_read_anew(tmp_path: Path) -> None:
+def test_an_edited_local_file_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     mine = tmp_path / "mine.py"
     shutil.copy(EXAMPLES / "flat.py", mine)
     assert load_plugins([mine]).method_class("flat").title == "Flat colours"

@@ -95,7 +95,8 @@ def main() -> int:
     with torch.inference_mode():
         correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in evaluation.batches(540))
     state = {name: value.contiguous() for name, value in model.state_dict().items() if "num_batches" not in name}
-    save_file(state, OUTPUT, {"source": "tools/train_digits.py", "licence": "Apache-2.0"})
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    save_file(state, OUTPUT, {"source": "tools/train_digits.py, Apache-2.0"})
     sys.stdout.write(f"top-1 {100 * correct / evaluation.n:.2f} % of {evaluation.n}; wrote {OUTPUT}\n")
     return 0
 

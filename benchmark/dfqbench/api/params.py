@@ -33,7 +33,7 @@ class ParamInfo:
     source: str
 
 
-def param(default: Any, *, help: str, source: str, unit: str = "") -> Any:  # noqa: A002 - the word users know
+def param(default: Any, *, help: str, source: str, unit: str = "") -> Any:
     """A dataclass field that documents itself.
 
     Args:

@@ -83,7 +83,8 @@ def _devices() -> Iterator[Finding]:
     from dfqbench.targets.health import Finding
 
     features = torch.backends.cpu.get_cpu_capability()
-    bf16 = "bfloat16 in hardware" if torch.cpu._is_avx512_bf16_supported() else "bfloat16 emulated"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    bf16 = "bfloat16 in hardware" if native else "bfloat16 emulated"
     yield Finding(
         "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {features}, {bf16}"
     )
@@ -121,4 +122,4 @@ def _data(data: list[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
             sound.append(folder)
             yield Finding("data folder", "ok", str(folder))
     catalogue = Catalogue.discover(sound, plugins.targets.values(), families)
-    yield from examine(catalogue, images)
+    yield from examine(catalogue, images, families)

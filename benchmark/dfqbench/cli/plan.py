@@ -51,9 +51,7 @@ def plan(
     from dfqbench.run.estimate import History
     from dfqbench.run.session import earlier_records
 
-    request = Request(
-        grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or []
-    )
+    request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
     found, plugins = planned(request)
     device = resolve_device(device)
     history = History(earlier_records(out))

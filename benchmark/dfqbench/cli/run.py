@@ -53,9 +53,7 @@ def run(
     from dfqbench.run.environment import resolve_device
     from dfqbench.run.session import Options, run_plan, write_tables
 
-    request = Request(
-        grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or []
-    )
+    request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
     found, plugins = planned(request)
     options = Options(out, name, resolve_device(device), yes, retry, any_environment)
     summary, folder = run_plan(found, plugins, options, Console(stderr=True))
@@ -68,7 +66,9 @@ def run(
             message = (record.get("error") or {}).get("message")
             typer.echo(f"{record['status']}: {record['cell_id']} {record['label']}: {message}", err=True)
         if summary.failed:
-            typer.echo("look closer with `dfqbench show CELL`; run them again with the same command and --retry", err=True)
+            typer.echo(
+                "look closer with `dfqbench show CELL`; run them again with the same command and --retry", err=True
+            )
         raise typer.Exit(1)
 
 

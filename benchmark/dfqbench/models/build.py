@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -211,13 +213,17 @@ def _module(reference: Reference) -> ModuleType:
 
 
 def _file_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"dfqbench_user_{path.stem}", path)
+    name = f"dfqbench_user_{hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise InputError(f"there is no Python file {path}", "correct the path in the reference")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickling look a class's module up by name.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's file may raise anything
+        del sys.modules[name]
         raise InputError(f"{path} does not import: {type(error).__name__}: {_line(error)}", "correct it") from error
     return module
 

@@ -89,9 +89,9 @@ PRODUCTS: dict[Any, Callable[[tuple[Any, ...], Tensor], _Product]] = {
 }
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, student: Student, coverage: Coverage, stack: list[str], images: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._student = student
         self._coverage = coverage
         self._stack = stack

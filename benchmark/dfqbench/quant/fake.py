@@ -51,7 +51,7 @@ def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int) 
         shift: Z, broadcastable to `x`.
         bits: k; at most 2^k distinct values come out for each (S, Z).
     """
-    rounded: Tensor = _RoundToShiftedGrid.apply(x, scale, shift, bits)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _RoundToShiftedGrid.apply(x, scale, shift, bits)
     return rounded
 
 

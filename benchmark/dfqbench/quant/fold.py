@@ -68,9 +68,7 @@ def fold_batchnorm(traced: fx.GraphModule) -> int:
     return folded
 
 
-def _foldable(
-    traced: fx.GraphModule, node: fx.Node, calls: Counter[str]
-) -> tuple[fx.Node, _ConvNd, _BatchNorm] | None:
+def _foldable(traced: fx.GraphModule, node: fx.Node, calls: Counter[str]) -> tuple[fx.Node, _ConvNd, _BatchNorm] | None:
     if node.op != "call_module" or calls[str(node.target)] != 1:
         return None
     norm = traced.get_submodule(str(node.target))

@@ -20,7 +20,7 @@ def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
     """
     flat = values.reshape(-1)
     stride = max(1, flat.numel() // SAMPLE)
-    levels = torch.unique(flat[::stride])
+    levels: Tensor = torch.unique(flat[::stride])
     if levels.numel() > limit:
         return None
     if stride == 1:

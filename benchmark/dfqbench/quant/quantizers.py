@@ -65,7 +65,7 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("scale", torch.ones(()), persistent=False)
         self.register_buffer("shift", torch.zeros(()), persistent=False)
         self.refresh()
-        self.register_load_state_dict_post_hook(_refresh_after_load)
+        self.register_load_state_dict_post_hook(_refresh_after_load)  # type: ignore[no-untyped-call]
 
     def refresh(self) -> None:
         """Recomputes the grid from the range."""

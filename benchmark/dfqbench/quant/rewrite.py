@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
@@ -166,7 +165,7 @@ def _quantize_first_argument(layer: nn.Module, args: tuple[Tensor, ...]) -> tupl
 
 def _quantize_network_input(traced: fx.GraphModule, scheme: Scheme) -> list[Claim]:
     bits = scheme.protocol.input_bits
-    if bits == OFF or scheme.a_bits == OFF:
+    if OFF in {bits, scheme.a_bits}:
         return []
     image = next(node for node in traced.graph.nodes if node.op == "placeholder")
     quantizer = ActivationQuantizer("input", scheme.protocol.activations, bits)
@@ -218,5 +217,3 @@ def _wrap_inner(traced: fx.GraphModule, scheme: Scheme, name: str, calls: int, b
     parent, _, child = name.rpartition(".")
     traced.get_submodule(parent).add_module(child, QuantizedActivation(traced.get_submodule(name), quantizers))
     return [Claim("activation", quantizer.name, bits) for quantizer in quantizers]
-
-

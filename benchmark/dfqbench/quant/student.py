@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     traced, claims = rewrite(network, scheme, example)
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
-    traced.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    traced.to(memory_format=torch.channels_last)
     traced.to(device)
     from dfqbench.quant.probe import probe
 
@@ -157,13 +158,17 @@ def load_student(
         model = ModelSpec.from_dict(description["model"])
         scheme = Scheme.from_dict(description["scheme"])
     except FileNotFoundError as error:
-        raise InputError(f"{folder} holds no student ({error.filename} is missing)", "name an attempt folder") from error
-    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{folder} holds no student ({error.filename} is missing)", "name an attempt folder"
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"the student in {folder} cannot be read: {error}", "run its cell again") from error
     student = prepare(build_teacher(model, device, families), scheme, model.card)
     try:
         student.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
-        raise InputError(f"the student in {folder} does not fit its description: {first}", "run its cell again") from None
+        raise InputError(
+            f"the student in {folder} does not fit its description: {first}", "run its cell again"
+        ) from None
     return student

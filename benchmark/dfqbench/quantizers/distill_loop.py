@@ -98,8 +98,10 @@ class Distillation:
 
     def _step(self, step: int) -> dict[str, Any]:
         if step < self.plan.range_steps:
+            # Drawn before: what the generator sees of the student must not count for the ranges.
+            images = self._draw().images
             with torch.no_grad(), self.student.observing(self._params.range_rule):
-                self.student(self._draw().images)
+                self.student(images)
             return {}
         if step < self.plan.student_start:
             if self._live:

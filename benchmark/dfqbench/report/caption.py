@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dfqbench.report.sheet import Sheet, model_ref, scheme_label
+from dfqbench.report.sheet import Sheet, model_name, scheme_label
 from dfqbench.report.values import Record, duration, items, number, spread, text, value
 
 MOST_LAYERS = 4
@@ -52,25 +52,21 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
 
 
 def short_names(models: Iterable[str]) -> dict[str, str]:
-    """Model references without their family, where that stays unique."""
-    references = list(models)
-    short = [reference.partition(":")[2] or reference for reference in references]
-    return {
-        reference: name if short.count(name) == 1 else reference
-        for reference, name in zip(references, short, strict=True)
-    }
+    """Model names without their family, where that stays unique."""
+    full = list(models)
+    short = [model.partition(":")[2] or model for model in full]
+    return {model: name if short.count(name) == 1 else model for model, name in zip(full, short, strict=True)}
 
 
 def _fullest(sheet: Sheet) -> Record:
     """The record that says most about the evaluation set."""
-    return max(sheet.records, key=lambda record: bool(text(record, "dataset.name")))
+    return max(sheet.records, key=lambda record: (value(record, "dataset.n") is not None, text(record, "dataset.name")))
 
 
 def _subset(record: Record) -> str:
-    subset = value(record, "dataset.subset")
-    if not subset:
-        return ""
-    return "subset" if subset is True else f"subset: {subset}"
+    """What the evaluation set is a part of, and which part of it was used."""
+    parent, part = text(record, "dataset.subset_of"), text(record, "dataset.subset")
+    return ", ".join(entry for entry in (f"a subset of {parent}" if parent else "", part) if entry)
 
 
 def _seeds(sheet: Sheet) -> str:
@@ -86,7 +82,7 @@ def _seeds(sheet: Sheet) -> str:
 def _full_precision(sheet: Sheet, names: Mapping[str, str]) -> str:
     parts = []
     for model in sheet.models:
-        known = [number(record, "fp_top1") for record in sheet.records if model_ref(record) == model]
+        known = [number(record, "fp_top1") for record in sheet.records if model_name(record) == model]
         parts.append(f"{names[model]} {spread(known)}")
     return f"full precision, re-measured in this run: {', '.join(parts)}"
 
@@ -108,7 +104,7 @@ def _error_of(record: Record) -> float | None:
 def _coverage(sheet: Sheet, names: Mapping[str, str]) -> list[str]:
     lines = []
     for model in sheet.models:
-        records = [record for record in sheet.records if model_ref(record) == model]
+        records = [record for record in sheet.records if model_name(record) == model]
         shares = [share for record in records if (share := _share(record)) is not None]
         if not shares:
             continue

@@ -16,8 +16,9 @@ _COUNTS = ("images", "source_steps", "teacher_images", "student_images", "optimi
 
 COLUMNS: Mapping[str, str] = {
     **{name: name for name in ("run", "source_id", "student_id", "cell_id", "attempt", "status")},
-    **{name: name for name in ("method", "quantizer", "fidelity", "target")},
-    "model": "model.ref",
+    **{name: name for name in ("label", "method", "quantizer", "recipe", "control", "fidelity", "target")},
+    "model": "model.name",
+    "model_ref": "model.ref",
     "weights_sha256": "model.weights_sha256",
     "scheme": "scheme.label",
     "w_bits": "scheme.w_bits",
@@ -25,6 +26,7 @@ COLUMNS: Mapping[str, str] = {
     **{name: name for name in ("budget", "precision", "seed")},
     "dataset": "dataset.name",
     "images": "dataset.n",
+    "subset_of": "dataset.subset_of",
     "subset": "dataset.subset",
     **{name: name for name in ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "selection")},
     "oracle_top1": "oracle.top1",

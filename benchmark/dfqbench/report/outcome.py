@@ -12,6 +12,12 @@ FINISHED = frozenset({"ok", "finished", "done", "complete"})
 """Statuses of a cell whose numbers count."""
 
 
+OURS = frozenset(
+    {"Invalid", "Unavailable", "Skip", "PluginError", "UsageError", "InputError", "NonFiniteError", "DfqError"}
+)
+"""Types of errors whose messages say everything; others are shown with their type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One place of the table.
@@ -44,7 +50,7 @@ def reason(record: Record) -> str:
     """Why there is no number, or none that counts; one line."""
     message = " ".join(text(record, "error.message").split())
     kind = text(record, "error.type")
-    ours = kind in {"", "PluginError", "Unavailable", "Skip", "UsageError", "InputError", "NonFiniteError"}
+    ours = not kind or kind in OURS
     phase = text(record, "error.phase")
     what = message if ours else f"{kind}: {message}" if message else kind
     what = what or text(record, "reason") or ", ".join(map(str, items(record, "flags"))) or "no reason recorded"
@@ -67,7 +73,7 @@ def outcome(records: Sequence[Record]) -> Outcome:
     notes = [f"{word(record)}: {reason(record)}" for record in bad]
     if len(records) > 1:
         notes = [f"seed {text(record, 'seed')}: {note}" for record, note in zip(bad, notes, strict=True)]
-    flags = sorted({str(flag) for record in good for flag in items(record, "flags")} - {"cross", "control"})
+    flags = sorted({str(flag) for record in good for flag in items(record, "flags")})
     if flags:
         notes.append(f"flagged: {', '.join(flags)}")
     if not good:

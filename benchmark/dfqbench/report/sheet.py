@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dfqbench.report.values import Record, flattened, items, latest, newest_of, number, plain, text, value
+from dfqbench.report.values import Record, flattened, latest, newest_of, number, plain, text, value
 
 FLOOR, CEILING = "noise", "real"
 """Names of the two controls."""
@@ -20,7 +20,7 @@ class Row:
     Attributes:
         scheme: the scheme's label.
         label: the method as shown.
-        cells: its records by model reference.
+        cells: its records by model.
     """
 
     scheme: str
@@ -35,7 +35,7 @@ class Sheet:
     Attributes:
         records: the latest record for every place and seed.
         superseded: number of older cells left out (same place and seed, other code or environment).
-        models: references, in the order of the columns.
+        models: names, in the order of the columns.
         rows: in order; controls last in each scheme.
     """
 
@@ -50,7 +50,7 @@ def sheets(records: Iterable[Record]) -> list[Sheet]:
     groups: dict[tuple[str, ...], list[Record]] = {}
     homeless = []
     for record in latest(records):
-        if text(record, "dataset.name"):
+        if number(record, "dataset.n") is not None:
             groups.setdefault(_group(record), []).append(record)
         else:
             homeless.append(record)
@@ -66,10 +66,12 @@ def _group(record: Record) -> tuple[str, ...]:
     return tuple(text(record, key) for key in keys)
 
 
-def model_ref(record: Record) -> str:
-    """The model's reference, also where an older record holds it as plain text."""
+def model_name(record: Record) -> str:
+    """The model's name (a missing model has no reference), also where an older record holds it as plain text."""
     found = value(record, "model")
-    return found if isinstance(found, str) else text(record, "model.ref", "unknown")
+    if isinstance(found, str):
+        return found
+    return text(record, "model.name") or text(record, "model.ref", "unknown")
 
 
 def scheme_label(record: Record) -> str:
@@ -83,12 +85,12 @@ def _sheet(records: Sequence[Record]) -> Sheet:
     rows: dict[tuple[str, str], Row] = {}
     current = newest_of(
         records,
-        key=lambda record: (labels[id(record)], model_ref(record), scheme_label(record), text(record, "seed")),
+        key=lambda record: (labels[id(record)], model_name(record), scheme_label(record), text(record, "seed")),
     )
     for record in current:
         scheme, label = scheme_label(record), labels[id(record)]
         row = rows.setdefault((scheme, label), Row(scheme, label, {}))
-        row.cells.setdefault(model_ref(record), []).append(record)
+        row.cells.setdefault(model_name(record), []).append(record)
     for row in rows.values():
         for cell in row.cells.values():
             cell.sort(key=lambda record: number(record, "seed") or 0.0)
@@ -111,7 +113,7 @@ def _control_rank(record: Record) -> int:
         return 3
     if method == FLOOR:
         return 2
-    return int("control" in items(record, "flags"))
+    return int(value(record, "control") is True)
 
 
 def _labels(records: Sequence[Record]) -> dict[int, str]:
@@ -120,29 +122,33 @@ def _labels(records: Sequence[Record]) -> dict[int, str]:
     Parameters are part of it only where a method was run with several values of them.
     """
     quantizers: dict[str, set[str]] = {}
-    params: dict[str, dict[str, set[str]]] = {}
     for record in records:
         quantizers.setdefault(text(record, "method"), set()).add(text(record, "quantizer"))
-        for name, entry in _params(record).items():
-            params.setdefault(_base(record), {}).setdefault(name, set()).add(_written(entry))
+    names = {}
+    params: dict[str, dict[str, set[str]]] = {}
+    for record in records:
+        name = text(record, "label") or _name(record, several=len(quantizers[text(record, "method")] - {""}) > 1)
+        names[id(record)] = name
+        for param, entry in _params(record).items():
+            params.setdefault(name, {}).setdefault(param, set()).add(_written(entry))
     labels = {}
     for record in records:
-        method = text(record, "method", "unknown")
-        crossed = "cross" in items(record, "flags") or len(quantizers[text(record, "method")] - {""}) > 1
-        label = text(record, "label") or (_base(record) if crossed and text(record, "quantizer") else method)
+        name = names[id(record)]
         varied = [
-            f"{name}={_written(entry)}"
-            for name, entry in _params(record).items()
-            if len(params[_base(record)][name]) > 1
+            f"{param.removeprefix('method.')}={_written(entry)}"
+            for param, entry in _params(record).items()
+            if len(params[name][param]) > 1
         ]
         mark = {0: "", 1: " (control)", 2: " (floor)", 3: " (ceiling)"}[_control_rank(record)]
         variant = f" [{', '.join(varied)}]" if varied else ""
-        labels[id(record)] = f"{label}{variant}{mark}"
+        labels[id(record)] = f"{name}{variant}{mark}"
     return labels
 
 
-def _base(record: Record) -> str:
-    return f"{text(record, 'method', 'unknown')}+{text(record, 'quantizer')}"
+def _name(record: Record, *, several: bool) -> str:
+    """The method's label where the record does not hold one."""
+    method, quantizer = text(record, "method", "unknown"), text(record, "quantizer")
+    return f"{method}+{quantizer}" if several and quantizer else method
 
 
 def _params(record: Record) -> Mapping[str, Any]:

@@ -21,7 +21,8 @@ from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
 from dfqbench.run.clock import Clock
-from dfqbench.run.context import HostContext
+from dfqbench.run.context import REPORT_EVERY, HostContext
+from dfqbench.run.evaluate import accuracy, predict
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.job import Job
 from dfqbench.run.memory import peak_mib, reset_peak
@@ -29,13 +30,16 @@ from dfqbench.run.meter import Counts, counting, metered
 from dfqbench.run.rng import seeded
 from dfqbench.run.source import load_source, save_source
 from dfqbench.synth.source import FixedSource
-from dfqbench.targets.spec import ModelSpec
+from dfqbench.targets.evaluation import load_evaluation
+from dfqbench.targets.spec import DatasetSpec, ModelSpec
 
 if TYPE_CHECKING:
     from dfqbench.run.worker import Channel
 
 KEPT_IMAGES = 64
 IMAGES_FILE = "images.safetensors"
+WARM_STEPS = 3
+"""Steps of a probe that are not timed, and the fewest that are."""
 
 
 class ProbeDone(BaseException):
@@ -62,6 +66,7 @@ class Attempt:
         self._context: HostContext | None = None
         self._folder = Path(job.attempt)
         self._probe_begin = 0.0
+        self._probe_step = 0
 
     @property
     def step(self) -> int | None:
@@ -91,10 +96,12 @@ class Attempt:
         self.clock.add("setup", time.monotonic() - job.started)
         with counting(teacher, self.counts):
             source, reused = self._synthesis(method, teacher, model, guard)
-            student = self._quantization(method, quantizer, teacher, source, model, guard)
+            student = self._quantization(method, quantizer, teacher, source, model=model, guard=guard)
         self.phase = "saving"
         self._keep(student, source, model)
+        evaluation = None if isinstance(student, Student) else self._evaluated_here(student, teacher, model)
         return {
+            "evaluation": evaluation,
             "seconds": self.clock.seconds,
             "counts": self.counts.as_dict(),
             "peak_mib": self.peaks,
@@ -158,6 +165,7 @@ class Attempt:
         quantizer: Quantizer,
         teacher: nn.Module,
         source: SampleSource,
+        *,
         model: ModelSpec,
         guard: DataGuard,
     ) -> nn.Module:
@@ -165,8 +173,8 @@ class Attempt:
         self._enter("quantization")
         if is_live(source) and self._job.quantizer == "calibrate":
             self.flags.append("generator_alone")
-        shared = lambda t, s, ctx: quantizer.quantize(t, s, ctx)  # noqa: E731 - binds the quantizer
-        self._context = context = self._make_context("quantization", model, Scheme.from_dict(self._job.scheme), shared)
+        scheme = Scheme.from_dict(self._job.scheme)
+        self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
         handed = metered(source, self.clock, self.counts)
         reset_peak(device)
         with seeded(context.seed("global")), guard.watching(), self.clock.phase("quantization", inside="synthesis"):
@@ -183,16 +191,22 @@ class Attempt:
 
     def _keep(self, student: nn.Module, source: SampleSource, model: ModelSpec) -> None:
         """Saves the student for evaluation elsewhere, and some images to look at."""
-        if not isinstance(student, Student):
-            raise PluginError(
-                f"quantize returned a {type(student).__name__} that was not made by dfqbench.quant.prepare",
-                "start from prepare(), so that the student can be checked and evaluated without the plugin",
-            )
-        save_student(student, self._folder, model.as_dict())
+        if isinstance(student, Student):
+            save_student(student, self._folder, model.as_dict())
         begin = source.state_dict()
         images = source.sample(KEPT_IMAGES).images
         source.load_state_dict(begin)
         save_file({"images": images.detach().cpu().contiguous()}, self._folder / IMAGES_FILE)
+
+    def _evaluated_here(self, student: nn.Module, teacher: nn.Module, model: ModelSpec) -> dict[str, Any]:
+        """Evaluates a module that only the plugin's code can run; its operands cannot be checked, and it is flagged."""
+        self.flags.append("plugin_student")
+        device = torch.device(self._job.device)
+        begin = time.monotonic()
+        data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), model.card, self._job.limit)
+        found = accuracy(predict(student.eval(), data, device), predict(teacher, data, device), data)
+        unchecked = {"coverage": None, "violations": [], "levels_ok": None, "peak_mib": peak_mib(device)}
+        return found | unchecked | {"seconds": time.monotonic() - begin}
 
     def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:
         workdir = self._folder / "work"
@@ -206,6 +220,7 @@ class Attempt:
             seed_key=self._job.seed_key,
             workdir=workdir,
             report=self._report,
+            report_every=0.0 if self._job.probe_seconds else REPORT_EVERY,
             shared_quantize=shared,
         )
 
@@ -220,16 +235,16 @@ class Attempt:
             self._probe(step, total)
         self._channel.send("progress", phase=self.phase, step=step, total=total, scalars=scalars)
 
-
     def _probe(self, step: int, total: int) -> None:
         """Extrapolates the phase's time from its first steps and ends it."""
         now = time.monotonic()
-        if step == 1:
-            # The first step pays for warm-up; it is left out.
-            self._probe_begin = now
-        spent = now - self._probe_begin
-        if step > 1 and step < total and spent >= self._job.probe_seconds:
-            self._channel.send("probe", phase=self.phase, seconds=spent / (step - 1) * total)
+        if step <= WARM_STEPS or not self._probe_begin:
+            # The first steps pay for warm-up; they are left out.
+            self._probe_begin, self._probe_step = now, step
+            return
+        spent, steps = now - self._probe_begin, step - self._probe_step
+        if step < total and steps >= WARM_STEPS and spent >= self._job.probe_seconds:
+            self._channel.send("probe", phase=self.phase, seconds=spent / steps * total)
             raise ProbeDone
 
 
@@ -238,7 +253,5 @@ def _device_clock(device: torch.device) -> Clock:
         return Clock()
     return Clock(
         synchronize=lambda: torch.cuda.synchronize(device),
-        make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[arg-type, return-value]
+        make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call, arg-type, return-value]
     )
-
-

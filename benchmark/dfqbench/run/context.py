@@ -51,6 +51,7 @@ class HostContext:
         workdir: Path,
         report: Report,
         shared_quantize: SharedQuantize | None = None,
+        report_every: float = REPORT_EVERY,
     ) -> None:
         self.device = device
         self.card = card
@@ -66,6 +67,7 @@ class HostContext:
         self._shared_quantize = shared_quantize
         self._first_bad: Tensor | None = None
         self._last_report = 0.0
+        self._report_every = report_every
         self.generator.manual_seed(self.seed("generator"))
 
     @property
@@ -94,7 +96,7 @@ class HostContext:
         if reading:
             self._check(step)
         now = time.monotonic()
-        if now - self._last_report >= REPORT_EVERY or step in {1, total}:
+        if now - self._last_report >= self._report_every or step in {1, total}:
             self._last_report = now
             # Scalars are read only with the flag, so that passing them costs no synchronisation.
             self._report(step, total, {name: float(value) for name, value in scalars.items()} if reading else {})

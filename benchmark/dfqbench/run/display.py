@@ -42,7 +42,9 @@ class Display:
     def begin(self, label: str) -> None:
         """A cell starts."""
         if self._progress is not None and self._task is not None:
-            self._progress.reset(self._task, total=None, description=f"[{self._done + 1}/{self._total}] {label}", note="")
+            self._progress.reset(
+                self._task, total=None, description=f"[{self._done + 1}/{self._total}] {label}", note=""
+            )
 
     def event(self, event: Mapping[str, Any]) -> None:
         """A phase or progress of the cell under way."""

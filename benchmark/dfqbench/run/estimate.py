@@ -58,26 +58,24 @@ class History:
         if "wall" in (record.get("seconds") or {}):
             self._cells[_record_key(record)] = {name: float(value) for name, value in record["seconds"].items()}
 
-    def estimate(self, cells: Iterable[Cell], device: str, probed: Mapping[tuple[Any, ...], float]) -> Estimate:
+    def estimate(
+        self, cells: Iterable[Cell], device: str, probed: Mapping[tuple[Any, ...], dict[str, float]]
+    ) -> Estimate:
         """Expected time of cells; a shared source is counted once.
 
         Args:
             cells: cells that can run and are not finished.
             device: torch device.
-            probed: seconds from timed steps, by :func:`cost_key`.
+            probed: `wall`, `synthesis` and `paid_synthesis` from timed steps, by :func:`cost_key`.
         """
         total, known, unknown = 0.0, 0, 0
         sources: set[str] = set()
         for cell in cells:
-            found = self.seconds(cell, device)
-            key = cost_key(cell, device)
+            found = self.seconds(cell, device) or probed.get(cost_key(cell, device))
             if found is not None:
                 wall = found["wall"] - found.get("paid_synthesis", 0.0)
                 first = cell.source_id not in sources
                 total += wall + (found.get("synthesis", 0.0) if first else 0.0)
-                known += 1
-            elif key in probed:
-                total += probed[key]
                 known += 1
             else:
                 unknown += 1

@@ -91,3 +91,18 @@ def unpacked(text: str, n: int) -> Tensor:
 
     bits: Any = np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=n)
     return torch.from_numpy(bits.astype(bool))
+
+
+def accuracy(found: Predictions, teacher: Predictions, data: EvaluationSet) -> dict[str, Any]:
+    """The accuracy group of a record, in percent."""
+    top1, fp_top1 = percent(found.correct), percent(teacher.correct)
+    same = found.top1 == teacher.top1
+    return {
+        "fp_top1": fp_top1,
+        "top1": top1,
+        "top5": percent(found.correct5),
+        "drop": fp_top1 - top1,
+        "top1_se": standard_error(top1, data.n),
+        "agreement": percent(same),
+        "correct": packed(found.correct),
+    }

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dfqbench.api.errors import DfqError, Unavailable
 from dfqbench.models.build import build_teacher
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.student import load_student
-from dfqbench.run.evaluate import Predictions, packed, percent, predict, standard_error
+from dfqbench.run.evaluate import Predictions, accuracy, percent, predict
 from dfqbench.run.identity import canonical
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.source import save_source
@@ -55,7 +54,7 @@ class Evaluator:
         begin = time.monotonic()
         try:
             result = operations[request["op"]](request)
-        except Exception as error:  # noqa: BLE001 - one bad request must not end the process
+        except Exception as error:
             text = " ".join(str(error).split()) or "no message"
             status = "unavailable" if isinstance(error, Unavailable) else "failed"
             return {
@@ -124,21 +123,6 @@ class Evaluator:
         if key not in self._teachers:
             self._teachers[key] = predict(build_teacher(model, self._device, request["families"]), data, self._device)
         return self._teachers[key]
-
-
-def accuracy(found: Predictions, teacher: Predictions, data: EvaluationSet) -> dict[str, Any]:
-    """The accuracy group of a record, in percent."""
-    top1, fp_top1 = percent(found.correct), percent(teacher.correct)
-    same: Tensor = found.top1 == teacher.top1
-    return {
-        "fp_top1": fp_top1,
-        "top1": top1,
-        "top5": percent(found.correct5),
-        "drop": fp_top1 - top1,
-        "top1_se": standard_error(top1, data.n),
-        "agreement": percent(same),
-        "correct": packed(found.correct),
-    }
 
 
 def main() -> int:

@@ -30,6 +30,8 @@ class Job:
         device: torch device.
         attempt: the attempt's folder.
         source: folder of the shared source.
+        dataset: `DatasetSpec.as_dict()`, for a student that only the worker can run.
+        limit: evaluation images, or None.
         guarded: real data that plugin code must not open.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
@@ -50,6 +52,8 @@ class Job:
     device: str
     attempt: str
     source: str
+    dataset: dict[str, Any]
+    limit: int | None
     guarded: list[str]
     plugin_files: list[str]
     started: float

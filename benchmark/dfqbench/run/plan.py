@@ -83,7 +83,7 @@ def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
         for name in grid.on:
             catalogue.target(name)
         return list(grid.on), []
-    missing = []
+    missing: list[str] = []
     for name in PREFERRED:
         wanted = grid.models_for(name) or ()
         reason = "not found" if name not in catalogue.names() else catalogue.why_incomplete(name, wanted)
@@ -193,4 +193,3 @@ def _missing_training(method: _Method, dataset: DatasetSpec) -> Problem | None:
     if method.choice.method != REAL or dataset.train is not None or dataset.kind in {"digits", "torchvision"}:
         return None
     return Problem("skipped", f"{dataset.name} has no training split for the real-data control")
-

@@ -18,7 +18,7 @@ TIMED_SECONDS = 2.0
 """Steps are timed for so long in each phase."""
 
 
-def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> float | None:
+def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> dict[str, float] | None:
     """Times a few steps of a cell in a worker and extrapolates.
 
     Args:
@@ -27,7 +27,8 @@ def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> float | None
         cell: a cell that can run.
 
     Returns:
-        Expected seconds of the cell without evaluation; None where it failed (the run will say why).
+        Expected seconds of the cell without evaluation (`wall`, `synthesis`, `paid_synthesis`);
+        None where it failed (the run will say why).
     """
     attempt = folder.path / "probe"
     shutil.rmtree(attempt, ignore_errors=True)
@@ -45,4 +46,6 @@ def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> float | None
         shutil.rmtree(attempt, ignore_errors=True)
     if outcome.status != "ok" and not rest:
         return None
-    return time.monotonic() - begin + sum(rest.values())
+    wall = time.monotonic() - begin + sum(rest.values())
+    synthesis = rest.get("synthesis", 0.0)
+    return {"wall": wall, "synthesis": synthesis, "paid_synthesis": synthesis}

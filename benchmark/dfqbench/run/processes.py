@@ -99,7 +99,7 @@ def _spawn(module: str, arguments: list[str], log: IO[str], threads: int) -> sub
     )
 
 
-class EvaluatorDied(DfqError):
+class EvaluatorDiedError(DfqError):
     """The evaluator's process ended in the middle of a request."""
 
 
@@ -122,7 +122,7 @@ class EvaluatorProcess:
         """Sends a request and waits for the answer.
 
         Raises:
-            EvaluatorDied: its process ended; the next request starts a new one.
+            EvaluatorDiedError: its process ended; the next request starts a new one.
             DfqError: it cannot start.
         """
         process = self._process or self._start()
@@ -133,7 +133,7 @@ class EvaluatorProcess:
             process.wait()
             self._process = None
             reason = _death(process.returncode)["message"].replace("worker", "evaluator")
-            raise EvaluatorDied(reason, f"its log is {self._log}") from error
+            raise EvaluatorDiedError(reason, f"its log is {self._log}") from error
 
     def start(self) -> None:
         """Starts the process ahead of the first request, so that torch loads meanwhile."""

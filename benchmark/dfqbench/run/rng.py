@@ -19,14 +19,14 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: up to 63 bits.
     """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is the point
+    python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            np.random.set_state(numpy)

@@ -104,14 +104,13 @@ class Runner:
         """
         summary = Summary()
         cells = list(cells)
-        waiting = [cell for cell in cells if self.finished(cell) is None]
-        for cell in cells:
-            record = self.finished(cell)
-            if record is not None:
+        finished = [self.finished(cell) for cell in cells]
+        waiting = [cell for cell, record in zip(cells, finished, strict=True) if record is None]
+        for cell, before in zip(cells, finished, strict=True):
+            if before is not None:
                 summary.reused += 1
-            else:
-                display.begin(cell.label)
-                record = self._attempt(cell, display)
+            record = before or self._run_one(cell, display)
+            if before is None:
                 waiting.remove(cell)
                 history.note(record)
                 left = history.estimate(waiting, self._device, {})
@@ -122,6 +121,10 @@ class Runner:
             if record["status"] in {"failed", "invalid"}:
                 summary.failed.append(record)
         return summary
+
+    def _run_one(self, cell: Cell, display: Display) -> dict[str, Any]:
+        display.begin(cell.label)
+        return self._attempt(cell, display)
 
     def _attempt(self, cell: Cell, display: Display) -> dict[str, Any]:
         if cell.problem is not None:
@@ -143,9 +146,9 @@ class Runner:
             raise ValueError("the cell can run")
         error = {"type": problem.status, "message": problem.message, "phase": "plan"}
         before = self._folder.latest(cell.cell_id)
-        if before is not None and before["status"] == problem.status:
-            if (before.get("error") or {}).get("message") == problem.message:
-                return before
+        said = None if before is None else (before["status"], (before.get("error") or {}).get("message"))
+        if before is not None and said == (problem.status, problem.message):
+            return before
         attempt, number = self._folder.new_attempt(cell.cell_id)
         record = blank(cell, Header(self._folder.name, number, self._environment, self._device, now()))
         record = close(record, problem.status, error)
@@ -175,7 +178,7 @@ class Runner:
             add_cost(record, outcome, 0.0, time.monotonic() - begin)
             return close(record, outcome.status, outcome.error)
         on_event({"event": "phase", "name": "evaluation"})
-        found = self._evaluator.ask(request | {"op": "evaluate"})
+        found = outcome.result.get("evaluation") or self._evaluator.ask(request | {"op": "evaluate"})
         if "error" in found:
             add_cost(record, outcome, 0.0, time.monotonic() - begin)
             return close(record, "failed", found["error"] | {"phase": "evaluation"})
@@ -212,6 +215,8 @@ class Runner:
             device=self._device,
             attempt=str(attempt),
             source=str(self._folder.source(cell.source_id)),
+            dataset=cell.dataset.as_dict(),
+            limit=cell.limit,
             guarded=[str(path) for path in guarded_paths(cell.dataset)],
             plugin_files=[str(path) for path in self._plugins.files],
             started=begin,
@@ -252,5 +257,3 @@ def _judged(record: dict[str, Any]) -> dict[str, Any]:
 
 def _described(error: DfqError) -> dict[str, Any]:
     return {"type": type(error).__name__, "message": str(error), "phase": "evaluation", "traceback": ""}
-
-

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from dfqbench.api.errors import InputError, UsageError
+from dfqbench.grid.choice import REAL
 from dfqbench.run.cell import Cell
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
@@ -97,10 +98,10 @@ def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -
         history = History(earlier_records(options.out))
         display = Display(console, len(waiting))
         try:
+            estimate = _estimate(waiting, history, runner, folder, options)
             if any(cell.problem is None for cell in waiting):
                 evaluator.start()
-            estimate = _estimate(waiting, history, runner, folder, options)
-            _announce(plan, plugins, len(waiting), estimate, options, display)
+            _announce(plan, plugins, len(waiting), estimate, options=options, display=display)
             _refuse_long(estimate, options)
             summary = runner.run(plan.cells, display, history)
         finally:
@@ -110,17 +111,15 @@ def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -
     return summary, folder
 
 
-def _estimate(
-    waiting: list[Cell], history: History, runner: Runner, folder: RunFolder, options: Options
-) -> Estimate:
+def _estimate(waiting: list[Cell], history: History, runner: Runner, folder: RunFolder, options: Options) -> Estimate:
     """From earlier records; where there are none and cells may be long, from a few timed steps."""
     runnable = [cell for cell in waiting if cell.problem is None]
     unknown: dict[tuple[Any, ...], Cell] = {}
     for cell in runnable:
-        slow = cell.dataset.name != QUICK_TARGET and cell.budget.name not in QUICK_BUDGETS
+        slow = cell.dataset.name != QUICK_TARGET and cell.budget.name not in QUICK_BUDGETS and cell.method.name != REAL
         if slow and history.seconds(cell, options.device) is None:
             unknown.setdefault(cost_key(cell, options.device), cell)
-    probed: dict[tuple[Any, ...], float] = {}
+    probed: dict[tuple[Any, ...], dict[str, float]] = {}
     for key, cell in unknown.items():
         seconds = probe_seconds(runner, folder, cell)
         if seconds is not None:
@@ -129,7 +128,7 @@ def _estimate(
 
 
 def _announce(
-    plan: Plan, plugins: Plugins, waiting: int, estimate: Estimate, options: Options, display: Display
+    plan: Plan, plugins: Plugins, waiting: int, estimate: Estimate, *, options: Options, display: Display
 ) -> None:
     for note in plan.notes:
         display.say(note)
@@ -170,15 +169,13 @@ def write_tables(folder: RunFolder, records: Iterable[Mapping[str, Any]]) -> str
     Returns:
         The text form.
     """
-    from dfqbench.report.table import render
+    from dfqbench.report import hardware, render
 
-    found = list(records)
-    text = render(found, "text")
-    for name, content in (("txt", text), ("md", render(found, "md")), ("csv", render(found, "csv"))):
+    found, words = list(records), hardware(folder.path)
+    text = render(found, "text", words)
+    for name, content in (("txt", text), ("md", render(found, "md", words)), ("csv", render(found, "csv", words))):
         path = folder.path / f"table.{name}"
         temporary = path.with_suffix(f".{name}.part")
         temporary.write_text(content if content.endswith("\n") else content + "\n", encoding="utf-8")
         temporary.replace(path)
     return text
-
-

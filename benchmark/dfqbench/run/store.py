@@ -75,15 +75,6 @@ class RunFolder:
         found = [record for record, _ in self._cell_records(self.path / "cells" / cell_id) if record is not None]
         return found[-1] if found else None
 
-    def student_of(self, student_id: str) -> tuple[Path, dict[str, Any]] | None:
-        """An attempt folder that holds a finished student of this identity, with its record; None if there is none."""
-        for record, path in self.records():
-            if record is not None and record.get("student_id") == student_id and record.get("status") == "ok":
-                folder = path.parent
-                if (folder / "student.safetensors").is_file():
-                    return folder, record
-        return None
-
     def records(self) -> Iterator[tuple[dict[str, Any] | None, Path]]:
         """Every record of the run with its file; None where the file cannot be read."""
         cells = self.path / "cells"
@@ -164,7 +155,9 @@ def find_cell(path: Path, prefix: str) -> Path:
         UsageError: no cell or several cells begin so.
         InputError: there is no run.
     """
-    cells = {cell for run in run_folders(path) for cell in (run.path / "cells").iterdir() if cell.name.startswith(prefix)}
+    cells = {
+        cell for run in run_folders(path) for cell in (run.path / "cells").iterdir() if cell.name.startswith(prefix)
+    }
     if not cells:
         raise UsageError(f"no cell begins with '{prefix}' in {path}", "`dfqbench table --format csv` lists the cells")
     if len({cell.name for cell in cells}) > 1:

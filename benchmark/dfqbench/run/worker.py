@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         channel.send("error", status="skipped", **_described(error, attempt))
     except Unavailable as error:
         channel.send("error", status="unavailable", **_described(error, attempt))
-    except Exception as error:  # noqa: BLE001 - whatever a plugin does is a row, not a crash
+    except Exception as error:
         channel.send("error", status="failed", **_described(error, attempt))
     else:
         channel.send("result", **result)
@@ -77,4 +77,8 @@ def _described(error: BaseException, attempt: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is on disk and sent; taking torch apart would cost the sweep a second a cell.
+    os._exit(status)

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "attention": (
-        "FeatureMaps PassMaps attention_centre attention_consistency_loss attention_map batch_statistics centre_matching_loss "
-        "mode_seeking_loss pair_similarity_loss"
+        "FeatureMaps PassMaps attention_centre attention_consistency_loss attention_map batch_statistics "
+        "centre_matching_loss mode_seeking_loss pair_similarity_loss"
     ),
     "augment": "crop_and_flip",
     "centroids": ("ClassCentroids cluster_loss deep_moments deep_start released_cluster_term released_diversity_term"),

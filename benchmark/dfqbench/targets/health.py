@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,12 +39,15 @@ class Finding:
     detail: str
 
 
-def examine(catalogue: Catalogue, images: int, seed: int = 0) -> Iterator[Finding]:
+def examine(
+    catalogue: Catalogue, images: int, families: Mapping[str, str] | None = None, seed: int = 0
+) -> Iterator[Finding]:
     """Looks at every target and model of a catalogue.
 
     Args:
         catalogue: the targets.
         images: images on which each network is tried; 0: none.
+        families: model families that plugins offer.
         seed: seed of their choice.
     """
     for problem in catalogue.problems:
@@ -58,7 +61,7 @@ def examine(catalogue: Catalogue, images: int, seed: int = 0) -> Iterator[Findin
             if isinstance(model, MissingModel):
                 yield Finding(what, "missing", model.reason)
             elif target.dataset is not None and finding.status == "ok" and images:
-                yield _model_finding(what, target.dataset, model, images, seed)
+                yield _model_finding(what, target.dataset, model, families=families, images=images, seed=seed)
 
 
 def _dataset_finding(target: Target) -> Finding:
@@ -76,9 +79,17 @@ def _dataset_finding(target: Target) -> Finding:
     return Finding(target.name, "ok", f"{len(labels)} images, {present} of {dataset.classes} classes; {where}")
 
 
-def _model_finding(what: str, dataset: DatasetSpec, model: ModelSpec, images: int, seed: int) -> Finding:
+def _model_finding(
+    what: str,
+    dataset: DatasetSpec,
+    model: ModelSpec,
+    *,
+    families: Mapping[str, str] | None,
+    images: int,
+    seed: int,
+) -> Finding:
     try:
-        teacher = build_teacher(model)
+        teacher = build_teacher(model, families=families)
         evaluation = load_evaluation(dataset, model.card, images, seed)
         with torch.inference_mode():
             correct = sum(int((teacher(x).argmax(1) == y).sum()) for x, y in evaluation.batches(_BATCH))

@@ -132,9 +132,12 @@ def _timm(name: str, mirror: str | None) -> Publication:
 
     if not timm.is_model(name.partition(".")[0]):
         raise unknown_name("timm model", name, near_names(name, timm.list_models()))
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # how timm says that the part after the dot is unknown
+        config = None
     if config is None or not config.has_weights:
-        known = timm.list_pretrained(f"{name.partition('.')[0]}*")
+        known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise unknown_name("weights of timm", name, known)
     if config.num_classes != DOMAINS["imagenet"].classes:
         raise UsageError(f"timm:{name} has {config.num_classes} classes, not ImageNet's 1,000", "fetch other weights")

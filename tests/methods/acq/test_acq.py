@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from dfqbench.api import describe_params
+from dfqbench.synth import (
+    FeatureMaps,
+    GeneratorSource,
+    attention_centre,
+    attention_consistency_loss,
+    batch_statistics,
+    paired_centre_condition,
+)
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_network
+from dfqbench_methods.acq.plugin import Acq, AcqParams
+
+PARAMS = AcqParams(latent=8)
+OFF = {"ce_weight": 0.0, "bns_weight": 0.0, "centre_weight": 0.0, "pair_weight": 0.0, "consistency_weight": 0.0}
+
+
+def _source(params: AcqParams = PARAMS, seed: int = 0, budget: str = "smoke") -> GeneratorSource:
+    from dfqbench.api import budget_named
+
+    source = Acq(params).synthesize(toy_network(), ToyContext(root_seed=seed, budget=budget_named(budget)))
+    assert isinstance(source, GeneratorSource)
+    return source
+
+
+def _only(**weights: float) -> AcqParams:
+    return dataclasses.replace(PARAMS, **(OFF | weights))
+
+
+def test_defaults() -> None:
+    params = AcqParams()
+    assert (params.centre_weight, params.pair_weight, params.consistency_weight) == (1.0, 0.1, 1.0)
+    assert params.centre_reach == 0.7
+    assert Acq.quantizer == "distill:gdfq"
+    assert all(info.help and info.source for info in describe_params(AcqParams))
+
+
+@pytest.mark.parametrize("name", ["ce", "bns", "centre", "pair", "consistency"])
+def test_each_ingredient_stands_alone(name: str) -> None:
+    source = _source(_only(**{f"{name}_weight": 1.0}))
+    assert [term.name for term in source.terms] == [name]
+    before = [p.detach().clone() for p in source.generator.parameters()]
+    for _ in range(2):
+        source.train_step(4)
+    assert any(not torch.equal(a, b) for a, b in zip(before, source.generator.parameters(), strict=True))
+
+
+def test_mode_seeking_pairs() -> None:
+    params = dataclasses.replace(_only(pair_weight=1.0), pair_form="mode_seeking")
+    source = _source(params)
+    assert not source.terms[0].needs_maps
+    assert torch.isfinite(source.train_step(4).images).all()
+
+
+def test_the_teachers_attention_follows_the_centre() -> None:
+    teacher = toy_network()
+    source = _source(_only(centre_weight=1.0), budget="short")
+
+    def distance() -> float:
+        condition = paired_centre_condition(8, 4, 0.7)(256, torch.Generator().manual_seed(7))
+        assert condition.extra is not None
+        with torch.no_grad(), FeatureMaps(teacher) as recorder:
+            teacher(source.generator(condition.noise, condition.labels, condition.extra))
+            return float((attention_centre(recorder.last.attention[-1]) - condition.extra).square().sum(1).mean())
+
+    before = distance()
+    for _ in range(150):
+        source.train_step(32)
+    assert distance() < 0.75 * before
+
+
+def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
+    teacher = toy_network()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    values: list[float] = []
+    source = Acq(PARAMS).synthesize(teacher, ToyContext())
+    assert isinstance(source, GeneratorSource)
+    term = next(term for term in source.terms if term.name == "consistency")
+    measured = term.loss
+    term.loss = lambda view: values.append(float((found := measured(view)).detach())) or found  # type: ignore
+    batch = source.train_step(6)
+    with FeatureMaps(teacher) as recorder:
+        teacher(batch.images)
+        own = recorder.last.attention
+        with batch_statistics(teacher):
+            teacher(batch.images)
+        other = recorder.last.attention
+    assert values == [pytest.approx(float(attention_consistency_loss(own, other)), rel=1e-4)]
+    assert values[0] > 0
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
+
+
+def test_drawing_and_state() -> None:
+    source, other = _source(), _source(seed=3)
+    source.train_step(5)
+    assert source.sample(3).images.shape == (3, 3, 8, 8)
+    other.load_state_dict(source.state_dict())
+    assert torch.equal(source.train_step(5).images, other.train_step(5).images)
+
+
+def test_batch_of_one_has_no_pair() -> None:
+    batch = _source().train_step(1)
+    assert torch.isfinite(batch.images).all()

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from dfqbench.api import describe_params
+from dfqbench.quant import parse_scheme
+from dfqbench.quantizers.distill import Distill
+from dfqbench.synth import GeneratorSource
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_network
+from dfqbench_methods.temporal.plugin import Temporal, TemporalParams
+
+
+def test_defaults() -> None:
+    params = TemporalParams()
+    assert (params.bns_weight, params.margin_weight, params.margin_mean, params.margin_std) == (1.0, 1.0, 0.5, 0.15)
+    assert Temporal.quantizer == "distill:temporal"
+    assert Temporal.depends_on_bits
+    assert all(info.help and info.source for info in describe_params(TemporalParams))
+
+
+def test_the_margin_comes_after_warmup() -> None:
+    source = Temporal(TemporalParams(latent=8)).synthesize(toy_network(), ToyContext())
+    assert isinstance(source, GeneratorSource)
+    margin = next(term for term in source.terms if term.name == "margin")
+    assert margin.start == 10 + 1  # 10 steps of ranges and round(16 * 200 / 4000) more
+    assert source.needs_student
+
+
+def _student(params: TemporalParams) -> list[torch.Tensor]:
+    teacher = toy_network()
+    source = Temporal(params).synthesize(teacher, ToyContext())
+    recipe = dataclasses.replace(Distill.recipes["temporal"], batch_few_classes=8)
+    student = Distill(recipe).quantize(teacher, source, ToyContext(bits=parse_scheme("w3a3")))
+    return [value for name, value in student.state_dict().items() if name.endswith("original")]
+
+
+def test_trains_through_the_quantized_student() -> None:
+    params = TemporalParams(latent=8, margin_mean=5.0)
+    on, again, off = _student(params), _student(params), _student(dataclasses.replace(params, margin_weight=0.0))
+    assert all(torch.equal(a, b) for a, b in zip(on, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(on, off, strict=True))

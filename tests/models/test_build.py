@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dfqbench.api import DfqError, InputError, ModelCard, PluginError, Unavailable
+from dfqbench.models.build import build_teacher
+from dfqbench.models.summary import summarise
+from dfqbench.targets.spec import ModelSpec
+
+CARD = ModelCard((3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10)
+PHOTO = ModelCard((3, 64, 64), (0.5,) * 3, (0.5,) * 3, 7)
+
+
+def spec(ref: str, card: ModelCard = CARD, **more: Any) -> ModelSpec:
+    return ModelSpec("t", ref, ref, card, **{"random_seed": 0, "trusted": True, **more})
+
+
+@pytest.mark.parametrize(
+    ("ref", "card"),
+    [
+        ("cifar:resnet20", CARD),
+        ("torchvision:resnet18", CARD),
+        ("torchvision:mobilenet_v2", PHOTO),
+        ("timm:test_resnet", PHOTO),
+        ("timm:test_resnet.r160_in1k", PHOTO),
+        ("digits:resnet8", ModelCard((1, 8, 8), (0.3,), (0.4,), 10)),
+        ("timm:test_resnet", ModelCard((1, 64, 64), (0.5,), (0.5,), 7)),
+        ("py:dfqbench.models.cifar:CifarResNet", CARD),
+    ],
+)
+def test_random_weights_are_seeded_and_the_global_generator_untouched(ref: str, card: ModelCard) -> None:
+    more: dict[str, Any] = {"args": (20,)} if ref.startswith("py:") else {}
+    state = torch.get_rng_state()
+    first = build_teacher(spec(ref, card, **more))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    again = build_teacher(spec(ref, card, **more))
+    other = build_teacher(spec(ref, card, random_seed=1, **more))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    assert not first.training
+    assert not any(value.requires_grad for value in first.parameters())
+    weights = [value for value in first.parameters() if value.dim() == 4]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
+    assert all(value.dtype == torch.float32 for value in first.parameters())
+
+
+def test_pytorchcv() -> None:
+    pytest.importorskip("pytorchcv")
+    model = build_teacher(spec("pytorchcv:resnet20_cifar10"))
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) >= 19
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorchcv", None)
+    monkeypatch.setitem(sys.modules, "pytorchcv.model_provider", None)
+    with pytest.raises(Unavailable, match=r"pip install 'dfqbench\[pytorchcv\]'"):
+        build_teacher(spec("pytorchcv:resnet20_cifar10"))
+
+
+def test_weights_are_loaded(tmp_path: Path) -> None:
+    source = build_teacher(spec("cifar:resnet20", random_seed=5))
+    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, tmp_path / "w.safetensors")
+    loaded = build_teacher(spec("cifar:resnet20", random_seed=None, weights=tmp_path / "w.safetensors"))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(source(x), loaded(x))
+    with pytest.raises(InputError, match="does not fit CifarResNet"):
+        build_teacher(spec("cifar:resnet56", weights=tmp_path / "w.safetensors"))
+    with pytest.raises(InputError, match="is not the file that was fetched"):
+        build_teacher(spec("cifar:resnet20", weights=tmp_path / "w.safetensors", sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("ref", "more", "message"),
+    [
+        ("cifar:resnet21", {}, r"unknown cifar model 'resnet21'; did you mean .*resnet20"),
+        ("torchvision:resnet19", {}, "unknown torchvision model 'resnet19'"),
+        ("torchvision:fcn_resnet50", {}, "unknown torchvision model"),
+        ("timm:resnet10x", {}, "unknown timm model 'resnet10x'; did you mean"),
+        ("cifar:resnet20", {"kwargs": {"colour": 1}}, "cannot be built: TypeError: .*colour"),
+        ("cifar:resnet20", {"kwargs": {"shortcut": "C"}}, "unknown shortcut 'C'"),
+        ("cifar:resnet20", {"kwargs": {"classes": 100}}, r"gives \(1, 100\) for one 3x32x32 image, not \(1, 10\)"),
+        ("timm:test_resnet", {"kwargs": {"in_chans": 1}}, "does not take 3x32x32 images"),
+        ("py:pathlib:Path", {}, "returned PosixPath, not a torch.nn.Module"),
+        ("py:no_such_module:f", {}, "there is no module no_such_module"),
+        ("py:dfqbench.models.cifar:CifarRsNet", {}, "unknown callable .*did you mean CifarResNet"),
+    ],
+)
+def test_faults(ref: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build_teacher(spec(ref, **more))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "@dataclass\n"
+        "class Sizes:\n"
+        "    width: int\n"
+        "def build(width):\n"
+        "    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), *head)\n"
+        "def broken():\n"
+        "    raise RuntimeError('first line\\nsecond line')\n"
+    )
+    model = build_teacher(spec(f"py:{path}:build", kwargs={"width": 6}))
+    assert summarise(model, CARD).params == 3 * 6 * 9 + 6 + 60 + 10
+    with pytest.raises(InputError, match="cannot be built: RuntimeError: first line; check its arguments"):
+        build_teacher(spec(f"py:{path}:broken"))
+    names = set(sys.modules)
+    path.write_text("import no_such_thing")
+    with pytest.raises(InputError, match="does not import: ModuleNotFoundError"):
+        build_teacher(spec(f"py:{path}:build"))
+    assert not any(name.startswith("dfqbench_user_") for name in sys.modules)
+    assert set(sys.modules) <= names
+    with pytest.raises(InputError, match="there is no Python file"):
+        build_teacher(spec(f"py:{tmp_path}/gone.py:build"))
+
+
+def test_families_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    toys = types.ModuleType("toys_for_test")
+    monkeypatch.setitem(sys.modules, "toys_for_test", toys)
+
+    def make(name: str, width: int = 4) -> nn.Module:
+        assert name == "tiny"
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+    toys.make = make  # type: ignore[attr-defined]
+    families = {"toys": "toys_for_test:make"}
+    assert build_teacher(spec("toys:tiny", kwargs={"width": 5}), families=families)[0].out_channels == 5  # type: ignore[index]
+    with pytest.raises(DfqError, match="unknown model family 'toys'"):
+        build_teacher(spec("toys:tiny"))
+    with pytest.raises(PluginError, match="does not load"):
+        build_teacher(spec("toys:tiny"), families={"toys": "toys_for_test:gone"})
+
+
+@pytest.mark.parametrize(
+    ("ref", "more", "error", "message"),
+    [
+        ("py:os:getcwd", {}, Unavailable, "may not name code"),
+        ("py:timm.models._hub:load_state_dict_from_hf", {}, Unavailable, "may not name code"),
+        ("py:timm.models:create_model", {"args": ("resnet18",)}, Unavailable, "code of another package"),
+        ("py:timm.models.resnet:partial", {}, Unavailable, "code of another package"),
+        ("py:timm.models.resnet:resnet18", {"kwargs": {"pretrained": True}}, InputError, "may not pass pretrained"),
+        ("py:timm.models.resnet:resnet18", {"args": (True,)}, InputError, "may not pass pretrained"),
+        ("timm:resnet18", {"kwargs": {"checkpoint_path": "/x"}}, InputError, "may not pass checkpoint_path"),
+        ("torchvision:resnet18", {"kwargs": {"weights": "DEFAULT"}}, InputError, "may not pass weights"),
+    ],
+)
+def test_a_manifest_cannot_run_code_or_download(
+    ref: str, more: dict[str, Any], error: type[DfqError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        build_teacher(spec(ref, trusted=False, **more))
+
+
+def test_a_manifest_may_name_a_builder_of_a_library() -> None:
+    model = spec(
+        "py:timm.models.efficientnet:_gen_mobilenet_v1",
+        ModelCard((3, 64, 64), (0.5,) * 3, (0.5,) * 3, 1000),
+        args=("mobilenetv1_100", 0.25),
+        kwargs={"pad_type": "same", "bn_eps": 1e-3},
+        trusted=False,
+    )
+    summary = summarise(build_teacher(model), model.card)
+    assert (summary.convolutions, summary.linears, summary.batchnorms) == (27, 1, 27)
+
+
+def test_summary_counts_multiply_accumulates() -> None:
+    summary = summarise(build_teacher(spec("cifar:resnet20")), CARD)
+    # 41 million in the literature, of which convolutions and the last layer: 3x3x3x16 at 32x32, and so on.
+    stages = 3 * 9 * 16 * 1024 + 6 * 9 * 16 * 16 * 1024
+    stages += 9 * 16 * 32 * 256 + 5 * 9 * 32 * 32 * 256 + 9 * 32 * 64 * 64 + 5 * 9 * 64 * 64 * 64 + 640
+    assert summary.macs == stages
+    assert (summary.batchnorms, summary.activations) == (19, 19)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfqbench.api import ModelCard
+from dfqbench.models.identity import model_identity
+from dfqbench.targets.spec import ModelSpec
+
+CARD = ModelCard((3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10)
+
+
+def test_changes_with_everything_that_counts(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"one")
+    model = ModelSpec("cifar10", "a", "cifar:resnet20", CARD, weights=weights)
+    base = model_identity(model)
+    json.dumps(base)
+    changes: dict[str, Any] = {
+        "ref": "cifar:resnet32",
+        "kwargs": {"shortcut": "B"},
+        "args": (1,),
+        "random_seed": 1,
+        "card": dataclasses.replace(CARD, mean=(0.4, 0.5, 0.5)),
+    }
+    for key, value in changes.items():
+        assert model_identity(dataclasses.replace(model, **{key: value})) != base, key
+    assert model_identity(dataclasses.replace(model, name="other", target="other")) == base
+    assert model_identity(dataclasses.replace(model, top1=50.0)) == base
+    weights.write_bytes(b"two")
+    assert model_identity(model) != base
+
+
+def test_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("x = 1\n")
+    one, two = (ModelSpec("t", "m", f"py:{tmp_path}/{name}/mine.py:build", CARD) for name in "ab")
+    before = model_identity(one)
+    assert before == model_identity(two)
+    assert before["ref"] == "py:mine.py:build"
+    (tmp_path / "b" / "mine.py").write_text("x = 2\n")
+    assert model_identity(two) != before
+
+
+def test_source_text_of_modules_and_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "identity_pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')\n")
+    (package / "nets.py").write_text("one\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = ModelSpec("t", "m", "py:identity_pkg.nets:build", CARD)
+    family = ModelSpec("t", "m", "toys:tiny", CARD)
+    families = {"toys": "identity_pkg.nets:make"}
+    before = model_identity(module), model_identity(family, families)
+    (package / "nets.py").write_text("two\n")
+    after = model_identity(module), model_identity(family, families)
+    assert before[0]["code"] not in (None, after[0]["code"])
+    assert before[1]["code"] not in (None, after[1]["code"])
+    assert "identity_pkg" not in sys.modules
+
+
+def test_libraries_are_not_hashed() -> None:
+    for ref in ("timm:resnet18", "torchvision:resnet18", "py:timm.models.resnet:resnet18"):
+        assert model_identity(ModelSpec("t", "m", ref, CARD))["code"] is None
+
+
+def test_a_module_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
+    assert model_identity(ModelSpec("t", "m", "py:made_up:f", CARD))["code"] is None

@@ -1,0 +1,122 @@
+"""Coverage must notice what is off its grid: each test makes a fault and wants it found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfqbench.api import ModelCard
+from dfqbench.quant import Student, parse_scheme, prepare
+from dfqbench.quant.coverage import measure_coverage
+from dfqbench.quant.levels import distinct_levels, is_on_grid, most_levels_per_channel
+
+CARD = ModelCard((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 5)
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5)
+    ).eval()
+
+
+def student(label: str) -> Student:
+    made = prepare(network(), parse_scheme(label), CARD)
+    with torch.no_grad(), made.observing("minmax"):
+        made(IMAGES)
+    return made
+
+
+def test_multiply_accumulates_are_counted_by_hand() -> None:
+    coverage = measure_coverage(student("w4a4"), IMAGES)
+    first, second, head = 6 * 64 * 27, 6 * 36 * 54, 216 * 5
+    assert coverage.macs_total == first + second + head
+    assert coverage.macs_quantized == second + head
+    assert coverage.float_layers == ["0: input"]
+
+
+def test_a_weight_that_escapes_is_a_violation() -> None:
+    made = student("w4a4")
+    layer = made.network.get_submodule("2")
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    coverage = measure_coverage(made, IMAGES)
+    assert coverage.violations == ["weight 2"]
+    assert not coverage.levels_ok
+    assert "2: weight" in coverage.float_layers
+
+
+def test_an_activation_that_escapes_is_a_violation() -> None:
+    made = student("w4a4")
+    quantizer = made.activation_quantizers()[0]
+    quantizer.forward = lambda x: x  # type: ignore[method-assign, assignment]
+    coverage = measure_coverage(made, IMAGES)
+    assert coverage.violations == [f"activation {quantizer.name}"]
+    assert "2: input" in coverage.float_layers
+
+
+def test_too_wide_a_grid_is_a_violation() -> None:
+    made = student("w4a4")
+    quantizer = made.activation_quantizers()[0]
+    claimed = quantizer.bits
+    quantizer.bits = 8
+    quantizer.refresh()
+    eight = quantizer.forward
+    quantizer.bits = claimed
+    quantizer.refresh()
+
+    def widened(x: Tensor) -> Tensor:
+        quantizer.bits = 8
+        quantizer.refresh()
+        out = eight(x)
+        quantizer.bits = claimed
+        return out
+
+    quantizer.forward = widened  # type: ignore[method-assign]
+    assert measure_coverage(made, IMAGES).violations == [f"activation {quantizer.name}"]
+
+
+def test_nothing_quantized_covers_nothing() -> None:
+    coverage = measure_coverage(student("w32a32"), IMAGES)
+    assert coverage.macs_quantized == 0
+    assert coverage.violations == []
+
+
+def test_measuring_leaves_no_trace() -> None:
+    made = student("w4a4")
+    seen = made.images_seen
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in made.modules())
+    measure_coverage(made, IMAGES)
+    assert made.images_seen == seen
+    assert hooks == sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in made.modules())
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "expected"),
+    [
+        (torch.tensor([0.0, 0.1, 0.2, 0.5]), 3, True),
+        (torch.tensor([0.0, 0.1, 0.2, 0.55]), 3, False),
+        (torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4]), 2, False),
+        (torch.tensor([-7.5, 3.25]), 2, True),
+        (torch.tensor([0.0, 1.0, 15.0]), 4, True),
+        (torch.tensor([0.0, 1.0, 16.0]), 4, False),
+        (torch.tensor([0.0, float("nan")]), 4, False),
+        (torch.tensor([0.0, float("inf")]), 4, False),
+    ],
+)
+def test_even_spacing(values: Tensor, bits: int, expected: bool) -> None:
+    assert is_on_grid(values, bits) is expected
+
+
+def test_levels_of_a_large_tensor_are_all_found() -> None:
+    values = torch.zeros(1_000_000)
+    values[123_457] = 1.0  # not among the elements looked at first
+    levels = distinct_levels(values, 4)
+    assert levels is not None
+    assert levels.tolist() == [0.0, 1.0]
+    assert distinct_levels(torch.arange(100_000.0), 256) is None
+
+
+def test_levels_per_channel() -> None:
+    assert most_levels_per_channel(torch.tensor([[1.0, 1.0, 2.0], [1.0, 2.0, 3.0]])) == 3
+    assert most_levels_per_channel(torch.zeros(4, 7)) == 1

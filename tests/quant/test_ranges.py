@@ -1,0 +1,62 @@
+"""Range rules on sequences whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfqbench.api import UsageError
+from dfqbench.quant.ranges import Range, RangeRule, check_rule
+
+
+def follow(rule: RangeRule, batches: list[torch.Tensor]) -> list[tuple[float, float]]:
+    ranges = Range()
+    seen = []
+    for batch in batches:
+        ranges.update(batch, rule)
+        seen.append((ranges.low.item(), ranges.high.item()))
+    return seen
+
+
+def test_minmax_starts_at_zero_on_both_sides() -> None:
+    assert follow("minmax", [torch.tensor([2.0, 5.0]), torch.tensor([3.0, 4.0])])[-1] == (0.0, 5.0)
+    assert follow("minmax", [torch.tensor([-2.0, -1.0])])[-1] == (-2.0, 0.0)
+
+
+def test_plain_ema_of_a_constant_is_the_constant() -> None:
+    for low, high in follow("ema", [torch.tensor([-1.0, 3.0])] * 30):
+        assert low == pytest.approx(-1.0, rel=1e-5)
+        assert high == pytest.approx(3.0, rel=1e-5)
+
+
+def test_plain_ema_weights_batches_by_age() -> None:
+    values = [1.0, 4.0, 2.0, 8.0]
+    average = 0.0
+    for value in values:
+        average = 0.9 * average + 0.1 * value
+    expected = average / (1 - 0.9 ** len(values))
+    found = follow("ema", [torch.tensor([-value, value]) for value in values])[-1]
+    assert found[1] == pytest.approx(expected, rel=1e-5)
+    assert found[0] == pytest.approx(-expected, rel=1e-5)
+
+
+def test_official_ema_overshoots_and_washes_out() -> None:
+    highs = [high for _, high in follow("ema-official", [torch.tensor([0.0, 1.0])] * 250)]
+    assert highs[0] == pytest.approx(1.0, rel=1e-4)
+    assert highs[1] == pytest.approx(5.26, rel=1e-2)
+    assert max(highs) == pytest.approx(3945, rel=0.01)
+    assert 19 <= highs.index(max(highs)) <= 22
+    assert highs[149] == pytest.approx(1.01, abs=0.01)
+    assert highs[-1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_official_ema_refuses_a_short_phase() -> None:
+    with pytest.raises(UsageError, match="at least 200 steps, got 199"):
+        check_rule("ema-official", 199)
+    check_rule("ema-official", 200)
+    check_rule("ema", 1)
+
+
+def test_an_unknown_rule_names_the_valid_ones() -> None:
+    with pytest.raises(UsageError, match=r"did you mean ema.*valid: ema, ema-official, minmax"):
+        check_rule("emaa", 10)

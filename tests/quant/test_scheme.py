@@ -1,0 +1,53 @@
+"""Schemes as data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dfqbench.api import UsageError
+from dfqbench.quant.scheme import DEPLOY, GDFQ, Override, Scheme, parse_scheme
+
+
+def test_a_label_names_bits_and_protocol() -> None:
+    scheme = parse_scheme("W3A8@deploy")
+    assert (scheme.w_bits, scheme.a_bits, scheme.protocol) == (3, 8, DEPLOY)
+    assert scheme.label == "w3a8@deploy"
+    assert parse_scheme("w4a4").protocol == GDFQ
+
+
+@pytest.mark.parametrize("label", ["w4", "4/4", "w4a4@", "a4w4", ""])
+def test_a_malformed_label_shows_the_form(label: str) -> None:
+    with pytest.raises(UsageError, match="write bits@protocol"):
+        parse_scheme(label)
+
+
+@pytest.mark.parametrize("label", ["w1a4", "w4a9", "w16a16"])
+def test_unsupported_bits(label: str) -> None:
+    with pytest.raises(UsageError, match="use 2 to 8, or 32 for off"):
+        parse_scheme(label)
+
+
+def test_an_unknown_protocol_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown protocol 'deplay'.*did you mean deploy"):
+        parse_scheme("w4a4@deplay")
+
+
+def test_plain_data_and_back() -> None:
+    protocol = dataclasses.replace(DEPLOY, name="mine", overrides=(Override("layer4.*", w_bits=8),))
+    scheme = Scheme(4, 4, protocol)
+    assert Scheme.from_dict(scheme.as_dict()) == scheme
+    with pytest.raises(UsageError, match="not a scheme"):
+        Scheme.from_dict({"w_bits": 4})
+
+
+def test_the_last_matching_override_wins() -> None:
+    overrides = (Override("layer*", w_bits=8), Override("layer1.*", w_bits=6))
+    scheme = Scheme(4, 4, dataclasses.replace(GDFQ, name="mine", overrides=overrides))
+    first, other = scheme.overridden("layer1.0.conv1"), scheme.overridden("layer2.0.conv1")
+    assert first is not None
+    assert first.w_bits == 6
+    assert other is not None
+    assert other.w_bits == 8
+    assert scheme.overridden("fc") is None

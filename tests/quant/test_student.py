@@ -1,0 +1,239 @@
+"""The rewriter on real architectures, and students on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.api import InputError, ModelCard, Unavailable
+from dfqbench.quant import Scheme, Student, load_student, parse_scheme, prepare, save_student
+from dfqbench.quant.coverage import measure_coverage
+from dfqbench.quant.scheme import GDFQ, Override
+
+SIDE = 64
+
+
+def card(side: int = SIDE) -> ModelCard:
+    return ModelCard((3, side, side), (0.5,) * 3, (0.5,) * 3, 1000)
+
+
+def spread(network: nn.Module) -> nn.Module:
+    """Gives BatchNorm statistics and affine parameters that are not the identity, so that folding is put to the test."""
+    generator = torch.Generator().manual_seed(5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+    return network.eval().requires_grad_(False)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "torchvision resnet18": lambda: torchvision.models.resnet18(weights=None),
+    "torchvision mobilenet_v2": lambda: torchvision.models.mobilenet_v2(weights=None),
+    "torchvision densenet121": lambda: torchvision.models.densenet121(weights=None),
+    "torchvision shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(weights=None),
+    "torchvision mobilenet_v3": lambda: torchvision.models.mobilenet_v3_small(weights=None),
+    "timm mobilenetv1, same padding": lambda: timm.create_model("mobilenetv1_100", pad_type="same"),
+    "timm resnetv2, fused norms": lambda: timm.create_model("resnetv2_50"),
+    "timm efficientvit, untraceable parts": lambda: timm.create_model("efficientvit_b0"),
+}
+
+
+def build(name: str) -> nn.Module:
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return spread(NETWORKS[name]())
+
+
+def observed(student: Student, images: Tensor) -> Student:
+    with torch.no_grad(), student.observing("minmax"):
+        student(images)
+    return student
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
+def test_nothing_quantized_means_nothing_changed(name: str, protocol: str) -> None:
+    teacher = build(name)
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    student = prepare(teacher, parse_scheme(f"w32a32@{protocol}"), card())
+    with torch.no_grad():
+        expected = teacher(images)
+        found = student(images)
+    assert not student.claims
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_deploy_puts_every_layer_on_grids(name: str) -> None:
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), images)
+    coverage = measure_coverage(student, images)
+    assert coverage.violations == []
+    assert coverage.levels_ok
+    outside = [entry for entry in coverage.float_layers if entry.startswith("(outside layers)")]
+    assert coverage.float_layers == outside
+    assert coverage.share == 1.0 or outside
+    bits = list(student.layers.values())
+    assert (bits[0].weight, bits[0].input) == (8, 4 if name == "" else 8)
+    assert (bits[-1].weight, bits[-1].input) == (8, 8)
+    assert {layer.weight for layer in bits[1:-1]} == {4}
+
+
+def test_gdfq_leaves_in_float_what_the_family_leaves() -> None:
+    images = torch.randn(2, 3, SIDE, SIDE)
+    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), images)
+    coverage = measure_coverage(student, images)
+    assert coverage.float_layers == ["conv1: input", "fc: input"]
+    assert coverage.violations == []
+    # One quantizer for each of the 17 calls of a ReLU, although blocks share their ReLU module; 21 weights.
+    assert len(student.activation_quantizers()) == 17
+    assert sum(claim.kind == "weight" for claim in student.claims) == 21
+
+
+def test_gdfq_mobilenet_keeps_linear_bottlenecks_in_float() -> None:
+    images = torch.randn(2, 3, SIDE, SIDE)
+    student = observed(prepare(build("torchvision mobilenet_v2"), parse_scheme("w4a4@gdfq"), card()), images)
+    coverage = measure_coverage(student, images)
+    assert "features.2.conv.0.0: input" in coverage.float_layers
+    assert coverage.violations == []
+
+
+class Functional(nn.Module):
+    """Functional activations of three kinds and a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = (self.second(x) + x).relu()
+        x = torch.relu_(self.second(x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_functional_activations_have_a_quantizer_each() -> None:
+    images = torch.randn(4, 3, 16, 16)
+    student = observed(prepare(Functional().eval(), parse_scheme("w4a4"), card(16)), images)
+    assert len(student.activation_quantizers()) == 3
+    assert measure_coverage(student, images).float_layers == ["first: input", "head: input"]
+
+
+class Branching(nn.Module):
+    """Cannot be traced: its control flow looks at values; one activation module is called twice."""
+
+    def __init__(self, functional: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU()
+        self.functional = functional
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e9:
+            return x
+        x = self.act(self.conv(x) + 1.0)
+        return F.relu(x - 5) if self.functional else self.act(x * 3.0)
+
+
+def branching(functional: bool) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Branching(functional), nn.Flatten(), nn.Linear(8 * 36, 1000)).eval()
+
+
+def test_an_untraceable_part_gets_a_quantizer_for_each_call() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    student = observed(prepare(branching(False), parse_scheme("w4a4"), card(8)), images)
+    ranges = {q.name: q.range.high.item() for q in student.activation_quantizers()}
+    inner = [high for name, high in ranges.items() if "#call" in name]
+    assert len(ranges) == 3
+    assert len(inner) == 2
+    assert inner[0] != inner[1]
+    assert measure_coverage(student, images).violations == []
+    before = student(images)
+    assert torch.equal(before, student(images))
+
+
+def test_an_unreachable_activation_is_refused_not_ignored() -> None:
+    with pytest.raises(Unavailable, match=r"untraceable part cannot be reached: 2"):
+        prepare(branching(True), parse_scheme("w4a4"), card(8))
+    images = torch.randn(2, 3, 8, 8)
+    student = observed(prepare(branching(True), parse_scheme("w4a4@deploy"), card(8)), images)
+    assert measure_coverage(student, images).share == 1.0
+
+
+def test_a_network_without_activations_is_unavailable_under_gdfq() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 1000)).eval()
+    with pytest.raises(Unavailable, match="no activation function"):
+        prepare(network, parse_scheme("w4a4"), card(8))
+
+
+def test_overrides_change_single_layers() -> None:
+    protocol = dataclasses.replace(GDFQ, name="mine", overrides=(Override("layer4.*", w_bits=8, a_bits=8),))
+    student = prepare(build("torchvision resnet18"), Scheme(3, 3, protocol), card())
+    assert student.layers["layer4.1.conv2"].weight == 8
+    assert student.layers["layer3.1.conv2"].weight == 3
+    widths = {q.bits for q in student.activation_quantizers() if q.name.startswith("layer4")}
+    assert widths == {8}
+
+
+def test_the_teacher_is_left_alone_and_the_student_trains() -> None:
+    teacher = build("torchvision resnet18")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    images = torch.randn(2, 3, SIDE, SIDE)
+    student = observed(prepare(teacher, parse_scheme("w4a4"), card()), images)
+    student(images).square().mean().backward()
+    grads = [p.grad for p in student.parameters()]
+    assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not student.train().training
+
+
+def test_ranges_move_only_while_observing() -> None:
+    images = torch.randn(2, 3, SIDE, SIDE)
+    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), images)
+    high = student.activation_quantizers()[0].range.high.item()
+    student(images * 10)
+    assert student.activation_quantizers()[0].range.high.item() == high
+    assert student.range_steps == 1
+    with student.observing("minmax"):
+        student(images * 10)
+    assert student.activation_quantizers()[0].range.high.item() > high
+
+
+@pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
+def test_saved_and_loaded_gives_the_same_bits(protocol: str, tmp_path: Path) -> None:
+    from dfqbench.models.build import build_teacher
+    from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.spec import ModelSpec
+
+    model = Catalogue.discover([]).models("digits")[0]
+    assert isinstance(model, ModelSpec)
+    images = torch.randn(8, *model.card.input_size)
+    student = observed(prepare(build_teacher(model), parse_scheme(f"w3a3@{protocol}"), model.card), images)
+    save_student(student, tmp_path, model.as_dict())
+    loaded = load_student(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), student(images))
+    assert loaded.scheme == student.scheme
+
+
+def test_a_folder_without_a_student(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no student"):
+        load_student(tmp_path)
+    (tmp_path / "student.json").write_text("{}")
+    (tmp_path / "student.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_student(tmp_path)

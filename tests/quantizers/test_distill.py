@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfqbench.api import Batch, Budget, NonFiniteError, UsageError, budget_named
+from dfqbench.quant import Student, parse_scheme, prepare
+from dfqbench.quantizers.distill import Distill, DistillParams
+from dfqbench.quantizers.distill_loop import Distillation
+from dfqbench.synth import FixedSource
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_card, toy_network
+
+PARAMS = DistillParams(lr=1e-2, batch=16, batch_few_classes=16)
+
+
+def _images(count: int = 32) -> Tensor:
+    return torch.randn((count, 3, 8, 8), generator=torch.Generator().manual_seed(5))
+
+
+def _context(**kwargs: Any) -> ToyContext:
+    return ToyContext(bits=parse_scheme("w3a3"), **kwargs)
+
+
+def _run(params: DistillParams = PARAMS, source: Any = None, **kwargs: Any) -> tuple[Student, ToyContext]:
+    ctx = _context(**kwargs)
+    return Distill(params).quantize(toy_network(), source or FixedSource(_images()), ctx), ctx
+
+
+class Recording:
+    """A live source that says who asked for what; its batches are numbered."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.sizes: list[int] = []
+        self.students: list[nn.Module | None] = []
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+        self.steps += 1
+        self.sizes.append(size)
+        self.students.append(student)
+        images = torch.randn((size, 3, 8, 8), generator=torch.Generator().manual_seed(self.steps))
+        return Batch(images, torch.zeros(size, dtype=torch.int64))
+
+    def sample(self, size: int) -> Batch:
+        raise AssertionError("a live source is trained, not drawn from")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = int(state["steps"])
+
+
+def test_the_loss_falls() -> None:
+    _, ctx = _run(budget=dataclasses.replace(budget_named("smoke"), training=budget_named("short").training / 8))
+    losses = [scalars["loss"] for scalars in ctx.scalars if "loss" in scalars]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_step_equals_the_textbook_step() -> None:
+    teacher, images = toy_network(), _images()
+    params = dataclasses.replace(PARAMS, range_epochs=1, warmup_epochs=1, epochs=21, mse_weight=0.5, lr_steps=())
+    ctx = _context()
+    student = Distill(params).quantize(teacher, FixedSource(images), ctx)
+    twin = prepare(teacher, ctx.scheme, ctx.card)
+    plan = Distillation(teacher, FixedSource(images), ctx, params).plan
+    cursor = 0
+
+    def draw() -> Tensor:
+        nonlocal cursor
+        index = torch.arange(cursor, cursor + 16) % 32
+        cursor += 16
+        return images[index]
+
+    with torch.no_grad(), twin.observing("ema"):
+        for _ in range(plan.range_steps):
+            twin(draw())
+    optimizer = torch.optim.SGD(twin.parameters(), 1e-2, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    assert plan.total - plan.student_start == 1
+    x = draw()
+    z_p, z_q = teacher(x), twin(x)
+    kl = nn.KLDivLoss()  # the released code's default reduction
+    with pytest.warns(UserWarning, match="reduction: 'mean'"):
+        divergence = kl(nn.functional.log_softmax(z_q / 20, 1), nn.functional.softmax(z_p / 20, 1))
+    loss = nn.functional.cross_entropy(z_q, z_p.argmax(1)) + divergence * 20 * 20 + 0.5 * (z_p - z_q).square().mean()
+    loss.backward()
+    optimizer.step()
+    assert ctx.scalars[-1]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for (name, found), wanted in zip(student.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, wanted, msg=name)
+
+
+def test_phases_ranges_then_warmup_then_weights() -> None:
+    params = dataclasses.replace(PARAMS, warmup_epochs=84)
+    ctx, source, teacher = _context(), Recording(), toy_network()
+    run = Distillation(teacher, source, ctx, params)
+    assert (run.plan.range_steps, run.plan.warmup_steps, run.plan.total) == (10, 4, 30)
+    history: list[tuple[int, Tensor]] = []
+    before = run.student.network.get_parameter("0.parametrizations.weight.original").detach().clone()
+
+    def note(step: int, total: int, **scalars: Any) -> None:
+        weight = run.student.network.get_parameter("0.parametrizations.weight.original")
+        history.append((run.student.range_steps, weight.detach().clone()))
+
+    ctx.progress = note  # type: ignore[method-assign]
+    run.run()
+    assert [steps for steps, _ in history] == [min(step, 10) for step in range(1, 31)]
+    moved = [not torch.equal(weight, before) for _, weight in history]
+    assert moved == [step > 14 for step in range(1, 31)]
+    assert source.steps == 30
+    assert source.sizes == [16] * 30
+    assert all(student is run.student for student in source.students)
+
+
+def test_batchnorm_statistics_stay_and_affine_trains() -> None:
+    teacher = toy_network()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = Distill(PARAMS).quantize(teacher, FixedSource(_images()), _context())
+    state = student.network.state_dict()
+    assert torch.equal(state["1.running_mean"], before["1.running_mean"])
+    assert not torch.equal(state["1.weight"], before["1.weight"])
+    assert not torch.equal(state["8.bias"], before["8.bias"])
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_seed_decides_every_bit() -> None:
+    params = dataclasses.replace(PARAMS, augment_share=0.5, interpolation=0.5)
+    before = torch.random.get_rng_state()
+    (one, _), (same, _), (other, _) = _run(params), _run(params), _run(params, root_seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    equal = [torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True)]
+    assert all(equal)
+    assert not all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_interrupted_run_goes_on_bit_for_bit(live: bool) -> None:
+    params = dataclasses.replace(PARAMS, augment_share=0.5, interpolation=0.5, warmup_epochs=84)
+
+    def source() -> Any:
+        return Recording() if live else FixedSource(_images())
+
+    whole, ctx = _run(params, source(), keep_states=True)
+    assert [state["step"] for state in ctx.saved] == list(range(1, 31))
+    for state in (ctx.saved[5], ctx.saved[12], ctx.saved[20]):
+        continued, _ = _run(params, source(), restored=state)
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, continued.state_dict()[name]), name
+
+
+def test_teacher_logits_are_not_paid_twice() -> None:
+    teacher, calls = toy_network(), []
+    logits = teacher(_images())
+    teacher.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
+    Distill(PARAMS).quantize(teacher, FixedSource(_images(), teacher_logits=logits), _context())
+    assert calls == []
+    Distill(PARAMS).quantize(teacher, FixedSource(_images()), _context())
+    assert calls == [16] * 20
+    calls.clear()
+    mixed = dataclasses.replace(PARAMS, interpolation=1.0)  # mixtures need a pass of their own
+    Distill(mixed).quantize(teacher, FixedSource(_images(), teacher_logits=logits), _context())
+    assert calls == [16] * 20
+
+
+def test_a_small_fixed_source_is_used_whole() -> None:
+    teacher, calls = toy_network(), []
+    teacher.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
+    Distill(PARAMS).quantize(teacher, FixedSource(_images(5)), _context())
+    assert set(calls) == {5}
+
+
+@pytest.mark.parametrize(
+    ("card", "size"), [(toy_card(classes=10), 512), (toy_card(classes=11), 200), (toy_card(size=65), 16)]
+)
+def test_batch_sizes(card: Any, size: int) -> None:
+    ctx = _context(card=card)
+    teacher = toy_network(classes=card.classes, size=card.input_size[1])
+    run = Distillation(teacher, Recording(), ctx, Distill.recipes["clusterq"])
+    assert run._size == size
+
+
+def test_recipes_differ_where_they_should() -> None:
+    recipes: dict[str, DistillParams] = dict(Distill.recipes)
+    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq"}
+    assert recipes["gdfq"] == DistillParams()
+    assert (recipes["gdfq"].reduction, recipes["gdfq"].alpha) == ("mean", 1.0)
+    assert (recipes["clusterq"].reduction, recipes["clusterq"].warmup_epochs) == ("batchmean", 10)
+    assert (recipes["kmdfq"].alpha, recipes["kmdfq"].mse_weight, recipes["kmdfq"].interpolation) == (0.0, 1.0, 0.0)
+    assert recipes["temporal"] == dataclasses.replace(recipes["kmdfq"], interpolation=0.5)
+    assert (recipes["intraq"].alpha, recipes["intraq"].epochs, recipes["intraq"].lr_steps) == (20.0, 151, (20, 40, 60))
+    assert Distill.default_recipe == "intraq"
+
+
+@pytest.mark.parametrize("recipe", ["gdfq", "clusterq", "kmdfq", "temporal", "intraq"])
+def test_every_recipe_runs(recipe: str) -> None:
+    _, ctx = _run(Distill.recipes[recipe])
+    assert ctx.steps[-1][0] == ctx.steps[-1][1] == len(ctx.steps)
+    assert ctx.snapshots[-1] == ctx.steps[-1][1]
+
+
+def test_the_official_rule_wants_two_hundred_steps() -> None:
+    params = dataclasses.replace(PARAMS, range_rule="ema-official")
+    with pytest.raises(UsageError, match="at least 200 steps"):
+        _run(params)
+    tiny = Budget("tiny", budget_named("smoke").training, budget_named("smoke").images, 200)
+    student, _ = _run(params, budget=tiny)
+    assert student.range_steps == 200
+
+
+def test_a_bad_loss_stops() -> None:
+    with pytest.raises(NonFiniteError):
+        _run(dataclasses.replace(PARAMS, lr=1e30, ce_weight=1e30))
+
+
+def test_no_loss_at_all_is_refused() -> None:
+    with pytest.raises(UsageError, match="no loss left"):
+        DistillParams(alpha=0, ce_weight=0)
+
+
+def test_soft_labels_and_one_class() -> None:
+    soft = torch.softmax(torch.randn((32, 4), generator=torch.Generator().manual_seed(0)), 1)
+    _run(PARAMS, FixedSource(_images(), labels=soft))
+    _run(dataclasses.replace(PARAMS, interpolation=1.0), FixedSource(_images(), labels=soft))
+    ctx = _context(card=toy_card(classes=1))
+    student = Distill(PARAMS).quantize(toy_network(classes=1), FixedSource(_images()), ctx)
+    assert student(_images(2)).shape == (2, 1)
+
+
+def test_batch_of_one() -> None:
+    student, _ = _run(dataclasses.replace(PARAMS, interpolation=0.5, augment_share=0.5), FixedSource(_images(1)))
+    assert torch.isfinite(student(_images(2))).all()
+
+
+def test_the_module_needs_no_torch() -> None:
+    code = "import sys, dfqbench.quantizers.distill; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,69 @@
+"""The data guard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfqbench.run.guard import DataGuard
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "images.npz").write_bytes(b"0")
+    return folder
+
+
+def test_openings_and_listings_are_heard(data: Path) -> None:
+    guard = DataGuard([data])
+    with guard.watching():
+        (data / "images.npz").read_bytes()
+        list(data.iterdir())
+        os.listdir(data)  # noqa: PTH208 - the old way must be heard too
+    assert {Path(hit) for hit in guard.hits} == {data, data / "images.npz"}
+
+
+def test_only_while_watching_and_only_there(data: Path, tmp_path: Path) -> None:
+    guard = DataGuard([data])
+    (data / "images.npz").read_bytes()
+    with guard.watching():
+        (tmp_path / "data-of-mine").write_text("mine")
+        (tmp_path / "data-of-mine").read_text()
+    (data / "images.npz").read_bytes()
+    assert guard.hits == []
+
+
+def test_detours_are_heard(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    guard = DataGuard([data])
+    with guard.watching():
+        (link / "images.npz").read_bytes()
+    assert len(guard.hits) == 1
+    monkeypatch.chdir(data)
+    with guard.watching():
+        Path("images.npz").read_bytes()
+        with pytest.raises(ValueError, match="pickled|magic|file"):
+            np.load(data / "images.npz")
+    assert len(guard.hits) == 3
+
+
+def test_a_single_file_can_be_guarded(data: Path) -> None:
+    guard = DataGuard([data / "images.npz"])
+    with guard.watching():
+        list(data.iterdir())
+        (data / "images.npz").read_bytes()
+    assert [Path(hit).name for hit in guard.hits] == ["images.npz"]
+
+
+def test_file_numbers_do_not_confuse_it(data: Path) -> None:
+    guard = DataGuard([data])
+    number = os.open(data / "images.npz", os.O_RDONLY)
+    with guard.watching(), os.fdopen(number) as stream:
+        stream.read()
+    assert guard.hits == []

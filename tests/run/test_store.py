@@ -1,0 +1,86 @@
+"""Records on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dfqbench.api import InputError, UsageError
+from dfqbench.run.store import RunFolder, find_cell, read_records, records, write_json
+
+
+def make(run: RunFolder, cell: str, **facts: object) -> Path:
+    attempt, number = run.new_attempt(cell)
+    run.write_record(attempt, {"schema": 1, "cell_id": cell, "attempt": number, "status": "ok", **facts})
+    return attempt
+
+
+def test_attempts_are_numbered_and_the_newest_counts(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "w4a4")
+    make(run, "aa11", top1=1.0)
+    make(run, "aa11", top1=2.0)
+    latest = run.latest("aa11")
+    assert latest is not None
+    assert (latest["attempt"], latest["top1"]) == (2, 2.0)
+    assert run.latest("bb22") is None
+
+
+def test_ten_attempts_are_not_sorted_as_text(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "w4a4")
+    for number in range(1, 12):
+        make(run, "aa11", top1=float(number))
+    latest = run.latest("aa11")
+    assert latest is not None
+    assert latest["attempt"] == 11
+
+
+def test_a_failed_write_leaves_the_old_record_and_no_scrap(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_json(path, {"schema": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"top1": float("nan")})
+    assert json.loads(path.read_text()) == {"schema": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"schema": "one"}', "\x00\x01", "[" * 100_000])
+def test_a_corrupt_record_is_a_warning(content: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "w4a4")
+    make(run, "aa11", top1=1.0)
+    bad = make(run, "bb22")
+    (bad / "record.json").write_text(content)
+    found, warnings = read_records(tmp_path)
+    assert [record["cell_id"] for record in found] == ["aa11"]
+    assert len(warnings) == 1
+    assert "bb22" in warnings[0]
+    assert "not a readable record" in warnings[0]
+
+
+def test_unknown_keys_are_kept(tmp_path: Path) -> None:
+    make(RunFolder(tmp_path / "w4a4"), "aa11", from_the_future={"x": 1})
+    assert read_records(tmp_path)[0][0]["from_the_future"] == {"x": 1}
+
+
+def test_a_cell_is_found_by_its_first_digits(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "w4a4")
+    make(run, "aa11")
+    second = make(run, "aa11")
+    make(run, "ab22")
+    assert find_cell(tmp_path, "aa") == second
+    with pytest.raises(UsageError, match=r"several cells begin with 'a': aa11, ab22"):
+        find_cell(tmp_path, "a")
+    with pytest.raises(UsageError, match="no cell begins with 'ff'"):
+        find_cell(tmp_path, "ff")
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        read_records(tmp_path)
+
+
+def test_records_as_a_frame(tmp_path: Path) -> None:
+    make(RunFolder(tmp_path / "w4a4"), "aa11", top1=61.5)
+    frame = records(tmp_path)
+    assert frame.loc[0, "top1"] == 61.5

@@ -1,0 +1,192 @@
+"""Whole sweeps through the command line, in real workers, on the embedded target."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dfqbench
+
+PLUGINS = Path(__file__).parent.parent / "plugins"
+
+
+def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "DFQBENCH_DATA"}
+    if data is not None:
+        environment["DFQBENCH_DATA"] = str(data)
+    return subprocess.run(
+        [sys.executable, "-m", "dfqbench", "run", "--out", str(out), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=280,
+        check=False,
+    )
+
+
+def records(out: Path, run_name: str = "smoke") -> dict[str, dict[str, Any]]:
+    """The newest record by label."""
+    found = {}
+    for path in sorted((out / run_name / "cells").glob("*/attempt-*/record.json"), key=lambda p: p.stat().st_mtime):
+        record = json.loads(path.read_text())
+        found[record["label"]] = record
+    return found
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """`dfqbench run --grid smoke` with the real control beside the two methods."""
+    out = tmp_path_factory.mktemp("smoke")
+    return out, run(out, "--grid", "smoke", "--methods", "zeroq,noise,real", "--bits", "w4a4,w2a2")
+
+
+def test_a_run_ends_with_its_table(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = smoke
+    assert done.returncode == 0, done.stderr
+    assert "zeroq" in done.stdout
+    assert "noise (floor)" in done.stdout
+    assert "real (ceiling)" in done.stdout
+    assert "6 cells on cpu" in done.stderr.splitlines()[0]
+    assert {p.name for p in (out / "smoke").glob("table.*")} == {"table.txt", "table.md", "table.csv"}
+    assert (out / "smoke" / "table.txt").read_text().strip() == done.stdout.strip()
+
+
+def test_seconds_add_up_and_host_overhead_is_small(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    for record in records(smoke[0]).values():
+        seconds = record["seconds"]
+        parts = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
+        assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"], abs=1e-6)
+        assert 0 <= seconds["unattributed"] < 0.2 * seconds["wall"] + 1.0
+
+
+def test_the_source_is_paid_once(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    found = [
+        json.loads(path.read_text())
+        for path in (smoke[0] / "smoke" / "cells").glob("*/attempt-*/record.json")
+        if json.loads(path.read_text())["label"] == "zeroq"
+    ]
+    assert len(found) == 2
+    assert len({record["source_id"] for record in found}) == 1
+    paid = sorted(found, key=lambda record: record["seconds"]["paid_synthesis"])
+    assert paid[0]["reused_from"] == found[0]["source_id"]
+    assert paid[0]["seconds"]["paid_synthesis"] < 0.1 * paid[1]["seconds"]["paid_synthesis"]
+    assert paid[0]["seconds"]["synthesis"] == pytest.approx(paid[1]["seconds"]["synthesis"], rel=0.1)
+    assert paid[1]["reused_from"] is None
+
+
+def test_a_record_holds_what_the_design_lists(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    record = records(smoke[0])["zeroq"]
+    assert record["status"] == "ok"
+    assert record["n"] if "n" in record else record["dataset"]["n"] == 540
+    assert record["drop"] == pytest.approx(record["fp_top1"] - record["top1"])
+    assert record["coverage"]["macs_quantized"] < record["coverage"]["macs_total"]
+    assert record["levels_ok"] is True
+    assert record["real_data_opened"] == []
+    assert record["counts"]["optimizer_steps"] == record["counts"]["source_steps"] > 0
+    assert record["counts"]["images"] == 64
+    assert record["peak_mib"]["synthesis"] > 0
+    assert record["fidelity"] == "released code"
+    environments = smoke[0] / "smoke" / "environments"
+    assert json.loads((environments / f"{record['environment']}.json").read_text())["packages"]["torch"]
+
+
+def test_finished_cells_are_not_run_again(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, first = smoke
+    again = run(out, "--grid", "smoke", "--methods", "zeroq,noise,real", "--bits", "w4a4,w2a2")
+    assert again.returncode == 0
+    assert "6 finished before; nothing to run" in again.stderr
+    assert again.stdout == first.stdout
+
+
+def test_the_student_is_loaded_from_python(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    frame = dfqbench.records(smoke[0])
+    assert len(frame) == 6
+    attempt = next((smoke[0] / "smoke" / "cells").glob("*/attempt-1"))
+    student = dfqbench.load_student(attempt)
+    assert student.scheme.protocol.name == "gdfq"
+
+
+def test_same_seed_same_bits_in_another_run(
+    smoke: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = run(tmp_path, "--grid", "smoke", "--methods", "zeroq", "--bits", "w2a2")
+    assert done.returncode == 0
+    (mine,) = (tmp_path / "smoke" / "cells").glob("*/attempt-1")
+    other = smoke[0] / "smoke" / "cells" / mine.parent.name / "attempt-1"
+    for name in ("student.safetensors", "images.safetensors"):
+        assert (mine / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_what_goes_wrong_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    faulty = PLUGINS / "faulty"
+    methods = "raises,diverges,exits,asks-for-bits,own-student,opens-data,raises_on_import,noise"
+    done = run(
+        tmp_path,
+        *("--grid", "smoke", "--methods", methods),
+        *("--plugin", str(faulty / "misbehaves.py"), "--plugin", str(faulty / "opens_data.py")),
+        *("--plugin", str(PLUGINS / "broken" / "raises_on_import.py")),
+    )
+    assert done.returncode == 1, done.stderr
+    found = records(tmp_path)
+    status = {label: record["status"] for label, record in found.items()}
+    assert status == {
+        "raises": "failed",
+        "diverges": "failed",
+        "exits": "failed",
+        "asks-for-bits": "failed",
+        "own-student": "ok",
+        "opens-data": "invalid",
+        "raises_on_import": "failed",
+        "noise": "ok",
+    }
+    assert found["raises"]["error"]["phase"] == "synthesis"
+    assert found["raises"]["error"]["step"] == 7
+    assert "the plugin's own mistake" in found["raises"]["error"]["traceback"]
+    assert found["diverges"]["error"]["step"] == 13 or "at step 13" in found["diverges"]["error"]["message"]
+    assert "ended with status 3" in found["exits"]["error"]["message"]
+    assert "set depends_on_bits = True" in found["asks-for-bits"]["error"]["message"]
+    assert found["own-student"]["flags"] == ["plugin_student"]
+    assert found["own-student"]["drop"] == 0.0
+    assert found["own-student"]["coverage"] is None
+    assert "digits.csv.gz" in found["opens-data"]["error"]["message"]
+    assert "--retry" in done.stderr
+    log = next((tmp_path / "smoke" / "cells" / found["exits"]["cell_id"]).glob("attempt-1/log.txt"))
+    assert "last words of the plugin" in log.read_text()
+
+
+def test_a_corrupt_record_is_run_again(tmp_path: Path) -> None:
+    arguments = ("--grid", "smoke", "--methods", "noise")
+    assert run(tmp_path, *arguments).returncode == 0
+    record = next((tmp_path / "smoke" / "cells").glob("*/attempt-1/record.json"))
+    record.write_text("{")
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (record.parent.parent / "attempt-2" / "record.json").is_file()
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "smoke").mkdir()
+    with FileLock(tmp_path / "smoke" / ".lock"):
+        done = run(tmp_path, "--grid", "smoke", "--methods", "noise")
+    assert done.returncode == 2
+    assert "another process is running" in done.stderr
+    assert not (tmp_path / "smoke" / "cells").exists()
+
+
+@pytest.mark.data
+def test_zeroq_on_cifar10_at_eight_bits(real_data: Path, tmp_path: Path) -> None:
+    arguments = ("--grid", "w8a8", "--on", "cifar10", "--models", "resnet20", "--methods", "zeroq,real")
+    done = run(tmp_path, *arguments, "--set", "zeroq.iterations=100", "--device", "cpu", data=real_data)
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path, "w8a8")
+    assert found["zeroq"]["fp_top1"] == pytest.approx(91.73, abs=0.05)
+    assert abs(found["zeroq"]["drop"]) < 0.3
+    assert abs(found["real"]["drop"]) < 0.3

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import datasets
+
+from dfqbench.api import DfqError, UsageError
+from dfqbench.models.build import build_teacher
+from dfqbench.targets import publication
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.download import download, mirrored
+from dfqbench.targets.evaluation import load_evaluation
+from dfqbench.targets.fetch import fetch
+from dfqbench.targets.spec import ModelSpec
+
+SQUEEZENET = "/models/squeezenet1_1-b8a52dc0.pth"
+
+
+class Server(Protocol):
+    url: str
+    files: dict[str, bytes]
+    tags: dict[str, str]
+    short: set[str]
+    asked: list[str]
+
+
+def saved(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return make().eval()
+
+
+@pytest.fixture
+def squeezenet(server: Server, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """A network of torchvision with other weights, published on the local server under their own hash."""
+    from torchvision.models import squeezenet1_1
+
+    model = seeded(squeezenet1_1)
+    content = saved(model.state_dict())
+    server.files[SQUEEZENET] = content
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    monkeypatch.setattr(publication, "_hash_in_name", lambda _: digest)
+    return model
+
+
+@pytest.fixture
+def cifar10(server: Server, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
+    """A tiny archive in the form of CIFAR-10's, whose hashes torchvision is told to expect."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
+    parts = {
+        "data_batch_1": {"data": images[:10], "labels": list(range(10))},
+        "test_batch": {"data": images[10:], "labels": list(range(10))},
+        "batches.meta": {"label_names": [str(number) for number in range(10)]},
+    }
+    buffer = io.BytesIO()
+    sums = {}
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, part in parts.items():
+            content = pickle.dumps(part)
+            sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    content = buffer.getvalue()
+    server.files["/~kriz/cifar-10-python.tar.gz"] = content
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(content, usedforsecurity=False).hexdigest())
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return images[10:].reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    done = fetch("cifar10", tmp_path / "new", server.url, lambda *step: seen.append(step))
+    assert (done.fresh, done.path) == (True, tmp_path / "new" / "cifar-10-batches-py")
+    assert seen[-1][1] == seen[-1][2] == len(server.files["/~kriz/cifar-10-python.tar.gz"])
+    dataset = Catalogue.discover([tmp_path / "new"]).target("cifar10").dataset
+    assert dataset is not None
+    from dfqbench.targets.domain import make_card
+
+    card = make_card("t", target="cifar10", dataset=dataset)
+    (raw,) = load_evaluation(dataset, card).raw(10)
+    assert np.array_equal(raw, cifar10)
+    assert len(left(tmp_path)) == 3  # no archive, nothing hidden
+
+    assert not fetch("cifar10", tmp_path / "new", server.url).fresh
+    assert len(server.asked) == 1
+    (done.path / "test_batch").write_bytes(b"damaged")
+    assert fetch("cifar10", tmp_path / "new", server.url).fresh
+    assert len(left(tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("cifar10")
+def test_a_data_set_that_breaks_off_or_is_corrupt(server: Server, tmp_path: Path) -> None:
+    path = "/~kriz/cifar-10-python.tar.gz"
+    server.short.add(path)
+    with pytest.raises(DfqError, match=r"broke off after|cannot download"):
+        fetch("cifar10", tmp_path, server.url)
+    server.short.clear()
+    server.files[path] += b"x"
+    with pytest.raises(DfqError, match=r"has md5 .*: it is corrupt; try again, or use --mirror"):
+        fetch("cifar10", tmp_path, server.url)
+    server.files.clear()
+    with pytest.raises(DfqError, match="the server answers 404"):
+        fetch("cifar10", tmp_path, server.url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_torchvision(server: Server, squeezenet: nn.Module, tmp_path: Path) -> None:
+    name = "torchvision:squeezenet1_1"
+    done = fetch(name, tmp_path, server.url)
+    assert done.path == tmp_path / "weights" / "torchvision-squeezenet1_1.safetensors"
+    (model,) = Catalogue.discover([tmp_path]).models("imagenet", ["squeezenet1_1"])
+    assert isinstance(model, ModelSpec)
+    assert (model.sha256, model.top1) == (done.sha256, 58.178)
+    assert (model.card.input_size, model.card.mean) == ((3, 224, 224), (0.485, 0.456, 0.406))
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(build_teacher(model)(x), squeezenet(x), atol=1e-5)
+
+    assert not fetch(name, tmp_path, server.url).fresh
+    done.path.write_bytes(done.path.read_bytes() + b"x")
+    with pytest.raises(UsageError, match="is not the file that was fetched; run: dfqbench fetch"):
+        build_teacher(model)
+    assert fetch(name, tmp_path, server.url).fresh
+    assert len(server.asked) == 2
+    assert (tmp_path / "fetched.toml").read_text().count("[[models]]") == 1
+
+
+def test_corrupt_weights_leave_nothing(server: Server, tmp_path: Path) -> None:
+    server.files[SQUEEZENET] = b"something else"
+    with pytest.raises(DfqError, match=r"has sha256 .*, not b8a52dc0\.\.\.: it is corrupt"):
+        fetch("torchvision:squeezenet1_1", tmp_path, server.url)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.usefixtures("squeezenet")
+def test_weights_with_code_in_them_are_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    server.files[SQUEEZENET] = saved({"state_dict": Evil()})
+    monkeypatch.setattr(publication, "_hash_in_name", lambda _: None)
+    with pytest.raises(DfqError, match=r"not usable: .*pickle"):
+        fetch("torchvision:squeezenet1_1", tmp_path, server.url)
+    assert left(tmp_path) == []
+
+
+def test_weights_of_timm(server: Server, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save
+
+    name = "test_resnet.r160_in1k"
+    model = seeded(lambda: timm.create_model("test_resnet"))
+    content = save(model.state_dict())
+    path = f"/timm/{name}/resolve/main/model.safetensors"
+    server.files[path] = content
+    server.tags[path] = hashlib.sha256(content).hexdigest()
+    fetch(f"timm:{name}", tmp_path, server.url)
+    (found,) = Catalogue.discover([tmp_path]).models("imagenet", [f"timm:{name}"])
+    assert isinstance(found, ModelSpec)
+    x = torch.rand(1, 3, 96, 96)
+    assert torch.allclose(build_teacher(found)(x), model(x), atol=1e-5)
+
+    server.files[path] = content[:-1] + bytes([content[-1] ^ 1])
+    with pytest.raises(DfqError, match="it is corrupt"):
+        fetch(f"timm:{name}", tmp_path / "other", server.url)
+    assert left(tmp_path / "other") == []
+
+
+def test_weights_of_pytorchcv(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = pytest.importorskip("pytorchcv.model_provider")
+    from pytorchcv.models.common import model_store
+
+    model = seeded(lambda: provider.get_model("resnet20_cifar10"))
+    content = saved(model.state_dict())
+    sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(
+        model_store, "get_model_metainfo_dict", lambda: {"resnet20_cifar10": (0, "0597", sha1, "v0.0.163")}
+    )
+    file = f"resnet20_cifar10-0597-{sha1[:8]}.pth"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(file, content)
+    path = f"/osmr/imgclsmob/releases/download/v0.0.163/{file}.zip"
+    server.files[path] = buffer.getvalue()
+    fetch("pytorchcv:resnet20_cifar10", tmp_path, server.url)
+    (found,) = Catalogue.discover([tmp_path]).models("cifar10", ["resnet20_cifar10"])
+    assert isinstance(found, ModelSpec)
+    assert (found.top1, found.card.input_size) == (94.03, (3, 32, 32))
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.allclose(build_teacher(found)(x), model(x), atol=1e-5)
+
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(file, content + b"x")
+    server.files[path] = buffer.getvalue()
+    with pytest.raises(DfqError, match="another SHA-1"):
+        fetch("pytorchcv:resnet20_cifar10", tmp_path / "other", server.url)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("imagenet", "licence .*put the images at DIR/val/<wnid>"),
+        ("digits", "come with dfqbench"),
+        ("cifar11", "unknown data set or model to fetch 'cifar11'; did you mean cifar10"),
+        ("cifar:resnet20", "cannot be fetched"),
+        ("torchvision:resnet19", "unknown torchvision model 'resnet19'; did you mean .*resnet18"),
+        ("timm:resnet10x", "unknown timm model 'resnet10x'"),
+        ("timm:resnet18.fb", r"unknown weights of timm 'resnet18.fb'; .*resnet18.a1_in1k"),
+        ("torchvision:resnet18?weights=random", "cannot be fetched"),
+    ],
+)
+def test_what_cannot_be_fetched(tmp_path: Path, what: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        fetch(what, tmp_path, "http://127.0.0.1:9")
+    assert left(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DfqError, match=r"cannot write to .*name another folder"):
+        fetch("cifar10", tmp_path / "file", "http://127.0.0.1:9")
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(DfqError, match=r"cannot download http://127.0.0.1:9/.*use --mirror"):
+        fetch("cifar10", tmp_path, "http://127.0.0.1:9")
+
+
+def test_a_mirror_replaces_scheme_and_host(tmp_path: Path) -> None:
+    assert mirrored("https://a.org/b/c.pth?x=1", None) == "https://a.org/b/c.pth?x=1"
+    assert mirrored("https://a.org/b/c.pth?x=1", "http://m:8/d/") == "http://m:8/d/b/c.pth?x=1"
+    for wrong in ("m:8", "ftp://m", "/local"):
+        with pytest.raises(UsageError, match="not the URL of a mirror"):
+            mirrored("https://a.org/b", wrong)
+    with pytest.raises(UsageError, match="not an http or https URL"):
+        download("file:///etc/hostname", tmp_path / "x")
+
+
+def test_a_broken_fetched_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fetched.toml").write_text("[[models")
+    with pytest.raises(UsageError, match=r"fetched.toml is not valid TOML"):
+        fetch("torchvision:squeezenet1_1", tmp_path, "http://127.0.0.1:9")

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dfqbench.api import InputError, InputStats
+from dfqbench.targets.manifest import read_manifest
+from dfqbench.targets.spec import DatasetSpec, ModelSpec
+
+DATASET = """
+[datasets.cifar10]
+kind = "npz"
+evaluate = "cifar10/test.npz"
+classes = 10
+"""
+MODEL = """
+[[models]]
+target = "cifar10"
+name = "cifar:resnet20"
+weights = "weights/w.safetensors"
+kwargs = { shortcut = "A" }
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+top1 = 91.73
+"""
+Write = Callable[[str], Path]
+
+
+def test_reads_data_sets_and_models(manifest: Write, tmp_path: Path) -> None:
+    read = read_manifest(manifest(DATASET + MODEL))
+
+    assert read.datasets["cifar10"] == DatasetSpec("cifar10", "npz", tmp_path / "cifar10/test.npz", None, 10)
+    (model,) = read.models
+    assert (model.ref, model.kwargs, model.top1, model.trusted) == ("cifar:resnet20", {"shortcut": "A"}, 91.73, False)
+    assert model.weights == tmp_path / "weights/w.safetensors"
+    assert model.card.input_size == (3, 32, 32)
+    assert model.card.mean == (0.485, 0.456, 0.406)
+    assert model.card.classes == 10
+
+
+def test_round_trips_as_json(manifest: Write) -> None:
+    import json
+
+    read = read_manifest(manifest(DATASET + MODEL + "stats = { mean = [0, 0, 0], std = [1, 1, 1] }\n"))
+    (model,) = read.models
+    assert model.card.stats == InputStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert ModelSpec.from_dict(json.loads(json.dumps(model.as_dict()))) == model
+    dataset = read.datasets["cifar10"]
+    assert DatasetSpec.from_dict(json.loads(json.dumps(dataset.as_dict()))) == dataset
+
+
+def test_normalisation_defaults_to_that_of_the_target(manifest: Write) -> None:
+    text = DATASET + '[[models]]\ntarget = "cifar10"\nname = "cifar:resnet20"\nrandom_seed = 3\n'
+    (model,) = read_manifest(manifest(text)).models
+    assert model.card.mean == (0.4914, 0.4822, 0.4465)
+    assert (model.random_seed, model.weights) == (3, None)
+
+
+def test_absolute_paths_are_for_data_only(manifest: Write, tmp_path: Path) -> None:
+    there = tmp_path / "cifar10" / "test.npz"
+    text = DATASET.replace('"cifar10/test.npz"', f'"{there}"')
+    assert read_manifest(manifest(text)).datasets["cifar10"].evaluate == there
+    with pytest.raises(InputError, match="is absolute"):
+        read_manifest(manifest(DATASET + MODEL.replace('"weights/', f'"{tmp_path}/weights/')))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[datasets.cifar10]", "[datasets.cifar10"), "is not valid TOML"),
+        (("classes =", "clases ="), r"datasets.cifar10: unknown key 'clases'; did you mean classes"),
+        (("top1 =", "top_1 ="), r"models\[0\]: unknown key 'top_1'; did you mean top1"),
+        (("[[models]]", "[[model]]"), "unknown key 'model'; did you mean models"),
+        (("classes = 10", 'classes = "ten"'), "datasets.cifar10: classes: input should be a valid integer"),
+        (("classes = 10", ""), "'classes' is missing"),
+        (('kind = "npz"', 'kind = "zip"'), "kind: input should be 'npz'"),
+        (("cifar10/test.npz", "cifar10/tset.npz"), "there is no file .*tset.npz"),
+        (("cifar10/test.npz", "../cifar10/test.npz"), "leaves the manifest's folder"),
+        (("weights/w", "../weights/w"), "leaves the manifest's folder"),
+        (("top1 = 91.73", "top1 = 917.3"), "top1: input should be less than or equal to 100"),
+        (("std = [0.229, 0.224, 0.225]", "std = [0.229]"), "std has 1 values for 3 channels"),
+        (("std = [0.229,", "std = [0.0,"), "std must be positive"),
+        (("top1 = 91.73", "input_size = [3, 32]"), "input_size .* is wrong"),
+        (("resnet20", "resnet20?width=2"), "write arguments as kwargs"),
+        (("top1 = 91.73", "args = [2020-01-01]"), "date is no argument"),
+        ((MODEL, MODEL + MODEL), "declared twice"),
+    ],
+)
+def test_faults_are_one_line_that_names_the_place(manifest: Write, change: tuple[str, str], message: str) -> None:
+    path = manifest((DATASET + MODEL).replace(*change))
+    with pytest.raises(InputError, match=message) as caught:
+        read_manifest(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_make_a_model_unavailable_and_leave_the_others(manifest: Write) -> None:
+    gone = MODEL.replace("resnet20", "resnet56").replace("weights/w", "weights/gone")
+    read = read_manifest(manifest(DATASET + MODEL + gone))
+    assert [model.name for model in read.models] == ["cifar:resnet20"]
+    ((target, missing),) = read.unavailable
+    assert (target, missing.name) == ("cifar10", "cifar:resnet56")
+    assert "gone.safetensors is missing" in missing.reason
+
+
+def test_a_model_needs_weights_or_a_seed(manifest: Write) -> None:
+    read = read_manifest(manifest(DATASET + MODEL.replace('weights = "weights/w.safetensors"', "")))
+    assert "no weights" in read.unavailable[0][1].reason
+
+
+@pytest.mark.parametrize(
+    "ref", ["py:os:system", "py:evil.py:build", "py:timm.modelsevil:x", "py:dfqbench.models.cifar:CifarResNet"]
+)
+def test_a_manifest_names_code_only_in_the_model_libraries(manifest: Write, ref: str) -> None:
+    read = read_manifest(manifest(DATASET + MODEL + f'ref = "{ref}"\n'))
+    assert not read.models
+    assert "name it on the command line" in read.unavailable[0][1].reason
+
+
+def test_a_manifest_may_name_a_library_s_builder(manifest: Write) -> None:
+    read = read_manifest(manifest(DATASET + MODEL + 'ref = "py:timm.models.efficientnet:_gen_mobilenet_v1"\n'))
+    assert read.models[0].ref == "py:timm.models.efficientnet:_gen_mobilenet_v1"
+
+
+def test_families_of_plugins_are_known_only_with_the_plugin(manifest: Write) -> None:
+    path = manifest(DATASET + MODEL + 'ref = "toys:tiny"\n')
+    assert "unknown model family 'toys'" in read_manifest(path).unavailable[0][1].reason
+    assert read_manifest(path, families=["toys"]).models[0].ref == "toys:tiny"
+
+
+def test_a_target_without_a_known_domain_needs_a_full_card(manifest: Write) -> None:
+    other = MODEL.replace('target = "cifar10"', 'target = "other"')
+    with pytest.raises(InputError, match="input_size, mean and std are unknown for target 'other'"):
+        read_manifest(manifest(DATASET + other))
+    with pytest.raises(InputError, match="number of classes is unknown"):
+        read_manifest(manifest(DATASET + other + "input_size = 32\n"))
+    assert read_manifest(manifest(DATASET + other + "input_size = 32\nclasses = 7\n")).models[0].card.classes == 7
