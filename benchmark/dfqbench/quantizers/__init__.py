@@ -2,7 +2,10 @@
 
 from dfqbench.api.method import Offer
 
-BUILTIN: tuple[Offer, ...] = (Offer("calibrate", "dfqbench.quantizers.calibrate:Calibrate"),)
+BUILTIN: tuple[Offer, ...] = (
+    Offer("calibrate", "dfqbench.quantizers.calibrate:Calibrate"),
+    Offer("distill", "dfqbench.quantizers.distill:Distill"),
+)
 """The quantizers that come with the host; plugins offer more."""
 
 __all__ = ["BUILTIN"]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
-from dfqbench.api import describe_params
+from dfqbench.api import budget_named, describe_params
 from dfqbench.synth import (
     FeatureMaps,
     GeneratorSource,
@@ -23,15 +25,14 @@ OFF = {"ce_weight": 0.0, "bns_weight": 0.0, "centre_weight": 0.0, "pair_weight":
 
 
 def _source(params: AcqParams = PARAMS, seed: int = 0, budget: str = "smoke") -> GeneratorSource:
-    from dfqbench.api import budget_named
-
     source = Acq(params).synthesize(toy_network(), ToyContext(root_seed=seed, budget=budget_named(budget)))
     assert isinstance(source, GeneratorSource)
     return source
 
 
 def _only(**weights: float) -> AcqParams:
-    return dataclasses.replace(PARAMS, **(OFF | weights))
+    changes: dict[str, Any] = OFF | weights
+    return dataclasses.replace(PARAMS, **changes)
 
 
 def test_defaults() -> None:
@@ -103,7 +104,7 @@ def test_drawing_and_state() -> None:
     source, other = _source(), _source(seed=3)
     source.train_step(5)
     assert source.sample(3).images.shape == (3, 3, 8, 8)
-    other.load_state_dict(source.state_dict())
+    other.load_state_dict(copy.deepcopy(source.state_dict()))
     assert torch.equal(source.train_step(5).images, other.train_step(5).images)
 
 
