@@ -74,7 +74,7 @@ def test_settings(tmp_path: Path, text: str) -> None:
     [
         ("schemes = [", "is not valid TOML"),
         ("", "key 'schemes' is missing"),
-        (GOOD + "sheme = 1", "unknown key 'sheme'; valid: budget, limit"),
+        (GOOD + "sheme = 1", "unknown key 'sheme'; did you mean schemes? valid: budget, limit"),
         (GOOD + "seeds = ['a']", "key 'seeds.0': input should be a valid integer, not 'a'"),
         (GOOD + "seeds = []", "key 'seeds'"),
         (GOOD + "seeds = [-1]", "key 'seeds.0'"),

@@ -97,9 +97,7 @@ def test_weight_levels_per_channel(rounding: str, bits: int) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
 def test_a_constant_weight_stays_finite(value: float) -> None:
-    found = quantize_weight(
-        torch.full((2, 3), value), 4, rounding="integral_shift", symmetric=False, per_channel=True
-    )
+    found = quantize_weight(torch.full((2, 3), value), 4, rounding="integral_shift", symmetric=False, per_channel=True)
     assert torch.isfinite(found).all()
     assert torch.allclose(found, torch.full((2, 3), value), atol=1e-3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ class FakeEvent:
     def query(self) -> bool:
         return self.at <= self.time.host
 
-    def elapsed_time(self, end_event: FakeEvent) -> float:
-        return (end_event.at - self.at) * 1000.0
+    def elapsed_time(self, end_event: Any) -> float:
+        return float(end_event.at - self.at) * 1000.0
 
 
 def test_source_calls_are_charged_to_synthesis() -> None:

@@ -61,4 +61,11 @@ def test_failed_records_are_no_basis() -> None:
 
 
 def test_spoken() -> None:
-    assert [spoken(s) for s in (3, 89, 90, 5399, 7200, 180_000)] == ["3 s", "89 s", "2 min", "90 min", "2.0 h", "50.0 h"]
+    assert [spoken(s) for s in (3, 89, 90, 5399, 7200, 180_000)] == [
+        "3 s",
+        "89 s",
+        "2 min",
+        "90 min",
+        "2.0 h",
+        "50.0 h",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import numpy as np
@@ -11,16 +12,16 @@ from dfqbench.run.rng import seeded
 
 
 def draws() -> tuple[float, float, float]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002, S311 - the globals are tested
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: S311 - the globals are tested
 
 
 def test_same_seed_same_numbers_and_the_caller_is_undisturbed() -> None:
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     torch.manual_seed(1)
     expected = draws()
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     torch.manual_seed(1)
     with seeded(2**62):
         first = draws()
@@ -35,9 +36,6 @@ def test_an_exception_restores_too() -> None:
     torch.manual_seed(4)
     expected = torch.rand(())
     torch.manual_seed(4)
-    try:
-        with seeded(9):
-            raise KeyError
-    except KeyError:
-        pass
+    with contextlib.suppress(KeyError), seeded(9):
+        raise KeyError
     assert torch.equal(torch.rand(()), expected)

@@ -58,7 +58,7 @@ def test_a_step_equals_the_textbook_step() -> None:
         assert batch.teacher_logits is not None
         torch.testing.assert_close(batch.teacher_logits, logits)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     for (name, found), wanted in zip(source.generator.named_parameters(), twin.generator.parameters(), strict=True):
         # Biases before BatchNorm have no gradient but rounding noise, which Adam blows up to full steps.

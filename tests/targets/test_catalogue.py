@@ -134,7 +134,7 @@ def test_all_thousand_classes_are_imagenet(tmp_path: Path) -> None:
 
 def test_a_class_folder_that_is_none_of_imagenet_s_is_an_error(tmp_path: Path) -> None:
     imagenet_folder(tmp_path / "val", (wnids()[0], "n00000001"))
-    with pytest.raises(InputError, match="not ImageNet-1k classes"):
+    with pytest.raises(InputError, match="n00000001 is none of the 1,000 classes"):
         Catalogue.discover([tmp_path])
 
 

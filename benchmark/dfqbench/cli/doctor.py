@@ -38,7 +38,10 @@ def examine_all(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check environment, devices, data folders and plugins. Exit status 1 if something is broken."""
+    """Check environment, devices, data folders and plugins.
+
+    The exit status is 1 if something is broken.
+    """
     import dataclasses
 
     from dfqbench.plugins import load_plugins

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def fetch_all(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="WHAT...", help="cifar10, cifar100, torchvision:NAME, timm:NAME or pytorchcv:NAME."),
+        typer.Argument(metavar="WHAT", help="cifar10, cifar100, torchvision:NAME, timm:NAME or pytorchcv:NAME."),
     ],
     data: Annotated[
         Path | None,
@@ -31,7 +31,10 @@ def fetch_all(
         str | None, typer.Option("--mirror", metavar="URL", help="Scheme and host to download from instead.")
     ] = None,
 ) -> None:
-    """Download evaluation sets and weights into a data folder, and check them by hash."""
+    """Download evaluation sets and weights.
+
+    They are put into a data folder and checked by hash. No other command downloads anything.
+    """
     from dfqbench.targets.fetch import fetch
     from dfqbench.targets.folders import fetch_folder
 
@@ -51,7 +54,8 @@ def _bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, object] = {}
 
         def report(name: str, received: int, total: int | None) -> None:

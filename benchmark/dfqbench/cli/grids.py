@@ -65,7 +65,10 @@ def show_grid(
     as_json: JsonOption = False,
     plugin: PluginOption = None,
 ) -> None:
-    """Show a grid: its file, or with --json everything that it sets, defaults included."""
+    """Show a grid.
+
+    Prints its file, or with --json everything that it sets, defaults included.
+    """
     from dfqbench.grid import available_grids, load_grid
     from dfqbench.plugins import load_plugins
 

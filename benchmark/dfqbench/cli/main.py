@@ -14,6 +14,8 @@ from dfqbench.api.errors import DfqError, UsageError
 
 VERBS = ("run", "plan", "table", "show", "methods", "models", "grids", "fetch", "doctor")
 """One module each in `dfqbench.cli`; each has `register(app)`."""
+STOPPED = 130
+"""Exit status after Ctrl-C."""
 
 
 def build_app() -> typer.Typer:
@@ -39,6 +41,12 @@ def main() -> int:
     """
     try:
         build_app()()
+    except SystemExit as end:
+        # Where typer itself ends the process: help, its own usage errors (2), Ctrl-C (130).
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if status == STOPPED:
+            _say_stopped()
+        return status
     except UsageError as error:
         typer.echo(f"dfqbench: error: {error}", err=True)
         return 2
@@ -46,6 +54,10 @@ def main() -> int:
         typer.echo(f"dfqbench: error: {error}", err=True)
         return 1
     except KeyboardInterrupt:
-        typer.echo("dfqbench: stopped", err=True)
-        return 130
+        _say_stopped()
+        return STOPPED
     return 0
+
+
+def _say_stopped() -> None:
+    typer.echo("dfqbench: stopped; what was finished is kept, and the same command goes on from there", err=True)

@@ -82,7 +82,10 @@ def show_method(
     as_json: JsonOption = False,
     plugin: PluginOption = None,
 ) -> None:
-    """Show a method or quantizer: what it is, and every parameter with default, unit, meaning and source."""
+    """Show a method or quantizer with its parameters.
+
+    Every parameter comes with default, unit, meaning and source.
+    """
     from dfqbench.grid import REAL
     from dfqbench.plugins import load_plugins
 
@@ -104,11 +107,16 @@ def describe(name: str, plugins: Plugins) -> dict[str, Any]:
         UsageError: neither a method nor a quantizer has the name.
         PluginError: it is broken.
     """
+    from dfqbench.api.errors import unknown_name
+    from dfqbench.grid import REAL
+
     if name in plugins.quantizers and name not in plugins.methods:
         offer, quantizer = plugins.quantizers[name], plugins.quantizer_class(name)
         info: dict[str, Any] = {"name": name, "kind": "quantizer", "title": quantizer.title}
         info |= {"recipes": list(quantizer.recipes), "default_recipe": quantizer.default_recipe}
         return info | {"origin": offer.origin, "version": offer.version} | _docs(quantizer)
+    if name not in plugins.methods and name not in plugins.broken_names:
+        raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers, REAL})
     method = plugins.method_class(name)
     offer = plugins.methods[name]
     info = {"name": name, "kind": "method", "title": method.title, "paper": method.paper}

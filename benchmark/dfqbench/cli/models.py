@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(as_json: JsonOption = False, data: DataOption = None) -> None:
-    """List the networks of every target, with the reason where one cannot be used here."""
+    """List the networks of every target.
+
+    Those that cannot be used here are listed with the reason.
+    """
     catalogue, _ = opened(data or [])
     rows = [_row(target, model) for target in catalogue.names() for model in catalogue.models(target)]
     if as_json:
@@ -54,7 +57,10 @@ def show_model(
     as_json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """Show a network: where it comes from, what it takes, and its size. Builds it."""
+    """Show a network: origin, input and size.
+
+    The network is built, with its weights.
+    """
     from dfqbench.api.errors import Unavailable
     from dfqbench.targets.spec import MissingModel
 

@@ -22,6 +22,7 @@ from dfqbench.cli.options import (
     Request,
     SeedsOption,
     SetOption,
+    checked_device,
     planned,
 )
 from dfqbench.run.store import DEFAULT_OUT
@@ -46,14 +47,16 @@ def plan(
     out: OutOption = DEFAULT_OUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the cells of a grid, what cannot run and why, and the time to expect."""
-    from dfqbench.run.environment import resolve_device
+    """List the cells of a grid and the time to expect.
+
+    Cells that cannot run are listed with the reason. Nothing is run or written.
+    """
     from dfqbench.run.estimate import History
     from dfqbench.run.session import earlier_records
 
     request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
+    device = checked_device(device)
     found, plugins = planned(request)
-    device = resolve_device(device)
     history = History(earlier_records(out))
     estimate = history.estimate([cell for cell in found.cells if cell.problem is None], device, {})
     if as_json:

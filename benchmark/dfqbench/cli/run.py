@@ -21,6 +21,9 @@ from dfqbench.cli.options import (
     Request,
     SeedsOption,
     SetOption,
+    checked_device,
+    checked_name,
+    checked_out,
     planned,
 )
 from dfqbench.run.store import DEFAULT_OUT
@@ -40,22 +43,27 @@ def run(
     plugin: PluginOption = None,
     device: DeviceOption = "auto",
     out: OutOption = DEFAULT_OUT,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the grid's by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the run; the grid's by default.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed and invalid cells again.")] = False,
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False,
 ) -> None:
-    """Run a grid: synthesize, quantize, evaluate, and print the table of methods and networks."""
+    """Run a grid and print its table.
+
+    Synthesizes images, quantizes, evaluates; cells that were finished before are not run again. The exit status is 1
+    if a cell failed, if a plugin is broken, or if no cell could be run.
+    """
     from rich.console import Console
 
-    from dfqbench.run.environment import resolve_device
     from dfqbench.run.session import Options, run_plan, write_tables
 
     request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
+    options = Options(checked_out(out), checked_name(name), checked_device(device), yes, retry, any_environment)
     found, plugins = planned(request)
-    options = Options(out, name, resolve_device(device), yes, retry, any_environment)
     summary, folder = run_plan(found, plugins, options, Console(stderr=True))
     typer.echo(write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
@@ -69,6 +77,9 @@ def run(
             typer.echo(
                 "look closer with `dfqbench show CELL`; run them again with the same command and --retry", err=True
             )
+        raise typer.Exit(1)
+    if not any(record["status"] == "ok" for record in summary.records):
+        typer.echo("no cell could be run; the table says why", err=True)
         raise typer.Exit(1)
 
 

@@ -28,7 +28,10 @@ def show(
     out: OutOption = DEFAULT_OUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Show one cell: the record of its latest attempt, the end of its log, and its error."""
+    """Show one cell: its record, log and error.
+
+    Those of the latest attempt; of the log only the end.
+    """
     from dfqbench.run.store import RECORD, find_cell
 
     attempt = find_cell(out, cell)

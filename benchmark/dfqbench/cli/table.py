@@ -18,11 +18,14 @@ def register(app: typer.Typer) -> None:
 
 
 def table(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name; without it, all runs.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")] = None,
     out: OutOption = DEFAULT_OUT,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
 ) -> None:
-    """Print the table of a run: methods × models, with accuracy, drop and synthesis time."""
+    """Print the table of a run, or of all runs.
+
+    Methods × models, with accuracy, drop and synthesis time.
+    """
     from dfqbench.api.errors import unknown_name
     from dfqbench.report import FORMATS, Format, hardware, render
     from dfqbench.run.store import read_records, run_folders

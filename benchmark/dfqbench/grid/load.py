@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,19 @@ from dfqbench.grid.schema import Grid
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
+
+_EXAMPLES = {
+    "name": 'name = "mygrid"',
+    "on": 'on = ["cifar10"]',
+    "methods": 'methods = ["zeroq", "noise"]',
+    "models": '[models] and below it cifar10 = ["resnet20"]',
+    "schemes": 'schemes = ["w4a4", "w3a3@deploy"]',
+    "seeds": "seeds = [0, 1, 2]",
+    "threads": "threads = 2",
+    "precision": 'precision = "float32"',
+    "limit": "limit = 1000",
+}
+"""How a key is written, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,8 @@ def _first(error: ValidationError) -> str:
     if wrong is not None:
         # Raised by a validator of ours, which says what was given.
         return f"key '{key}': {wrong}" if key else str(wrong)
+    if first["type"] == "too_short":
+        return f"key '{key}' is empty"
     return f"key '{key}': {_lowered(first['msg'])}, not {first['input']!r}"
 
 
@@ -101,8 +117,10 @@ def _hint(error: ValidationError) -> str:
         return ""
     if first["type"] == "extra_forbidden":
         names = sorted(field.alias or name for name, field in Grid.model_fields.items())
-        return f"valid: {', '.join(names)}"
-    return "correct the file"
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+        return f"{f'did you mean {near[0]}? ' if near else ''}valid: {', '.join(names)}"
+    key = str(first["loc"][0]) if first["loc"] else ""
+    return f"write for example {_EXAMPLES[key]}" if key in _EXAMPLES else "correct the file"
 
 
 def _lowered(text: str) -> str:

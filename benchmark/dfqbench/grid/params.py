@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
 
 _CONTAINERS = (tuple, list, dict, set, frozenset)
+_LISTED = "`dfqbench methods show {}` lists the parameters"
 
 
 def build_params(params_type: type[Any], overrides: Mapping[str, object], where: str) -> Any:
@@ -49,7 +50,7 @@ def build_params(params_type: type[Any], overrides: Mapping[str, object], where:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
-        raise UsageError(f"parameters of {where}: {type(error).__name__}: {text}") from error
+        raise UsageError(f"parameters of {where}: {type(error).__name__}: {text}", _LISTED.format(where)) from error
     for name in overrides:
         value = getattr(params, name)
         if isinstance(value, float) and not math.isfinite(value):
@@ -86,4 +87,4 @@ def _value_error(error: ValidationError, overrides: Mapping[str, object], where:
     message = first["msg"][:1].lower() + first["msg"][1:]
     given = f", not {overrides[name]!r}" if name in overrides else ""
     dotted = f" {where}.{name}" if name else f"s of {where}"
-    return UsageError(f"parameter{dotted}: {message}{given}", "`dfqbench methods show` lists the parameters")
+    return UsageError(f"parameter{dotted}: {message}{given}", _LISTED.format(where))

@@ -175,7 +175,7 @@ def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"][:1].lower() + first["msg"][1:]
-        raise UsageError(f"{where}: key '{key}': {message}, not {first['input']!r}") from error
+        raise UsageError(f"{where}: key '{key}': {message}, not {first['input']!r}", "correct the value") from error
     _check_bits(protocol, where)
     return protocol
 
@@ -186,7 +186,7 @@ def _fields(kind: type[Any]) -> list[str]:
 
 def _check_keys(names: list[str], given: object, where: str) -> None:
     if not isinstance(given, Mapping):
-        raise UsageError(f"{where}: {given!r} is not a table")
+        raise UsageError(f"{where}: {given!r} is not a table", "write key = value below it")
     for key in given:
         if key not in names:
             raise unknown_name(f"key of {where}", str(key), names)

@@ -113,7 +113,7 @@ def _torchvision(name: str) -> Callable[..., Any]:
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise unknown_name("torchvision model", name, known, error=InputError)
+        raise unknown_name("torchvision model", name, near_names(name, known), error=InputError)
     return functools.partial(torchvision.models.get_model, name, weights=None)
 
 

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.api.errors import DfqError, InputError, UsageError, unknown_name
 
 SCHEMES = ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py")
 """Families that the host knows; plugins may offer further ones."""
 CODE_SCHEME = "py"
+ARCHITECTURES = {
+    "cifar": tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110)),
+    "digits": ("resnet8",),
+}
+"""Names within dfqbench's own families, known without importing torch."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 
@@ -78,6 +83,14 @@ def parse_reference(text: str, families: Iterable[str] = ()) -> Reference:
     if not _NAME.fullmatch(rest):
         raise UsageError(f"'{rest}' is not the name of a model", "letters, digits, '_', '.' and '-' only")
     return Reference(scheme, rest, "", parse_options(query))
+
+
+def unknown_architecture(reference: Reference) -> DfqError | None:
+    """The error for a name that one of dfqbench's own families does not have; None for all others."""
+    known = ARCHITECTURES.get(reference.scheme)
+    if known is None or reference.name in known:
+        return None
+    return unknown_name(f"{reference.scheme} model", reference.name, known, error=InputError)
 
 
 def parse_options(query: str) -> dict[str, Any]:

@@ -92,6 +92,6 @@ def _check_params(params_type: Any, where: str) -> None:
         json.dumps(defaults, allow_nan=False)
         build_params(params_type, defaults, "defaults")
     except UsageError as error:
-        raise PluginError(f"{where}: {error}", "make default and annotation agree") from error
+        raise PluginError(f"{where}: {error.message}", "make default and annotation agree") from error
     except Exception as error:
         raise PluginError(f"{where}: the defaults are not plain data: {one_line(error)}", "use JSON types") from error

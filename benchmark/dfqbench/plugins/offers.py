@@ -76,6 +76,7 @@ class BrokenPlugin:
         traceback: the full traceback.
         name: the entry point's name; for a local file, its stem.
         version: the distribution's version; empty for a local file.
+        local: whether it is a local file.
     """
 
     origin: str
@@ -84,12 +85,13 @@ class BrokenPlugin:
     traceback: str
     name: str = ""
     version: str = ""
+    local: bool = False
 
     @classmethod
     def of(cls, source: Origin, stage: str, error: BaseException) -> BrokenPlugin:
         """Describes a failure."""
         text = "".join(traceback.format_exception(error))
-        return cls(source.origin, stage, one_line(error), text, source.name, source.version)
+        return cls(source.origin, stage, one_line(error), text, source.name, source.version, source.path is not None)
 
 
 def one_line(error: BaseException) -> str:

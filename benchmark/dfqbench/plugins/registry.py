@@ -154,7 +154,11 @@ class Plugins:
             return offers[name]
         for broken in self.broken:
             if broken.name == name:
-                raise PluginError(f"plugin '{name}' ({broken.origin}) did not load: {broken.message}")
+                option = f" --plugin {broken.origin}" if broken.local else ""
+                raise PluginError(
+                    f"plugin '{name}' ({broken.origin}) did not load: {broken.message}",
+                    f"repair or leave it out; `dfqbench methods show {name}{option}` prints its traceback",
+                )
         raise unknown_name(kind, name, offers)
 
     def _imported(self, kind: str, offer: LoadedOffer) -> object:

@@ -205,7 +205,7 @@ class Attempt:
         begin = time.monotonic()
         data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), model.card, self._job.limit)
         found = accuracy(predict(student.eval(), data, device), predict(teacher, data, device), data)
-        unchecked = {"coverage": None, "violations": [], "levels_ok": None, "peak_mib": peak_mib(device)}
+        unchecked: dict[str, Any] = {"coverage": None, "violations": [], "levels_ok": None, "peak_mib": peak_mib(device)}
         return found | unchecked | {"seconds": time.monotonic() - begin}
 
     def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dfqbench.synth.family import base_terms, build_generator, generator_plan, generator_source, seeded
     from dfqbench.synth.generators import ClassBatchNorm, Generator
     from dfqbench.synth.loop import GeneratorSource, LoopSettings
-    from dfqbench.synth.losses import ZEROQ_EPS, bns_loss, bns_sample_gap, zeroq_gap, zeroq_loss
+    from dfqbench.synth.losses import ZEROQ_EPS, bns_loss, zeroq_gap, zeroq_loss
     from dfqbench.synth.margin import (
         expected_margin_loss,
         logit_discrepancy,
@@ -65,7 +65,7 @@ _ROOMS = {
     "family": "base_terms build_generator generator_plan generator_source seeded",
     "generators": "ClassBatchNorm Generator",
     "loop": "GeneratorSource LoopSettings",
-    "losses": "ZEROQ_EPS bns_loss bns_sample_gap zeroq_gap zeroq_loss",
+    "losses": "ZEROQ_EPS bns_loss zeroq_gap zeroq_loss",
     "margin": "expected_margin_loss logit_discrepancy probability_discrepancy sampled_margin_loss",
     "moments": "Moments batch_moments positions sample_moments unbiased",
     "params": "GeneratorParams",
@@ -111,7 +111,6 @@ __all__ = [
     "batch_statistics",
     "batchnorm_layers",
     "bns_loss",
-    "bns_sample_gap",
     "bns_term",
     "build_generator",
     "centre_matching_loss",

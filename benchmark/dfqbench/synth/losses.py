@@ -74,17 +74,3 @@ def zeroq_gap(found: Moments, wanted: Moments, eps: float = ZEROQ_EPS, weights: 
     std = (torch.sqrt(found.var + eps) - torch.sqrt(wanted.var + eps)).square()
     gaps = mean + std
     return (gaps if weights is None else gaps * weights).sum(1)
-
-
-def bns_sample_gap(found: Moments, wanted: Moments, share: Tensor) -> Tensor:
-    """Mean over layers and channels of the squared gaps in mean and variance, for each sample.
-
-    Args:
-        found: (N, S).
-        wanted: (S,).
-        share: (S,), weights of the channels; see `LayerConstants`.
-
-    Returns:
-        (N,).
-    """
-    return (((found.mean - wanted.mean).square() + (found.var - wanted.var).square()) * share).sum(1)

@@ -191,6 +191,8 @@ class _Shelf:
 
     def add_folder(self, folder: Path) -> None:
         folder = folder.absolute()
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is not a folder", "name the folder that it lies in")
         if not folder.is_dir():
             raise InputError(f"there is no data folder {folder}", f"name a folder with {EXPECTED}")
         manifests = [

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfqbench.api.card import InputStats, ModelCard
 from dfqbench.api.errors import InputError, UsageError, unknown_name
-from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference
+from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference, unknown_architecture
 from dfqbench.targets.domain import make_card
 from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
 
@@ -124,7 +124,10 @@ def _parsed(path: Path) -> _File:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not valid TOML: {error}", "correct the file") from error
+        reason = str(error)
+        raise InputError(
+            f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}", "correct the file at that place"
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
     except OSError as error:
@@ -196,6 +199,9 @@ def _model(
             # Perhaps the family of a plugin that is not installed: the other models are still of use.
             return MissingModel(table.name, str(error))
         raise InputError(f"{where}: {error.message}", error.hint) from error
+    unknown = unknown_architecture(reference)
+    if unknown is not None:
+        raise InputError(f"{where}: {unknown.message}", unknown.hint)
     if reference.options:
         raise InputError(f"{where}: '?' in '{ref}'", "write arguments as kwargs = { ... }")
     if reference.scheme == CODE_SCHEME and not _of_library(reference):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dfqbench.api.errors import InputError, UsageError
-from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference
+from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference, unknown_architecture
 from dfqbench.targets.domain import make_card
 from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
 
@@ -42,6 +42,9 @@ def requested_model(
     """
     families = tuple(families)
     reference = parse_reference(text, families)
+    unknown = unknown_architecture(reference)
+    if unknown is not None:
+        raise unknown
     options = dict(reference.options)
     weights = options.pop("weights", None)
     where = f"'{text}'"

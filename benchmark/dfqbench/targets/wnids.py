@@ -35,8 +35,9 @@ def class_folders(folder: Path) -> dict[str, int]:
     index = {name: number for number, name in enumerate(wnids())}
     unknown = [name for name in names if name not in index]
     if unknown:
+        more = f"(and {len(unknown) - 1} more) " if len(unknown) > 1 else ""
         raise InputError(
-            f"{folder} has {len(unknown)} class folders that are not ImageNet-1k classes ({unknown[0]})",
-            "class folders are named by the WordNet ids of the 1,000 classes of ILSVRC2012",
+            f"{folder}: {unknown[0]} {more}is none of the 1,000 classes of ImageNet-1k",
+            "rename the folder to the WordNet id of its class in ILSVRC2012, or take it out",
         )
     return {name: index[name] for name in names}

@@ -46,7 +46,12 @@ def _pair_images(view: GeneratorPass) -> Tensor:
 
 
 def _consistency(view: GeneratorPass) -> Tensor:
-    """L_cons between the pass at hand and a second one in which BatchNorm uses the batch's statistics."""
+    """L_cons between the pass at hand and a second one in which BatchNorm uses the batch's statistics.
+
+    One image alone has no batch statistics, and costs nothing.
+    """
+    if len(view.images) == 1:
+        return view.images.sum() * 0
     return attention_consistency_loss(view.maps.attention, view.second_pass().attention)
 
 

@@ -59,6 +59,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(params: ZeroQParams) -> None:
         assert torch.equal(whole, continued)
 
 
+def test_the_teachers_logits_come_along() -> None:
+    source = ZeroQ(SMALL).synthesize(toy_network(), ToyContext())
+    batch = source.sample(6)
+    assert batch.labels is None
+    torch.testing.assert_close(batch.teacher_logits, toy_network()(batch.images))
+
+
 def test_batches_differ_and_are_cut_to_size() -> None:
     images, ctx = _distill(ZeroQParams(images=7, batch=3, iterations=500))
     assert len(images) == 7

@@ -1,0 +1,175 @@
+"""A run's frame: long runs, other environments, unavailable cells, and a worker that is replaced by a fake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dfqbench.api import UsageError
+from dfqbench.grid import apply, load_grid, parse_selection
+from dfqbench.plugins import Plugins, load_plugins
+from dfqbench.run import session
+from dfqbench.run.display import Display
+from dfqbench.run.environment import describe_environment
+from dfqbench.run.estimate import Estimate, History
+from dfqbench.run.job import Job, Outcome
+from dfqbench.run.plan import Plan, build_plan
+from dfqbench.run.runner import Runner, Summary
+from dfqbench.run.session import Options, run_plan
+from dfqbench.run.store import RunFolder
+from dfqbench.targets.catalogue import Catalogue
+
+OBSERVER = Path(__file__).parent.parent / "plugins" / "observer.py"
+
+
+class FakeExecutor:
+    """Answers at once with what a worker would send."""
+
+    def __init__(self, **result: Any) -> None:
+        self.jobs: list[Job] = []
+        self.result = {
+            "seconds": {"setup": 1.0, "synthesis": 2.0, "quantization": 3.0},
+            "real_data_opened": [],
+        } | result
+
+    def run(self, job: Job, on_event: Callable[[Mapping[str, Any]], None]) -> Outcome:
+        on_event({"event": "progress", "phase": "synthesis", "step": 1, "total": 2, "scalars": {}})
+        self.jobs.append(job)
+        return Outcome("ok", result=self.result)
+
+
+class FakeEvaluator:
+    """Says that everything is on its grid."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if request["op"] == "baseline":
+            return {"fp_top1": 99.0, "n": 540, "subset": None, "parameters": 7}
+        coverage = {"macs_quantized": 9, "macs_total": 10, "float_layers": ["conv1: input"]}
+        return {
+            "fp_top1": 99.0,
+            "top1": 90.0,
+            "top5": 99.0,
+            "drop": 9.0,
+            "top1_se": 1.0,
+            "agreement": 91.0,
+            "correct": "",
+            "coverage": coverage,
+            "levels_ok": True,
+            "violations": [],
+            "peak_mib": 1.0,
+            "seconds": 4.0,
+        } | self.changes
+
+
+def small_plan(plugins: Plugins, methods: str = "noise") -> Plan:
+    grid = apply(load_grid("smoke", plugins), parse_selection(methods=methods))
+    return build_plan(grid, Catalogue.discover([]), plugins)
+
+
+def sweep(folder: Path, executor: FakeExecutor, evaluator: FakeEvaluator, **options: Any) -> Summary:
+    plugins = options.pop("plugins", None) or load_plugins()
+    environment = describe_environment("cpu") | options.pop("environment", {})
+    runner = Runner(
+        RunFolder(folder),
+        plugins,
+        executor,
+        evaluator,  # type: ignore[arg-type]
+        device="cpu",
+        environment=environment,
+        **options,
+    )
+    return runner.run(small_plan(plugins).cells, Display(Console(quiet=True), 1), History([]))
+
+
+def test_a_finished_cell_is_reused_only_in_its_environment(tmp_path: Path) -> None:
+    executor = FakeExecutor()
+    sweep(tmp_path / "smoke", executor, FakeEvaluator())
+    sweep(tmp_path / "smoke", executor, FakeEvaluator())
+    assert len(executor.jobs) == 1
+    other = {"device_name": "another processor"}
+    reused = sweep(tmp_path / "smoke", executor, FakeEvaluator(), environment=other, any_environment=True)
+    assert (len(executor.jobs), reused.reused) == (1, 1)
+    sweep(tmp_path / "smoke", executor, FakeEvaluator(), environment=other)
+    assert len(executor.jobs) == 2
+
+
+def test_failed_and_invalid_cells_run_again_on_request_only(tmp_path: Path) -> None:
+    executor = FakeExecutor()
+    bad = FakeEvaluator(violations=["activation relu"], levels_ok=False)
+    first = sweep(tmp_path / "smoke", executor, bad)
+    assert [record["status"] for record in first.failed] == ["invalid"]
+    assert "activation relu" in first.failed[0]["error"]["message"]
+    again = sweep(tmp_path / "smoke", executor, FakeEvaluator())
+    assert (len(executor.jobs), len(again.failed)) == (1, 1)
+    retried = sweep(tmp_path / "smoke", executor, FakeEvaluator(), retry=True)
+    assert (len(executor.jobs), retried.failed) == (2, [])
+
+
+def test_opened_data_makes_a_record_invalid(tmp_path: Path) -> None:
+    summary = sweep(tmp_path / "smoke", FakeExecutor(real_data_opened=["/data/test.npz"]), FakeEvaluator())
+    assert summary.records[0]["status"] == "invalid"
+    assert "opened real data: /data/test.npz" in summary.records[0]["error"]["message"]
+
+
+def test_a_shared_source_shows_its_stand_alone_cost(tmp_path: Path) -> None:
+    executor = FakeExecutor(source_seconds=100.0, reused_from="abcd")
+    record = sweep(tmp_path / "smoke", executor, FakeEvaluator()).records[0]
+    assert record["seconds"]["synthesis"] == 102.0
+    assert record["seconds"]["paid_synthesis"] == 2.0
+    assert record["reused_from"] == "abcd"
+
+
+def test_plugins_hear_of_finished_records(tmp_path: Path) -> None:
+    mine = tmp_path / "observer.py"
+    mine.write_text(OBSERVER.read_text())
+    sweep(tmp_path / "smoke", FakeExecutor(), FakeEvaluator(), plugins=load_plugins([mine]))
+    assert mine.with_suffix(".seen").read_text() == "noise ok\n"
+
+
+def test_an_evaluator_that_dies_costs_one_cell(tmp_path: Path) -> None:
+    from dfqbench.run.processes import EvaluatorDiedError
+
+    class Dying(FakeEvaluator):
+        def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+            if request["op"] == "evaluate":
+                raise EvaluatorDiedError("the evaluator was killed by SIGKILL")
+            return super().ask(request)
+
+    record = sweep(tmp_path / "smoke", FakeExecutor(), Dying()).records[0]
+    assert record["status"] == "failed"
+    assert "killed by SIGKILL" in record["error"]["message"]
+    written = json.loads(next((tmp_path / "smoke").glob("cells/*/attempt-1/record.json")).read_text())
+    assert written["error"] == record["error"]
+
+
+def test_a_run_of_more_than_a_day_wants_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_estimate", lambda *_: Estimate(50 * 3600.0, 1, 0))
+    plugins = load_plugins()
+    options = Options(tmp_path, None, "cpu", yes=False, retry=False, any_environment=False)
+    with pytest.raises(UsageError, match=r"about 50.0 h; add --yes, or choose a smaller budget: --budget medium"):
+        run_plan(small_plan(plugins), plugins, options, Console(quiet=True))
+    assert not (tmp_path / "smoke" / "cells").exists()
+
+
+def test_unavailable_cells_leave_one_record(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    (tmp_path / "data" / "val" / "n01440764").mkdir(parents=True)
+    (tmp_path / "data" / "val" / "n01440764" / "a.JPEG").write_bytes(b"0")
+    catalogue = Catalogue.discover([tmp_path / "data"])
+    name = next(name for name in catalogue.names() if name.startswith("imagenet-"))
+    grid = apply(load_grid("smoke", plugins), parse_selection(on=name, models="torchvision:resnet18", methods="noise"))
+    plan = build_plan(grid, catalogue, plugins)
+    options = Options(tmp_path, None, "cpu", yes=False, retry=False, any_environment=False)
+    for _ in range(2):
+        summary, folder = run_plan(plan, plugins, options, Console(quiet=True))
+        assert [record["status"] for record in summary.records] == ["unavailable"]
+        assert summary.failed == []
+    assert len(list(folder.path.glob("cells/*/attempt-*"))) == 1

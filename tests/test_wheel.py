@@ -1,0 +1,44 @@
+"""The wheel carries what an installation needs, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Files of a wheel built from this tree."""
+    out = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, timeout=250)
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "dfqbench/py.typed",
+        "dfqbench_methods/py.typed",
+        "dfqbench/models/weights/digits-resnet8.safetensors",
+        "dfqbench/targets/wnids.txt",
+        "dfqbench/grid/presets/w4a4.toml",
+        "dfqbench/grid/presets/smoke.toml",
+        "dfqbench_methods/zeroq/synthesizer.py",
+    ],
+)
+def test_the_wheel_has(file: str, names: list[str]) -> None:
+    assert file in names
+
+
+def test_the_wheel_has_two_packages_only(names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"dfqbench", "dfqbench_methods"}
