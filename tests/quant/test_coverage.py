@@ -76,6 +76,13 @@ def test_too_wide_a_grid_is_a_violation() -> None:
     assert measure_coverage(made, IMAGES).violations == [f"activation {quantizer.name}"]
 
 
+def test_a_range_that_saw_no_batch_is_a_violation() -> None:
+    made = prepare(network(), parse_scheme("w4a4@deploy"), CARD)
+    violations = measure_coverage(made, IMAGES).violations
+    assert len(violations) == 3
+    assert all("its range saw no batch" in violation for violation in violations)
+
+
 def test_nothing_quantized_covers_nothing() -> None:
     coverage = measure_coverage(student("w32a32"), IMAGES)
     assert coverage.macs_quantized == 0

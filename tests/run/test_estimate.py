@@ -21,6 +21,8 @@ def cells(bits: str = "w4a4,w3a3,w2a2") -> list[Cell]:
 def record(cell: Cell, **seconds: float) -> dict[str, Any]:
     return {
         "status": "ok",
+        "source_kind": "fixed",
+        "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
         "finished_at": "2026-01-01",
         "label": cell.choice.label,
         "target": cell.dataset.name,
@@ -39,6 +41,18 @@ def test_a_shared_source_is_counted_once() -> None:
     assert (estimate.seconds, estimate.known, estimate.unknown) == (130.0, 3, 0)
     again = History([record(found[0], wall=10.0, synthesis=100.0, paid_synthesis=0.0)])
     assert again.estimate(found, "cpu", {}).seconds == 130.0
+
+
+def test_a_live_source_is_paid_by_every_cell() -> None:
+    found = cells()
+    live = record(found[0], wall=200.0, synthesis=100.0, paid_synthesis=100.0) | {"source_kind": "live"}
+    assert History([live]).estimate(found, "cpu", {}).seconds == 600.0
+
+
+def test_other_parameters_are_no_basis() -> None:
+    found = cells("w4a4")
+    other = record(found[0], wall=110.0) | {"params": {"method": {"iterations": 1}, "quantizer": {}}}
+    assert History([other]).estimate(found, "cpu", {}).unknown == 1
 
 
 def test_another_device_is_no_basis() -> None:

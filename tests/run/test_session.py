@@ -101,6 +101,13 @@ def test_a_finished_cell_is_reused_only_in_its_environment(tmp_path: Path) -> No
     assert len(executor.jobs) == 2
 
 
+def test_a_failure_elsewhere_is_tried_again_here(tmp_path: Path) -> None:
+    executor = FakeExecutor()
+    bad = FakeEvaluator(violations=["activation relu"], levels_ok=False)
+    sweep(tmp_path / "smoke", executor, bad, environment={"device_name": "another processor"})
+    assert sweep(tmp_path / "smoke", executor, FakeEvaluator()).failed == []
+
+
 def test_failed_and_invalid_cells_run_again_on_request_only(tmp_path: Path) -> None:
     executor = FakeExecutor()
     bad = FakeEvaluator(violations=["activation relu"], levels_ok=False)
@@ -120,11 +127,15 @@ def test_opened_data_makes_a_record_invalid(tmp_path: Path) -> None:
 
 
 def test_a_shared_source_shows_its_stand_alone_cost(tmp_path: Path) -> None:
-    executor = FakeExecutor(source_seconds=100.0, reused_from="abcd")
+    executor = FakeExecutor(
+        counts={"images": 3}, reused={"id": "abcd", "seconds": 100.0, "counts": {"images": 64}, "peak_mib": 5.0}
+    )
     record = sweep(tmp_path / "smoke", executor, FakeEvaluator()).records[0]
     assert record["seconds"]["synthesis"] == 102.0
     assert record["seconds"]["paid_synthesis"] == 2.0
     assert record["reused_from"] == "abcd"
+    assert record["counts"]["images"] == 67
+    assert record["peak_mib"]["synthesis"] == 5.0
 
 
 def test_plugins_hear_of_finished_records(tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_an_evaluator_that_dies_costs_one_cell(tmp_path: Path) -> None:
 
 
 def test_a_run_of_more_than_a_day_wants_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_estimate", lambda *_: Estimate(50 * 3600.0, 1, 0))
+    monkeypatch.setattr(session, "timed_estimate", lambda *_: Estimate(50 * 3600.0, 1, 0))
     plugins = load_plugins()
     options = Options(tmp_path, None, "cpu", yes=False, retry=False, any_environment=False)
     with pytest.raises(UsageError, match=r"about 50.0 h; add --yes, or choose a smaller budget: --budget medium"):

@@ -10,6 +10,9 @@ import pytest
 from dfqbench.api import InputError, UsageError
 from dfqbench.run.store import RunFolder, find_cell, read_records, records, write_json
 
+BAD_SECONDS = '{"schema": 1, "status": "ok", "cell_id": "bb22", "seconds": {"wall": "a"}}'
+BAD_TOP1 = '{"schema": 1, "status": "ok", "cell_id": "bb22", "top1": "high"}'
+
 
 def make(run: RunFolder, cell: str, **facts: object) -> Path:
     attempt, number = run.new_attempt(cell)
@@ -45,7 +48,9 @@ def test_a_failed_write_leaves_the_old_record_and_no_scrap(tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"schema": "one"}', "\x00\x01", "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"schema": "one"}', "\x00\x01", "[" * 100_000, '{"schema": 1}', BAD_SECONDS, BAD_TOP1]
+)
 def test_a_corrupt_record_is_a_warning(content: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "w4a4")
     make(run, "aa11", top1=1.0)

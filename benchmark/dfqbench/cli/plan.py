@@ -28,7 +28,9 @@ from dfqbench.cli.options import (
 from dfqbench.run.store import DEFAULT_OUT
 
 if TYPE_CHECKING:
+    from dfqbench.plugins import Plugins
     from dfqbench.run.cell import Cell
+    from dfqbench.run.estimate import Estimate, History
 
 
 def plan(
@@ -45,6 +47,7 @@ def plan(
     plugin: PluginOption = None,
     device: DeviceOption = "auto",
     out: OutOption = DEFAULT_OUT,
+    time_steps: Annotated[bool, typer.Option("--time", help="Time a few steps of cells never run before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the cells of a grid and the time to expect.
@@ -58,7 +61,8 @@ def plan(
     device = checked_device(device)
     found, plugins = planned(request)
     history = History(earlier_records(out))
-    estimate = history.estimate([cell for cell in found.cells if cell.problem is None], device, {})
+    runnable = [cell for cell in found.cells if cell.problem is None]
+    estimate = _timed(runnable, history, plugins, device) if time_steps else history.estimate(runnable, device, {})
     if as_json:
         cells = [_plain(cell) for cell in found.cells]
         typer.echo(json.dumps({"notes": found.notes, "estimate": str(estimate), "cells": cells}, indent=1))
@@ -71,6 +75,25 @@ def plan(
         typer.echo(f"  {cell.cell_id}  {cell.label}, budget {cell.budget.name}{reason}")
     for broken in plugins.broken:
         typer.echo(f"broken plugin {broken.origin}: {broken.message}", err=True)
+
+
+def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -> Estimate:
+    """The estimate with a few steps timed in workers; what they write is removed."""
+    import tempfile
+    from pathlib import Path
+
+    from dfqbench.run.environment import describe_environment
+    from dfqbench.run.probe import timed_estimate
+    from dfqbench.run.processes import EvaluatorProcess, LocalExecutor
+    from dfqbench.run.runner import Runner
+    from dfqbench.run.store import RunFolder
+
+    with tempfile.TemporaryDirectory(prefix="dfqbench-plan-") as scratch:
+        folder = RunFolder(Path(scratch))
+        evaluator = EvaluatorProcess(folder.path / "evaluator.log", cells[0].threads if cells else 1, device)
+        environment = describe_environment(device)
+        runner = Runner(folder, plugins, LocalExecutor(), evaluator, device=device, environment=environment)
+        return timed_estimate(cells, history, runner, folder, lambda text: typer.echo(text, err=True))
 
 
 def _plain(cell: Cell) -> dict[str, object]:

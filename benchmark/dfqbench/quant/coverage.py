@@ -160,7 +160,7 @@ def _named_layers(network: nn.Module, stack: list[str]) -> Iterator[None]:
 @contextmanager
 def _checked_activations(student: Student, violations: list[str]) -> Iterator[None]:
     def check(module: nn.Module, _args: Any, out: Tensor) -> None:
-        if isinstance(module, ActivationQuantizer) and module.name not in violations:
+        if isinstance(module, ActivationQuantizer) and f"activation {module.name}" not in violations:
             with torch.utils._python_dispatch._disable_current_modes():
                 if not is_on_grid(out, module.bits):
                     violations.append(f"activation {module.name}")
@@ -199,6 +199,8 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
     ):
         student(images)
     student.images_seen = seen
+    unseen = [q.name for q in student.activation_quantizers() if int(q.range.steps) == 0]
+    coverage.violations += [f"activation {name} (its range saw no batch)" for name in unseen]
     missing = {claim.name for claim in student.claims if claim.kind == "activation"}
     missing -= {quantizer.name for quantizer in student.activation_quantizers()}
     coverage.violations += [f"activation {name} (not in the network)" for name in sorted(missing)]

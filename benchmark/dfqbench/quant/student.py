@@ -128,8 +128,10 @@ def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> No
     temporary = folder / f"{STATE_FILE}.part"
     save_file(unique, temporary)
     temporary.replace(folder / STATE_FILE)
+    description = folder / f"{DESCRIPTION_FILE}.part"
     text = json.dumps({"model": dict(model), "scheme": student.scheme.as_dict()}, indent=1, sort_keys=True)
-    (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+    description.write_text(text + "\n", encoding="utf-8")
+    description.replace(folder / DESCRIPTION_FILE)
 
 
 def load_student(

@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant.activations import is_activation
 
-WEIGHTED = (_ConvNd, nn.Linear)
-"""Layers with a weight that is multiplied and accumulated."""
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Layers that schemes quantize; their weight's first dimension is the output channel."""
 MOST_RETRIES = 200
 """Untraceable parts found one by one before giving up; no network seen has more than a few dozen."""
 

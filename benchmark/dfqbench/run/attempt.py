@@ -67,6 +67,9 @@ class Attempt:
         self._folder = Path(job.attempt)
         self._probe_begin = 0.0
         self._probe_step = 0
+        self._source_kind: str | None = None
+        self._reused: dict[str, Any] | None = None
+        self._guard = DataGuard(Path(path) for path in job.guarded)
 
     @property
     def step(self) -> int | None:
@@ -82,35 +85,35 @@ class Attempt:
         job = self._job
         torch.set_num_threads(job.threads)
         device = torch.device(job.device)
-        guard = DataGuard(Path(path) for path in job.guarded)
         model = ModelSpec.from_dict(job.model)
         self._channel.send("phase", name="setup")
-        with guard.watching():
+        with self._guard.watching():
             plugins = load_plugins([Path(path) for path in job.plugin_files])
         teacher = build_teacher(model, device, {name: offer.load for name, offer in plugins.models.items()})
-        with guard.watching():
+        with self._guard.watching():
             method = self._method(plugins)
             quantizer = self._quantizer(plugins)
         self._check_requirements(method, teacher)
         self.clock = _device_clock(device)
         self.clock.add("setup", time.monotonic() - job.started)
         with counting(teacher, self.counts):
-            source, reused = self._synthesis(method, teacher, model, guard)
-            student = self._quantization(method, quantizer, teacher, source, model=model, guard=guard)
+            source = self._synthesis(method, teacher, model)
+            student = self._quantization(method, quantizer, teacher, source, model=model)
         self.phase = "saving"
         self._keep(student, source, model)
         evaluation = None if isinstance(student, Student) else self._evaluated_here(student, teacher, model)
+        return self.so_far() | {"evaluation": evaluation}
+
+    def so_far(self) -> dict[str, Any]:
+        """What the attempt has cost and shown until now, as plain data for the record."""
         return {
-            "evaluation": evaluation,
             "seconds": self.clock.seconds,
             "counts": self.counts.as_dict(),
             "peak_mib": self.peaks,
             "flags": self.flags,
-            "reused_from": reused["id"] if reused else None,
-            "source_seconds": reused["seconds"] if reused else None,
-            "real_data_opened": guard.hits,
-            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "at": time.monotonic(),
+            "source_kind": self._source_kind,
+            "reused": self._reused,
+            "real_data_opened": list(self._guard.hits),
         }
 
     def _method(self, plugins: Plugins) -> Method | None:
@@ -129,35 +132,43 @@ class Attempt:
         if method is not None and method.requires.batchnorm and not any(m.running_mean is not None for m in norms):
             raise Skip(f"{method.name} needs BatchNorm statistics, and this network has none")
 
-    def _synthesis(
-        self, method: Method | None, teacher: nn.Module, model: ModelSpec, guard: DataGuard
-    ) -> tuple[SampleSource, dict[str, Any] | None]:
-        """The source, made or taken from an earlier cell; with what is known of the latter."""
+    def _synthesis(self, method: Method | None, teacher: nn.Module, model: ModelSpec) -> SampleSource:
+        """The source, made or taken from an earlier cell."""
         device = torch.device(self._job.device)
         self._enter("synthesis")
-        with guard.watching():
-            shared = load_source(Path(self._job.source), device)
+        with self._guard.watching():
+            shared = load_source(
+                Path(self._job.source), device, None if self._job.any_environment else self._job.environment
+            )
         if shared is not None:
-            return shared[0], shared[1]
+            source, self._reused = shared
+            self._source_kind = "fixed"
+            return source
         if method is None:
             raise PluginError("the images of the real-data control were not prepared")
         scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
         self._context = context = self._make_context("synthesis", model, scheme, None)
         reset_peak(device)
         try:
-            with seeded(context.seed("global")), guard.watching(), self.clock.phase("synthesis"):
+            with seeded(context.seed("global")), self._guard.watching(), self.clock.phase("synthesis"):
                 source = method.synthesize(teacher, context)
         except ProbeDone:
             # Enough was timed; any images serve to time the quantizer.
-            return FixedSource(torch.randn(KEPT_IMAGES, *model.card.input_size, device=device)), None
+            return FixedSource(torch.randn(KEPT_IMAGES, *model.card.input_size, device=device))
         self.peaks["synthesis"] = peak_mib(device)
         if not callable(getattr(source, "sample", None)):
             raise PluginError(f"synthesize returned a {type(source).__name__}", "return a source with `sample`")
         self.counts.source_steps += context.steps
+        self._source_kind = "live" if is_live(source) else "fixed"
         if not is_live(source) and not self._job.probe_seconds:
-            with guard.watching():
-                save_source(source, Path(self._job.source), self.clock.seconds["synthesis"])
-        return source, None
+            cost = {
+                "seconds": self.clock.seconds["synthesis"],
+                "counts": self.counts.as_dict(),
+                "peak_mib": self.peaks["synthesis"],
+            }
+            with self._guard.watching():
+                save_source(source, Path(self._job.source), self._job.environment, cost)
+        return source
 
     def _quantization(
         self,
@@ -167,7 +178,6 @@ class Attempt:
         source: SampleSource,
         *,
         model: ModelSpec,
-        guard: DataGuard,
     ) -> nn.Module:
         device = torch.device(self._job.device)
         self._enter("quantization")
@@ -177,7 +187,11 @@ class Attempt:
         self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
         handed = metered(source, self.clock, self.counts)
         reset_peak(device)
-        with seeded(context.seed("global")), guard.watching(), self.clock.phase("quantization", inside="synthesis"):
+        with (
+            seeded(context.seed("global")),
+            self._guard.watching(),
+            self.clock.phase("quantization", inside="synthesis"),
+        ):
             if self._job.own_quantize and method is not None:
                 student: nn.Module = method.quantize(teacher, handed, context)
             else:
@@ -193,10 +207,13 @@ class Attempt:
         """Saves the student for evaluation elsewhere, and some images to look at."""
         if isinstance(student, Student):
             save_student(student, self._folder, model.as_dict())
-        begin = source.state_dict()
-        images = source.sample(KEPT_IMAGES).images
-        source.load_state_dict(begin)
-        save_file({"images": images.detach().cpu().contiguous()}, self._folder / IMAGES_FILE)
+        try:
+            with seeded(0), self._guard.watching():
+                images = source.sample(KEPT_IMAGES).images
+        except Exception:
+            self.flags.append("images_not_kept")
+        else:
+            save_file({"images": images.detach().cpu().contiguous()}, self._folder / IMAGES_FILE)
 
     def _evaluated_here(self, student: nn.Module, teacher: nn.Module, model: ModelSpec) -> dict[str, Any]:
         """Evaluates a module that only the plugin's code can run; its operands cannot be checked, and it is flagged."""
@@ -205,7 +222,12 @@ class Attempt:
         begin = time.monotonic()
         data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), model.card, self._job.limit)
         found = accuracy(predict(student.eval(), data, device), predict(teacher, data, device), data)
-        unchecked: dict[str, Any] = {"coverage": None, "violations": [], "levels_ok": None, "peak_mib": peak_mib(device)}
+        unchecked: dict[str, Any] = {
+            "coverage": None,
+            "violations": [],
+            "levels_ok": None,
+            "peak_mib": peak_mib(device),
+        }
         return found | unchecked | {"seconds": time.monotonic() - begin}
 
     def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dfqbench.api.budget import Budget
-from dfqbench.grid.choice import REAL, MethodChoice
+from dfqbench.grid.choice import MethodChoice
 from dfqbench.quant.scheme import Scheme
 from dfqbench.run.identity import host_code, identity
 from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
+
+DATA_CODE = ("targets/evaluation.py", "targets/pixels.py", "targets/wnids.py", "targets/wnids.txt")
+"""The host's code that decides which pixels and labels are read."""
 
 Status = Literal["ok", "skipped", "unavailable", "failed", "invalid"]
 """How an attempt at a cell ended."""
@@ -104,8 +107,6 @@ class Cell:
             "threads": self.threads,
             "seed": self.seed,
             "scheme": self.scheme.as_dict() if self.depends_on_bits else None,
-            # The control's images come from the target's own training split.
-            "dataset": self.dataset_hash if self.method.name == REAL else None,
         }
 
     @property
@@ -140,7 +141,7 @@ class Cell:
             "dataset": self.dataset_hash,
             "limit": self.limit,
             "preprocessing": self.preprocessing,
-            "code": host_code("targets/evaluation.py", "run/evaluate.py"),
+            "code": host_code(*DATA_CODE, "run/evaluate.py"),
         }
         return identity(facts)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dfqbench.run.identity import identity
 
-PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "dfqbench")
+PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
 
 
 def describe_environment(device: str) -> dict[str, Any]:
@@ -29,8 +29,15 @@ def describe_environment(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "device": device,
-        "device_name": gpu_names()[0] if device.startswith("cuda") and gpu_names() else cpu_name(),
+        "device_name": _device_name(device),
     }
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return cpu_name()
+    index = int(device.partition(":")[2] or 0)
+    return gpu_names()[index] if index < len(gpu_names()) else "unknown GPU"
 
 
 def environment_id(environment: dict[str, Any]) -> str:

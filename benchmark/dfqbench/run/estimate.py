@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfqbench.run.cell import Cell
+from dfqbench.run.identity import identity
 
 LONG_HOURS = 24.0
 """A run that is expected to take longer wants `--yes`."""
@@ -45,18 +46,22 @@ class History:
     def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
         self._cells: dict[tuple[Any, ...], dict[str, float]] = {}
         for record in sorted(records, key=lambda r: str(r.get("finished_at"))):
-            seconds = record.get("seconds") or {}
-            if record.get("status") in {"ok", "invalid"} and "wall" in seconds:
-                self._cells[_record_key(record)] = {name: float(value) for name, value in seconds.items()}
+            self.note(record)
 
     def seconds(self, cell: Cell, device: str) -> dict[str, float] | None:
         """The seconds of the newest like cell, or None."""
         return self._cells.get(_cell_key(cell, device))
 
     def note(self, record: Mapping[str, Any]) -> None:
-        """Adds a record."""
-        if "wall" in (record.get("seconds") or {}):
-            self._cells[_record_key(record)] = {name: float(value) for name, value in record["seconds"].items()}
+        """Adds a record, if it is of a cell that ran to its end."""
+        seconds = record.get("seconds") or {}
+        if record.get("status") not in {"ok", "invalid"} or "wall" not in seconds:
+            return
+        found = {name: float(value) for name, value in seconds.items()}
+        if record.get("source_kind") != "fixed":
+            # Only a fixed source serves several cells: what a live one costs, every cell pays.
+            found["synthesis"] = found["paid_synthesis"] = 0.0
+        self._cells[_record_key(record)] = found
 
     def estimate(
         self, cells: Iterable[Cell], device: str, probed: Mapping[tuple[Any, ...], dict[str, float]]
@@ -89,13 +94,15 @@ def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
 
 
 def _cell_key(cell: Cell, device: str) -> tuple[Any, ...]:
-    return (cell.choice.label, cell.dataset.name, cell.model_name, cell.budget.name, device, cell.threads)
+    params = identity({"method": cell.method.params, "quantizer": cell.quantizer.params})
+    return (cell.choice.label, cell.dataset.name, cell.model_name, params, cell.budget.name, device, cell.threads)
 
 
 def _record_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     model = record.get("model") or {}
     names = ("budget", "device", "threads")
-    return (record.get("label"), record.get("target"), model.get("name"), *(record.get(name) for name in names))
+    params = identity(record.get("params"))
+    return (record.get("label"), record.get("target"), model.get("name"), params, *(record.get(n) for n in names))
 
 
 def spoken(seconds: float) -> str:

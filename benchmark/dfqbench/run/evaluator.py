@@ -106,7 +106,8 @@ class Evaluator:
         images, labels, dropped = load_training(
             dataset, model.card, request["count"], request["seed"], self._data(request | {"limit": None})
         )
-        save_source(FixedSource(images, labels), Path(request["source"]), time.monotonic() - begin)
+        cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
+        save_source(FixedSource(images, labels), Path(request["source"]), request["environment"], cost)
         return {"images": len(images), "dropped": dropped}
 
     def _data(self, request: dict[str, Any]) -> EvaluationSet:

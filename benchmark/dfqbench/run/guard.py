@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-EVENTS = frozenset({"open", "os.listdir", "os.scandir", "os.open", "shutil.copyfile", "sqlite3.connect"})
+EVENTS = frozenset(
+    {"open", "os.listdir", "os.scandir", "os.link", "os.rename", "os.symlink", "shutil.copyfile", "sqlite3.connect"}
+)
 MOST_HITS = 20
 """Paths kept; one suffices to spoil a record."""
 
@@ -45,10 +47,9 @@ class DataGuard:
         if not self._watching or event not in EVENTS or not args or len(self.hits) >= MOST_HITS:
             return
         path = args[0]
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        if not isinstance(path, str):
+        if not isinstance(path, str | bytes | os.PathLike):
             return
+        path = os.fsdecode(path)
         self._watching = False  # resolving a path must not be heard
         try:
             touched = any(_is_below(form, root) for form in _forms(path) for root in self._paths)

@@ -33,6 +33,8 @@ class Job:
         dataset: `DatasetSpec.as_dict()`, for a student that only the worker can run.
         limit: evaluation images, or None.
         guarded: real data that plugin code must not open.
+        environment: identity of the environment, which a saved source must come from.
+        any_environment: whether a source from another environment serves too.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
@@ -55,6 +57,8 @@ class Job:
     dataset: dict[str, Any]
     limit: int | None
     guarded: list[str]
+    environment: str
+    any_environment: bool
     plugin_files: list[str]
     started: float
     probe_seconds: float = 0.0

@@ -43,8 +43,9 @@ def counting(teacher: nn.Module, counts: Counts) -> Iterator[None]:
     """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    def passed(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and hasattr(args[0], "shape"):
+    def passed(module: nn.Module, args: tuple[Any, ...]) -> None:
+        # A copy of the teacher carries the hook along; its passes are not the teacher's.
+        if module is teacher and args and hasattr(args[0], "shape"):
             counts.teacher_images += int(args[0].shape[0])
 
     def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:

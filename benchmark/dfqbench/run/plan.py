@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from dfqbench.api.budget import budget_named
@@ -13,11 +14,12 @@ from dfqbench.grid.params import build_params, params_dict
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
-from dfqbench.run.cell import Cell, Part, Problem
+from dfqbench.run.cell import DATA_CODE, Cell, Part, Problem
+from dfqbench.run.identity import host_code
 from dfqbench.run.real import REAL_TITLE, RealParams
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.fingerprint import fingerprint
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
+from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, guarded_paths
 
 PREFERRED = ("imagenet", "cifar10", "digits")
 """Targets of a grid that names none: the first complete one."""
@@ -31,11 +33,13 @@ class Plan:
         grid: the grid, selectors applied.
         cells: every cell; cells that share a source follow one another.
         notes: which target was taken, and what is missing for the others.
+        guarded: the real data of every target that is here, used or not.
     """
 
     grid: Grid
     cells: list[Cell]
     notes: list[str] = field(default_factory=list)
+    guarded: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,13 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> Plan:
     for target in targets:
         found = catalogue.target(target)
         if found.dataset is None:
-            raise UsageError(f"target '{target}' has no evaluation set: {found.missing}", "name its folder with --data")
+            raise UsageError(f"target '{target}' cannot be used: {found.missing}")
         for model in catalogue.models(target, grid.models_for(target) or ()):
             for method in methods:
                 cells += _cells(grid, found.dataset, model, method, families)
-    return Plan(grid, cells, notes)
+    datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
+    guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
+    return Plan(grid, cells, notes, tuple(guarded))
 
 
 def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
@@ -155,6 +161,10 @@ def _cells(
     problem = problem or method.problem or _missing_training(method, dataset)
     present = model if isinstance(model, ModelSpec) else None
     content = fingerprint(dataset)
+    if method.choice.method == REAL and problem is None:
+        # The control's images are part of what it is.
+        training = fingerprint(replace(dataset, evaluate=dataset.train)) if dataset.train else content
+        method = replace(method, method=replace(method.method, code=training + host_code(*DATA_CODE)))
     for seed in grid.seeds:
         for scheme in grid.parsed_schemes:
             yield Cell(

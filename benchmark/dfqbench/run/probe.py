@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dfqbench.grid.choice import REAL
+from dfqbench.run.estimate import Estimate, History, cost_key
 from dfqbench.run.processes import LocalExecutor
 
 if TYPE_CHECKING:
@@ -16,6 +18,36 @@ if TYPE_CHECKING:
 
 TIMED_SECONDS = 2.0
 """Steps are timed for so long in each phase."""
+
+
+QUICK_BUDGETS = frozenset({"smoke"})
+"""Budgets that are short everywhere: no steps are timed for an estimate."""
+QUICK_TARGET = "digits"
+"""The embedded target is small enough to start at once."""
+
+
+def timed_estimate(
+    cells: Iterable[Cell], history: History, runner: Runner, folder: RunFolder, say: Callable[[str], None]
+) -> Estimate:
+    """Expected time of cells: from earlier records, and for long cells without any from a few timed steps.
+
+    Args:
+        cells: cells that are not finished; those that cannot run are left out.
+        history: earlier records.
+        runner: knows how to make a job, and the device.
+        folder: of the run.
+        say: is told before steps are timed, since that takes a while.
+    """
+    runnable = [cell for cell in cells if cell.problem is None]
+    unknown: dict[tuple[Any, ...], Cell] = {}
+    for cell in runnable:
+        quick = cell.dataset.name == QUICK_TARGET or cell.budget.name in QUICK_BUDGETS or cell.method.name == REAL
+        if not quick and history.seconds(cell, runner.device) is None:
+            unknown.setdefault(cost_key(cell, runner.device), cell)
+    if unknown:
+        say(f"timing a few steps of {len(unknown)} kinds of cells, for the estimate")
+    probed = {key: seconds for key, cell in unknown.items() if (seconds := probe_seconds(runner, folder, cell))}
+    return history.estimate(runnable, runner.device, probed)
 
 
 def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dfqbench.api.errors import DfqError
+from dfqbench.api.errors import DfqError, UsageError
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.targets.folders import VARIABLE
 
@@ -40,15 +41,16 @@ class LocalExecutor:
         folder = Path(job.attempt)
         job.write(folder / JOB)
         outcome = Outcome("failed")
-        with (folder / LOG).open("w", encoding="utf-8") as log:
-            process = _spawn("dfqbench.run.worker", [str(folder / JOB)], log, job.threads)
+        # Leaving the block closes the pipes; a worker ends when its standard input does.
+        with (
+            (folder / LOG).open("w", encoding="utf-8") as log,
+            _spawn("dfqbench.run.worker", [str(folder / JOB)], log, job.threads) as process,
+        ):
             try:
                 outcome = _follow(process, on_event, outcome)
             except BaseException:
                 process.kill()
                 raise
-            finally:
-                process.wait()
         if outcome.status == "failed" and outcome.error is None:
             outcome.error = _death(process.returncode)
         return outcome
@@ -67,7 +69,7 @@ def _follow(process: subprocess.Popen[str], on_event: OnEvent, outcome: Outcome)
         if kind == "result":
             outcome = Outcome("ok", result=event)
         elif kind == "error":
-            outcome = Outcome(event.pop("status"), error=event)
+            outcome = Outcome(event.pop("status"), result=event.pop("so_far"), error=event)
         else:
             on_event({"event": kind, **event})
     return outcome
@@ -89,7 +91,8 @@ def _spawn(module: str, arguments: list[str], log: IO[str], threads: int) -> sub
     environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", module, *arguments],
+        # -P keeps the current folder off the path: a file there must not stand in for a library.
+        [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -117,28 +120,37 @@ class EvaluatorProcess:
         self._threads = threads
         self._device = device
         self._process: subprocess.Popen[str] | None = None
+        self._ready = False
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Sends a request and waits for the answer.
 
         Raises:
             EvaluatorDiedError: its process ended; the next request starts a new one.
-            DfqError: it cannot start.
+            UsageError: it cannot work on the device.
         """
-        process = self._process or self._start()
+        process = self._process or self._launch()
         try:
             return self._exchange(process, request)
         except (OSError, ValueError) as error:
-            process.kill()
-            process.wait()
-            self._process = None
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._forget()
             reason = _death(process.returncode)["message"].replace("worker", "evaluator")
             raise EvaluatorDiedError(reason, f"its log is {self._log}") from error
 
     def start(self) -> None:
-        """Starts the process ahead of the first request, so that torch loads meanwhile."""
-        if self._process is None:
-            self._launch()
+        """Starts the process and waits until it is ready.
+
+        Raises:
+            UsageError: it cannot work on the device.
+        """
+        process = self._process or self._launch()
+        if not self._ready:
+            self._greet(process)
 
     def close(self) -> None:
         """Ends the process."""
@@ -150,12 +162,25 @@ class EvaluatorProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
-            self._process = None
+            self._forget()
 
-    def _start(self) -> subprocess.Popen[str]:
-        return self._process or self._launch()
+    def _forget(self) -> None:
+        process, self._process, self._ready = self._process, None, False
+        for stream in (process.stdin, process.stdout) if process is not None else ():
+            if stream is not None:
+                # A dead process's pipe may not take what is still buffered.
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _greet(self, process: subprocess.Popen[str]) -> None:
+        if process.stdout is None:  # pragma: no cover - always piped
+            raise ValueError("no pipe")
+        hello = json.loads(process.stdout.readline())
+        if "error" in hello:
+            process.wait()
+            self._forget()
+            raise UsageError(hello["error"]["message"])
+        self._ready = True
 
     def _launch(self) -> subprocess.Popen[str]:
         with self._log.open("a", encoding="utf-8") as log:
@@ -171,10 +196,7 @@ class EvaluatorProcess:
         if process.stdin is None or process.stdout is None:  # pragma: no cover - always piped
             raise ValueError("no pipe")
         if not self._ready:
-            hello = json.loads(process.stdout.readline())
-            if "error" in hello:
-                raise DfqError(hello["error"]["message"])
-            self._ready = True
+            self._greet(process)
         process.stdin.write(json.dumps(dict(request)) + "\n")
         process.stdin.flush()
         answer: dict[str, Any] = json.loads(process.stdout.readline())

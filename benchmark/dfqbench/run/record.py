@@ -108,23 +108,27 @@ def add_accuracy(record: dict[str, Any], baseline: Mapping[str, Any], found: Map
 def add_cost(record: dict[str, Any], outcome: Outcome, evaluation: float, wall: float) -> None:
     """Adds the clock's account; its parts sum to the attempt's wall time.
 
-    `seconds.synthesis` is the source's stand-alone cost; where the source was shared, `paid_synthesis` (what this
-    attempt spent inside source calls) is what enters the sum.
+    `seconds.synthesis`, `counts` and the peak memory of synthesis are the source's stand-alone cost; where it was
+    shared, `paid_synthesis` (what this attempt spent inside source calls) is what enters the sum.
     """
     result = outcome.result
     spent = {phase: float(result.get("seconds", {}).get(phase, 0.0)) for phase in PHASES}
     spent["evaluation"] = evaluation
     paid = spent["synthesis"]
-    shared = result.get("source_seconds")
+    reused = result.get("reused") or {}
     record["seconds"] = spent | {
-        "synthesis": paid + float(shared) if shared is not None else paid,
+        "synthesis": paid + float(reused.get("seconds", 0.0)),
         "paid_synthesis": paid,
         "unattributed": wall - sum(spent.values()),
         "wall": wall,
     }
-    record["reused_from"] = result.get("reused_from")
-    record["counts"] = result.get("counts", {})
+    record["reused_from"] = reused.get("id")
+    record["source_kind"] = result.get("source_kind")
+    shared = reused.get("counts") or {}
+    record["counts"] = {name: n + shared.get(name, 0) for name, n in result.get("counts", {}).items()}
     record["peak_mib"] = dict(result.get("peak_mib", {}))
+    if reused.get("peak_mib") is not None:
+        record["peak_mib"]["synthesis"] = reused["peak_mib"]
     record["real_data_opened"] = list(result.get("real_data_opened", []))
     record["flags"] = [*record["flags"], *result.get("flags", [])]
 

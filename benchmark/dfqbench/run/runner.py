@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from dfqbench.run.identity import derived_seed
 from dfqbench.run.job import Job
 from dfqbench.run.processes import EvaluatorProcess, Executor
 from dfqbench.run.record import Header, add_accuracy, add_cost, blank, close, now
+from dfqbench.run.saved import is_saved
 from dfqbench.run.store import RunFolder
-from dfqbench.targets.spec import guarded_paths
 
-FINISHED = frozenset({"ok"})
-"""Statuses that are not run again."""
+FAULTY = frozenset({"failed", "invalid"})
+"""Statuses that are run again on request only: a fault seldom goes away by itself."""
+FINISHED = FAULTY | {"ok"}
+"""Statuses that are not run again by themselves."""
 
 
 @dataclass(slots=True)
@@ -46,6 +48,9 @@ class Summary:
 class Runner:
     """Runs cells one after the other.
 
+    Attributes:
+        device: torch device.
+
     Args:
         folder: the run's folder.
         plugins: what is offered; told of finished records.
@@ -53,6 +58,7 @@ class Runner:
         evaluator: measures accuracy.
         device: torch device.
         environment: description of the environment.
+        guarded: real data that plugin code must not open.
         any_environment: whether cells finished elsewhere count as finished.
         retry: whether cells that failed before run again.
     """
@@ -66,6 +72,7 @@ class Runner:
         *,
         device: str,
         environment: Mapping[str, Any],
+        guarded: Sequence[Path] = (),
         any_environment: bool = False,
         retry: bool = False,
     ) -> None:
@@ -73,10 +80,11 @@ class Runner:
         self._plugins = plugins
         self._executor = executor
         self._evaluator = evaluator
-        self._device = device
+        self.device = device
         self._environment = environment_id(dict(environment))
         self._any_environment = any_environment
         self._retry = retry
+        self._guarded = tuple(guarded)
         folder.write_environment(environment, self._environment)
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
@@ -87,12 +95,12 @@ class Runner:
         record = self._folder.latest(cell.cell_id)
         if record is None:
             return None
-        if record["status"] in {"failed", "invalid"} and cell.problem is None:
-            return None if self._retry else record
-        if record["status"] not in FINISHED:
-            return None
         same = record.get("environment") == self._environment
-        return record if same or self._any_environment else None
+        if record["status"] not in FINISHED or not (same or self._any_environment):
+            return None
+        if record["status"] in FAULTY and (self._retry or cell.problem is not None):
+            return None
+        return record
 
     def run(self, cells: Iterable[Cell], display: Display, history: History) -> Summary:
         """Runs every cell that is not finished, in order.
@@ -113,12 +121,12 @@ class Runner:
             if before is None:
                 waiting.remove(cell)
                 history.note(record)
-                left = history.estimate(waiting, self._device, {})
+                left = history.estimate(waiting, self.device, {})
                 display.end(cell.label, record, left.seconds if left.known else None)
                 for broken in self._plugins.record_finished(record):
                     summary.notes.append(f"plugin {broken.origin} failed in record_finished: {broken.message}")
             summary.records.append(record)
-            if record["status"] in {"failed", "invalid"}:
+            if record["status"] in FAULTY:
                 summary.failed.append(record)
         return summary
 
@@ -131,7 +139,7 @@ class Runner:
             return self._without_running(cell)
         begin = time.monotonic()
         attempt, number = self._folder.new_attempt(cell.cell_id)
-        record = blank(cell, Header(self._folder.name, number, self._environment, self._device, now()))
+        record = blank(cell, Header(self._folder.name, number, self._environment, self.device, now()))
         try:
             record = self._measured(cell, record, attempt, begin, display.event)
         except DfqError as error:
@@ -150,7 +158,7 @@ class Runner:
         if before is not None and said == (problem.status, problem.message):
             return before
         attempt, number = self._folder.new_attempt(cell.cell_id)
-        record = blank(cell, Header(self._folder.name, number, self._environment, self._device, now()))
+        record = blank(cell, Header(self._folder.name, number, self._environment, self.device, now()))
         record = close(record, problem.status, error)
         self._folder.write_record(attempt, record)
         return record
@@ -212,12 +220,14 @@ class Runner:
             budget=cell.budget.name,
             seed_key=cell.seed_key,
             threads=cell.threads,
-            device=self._device,
+            device=self.device,
             attempt=str(attempt),
             source=str(self._folder.source(cell.source_id)),
             dataset=cell.dataset.as_dict(),
             limit=cell.limit,
-            guarded=[str(path) for path in guarded_paths(cell.dataset)],
+            guarded=[str(path) for path in self._guarded],
+            environment=self._environment,
+            any_environment=self._any_environment,
             plugin_files=[str(path) for path in self._plugins.files],
             started=begin,
             probe_seconds=probe_seconds,
@@ -236,11 +246,12 @@ class Runner:
 
     def _prepare_real(self, cell: Cell, request: dict[str, Any]) -> dict[str, Any]:
         folder = self._folder.source(cell.source_id)
-        if (folder / "source.json").is_file():
+        if is_saved(folder, None if self._any_environment else self._environment):
             return {}
         seed = derived_seed(cell.seed_key, "real")
         count = cell.method.params["images"]
-        return self._evaluator.ask(request | {"op": "real", "count": count, "seed": seed, "source": str(folder)})
+        facts = {"count": count, "seed": seed, "source": str(folder), "environment": self._environment}
+        return self._evaluator.ask(request | facts | {"op": "real"})
 
 
 def _judged(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from dfqbench.api.errors import InputError, UsageError
-from dfqbench.grid.choice import REAL
-from dfqbench.run.cell import Cell
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
-from dfqbench.run.estimate import LONG_HOURS, Estimate, History, cost_key, spoken
+from dfqbench.run.estimate import LONG_HOURS, Estimate, History, spoken
 from dfqbench.run.plan import Plan
-from dfqbench.run.probe import probe_seconds
+from dfqbench.run.probe import timed_estimate
 from dfqbench.run.processes import EvaluatorProcess, LocalExecutor
 from dfqbench.run.runner import Runner, Summary
 from dfqbench.run.store import RunFolder, read_records, write_json
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dfqbench.plugins import Plugins
-
-QUICK_BUDGETS = frozenset({"smoke"})
-"""Budgets that are short everywhere: no steps are timed for an estimate."""
-QUICK_TARGET = "digits"
-"""The embedded target is small enough to start at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +84,7 @@ def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -
             evaluator,
             device=options.device,
             environment=environment,
+            guarded=plan.guarded,
             any_environment=options.any_environment,
             retry=options.retry,
         )
@@ -98,9 +92,9 @@ def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -
         history = History(earlier_records(options.out))
         display = Display(console, len(waiting))
         try:
-            estimate = _estimate(waiting, history, runner, folder, options)
             if any(cell.problem is None for cell in waiting):
                 evaluator.start()
+            estimate = timed_estimate(waiting, history, runner, folder, display.say)
             _announce(plan, plugins, len(waiting), estimate, options=options, display=display)
             _refuse_long(estimate, options)
             summary = runner.run(plan.cells, display, history)
@@ -109,22 +103,6 @@ def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -
             evaluator.close()
     write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
     return summary, folder
-
-
-def _estimate(waiting: list[Cell], history: History, runner: Runner, folder: RunFolder, options: Options) -> Estimate:
-    """From earlier records; where there are none and cells may be long, from a few timed steps."""
-    runnable = [cell for cell in waiting if cell.problem is None]
-    unknown: dict[tuple[Any, ...], Cell] = {}
-    for cell in runnable:
-        slow = cell.dataset.name != QUICK_TARGET and cell.budget.name not in QUICK_BUDGETS and cell.method.name != REAL
-        if slow and history.seconds(cell, options.device) is None:
-            unknown.setdefault(cost_key(cell, options.device), cell)
-    probed: dict[tuple[Any, ...], dict[str, float]] = {}
-    for key, cell in unknown.items():
-        seconds = probe_seconds(runner, folder, cell)
-        if seconds is not None:
-            probed[key] = seconds
-    return history.estimate(runnable, options.device, probed)
 
 
 def _announce(

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import importlib
-import json
-import pickle
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dfqbench.api.batch import SampleSource
+from dfqbench.run.saved import DESCRIPTION, read_description
 from dfqbench.run.store import write_json
 
 STATE = "state.pt"
-DESCRIPTION = "source.json"
 
 
-def save_source(source: SampleSource, folder: Path, seconds: float) -> bool:
+def save_source(source: SampleSource, folder: Path, environment: str, cost: Mapping[str, Any]) -> bool:
     """Saves a fixed source for other cells, where its class can be built from a state.
 
     Args:
         source: what `synthesize` returned.
         folder: of this source's identity.
-        seconds: what it cost.
+        environment: identity of the environment.
+        cost: what it cost alone: `seconds`, `counts`, `peak_mib`.
 
     Returns:
         Whether it was saved: its class must have `from_state`.
@@ -32,32 +33,41 @@ def save_source(source: SampleSource, folder: Path, seconds: float) -> bool:
     if not callable(getattr(kind, "from_state", None)):
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{STATE}.part"
-    torch.save(source.state_dict(), temporary)
+    temporary = folder / f".{STATE}.{os.getpid()}.part"
+    with temporary.open("wb") as stream:
+        torch.save(source.state_dict(), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     temporary.replace(folder / STATE)
     # The description comes last: without it the folder holds no source.
-    write_json(folder / DESCRIPTION, {"class": f"{kind.__module__}:{kind.__qualname__}", "seconds": seconds})
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    write_json(folder / DESCRIPTION, {"class": name, "environment": environment, "cost": dict(cost)})
     return True
 
 
-def load_source(folder: Path, device: torch.device) -> tuple[SampleSource, dict[str, Any]] | None:
+def load_source(
+    folder: Path, device: torch.device, environment: str | None
+) -> tuple[SampleSource, dict[str, Any]] | None:
     """Loads a saved source.
 
     Args:
         folder: of the source's identity.
         device: where its tensors go.
+        environment: identity of the environment that it must come from, or None: any.
 
     Returns:
-        The source and `{id, seconds}`; None where nothing usable is saved, so that it is made again.
+        The source, and its cost with its `id`; None where nothing usable is saved, so that it is made again.
     """
+    description = read_description(folder, environment)
+    if description is None:
+        return None
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         module, _, name = str(description["class"]).partition(":")
         state = torch.load(folder / STATE, map_location=device, weights_only=True)
         kind: Any = importlib.import_module(module)
         for part in name.split("."):
             kind = getattr(kind, part)
         source: SampleSource = kind.from_state(state)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, pickle.UnpicklingError):
+    except Exception:
         return None
-    return source, {"id": folder.name, "seconds": float(description["seconds"])}
+    return source, description["cost"] | {"id": folder.name}

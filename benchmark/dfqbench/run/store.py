@@ -109,7 +109,21 @@ def _read(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("schema"), int) else None
+    return record if _is_record(record) else None
+
+
+def _is_record(data: Any) -> bool:
+    """Whether the keys that decide anything have the right types; unknown keys are nobody's business."""
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        return False
+    if not isinstance(data.get("status"), str) or not isinstance(data.get("cell_id"), str):
+        return False
+    tables = ("seconds", "error", "model", "scheme", "dataset", "params", "coverage", "counts", "peak_mib")
+    if any(not isinstance(data.get(key), dict | None) for key in tables):
+        return False
+    numbers = [data.get(key) for key in ("top1", "fp_top1", "drop", "top1_se", "agreement", "seed", "attempt")]
+    numbers += list((data.get("seconds") or {}).values())
+    return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
 def run_folders(path: Path) -> list[RunFolder]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
+import threading
 import traceback
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,16 @@ class Channel:
         self._stream.flush()
 
 
+def _end_with_the_parent() -> None:
+    """Ends this process when its standard input closes, which happens when the parent dies, however it dies."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: list[str]) -> int:
     """Runs a job.
 
@@ -40,6 +50,7 @@ def main(argv: list[str]) -> int:
     Returns:
         0; whatever went wrong was sent to the parent.
     """
+    _end_with_the_parent()
     channel = Channel()
     job = Job.read(Path(argv[0]))
     # Imported here, so that the parent's clock has seen the process start before torch loads.
@@ -72,7 +83,7 @@ def _described(error: BaseException, attempt: Any) -> dict[str, Any]:
         "step": attempt.step,
         "plugin": attempt.plugin,
         "traceback": "".join(traceback.format_exception(error)),
-        "at": time.monotonic(),
+        "so_far": attempt.so_far(),
     }
 
 

@@ -1,0 +1,57 @@
+"""Sources on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dfqbench.run.source import load_source, save_source
+from dfqbench.synth.source import FixedSource
+
+CPU = torch.device("cpu")
+COST: dict[str, Any] = {"seconds": 12.5, "counts": {"images": 64}, "peak_mib": 3.0}
+
+
+def source() -> FixedSource:
+    return FixedSource(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4))
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    assert save_source(source(), tmp_path / "abcd", "here", COST)
+    found = load_source(tmp_path / "abcd", CPU, "here")
+    assert found is not None
+    loaded, cost = found
+    assert torch.equal(loaded.sample(4).images, source().sample(4).images)
+    assert cost == COST | {"id": "abcd"}
+    assert [file.name for file in (tmp_path / "abcd").glob(".*")] == []
+
+
+def test_another_environment_serves_only_when_asked(tmp_path: Path) -> None:
+    save_source(source(), tmp_path, "there", COST)
+    assert load_source(tmp_path, CPU, "here") is None
+    assert load_source(tmp_path, CPU, None) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"cos\nsystem\n(S'false'\ntR."])
+def test_a_torn_source_is_made_again(content: bytes, tmp_path: Path) -> None:
+    save_source(source(), tmp_path, "here", COST)
+    (tmp_path / "state.pt").write_bytes(content)
+    assert load_source(tmp_path, CPU, "here") is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"environment": "here", "cost": 3}', '{"cost": {"seconds": "x"}}'])
+def test_a_torn_description_is_no_source(content: str, tmp_path: Path) -> None:
+    save_source(source(), tmp_path, "here", COST)
+    (tmp_path / "source.json").write_text(content)
+    assert load_source(tmp_path, CPU, "here") is None
+
+
+def test_a_class_that_cannot_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
+    class Unshared(FixedSource):
+        from_state = None  # type: ignore[assignment]
+
+    assert not save_source(Unshared(torch.zeros(1, 1, 8, 8)), tmp_path / "abcd", "here", COST)
+    assert not (tmp_path / "abcd").exists()
