@@ -34,7 +34,7 @@ from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from dfqbench.run.worker import Channel
+    from dfqbench.run.channel import Channel
 
 KEPT_IMAGES = 64
 IMAGES_FILE = "images.safetensors"

@@ -6,29 +6,16 @@ plugin code prints goes to the log.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dfqbench.api.errors import DfqError, Skip, Unavailable
+from dfqbench.run.channel import Channel
 from dfqbench.run.job import Job
-
-
-class Channel:
-    """The line to the parent. Keeps the real standard output to itself and points the old one at the log."""
-
-    def __init__(self) -> None:
-        self._stream: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-        os.dup2(2, 1)
-
-    def send(self, event: str, **data: Any) -> None:
-        """Sends one event."""
-        self._stream.write(json.dumps({"event": event, **data}, default=str) + "\n")
-        self._stream.flush()
 
 
 def _end_with_the_parent() -> None:
