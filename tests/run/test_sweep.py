@@ -14,6 +14,7 @@ import pytest
 import dfqbench
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
+pytestmark = pytest.mark.timeout(900)
 
 
 def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -25,7 +26,7 @@ def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.Comp
         capture_output=True,
         text=True,
         env=environment,
-        timeout=280,
+        timeout=600,
         check=False,
     )
 
@@ -185,7 +186,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_zeroq_on_cifar10_at_eight_bits(real_data: Path, tmp_path: Path) -> None:
     arguments = ("--grid", "w8a8", "--on", "cifar10", "--models", "resnet20", "--methods", "zeroq,real")
-    done = run(tmp_path, *arguments, "--set", "zeroq.iterations=100", "--device", "cpu", data=real_data)
+    done = run(tmp_path, *arguments, "--set", "zeroq.iterations=20", "--device", "cpu", data=real_data)
     assert done.returncode == 0, done.stderr
     found = records(tmp_path, "w8a8")
     assert found["zeroq"]["fp_top1"] == pytest.approx(91.73, abs=0.05)
