@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Small tensors on several threads spend their time waiting for one another; workers set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DATA = os.environ.get("DFQBENCH_DATA")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,17 @@ class MeteredSource:
         self._source.load_state_dict(state)
 
 
+class MeteredImages(MeteredSource):
+    """The same for a source that knows how many images it has."""
+
+    def __init__(self, source: SampleSource, size: int, clock: Clock, counts: Counts) -> None:
+        super().__init__(source, clock, counts)
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
 class MeteredLiveSource(MeteredSource):
     """The same for a source that still learns."""
 
@@ -101,4 +112,8 @@ class MeteredLiveSource(MeteredSource):
 
 def metered(source: SampleSource, clock: Clock, counts: Counts) -> MeteredSource:
     """Wraps a source for the clock and the counts."""
-    return MeteredLiveSource(source, clock, counts) if is_live(source) else MeteredSource(source, clock, counts)
+    if is_live(source):
+        return MeteredLiveSource(source, clock, counts)
+    if isinstance(source, Sized):
+        return MeteredImages(source, len(source), clock, counts)
+    return MeteredSource(source, clock, counts)
