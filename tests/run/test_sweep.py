@@ -115,7 +115,7 @@ def test_the_student_is_loaded_from_python(smoke: tuple[Path, subprocess.Complet
 
 
 def test_same_seed_same_bits_in_another_run(tmp_path: Path) -> None:
-    files = {}
+    files: dict[tuple[str, str], list[bytes]] = {}
     for name in ("one", "two"):
         done = run(tmp_path / name, "--grid", "smoke", "--methods", "zeroq,gdfq,noise+distill", "--bits", "w2a2")
         assert done.returncode == 0, done.stderr
