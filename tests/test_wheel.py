@@ -30,6 +30,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "dfqbench_methods/py.typed",
         "dfqbench/models/weights/digits-resnet8.safetensors",
         "dfqbench/targets/wnids.txt",
+        "dfqbench/report/published.csv",
         "dfqbench/grid/presets/w4a4.toml",
         "dfqbench/grid/presets/smoke.toml",
         "dfqbench_methods/zeroq/synthesizer.py",

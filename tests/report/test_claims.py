@@ -1,0 +1,40 @@
+"""The published numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from dfqbench.report.claims import published_claims
+
+
+def test_every_claim_has_a_source_and_a_possible_value() -> None:
+    claims = published_claims()
+    assert len(claims) == 691
+    for claim in claims:
+        assert claim.reported_in
+        assert claim.place
+        assert 0 < claim.top1 < 100
+        assert 1 <= claim.w_bits <= 32
+        assert claim.drop is None or -1.5 < claim.drop < 100
+
+
+def test_papers_disagree_about_zeroq_at_four_bits() -> None:
+    cell = ("ZeroQ", "ResNet-18", 4, 4)
+    values = {c.top1 for c in published_claims() if (c.method, c.model, c.w_bits, c.a_bits) == cell}
+    assert min(values) < 20
+    assert max(values) > 60
+
+
+def test_zeroqs_own_table() -> None:
+    (claim,) = [
+        c
+        for c in published_claims()
+        if c.reported_in == "ZeroQ repo README" and c.model == "ResNet-18" and (c.w_bits, c.a_bits) == (8, 8)
+    ]
+    assert (claim.top1, claim.fp_top1) == (71.43, 71.47)
+    assert claim.drop == pytest.approx(0.04)
+
+
+def test_selection_is_told_where_the_source_tells_it() -> None:
+    kinds = {claim.selection for claim in published_claims()}
+    assert kinds == {"best", "unknown"}
