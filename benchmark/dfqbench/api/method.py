@@ -27,6 +27,7 @@ class Fidelity(StrEnum):
     RELEASED = "released code"
     PAPER = "paper"
     RECONSTRUCTION = "reconstruction"
+    CONTROL = "control"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
+from dfqbench.api.method import Fidelity
 from dfqbench.grid.choice import REAL, MethodChoice, resolve_methods
 from dfqbench.grid.params import build_params, params_dict
 from dfqbench.grid.schema import AUTO, Grid
@@ -122,7 +123,7 @@ def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Metho
         real = build_params(RealParams, grid.settings_for(REAL), REAL)
         method = Part(REAL, "dfqbench", "", params_dict(real))
         quantizer = _quantizer(choice.quantizer or "calibrate", choice.recipe, grid, plugins)
-        return _Method(choice, method, quantizer, REAL_TITLE, "control", True, False)
+        return _Method(choice, method, quantizer, REAL_TITLE, str(Fidelity.CONTROL), True, False)
     kind = plugins.method_class(choice.method)
     params = build_params(kind.params_type, grid.settings_for(choice.method), choice.method)
     method = _part(choice.method, plugins.methods[choice.method], params_dict(params))

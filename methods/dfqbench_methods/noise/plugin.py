@@ -28,7 +28,7 @@ class Noise(Method):
     name = "noise"
     title = "Gaussian noise (floor)"
     paper = "a control of this benchmark"
-    fidelity = Fidelity.RELEASED
+    fidelity = Fidelity.CONTROL
     quantizer = "calibrate"
     requires = Requires(batchnorm=False)
     control = True
