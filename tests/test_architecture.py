@@ -75,21 +75,25 @@ def test_light_modules(module: str) -> None:
 
 
 VERBS = """
-import typer
-from dfqbench.cli import grids, methods, table
-app = typer.Typer()
-for verb in (grids, methods, table):
-    verb.register(app)
-try:
-    app({arguments!r})
-except SystemExit as end:
-    assert not end.code, end.code
+import sys
+from dfqbench.cli.main import main
+sys.argv = ["dfqbench", *{arguments!r}]
+status = main()
+assert status == 0, status
 """
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["methods", "list"], ["methods", "show", "zeroq"], ["grids", "list"], ["grids", "show", "w4a4"]],
+    [
+        ["--help"],
+        ["methods", "list"],
+        ["methods", "show", "zeroq"],
+        ["grids", "list"],
+        ["grids", "show", "w4a4"],
+        ["models", "list"],
+        ["plan", "--grid", "bits"],
+    ],
     ids=" ".join,
 )
 def test_light_verbs(arguments: list[str]) -> None:
