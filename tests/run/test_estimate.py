@@ -43,6 +43,12 @@ def test_a_shared_source_is_counted_once() -> None:
     assert again.estimate(found, "cpu", {}).seconds == 130.0
 
 
+def test_a_saved_source_costs_nothing_more() -> None:
+    found = cells()
+    history = History([record(found[0], wall=110.0, synthesis=100.0, paid_synthesis=100.0)])
+    assert history.estimate(found, "cpu", {}, paid={found[0].source_id}).seconds == 30.0
+
+
 def test_a_live_source_is_paid_by_every_cell() -> None:
     found = cells()
     live = record(found[0], wall=200.0, synthesis=100.0, paid_synthesis=100.0) | {"source_kind": "live"}

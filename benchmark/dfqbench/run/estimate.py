@@ -64,17 +64,22 @@ class History:
         self._cells[_record_key(record)] = found
 
     def estimate(
-        self, cells: Iterable[Cell], device: str, probed: Mapping[tuple[Any, ...], dict[str, float]]
+        self,
+        cells: Iterable[Cell],
+        device: str,
+        probed: Mapping[tuple[Any, ...], dict[str, float]],
+        paid: Iterable[str] = (),
     ) -> Estimate:
         """Expected time of cells; a shared source is counted once.
 
         Args:
             cells: cells that can run and are not finished.
             device: torch device.
+            paid: identities of sources that are saved already.
             probed: `wall`, `synthesis` and `paid_synthesis` from timed steps, by :func:`cost_key`.
         """
         total, known, unknown = 0.0, 0, 0
-        sources: set[str] = set()
+        sources = set(paid)
         for cell in cells:
             found = self.seconds(cell, device) or probed.get(cost_key(cell, device))
             if found is not None:

@@ -47,7 +47,7 @@ def timed_estimate(
     if unknown:
         say(f"timing a few steps of {len(unknown)} kinds of cells, for the estimate")
     probed = {key: seconds for key, cell in unknown.items() if (seconds := probe_seconds(runner, folder, cell))}
-    return history.estimate(runnable, runner.device, probed)
+    return history.estimate(runnable, runner.device, probed, runner.paid_sources(runnable))
 
 
 def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> dict[str, float] | None:

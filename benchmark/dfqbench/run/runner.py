@@ -121,7 +121,7 @@ class Runner:
             if before is None:
                 waiting.remove(cell)
                 history.note(record)
-                left = history.estimate(waiting, self.device, {})
+                left = history.estimate(waiting, self.device, {}, self.paid_sources(waiting))
                 display.end(cell.label, record, left.seconds if left.known else None)
                 for broken in self._plugins.record_finished(record):
                     summary.notes.append(f"plugin {broken.origin} failed in record_finished: {broken.message}")
@@ -129,6 +129,11 @@ class Runner:
             if record["status"] in FAULTY:
                 summary.failed.append(record)
         return summary
+
+    def paid_sources(self, cells: Iterable[Cell]) -> set[str]:
+        """Identities of the sources of some cells that are saved in the run's folder and serve here."""
+        environment = None if self._any_environment else self._environment
+        return {source for source in {c.source_id for c in cells} if is_saved(self._folder.source(source), environment)}
 
     def _run_one(self, cell: Cell, display: Display) -> dict[str, Any]:
         display.begin(cell.label)
