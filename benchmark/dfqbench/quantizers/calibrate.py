@@ -60,9 +60,10 @@ class Calibrate(Quantizer):
         import torch
 
         from dfqbench.quant import prepare
+        from dfqbench.synth.plan import is_large
 
         if is_live(source):
-            large = max(ctx.card.input_size[1:]) > SMALL_INPUT
+            large = is_large(ctx.card.input_size)
             size = self.params.generator_batch_large if large else self.params.generator_batch
             steps = ctx.budget.training_steps(self.params.generator_steps)
             for step in range(1, steps + 1):
@@ -73,7 +74,3 @@ class Calibrate(Quantizer):
         with torch.no_grad(), student.observing("minmax"):
             student(images.to(ctx.device, memory_format=torch.channels_last))
         return student
-
-
-SMALL_INPUT = 64
-"""Largest image side, in pixels, that uses the CIFAR recipes (design: inputs up to 64 px)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dfqbench.api.budget import Budget
 
 SMALL_INPUT = 64
-"""Largest image side, in pixels, that takes the CIFAR values of a recipe; larger ones take ImageNet's (design.md 6)."""
+"""Largest image side, in pixels, that takes the CIFAR values of a recipe; larger ones take ImageNet's."""
 FEW_CLASSES = 10
 """Most classes for which a recipe's CIFAR-10 values hold, where they differ from CIFAR-100's."""
 

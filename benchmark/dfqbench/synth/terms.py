@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class GeneratorPass:
         return logits
 
 
-class LossTerm:
+class LossTerm(ABC):
     """One weighted loss of the generator loop. Derive to add a loss with state; see also `function_term`.
 
     Attributes:
@@ -116,18 +117,18 @@ class LossTerm:
         self.weight = weight
         self.start = start
 
+    @abstractmethod
     def loss(self, view: GeneratorPass) -> Tensor:
         """The unweighted loss (0-d) of one pass."""
-        raise NotImplementedError
 
-    def observe(self, view: GeneratorPass, step: int) -> None:
+    def observe(self, view: GeneratorPass, step: int) -> None:  # noqa: B027 - most losses only look at one pass
         """Looks at the pass after the update of step `step` (from 0), whether or not the term has started."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the term must remember."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most losses have no state
         """Restores what `state_dict` returned."""
 
 
