@@ -137,9 +137,7 @@ class Attempt:
         device = torch.device(self._job.device)
         self._enter("synthesis")
         with self._guard.watching():
-            shared = load_source(
-                Path(self._job.source), device, None if self._job.any_environment else self._job.environment
-            )
+            shared = load_source(Path(self._job.source), device, self._job.accepted_environment)
         if shared is not None:
             source, self._reused = shared
             self._source_kind = "fixed"

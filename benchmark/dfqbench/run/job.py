@@ -21,7 +21,6 @@ class Job:
         quantizer: the shared quantizer's name.
         quantizer_params: its parameters.
         own_quantize: whether the method's own `quantize` runs (it may call the shared one).
-        depends_on_bits: whether the source may look at the scheme.
         model: `ModelSpec.as_dict()`.
         scheme: `Scheme.as_dict()`.
         budget: the budget's name.
@@ -33,8 +32,8 @@ class Job:
         dataset: `DatasetSpec.as_dict()`, for a student that only the worker can run.
         limit: evaluation images, or None.
         guarded: real data that plugin code must not open.
-        environment: identity of the environment, which a saved source must come from.
-        any_environment: whether a source from another environment serves too.
+        environment: identity of the environment.
+        accepted_environment: environment that a saved source must come from, or None: any.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
@@ -45,7 +44,6 @@ class Job:
     quantizer: str
     quantizer_params: dict[str, Any]
     own_quantize: bool
-    depends_on_bits: bool
     model: dict[str, Any]
     scheme: dict[str, Any]
     budget: str
@@ -58,7 +56,7 @@ class Job:
     limit: int | None
     guarded: list[str]
     environment: str
-    any_environment: bool
+    accepted_environment: str | None
     plugin_files: list[str]
     started: float
     probe_seconds: float = 0.0

@@ -57,6 +57,16 @@ class _Method:
     problem: Problem | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A network with everything that its cells share."""
+
+    name: str
+    model: ModelSpec | None
+    key: dict[str, Any]
+    problem: Problem | None = None
+
+
 def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> Plan:
     """Expands a grid.
 
@@ -77,9 +87,13 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> Plan:
         found = catalogue.target(target)
         if found.dataset is None:
             raise UsageError(f"target '{target}' cannot be used: {found.missing}")
+        # Hashing data and weights reads whole files: once for the target, and once for each network.
+        content = fingerprint(found.dataset)
+        fitted = [_fitted(method, found.dataset, content) for method in methods]
         for model in catalogue.models(target, grid.models_for(target) or ()):
-            for method in methods:
-                cells += _cells(grid, found.dataset, model, method, families)
+            network = _network(model, families)
+            for method in fitted:
+                cells += _cells(grid, found.dataset, content, network, method)
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
     return Plan(grid, cells, notes, tuple(guarded))
@@ -150,22 +164,19 @@ def _part(name: str, offer: LoadedOffer, params: dict[str, Any]) -> Part:
     return Part(name, f"{offer.origin} {offer.version}".strip(), code, params)
 
 
-def _cells(
-    grid: Grid,
-    dataset: DatasetSpec,
-    model: ModelSpec | MissingModel,
-    method: _Method,
-    families: dict[str, str],
-) -> Iterator[Cell]:
+def _fitted(method: _Method, dataset: DatasetSpec, content: str) -> _Method:
+    """The method on a target: the real-data control needs a training split there, and its images are part of it."""
+    if method.choice.method != REAL or method.problem is not None:
+        return method
+    missing = _missing_training(dataset)
+    if missing is not None:
+        return replace(method, problem=missing)
+    training = fingerprint(replace(dataset, evaluate=dataset.train)) if dataset.train else content
+    return replace(method, method=replace(method.method, code=training + host_code(*DATA_CODE)))
+
+
+def _cells(grid: Grid, dataset: DatasetSpec, content: str, network: _Network, method: _Method) -> Iterator[Cell]:
     budget = budget_named(dataset.default_budget if grid.budget == AUTO else grid.budget)
-    key, problem = _model_key(model, families)
-    problem = problem or method.problem or _missing_training(method, dataset)
-    present = model if isinstance(model, ModelSpec) else None
-    content = fingerprint(dataset)
-    if method.choice.method == REAL and problem is None:
-        # The control's images are part of what it is.
-        training = fingerprint(replace(dataset, evaluate=dataset.train)) if dataset.train else content
-        method = replace(method, method=replace(method.method, code=training + host_code(*DATA_CODE)))
     for seed in grid.seeds:
         for scheme in grid.parsed_schemes:
             yield Cell(
@@ -178,29 +189,29 @@ def _cells(
                 depends_on_bits=method.depends_on_bits,
                 dataset=dataset,
                 dataset_hash=content,
-                model_name=model.name,
-                model=present,
-                model_key=key,
+                model_name=network.name,
+                model=network.model,
+                model_key=network.key,
                 scheme=scheme,
                 budget=budget,
                 precision=grid.precision,
                 threads=grid.threads,
                 seed=seed,
                 limit=grid.limit,
-                problem=problem,
+                problem=network.problem or method.problem,
             )
 
 
-def _model_key(model: ModelSpec | MissingModel, families: dict[str, str]) -> tuple[dict[str, Any], Problem | None]:
+def _network(model: ModelSpec | MissingModel, families: dict[str, str]) -> _Network:
     if isinstance(model, MissingModel):
-        return {}, Problem("unavailable", model.reason)
+        return _Network(model.name, None, {}, Problem("unavailable", model.reason))
     try:
-        return model_identity(model, families), None
+        return _Network(model.name, model, model_identity(model, families))
     except Unavailable as error:
-        return {}, Problem("unavailable", str(error))
+        return _Network(model.name, model, {}, Problem("unavailable", str(error)))
 
 
-def _missing_training(method: _Method, dataset: DatasetSpec) -> Problem | None:
-    if method.choice.method != REAL or dataset.train is not None or dataset.kind in {"digits", "torchvision"}:
+def _missing_training(dataset: DatasetSpec) -> Problem | None:
+    if dataset.train is not None or dataset.kind in {"digits", "torchvision"}:
         return None
     return Problem("skipped", f"{dataset.name} has no training split for the real-data control")

@@ -114,14 +114,16 @@ class Runner:
         cells = list(cells)
         finished = [self.finished(cell) for cell in cells]
         waiting = [cell for cell, record in zip(cells, finished, strict=True) if record is None]
+        paid = self.paid_sources(waiting)
         for cell, before in zip(cells, finished, strict=True):
             if before is not None:
                 summary.reused += 1
-            record = before or self._run_one(cell, display)
+            record = before or self._attempt(cell, display)
             if before is None:
                 waiting.remove(cell)
                 history.note(record)
-                left = history.estimate(waiting, self.device, {}, self.paid_sources(waiting))
+                paid |= self.paid_sources([cell])
+                left = history.estimate(waiting, self.device, {}, paid)
                 display.end(cell.label, record, left.seconds if left.known else None)
                 for broken in self._plugins.record_finished(record):
                     summary.notes.append(f"plugin {broken.origin} failed in record_finished: {broken.message}")
@@ -132,21 +134,22 @@ class Runner:
 
     def paid_sources(self, cells: Iterable[Cell]) -> set[str]:
         """Identities of the sources of some cells that are saved in the run's folder and serve here."""
-        environment = None if self._any_environment else self._environment
-        return {source for source in {c.source_id for c in cells} if is_saved(self._folder.source(source), environment)}
+        sources = {cell.source_id for cell in cells}
+        return {source for source in sources if is_saved(self._folder.source(source), self._accepted)}
 
-    def _run_one(self, cell: Cell, display: Display) -> dict[str, Any]:
-        display.begin(cell.label)
-        return self._attempt(cell, display)
+    @property
+    def _accepted(self) -> str | None:
+        """The environment that a saved source must come from; None: any."""
+        return None if self._any_environment else self._environment
 
     def _attempt(self, cell: Cell, display: Display) -> dict[str, Any]:
+        display.begin(cell.label)
         if cell.problem is not None:
             return self._without_running(cell)
-        begin = time.monotonic()
         attempt, number = self._folder.new_attempt(cell.cell_id)
         record = blank(cell, Header(self._folder.name, number, self._environment, self.device, now()))
         try:
-            record = self._measured(cell, record, attempt, begin, display.event)
+            record = self._measured(cell, record, attempt, display.event)
         except DfqError as error:
             record = close(record, "failed", _described(error))
         self._folder.write_record(attempt, record)
@@ -173,7 +176,6 @@ class Runner:
         cell: Cell,
         record: dict[str, Any],
         attempt: Path,
-        begin: float,
         on_event: Callable[[Mapping[str, Any]], None],
     ) -> dict[str, Any]:
         request = self._request(cell, attempt)
@@ -219,7 +221,6 @@ class Runner:
             quantizer=cell.quantizer.name,
             quantizer_params=cell.quantizer.params,
             own_quantize=cell.choice.quantizer is None,
-            depends_on_bits=cell.depends_on_bits,
             model=cell.model.as_dict(),
             scheme=cell.scheme.as_dict(),
             budget=cell.budget.name,
@@ -232,7 +233,7 @@ class Runner:
             limit=cell.limit,
             guarded=[str(path) for path in self._guarded],
             environment=self._environment,
-            any_environment=self._any_environment,
+            accepted_environment=self._accepted,
             plugin_files=[str(path) for path in self._plugins.files],
             started=begin,
             probe_seconds=probe_seconds,
@@ -251,7 +252,7 @@ class Runner:
 
     def _prepare_real(self, cell: Cell, request: dict[str, Any]) -> dict[str, Any]:
         folder = self._folder.source(cell.source_id)
-        if is_saved(folder, None if self._any_environment else self._environment):
+        if is_saved(folder, self._accepted):
             return {}
         seed = derived_seed(cell.seed_key, "real")
         count = cell.method.params["images"]

@@ -48,17 +48,17 @@ def main(argv: list[str]) -> int:
         result = attempt.run()
     except ProbeDone:
         return 0
-    except MemoryError as error:
-        channel.send("error", status="failed", **_described(error, attempt))
-    except Skip as error:
-        channel.send("error", status="skipped", **_described(error, attempt))
-    except Unavailable as error:
-        channel.send("error", status="unavailable", **_described(error, attempt))
     except Exception as error:
-        channel.send("error", status="failed", **_described(error, attempt))
+        channel.send("error", status=_status(error), **_described(error, attempt))
     else:
         channel.send("result", **result)
     return 0
+
+
+def _status(error: Exception) -> str:
+    if isinstance(error, Skip):
+        return "skipped"
+    return "unavailable" if isinstance(error, Unavailable) else "failed"
 
 
 def _described(error: BaseException, attempt: Any) -> dict[str, Any]:
