@@ -43,6 +43,16 @@ class DataGuard:
         finally:
             self._watching = before
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within it nothing is noted: the host's own writing amid a plugin's call."""
+        before = self._watching
+        self._watching = False
+        try:
+            yield
+        finally:
+            self._watching = before
+
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._watching or event not in EVENTS or not args or len(self.hits) >= MOST_HITS:
             return

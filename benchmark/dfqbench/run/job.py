@@ -36,6 +36,9 @@ class Job:
         accepted_environment: environment that a saved source must come from, or None: any.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
+        checkpoints: folder of the cell's checkpoints, or empty: none are kept.
+        checkpoint_every: seconds between two.
+        memory_mib: most private memory of the process in MiB, or 0: no limit.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
     """
 
@@ -59,6 +62,9 @@ class Job:
     accepted_environment: str | None
     plugin_files: list[str]
     started: float
+    checkpoints: str = ""
+    checkpoint_every: float = 300.0
+    memory_mib: int = 0
     probe_seconds: float = 0.0
 
     def write(self, path: Path) -> None:
@@ -76,7 +82,7 @@ class Outcome:
     """What became of an attempt in the worker.
 
     Attributes:
-        status: `ok`, `skipped`, `unavailable` or `failed`.
+        status: as in the record, but for what is found out in the evaluation.
         result: what the worker reported at the end; empty if it did not.
         error: type, message, phase, step, plugin and traceback, or None.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +23,38 @@ DEFAULT_OUT = Path("results") / "runs"
 
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON under a temporary name, flushes it to disk, and renames it: whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file the same way; nothing but a rename ever changes it, so that it is whole on any file system."""
+    # A random name: processes of several machines may write the same file of a shared folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=1, allow_nan=False)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's list of names to disk, where the file system can: a rename then survives a power cut."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(number)
+    except OSError:
+        # Some network file systems refuse; their rename is all that there is.
+        pass
+    finally:
+        os.close(number)
 
 
 class RunFolder:
