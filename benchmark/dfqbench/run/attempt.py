@@ -13,7 +13,7 @@ from torch import nn
 
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
-from dfqbench.api.errors import PluginError, Skip
+from dfqbench.api.errors import NonFiniteError, PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 KEPT_IMAGES = 64
 IMAGES_FILE = "images.safetensors"
+WORK = "work"
+"""The part of the attempt's folder that plugin code may write to."""
 WARM_STEPS = 3
 """Steps of a probe that are not timed, and the fewest that are."""
 
@@ -72,7 +74,8 @@ class Attempt:
         self._probe_step = 0
         self._source_kind: str | None = None
         self._reused: dict[str, Any] | None = None
-        self._guard = DataGuard(Path(path) for path in job.guarded)
+        run = Path(job.run) if job.run else None
+        self._guard = DataGuard((Path(path) for path in job.guarded), run, self._folder / WORK)
         self._flag = flag or StopFlag()
         self._resumed = 0
         self._wall_before = 0.0
@@ -129,6 +132,7 @@ class Attempt:
             "source_kind": self._source_kind,
             "reused": self._reused,
             "real_data_opened": list(self._guard.hits),
+            "wrote_outside": list(self._guard.writes),
             "resumed": self._resumed,
             "wall_before": self._wall_before,
         }
@@ -156,6 +160,7 @@ class Attempt:
         self._source_kind = account["source_kind"]
         self._reused = account["reused"]
         self._guard.hits[:] = dict.fromkeys([*account["real_data_opened"], *self._guard.hits])
+        self._guard.writes[:] = dict.fromkeys([*account["wrote_outside"], *self._guard.writes])
         self._resumed = account["resumed"] + 1
         self._wall_before = account["wall_before"]
 
@@ -237,7 +242,7 @@ class Attempt:
             self.flags.append("generator_alone")
         scheme = Scheme.from_dict(self._job.scheme)
         self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
-        handed = metered(source, self.clock, self.counts)
+        handed = metered(source, self.clock, self.counts, tuple(model.card.input_size))
         reset_peak(device)
         with (
             seeded(context.seed("global")),
@@ -251,6 +256,8 @@ class Attempt:
         self.peaks["quantization"] = self._peak()
         if not isinstance(student, nn.Module):
             raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
+        handed.check()
+        _check_finite(student)
         if isinstance(student, Student):
             self.counts.student_images = student.images_seen
         return student
@@ -283,7 +290,7 @@ class Attempt:
         return found | unchecked | {"seconds": time.monotonic() - begin}
 
     def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:
-        workdir = self._folder / "work"
+        workdir = self._folder / WORK
         workdir.mkdir(exist_ok=True)
         return HostContext(
             phase=phase,
@@ -323,6 +330,13 @@ class Attempt:
         if step < total and steps >= WARM_STEPS and spent >= self._job.probe_seconds:
             self._channel.send("probe", phase=self.phase, seconds=spent / steps * total)
             raise ProbeDone
+
+
+def _check_finite(student: nn.Module) -> None:
+    """Refuses a student with a parameter or range that is not a number: its accuracy would mean nothing."""
+    for name, value in student.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NonFiniteError(f"the student's {name}")
 
 
 def _device_clock(device: torch.device) -> Clock:

@@ -36,9 +36,11 @@ class Job:
         accepted_environment: environment that a saved source must come from, or None: any.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
+        run: the run's folder, in which plugin code may write to its attempt's only.
         checkpoints: folder of the cell's checkpoints, or empty: none are kept.
         checkpoint_every: seconds between two.
         memory_mib: most private memory of the process in MiB, or 0: no limit.
+        time_limit: seconds for the worker, or 0: no limit; kept by the executor.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
     """
 
@@ -62,9 +64,11 @@ class Job:
     accepted_environment: str | None
     plugin_files: list[str]
     started: float
+    run: str = ""
     checkpoints: str = ""
     checkpoint_every: float = 300.0
     memory_mib: int = 0
+    time_limit: float = 0.0
     probe_seconds: float = 0.0
 
     def write(self, path: Path) -> None:

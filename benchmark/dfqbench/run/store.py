@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Number of the record's schema; older numbers stay readable."""
 RECORD = "record.json"
+MOST_BYTES = 64 * 2**20
+"""A larger file is no record: that of a million images has a fifth of a megabyte."""
 DEFAULT_OUT = Path("results") / "runs"
 
 
@@ -76,6 +78,10 @@ class RunFolder:
         """Folder of a shared source."""
         return self.path / "sources" / source_id
 
+    def checkpoints(self, cell_id: str) -> Path:
+        """Folder of a cell's checkpoints."""
+        return self.path / "cells" / cell_id / "checkpoints"
+
     def new_attempt(self, cell_id: str) -> tuple[Path, int]:
         """Makes the folder of the next attempt at a cell.
 
@@ -116,11 +122,22 @@ class RunFolder:
         write_json(attempt / RECORD, dict(record))
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
-        """Writes the description of an environment once."""
-        folder = self.path / "environments"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / f"{name}.json").exists():
-            write_json(folder / f"{name}.json", dict(environment))
+        """Writes the description of an environment; one that says more is not replaced by one that says less."""
+        path = self._environment(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "torch" in environment or not path.exists():
+            write_json(path, dict(environment))
+
+    def knows_torch(self, name: str) -> bool:
+        """Whether the description of an environment holds what only torch knows."""
+        try:
+            found = json.loads(self._environment(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and "torch" in found
+
+    def _environment(self, name: str) -> Path:
+        return self.path / "environments" / f"{name}.json"
 
 
 def _number(attempt: Path) -> int:
@@ -130,6 +147,8 @@ def _number(attempt: Path) -> int:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
+        if path.stat().st_size > MOST_BYTES:
+            return None
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
