@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
+from dfqbench.bounded import read_toml
 from dfqbench.grid.presets import preset_names, preset_path
 from dfqbench.grid.schema import Grid
-from dfqbench.grid.toml import read_toml
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins

@@ -101,7 +101,9 @@ class MeteredSource:
         shape = tuple(getattr(images, "shape", ()))
         if len(shape) != 4 or not shape[0] or (self._shape is not None and shape[1:] != self._shape):
             wanted = "N, C, H, W" if self._shape is None else ", ".join(["N", *map(str, self._shape)])
-            raise PluginError(f"the source gave images of shape {shape}, not ({wanted})", "return a Batch of such images")
+            raise PluginError(
+                f"the source gave images of shape {shape}, not ({wanted})", "return a Batch of such images"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """State of the source within."""
@@ -128,9 +130,7 @@ class MeteredImages(MeteredSource):
 class MeteredLiveSource(MeteredSource):
     """The same for a source that still learns."""
 
-    def __init__(
-        self, source: LiveSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None
-    ) -> None:
+    def __init__(self, source: LiveSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None) -> None:
         super().__init__(source, clock, counts, shape)
         self._live = source
 
@@ -144,9 +144,7 @@ class MeteredLiveSource(MeteredSource):
         return batch
 
 
-def metered(
-    source: SampleSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None
-) -> MeteredSource:
+def metered(source: SampleSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None) -> MeteredSource:
     """Wraps a source for the clock and the counts; `shape` (C, H, W) is what its images must have."""
     if is_live(source):
         return MeteredLiveSource(source, clock, counts, shape)

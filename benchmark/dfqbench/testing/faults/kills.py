@@ -13,9 +13,6 @@ from pathlib import Path
 from dfqbench.testing.faults.catalogue import Fault
 from dfqbench.testing.faults.sweeps import Findings, Sweep, arm, compare
 
-MOST_RUNS = 12
-"""Runs of one folder without a fault firing before the rest of them moves to a fresh one."""
-
 Say = Callable[[str], None]
 
 
@@ -65,7 +62,7 @@ def look(sweep: Sweep, safe: set[str], findings: Findings) -> None:
     findings.lost += len(safe - set(sweep.finished()))
 
 
-def kill_at_moments(count: int, seed: int, work: Path, quiet: Sweep, findings: Findings, say: Say) -> None:
+def kill_at_moments(count: int, seed: int, work: Path, quiet: Sweep, *, findings: Findings, say: Say) -> None:
     """Kills the parent, or one of its processes, at random moments; then lets the sweep complete.
 
     Args:

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dfqbench.testing.faults.kills import look
 from dfqbench.testing.faults.sweeps import Findings, Sweep, compare
@@ -19,20 +21,18 @@ SIZES = (60, 300, 700)
 NOBODY = 65534
 
 
-def full_disks(work: Path, quiet: Sweep, findings: Findings, say: Say) -> None:
-    """Runs on disks that are too small, then on the same with room.
+def full_disks(work: Path, quiet: Sweep, findings: Findings, say: Say, sizes: tuple[int, ...] = SIZES) -> None:
+    """Runs on disks that are too small (KiB), then on the same with room.
 
     A small tmpfs where this process may mount one; else a limit on the size of files, under which large ones fail.
     """
-    for size in SIZES:
+    for size in sizes:
         disk = work / f"disk-{size}"
         disk.mkdir()
         sweep = Sweep(disk / "out", quiet.grid)
         mounted = _mount(disk, f"{size}k")
-        if mounted:
-            done = sweep.run()
-        else:
-            done = sweep.run(preexec_fn=lambda size=size: _limit_files(size * 1024 // 8))
+        limits: dict[str, Any] = {} if mounted else {"preexec_fn": partial(_limit_files, size * 1024 // 8)}
+        done = sweep.run(**limits)
         kind = "full disk (tmpfs)" if mounted else "full disk (file size limit)"
         findings.add(kind)
         _ended_well(done, kind)

@@ -53,6 +53,14 @@ class Findings:
         """Counts faults."""
         self.injected[kind] = self.injected.get(kind, 0) + count
 
+    def merge(self, other: Findings) -> None:
+        """Adds what another has found."""
+        for kind, count in other.injected.items():
+            self.add(kind, count)
+        self.lost += other.lost
+        self.torn += other.torn
+        self.wrong += other.wrong
+
 
 class Sweep:
     """The toy sweep in a folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api import Context, Fidelity, Method, Offer, Requires, SampleSource, hookimpl
@@ -29,7 +30,7 @@ class Toy(Method):
     fidelity = Fidelity.RECONSTRUCTION
     requires = Requires(batchnorm=False)
 
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:  # noqa: ARG002 - the contract's signature
         """Images, drifting by chance drawn from the context's and the global generators."""
         import torch
 
@@ -40,7 +41,7 @@ class Toy(Method):
         for step in range(state["done"], STEPS):
             images = 0.8 * images + torch.randn(images.shape, generator=ctx.generator) + torch.randn(images.shape)
             ctx.progress(step + 1, STEPS)
-            ctx.checkpoint(lambda step=step, images=images: {"done": step + 1, "images": images})
+            ctx.checkpoint(partial(dict, done=step + 1, images=images))
             reach(f"synthesis:{step + 1}")
         return FixedSource(images)
 
@@ -55,7 +56,7 @@ class Toy(Method):
         for step in range(state["done"], STEPS):
             scale = scale * (1 + 0.1 * torch.rand((), generator=ctx.generator))
             ctx.progress(step + 1, STEPS)
-            ctx.checkpoint(lambda step=step, scale=scale: {"done": step + 1, "scale": scale})
+            ctx.checkpoint(partial(dict, done=step + 1, scale=scale))
             reach(f"quantization:{step + 1}")
         return ctx.shared_quantize(teacher, FixedSource(source.sample(64).images * scale))
 

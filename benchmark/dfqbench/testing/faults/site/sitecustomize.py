@@ -15,6 +15,8 @@ from typing import Any
 
 FOLDER = os.environ.get("DFQBENCH_FAULTS", "")
 """Armed faults, one `<number>.json` each; a fault that has fired is renamed to `<number>.fired`."""
+PARENT = "DFQBENCH_FAULTS_PARENT"
+"""Where the run's own process leaves its number for the processes that it starts."""
 
 
 def _role() -> str:
@@ -28,6 +30,8 @@ def _role() -> str:
 class _Faults:
     def __init__(self) -> None:
         self.role = _role()
+        if self.role == "parent":
+            os.environ[PARENT] = str(os.getpid())
         self.busy = False
         self.last_word = False
         self.armed: dict[str, list[dict[str, Any]]] = {}
@@ -69,8 +73,11 @@ class _Faults:
             # What a power cut leaves: the new name, and half of the content.
             os.truncate(path, os.path.getsize(path) // 2)
             self.last_word = True
-        else:
-            os.kill(os.getppid() if victim == "parent" else os.getpid(), signal.SIGKILL)
+        elif victim == "self":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif str(os.getppid()) == os.environ.get(PARENT):
+            # An orphan's parent is somebody else, who must live.
+            os.kill(os.getppid(), signal.SIGKILL)
 
 
 def _named(path: str) -> tuple[str, str]:
