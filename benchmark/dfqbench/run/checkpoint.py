@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
+from dfqbench.run.job import CHECKPOINT_EVERY
 from dfqbench.run.tree import TornFileError, read_tree, write_tree
 
-EVERY = 300.0
-"""Seconds between checkpoints unless asked otherwise."""
 KEPT = 2
 """Checkpoints kept: the newest, and the one before in case the newest is torn."""
 FOLDER = "checkpoints"
@@ -34,7 +33,7 @@ class Checkpoints:
         self,
         folder: Path,
         identity: Mapping[str, str],
-        every: float = EVERY,
+        every: float = CHECKPOINT_EVERY,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder

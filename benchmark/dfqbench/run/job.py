@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 JOB = "job.json"
+CHECKPOINT_EVERY = 300.0
+"""Seconds between checkpoints unless asked otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Job:
     started: float
     run: str = ""
     checkpoints: str = ""
-    checkpoint_every: float = 300.0
+    checkpoint_every: float = CHECKPOINT_EVERY
     memory_mib: int = 0
     time_limit: float = 0.0
     probe_seconds: float = 0.0

@@ -9,10 +9,9 @@ from typing import Any
 
 from dfqbench.plugins import Plugins
 from dfqbench.run.cell import Cell
-from dfqbench.run.checkpoint import EVERY
 from dfqbench.run.environment import environment_id
 from dfqbench.run.executor import EvaluatorClient
-from dfqbench.run.job import Job
+from dfqbench.run.job import CHECKPOINT_EVERY, Job
 from dfqbench.run.measure import header
 from dfqbench.run.record import Header
 from dfqbench.run.saved import is_saved
@@ -38,7 +37,7 @@ class Rules:
     retry: frozenset[str] = frozenset()
     fresh: bool = False
     time_limit: float = 0.0
-    checkpoint_every: float = EVERY
+    checkpoint_every: float = CHECKPOINT_EVERY
     memory_mib: int = 0
     max_failures: int = 0
 

@@ -88,10 +88,7 @@ def run_plan(
         summary = _swept(plan, plugins, options, folder=folder, console=console, stop=stop)
         write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
     except OSError as error:
-        raise StorageError(
-            f"{folder.path} cannot be used: {error.strerror or error}",
-            "make room, or name another folder with --out, and give the same command again",
-        ) from error
+        raise _unusable(folder, error) from error
     return summary, folder
 
 
@@ -163,11 +160,24 @@ def write_tables(folder: RunFolder, records: Iterable[Mapping[str, Any]]) -> str
 
     Returns:
         The text form.
+
+    Raises:
+        StorageError: they cannot be written.
     """
     from dfqbench.report import hardware, render
 
     found, words = list(records), hardware(folder.path)
     text = render(found, "text", words)
-    for name, content in (("txt", text), ("md", render(found, "md", words)), ("csv", render(found, "csv", words))):
-        write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
+    try:
+        for name, content in (("txt", text), ("md", render(found, "md", words)), ("csv", render(found, "csv", words))):
+            write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
+    except OSError as error:
+        raise _unusable(folder, error) from error
     return text
+
+
+def _unusable(folder: RunFolder, error: OSError) -> StorageError:
+    return StorageError(
+        f"{folder.path} cannot be used: {error.strerror or error}",
+        "finished cells are safe; make room or repair it, and give the same command again",
+    )

@@ -107,7 +107,7 @@ class Sweep:
         Cells are begun in order, but one whose source another cell is making waits for it while others go on.
 
         Raises:
-            StorageError: the results folder cannot be written.
+            OSError: the results folder cannot be written.
         """
         cells = list(cells)
         for cell in cells:
@@ -127,11 +127,7 @@ class Sweep:
         else:
             self._at_once()
         if self._storage is not None:
-            reason = self._storage.strerror or str(self._storage)
-            raise StorageError(
-                f"{self._runner.folder.path} cannot be written: {reason}",
-                "finished cells are safe; make room and give the same command again",
-            ) from self._storage
+            raise self._storage
         return self._summed(cells)
 
     def _forget_earlier(self) -> None:
