@@ -123,6 +123,7 @@ def _plain(cell: Cell) -> dict[str, object]:
         "scheme": cell.scheme.label,
         "seed": cell.seed,
         "budget": cell.budget.name,
+        "precision": cell.precision,
         "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
         "problem": None if cell.problem is None else {"status": cell.problem.status, "reason": cell.problem.message},
     }
