@@ -15,6 +15,7 @@ from dfqbench.cli.options import (
     BudgetOption,
     DataOption,
     DeviceOption,
+    ExactOption,
     GridOption,
     LimitOption,
     MethodsOption,
@@ -57,6 +58,7 @@ def run(
     limit: LimitOption = None,
     data: DataOption = None,
     plugin: PluginOption = None,
+    exact: ExactOption = False,
     device: DeviceOption = "auto",
     out: OutOption = DEFAULT_OUT,
     name: Annotated[
@@ -110,7 +112,22 @@ def run(
     from dfqbench.run.session import Options, run_plan, write_tables
     from dfqbench.run.stop import Stop
 
-    request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
+    device = checked_device(device)
+    request = Request(
+        grid=grid,
+        on=on,
+        models=models,
+        methods=methods,
+        bits=bits,
+        seeds=seeds,
+        settings=settings or [],
+        budget=budget,
+        limit=limit,
+        data=data or [],
+        plugins=plugin or [],
+        exact=exact,
+        device=device,
+    )
     if retry is not None and retry not in RETRIES:
         raise unknown_name("argument of --retry", retry, RETRIES)
     if executor not in EXECUTORS:
@@ -127,7 +144,7 @@ def run(
     options = Options(
         out=checked_out(out),
         name=checked_name(name),
-        device=checked_device(device),
+        device=device,
         rules=rules,
         yes=yes,
         jobs=jobs,

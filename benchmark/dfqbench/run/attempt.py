@@ -15,6 +15,7 @@ from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import NonFiniteError, PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
+from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
@@ -305,6 +306,7 @@ class Attempt:
             shared_quantize=shared,
             keeper=self.keeper,
             restored=self.keeper.restored(),
+            precision=Precision(self._job.precision),
         )
 
     def _enter(self, phase: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from dfqbench.api.batch import SampleSource
 from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import NonFiniteError, PluginError
+from dfqbench.api.precision import Precision
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
@@ -68,6 +70,7 @@ class HostContext:
         device: where to compute.
         card: the teacher's card.
         budget: length of schedules.
+        precision: how the training loops compute.
         workdir: the attempt's own folder for the plugin.
         steps: last step that the plugin reported.
     """
@@ -87,10 +90,12 @@ class HostContext:
         report_every: float = REPORT_EVERY,
         keeper: Keeper | None = None,
         restored: Restored | None = None,
+        precision: Precision = Precision.FLOAT32,
     ) -> None:
         self.device = device
         self.card = card
         self.budget = budget
+        self.precision = precision
         self.workdir = workdir
         self.steps = 0
         self.generator = torch.Generator(device)
@@ -132,6 +137,10 @@ class HostContext:
     def own_state(self) -> dict[str, Any]:
         """What the context itself must remember at a step boundary."""
         return {"generator": self.generator.get_state(), "steps": self.steps, "first_bad": self._first_bad}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Convolutions in bfloat16 where the precision says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bfloat16)
 
     def seed(self, *scope: str | int) -> int:
         """A seed of this phase and scope."""
