@@ -43,7 +43,7 @@ def test_a_difference_would_be_noticed(tmp_path: Path) -> None:
         (sweep.folder.path / "table.txt").write_text(f"{top1}   1.2 s")
         sweeps.append(sweep)
     findings = Findings()
-    compare(*sweeps, findings)
+    compare(sweeps[0], sweeps[1], findings)
     assert findings.wrong == ["cell cell1 differs in top1", "the tables differ"]
     (folder / "record.json").write_text("{")
     assert sweeps[1].torn() == 1
