@@ -39,7 +39,7 @@ def swept(
 
 def test_harm_is_a_row(tmp_path: Path) -> None:
     methods = "leaks,huge,crashes,leaves-children,writes-outside,nan-images,nan-student,wrong-shape,no-batch,noise"
-    summary = swept(tmp_path, methods, Rules(memory_mib=6000))
+    summary = swept(tmp_path, methods, Rules(memory_mib=3000))
     found = {record["method"]: record for record in summary.records}
     status = {name: record["status"] for name, record in found.items()}
     assert status == {

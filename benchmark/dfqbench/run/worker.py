@@ -127,7 +127,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _described(error: BaseException, attempt: Attempt) -> dict[str, Any]:
-    text = " ".join(str(error).split()) or "no message"
+    text = " ".join(str(error).split()) or ("memory ran out" if isinstance(error, MemoryError) else "no message")
     return {
         "type": type(error).__name__,
         "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
