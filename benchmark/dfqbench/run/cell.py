@@ -13,7 +13,13 @@ from dfqbench.quant.scheme import Scheme
 from dfqbench.run.identity import host_code, identity
 from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
 
-DATA_CODE = ("targets/evaluation.py", "targets/pixels.py", "targets/wnids.py", "targets/wnids.txt")
+DATA_CODE = (
+    "targets/decoded.py",
+    "targets/evaluation.py",
+    "targets/pixels.py",
+    "targets/wnids.py",
+    "targets/wnids.txt",
+)
 """The host's code that decides which pixels and labels are read."""
 
 Status = Literal["ok", "skipped", "unavailable", "failed", "invalid"]
