@@ -14,7 +14,13 @@ from dfqbench.run.identity import host_code, identity
 from dfqbench.run.statuses import Status
 from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
 
-DATA_CODE = ("targets/evaluation.py", "targets/pixels.py", "targets/wnids.py", "targets/wnids.txt")
+DATA_CODE = (
+    "targets/decoded.py",
+    "targets/evaluation.py",
+    "targets/pixels.py",
+    "targets/wnids.py",
+    "targets/wnids.txt",
+)
 """The host's code that decides which pixels and labels are read."""
 
 
