@@ -71,6 +71,7 @@ def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: 
         "model": cell.model.as_dict(),
         "scheme": cell.scheme.as_dict(),
         "budget": cell.budget.name,
+        "precision": cell.precision,
         "seed_key": cell.seed_key,
         "threads": torch.get_num_threads(),
         "device": "cpu",
