@@ -26,11 +26,13 @@ class InlineExecutor:
         self._threads = threads
         self._device = device
         self._evaluator: _InlineEvaluator | None = None
+        self._threads_before: int | None = None
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:  # noqa: ARG002 - there is one slot
         """Runs a job in this process."""
         from dfqbench.run.worker import run_job
 
+        self._remember_threads()
         job.write(Path(job.attempt) / JOB)
         reading = Reading(on_event)
         flag = _Flag(stop, job.time_limit)
@@ -45,12 +47,24 @@ class InlineExecutor:
 
     def evaluator(self, slot: Slot) -> EvaluatorClient:  # noqa: ARG002 - there is one slot
         """The evaluator in this process."""
+        self._remember_threads()
         if self._evaluator is None:
             self._evaluator = _InlineEvaluator(self._threads, self._device)
         return self._evaluator
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Gives the process its number of threads back."""
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
+    def _remember_threads(self) -> None:
+        if self._threads_before is None:
+            import torch
+
+            self._threads_before = torch.get_num_threads()
 
 
 class _Sink:
