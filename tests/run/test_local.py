@@ -72,12 +72,22 @@ def test_harm_is_a_row(tmp_path: Path) -> None:
     assert found["wrong-shape"]["error"]["traceback_file"] == "traceback.txt"
 
 
-def test_a_worker_that_hangs_is_killed_at_its_time_limit(tmp_path: Path) -> None:
-    record = swept(tmp_path, "hangs", Rules(time_limit=25.0)).records[0]
-    assert record["status"] == "timeout"
-    assert "the time limit of 25 s was reached" in record["error"]["message"]
+def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
+    stop = Stop()
+    job = next_progress(tmp_path, stop)
+    record = swept(tmp_path, "hangs", Rules(), stop).records[0]
+    job.join()
+    assert record["status"] == "preempted"
+    assert "did not stop by itself and was killed" in record["error"]["message"]
     log = next((tmp_path / "smoke" / "cells").glob("*/attempt-1/log.txt")).read_text()
     assert "in harm" in log, "the stack of the hanging worker is not in its log"
+
+
+def test_a_time_limit(tmp_path: Path) -> None:
+    record = swept(tmp_path, "slow", Rules(time_limit=0.5), grace=60.0).records[0]
+    assert record["status"] == "timeout"
+    # The limit fell into the loading of libraries: nothing was begun, and nothing is lost.
+    assert "the time limit of 0.5 s was reached; it kept no state" in record["error"]["message"]
 
 
 def test_a_stop_keeps_the_state_and_the_next_run_goes_on(tmp_path: Path) -> None:

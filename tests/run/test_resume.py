@@ -13,8 +13,8 @@ import torch
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.run.cell import Cell
+from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job
-from dfqbench.run.keeper import StopFlag
 from dfqbench.run.plan import build_plan
 from dfqbench.run.worker import run_job
 from dfqbench.targets.catalogue import Catalogue

@@ -26,9 +26,10 @@ from dfqbench.run.checkpoint import Checkpoints
 from dfqbench.run.clock import Clock
 from dfqbench.run.context import REPORT_EVERY, HostContext
 from dfqbench.run.evaluate import accuracy, predict
+from dfqbench.run.flag import StopFlag
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.job import Job
-from dfqbench.run.keeper import Account, StateKeeper, StopFlag
+from dfqbench.run.keeper import Account, StateKeeper
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.meter import Counts, counting, metered
 from dfqbench.run.rng import seeded

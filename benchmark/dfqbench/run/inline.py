@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, stopped_error
+from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import JOB, Job, Outcome
-from dfqbench.run.keeper import StopFlag
 from dfqbench.run.stop import Stop
 
 FLAG = "inline"

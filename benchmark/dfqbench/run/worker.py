@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 
 from dfqbench.api.errors import DfqError, Skip, Unavailable
 from dfqbench.run.channel import Channel, Sink
+from dfqbench.run.flag import StopFlag, Stopped
 from dfqbench.run.job import Job
-from dfqbench.run.keeper import StopFlag, Stopped
 
 if TYPE_CHECKING:
     from dfqbench.run.attempt import Attempt
