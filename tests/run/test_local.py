@@ -29,9 +29,9 @@ def swept(
     out: Path, methods: str, rules: Rules | None = None, stop: Stop | None = None, *selection: str, **options: Any
 ) -> Summary:
     plugins = load_plugins([FAULTY / "harmful.py", FAULTY / "misbehaves.py"])
-    grid = apply(
-        load_grid("smoke", plugins), parse_selection(methods=methods, limit=60, bits=",".join(selection) or None)
-    )
+    wanted = parse_selection(methods=methods, limit=60, bits=",".join(selection) or None)
+    # One thread, so that two jobs fit on two cores.
+    grid = apply(load_grid("smoke", plugins), wanted).model_copy(update={"threads": 1})
     plan = build_plan(grid, Catalogue.discover([]), plugins)
     settings: dict[str, Any] = {"rules": rules or Rules(), "grace": 2.0}
     return run_plan(plan, plugins, Options(out, None, "cpu", **(settings | options)), Console(quiet=True), stop)[0]
