@@ -78,7 +78,7 @@ class LocalExecutor:
         with process:
             watch = _Watch(process, stop, job.time_limit, self._host.grace)
             try:
-                _follow(process, reading)
+                _follow(process, reading, watch)
                 process.wait()
             except BaseException:
                 process.kill()
@@ -116,8 +116,14 @@ class _Watch:
         self._stop = stop
         self._grace = grace
         self._over = threading.Event()
+        self._heard = threading.Event()
+        self._asked = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+
+    def heard(self) -> None:
+        """The worker has sent something: from now on it hears signals, which would have ended it before."""
+        self._heard.set()
 
     def end(self) -> None:
         """The worker has ended."""
@@ -131,11 +137,14 @@ class _Watch:
             now = time.monotonic()
             if self.reason is None and (self._stop.reason is not None or now >= deadline):
                 self.reason = "preempted" if self._stop.reason is not None else "timeout"
-                self._process.send_signal(signal.SIGUSR1)
                 kill_at = now + self._grace
+            if self.reason is not None and self._heard.is_set() and not self._asked:
+                self._asked = True
+                self._process.send_signal(signal.SIGUSR1)
             if now >= kill_at or (self.reason is not None and self._stop.hurry):
-                self._process.send_signal(signal.SIGUSR2)
-                self._over.wait(STACK_SECONDS)
+                if self._asked:
+                    self._process.send_signal(signal.SIGUSR2)
+                    self._over.wait(STACK_SECONDS)
                 self._process.kill()
                 kill_at = float("inf")
             if self._process.poll() is not None:
@@ -144,10 +153,11 @@ class _Watch:
                 end_group(self._process)
 
 
-def _follow(process: subprocess.Popen[str], reading: Reading) -> None:
+def _follow(process: subprocess.Popen[str], reading: Reading, watch: _Watch) -> None:
     if process.stdout is None:  # pragma: no cover - always piped
         return
     for line in process.stdout:
+        watch.heard()
         try:
             event = json.loads(line)
         except ValueError:

@@ -14,7 +14,7 @@ from dfqbench.grid.choice import REAL
 from dfqbench.run.cell import Cell
 from dfqbench.run.executor import EvaluatorClient, Executor, OnEvent, Slot
 from dfqbench.run.identity import derived_seed
-from dfqbench.run.record import Header, add_accuracy, add_cost, blank, close, now
+from dfqbench.run.record import add_accuracy, add_cost, blank, close
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import MEASURED
 from dfqbench.run.stop import Stop
@@ -139,11 +139,6 @@ class _Measurement:
             "environment": self._runner.environment,
         }
         return self._evaluator.ask(self._request | facts | {"op": "real"})
-
-
-def header(run: str, attempt_number: int, environment: str, device: str) -> Header:
-    """What the record of an attempt that begins now says first."""
-    return Header(run, attempt_number, environment, device, now())
 
 
 def _judged(record: dict[str, Any], classes: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Header:
         environment: identity of the environment.
         device: torch device.
         started_at: ISO time.
+        revision: git revision of dfqbench, or None: not run from a checkout.
     """
 
     run: str
@@ -31,6 +32,7 @@ class Header:
     environment: str
     device: str
     started_at: str
+    revision: str | None = None
 
 
 def now() -> str:
@@ -92,6 +94,7 @@ def blank(cell: Cell, header: Header) -> dict[str, Any]:
         "selection": "last",
         "oracle": None,
         "environment": header.environment,
+        "revision": header.revision,
         "error": None,
     }
 

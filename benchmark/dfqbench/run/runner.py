@@ -12,8 +12,7 @@ from dfqbench.run.cell import Cell
 from dfqbench.run.environment import environment_id
 from dfqbench.run.executor import EvaluatorClient
 from dfqbench.run.job import CHECKPOINT_EVERY, Job
-from dfqbench.run.measure import header
-from dfqbench.run.record import Header
+from dfqbench.run.record import Header, now
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import FAULTY, SETTLED
 from dfqbench.run.store import RunFolder
@@ -111,7 +110,8 @@ class Runner:
 
     def header(self, number: int) -> Header:
         """What the record of attempt `number` says first."""
-        return header(self.folder.name, number, self.environment, self.device)
+        revision = self._site.environment.get("revision")
+        return Header(self.folder.name, number, self.environment, self.device, now(), revision)
 
     def describe(self) -> None:
         """Writes the description of the environment, once."""

@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
     # A native crash leaves its stack in the log, and so does a worker that hangs and is about to be killed.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2, all_threads=True)
+    channel.send("listening")
     job = Job.read(Path(argv[0]))
     _limit_memory(job.memory_mib)
     try:
