@@ -178,7 +178,7 @@ def test_tables_show_claims_with_source_and_verdict() -> None:
     assert "other weights" in text  # DSG's 94.08
     assert "AIT CVPR22" in text
     for fmt in ("md", "latex", "html"):
-        shown = render([record()], fmt, claims=True)  # type: ignore[arg-type]
+        shown = render([record()], fmt, claims=True)
         assert "AIT CVPR22" in shown
         assert "79.30" in shown
     [found] = json.loads(render([record()], "json", claims=True))
