@@ -51,6 +51,15 @@ def run(
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False,
+    oracle: Annotated[
+        int,
+        typer.Option(
+            "--oracle",
+            metavar="N",
+            min=0,
+            help="Evaluate N states of each student's training too, outside the clock, into a column of its own.",
+        ),
+    ] = 0,
 ) -> None:
     """Run a grid and print its table.
 
@@ -62,7 +71,7 @@ def run(
     from dfqbench.run.session import Options, run_plan, write_tables
 
     request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
-    options = Options(checked_out(out), checked_name(name), checked_device(device), yes, retry, any_environment)
+    options = Options(checked_out(out), checked_name(name), checked_device(device), yes, retry, any_environment, oracle)
     found, plugins = planned(request)
     summary, folder = run_plan(found, plugins, options, Console(stderr=True))
     typer.echo(write_tables(folder, summary.records))

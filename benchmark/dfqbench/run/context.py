@@ -17,6 +17,7 @@ from dfqbench.api.errors import NonFiniteError, PluginError
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
+from dfqbench.run.training import Snapshots, Timeline
 
 READ_EVERY = 50
 """Steps between readings of device scalars."""
@@ -52,6 +53,8 @@ class HostContext:
         report: Report,
         shared_quantize: SharedQuantize | None = None,
         report_every: float = REPORT_EVERY,
+        snapshots: Snapshots | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         self.device = device
         self.card = card
@@ -68,6 +71,9 @@ class HostContext:
         self._first_bad: Tensor | None = None
         self._last_report = 0.0
         self._report_every = report_every
+        self._snapshots = snapshots
+        self._timeline = timeline
+        self._total = 0
         self.generator.manual_seed(self.seed("generator"))
 
     @property
@@ -86,7 +92,9 @@ class HostContext:
 
     def progress(self, step: int, total: int, **scalars: Any) -> None:
         """Counts steps, notes the first step with a bad loss on the device, and reports now and then."""
-        self.steps = step
+        self.steps, self._total = step, total
+        if self._timeline is not None:
+            self._timeline.reached(step, total)
         loss = scalars.get("loss")
         if isinstance(loss, Tensor):
             self._watch(loss.detach(), step)
@@ -114,7 +122,9 @@ class HostContext:
                 raise NonFiniteError(f"loss in {self._phase}", min(bad, step))
 
     def snapshot(self, student: nn.Module, step: int) -> None:
-        """Accepted and dropped: evaluation of snapshots was not asked for."""
+        """Keeps the student at up to as many steps as were asked for; drops it where none were."""
+        if self._snapshots is not None:
+            self._snapshots.offer(student, step, self._total)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
         """Accepted and dropped: attempts start afresh."""

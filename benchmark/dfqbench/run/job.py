@@ -36,6 +36,7 @@ class Job:
         accepted_environment: environment that a saved source must come from, or None: any.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
+        snapshots: states of the student to keep during its training, for the oracle.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
     """
 
@@ -59,6 +60,7 @@ class Job:
     accepted_environment: str | None
     plugin_files: list[str]
     started: float
+    snapshots: int = 0
     probe_seconds: float = 0.0
 
     def write(self, path: Path) -> None:

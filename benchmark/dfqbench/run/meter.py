@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dfqbench.run.clock import Clock
+    from dfqbench.run.training import Timeline
 
 
 @dataclass(slots=True)
@@ -97,9 +98,10 @@ class MeteredImages(MeteredSource):
 class MeteredLiveSource(MeteredSource):
     """The same for a source that still learns."""
 
-    def __init__(self, source: LiveSource, clock: Clock, counts: Counts) -> None:
+    def __init__(self, source: LiveSource, clock: Clock, counts: Counts, timeline: Timeline | None = None) -> None:
         super().__init__(source, clock, counts)
         self._live = source
+        self._timeline = timeline
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Trains the generator once; the time, passes through teacher and student included, is synthesis."""
@@ -107,13 +109,15 @@ class MeteredLiveSource(MeteredSource):
             batch = self._live.train_step(size, student)
         self._counts.images += len(batch.images)
         self._counts.source_steps += 1
+        if self._timeline is not None:
+            self._timeline.offer(batch)
         return batch
 
 
-def metered(source: SampleSource, clock: Clock, counts: Counts) -> MeteredSource:
-    """Wraps a source for the clock and the counts."""
+def metered(source: SampleSource, clock: Clock, counts: Counts, timeline: Timeline | None = None) -> MeteredSource:
+    """Wraps a source for the clock and the counts; a live one also shows its batches to the timeline."""
     if is_live(source):
-        return MeteredLiveSource(source, clock, counts)
+        return MeteredLiveSource(source, clock, counts, timeline)
     if isinstance(source, Sized):
         return MeteredImages(source, len(source), clock, counts)
     return MeteredSource(source, clock, counts)

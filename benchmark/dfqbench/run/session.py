@@ -39,6 +39,7 @@ class Options:
         yes: whether a run of more than a day may start.
         retry: whether failed cells run again.
         any_environment: whether cells finished in another environment count.
+        oracle: states of each student to evaluate besides its last, into a column of their own.
     """
 
     out: Path
@@ -47,6 +48,7 @@ class Options:
     yes: bool
     retry: bool
     any_environment: bool
+    oracle: int = 0
 
 
 def earlier_records(out: Path) -> list[dict[str, Any]]:
@@ -87,6 +89,7 @@ def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -
             guarded=plan.guarded,
             any_environment=options.any_environment,
             retry=options.retry,
+            oracle=options.oracle,
         )
         waiting = [cell for cell in plan.cells if runner.finished(cell) is None]
         history = History(earlier_records(options.out))
