@@ -12,7 +12,10 @@ import typer
 
 from dfqbench.api.errors import DfqError, UsageError
 
-VERBS = ("run", "plan", "table", "show", "claims", "compare", "methods", "models", "grids", "fetch", "doctor")
+VERBS = (
+    *("run", "plan", "table", "show", "claims", "compare", "diagnose", "plot", "pictures"),
+    *("methods", "models", "grids", "fetch", "doctor"),
+)
 """One module each in `dfqbench.cli`; each has `register(app)`."""
 STOPPED = 130
 """Exit status after Ctrl-C."""

@@ -71,21 +71,32 @@ def read_runs(out: Path, run: str | None) -> tuple[list[dict[str, Any]], dict[st
     Raises:
         UsageError: the run is unknown, or there is none.
     """
+    attempts, machines = read_attempts(out, run)
+    return [record for record, _ in attempts], machines
+
+
+def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[dict[str, Any], Path]], dict[str, str]]:
+    """As `read_runs`, each record with the folder of its attempt.
+
+    Raises:
+        UsageError: the run is unknown, or there is none.
+    """
     from dfqbench.api.errors import unknown_name
     from dfqbench.report import hardware
-    from dfqbench.run.store import read_records, run_folders
+    from dfqbench.run.store import run_folders, unreadable
 
-    folders = {folder.name: folder.path for folder in run_folders(out)}
+    folders = {folder.name: folder for folder in run_folders(out)}
     if run is not None and run not in folders:
         raise unknown_name("run", run, folders)
-    records: list[dict[str, Any]] = []
+    attempts: list[tuple[dict[str, Any], Path]] = []
     machines: dict[str, str] = {}
     for name, folder in folders.items():
         if run not in {None, name}:
             continue
-        found, warnings = read_records(folder)
-        records += found
-        machines |= hardware(folder)
-        for warning in warnings:
-            typer.echo(f"dfqbench: warning: {warning}", err=True)
-    return records, machines
+        for record, file in folder.records():
+            if record is None:
+                typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
+            else:
+                attempts.append((record, file.parent))
+        machines |= hardware(folder.path)
+    return attempts, machines

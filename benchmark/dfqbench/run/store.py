@@ -172,10 +172,15 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for run in run_folders(path):
         for record, file in run.records():
             if record is None:
-                warnings.append(f"{file} is not a readable record; it is left out (delete its folder to run it again)")
+                warnings.append(unreadable(file))
             else:
                 records.append(record)
     return records, warnings
+
+
+def unreadable(file: Path) -> str:
+    """What to tell of a file that is not a readable record."""
+    return f"{file} is not a readable record; it is left out (delete its folder to run it again)"
 
 
 def find_cell(path: Path, prefix: str) -> Path:
