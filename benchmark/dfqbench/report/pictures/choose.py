@@ -110,7 +110,7 @@ def _captions(record: Record, count: int, classes: Sequence[int] | None) -> tupl
         parts = [str(named[at])] if classes is not None else []
         if answered and isinstance(confidences[at], int | float):
             wrong = classes is None or answers[at] != named[at]
-            parts.append(f"{'→' if classes is not None else '~'}{answers[at]}" if wrong else "")
+            parts.append(f"{'>' if classes is not None else '~'}{answers[at]}" if wrong else "")
             parts.append(f"{100 * confidences[at]:.0f}%")
         words.append(" ".join(part for part in parts if part))
     return order, words
