@@ -15,6 +15,7 @@ from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
+from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
@@ -265,6 +266,7 @@ class Attempt:
             shared_quantize=shared,
             snapshots=self._snapshots,
             timeline=self._timeline,
+            precision=Precision(self._job.precision),
         )
 
     def _enter(self, phase: str) -> None:
