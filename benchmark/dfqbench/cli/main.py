@@ -13,7 +13,7 @@ import typer
 from dfqbench.api.errors import DfqError, UsageError
 
 VERBS = (
-    *("run", "plan", "table", "show", "claims", "compare", "diagnose", "plot", "pictures"),
+    *("run", "plan", "table", "show", "claims", "compare", "diagnose", "plot", "pictures", "report"),
     *("methods", "models", "grids", "fetch", "doctor", "bench"),
 )
 """One module each in `dfqbench.cli`; each has `register(app)`."""

@@ -32,11 +32,15 @@ def accuracy_by_bits(axes: Axes, group: Group, looks: dict[str, Look]) -> None:
     axes.grid(axis="y", **GRID)
 
 
-def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> None:
-    """Top-1 of each method against seconds of synthesis and quantization, with the front of the competitors."""
+def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
+    """Top-1 of each method against seconds of synthesis and quantization, with the front of the competitors.
+
+    Returns:
+        Whether there was anything to draw.
+    """
     from matplotlib.ticker import LogLocator
 
-    candidates = []
+    candidates, drawn = [], False
     for method in group.methods:
         place = method.places[column]
         accuracy = mean_and_deviation(place, lambda record: number(record, "top1"))
@@ -45,6 +49,7 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
             continue
         keywords = looks[method.label].keywords | {"linestyle": "none"}
         axes.errorbar(seconds[0], accuracy[0], accuracy[1], label=method.label, capsize=2, **keywords)
+        drawn = True
         if not method.control:
             candidates.append((seconds[0], accuracy[0]))
     front = pareto(candidates)
@@ -59,6 +64,7 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
     axes.set_xlabel("synthesis and quantization")
     axes.set_ylabel("top-1 (%)")
     axes.grid(**GRID)
+    return drawn
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

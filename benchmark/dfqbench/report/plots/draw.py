@@ -94,7 +94,7 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
 
 
 def _of_kind(kind: str, found: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
-    columns: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool | None]] = {
+    columns: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool]] = {
         "time": accuracy_by_time,
         "curves": learning_curves,
         "homogeneity": homogeneity_curves,
@@ -112,7 +112,7 @@ def _of_kind(kind: str, found: Sequence[Group], styles: dict[str, Look]) -> Iter
         elif kind in columns:
             for column, scheme in enumerate(group.columns):
                 figure, axes = _figure(HEIGHT)
-                if columns[kind](axes, group, column, styles) is not False:
+                if columns[kind](axes, group, column, styles):
                     yield _finished(kind, f"{group.title}, {scheme}", figure, axes)
 
 
