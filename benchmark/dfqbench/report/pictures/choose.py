@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGES, TRAINING = "images.safetensors", "training"
+MOST_ON_PAGE = 32
+"""Images of a cell that a page shows."""
 _POINT = re.compile(r"images-(\d+)\.safetensors")
 
 
@@ -43,17 +45,19 @@ class Picture:
     over_training: bool
 
 
-def pictures(attempts: Iterable[tuple[Record, Path]]) -> tuple[list[Picture], list[str]]:
+def pictures(attempts: Iterable[tuple[Record, Path]], *, smooth: bool = False) -> tuple[list[Picture], list[str]]:
     """Grids of the first cell of each method, network and budget that has kept images.
 
     Args:
         attempts: records with their folders.
+        smooth: whether enlarged images lose the edges of their pixels, for pages that must stay small.
 
     Returns:
         The pictures, and a line for each cell whose images cannot be shown.
     """
-    folders = {id(record): folder for record, folder in attempts}
-    known = [record for record, _ in attempts]
+    pairs = list(attempts)
+    folders = {id(record): folder for record, folder in pairs}
+    known = [record for record, _ in pairs]
     newest = [record for record in latest(known) if finished(record)]
     names = labels(newest)
     order = sorted(newest, key=lambda r: (text(r, "target"), model_name(r), control_rank(r), names[id(r)], _late(r)))
@@ -65,7 +69,7 @@ def pictures(attempts: Iterable[tuple[Record, Path]]) -> tuple[list[Picture], li
         if key in done:
             continue
         try:
-            made = _pictures(record, folders[id(record)], names[id(record)])
+            made = _pictures(record, folders[id(record)], names[id(record)], smooth=smooth)
         except InputError as error:
             problems.append(f"{names[id(record)]} {text(record, 'cell_id')}: {error}")
             continue
@@ -79,7 +83,7 @@ def _late(record: Record) -> tuple[float, float]:
     return -(number(record, "scheme.w_bits") or 0.0), number(record, "seed") or 0.0
 
 
-def _pictures(record: Record, folder: Path, label: str) -> list[Picture]:
+def _pictures(record: Record, folder: Path, label: str, *, smooth: bool) -> list[Picture]:
     model = model_name(record)
     place = f"{text(record, 'target', 'unknown')}, {short_names([model])[model]}"
     budget, seed = text(record, "budget", "unknown"), text(record, "seed", "?")
@@ -88,10 +92,15 @@ def _pictures(record: Record, folder: Path, label: str) -> list[Picture]:
     images, classes = stored(folder / IMAGES)
     shown = pixels(images, record)
     order, words = _captions(record, len(shown), None if classes is None else classes.tolist())
-    found = [Picture(label, place, title, name, class_grid(shown[order], words), over_training=False)]
+    if smooth:
+        # Evenly through the classes: a page has room for so many.
+        step = -(-len(order) // MOST_ON_PAGE)
+        order, words = order[::step], words[::step]
+    whole = class_grid(shown[order], words, smooth=smooth)
+    found = [Picture(label, place, title, name, whole, over_training=False)]
     rows = _points(record, folder)
     if len(rows) > 1:
-        grid = training_grid(rows)
+        grid = training_grid(rows, smooth=smooth)
         found.append(Picture(label, place, f"{title}, over training", f"{name}-training", grid, over_training=True))
     return found
 

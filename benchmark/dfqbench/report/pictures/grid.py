@@ -14,31 +14,35 @@ if TYPE_CHECKING:
 TILE, GAP, TEXT = 64, 4, 12
 """Side of an image in the grid, gap between two, and height of the line beneath, in pixels."""
 COLUMNS = 8
+FEWEST_SMOOTH = 16
+"""Side in pixels below which enlarged images always keep their pixels: there is nothing to see otherwise."""
 LEFT = 78
 """Width of the words before a row."""
 
 
-def class_grid(images: NDArray[np.uint8], words: Sequence[str]) -> Image:
+def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool = False) -> Image:
     """Images in rows of eight, each with words beneath.
 
     Args:
         images: (N, H, W, 3), in the order in which they are shown.
         words: one for each.
+        smooth: whether enlarged images lose the edges of their pixels: a fraction of the bytes as JPEG.
     """
     rows = -(-len(images) // COLUMNS)
     canvas = _canvas(COLUMNS * (TILE + GAP) + GAP, rows * (TILE + TEXT + GAP) + GAP)
     for at, (image, word) in enumerate(zip(images, words, strict=True)):
         x, y = GAP + at % COLUMNS * (TILE + GAP), GAP + at // COLUMNS * (TILE + TEXT + GAP)
-        _paste(canvas, image, x, y)
+        _paste(canvas, image, x, y, smooth=smooth)
         _write(canvas, word, x, y + TILE)
     return canvas
 
 
-def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image:
+def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]], *, smooth: bool = False) -> Image:
     """A row of images for each point of the training, with words before it.
 
     Args:
         rows: words and images (N, H, W, 3); of these the first eight are shown.
+        smooth: as of `class_grid`.
     """
     canvas = _canvas(LEFT + COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + GAP) + GAP)
     for at, (word, images) in enumerate(rows):
@@ -46,14 +50,14 @@ def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]]) -> Image:
         for line, part in enumerate(word.split("\n")):
             _write(canvas, part, GAP, y + TILE // 2 - TEXT + line * TEXT)
         for column, image in enumerate(images[:COLUMNS]):
-            _paste(canvas, image, LEFT + column * (TILE + GAP), y)
+            _paste(canvas, image, LEFT + column * (TILE + GAP), y, smooth=smooth)
     return canvas
 
 
 def encoded(image: Image, form: Literal["png", "jpeg"]) -> bytes:
     """The file's content; JPEG without loss of colour resolution, for pages that must stay small."""
     stream = io.BytesIO()
-    options = {"quality": 82, "subsampling": 0, "optimize": True} if form == "jpeg" else {"optimize": True}
+    options = {"quality": 65, "subsampling": 0, "optimize": True} if form == "jpeg" else {"optimize": True}
     image.save(stream, form.upper(), **options)
     return stream.getvalue()
 
@@ -64,12 +68,14 @@ def _canvas(width: int, height: int) -> Image:
     return Module.new("RGB", (width, height), "white")
 
 
-def _paste(canvas: Image, image: NDArray[np.uint8], x: int, y: int) -> None:
+def _paste(canvas: Image, image: NDArray[np.uint8], x: int, y: int, *, smooth: bool) -> None:
     from PIL import Image as Module
 
     tile = Module.fromarray(image)
     # Small images keep their pixels; large ones are averaged.
     how = Module.Resampling.NEAREST if max(tile.size) <= TILE else Module.Resampling.BOX
+    if smooth and FEWEST_SMOOTH <= max(tile.size) <= TILE:
+        how = Module.Resampling.BICUBIC
     canvas.paste(tile.resize((TILE, TILE), how), (x, y))
 
 

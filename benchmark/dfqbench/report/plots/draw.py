@@ -30,6 +30,8 @@ KINDS = {
     "layers": "Distance to BatchNorm statistics by layer",
 }
 """Kinds of plots, and their titles."""
+ONCE = frozenset({"layers"})
+"""Kinds that are drawn for the first scheme only: they are of images, which seldom depend on it."""
 WIDTH, HEIGHT = 6.4, 3.6
 """Inches."""
 
@@ -114,6 +116,8 @@ def _of_kind(kind: str, found: Sequence[Group], styles: dict[str, Look]) -> Iter
                 figure, axes = _figure(HEIGHT)
                 if columns[kind](axes, group, column, styles):
                     yield _finished(kind, f"{group.title}, {scheme}", figure, axes)
+                    if kind in ONCE:
+                        break
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

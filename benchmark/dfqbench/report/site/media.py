@@ -12,7 +12,7 @@ from dfqbench.report.pictures.grid import encoded
 from dfqbench.report.plots import KINDS, draw_plots
 from dfqbench.report.values import Record
 
-PLOT_ROOM, PICTURE_ROOM = 1_600_000, 2_200_000
+PLOT_ROOM, PICTURE_ROOM = 1_900_000, 2_200_000
 """Bytes of the page that plots and pictures may take, so that it stays under five megabytes."""
 
 
@@ -51,7 +51,7 @@ def drawn_plots(records: Sequence[Record]) -> tuple[list[Figure], int]:
 
 def drawn_pictures(attempts: Iterable[tuple[Record, Path]]) -> tuple[list[Figure], int, list[str]]:
     """Pictures that have room, how many have none, and why others cannot be shown."""
-    made, problems = pictures(list(attempts))
+    made, problems = pictures(attempts, smooth=True)
     found, used, left = [], 0, 0
     for picture in made:
         source = _uri("image/jpeg", encoded(picture.image, "jpeg"))
