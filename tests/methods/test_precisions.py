@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Precision, is_live
+from dfqbench.api import Budget, Precision, is_live
+from dfqbench.models.build import build_teacher
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
-from dfqbench.quantizers.distill import DistillParams
+from dfqbench.quantizers.distill import Distill, DistillParams
 from dfqbench.quantizers.distill_loop import Distillation
+from dfqbench.run.evaluate import percent, predict, standard_error
 from dfqbench.synth import GeneratorPass, LossTerm
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.evaluation import load_evaluation
+from dfqbench.targets.spec import ModelSpec
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_network
 
@@ -70,3 +76,25 @@ def test_first_losses_agree_with_the_reference(method: str, precision: Precision
 @pytest.mark.parametrize("method", ["zeroq", "gdfq"])
 def test_the_precision_is_used(method: str) -> None:
     assert losses(method, Precision.MIXED_BFLOAT16) != losses(method, Precision.FLOAT32)
+
+
+@pytest.mark.slow
+def test_accuracy_on_digits_agrees_within_noise() -> None:
+    spec = Catalogue.discover([]).models("digits")[0]
+    assert isinstance(spec, ModelSpec)
+    dataset = Catalogue.discover([]).target("digits").dataset
+    assert dataset is not None
+    teacher, cpu = build_teacher(spec, "cpu", {}), torch.device("cpu")
+    data = load_evaluation(dataset, spec.card)
+    budget = Budget("toy", Fraction(1, 500), Fraction(1), 50)
+    top1 = {}
+    for precision in (Precision.FLOAT32, Precision.MIXED_BFLOAT16):
+        kind = load_plugins().method_class("gdfq")
+        ctx = ToyContext(card=spec.card, bits=parse_scheme("w4a4"), precision=precision, budget=budget)
+        source = kind(kind.params_type()).synthesize(teacher, ctx)
+        student = Distill(Distill.recipes["gdfq"]).quantize(teacher, source, ctx)
+        top1[precision] = percent(predict(student, data, cpu).correct)
+    # Well above chance, and no further apart than two binomial errors of either.
+    assert min(top1.values()) > 80
+    error = standard_error(top1[Precision.FLOAT32], data.n)
+    assert abs(top1[Precision.FLOAT32] - top1[Precision.MIXED_BFLOAT16]) <= 2 * 2**0.5 * error

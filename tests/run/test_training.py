@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def test_parts_of_a_training() -> None:
 def test_the_last_state_is_always_among_them(
     folder: TrainingFolder, student: Student, tmp_path: Path, points: int
 ) -> None:
-    ctx = context(tmp_path, snapshots=Snapshots(folder, points, lambda _: None))
+    ctx = context(tmp_path, snapshots=Snapshots(folder, points, nullcontext))
     parameter = next(student.parameters())
     for step in range(1, 41):
         with torch.no_grad():
@@ -76,7 +78,7 @@ def test_the_last_state_is_always_among_them(
 
 
 def test_a_resumed_training_keeps_what_the_earlier_one_kept(folder: TrainingFolder, student: Student) -> None:
-    first, again = (Snapshots(folder, 2, lambda _: None) for _ in range(2))
+    first, again = (Snapshots(folder, 2, nullcontext) for _ in range(2))
     first.offer(student, 3, 10)
     again.offer(student, 4, 10)
     again.offer(student, 10, 10)
@@ -86,7 +88,7 @@ def test_a_resumed_training_keeps_what_the_earlier_one_kept(folder: TrainingFold
 
 
 def test_a_student_of_a_plugin_s_own_is_refused(folder: TrainingFolder) -> None:
-    snapshots = Snapshots(folder, 2, lambda _: None)
+    snapshots = Snapshots(folder, 2, nullcontext)
     snapshots.offer(nn.Linear(1, 1), 2, 2)
     assert snapshots.refused
     assert folder.students() == {}
@@ -120,17 +122,23 @@ class Live:
 
 
 def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolder, tmp_path: Path) -> None:
-    charged: list[float] = []
-    timeline = Timeline(folder, charged.append)
+    aside: list[str] = []
+
+    @contextmanager
+    def host() -> Iterator[None]:
+        aside.append("in")
+        yield
+
+    timeline = Timeline(folder, host)
     ctx = context(tmp_path, timeline=timeline)
-    source = MeteredLiveSource(Live(), Clock(), Counts(), timeline)
+    source = MeteredLiveSource(Live(), Clock(), Counts(), (1, 8, 8), timeline)
     for step in range(1, 101):
         batch = source.train_step(40)
         assert float(batch.images[0, 0, 0, 0]) == step
         ctx.progress(step, 100)
     kept = folder.images()
     assert list(kept) == [1, 20, 40, 60, 80, 100]
-    assert len(charged) == 6
+    assert len(aside) == 6
     for step, file in kept.items():
         tensors = load_state(file, "cpu")
         assert float(tensors["images"].mean()) == step

@@ -36,7 +36,13 @@ class _RoundToShiftedGrid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
-        return _shifted_codes(x, scale, shift, bits).div_(scale)
+        if scale.ndim or not x.ndim:
+            return _shifted_codes(x, scale, shift, bits).div_(scale)
+        out = torch.empty_like(x)
+        for part in chunks(x):
+            # The rounding's own passes stay in cache; one pass reads x and writes the result.
+            torch.div(_shifted_codes(x[part], scale, shift, bits), scale, out=out[part])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004

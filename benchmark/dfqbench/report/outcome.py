@@ -34,7 +34,7 @@ def outcome(records: Sequence[Record], values: Sequence[Value]) -> Outcome:
     bad = [record for record in records if not finished(record)]
     notes = [_of_seed(record, f"{word(record)}: {reason(record)}", records) for record in bad]
     fallen = [record for record in good if text(record, "status") == COLLAPSED]
-    notes += [_of_seed(record, "collapsed: accuracy at chance", records) for record in fallen]
+    notes += [_of_seed(record, "collapsed: no better than guessing", records) for record in fallen]
     flags = sorted({str(flag) for record in good for flag in items(record, "flags")})
     if flags:
         notes.append(f"flagged: {', '.join(flags)}")

@@ -11,7 +11,8 @@ COLLAPSED = "collapsed"
 WORDS = {"oom": "out of memory", "timeout": "time limit"}
 """What tables say where the status itself is no word."""
 OURS = frozenset(
-    {"Invalid", "Unavailable", "Skip", "PluginError", "UsageError", "InputError", "NonFiniteError", "DfqError"}
+    {"Invalid", "Collapsed", "Timeout", "Preempted", "WorkerDied", "Unavailable", "Skip", "PluginError", "UsageError"}
+    | {"InputError", "NonFiniteError", "DfqError"}
 )
 """Types of errors whose messages say everything; others are shown with their type."""
 

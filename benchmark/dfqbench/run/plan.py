@@ -21,6 +21,7 @@ from dfqbench.run.identity import host_code
 from dfqbench.run.real import REAL_TITLE, RealParams
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.fingerprint import fingerprint
+from dfqbench.targets.folders import decoded_folder
 from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, guarded_paths
 
 PREFERRED = ("imagenet", "cifar10", "digits")
@@ -99,6 +100,7 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
                 cells += _cells(grid, found.dataset, content, network, method, precision=precision)
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
+    guarded |= {decoded_folder().absolute(): None}
     return Plan(grid, cells, notes, tuple(guarded))
 
 

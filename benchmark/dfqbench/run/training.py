@@ -8,11 +8,12 @@ and of the last part the last one, which is the student itself.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,6 +28,10 @@ POINTS = 6
 IMAGES_SMALL, IMAGES_LARGE = 32, 8
 """Images that are kept of a point, for inputs up to 64 pixels and for larger ones."""
 SMALL_SIDE = 64
+
+
+Aside = Callable[[], AbstractContextManager[object]]
+"""Opens the host's own work amid a plugin's call."""
 
 
 class TrainingFolder:
@@ -81,18 +86,18 @@ class Snapshots:
         refused: whether a student came that only its plugin's code can run.
     """
 
-    def __init__(self, folder: TrainingFolder, points: int, charge: Callable[[float], None]) -> None:
+    def __init__(self, folder: TrainingFolder, points: int, aside: Aside) -> None:
         """Keeps nothing yet.
 
         Args:
             folder: where states go.
             points: N.
-            charge: is told of the seconds that keeping took, so that no phase pays for them.
+            aside: the time within it is the host's own: no phase pays for it.
         """
         self.refused = False
         self._folder = folder
         self._points = points
-        self._charge = charge
+        self._aside = aside
 
     def offer(self, student: nn.Module, step: int, total: int) -> None:
         """Keeps the student if its part of the training has none yet.
@@ -102,19 +107,17 @@ class Snapshots:
             step: from 1.
             total: steps in all; 0: not known.
         """
+        if not isinstance(student, Student):
+            self.refused = True
+            return
         part, last = part_of(step, total, self._points), step >= total
         kept = {part_of(known, total, self._points): file for known, file in self._folder.students().items()}
         if (part == self._points) != last or (part in kept and not last):
             return
-        begin = time.monotonic()
-        if isinstance(student, Student):
-            state = {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
+        with self._aside():
             if part in kept:
                 kept[part].unlink(missing_ok=True)
-            self._folder.save("student", step, state)
-        else:
-            self.refused = True
-        self._charge(time.monotonic() - begin)
+            self._folder.save("student", step, {name: _copied(value) for name, value in student.state_dict().items()})
 
 
 class Timeline:
@@ -123,10 +126,10 @@ class Timeline:
     They are taken from the batches that are made anyway: nothing is drawn for them, so that no number changes.
     """
 
-    def __init__(self, folder: TrainingFolder, charge: Callable[[float], None]) -> None:
+    def __init__(self, folder: TrainingFolder, aside: Aside) -> None:
         """Keeps nothing yet; arguments as of `Snapshots`."""
         self._folder = folder
-        self._charge = charge
+        self._aside = aside
         self._step = 0
         self._wanted = {1}
 
@@ -140,14 +143,18 @@ class Timeline:
         step = self._step + 1
         if step not in self._wanted:
             return
-        begin = time.monotonic()
         images = batch.images
         count = IMAGES_SMALL if max(images.shape[2:]) <= SMALL_SIDE else IMAGES_LARGE
-        tensors = {"images": images[:count].detach().half().cpu().contiguous()}
-        if batch.labels is not None:
-            tensors["labels"] = batch.labels[:count].detach().cpu().contiguous()
-        self._folder.save("images", step, tensors)
-        self._charge(time.monotonic() - begin)
+        with self._aside():
+            tensors = {"images": _copied(images[:count]).half()}
+            if batch.labels is not None:
+                tensors["labels"] = _copied(batch.labels[:count])
+            self._folder.save("images", step, tensors)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, without graph and without sharing memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def part_of(step: int, total: int, points: int) -> int:
