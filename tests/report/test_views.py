@@ -59,7 +59,7 @@ def test_what_fell_to_chance_is_never_the_best() -> None:
     ]
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
     assert found == {"zeroq": "10.00 [1]", "x": "<u>5.00</u>", "y": "**6.00**"}
-    assert "[1] collapsed: accuracy at chance" in render(records, "text")
+    assert "[1] collapsed: no better than guessing" in render(records, "text")
 
 
 @pytest.mark.parametrize(
