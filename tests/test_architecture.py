@@ -104,6 +104,7 @@ assert status == 0, status
         ["grids", "show", "w4a4"],
         ["models", "list"],
         ["plan", "--grid", "bits"],
+        ["claims", "--model", "resnet18"],
     ],
     ids=" ".join,
 )

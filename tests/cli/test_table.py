@@ -87,7 +87,11 @@ def test_corrupt_record_is_a_warning(out: Path) -> None:
     ("arguments", "message"),
     [
         (["tow"], "unknown run 'tow'; did you mean two"),
-        (["--format", "html"], "unknown format 'html'"),
+        (["--format", "pdf"], "unknown format 'pdf'"),
+        (["--rows", "metod"], "unknown row or column 'metod'; did you mean method"),
+        (["--value", "top"], "unknown value 'top'; did you mean top5 or top1"),
+        (["--rows", "model"], "'model' stands for rows or columns twice"),
+        (["--vs", "papers"], "unknown comparison 'papers'; did you mean paper"),
     ],
 )
 def test_slips(out: Path, arguments: list[str], message: str) -> None:

@@ -107,9 +107,9 @@ def test_order_of_rows() -> None:
         ["w8a8@deploy", "zeroq"],
         ["w8a8@gdfq", "zeroq"],
         ["w4a4@gdfq", "zeroq"],
-        ["w4a4@gdfq", "aaa (control)"],
-        ["w4a4@gdfq", "noise (floor)"],
-        ["w4a4@gdfq", "real (ceiling)"],
+        ["w4a4@gdfq", "_aaa (control)_"],
+        ["w4a4@gdfq", "_noise (floor)_"],
+        ["w4a4@gdfq", "_real (ceiling)_"],
         ["w3a3@gdfq", "zeroq"],
     ]
 
@@ -175,7 +175,10 @@ def test_crosses_name_their_quantizer() -> None:
 def test_parameters_that_vary_are_rows() -> None:
     records = [record("1"), record("2", params={"method": {"iterations": 100}, "quantizer": {"images": 64}}, top1=50.0)]
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
-    assert found == {"zeroq [iterations=500]": "90.25", "zeroq [iterations=100]": "50.00"}
+    assert found == {
+        "zeroq \\[iterations=500\\]": "**90.25**",
+        "zeroq \\[iterations=100\\]": "<u>50.00</u>",
+    }
 
 
 def test_targets_sizes_and_budgets_have_tables_of_their_own() -> None:
@@ -310,8 +313,8 @@ def test_no_records() -> None:
 
 
 def test_unknown_format() -> None:
-    with pytest.raises(UsageError, match=r"unknown format 'html'; .*valid: csv, json, md, text"):
-        render([], "html")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"unknown format 'pdf'; .*valid: csv, html, json, latex, md, text"):
+        render([], "pdf")  # type: ignore[arg-type]
 
 
 def test_frame() -> None:

@@ -137,6 +137,31 @@ def test_failed_and_invalid_cells_run_again_on_request_only(tmp_path: Path) -> N
     assert (len(executor.jobs), retried.failed) == (2, [])
 
 
+class WithCurve(FakeEvaluator):
+    """Answers for snapshots too."""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if request["op"] == "snapshots":
+            return {"curve": [{"step": 5, "top1": 95.0}, {"step": 9, "top1": 90.0}]}
+        return super().ask(request)
+
+
+def test_the_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
+    executor = FakeExecutor()
+    plain = sweep(tmp_path / "smoke", executor, FakeEvaluator()).records[0]
+    assert (plain["oracle"], plain["curve"], plain["oracle_asked"]) == (None, None, 0)
+    # A cell that was finished without it, or with fewer points, runs again; one with as many does not.
+    found = sweep(tmp_path / "smoke", executor, WithCurve(), oracle=2).records[0]
+    assert (found["top1"], found["oracle"]) == (90.0, {"top1": 95.0, "step": 5})
+    assert [job.snapshots for job in executor.jobs] == [0, 2]
+    for oracle, jobs in ((1, 2), (0, 2), (3, 3)):
+        sweep(tmp_path / "smoke", executor, WithCurve(), oracle=oracle)
+        assert len(executor.jobs) == jobs
+    seconds = found["seconds"]
+    parts = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
+    assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"])
+
+
 def test_opened_data_makes_a_record_invalid(tmp_path: Path) -> None:
     summary = sweep(tmp_path / "smoke", FakeExecutor(real_data_opened=["/data/test.npz"]), FakeEvaluator())
     assert summary.records[0]["status"] == "invalid"

@@ -97,6 +97,15 @@ def run(
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False,
+    oracle: Annotated[
+        int,
+        typer.Option(
+            "--oracle",
+            metavar="N",
+            min=0,
+            help="Evaluate N states of each student's training too, outside the clock, into a column of its own.",
+        ),
+    ] = 0,
 ) -> None:
     """Run a grid and print its table.
 
@@ -140,6 +149,7 @@ def run(
         checkpoint_every=seconds_of("--checkpoint-every", checkpoint_every),
         memory_mib=round(memory * 1024),
         max_failures=1 if fail_fast else max_failures,
+        oracle=oracle,
     )
     options = Options(
         out=checked_out(out),

@@ -10,6 +10,8 @@ import typer
 from dfqbench.run.store import DEFAULT_OUT
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
+RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
+PAPER = "paper"
 
 
 def register(app: typer.Typer) -> None:
@@ -18,31 +20,83 @@ def register(app: typer.Typer) -> None:
 
 
 def table(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")] = None,
+    run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
-    fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
+    fmt: Annotated[
+        str, typer.Option("--format", metavar="text|md|latex|html|csv|json", help="What to print.")
+    ] = "text",
+    rows: Annotated[
+        str,
+        typer.Option("--rows", metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget."),
+    ] = "scheme,method",
+    columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same names.")] = "model",
+    value: Annotated[
+        str,
+        typer.Option(
+            "--value",
+            metavar="NAMES",
+            help="For example top1,drop,synthesis,total,agreement,coverage,peak,teacher,oracle; an unknown name "
+            "lists all.",
+        ),
+    ] = "top1,drop,synthesis",
+    against: Annotated[
+        str | None, typer.Option("--vs", metavar="paper", help="Published numbers beside the measured ones.")
+    ] = None,
 ) -> None:
     """Print the table of a run, or of all runs.
 
-    Methods × models, with accuracy, drop and synthesis time.
+    Methods × models, with accuracy, drop and synthesis time; rows, columns and values can be chosen.
     """
     from dfqbench.api.errors import unknown_name
-    from dfqbench.report import FORMATS, Format, hardware, render
-    from dfqbench.run.store import read_records, run_folders
+    from dfqbench.report import FORMATS, Format, parse_layout, render
 
     if fmt not in FORMATS:
         raise unknown_name("format", fmt, FORMATS)
-    folders = {folder.name: folder.path for folder in run_folders(out)}
+    if against not in {None, PAPER}:
+        raise unknown_name("comparison", str(against), [PAPER])
+    layout = parse_layout(names(rows), names(columns), names(value))
+    records, machines = read_runs(out, run)
+    form = cast("Format", fmt)
+    typer.echo(render(records, form, machines, layout=layout, claims=against == PAPER), nl=False)
+
+
+def names(text: str) -> list[str]:
+    """The parts of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_runs(out: Path, run: str | None) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Records of one run or of all, and words for their environments; unreadable records are told on standard error.
+
+    Raises:
+        UsageError: the run is unknown, or there is none.
+    """
+    attempts, machines = read_attempts(out, run)
+    return [record for record, _ in attempts], machines
+
+
+def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[dict[str, Any], Path]], dict[str, str]]:
+    """As `read_runs`, each record with the folder of its attempt.
+
+    Raises:
+        UsageError: the run is unknown, or there is none.
+    """
+    from dfqbench.api.errors import unknown_name
+    from dfqbench.report import hardware
+    from dfqbench.run.store import run_folders, unreadable
+
+    folders = {folder.name: folder for folder in run_folders(out)}
     if run is not None and run not in folders:
         raise unknown_name("run", run, folders)
-    records: list[dict[str, Any]] = []
+    attempts: list[tuple[dict[str, Any], Path]] = []
     machines: dict[str, str] = {}
     for name, folder in folders.items():
         if run not in {None, name}:
             continue
-        found, warnings = read_records(folder)
-        records += found
-        machines |= hardware(folder)
-        for warning in warnings:
-            typer.echo(f"dfqbench: warning: {warning}", err=True)
-    typer.echo(render(records, cast("Format", fmt), machines), nl=False)
+        for record, file in folder.records():
+            if record is None:
+                typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
+            else:
+                attempts.append((record, file.parent))
+        machines |= hardware(folder.path)
+    return attempts, machines

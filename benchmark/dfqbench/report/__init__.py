@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dfqbench.report.frame import frame
+from dfqbench.report.layout import DIMENSIONS, Layout, parse_layout
 from dfqbench.report.machine import hardware
 from dfqbench.report.table import FORMATS, Format, render
 
-__all__ = ["FORMATS", "Format", "frame", "hardware", "render"]
+__all__ = ["DIMENSIONS", "FORMATS", "Format", "Layout", "frame", "hardware", "parse_layout", "render"]

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dfqbench.report.sheet import Sheet, model_name, scheme_label
-from dfqbench.report.values import Record, duration, items, number, spread, text, value
+from dfqbench.report.columns import coverage
+from dfqbench.report.labels import model_name, scheme_label, short_names
+from dfqbench.report.sheet import Sheet
+from dfqbench.report.values import Record, duration, items, number, spread, standard_error, text, value
 
 MOST_LAYERS = 4
 """Layers left in float that the caption names before it counts."""
 
 
 def title(sheet: Sheet) -> str:
-    """Target, evaluation set and budget on one line."""
+    """Target, evaluation set, budget, and what else all records share, on one line."""
     record = _fullest(sheet)
-    target, dataset = text(record, "target", "unknown target"), text(record, "dataset.name")
-    images = number(record, "dataset.n")
-    size = "" if images is None else f"{images:,.0f} images"
-    subset = _subset(record)
-    evaluated = ", ".join(part for part in (dataset if dataset != target else "", size, subset) if part)
-    return f"{target}{f' ({evaluated})' if evaluated else ''}, budget {text(record, 'budget', 'unknown')}"
+    shared = [name for dimension, name in sheet.shared.items() if dimension not in {"target", "budget"}]
+    parts = []
+    if "target" in {*sheet.layout.rows, *sheet.layout.columns}:
+        parts.append(", ".join(_distinct(text(entry, "target") for entry in sheet.records)))
+    else:
+        parts.append(_evaluated(record))
+    if "budget" not in {*sheet.layout.rows, *sheet.layout.columns}:
+        parts.append(f"budget {text(record, 'budget', 'unknown')}")
+    return ", ".join([*parts, *shared])
 
 
 def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
@@ -33,8 +37,7 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
     """
     names = short_names(sheet.models)
     lines = [
-        "top-1 and drop in percent; last state of the student (no selection on the evaluation set); synthesis: time "
-        "of a stand-alone synthesis",
+        _about(sheet),
         _seeds(sheet),
         _full_precision(sheet, names),
         _standard_error(sheet),
@@ -42,6 +45,7 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
         f"precision {', '.join(_distinct(text(record, 'precision') for record in sheet.records))}",
         *_coverage(sheet, names),
         _hardware(sheet, hardware),
+        _versions(sheet),
         _cost(sheet),
     ]
     if sheet.superseded:
@@ -51,11 +55,12 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
     return [line for line in lines if line]
 
 
-def short_names(models: Iterable[str]) -> dict[str, str]:
-    """Model names without their family, where that stays unique."""
-    full = list(models)
-    short = [model.partition(":")[2] or model for model in full]
-    return {model: name if short.count(name) == 1 else model for model, name in zip(full, short, strict=True)}
+def _evaluated(record: Record) -> str:
+    target, dataset = text(record, "target", "unknown target"), text(record, "dataset.name")
+    images = number(record, "dataset.n")
+    size = "" if images is None else f"{images:,.0f} images"
+    found = ", ".join(part for part in (dataset if dataset != target else "", size, _subset(record)) if part)
+    return f"{target}{f' ({found})' if found else ''}"
 
 
 def _fullest(sheet: Sheet) -> Record:
@@ -67,6 +72,21 @@ def _subset(record: Record) -> str:
     """What the evaluation set is a part of, and which part of it was used."""
     parent, part = text(record, "dataset.subset_of"), text(record, "dataset.subset")
     return ", ".join(entry for entry in (f"a subset of {parent}" if parent else "", part) if entry)
+
+
+def _about(sheet: Sheet) -> str:
+    """What the values are."""
+    values = sheet.layout.values
+    percent = [entry.header for entry in values if entry.percent]
+    parts = (
+        [f"{' and '.join([', '.join(percent[:-1]), percent[-1]] if percent[1:] else percent)} in percent"]
+        if percent
+        else []
+    )
+    if {"top1", "top5", "drop", "agreement"} & {entry.name for entry in values}:
+        parts.append("last state of the student (no selection on the evaluation set)")
+    parts += [entry.about for entry in values if entry.about]
+    return "; ".join(parts)
 
 
 def _seeds(sheet: Sheet) -> str:
@@ -81,10 +101,17 @@ def _seeds(sheet: Sheet) -> str:
 
 def _full_precision(sheet: Sheet, names: Mapping[str, str]) -> str:
     parts = []
-    for model in sheet.models:
-        known = [number(record, "fp_top1") for record in sheet.records if model_name(record) == model]
+    for model, records in _by_model(sheet).items():
+        known = [number(record, "fp_top1") for record in records]
         parts.append(f"{names[model]} {spread(known)}")
     return f"full precision, re-measured in this run: {', '.join(parts)}"
+
+
+def _by_model(sheet: Sheet) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {model: [] for model in sheet.models}
+    for record in sheet.records:
+        found[model_name(record)].append(record)
+    return found
 
 
 def _standard_error(sheet: Sheet) -> str:
@@ -95,17 +122,14 @@ def _standard_error(sheet: Sheet) -> str:
 def _error_of(record: Record) -> float | None:
     """The recorded standard error in percent, else sqrt(p (1 - p) / n)."""
     recorded = number(record, "top1_se")
-    top1, images = number(record, "top1"), number(record, "dataset.n")
-    if recorded is not None or top1 is None or not images or not 0 <= top1 <= 100:
-        return recorded
-    return math.sqrt(top1 * (100 - top1) / images)
+    top1 = number(record, "top1")
+    return recorded if recorded is not None or top1 is None else standard_error(top1, number(record, "dataset.n"))
 
 
 def _coverage(sheet: Sheet, names: Mapping[str, str]) -> list[str]:
     lines = []
-    for model in sheet.models:
-        records = [record for record in sheet.records if model_name(record) == model]
-        shares = [share for record in records if (share := _share(record)) is not None]
+    for model, records in _by_model(sheet).items():
+        shares = [share for record in records if (share := coverage(record)) is not None]
         if not shares:
             continue
         layers = _distinct(str(layer) for record in records for layer in items(record, "coverage.float_layers"))
@@ -115,16 +139,19 @@ def _coverage(sheet: Sheet, names: Mapping[str, str]) -> list[str]:
     return [f"coverage, share of multiply-accumulates quantized: {'; '.join(lines)}"] if lines else []
 
 
-def _share(record: Record) -> float | None:
-    done, total = number(record, "coverage.macs_quantized"), number(record, "coverage.macs_total")
-    return None if done is None or not total else 100 * done / total
-
-
 def _hardware(sheet: Sheet, hardware: Mapping[str, str]) -> str:
     """The hardware in words where they are known, else the id of the environment."""
     environments = _distinct(text(record, "environment") for record in sheet.records)
     known = _distinct(hardware.get(environment, f"environment {environment}") for environment in environments)
     return f"hardware: {'; '.join(known)}" if known else ""
+
+
+def _versions(sheet: Sheet) -> str:
+    """Distributions and versions that methods and quantizers came from."""
+    found = {text(record, f"versions.{part}") for record in sheet.records for part in ("method", "quantizer")}
+    # A part of the host's own says only its name where another says the version too.
+    known = [name for name in _distinct(found) if not any(other.startswith(f"{name} ") for other in found)]
+    return f"versions: {', '.join(known)}" if known else ""
 
 
 def _cost(sheet: Sheet) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Literal
+
+from dfqbench.report.published import FAMILY_PROTOCOL, OTHER_PROTOCOL_WORDS, dataset_key, method_key, model_key
 
 Selection = Literal["best", "unknown"]
 """`best`: the source says that the best epoch on the test set is printed; `unknown`: it does not say."""
 
 _BEST = "best test epoch"
+OWN_SOURCE_WORDS = ("readme", "abstract")
+"""Words in `reported_in` of a source that is the authors' own."""
+SECOND_HAND_WORDS = ("secondary", "note", "issue", "third party", "fork")
+"""Words in `reported_in` of a source that quotes or re-runs others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +58,103 @@ class Claim:
         """Full precision minus top-1 in percentage points, or None where full precision is not printed."""
         return None if self.fp_top1 is None else self.fp_top1 - self.top1
 
+    @property
+    def implemented(self) -> str:
+        """The method's name here with its quantizer's, for example `zeroq+distill`; empty: not implemented here."""
+        method, quantizer = method_key(self.method, self.notes)
+        return f"{method}+{quantizer}" if method else ""
 
-def published_claims() -> list[Claim]:
+    @property
+    def protocol(self) -> str:
+        """`gdfq` for the family's quantizer, else `other`: the source names other operands or other widths."""
+        notes = self.notes.lower()
+        return "other" if any(word in notes for word in OTHER_PROTOCOL_WORDS) else FAMILY_PROTOCOL
+
+    @property
+    def bits(self) -> str:
+        """For example `w4a4`; `w3a?` where the source does not tell the activations' width."""
+        return f"w{self.w_bits}a{'?' if self.a_bits is None else self.a_bits}"
+
+    @property
+    def source(self) -> str:
+        """Where the number was read, in one line."""
+        return f"{self.reported_in}, {self.place}" if self.place else self.reported_in
+
+    @property
+    def distance(self) -> int:
+        """0: printed by its authors; 1: printed by others; 2: quoted from notes, issues or re-runs."""
+        where = self.reported_in.lower()
+        if any(word in where for word in SECOND_HAND_WORDS):
+            return 2
+        return 0 if any(word in where for word in OWN_SOURCE_WORDS) and self.method.lower() in where else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One cell for which sources print different numbers.
+
+    Attributes:
+        claims: all of them, lowest first.
+    """
+
+    claims: tuple[Claim, ...]
+
+    @property
+    def spread(self) -> float:
+        """Highest minus lowest, in percentage points."""
+        return self.claims[-1].top1 - self.claims[0].top1
+
+
+@cache
+def published_claims() -> tuple[Claim, ...]:
     """Every claim of the data file, in its order.
 
     Raises:
         ValueError: the file is damaged.
     """
     text = resources.files("dfqbench.report").joinpath("published.csv").read_text(encoding="utf-8")
-    return [_claim(row) for row in csv.DictReader(text.splitlines())]
+    return tuple(_claim(row) for row in csv.DictReader(text.splitlines()))
+
+
+def disagreements(claims: Iterable[Claim], least: float = 0.1) -> list[Disagreement]:
+    """Cells (method, data set, network, bits, as printed) with different numbers, largest spread first.
+
+    Args:
+        claims: to look through.
+        least: smallest spread in percentage points that is told; what rounding may do is left out.
+    """
+    cells: dict[tuple[str, str, str, str], list[Claim]] = {}
+    for claim in claims:
+        cells.setdefault((claim.method, claim.dataset, claim.model, claim.bits), []).append(claim)
+    found = [Disagreement(tuple(sorted(cell, key=lambda claim: claim.top1))) for cell in cells.values()]
+    return sorted((entry for entry in found if entry.spread >= least), key=lambda entry: -entry.spread)
+
+
+def select_claims(
+    claims: Iterable[Claim],
+    *,
+    method: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    bits: str | None = None,
+) -> list[Claim]:
+    """Claims that match everything that is given.
+
+    Args:
+        claims: to choose from.
+        method: as printed or as named here, in any case.
+        model: as printed or as named here, for example `resnet18` or `torchvision:resnet18`.
+        dataset: as printed or as the target is named here.
+        bits: for example `w4a4`.
+    """
+    return [
+        claim
+        for claim in claims
+        if (method is None or method.lower() in {claim.method.lower(), claim.implemented.partition("+")[0]})
+        and (model is None or model_key(model) == model_key(claim.model))
+        and (dataset is None or dataset_key(dataset) == dataset_key(claim.dataset))
+        and (bits is None or bits.lower() == claim.bits)
+    ]
 
 
 def _claim(row: dict[str, str]) -> Claim:

@@ -14,14 +14,19 @@ def hardware(run: Path) -> dict[str, str]:
     Args:
         run: a run's folder; its `environments/<id>.json` are read, and unreadable ones left out.
     """
+    return {name: _words(environment) for name, environment in environments(run).items()}
+
+
+def environments(run: Path) -> dict[str, dict[str, Any]]:
+    """Every readable description of an environment of a run, by its id."""
     found = {}
     for path in sorted(run.glob("environments/*.json")):
         try:
             environment = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(environment, Mapping):
-            found[path.stem] = _words(environment)
+        if isinstance(environment, dict):
+            found[path.stem] = environment
     return found
 
 

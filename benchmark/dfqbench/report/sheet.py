@@ -1,160 +1,185 @@
-"""Sheets: the records that belong into one table, sorted into rows (scheme, method) and columns (models)."""
+"""Sheets: the records that belong into one table, sorted into its rows and columns."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
-from dfqbench.report.values import Record, flattened, latest, newest_of, number, plain, text, value
-
-FLOOR, CEILING = "noise", "real"
-"""Names of the two controls."""
+from dfqbench.report.labels import labels, model_name, scheme_label
+from dfqbench.report.layout import Layout
+from dfqbench.report.status import control_rank
+from dfqbench.report.values import Record, latest, newest_of, number, text
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row: a method under a scheme.
+class Line:
+    """One row or one column of a sheet.
 
     Attributes:
-        scheme: the scheme's label.
-        label: the method as shown.
-        cells: its records by model.
+        names: by dimension.
+        order: its place among the others.
+        control: whether it holds a control only.
     """
 
-    scheme: str
-    label: str
-    cells: dict[str, list[Record]]
+    names: Mapping[str, str]
+    order: tuple[object, ...]
+    control: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sheet:
-    """Records that share target, evaluation set, budget and precision.
+    """Records that share everything that is neither in rows nor in columns (but seeds).
 
     Attributes:
+        layout: what makes rows and columns.
+        shared: what all records have in common, by dimension.
         records: the latest record for every place and seed.
         superseded: number of older cells left out (same place and seed, other code or environment).
-        models: names, in the order of the columns.
-        rows: in order; controls last in each scheme.
+        rows: in order; controls last in each block.
+        columns: in order.
+        places: records by position of row and column.
     """
 
+    layout: Layout
+    shared: Mapping[str, str]
     records: tuple[Record, ...]
     superseded: int
-    models: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Line, ...]
+    columns: tuple[Line, ...]
+    places: Mapping[tuple[int, int], list[Record]]
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Names of the networks."""
+        return sorted({model_name(record) for record in self.records})
+
+    def block(self, row: int) -> tuple[str, ...]:
+        """What a row has in common with those that it is compared with: its names but the method's."""
+        return tuple(name for dimension, name in self.rows[row].names.items() if dimension != "method")
+
+    def rivals(self) -> list[list[tuple[int, int]]]:
+        """Places that differ in the method alone."""
+        groups: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+        for row, column in self.places:
+            both = (self.rows[row].names, self.columns[column].names)
+            key = tuple((d, n) for names in both for d, n in names.items() if d != "method")
+            groups.setdefault(key, []).append((row, column))
+        return list(groups.values())
 
 
-def sheets(records: Iterable[Record]) -> list[Sheet]:
+def sheets(records: Iterable[Record], layout: Layout) -> list[Sheet]:
     """Sorts records into sheets; only the latest attempt at each cell counts."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     homeless = []
-    for record in latest(records):
+    current = latest(records)
+    for record in current:
         if number(record, "dataset.n") is not None:
-            groups.setdefault(_group(record), []).append(record)
+            groups.setdefault(_evaluated(record, layout), []).append(record)
         else:
             homeless.append(record)
     # A cell that ended before its evaluation set was read belongs beside those of the same target and budget.
     for record in homeless:
-        near = (group for group in groups if (group[0], group[3]) == (_group(record)[0], _group(record)[3]))
-        groups.setdefault(next(near, _group(record)), []).append(record)
-    return [_sheet(groups[group]) for group in sorted(groups)]
+        mine = _evaluated(record, layout)
+        near = (group for group in groups if group[:2] == mine[:2])
+        groups.setdefault(next(near, mine), []).append(record)
+    found = []
+    for key in sorted(groups):
+        found += _pages(groups[key], layout)
+    return found
 
 
-def _group(record: Record) -> tuple[str, ...]:
-    keys = ("target", "dataset.name", "dataset.n", "budget", "precision")
-    return tuple(text(record, key) for key in keys)
+def _evaluated(record: Record, layout: Layout) -> tuple[str, ...]:
+    """What records in one table must share besides the layout's own names."""
+    used = {*layout.rows, *layout.columns}
+    target = "" if "target" in used else text(record, "target")
+    budget = "" if "budget" in used else text(record, "budget")
+    dataset = (
+        ("", "", "") if "target" in used else tuple(text(record, f"dataset.{key}") for key in ("name", "n", "subset"))
+    )
+    return target, budget, *dataset, text(record, "precision")
 
 
-def model_name(record: Record) -> str:
-    """The model's name (a missing model has no reference), also where an older record holds it as plain text."""
-    found = value(record, "model")
-    if isinstance(found, str):
-        return found
-    return text(record, "model.name") or text(record, "model.ref", "unknown")
+def _pages(records: Sequence[Record], layout: Layout) -> list[Sheet]:
+    shown = labels(records)
+    pages: dict[tuple[object, ...], tuple[dict[str, str], list[Record]]] = {}
+    for record in records:
+        names = {name: _name(record, name, shown) for name in layout.pages}
+        key = tuple(_order(record, name, shown) for name in layout.pages)
+        pages.setdefault(key, (names, []))[1].append(record)
+    return [
+        _sheet(page, names, layout, shown) for _, (names, page) in sorted(pages.items(), key=lambda entry: entry[0])
+    ]
 
 
-def scheme_label(record: Record) -> str:
-    """The scheme's label, also where an older record holds it as plain text."""
-    found = value(record, "scheme")
-    return found if isinstance(found, str) else text(record, "scheme.label", "unknown")
-
-
-def _sheet(records: Sequence[Record]) -> Sheet:
-    labels = _labels(records)
-    rows: dict[tuple[str, str], Row] = {}
+def _sheet(records: Sequence[Record], shared: dict[str, str], layout: Layout, shown: Mapping[int, str]) -> Sheet:
     current = newest_of(
         records,
-        key=lambda record: (labels[id(record)], model_name(record), scheme_label(record), text(record, "seed")),
+        key=lambda record: (
+            shown[id(record)],
+            model_name(record),
+            scheme_label(record),
+            text(record, "target"),
+            text(record, "budget"),
+            text(record, "seed"),
+        ),
     )
+    rows = _lines(current, layout.rows, shown)
+    columns = _lines(current, layout.columns, shown)
+    places: dict[tuple[int, int], list[Record]] = {}
+    row_at, column_at = ({line.order: place for place, line in enumerate(lines)} for lines in (rows, columns))
     for record in current:
-        scheme, label = scheme_label(record), labels[id(record)]
-        row = rows.setdefault((scheme, label), Row(scheme, label, {}))
-        row.cells.setdefault(model_name(record), []).append(record)
-    for row in rows.values():
-        for cell in row.cells.values():
-            cell.sort(key=lambda record: number(record, "seed") or 0.0)
-    ordered = sorted(rows.values(), key=_row_order)
-    models = tuple(sorted({model for row in ordered for model in row.cells}))
-    return Sheet(tuple(current), len(records) - len(current), models, tuple(ordered))
+        row = row_at[_orders(record, layout.rows, shown)]
+        column = column_at[_orders(record, layout.columns, shown)]
+        places.setdefault((row, column), []).append(record)
+    for place in places.values():
+        place.sort(key=lambda record: number(record, "seed") or 0.0)
+    return Sheet(layout, shared, tuple(current), len(records) - len(current), rows, columns, places)
 
 
-def _row_order(row: Row) -> tuple[object, ...]:
-    first = next(iter(row.cells.values()))[0]
-    _, _, protocol = row.scheme.partition("@")
-    bits = (-(number(first, "scheme.w_bits") or 0.0), -(number(first, "scheme.a_bits") or 0.0))
-    return protocol, *bits, row.scheme, _control_rank(first), row.label
-
-
-def _control_rank(record: Record) -> int:
-    """0 for a competitor; controls come after, the floor first."""
-    method = text(record, "method")
-    if method == CEILING:
-        return 3
-    if method == FLOOR:
-        return 2
-    return int(value(record, "control") is True)
-
-
-def _labels(records: Sequence[Record]) -> dict[int, str]:
-    """The row label of every record, by the record's `id`.
-
-    Parameters are part of it only where a method was run with several values of them.
-    """
-    quantizers: dict[str, set[str]] = {}
+def _lines(records: Iterable[Record], dimensions: Sequence[str], shown: Mapping[int, str]) -> tuple[Line, ...]:
+    found: dict[tuple[object, ...], Line] = {}
     for record in records:
-        quantizers.setdefault(text(record, "method"), set()).add(text(record, "quantizer"))
-    names = {}
-    params: dict[str, dict[str, set[str]]] = {}
-    for record in records:
-        name = text(record, "label") or _name(record, several=len(quantizers[text(record, "method")] - {""}) > 1)
-        names[id(record)] = name
-        for param, entry in _params(record).items():
-            params.setdefault(name, {}).setdefault(param, set()).add(_written(entry))
-    labels = {}
-    for record in records:
-        name = names[id(record)]
-        varied = [
-            f"{param.removeprefix('method.')}={_written(entry)}"
-            for param, entry in _params(record).items()
-            if len(params[name][param]) > 1
-        ]
-        mark = {0: "", 1: " (control)", 2: " (floor)", 3: " (ceiling)"}[_control_rank(record)]
-        variant = f" [{', '.join(varied)}]" if varied else ""
-        labels[id(record)] = f"{name}{variant}{mark}"
-    return labels
+        order = _orders(record, dimensions, shown)
+        if order not in found:
+            names = {name: _name(record, name, shown) for name in dimensions}
+            found[order] = Line(names, order, "method" in dimensions and control_rank(record) > 0)
+    return tuple(sorted(found.values(), key=lambda line: line.order))
 
 
-def _name(record: Record, *, several: bool) -> str:
-    """The method's label where the record does not hold one."""
-    method, quantizer = text(record, "method", "unknown"), text(record, "quantizer")
-    return f"{method}+{quantizer}" if several and quantizer else method
+def _orders(record: Record, dimensions: Sequence[str], shown: Mapping[int, str]) -> tuple[object, ...]:
+    return tuple(_order(record, name, shown) for name in dimensions)
 
 
-def _params(record: Record) -> Mapping[str, Any]:
-    params = value(record, "params")
-    return flattened(params) if isinstance(params, Mapping) else {}
+def _name(record: Record, dimension: str, shown: Mapping[int, str]) -> str:
+    match dimension:
+        case "method":
+            return shown[id(record)]
+        case "model":
+            return model_name(record)
+        case "scheme":
+            return scheme_label(record)
+        case "bits":
+            return scheme_label(record).partition("@")[0]
+        case "protocol":
+            return scheme_label(record).partition("@")[2] or text(record, "scheme.protocol", "unknown")
+    return text(record, dimension, "unknown")
 
 
-def _written(entry: object) -> str:
-    return json.dumps(plain(entry), sort_keys=True, default=str)
+def _order(record: Record, dimension: str, shown: Mapping[int, str]) -> tuple[object, ...]:
+    """A sort key that is the same for the same name only."""
+    name = _name(record, dimension, shown)
+    match dimension:
+        case "method":
+            return control_rank(record), name
+        case "scheme":
+            return scheme_label(record).partition("@")[2], *_bits(record), name
+        case "bits":
+            return *_bits(record), name
+        case "seed":
+            return number(record, "seed") or 0.0, name
+    return (name,)
+
+
+def _bits(record: Record) -> tuple[float, float]:
+    return -(number(record, "scheme.w_bits") or 0.0), -(number(record, "scheme.a_bits") or 0.0)

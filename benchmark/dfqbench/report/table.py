@@ -1,27 +1,29 @@
-"""The table: methods × models, as text, Markdown, CSV or JSON."""
+"""The table: any view of the records, in any form."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from dfqbench.api.errors import unknown_name
-from dfqbench.report.caption import caption, short_names, title
 from dfqbench.report.flat import to_csv
-from dfqbench.report.outcome import outcome
-from dfqbench.report.sheet import Sheet, sheets
-from dfqbench.report.values import ABSENT, latest, plain
+from dfqbench.report.layout import Layout, parse_layout
+from dfqbench.report.page import Page, make_page
+from dfqbench.report.sheet import sheets
+from dfqbench.report.values import latest, plain
 
-Format = Literal["text", "md", "csv", "json"]
+Format = Literal["text", "md", "latex", "html", "csv", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
-WIDTH = 100
-"""Columns of a terminal that a text table fits into, where one model alone does."""
 
 
 def render(
-    records: Sequence[Mapping[str, Any]], fmt: Format = "text", hardware: Mapping[str, str] | None = None
+    records: Sequence[Mapping[str, Any]],
+    fmt: Format = "text",
+    hardware: Mapping[str, str] | None = None,
+    *,
+    layout: Layout | None = None,
+    claims: bool = False,
 ) -> str:
     """Renders records.
 
@@ -30,9 +32,11 @@ def render(
 
     Args:
         records: as in the record files.
-        fmt: `text` and `md` for people: one table for each target, evaluation set and budget, seeds summed up, with
-            caption and footnotes; `csv` (a row a cell) and `json` (the records) for programs.
+        fmt: `text`, `md`, `latex` and `html` for people: one table for each target, evaluation set and budget, seeds
+            summed up, with caption and footnotes; `csv` (a row a cell) and `json` (the records) for programs.
         hardware: words for the environments that the records name (see `report.hardware`).
+        layout: rows, columns and values of the forms for people; None: methods by models.
+        claims: whether published numbers stand beside the measured ones.
 
     Returns:
         The text, with a line end.
@@ -40,107 +44,73 @@ def render(
     Raises:
         UsageError: the format is unknown.
     """
-    if fmt == "json":
-        return json.dumps([plain(record) for record in latest(records)], indent=2, allow_nan=False, default=str) + "\n"
-    if fmt == "csv":
-        return to_csv(latest(records))
     if fmt not in FORMATS:
         raise unknown_name("format", fmt, FORMATS)
-    pages = [
-        _text(sheet, hardware or {}) if fmt == "text" else _markdown(sheet, hardware or {}) for sheet in sheets(records)
+    if fmt == "json":
+        found = with_claims(latest(records)) if claims else latest(records)
+        return json.dumps([plain(record) for record in found], indent=2, allow_nan=False, default=str) + "\n"
+    if fmt == "csv":
+        return to_csv(with_claims(latest(records)) if claims else latest(records), claims=claims)
+    return rendered_pages(make_pages(records, hardware, layout=layout, claims=claims), fmt)
+
+
+def make_pages(
+    records: Sequence[Mapping[str, Any]],
+    hardware: Mapping[str, str] | None = None,
+    *,
+    layout: Layout | None = None,
+    claims: bool = False,
+) -> list[Page]:
+    """The records' tables before they take a form; arguments as in :func:`render`."""
+    return [make_page(sheet, hardware or {}, claims=claims) for sheet in sheets(records, layout or parse_layout())]
+
+
+def rendered_pages(pages: Sequence[Page], fmt: str) -> str:
+    """Pages in a form for people: `text`, `md`, `latex` or `html`."""
+    if fmt == "html":
+        from dfqbench.report.forms.html import html_pages
+
+        return html_pages(pages) + "\n"
+    from dfqbench.report.forms.latex import latex_page
+    from dfqbench.report.forms.markdown import markdown_page
+    from dfqbench.report.forms.text import text_page
+
+    forms: dict[str, Callable[[Page], str]] = {"text": text_page, "md": markdown_page, "latex": latex_page}
+    return "\n\n".join(forms[fmt](page) for page in pages) + "\n" if pages else "no records\n"
+
+
+def with_claims(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Records with the key `claims`: what was published about each, with verdicts, best comparable first.
+
+    A verdict looks at all seeds of a cell, so that those share it.
+    """
+    from dfqbench.report.status import finished
+    from dfqbench.report.verdict import Verdict, verdicts
+
+    seeds: dict[tuple[int, int, int], list[Verdict]] = {}
+    mine: dict[int, tuple[int, int, int]] = {}
+    for at, sheet in enumerate(sheets(records, parse_layout())):
+        for place, group in sheet.places.items():
+            good = [record for record in group if finished(record)]
+            seeds[(at, *place)] = verdicts(good)
+            mine.update({id(record): (at, *place) for record in good})
+    return [
+        dict(record) | {"claims": [_plain(v) for v in seeds.get(mine.get(id(record), (-1, -1, -1)), [])]}
+        for record in records
     ]
-    return "\n\n".join(pages) + "\n" if pages else "no records\n"
 
 
-class _Footnotes:
-    """Numbers the reasons; the same reason has one number."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def mark(self, notes: Sequence[str]) -> str:
-        """The marks of some notes, for example ` [1]`."""
-        for note in notes:
-            if note not in self.notes:
-                self.notes.append(note)
-        return "".join(f" [{self.notes.index(note) + 1}]" for note in notes)
-
-
-def _body(sheet: Sheet, models: Sequence[str], footnotes: _Footnotes) -> list[list[str]]:
-    """Rows of scheme, method, and three columns a model."""
-    body = []
-    for row in sheet.rows:
-        line = [row.scheme, row.label]
-        for model in models:
-            if model not in row.cells:
-                line += [ABSENT] * 3
-                continue
-            place = outcome(row.cells[model])
-            line += [place.top1 + footnotes.mark(place.notes), place.drop, place.synthesis]
-        body.append(line)
-    return body
-
-
-def _text(sheet: Sheet, hardware: Mapping[str, str]) -> str:
-    footnotes = _Footnotes()
-    _body(sheet, sheet.models, footnotes)
-    tables: list[str] = []
-    for each in range(len(sheet.models), 0, -1):
-        tables = [
-            _text_table(sheet, sheet.models[start : start + each], footnotes)
-            for start in range(0, len(sheet.models), each)
-        ]
-        if max(len(line) for table in tables for line in table.splitlines()) <= WIDTH:
-            break
-    lines = [title(sheet), "", "\n\n".join(tables), ""]
-    for number, note in enumerate(footnotes.notes, start=1):
-        lines.append(textwrap.fill(f"[{number}] {note}", WIDTH, subsequent_indent="    "))
-    lines += [
-        textwrap.fill(line, WIDTH, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
-        for line in caption(sheet, hardware)
-    ]
-    return "\n".join(lines)
-
-
-def _text_table(sheet: Sheet, models: Sequence[str], footnotes: _Footnotes) -> str:
-    from tabulate import SEPARATING_LINE, tabulate
-
-    names = short_names(sheet.models)
-    headers = ["scheme", "method"]
-    for model in models:
-        headers += [f"{names[model]}\ntop-1", "\ndrop", "\nsynthesis"]
-    body: list[Any] = []
-    scheme = ""
-    for line in _body(sheet, models, footnotes):
-        if scheme and line[0] != scheme:
-            body.append(SEPARATING_LINE)
-        body.append(["" if line[0] == scheme else line[0], *line[1:]])
-        scheme = line[0]
-    aligned = ("left", "left", *(("right",) * (3 * len(models))))
-    table = tabulate(body, headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
-    return "\n".join(line.rstrip() for line in table.splitlines())
-
-
-def _markdown(sheet: Sheet, hardware: Mapping[str, str]) -> str:
-    from tabulate import tabulate
-
-    footnotes = _Footnotes()
-    names = short_names(sheet.models)
-    headers = ["scheme", "method"]
-    for model in sheet.models:
-        headers += [f"{_escaped(names[model])}<br>top-1", "drop", "synthesis"]
-    body = [[_escaped(field) for field in line] for line in _body(sheet, sheet.models, footnotes)]
-    aligned = ("left", "left", *(("right",) * (3 * len(sheet.models))))
-    table = tabulate(body, headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
-    notes = [f"{number}. {_escaped(note)}" for number, note in enumerate(footnotes.notes, start=1)]
-    lines = [f"### {_escaped(title(sheet))}", "", table, ""]
-    if notes:
-        lines += ["Notes, by the number in brackets:", "", *notes, ""]
-    return "\n".join([*lines, *(f"* {_escaped(line)}" for line in caption(sheet, hardware))])
-
-
-def _escaped(field: str) -> str:
-    """Text in which Markdown sees no markup and no column."""
-    for character in "\\`*_|<>":
-        field = field.replace(character, f"\\{character}")
-    return field
+def _plain(verdict: Any) -> dict[str, Any]:
+    claim = verdict.claim
+    return {
+        "verdict": verdict.word,
+        "measured": verdict.measured,
+        "tolerance": verdict.tolerance,
+        "top1": claim.top1,
+        "fp_top1": claim.fp_top1,
+        "drop": None if claim.drop is None else round(claim.drop, 4),
+        "selection": claim.selection,
+        "protocol": claim.protocol,
+        "source": claim.source,
+        "notes": claim.notes,
+    }

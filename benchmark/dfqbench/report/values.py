@@ -15,8 +15,9 @@ ABSENT = "-"
 def value(record: Record, key: str) -> Any:
     """The value at a dotted key; None where a part of it is missing, or the value is NaN."""
     found: Any = record
-    for part in key.split("."):
-        if not isinstance(found, Mapping):
+    for part in key.split(".") if "." in key else (key,):
+        # Tables read millions of values, nearly all from plain dicts; the abstract check is slow.
+        if type(found) is not dict and not isinstance(found, Mapping):
             return None
         found = found.get(part)
     return None if isinstance(found, float) and math.isnan(found) else found
@@ -109,6 +110,18 @@ def duration(seconds: float | None) -> str:
     if seconds < 99.95 * 60:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def standard_error(top1: float, images: float | None) -> float | None:
+    """Binomial standard error sqrt(p (1 - p) / n) of a top-1, in percentage points; None where n is not known.
+
+    Args:
+        top1: percent.
+        images: n.
+    """
+    if not images or not 0 <= top1 <= 100:
+        return None
+    return math.sqrt(top1 * (100 - top1) / images)
 
 
 def spread(numbers: Iterable[float | None], digits: int = 2) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.meter import Counts, counting, metered
 from dfqbench.run.rng import seeded
 from dfqbench.run.source import load_source, save_source, shared_state
+from dfqbench.run.training import Snapshots, Timeline, TrainingFolder
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec, ModelSpec
@@ -90,6 +92,10 @@ class Attempt:
             guard=self._guard,
             warn=lambda text: channel.send("warning", message=text),
         )
+        self._source_images: int | None = None
+        self._training = TrainingFolder(self._folder)
+        self._snapshots: Snapshots | None = None
+        self._timeline: Timeline | None = None
 
     @property
     def step(self) -> int | None:
@@ -132,6 +138,7 @@ class Attempt:
             "peak_mib": self.peaks,
             "flags": self.flags,
             "source_kind": self._source_kind,
+            "source_images": self._source_images or self.counts.images,
             "reused": self._reused,
             "real_data_opened": list(self._guard.hits),
             "wrote_outside": list(self._guard.writes),
@@ -243,8 +250,15 @@ class Attempt:
         if is_live(source) and self._job.quantizer == "calibrate":
             self.flags.append("generator_alone")
         scheme = Scheme.from_dict(self._job.scheme)
+        self._source_images = len(source) if isinstance(source, Sized) else None
+        if not self._job.probe_seconds:
+            if not self._resumed:
+                self._training.clear()
+            self._timeline = Timeline(self._training, self._aside) if is_live(source) else None
+            if self._job.snapshots:
+                self._snapshots = Snapshots(self._training, self._job.snapshots, self._aside)
         self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
-        handed = metered(source, self.clock, self.counts, tuple(model.card.input_size))
+        handed = metered(source, self.clock, self.counts, tuple(model.card.input_size), self._timeline)
         reset_peak(device)
         with (
             seeded(context.seed("global")),
@@ -262,7 +276,15 @@ class Attempt:
         _check_finite(student)
         if isinstance(student, Student):
             self.counts.student_images = student.images_seen
+        if self._snapshots is not None and self._snapshots.refused:
+            self.flags.append("snapshots_not_kept")
         return student
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """The host's own work amid a plugin's call: no phase pays for it, and the guard does not hear it."""
+        with self.clock.paused(), self._guard.off():
+            yield
 
     def _keep(self, student: nn.Module, source: SampleSource, model: ModelSpec) -> None:
         """Saves the student for evaluation elsewhere, and some images to look at."""
@@ -270,11 +292,13 @@ class Attempt:
             save_student(student, self._folder, model.as_dict())
         try:
             with seeded(0), self._guard.watching():
-                images = source.sample(KEPT_IMAGES).images
+                batch = source.sample(KEPT_IMAGES)
         except Exception:
             self.flags.append("images_not_kept")
         else:
-            save_file({"images": images.detach().cpu().contiguous()}, self._folder / IMAGES_FILE)
+            tensors = {"images": batch.images, "labels": batch.labels}
+            found = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
+            save_file(found, self._folder / IMAGES_FILE)
 
     def _evaluated_here(self, student: nn.Module, teacher: nn.Module, model: ModelSpec) -> dict[str, Any]:
         """Evaluates a module that only the plugin's code can run; its operands cannot be checked, and it is flagged."""
@@ -305,6 +329,8 @@ class Attempt:
             report=self._report,
             report_every=0.0 if self._job.probe_seconds else REPORT_EVERY,
             shared_quantize=shared,
+            snapshots=self._snapshots,
+            timeline=self._timeline,
             keeper=self.keeper,
             restored=self.keeper.restored(),
             precision=Precision(self._job.precision),

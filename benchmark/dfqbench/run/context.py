@@ -20,6 +20,7 @@ from dfqbench.api.precision import Precision
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
+from dfqbench.run.training import Snapshots, Timeline
 
 READ_EVERY = 50
 """Steps between readings of device scalars."""
@@ -88,6 +89,8 @@ class HostContext:
         report: Report,
         shared_quantize: SharedQuantize | None = None,
         report_every: float = REPORT_EVERY,
+        snapshots: Snapshots | None = None,
+        timeline: Timeline | None = None,
         keeper: Keeper | None = None,
         restored: Restored | None = None,
         precision: Precision = Precision.FLOAT32,
@@ -107,6 +110,9 @@ class HostContext:
         self._first_bad: Tensor | None = None
         self._last_report = 0.0
         self._report_every = report_every
+        self._snapshots = snapshots
+        self._timeline = timeline
+        self._total = 0
         self._keeper = keeper
         self._restored = restored
         self._keeps = False
@@ -130,13 +136,20 @@ class HostContext:
         found = self._restored.context
         self.generator.set_state(found["generator"].cpu())
         self.steps = int(found["steps"])
+        if self._timeline is not None:
+            self._timeline.reached(self.steps, int(found.get("total", 0)))
         self._first_bad = None if found["first_bad"] is None else found["first_bad"].to(self.device)
         self._restored.on_read()
         return self._restored.state
 
     def own_state(self) -> dict[str, Any]:
         """What the context itself must remember at a step boundary."""
-        return {"generator": self.generator.get_state(), "steps": self.steps, "first_bad": self._first_bad}
+        return {
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+            "total": self._total,
+            "first_bad": self._first_bad,
+        }
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
@@ -148,7 +161,9 @@ class HostContext:
 
     def progress(self, step: int, total: int, **scalars: Any) -> None:
         """Counts steps, notes the first step with a bad loss on the device, and reports now and then."""
-        self.steps = step
+        self.steps, self._total = step, total
+        if self._timeline is not None:
+            self._timeline.reached(step, total)
         loss = scalars.get("loss")
         if isinstance(loss, Tensor):
             self._watch(loss.detach(), step)
@@ -179,7 +194,9 @@ class HostContext:
                 raise NonFiniteError(f"loss in {self._phase}", min(bad, step))
 
     def snapshot(self, student: nn.Module, step: int) -> None:
-        """Accepted and dropped: evaluation of snapshots was not asked for."""
+        """Keeps the student at up to as many steps as were asked for; drops it where none were."""
+        if self._snapshots is not None:
+            self._snapshots.offer(student, step, self._total)
 
     def checkpoint(self, state: State) -> None:
         """Keeps the state now and then, and before an attempt that was asked to stop ends."""

@@ -24,6 +24,7 @@ from dfqbench.run.evaluate import Predictions, accuracy, percent, predict
 from dfqbench.run.identity import canonical
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.source import save_source
+from dfqbench.run.training import TrainingFolder, load_state
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
 from dfqbench.targets.spec import DatasetSpec, ModelSpec
@@ -53,6 +54,7 @@ class Evaluator:
         operations = {
             "baseline": self.baseline,
             "evaluate": self.evaluate,
+            "snapshots": self.snapshots,
             "real": self.real,
             "environment": self.environment,
         }
@@ -105,6 +107,21 @@ class Evaluator:
             "levels_ok": coverage.levels_ok,
             "peak_mib": peak_mib(self._device),
         }
+
+    def snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Evaluates the states of a student that its training has left, and removes them."""
+        data = self._data(request)
+        attempt = Path(request["attempt"])
+        folder = TrainingFolder(attempt)
+        files = folder.students()
+        curve = []
+        student = load_student(attempt, self._device, request["families"]) if files else None
+        for step, file in files.items():
+            if student is not None:
+                student.load_state_dict(load_state(file, str(self._device)))
+                curve.append({"step": step, "top1": percent(predict(student, data, self._device).correct)})
+        folder.drop_students()
+        return {"curve": curve}
 
     def real(self, request: dict[str, Any]) -> dict[str, Any]:
         """Makes the source of the real-data control from the target's training split."""

@@ -44,6 +44,7 @@ class Job:
         checkpoint_every: seconds between two.
         memory_mib: most private memory of the process in MiB, or 0: no limit.
         time_limit: seconds for the worker, or 0: no limit; kept by the executor.
+        snapshots: states of the student to keep during its training, for the oracle.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
     """
 
@@ -73,6 +74,7 @@ class Job:
     checkpoint_every: float = CHECKPOINT_EVERY
     memory_mib: int = 0
     time_limit: float = 0.0
+    snapshots: int = 0
     probe_seconds: float = 0.0
 
     def write(self, path: Path) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dfqbench.run.clock import Clock
+    from dfqbench.run.training import Timeline
 
 
 @dataclass(slots=True)
@@ -130,9 +131,17 @@ class MeteredImages(MeteredSource):
 class MeteredLiveSource(MeteredSource):
     """The same for a source that still learns."""
 
-    def __init__(self, source: LiveSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        source: LiveSource,
+        clock: Clock,
+        counts: Counts,
+        shape: tuple[int, ...] | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
         super().__init__(source, clock, counts, shape)
         self._live = source
+        self._timeline = timeline
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Trains the generator once; the time, passes through teacher and student included, is synthesis."""
@@ -141,13 +150,29 @@ class MeteredLiveSource(MeteredSource):
         self._check_shape(batch)
         self._counts.images += len(batch.images)
         self._counts.source_steps += 1
+        if self._timeline is not None:
+            self._timeline.offer(batch)
         return batch
 
 
-def metered(source: SampleSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None) -> MeteredSource:
-    """Wraps a source for the clock and the counts; `shape` (C, H, W) is what its images must have."""
+def metered(
+    source: SampleSource,
+    clock: Clock,
+    counts: Counts,
+    shape: tuple[int, ...] | None = None,
+    timeline: Timeline | None = None,
+) -> MeteredSource:
+    """Wraps a source for the clock and the counts.
+
+    Args:
+        source: fixed or live.
+        clock: is told of its time.
+        counts: of its images.
+        shape: (C, H, W) that its images must have; None: any.
+        timeline: sees the batches of a live one.
+    """
     if is_live(source):
-        return MeteredLiveSource(source, clock, counts, shape)
+        return MeteredLiveSource(source, clock, counts, shape, timeline)
     if isinstance(source, Sized):
         return MeteredImages(source, len(source), clock, counts, shape)
     return MeteredSource(source, clock, counts, shape)

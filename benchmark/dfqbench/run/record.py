@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,7 @@ class Header:
         device: torch device.
         started_at: ISO time.
         revision: git revision of dfqbench, or None: not run from a checkout.
+        oracle: states of the student to evaluate besides the last; 0: none.
     """
 
     run: str
@@ -33,6 +34,7 @@ class Header:
     device: str
     started_at: str
     revision: str | None = None
+    oracle: int = 0
 
 
 def now() -> str:
@@ -93,6 +95,8 @@ def blank(cell: Cell, header: Header) -> dict[str, Any]:
         "preprocessing": cell.preprocessing,
         "selection": "last",
         "oracle": None,
+        "oracle_asked": header.oracle,
+        "curve": None,
         "environment": header.environment,
         "revision": header.revision,
         "error": None,
@@ -129,6 +133,7 @@ def add_cost(record: dict[str, Any], outcome: Outcome, evaluation: float, wall: 
     }
     record["reused_from"] = reused.get("id")
     record["source_kind"] = result.get("source_kind")
+    record["source_images"] = result.get("source_images")
     shared = reused.get("counts") or {}
     record["counts"] = {name: n + shared.get(name, 0) for name, n in result.get("counts", {}).items()}
     record["peak_mib"] = dict(result.get("peak_mib", {}))
@@ -138,6 +143,18 @@ def add_cost(record: dict[str, Any], outcome: Outcome, evaluation: float, wall: 
     record["wrote_outside"] = list(result.get("wrote_outside", []))
     record["resumed"] = int(result.get("resumed", 0))
     record["flags"] = [*record["flags"], *result.get("flags", [])]
+
+
+def add_curve(record: dict[str, Any], curve: Sequence[Mapping[str, Any]]) -> None:
+    """Adds the accuracies of snapshots, and the best of them as the oracle's; the headline stays the last state.
+
+    Args:
+        record: to add to.
+        curve: `step` and `top1` of each snapshot, in the order of steps; the first of equals is the oracle's.
+    """
+    record["curve"] = [dict(point) for point in curve]
+    best = max(curve, key=lambda point: point["top1"], default=None)
+    record["oracle"] = None if best is None else {"top1": best["top1"], "step": best["step"]}
 
 
 def close(record: dict[str, Any], status: str, error: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dfqbench.run.executor import EvaluatorClient
 from dfqbench.run.job import CHECKPOINT_EVERY, Job
 from dfqbench.run.record import Header, now
 from dfqbench.run.saved import is_saved
-from dfqbench.run.statuses import FAULTY, SETTLED
+from dfqbench.run.statuses import FAULTY, MEASURED, SETTLED
 from dfqbench.run.store import RunFolder
 
 
@@ -30,6 +30,7 @@ class Rules:
         checkpoint_every: seconds between checkpoints.
         memory_mib: most private memory of a worker; 0: no limit.
         max_failures: failures after which the run ends; 0: never.
+        oracle: states of each student to evaluate besides its last; a cell finished with fewer runs again.
     """
 
     any_environment: bool = False
@@ -39,6 +40,7 @@ class Rules:
     checkpoint_every: float = CHECKPOINT_EVERY
     memory_mib: int = 0
     max_failures: int = 0
+    oracle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Runner:
         record = self.folder.latest(cell.cell_id)
         if record is None or not self.serves(record):
             return None
+        if record["status"] in MEASURED and (record.get("oracle_asked") or 0) < self.rules.oracle:
+            return None
         if record["status"] in FAULTY and (record["status"] in self.rules.retry or cell.problem is not None):
             return None
         return record
@@ -111,7 +115,9 @@ class Runner:
     def header(self, number: int) -> Header:
         """What the record of attempt `number` says first."""
         revision = self._site.environment.get("revision")
-        return Header(self.folder.name, number, self.environment, self.device, now(), revision)
+        return Header(
+            self.folder.name, number, self.environment, self.device, now(), revision, self.rules.oracle
+        )
 
     def describe(self) -> None:
         """Writes the description of the environment, once."""
@@ -165,6 +171,7 @@ class Runner:
             checkpoint_every=self.rules.checkpoint_every,
             memory_mib=self.rules.memory_mib,
             time_limit=0.0 if probe_seconds else self.rules.time_limit,
+            snapshots=0 if probe_seconds else self.rules.oracle,
             probe_seconds=probe_seconds,
         )
 

@@ -1,0 +1,46 @@
+"""`dfqbench pictures`: each method's images as a grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfqbench.cli.table import OutOption, RunArgument, read_attempts
+from dfqbench.run.store import DEFAULT_OUT
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb to the command line."""
+    app.command("pictures")(pictures)
+
+
+def pictures(
+    run: RunArgument = None,
+    out: OutOption = DEFAULT_OUT,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the files; pictures/ beside the runs.")
+    ] = None,
+) -> None:
+    """Draw each method's images, by class.
+
+    In display space, with the teacher's confidence where `diagnose` has measured it; of sources that learn also over
+    their training.
+    """
+    from dfqbench.cli.options import checked_out
+    from dfqbench.report.pictures import pictures as drawn
+    from dfqbench.report.pictures.grid import encoded
+
+    attempts, _ = read_attempts(out, run)
+    found, problems = drawn(attempts)
+    folder = checked_out(to or out / (run or ".") / "pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in found:
+        file = folder / f"{picture.name}.png"
+        temporary = file.with_suffix(".png.part")
+        temporary.write_bytes(encoded(picture.image, "png"))
+        temporary.replace(file)
+        typer.echo(str(file))
+    for problem in problems:
+        typer.echo(f"not shown: {problem}", err=True)

@@ -1,0 +1,1 @@
+"""Diagnoses: what papers claim about their synthetic images, measured for every method in the same way."""

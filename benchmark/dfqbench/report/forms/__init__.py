@@ -1,0 +1,1 @@
+"""Forms: one page as text, Markdown, LaTeX or HTML."""

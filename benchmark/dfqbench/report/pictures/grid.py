@@ -1,0 +1,85 @@
+"""Grids: many small images as one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+TILE, GAP, TEXT = 64, 4, 12
+"""Side of an image in the grid, gap between two, and height of the line beneath, in pixels."""
+COLUMNS = 8
+FEWEST_SMOOTH = 16
+"""Side in pixels below which enlarged images always keep their pixels: there is nothing to see otherwise."""
+LEFT = 78
+"""Width of the words before a row."""
+
+
+def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool = False) -> Image:
+    """Images in rows of eight, each with words beneath.
+
+    Args:
+        images: (N, H, W, 3), in the order in which they are shown.
+        words: one for each.
+        smooth: whether enlarged images lose the edges of their pixels: a fraction of the bytes as JPEG.
+    """
+    rows = -(-len(images) // COLUMNS)
+    canvas = _canvas(COLUMNS * (TILE + GAP) + GAP, rows * (TILE + TEXT + GAP) + GAP)
+    for at, (image, word) in enumerate(zip(images, words, strict=True)):
+        x, y = GAP + at % COLUMNS * (TILE + GAP), GAP + at // COLUMNS * (TILE + TEXT + GAP)
+        _paste(canvas, image, x, y, smooth=smooth)
+        _write(canvas, word, x, y + TILE)
+    return canvas
+
+
+def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]], *, smooth: bool = False) -> Image:
+    """A row of images for each point of the training, with words before it.
+
+    Args:
+        rows: words and images (N, H, W, 3); of these the first eight are shown.
+        smooth: as of `class_grid`.
+    """
+    canvas = _canvas(LEFT + COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + GAP) + GAP)
+    for at, (word, images) in enumerate(rows):
+        y = GAP + at * (TILE + GAP)
+        for line, part in enumerate(word.split("\n")):
+            _write(canvas, part, GAP, y + TILE // 2 - TEXT + line * TEXT)
+        for column, image in enumerate(images[:COLUMNS]):
+            _paste(canvas, image, LEFT + column * (TILE + GAP), y, smooth=smooth)
+    return canvas
+
+
+def encoded(image: Image, form: Literal["png", "jpeg"]) -> bytes:
+    """The file's content; JPEG without loss of colour resolution, for pages that must stay small."""
+    stream = io.BytesIO()
+    options = {"quality": 65, "subsampling": 0, "optimize": True} if form == "jpeg" else {"optimize": True}
+    image.save(stream, form.upper(), **options)
+    return stream.getvalue()
+
+
+def _canvas(width: int, height: int) -> Image:
+    from PIL import Image as Module
+
+    return Module.new("RGB", (width, height), "white")
+
+
+def _paste(canvas: Image, image: NDArray[np.uint8], x: int, y: int, *, smooth: bool) -> None:
+    from PIL import Image as Module
+
+    tile = Module.fromarray(image)
+    # Small images keep their pixels; large ones are averaged.
+    how = Module.Resampling.NEAREST if max(tile.size) <= TILE else Module.Resampling.BOX
+    if smooth and FEWEST_SMOOTH <= max(tile.size) <= TILE:
+        how = Module.Resampling.BICUBIC
+    canvas.paste(tile.resize((TILE, TILE), how), (x, y))
+
+
+def _write(canvas: Image, text: str, x: int, y: int) -> None:
+    from PIL import ImageDraw, ImageFont
+
+    ImageDraw.Draw(canvas).text((x, y), text, fill="#1b1f24", font=ImageFont.load_default(size=10))

@@ -1,0 +1,82 @@
+"""Style: one colour, marker and line for each method in all plots; told apart in grey and by colour-blind people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+"""Okabe and Ito's palette (yellow, which no paper shows, replaced by brown)."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1, 1, 1)))
+CONTROL_COLOURS = ("#6E6E6E", "#A0A0A0", "#4A4A4A", "#C0C0C0")
+HATCHES = ("", "///", "...", "xxx", "\\\\\\")
+PHASE_COLOURS = ("#DDDDDD", "#56B4E9", "#E69F00", "#009E73", "#FFFFFF")
+GRID: Mapping[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6}
+
+RC: Mapping[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 5,
+    "hatch.linewidth": 0.5,
+    # Names come from records: they are text, never formulas.
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dfqbench",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a method is drawn.
+
+    Attributes:
+        colour: hexadecimal.
+        marker: matplotlib's.
+        line: matplotlib's.
+        hollow: whether markers are empty: a control.
+    """
+
+    colour: str
+    marker: str
+    line: Any
+    hollow: bool
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """For `plot` and `errorbar`."""
+        face = "white" if self.hollow else self.colour
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face}
+
+
+def looks(methods: Iterable[tuple[str, bool]]) -> dict[str, Look]:
+    """A look for every method.
+
+    Args:
+        methods: label, and whether it is a control.
+    """
+    found: dict[str, Look] = {}
+    competitors = controls = 0
+    for label, control in methods:
+        if label in found:
+            continue
+        if control:
+            colour = CONTROL_COLOURS[controls % len(CONTROL_COLOURS)]
+            found[label] = Look(colour, MARKERS[controls % len(MARKERS)], (0, (2, 2)), True)
+            controls += 1
+        else:
+            at = competitors
+            found[label] = Look(COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)], LINES[at % len(LINES)], False)
+            competitors += 1
+    return found

@@ -1,0 +1,122 @@
+"""Paired comparisons: McNemar's test and the bootstrap, against independent computations."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.report.test_table import record
+
+from dfqbench.api import InputError, UsageError
+from dfqbench.report.comparison import compare, render_comparison
+from dfqbench.report.correct import correctness
+from dfqbench.report.paired import bootstrap_interval, compare_paired, mcnemar
+
+
+def answered(cell: str, flags: Any, **changes: Any) -> dict[str, Any]:
+    bits = np.asarray(flags, dtype=bool)
+    dataset = {"name": "digits", "n": len(bits), "sha256": "d", "subset": None}
+    packed = base64.b64encode(np.packbits(bits).tobytes()).decode()
+    return record(cell, correct=packed, dataset=dataset, top1=100 * float(bits.mean()), **changes)
+
+
+def flags(n: int, share: float, seed: int) -> Any:
+    return np.random.default_rng(seed).random(n) < share
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 1), (3, 9), (10, 10), (0, 12), (100, 140), (400, 500)])
+def test_mcnemar_is_exact_where_few_images_differ(b: int, c: int) -> None:
+    n = b + c
+    tail = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
+    assert mcnemar(b, c) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_mcnemar_of_many_is_chi_squared() -> None:
+    assert mcnemar(600, 700) == pytest.approx(math.erfc(math.sqrt(99**2 / 1300 / 2)))
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_the_interval_is_that_of_resampled_images() -> None:
+    gaps = flags(500, 0.9, 0).astype(float) - flags(500, 0.8, 1).astype(float)
+    random = np.random.default_rng(7)
+    means = [100 * random.choice(gaps, len(gaps)).mean() for _ in range(4000)]
+    assert bootstrap_interval(gaps) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.3)
+    assert bootstrap_interval(gaps) == bootstrap_interval(gaps)
+    assert bootstrap_interval(np.zeros(9)) == (0.0, 0.0)
+
+
+def test_counts() -> None:
+    found = compare_paired([np.array([1, 1, 0, 0, 1], bool)], [np.array([1, 0, 1, 0, 0], bool)])
+    assert (found.first, found.second, found.only_first, found.only_second) == (60.0, 40.0, 2, 1)
+    assert found.p == 1.0
+    assert found.exact
+    with pytest.raises(ValueError, match="cannot be paired"):
+        compare_paired([np.ones(3, bool)], [np.ones(4, bool)])
+
+
+def test_two_methods_by_seed_and_over_seeds() -> None:
+    good = [answered(f"a{s}", flags(1000, 0.95, s), seed=s) for s in range(3)]
+    poor = [answered(f"b{s}", flags(1000, 0.80, 9 + s), seed=s, method="poor") for s in (2, 1, 5)]
+    found = compare([*good, *poor], "zeroq", "poor")
+    assert [entry.seed for entry in found] == ["1", "2", "all"]
+    assert found[0].paired.p is not None
+    assert found[0].paired.p < 1e-6
+    assert found[2].paired.p is None
+    # The mean over seeds is steadier than one seed.
+    assert found[2].paired.high - found[2].paired.low < found[0].paired.high - found[0].paired.low
+    text = render_comparison(found, "zeroq", "poor")
+    assert "A: zeroq, B: poor, digits, digits:resnet8, w4a4@gdfq, short" in text
+    assert text.count("A is better") == 3
+    assert "not corrected" in text
+    assert json.loads(render_comparison(found, "zeroq", "poor", "json"))[0]["only_first"] == found[0].paired.only_first
+    assert "| A is better" in render_comparison(found, "zeroq", "poor", "md")
+
+
+def test_equal_students_do_not_differ() -> None:
+    same = flags(100, 0.5, 0)
+    [found] = compare([answered("a", same), answered("b", same, method="noise")], "zeroq", "noise (floor)")
+    assert (found.paired.p, found.paired.low, found.paired.high, found.paired.differs) == (1.0, 0.0, 0.0, False)
+
+
+def test_cells_by_id() -> None:
+    records = [answered("aaaa1", flags(100, 0.5, 0)), answered("bbbb2", flags(100, 0.9, 1), seed=4)]
+    [found] = compare(records, "aaaa", "bbbb")
+    assert (found.place[2], found.seed) == ("w4a4@gdfq", "0 / 4")
+    other = {"name": "digits", "n": 100, "sha256": "another"}
+    with pytest.raises(UsageError, match="other images"):
+        compare([records[0], records[1] | {"dataset": other}], "aaaa", "bbbb")
+
+
+def test_other_images_are_never_paired() -> None:
+    one, other = answered("a", flags(100, 0.5, 0)), answered("b", flags(100, 0.9, 1), method="x")
+    changed = other | {"dataset": other["dataset"] | {"sha256": "e"}}
+    with pytest.raises(UsageError, match="share no model, scheme, budget and seed on the same images"):
+        compare([one, changed], "zeroq", "x")
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        (None, "no answer for each image"),
+        ("", "no answer for each image"),
+        ("!!", "do not fit"),
+        ("AAAA", "do not fit"),
+        (base64.b64encode(b"\xff" * 13).decode(), "do not fit"),
+    ],
+)
+def test_damaged_answers(bits: Any, message: str) -> None:
+    broken = answered("a", flags(100, 0.5, 0)) | {"correct": bits}
+    with pytest.raises(InputError, match=message):
+        correctness(broken)
+
+
+def test_unknown_names() -> None:
+    records = [answered("a", flags(100, 0.5, 0)), answered("b", flags(100, 0.5, 0), method="noise")]
+    with pytest.raises(UsageError, match="unknown method or cell 'zerq'; did you mean zeroq"):
+        compare(records, "zerq", "noise")
+    with pytest.raises(UsageError, match="unknown format"):
+        render_comparison([], "a", "b", "xml")  # type: ignore[arg-type]

@@ -1,0 +1,256 @@
+"""The report's page: its numbers are the records', it reads without a script, and no text of a record is markup."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tests.report.browser import Browser, browsing, chromium
+from tests.report.test_pictures import shown
+from tests.report.test_plots import run
+from tests.report.test_table import failed, scheme
+
+from dfqbench.report.site import report_page
+
+HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>\"'`{{7*7}}&"
+TIMEOUT = 120
+
+
+def attempts(tmp_path: Path) -> list[tuple[dict[str, Any], Path]]:
+    found: list[tuple[dict[str, Any], Path]] = []
+    extra = [
+        failed("f1", "failed", "the loss is not finite", "RuntimeError", method="broken", scheme=scheme(4)),
+        failed("f2", "oom", "out of memory", method="hungry", scheme=scheme(4)),
+    ]
+    for made in [*run(), *extra]:
+        record = made
+        folder = tmp_path / record["cell_id"] / "attempt-1"
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text("first line\nlast line of " + record["cell_id"] + "\n")
+        if record["status"] == "ok":
+            record = made | {"preprocessing": shown()["preprocessing"]}
+            images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
+            save_file({"images": images, "labels": np.arange(64) % 10}, folder / "images.safetensors")
+        found.append((record, folder))
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    environments = {"e1": {"device": "cpu", "cpu": "Toy", "packages": {"torch": "2.9"}}}
+    text = report_page(attempts(folder), {"e1": "cpu: Toy"}, environments, "dfqbench: test")
+    file = folder / "report.html"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+class Cells(HTMLParser):
+    """The summary's rows, tags that are open, and everything that would reach outside or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.active: list[str] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in {"meta", "br", "img", "input", "link", "hr"}:
+            self.open.append(tag)
+        if tag in {"script", "iframe", "object", "embed", "link", "base"} or any(key.startswith("on") for key in given):
+            self.active.append(tag)
+        for key in ("src", "href"):
+            if not (given.get(key) or "#").startswith(("#", "data:image/")):
+                self.active.append(f"{tag} {given[key]}")
+        self.inside = self.inside or (tag == "table" and given.get("id") == "summary")
+        if tag == "tr" and self.inside:
+            self.rows.append([])
+        elif tag == "td" and self.inside:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.inside = self.inside and tag != "table"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and "td" in self.open:
+            self.rows[-1][-1] += data
+
+
+def parsed(text: str) -> Cells:
+    reader = Cells()
+    reader.feed(text)
+    assert reader.open == []
+    return reader
+
+
+def expected() -> dict[tuple[str, str], tuple[str, str]]:
+    """Top-1 and synthesis of the test's run, by method and scheme."""
+    found = {}
+    for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (floor)", 50.5, "0.50 s")):
+        found[name, "w4a4@gdfq"] = (f"{top1:.2f} ± 0.71 (2)", seconds)
+        found[name, "w3a3@gdfq"] = (f"{top1 - 10:.2f} ± 0.71 (2)", seconds)
+    return found
+
+
+def test_numbers_are_those_of_the_records(page: Path) -> None:
+    rows = parsed(page.read_text(encoding="utf-8")).rows[1:]
+    found = {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"}
+    assert found == expected()
+    assert {row[0]: (row[3], row[9]) for row in rows if row[9] != "ok"} == {
+        "broken": ("failed", "failed"),
+        "hungry": ("out of memory", "out of memory"),
+    }
+
+
+def test_the_page_holds_everything_and_reaches_nowhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert len(text) < 5_000_000
+    assert parsed(text).active == ["script"]
+    assert "script-src 'sha256-" in text
+    for part in (
+        "last line of a40",
+        "RuntimeError",
+        "the loss is not finite",
+        "iterations",
+        "Accuracy against bits",
+        "Learning curves",
+        "data:image/jpeg;base64,",
+        "data:image/svg+xml;base64,",
+        "Environments",
+        "packages.torch",
+        "Diagnostics",
+    ):
+        assert part in text
+
+
+def hostile(data: Any) -> Any:
+    """The data with every text replaced, but for what decides how it is read."""
+    if isinstance(data, dict):
+        kept = ("status", "cell_id", "schema", "control")
+        return {key: entry if key in kept else hostile(entry) for key, entry in data.items()} | {HOSTILE: HOSTILE}
+    if isinstance(data, list):
+        return [hostile(entry) for entry in data]
+    return HOSTILE if isinstance(data, str) else data
+
+
+def test_hostile_text_is_text(tmp_path: Path) -> None:
+    made = attempts(tmp_path)
+    bad = []
+    for record, folder in made:
+        (folder / "log.txt").write_text(HOSTILE)
+        entry = hostile(record) | {"finished_at": "2025", "flags": [HOSTILE], "label": HOSTILE + record["method"]}
+        entry["error"] = entry["error"] and entry["error"] | {"traceback": HOSTILE}
+        bad.append((entry, folder))
+    with warnings.catch_warnings():
+        # Fonts may lack characters; the page does not depend on them.
+        warnings.simplefilter("ignore")
+        text = report_page(bad, {HOSTILE: HOSTILE}, {HOSTILE: {HOSTILE: HOSTILE}}, HOSTILE)
+    reader = parsed(text)
+    assert reader.active == ["script"]
+    assert "onerror=alert(1)>" not in text
+    assert html.escape("{{7*7}}&") in text
+    assert any(HOSTILE in field for row in reader.rows for field in row)
+
+
+def test_strange_records(tmp_path: Path) -> None:
+    strange: list[dict[str, Any]] = [
+        {},
+        {"status": "ok", "top1": 50, "model": "resnet18", "scheme": "w4a4"},
+        {"status": "never heard of", "error": "boom", "params": [], "diagnostics": 3, "curve": "x", "seconds": None},
+        {"status": "ok", "top1": 10.0, "diagnostics": {"layers": [1, {"name": None}], "over_training": [None]}},
+    ]
+    text = report_page([(record, tmp_path) for record in strange], {}, {}, "strange")
+    assert len(parsed(text).rows) >= 2
+    assert "No records" in report_page([], {}, {}, "empty")
+
+
+needs_browser = pytest.mark.skipif(
+    chromium() is None, reason="no Chromium on the path; name one in DFQBENCH_CHROMIUM to check the page as rendered"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = chromium()
+    assert program is not None
+    with browsing(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+TABLE = """Array.from(document.querySelectorAll('#summary tbody tr')).filter(r => r.getBoundingClientRect().height > 0)
+    .map(r => Array.from(r.cells).map(c => c.innerText.trim()))"""
+
+BOXES_FIT = """Array.from(document.querySelectorAll('.scroll'))
+    .every(box => box.getBoundingClientRect().right <= innerWidth + 1)"""
+IMAGE_WIDTHS = """Promise.all(Array.from(document.images)
+    .map(image => { image.loading = 'eager'; return image.decode().then(() => image.naturalWidth); }))"""
+TYPE = """(() => { const box = document.querySelector('#filters input');
+    box.value = WORDS; box.dispatchEvent(new Event('input')); })()"""
+
+
+@needs_browser
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_rendered_table(browser: Browser, page: Path, width: int, height: int) -> None:
+    browser.open(page, width, height)
+    assert browser.run("document.documentElement.dataset.ready") == "yes"
+    assert browser.run("innerWidth") == width
+    found = {(row[0], row[2]): (row[3], row[6]) for row in browser.run(TABLE) if row[9] == "ok"}
+    assert found == expected()
+    # The page itself never scrolls sideways, and what is wider scrolls in its own box.
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(BOXES_FIT)
+    assert all(natural > 0 for natural in browser.run(IMAGE_WIDTHS))
+
+
+@needs_browser
+@pytest.mark.timeout(TIMEOUT)
+def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
+    browser.open(page, 1280, 900)
+    column = "Array.from(document.querySelectorAll('#summary thead button')).find(b => b.textContent === 'top-1')"
+    tops = f"{TABLE}.map(r => r[3])"
+    browser.run(f"{column}.click()")
+    falling = [float(top.split()[0]) for top in browser.run(tops) if top[0].isdigit()]
+    assert falling == sorted(falling, reverse=True)
+    assert browser.run(tops)[-1] in {"failed", "out of memory"}
+    browser.run(f"{column}.click()")
+    rising = [float(top.split()[0]) for top in browser.run(tops) if top[0].isdigit()]
+    assert rising == falling[::-1]
+    assert browser.run(tops)[-1] in {"failed", "out of memory"}
+    assert browser.run("document.querySelector('[aria-sort]').ariaSort") == "ascending"
+    browser.run(TYPE.replace("WORDS", "'noise w4a4'"))
+    assert [row[0] for row in browser.run(TABLE)] == ["noise (floor)"]
+    assert browser.run("document.getElementById('shown').textContent") == "1 of 8 rows"
+    browser.run(TYPE.replace("WORDS", "''"))
+    assert len(browser.run(TABLE)) == 8
+
+
+@needs_browser
+@pytest.mark.timeout(TIMEOUT)
+def test_without_a_script(browser: Browser, page: Path) -> None:
+    browser.open(page, 390, 844, script=False)
+    assert browser.run("document.documentElement.dataset.ready") is None
+    found = {(row[0], row[2]): (row[3], row[6]) for row in browser.run(TABLE) if row[9] == "ok"}
+    assert found == expected()
+    assert browser.run("document.getElementById('filters').getBoundingClientRect().height") == 0
+
+
+@needs_browser
+@pytest.mark.timeout(TIMEOUT)
+def test_a_link_opens_the_cell(browser: Browser, page: Path) -> None:
+    browser.open(page, 1280, 900)
+    browser.run("document.querySelector('#summary a').click()")
+    browser.run("new Promise(done => setTimeout(done, 200))")
+    opened = browser.run("Array.from(document.querySelectorAll('details[open]')).map(d => d.innerText)")
+    assert len(opened) == 1
+    assert "iterations" in opened[0]

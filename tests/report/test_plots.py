@@ -1,0 +1,130 @@
+"""Plots: what is drawn is what the records say, for print, and hostile names are text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from tests.report.test_table import failed, record, scheme
+
+from dfqbench.api import UsageError
+from dfqbench.report.plots import draw_plots, saved
+from dfqbench.report.plots.accuracy import pareto
+from dfqbench.report.plots.style import COLOURS, looks
+
+
+def run() -> list[dict[str, Any]]:
+    times = {"a": 1.0, "b": 10.0, "noise": 0.5}
+    tops = {"a": 80.0, "b": 90.0, "noise": 50.0}
+    return [
+        record(
+            f"{name}{bits}{seed}",
+            method=name,
+            seed=seed,
+            scheme=scheme(bits),
+            top1=tops[name] - 10 * (bits == 3) + seed,
+            seconds={"setup": 1.0, "synthesis": times[name], "quantization": 2.0, "evaluation": 1.0, "wall": 9.0},
+            curve=[{"step": 5, "top1": 60.0}, {"step": 9, "top1": 85.0}, {"step": 12, "top1": tops[name]}],
+            oracle={"top1": 85.0, "step": 9},
+            diagnostics={
+                "version": 1,
+                "layers": [{"name": f"bn{at}", "mean_gap": 0.1 * at + 0.05} for at in range(3)],
+                "over_training": [{"step": 1, "homogeneity": 0.5}, {"step": 9, "homogeneity": 0.75}],
+            },
+        )
+        for name in times
+        for bits in (4, 3)
+        for seed in (0, 1)
+    ]
+
+
+def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    handles, labels = axes.get_legend_handles_labels()
+    found = {}
+    for handle, label in zip(handles, labels, strict=True):
+        line = handle[0] if hasattr(handle, "lines") else handle
+        if hasattr(line, "get_xdata"):
+            found[label] = ([float(x) for x in line.get_xdata()], [float(y) for y in line.get_ydata()])
+    return found
+
+
+def axes_of(kind: str, records: list[dict[str, Any]] | None = None) -> Any:
+    return draw_plots(run() if records is None else records, [kind])[0].figure.axes[0]
+
+
+def test_accuracy_against_bits() -> None:
+    axes = axes_of("bits")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["w4a4", "w3a3"]
+    assert lines(axes)["a"] == ([0.0, 1.0], [80.5, 70.5])
+    assert lines(axes)["noise (floor)"][1] == [50.5, 40.5]
+    assert "full precision 98.50" in lines(axes)
+
+
+def test_accuracy_against_time_with_its_front() -> None:
+    found = lines(axes_of("time"))
+    assert found["a"] == ([3.0], [80.5])
+    assert found["Pareto front"] == ([3.0, 12.0], [80.5, 90.5])
+
+
+def test_the_front() -> None:
+    points = [(2.0, 5.0), (1.0, 3.0), (3.0, 4.0), (1.0, 2.0), (4.0, 6.0)]
+    assert pareto(points) == [(1.0, 3.0), (2.0, 5.0), (4.0, 6.0)]
+
+
+def test_time_by_phase() -> None:
+    axes = axes_of("phases")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["noise (floor)", "b", "a"]
+    widths = [patch.get_width() for patch in axes.patches]
+    assert widths[:5] == [1.0, 0.5, 2.0, 1.0, 0.0]
+    assert widths[5:7] == [1.0, 10.0]
+
+
+def test_learning_curves_mark_the_last_state_and_the_oracle() -> None:
+    axes = axes_of("curves")
+    assert lines(axes)["a"] == ([5.0, 9.0, 12.0], [60.0, 85.0, 80.0])
+    marked = [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines if len(line.get_xdata()) == 1
+    ]
+    assert (12.0, 80.0) in marked
+    assert (9.0, 85.0) in marked
+
+
+def test_diagnoses() -> None:
+    assert lines(axes_of("homogeneity"))["b"] == ([1.0, 9.0], [0.5, 0.75])
+    xs, ys = lines(axes_of("layers"))["a"]
+    assert xs == [1.0, 2.0, 3.0]
+    assert ys == pytest.approx([0.05, 0.15, 0.25])
+
+
+def test_what_is_not_there_is_not_drawn() -> None:
+    plain = [record("1"), failed("2", "failed", "boom", method="x")]
+    assert {plot.kind for plot in draw_plots(plain)} == {"phases"}
+    assert draw_plots([failed("2", "failed", "boom")]) == []
+    with pytest.raises(UsageError, match="unknown plot 'bit'; did you mean bits"):
+        draw_plots(plain, ["bit"])
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    found = looks([(f"m{at}", False) for at in range(8)] + [("noise", True), ("real", True)])
+    assert len({(look.marker, str(look.line)) for look in found.values() if not look.hollow}) == 8
+    assert len({look.colour for look in found.values()}) == 10
+    assert set(COLOURS) >= {look.colour for look in found.values() if not look.hollow}
+
+
+def test_files(tmp_path: Path) -> None:
+    hostile = '$\\frac{1$ <script>&"_x_'
+    plots = draw_plots(
+        [record("1", method=hostile, scheme=scheme(4)), record("2", method=hostile, scheme=scheme(3))], ["bits"]
+    )
+    files = saved(plots, tmp_path / "plots")
+    assert [file.suffix for file in files] == [".png", ".svg"]
+    assert Image.open(io.BytesIO(files[0].read_bytes())).width > 600
+    ElementTree.fromstring(files[1].read_text())  # noqa: S314 - our own file
+    assert "<script>" not in files[1].read_text()
+    assert "&lt;script&gt;" in files[1].read_text()
+    again = saved(plots, tmp_path / "again")
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]

@@ -1,0 +1,237 @@
+"""Any view of the records: rows, columns, values, marks, and the forms for papers."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.test_table import failed, record, rows, scheme
+
+from dfqbench.api import UsageError
+from dfqbench.report import Layout, parse_layout, render
+from dfqbench.report.escape import latex
+from dfqbench.report.table import make_pages
+
+
+def layout(rows: str, columns: str, value: str = "top1") -> Layout:
+    return parse_layout(rows.split(","), columns.split(","), value.split(","))
+
+
+def several() -> list[dict[str, Any]]:
+    values = {"a": 90.0, "b": 91.0, "c": 91.0, "d": 80.0, "noise": 99.0, "real": 99.5}
+    return [
+        record(f"{name}{bits}", method=name, top1=top1 - bits, drop=None, scheme=scheme(bits))
+        for name, top1 in values.items()
+        for bits in (4, 3)
+    ]
+
+
+def test_best_and_second_of_the_competitors() -> None:
+    found = {(row[0], row[1]): row[2] for row in rows(render(several(), "md"))}
+    assert found["w4a4@gdfq", "b"] == found["w4a4@gdfq", "c"] == "**87.00**"
+    # Two share the first place: there is no second, and controls have no rank.
+    assert found["w4a4@gdfq", "a"] == "86.00"
+    assert found["w4a4@gdfq", "_noise (floor)_"] == "95.00"
+    second = [entry for entry in several() if entry["method"] != "c"]
+    assert {row[1]: row[2] for row in rows(render(second, "md")) if row[0].startswith("w3")} == {
+        "a": "<u>87.00</u>",
+        "b": "**88.00**",
+        "d": "77.00",
+        "_noise (floor)_": "96.00",
+        "_real (ceiling)_": "96.50",
+    }
+
+
+def test_lower_is_better_where_it_is() -> None:
+    records = [record("1", seconds={"synthesis": 2.0}), record("2", method="x", seconds={"synthesis": 1.0})]
+    assert {row[1]: row[4] for row in rows(render(records, "md"))} == {"zeroq": "<u>2.0 s</u>", "x": "**1.0 s**"}
+
+
+def test_what_fell_to_chance_is_never_the_best() -> None:
+    records = [
+        record("1", top1=10.0, status="collapsed"),
+        record("2", method="x", top1=5.0),
+        record("3", method="y", top1=6.0),
+    ]
+    found = {row[1]: row[2] for row in rows(render(records, "md"))}
+    assert found == {"zeroq": "10.00 [1]", "x": "<u>5.00</u>", "y": "**6.00**"}
+    assert "[1] collapsed: no better than guessing" in render(records, "text")
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        ("oom", "out of memory"),
+        ("timeout", "time limit"),
+        ("preempted", "preempted"),
+        ("never heard of", "never heard of"),
+    ],
+)
+def test_statuses_of_later_versions(status: str, word: str) -> None:
+    [row] = rows(render([failed("1", status, "boom")], "md"))
+    assert row[2] == f"{word} [1]"
+
+
+def test_methods_by_bits() -> None:
+    page = render(several(), "md", layout=layout("method", "bits"))
+    assert page.splitlines()[2].split("|")[2].strip() == "w4a4<br>top-1"
+    assert {row[0]: row[1:] for row in rows(page)}["b"] == ["**87.00**", "**88.00**"]
+    assert "budget short, gdfq, digits:resnet8" in page.splitlines()[0].replace("\\", "")
+
+
+def test_what_is_in_neither_rows_nor_columns_has_pages() -> None:
+    pages = make_pages(several(), layout=layout("method", "model"))
+    assert [page.title.rpartition(", ")[2] for page in pages] == ["w4a4@gdfq", "w3a3@gdfq"]
+    assert all(len(page.rows) == 6 for page in pages)
+
+
+def test_seeds_in_columns_are_not_averaged() -> None:
+    records = [record(str(seed), seed=seed, top1=90.0 + seed) for seed in (0, 1, 10)]
+    [row] = rows(render(records, "md", layout=layout("scheme,method", "model,seed")))
+    assert row[2:] == ["90.00", "91.00", "100.00"]
+
+
+def test_targets_in_columns() -> None:
+    records = [record("1"), record("2", target="cifar10", dataset={"name": "cifar10", "n": 10000}, top1=50.0)]
+    [page] = make_pages(records, layout=layout("method", "target"))
+    assert [column.name for column in page.columns] == ["cifar10", "digits"]
+    assert [entry.text for entry in page.rows[0].entries] == ["50.00", "90.25"]
+
+
+def test_every_value_prints() -> None:
+    full = record(
+        "1",
+        top5=99.0,
+        agreement=91.2,
+        oracle={"top1": 92.5, "step": 3},
+        seconds={"setup": 1.0, "synthesis": 60.0, "quantization": 30.0, "evaluation": 2.0, "wall": 95.0},
+        counts={"teacher_images": 12_800_000, "student_images": 950, "optimizer_steps": 40_000},
+        peak_mib={"synthesis": 100.0, "quantization": 300.4, "evaluation": 900.0},
+        source_images=120,
+        diagnostics={"bns": 0.1234, "silhouette": -0.5, "label_accuracy": 87.5, "speed": 10.0},
+    )
+    names = "top1,top5,oracle,agreement,fp_top1,coverage,total,setup,evaluation,wall,peak,teacher,student,steps"
+    [row] = rows(render([full], "md", layout=layout("method", "model", names)))
+    assert row[1:] == [
+        *("90.25", "99.00", "92.50", "91.20", "98.50", "99.0"),
+        *("90.0 s", "1.0 s", "2.0 s", "95.0 s", "300", "12.8 M", "950", "40.0 k"),
+    ]
+    more = "per_image,bns,silhouette,margin,label_accuracy,speed"
+    [row] = rows(render([full], "md", layout=layout("method", "model", more)))
+    assert row[1:] == ["0.5 s", "0.123", "-0.500", "-", "87.5", "10.00"]
+    caption = render([full], "text", layout=layout("method", "model", "oracle"))
+    assert "chosen on the evaluation set" in caption
+
+
+def test_seeds_of_every_first_value_show_their_deviation() -> None:
+    records = [record(str(s), seed=s, seconds={"synthesis": 1.0 + s}, top5=99.0 + s) for s in (0, 1)]
+    [row] = rows(render(records, "md", layout=layout("method", "model", "synthesis,top5,drop")))
+    assert row[1:] == ["1.5 s ± 0.71 s (2)", "99.50 ± 0.71", "8.25"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("metod", "model", "top1"), "unknown row or column 'metod'; did you mean method"),
+        (("method", "method", "top1"), "twice"),
+        (("scheme", "bits", "top1"), "either scheme, or bits and protocol"),
+        (("method", "model", "accuracy"), "unknown value 'accuracy'"),
+    ],
+)
+def test_slips(names: tuple[str, str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        layout(*names)
+
+
+def test_latex() -> None:
+    records = [*several(), failed("x", "failed", "50 % of a_b & c", method="odd_1", scheme=scheme(4))]
+    text = render(records, "latex")
+    assert text.count(r"\begin{tabular}{llrrr}") == text.count(r"\end{tabular}") == 1
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == len(records)
+    assert all(len(re.findall(r"(?<!\\)&", line)) == 4 for line in lines)
+    assert r" & b & \textbf{87.00}" in body
+    assert r"odd\_1 & failed\textsuperscript{1}" in body
+    assert r"50 \% of a\_b \& c" in text
+    assert body.count(r"\midrule") == 2
+    assert body.count(r"\addlinespace") == 2
+    assert r"\textit{noise (floor)}" in body
+    assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
+
+
+def test_latex_sees_no_command() -> None:
+    assert latex("\\input{x} $a_b^c$ 50% #1 ~ <&>") == (
+        r"\textbackslash{}input\{x\} \$a\_b\textasciicircum{}c\$ 50\% \#1 \textasciitilde{} \textless{}\&\textgreater{}"
+    )
+    assert latex("-0.19 ± 1") == r"$-$0.19 $\pm$ 1"
+    assert latex("2025-01 a-1\n\x07b") == "2025-01 a-1 b"
+
+
+class Reader(html.parser.HTMLParser):
+    """Rows of the tables of a document, and whether its tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.scripts += tag == "script"
+        if tag not in {"meta", "br", "img", "input", "link", "hr"}:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open[-3:]):
+            self.rows[-1][-1] += data
+
+
+def test_html() -> None:
+    hostile = "<script>alert(1)</script>\"'&"
+    reader = Reader()
+    text = render([*several(), failed("x", "failed", hostile, method=hostile)], "html")
+    reader.feed(text)
+    assert reader.open == []
+    assert reader.scripts == 0
+    assert "&lt;script&gt;" in text
+    body = {row[1].strip(): row[2].strip() for row in reader.rows if row[0] == "w4a4@gdfq"}
+    assert body["b"] == "87.00"
+    assert body[hostile] == "failed 1"
+    assert '<td class="number best"><b>87.00</b></td>' in text
+    empty = render([], "html")
+    assert "no records" in empty
+
+
+def test_ten_thousand_records_are_no_slower_than_reading_them(tmp_path: Path) -> None:
+    """A table costs a small multiple of parsing its records, so that it grows with them and not with their square."""
+    few, many = (
+        [
+            record(f"{model}-{method}-{seed}", method=f"m{method}", seed=seed, model={"name": f"net{model}"})
+            for model in range(models)
+            for method in range(20)
+            for seed in range(5)
+        ]
+        for models in (5, 50)
+    )
+
+    def seconds(records: list[dict[str, Any]]) -> float:
+        best = float("inf")
+        for _ in range(3):
+            begin = time.process_time()
+            render(records, "text")
+            best = min(best, time.process_time() - begin)
+        return best
+
+    assert seconds(many) < 20 * seconds(few)
