@@ -107,6 +107,30 @@ def test_broken_plugin_is_recorded_and_undone(name: str, stage: str, message: st
     assert {offer.path for offer in plugins.methods.values()} <= {None, EXAMPLES / "flat.py"}
 
 
+def test_an_offer_that_names_no_version_is_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("dfqbench.plugins.loader.API_VERSION", 2)
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dfqbench.api import Offer, hookimpl\n"
+        "@hookimpl\ndef dfqbench_methods():\n    return [Offer('mine', ':Mine')]\n"
+    )
+    broken = only(load_plugins([mine]).broken, "mine")
+    assert broken.stage == "api"
+    assert broken.message == (
+        "method 'mine' is for version 1 of the plugin interface, and dfqbench 0.1.0 has version 2; "
+        f"upgrade {mine}, or port it and set api=2"
+    )
+
+
+def test_a_plugin_that_fails_for_its_version_is_told_so(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("from dfqbench.api import Telepathy\n")
+    broken = only(load_plugins([mine]).broken, "mine")
+    assert broken.stage == "import"
+    assert "it asks dfqbench for what it does not have: cannot import name 'Telepathy'" in broken.message
+    assert f"has version {API_VERSION} of the plugin interface; upgrade whichever is older" in broken.message
+
+
 def test_name_taken_leaves_the_first_owner() -> None:
     plugins = load_plugins([BROKEN / "name_taken.py"])
     assert plugins.methods["zeroq"].origin == "dfqbench"
@@ -233,6 +257,8 @@ def test_every_offering_hook_is_used(tmp_path: Path) -> None:
         def dfqbench_targets(): return [FileOffer("data", str(Path(__file__).parent))]
         @hookimpl
         def dfqbench_grids(): return [FileOffer("grid", __file__)]
+        @hookimpl
+        def dfqbench_claims(): return [FileOffer("claims", __file__)]
         """)
     )
     plugins = load_plugins([mine])
@@ -241,6 +267,7 @@ def test_every_offering_hook_is_used(tmp_path: Path) -> None:
     assert plugins.models["family"].load.endswith(":build")
     assert plugins.targets["data"].path == tmp_path
     assert plugins.grids["grid"].path == mine
+    assert plugins.claims["claims"].path == mine
 
 
 @dataclass

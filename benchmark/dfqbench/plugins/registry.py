@@ -35,7 +35,7 @@ class Installed:
     Attributes:
         source: where it came from.
         manager: its own hook manager; None for the host's parts.
-        offers: what it offers, by kind (`methods`, `quantizers`, `models`, `targets`, `grids`).
+        offers: what it offers, by kind (`methods`, `quantizers`, `models`, `targets`, `grids`, `claims`).
     """
 
     source: Origin
@@ -56,7 +56,7 @@ class Plugins:
         self.broken: list[BrokenPlugin] = []
         self._installed: list[Installed] = []
         self._offers: dict[str, dict[str, LoadedOffer]] = {"methods": {}, "quantizers": {}, "models": {}}
-        self._files: dict[str, dict[str, LoadedFile]] = {"targets": {}, "grids": {}}
+        self._files: dict[str, dict[str, LoadedFile]] = {"targets": {}, "grids": {}, "claims": {}}
         self._method_classes: dict[str, type[Method]] = {}
         self._quantizer_classes: dict[str, type[Quantizer]] = {}
 
@@ -84,6 +84,11 @@ class Plugins:
     def grids(self) -> Mapping[str, LoadedFile]:
         """Grid files by name."""
         return MappingProxyType(self._files["grids"])
+
+    @property
+    def claims(self) -> Mapping[str, LoadedFile]:
+        """Files of printed numbers by label."""
+        return MappingProxyType(self._files["claims"])
 
     @property
     def broken_names(self) -> tuple[str, ...]:
