@@ -12,7 +12,10 @@ from textwrap import dedent
 import pytest
 
 from dfqbench.api import API_VERSION, InputError, Method, PluginError, UsageError
+from dfqbench.grid import load_grid
 from dfqbench.plugins import BrokenPlugin, Plugins, load_plugins
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.spec import ModelSpec
 
 EXAMPLES = Path(__file__).parent / "plugins"
 BROKEN = EXAMPLES / "broken"
@@ -317,6 +320,35 @@ def test_installed_plugins_are_isolated(site: Site) -> None:
     # Sorted first, yet it could not take the built-in's name.
     assert plugins.methods["zeroq"].origin == "dfqbench"
     assert [name for name in sys.modules if name.startswith(("aaa_broken", "bbb_thief"))] == []
+
+
+def test_the_example_package_offers_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "dfqbench_example-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dfqbench-example\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[dfqbench.methods]\nexample = dfqbench_example.plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(EXAMPLES / "example" / "src"))
+    monkeypatch.setenv("DFQBENCH_EXAMPLE_LOG", str(tmp_path / "log"))
+    try:
+        plugins = load_plugins()
+        assert plugins.broken == []
+        assert plugins.methods["stripes"].origin == "dfqbench-example"
+        assert plugins.method_class("stripes").title == "Stripes"
+        assert plugins.quantizer_class("one-image").name == "one-image"
+        assert {"plain"} == set(plugins.models)
+        assert {"example"} == set(plugins.targets) == set(plugins.grids) == set(plugins.claims)
+        catalogue = Catalogue.discover(
+            [], plugins.targets.values(), {name: offer.load for name, offer in plugins.models.items()}
+        )
+        [model] = catalogue.models("stripes-toy")
+        assert isinstance(model, ModelSpec)
+        assert load_grid("example", plugins).on == ("stripes-toy",)
+        assert plugins.record_finished({"method": "stripes", "status": "ok"}) == []
+        assert (tmp_path / "log").read_text() == '["stripes", "ok"]\n'
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "dfqbench_example"]:
+            del sys.modules[name]
 
 
 def test_rollback_keeps_the_libraries_a_plugin_imported(site: Site) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from dfqbench.api import describe_params
 from dfqbench.grid.params import build_params, params_dict
+from dfqbench.report.claims import claims_in
 from dfqbench.testing.conformance.check import Fault
 from dfqbench.testing.conformance.subject import Subject, blamed
 
@@ -42,9 +43,13 @@ else:
 
 
 def contract(subject: Subject) -> Iterable[str]:
-    """The import string resolves to a class that keeps the contract."""
+    """The import string resolves to a class that keeps the contract; claims that come with it can be read."""
     _ = subject.kind
     subject.method()
+    for file in subject.plugins.claims.values():
+        if file.origin == subject.offer.origin:
+            with blamed("reading its claims"):
+                claims_in(file.path)
     return ()
 
 

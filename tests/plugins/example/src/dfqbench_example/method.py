@@ -32,7 +32,7 @@ class Stripes(Method):
     params_type = StripesParams
     params: StripesParams
 
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:  # noqa: ARG002 - stripes look at nothing
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Draws the stripes."""
         from dfqbench_example.synthesizer import stripes
 
