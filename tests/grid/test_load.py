@@ -83,7 +83,7 @@ def test_settings(tmp_path: Path, text: str) -> None:
         (GOOD + "budget = 'long'", "key 'budget': unknown budget 'long'"),
         (GOOD + "methods = ['a b']", "key 'methods.0': 'a b' is not a method choice"),
         (GOOD + "methods = []", "key 'methods'"),
-        (GOOD + "precision = 'half'", "key 'precision': input should be 'float32'"),
+        (GOOD + "precision = 'half'", "key 'precision': input should be 'auto', 'float32'"),
         (GOOD + "on = 'digits'", "key 'on'"),
         (GOOD + "models = ['a']", "key 'models'"),
         (GOOD + "[set]\nlr = 1", "key 'set': 'lr' is not a parameter"),

@@ -28,6 +28,7 @@ def record(cell: Cell, **seconds: float) -> dict[str, Any]:
         "target": cell.dataset.name,
         "model": {"name": cell.model_name},
         "budget": cell.budget.name,
+        "precision": cell.precision,
         "device": "cpu",
         "threads": cell.threads,
         "seconds": {"wall": 0.0} | seconds,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dfqbench.api import numerics
 from dfqbench.synth import Moments, batch_moments, positions, sample_moments, unbiased
-from dfqbench.synth import moments as module
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_sample_moments_gradient(shape: tuple[int, ...], noise: torch.Generator)
 def test_chunks_do_not_change_the_result(noise: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn((9, 4, 5, 5), generator=noise).to(memory_format=torch.channels_last)
     whole = sample_moments(x)
-    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(numerics, "CHUNK", 1)
     parts = sample_moments(x)
     assert torch.equal(whole.mean, parts.mean)
     torch.testing.assert_close(whole.var, parts.var)

@@ -16,6 +16,7 @@ from dfqbench.api.errors import (
 )
 from dfqbench.api.method import API_VERSION, Fidelity, FileOffer, Method, Offer, Quantizer, Requires
 from dfqbench.api.params import NoParams, ParamInfo, describe_params, param
+from dfqbench.api.precision import Precision
 from dfqbench.hookspecs import hookimpl
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Offer",
     "ParamInfo",
     "PluginError",
+    "Precision",
     "Quantizer",
     "Requires",
     "SampleSource",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from dfqbench.api.batch import SampleSource
     from dfqbench.api.budget import Budget
     from dfqbench.api.card import ModelCard
+    from dfqbench.api.precision import Precision
     from dfqbench.quant import Scheme, Student
 
 
@@ -41,6 +43,19 @@ class Context(Protocol):
 
         Raises:
             PluginError: inside `synthesize` of a method with `depends_on_bits = False`.
+        """
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """How the training loops compute; a plugin that only ever computes in float32 need not look at it."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within it convolutions run in bfloat16 where `precision` says so; else it does nothing.
+
+        For the forward passes of generator and teacher in training; statistics and losses belong outside, or take
+        their inputs as float32.
         """
         ...
 

@@ -12,7 +12,7 @@ import typer
 
 from dfqbench.api.errors import DfqError, UsageError
 
-VERBS = ("run", "plan", "table", "show", "methods", "models", "grids", "fetch", "doctor")
+VERBS = ("run", "plan", "table", "show", "methods", "models", "grids", "fetch", "doctor", "decode", "bench")
 """One module each in `dfqbench.cli`; each has `register(app)`."""
 STOPPED = 130
 """Exit status after Ctrl-C."""

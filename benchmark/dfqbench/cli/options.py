@@ -46,6 +46,10 @@ LimitOption = Annotated[
     int | None,
     typer.Option("--limit", metavar="N", help="Evaluate on a random part of so many images; marked in the table."),
 ]
+ExactOption = Annotated[
+    bool,
+    typer.Option("--exact", help="Train in float32, every operation as the formula has it: slower, the reference."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 DataOption = Annotated[
     list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
@@ -72,6 +76,8 @@ class Request:
     limit: int | None
     data: list[Path]
     plugins: list[Path]
+    exact: bool
+    device: str
 
 
 def planned(request: Request) -> tuple[Plan, Plugins]:
@@ -97,12 +103,13 @@ def planned(request: Request) -> tuple[Plan, Plugins]:
         budget=request.budget,
         limit=request.limit,
         settings=request.settings,
+        exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
     families = {name: offer.load for name, offer in plugins.models.items()}
     offers = [FileOffer(offer.name, str(offer.path)) for offer in plugins.targets.values()]
     catalogue = Catalogue.discover(data_folders(request.data), offers, families=families)
-    plan = build_plan(grid, catalogue, plugins)
+    plan = build_plan(grid, catalogue, plugins, request.device)
     _check_use(plan, selection.settings, catalogue)
     return plan, plugins
 

@@ -12,6 +12,7 @@ from dfqbench.cli.options import (
     BudgetOption,
     DataOption,
     DeviceOption,
+    ExactOption,
     GridOption,
     LimitOption,
     MethodsOption,
@@ -45,6 +46,7 @@ def plan(
     limit: LimitOption = None,
     data: DataOption = None,
     plugin: PluginOption = None,
+    exact: ExactOption = False,
     device: DeviceOption = "auto",
     out: OutOption = DEFAULT_OUT,
     time_steps: Annotated[bool, typer.Option("--time", help="Time a few steps of cells never run before.")] = False,
@@ -57,8 +59,22 @@ def plan(
     from dfqbench.run.estimate import History
     from dfqbench.run.session import earlier_records
 
-    request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
     device = checked_device(device)
+    request = Request(
+        grid=grid,
+        on=on,
+        models=models,
+        methods=methods,
+        bits=bits,
+        seeds=seeds,
+        settings=settings or [],
+        budget=budget,
+        limit=limit,
+        data=data or [],
+        plugins=plugin or [],
+        exact=exact,
+        device=device,
+    )
     found, plugins = planned(request)
     history = History(earlier_records(out))
     runnable = [cell for cell in found.cells if cell.problem is None]
@@ -107,6 +123,7 @@ def _plain(cell: Cell) -> dict[str, object]:
         "scheme": cell.scheme.label,
         "seed": cell.seed,
         "budget": cell.budget.name,
+        "precision": cell.precision,
         "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
         "problem": None if cell.problem is None else {"status": cell.problem.status, "reason": cell.problem.message},
     }

@@ -11,6 +11,7 @@ from dfqbench.cli.options import (
     BudgetOption,
     DataOption,
     DeviceOption,
+    ExactOption,
     GridOption,
     LimitOption,
     MethodsOption,
@@ -41,6 +42,7 @@ def run(
     limit: LimitOption = None,
     data: DataOption = None,
     plugin: PluginOption = None,
+    exact: ExactOption = False,
     device: DeviceOption = "auto",
     out: OutOption = DEFAULT_OUT,
     name: Annotated[
@@ -61,8 +63,23 @@ def run(
 
     from dfqbench.run.session import Options, run_plan, write_tables
 
-    request = Request(grid, on, models, methods, bits, seeds, settings or [], budget, limit, data or [], plugin or [])
-    options = Options(checked_out(out), checked_name(name), checked_device(device), yes, retry, any_environment)
+    device = checked_device(device)
+    request = Request(
+        grid=grid,
+        on=on,
+        models=models,
+        methods=methods,
+        bits=bits,
+        seeds=seeds,
+        settings=settings or [],
+        budget=budget,
+        limit=limit,
+        data=data or [],
+        plugins=plugin or [],
+        exact=exact,
+        device=device,
+    )
+    options = Options(checked_out(out), checked_name(name), device, yes, retry, any_environment)
     found, plugins = planned(request)
     summary, folder = run_plan(found, plugins, options, Console(stderr=True))
     typer.echo(write_tables(folder, summary.records))

@@ -80,7 +80,7 @@ class Grid(BaseModel):
         seeds: one cell for each.
         budget: a budget's name, or `auto`: the target's own.
         threads: threads of a CPU run; fixed, since results depend on it.
-        precision: number format of the networks.
+        precision: how the training loops compute (`api.Precision`), or `auto`: the fastest that the device is made for.
         limit: evaluate on the first so many images only.
         settings: parameter values by `method.parameter` or `quantizer.parameter` (TOML key `set`).
         protocols: own protocols by name: `base`, and the fields of `quant.scheme.Protocol` that differ.
@@ -99,7 +99,7 @@ class Grid(BaseModel):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (0,)
     budget: Annotated[str, BeforeValidator(_or_value_error(_check_budget))] = AUTO
     threads: Annotated[int, Field(ge=1, strict=True)] = 2
-    precision: Literal["float32"] = "float32"
+    precision: Literal["auto", "float32", "float32-fast", "mixed-bfloat16"] = "auto"
     limit: Annotated[int, Field(ge=1, strict=True)] | None = None
     settings: Annotated[dict[str, Value], BeforeValidator(flattened_settings)] = Field({}, alias="set")
     protocols: dict[str, dict[str, Any]] = {}

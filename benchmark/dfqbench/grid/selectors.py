@@ -9,6 +9,7 @@ from typing import Any
 
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import UsageError
+from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import parse_methods
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
 from dfqbench.quant.scheme import parse_scheme
@@ -29,6 +30,7 @@ class Selection:
         seeds: seeds.
         budget: a budget's name, or `auto`.
         limit: evaluation images.
+        precision: a precision's name.
         settings: parameter values by `method.parameter`; added to the grid's.
     """
 
@@ -39,6 +41,7 @@ class Selection:
     seeds: tuple[int, ...] | None = None
     budget: str | None = None
     limit: int | None = None
+    precision: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -52,6 +55,7 @@ def parse_selection(
     settings: Iterable[str] = (),
     budget: str | None = None,
     limit: int | None = None,
+    exact: bool = False,
 ) -> Selection:
     """Reads the selectors as the command line gives them.
 
@@ -64,6 +68,7 @@ def parse_selection(
         settings: `method.parameter=value`, each.
         budget: a budget's name, or `auto`.
         limit: evaluation images.
+        exact: whether the reference precision is asked for.
 
     Raises:
         UsageError: a value has another form. Methods, targets and parameters are looked up later, by those who know
@@ -81,6 +86,7 @@ def parse_selection(
         seeds=None if seeds is None else parse_seeds(seeds),
         budget=budget,
         limit=limit,
+        precision=str(Precision.FLOAT32) if exact else None,
         settings=dict(_setting(text) for text in settings),
     )
 
@@ -111,7 +117,7 @@ def apply(grid: Grid, selection: Selection) -> Grid:
     """
     changes: dict[str, Any] = {
         name: value
-        for name in ("on", "methods", "schemes", "seeds", "budget", "limit")
+        for name in ("on", "methods", "schemes", "seeds", "budget", "limit", "precision")
         if (value := getattr(selection, name)) is not None
     }
     for label in changes.get("schemes", ()):

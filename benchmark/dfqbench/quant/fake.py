@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfqbench.api.numerics import chunks
+from dfqbench.quant.grid_conv import on_grid
+
 SMALLEST_SPAN = 1e-8
 """Ranges narrower than this are widened to it, as in the ZeroQ family's code (methods.md 0.1)."""
 
@@ -33,13 +36,41 @@ class _RoundToShiftedGrid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
-        half = 2 ** (bits - 1)
-        return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift).div_(scale)
+        if scale.ndim or not x.ndim:
+            return _shifted_codes(x, scale, shift, bits).div_(scale)
+        out = torch.empty_like(x)
+        for part in chunks(x):
+            # The rounding's own passes stay in cache; one pass reads x and writes the result.
+            torch.div(_shifted_codes(x[part], scale, shift, bits), scale, out=out[part])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
         # The released quantizers let the gradient of clamped elements pass too.
         return grads[0], None, None, None
+
+
+class _RoundAndKeepCodes(torch.autograd.Function):
+    """As `_RoundToShiftedGrid` with one grid for the tensor; gives its integers in bfloat16, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        out, codes = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16)
+        for part in chunks(x):
+            some = _shifted_codes(x[part], scale, shift, bits)
+            codes[part] = some
+            torch.div(some, scale, out=out[part])
+        ctx.mark_non_differentiable(codes)
+        return out, codes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
+        return grads[0], None, None, None
+
+
+def _shifted_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
+    half = 2 ** (bits - 1)
+    return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift)
 
 
 def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
@@ -53,6 +84,22 @@ def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int) 
     """
     rounded: Tensor = _RoundToShiftedGrid.apply(x, scale, shift, bits)
     return rounded
+
+
+def quantize_with_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """As :func:`quantize_integral_shift`, with the grid's integers beside it.
+
+    Args:
+        x: (N, ...).
+        scale: S, 0-d.
+        shift: Z, 0-d.
+        bits: k.
+
+    Returns:
+        The rounded tensor, and the integers S times it, in bfloat16 (exact up to 256).
+    """
+    rounded, codes = _RoundAndKeepCodes.apply(x, scale, shift, bits)
+    return rounded, codes
 
 
 def affine_grid(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
@@ -116,6 +163,9 @@ def quantize_weight(weight: Tensor, bits: int, *, rounding: str, symmetric: bool
     if rounding == "integral_shift":
         shape = (-1,) + (1,) * (weight.ndim - 1) if per_channel else ()
         scale, shift = integral_shift(low, high, bits)
-        return quantize_integral_shift(weight, scale.reshape(shape), shift.reshape(shape), bits)
+        scale = scale.reshape(shape)
+        return on_grid(quantize_integral_shift(weight, scale, shift.reshape(shape), bits), scale)
     scale, zero_point = affine_grid(low, high, bits, symmetric=symmetric)
-    return quantize_affine(weight, scale, zero_point, bits, symmetric=symmetric)
+    found = quantize_affine(weight, scale, zero_point, bits, symmetric=symmetric)
+    inverse = scale.reciprocal()
+    return on_grid(found, inverse.reshape(-1, *(1,) * (weight.ndim - 1)) if per_channel else inverse)

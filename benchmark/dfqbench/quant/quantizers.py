@@ -13,7 +13,9 @@ from dfqbench.quant.fake import (
     quantize_affine,
     quantize_integral_shift,
     quantize_weight,
+    quantize_with_codes,
 )
+from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.ranges import Range, RangeRule
 from dfqbench.quant.scheme import Operand
 
@@ -49,6 +51,7 @@ class ActivationQuantizer(nn.Module):
         bits: width of the grid.
         rule: range rule while observing, None while frozen.
         range: the range and its averages.
+        keep_codes: whether the grid's integers are kept beside the output, for `GridConvolutions`.
     """
 
     scale: Tensor
@@ -61,6 +64,7 @@ class ActivationQuantizer(nn.Module):
         self.bits = bits
         self.rule: RangeRule | None = None
         self.range = Range()
+        self.keep_codes = False
         # Derived from the range; not saved, so that a saved student has one truth.
         self.register_buffer("scale", torch.ones(()), persistent=False)
         self.register_buffer("shift", torch.zeros(()), persistent=False)
@@ -83,8 +87,12 @@ class ActivationQuantizer(nn.Module):
             self.range.update(x, self.rule)
             self.refresh()
         if self.operand.rounding == "integral_shift":
-            return quantize_integral_shift(x, self.scale, self.shift, self.bits)
-        return quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
+            if self.keep_codes and x.ndim > 1:
+                rounded, codes = quantize_with_codes(x, self.scale, self.shift, self.bits)
+                return on_grid(rounded, self.scale, codes)
+            return on_grid(quantize_integral_shift(x, self.scale, self.shift, self.bits), self.scale)
+        found = quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
+        return on_grid(found, self.scale.reciprocal())
 
     def extra_repr(self) -> str:
         """Name and bits, for printing."""

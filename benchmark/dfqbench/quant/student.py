@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
+from dfqbench.quant.grid_conv import GridConvolutions
 from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
 from dfqbench.quant.ranges import RangeRule
 from dfqbench.quant.rewrite import Claim, LayerBits, layer_bits, rewrite
@@ -37,6 +38,8 @@ class Student(nn.Module):
         claims: the operands that are on a grid.
         layers: claimed widths of each layer by name, in order of execution.
         images_seen: images that went through, for the cost account.
+        grid_convolutions: whether passes that will be differentiated compute their convolutions on the grids' integers
+            in bfloat16.
     """
 
     def __init__(self, network: nn.Module, scheme: Scheme, claims: list[Claim], layers: dict[str, LayerBits]) -> None:
@@ -46,6 +49,7 @@ class Student(nn.Module):
         self.claims = claims
         self.layers = layers
         self.images_seen = 0
+        self.grid_convolutions = False
         self._quantizers = [m for m in network.modules() if isinstance(m, ActivationQuantizer)]
         self._restarted = [m for m in network.modules() if isinstance(m, QuantizedActivation)]
         self.train(False)
@@ -59,7 +63,11 @@ class Student(nn.Module):
         self.images_seen += images.shape[0]
         for module in self._restarted:
             module.restart()
-        logits: Tensor = self.network(images)
+        fast = self.grid_convolutions and torch.is_grad_enabled()
+        for quantizer in self._quantizers:
+            quantizer.keep_codes = fast
+        with GridConvolutions() if fast else nullcontext():
+            logits: Tensor = self.network(images)
         return logits
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
+from dfqbench.api.numerics import widened
 from dfqbench.quant import check_rule, prepare
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
 from dfqbench.synth.augment import crop_and_flip
@@ -54,6 +55,7 @@ class Distillation:
         self.plan = TrainingPlan(ctx.budget, params.epochs, params.iterations, params.range_epochs, warmup)
         check_rule(params.range_rule, self.plan.range_steps)
         self.student: Student = prepare(teacher, ctx.scheme, ctx.card)
+        self.student.grid_convolutions = ctx.precision.bfloat16
         self._size = self._batch_size(large)
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
@@ -119,8 +121,9 @@ class Distillation:
         batch = self._varied(batch)
         wanted = batch.teacher_logits
         if wanted is None:
-            with torch.no_grad():
+            with torch.no_grad(), self._ctx.autocast():
                 wanted = self._teacher(batch.images)
+            wanted = widened(wanted)
         found = self.student(batch.images)
         loss = self._loss(wanted, found, batch.labels)
         rate = self._lr * self._params.lr_factor ** self.plan.decays(self._lr_steps, step)

@@ -14,6 +14,7 @@ from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
+from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
@@ -242,6 +243,7 @@ class Attempt:
             report=self._report,
             report_every=0.0 if self._job.probe_seconds else REPORT_EVERY,
             shared_quantize=shared,
+            precision=Precision(self._job.precision),
         )
 
     def _enter(self, phase: str) -> None:

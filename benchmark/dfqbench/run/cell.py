@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dfqbench.api.budget import Budget
+from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import MethodChoice
 from dfqbench.quant.scheme import Scheme
 from dfqbench.run.identity import host_code, identity
 from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
 
-DATA_CODE = ("targets/evaluation.py", "targets/pixels.py", "targets/wnids.py", "targets/wnids.txt")
+DATA_CODE = (
+    "targets/decoded.py",
+    "targets/evaluation.py",
+    "targets/pixels.py",
+    "targets/wnids.py",
+    "targets/wnids.txt",
+)
 """The host's code that decides which pixels and labels are read."""
 
 Status = Literal["ok", "skipped", "unavailable", "failed", "invalid"]
@@ -68,7 +75,7 @@ class Cell:
         model_key: identity of network and weights.
         scheme: what is quantized.
         budget: length of schedules.
-        precision: number format of the networks.
+        precision: how the training loops compute (`api.Precision`).
         threads: CPU threads.
         seed: the cell's seed.
         limit: evaluation images, or None: all.
@@ -111,8 +118,11 @@ class Cell:
 
     @property
     def seed_key(self) -> str:
-        """What seeds derive from: the source's identity without code, so that a refactoring keeps the numbers."""
-        return identity(self._source_facts())
+        """What seeds derive from: the source's identity without code, so that a refactoring keeps the numbers.
+
+        Random streams are the same in every precision, so that precisions can be compared pair by pair.
+        """
+        return identity(self._source_facts() | {"precision": Precision.FLOAT32})
 
     @property
     def source_id(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dfqbench.api.batch import SampleSource
 from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import NonFiniteError, PluginError
+from dfqbench.api.precision import Precision
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
@@ -34,6 +36,7 @@ class HostContext:
         device: where to compute.
         card: the teacher's card.
         budget: length of schedules.
+        precision: how the training loops compute.
         workdir: the attempt's own folder for the plugin.
         restored: state of a checkpoint; None in a fresh attempt.
         steps: last step that the plugin reported.
@@ -52,10 +55,12 @@ class HostContext:
         report: Report,
         shared_quantize: SharedQuantize | None = None,
         report_every: float = REPORT_EVERY,
+        precision: Precision = Precision.FLOAT32,
     ) -> None:
         self.device = device
         self.card = card
         self.budget = budget
+        self.precision = precision
         self.workdir = workdir
         self.restored: dict[str, Any] | None = None
         self.steps = 0
@@ -79,6 +84,10 @@ class HostContext:
                 "set depends_on_bits = True in the method's class",
             )
         return self._scheme
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Convolutions in bfloat16 where the precision says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bfloat16)
 
     def seed(self, *scope: str | int) -> int:
         """A seed of this phase and scope."""

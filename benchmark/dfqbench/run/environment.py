@@ -11,9 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dfqbench.api.precision import Precision
 from dfqbench.run.identity import identity
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Instruction sets that multiply in bfloat16 (the last: 64-bit Arm)."""
 
 
 def describe_environment(device: str) -> dict[str, Any]:
@@ -58,6 +61,31 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def resolve_precision(wanted: str, device: str) -> Precision:
+    """Turns `auto` into the fastest precision that the device has instructions for.
+
+    Args:
+        wanted: a precision's name, or `auto`.
+        device: torch device.
+    """
+    if wanted != "auto":
+        return Precision(wanted)
+    able = device.startswith("cuda") or BFLOAT16_FLAGS & cpu_flags()
+    return Precision.MIXED_BFLOAT16 if able else Precision.FLOAT32_FAST
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The processor's instruction sets as Linux tells them; empty elsewhere."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
 
 
 @cache

@@ -94,18 +94,19 @@ class History:
 
 
 def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
-    """What decides a cell's cost: method, quantizer, network, budget, device; not bits and seed."""
+    """What decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed."""
     return _cell_key(cell, device)
 
 
 def _cell_key(cell: Cell, device: str) -> tuple[Any, ...]:
     params = identity({"method": cell.method.params, "quantizer": cell.quantizer.params})
-    return (cell.choice.label, cell.dataset.name, cell.model_name, params, cell.budget.name, device, cell.threads)
+    speed = (cell.budget.name, cell.precision, device, cell.threads)
+    return (cell.choice.label, cell.dataset.name, cell.model_name, params, *speed)
 
 
 def _record_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
     model = record.get("model") or {}
-    names = ("budget", "device", "threads")
+    names = ("budget", "precision", "device", "threads")
     params = identity(record.get("params"))
     return (record.get("label"), record.get("target"), model.get("name"), params, *(record.get(n) for n in names))
 

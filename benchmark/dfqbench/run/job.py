@@ -25,6 +25,7 @@ class Job:
         scheme: `Scheme.as_dict()`.
         budget: the budget's name.
         seed_key: what seeds derive from.
+        precision: how the training loops compute.
         threads: CPU threads.
         device: torch device.
         attempt: the attempt's folder.
@@ -48,6 +49,7 @@ class Job:
     scheme: dict[str, Any]
     budget: str
     seed_key: str
+    precision: str
     threads: int
     device: str
     attempt: str

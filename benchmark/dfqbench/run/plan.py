@@ -16,10 +16,12 @@ from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
 from dfqbench.run.cell import DATA_CODE, Cell, Part, Problem
+from dfqbench.run.environment import resolve_precision
 from dfqbench.run.identity import host_code
 from dfqbench.run.real import REAL_TITLE, RealParams
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.fingerprint import fingerprint
+from dfqbench.targets.folders import decoded_folder
 from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, guarded_paths
 
 PREFERRED = ("imagenet", "cifar10", "digits")
@@ -67,18 +69,20 @@ class _Network:
     problem: Problem | None = None
 
 
-def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> Plan:
+def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str = "cpu") -> Plan:
     """Expands a grid.
 
     Args:
         grid: selectors applied.
         catalogue: targets that are here.
         plugins: methods and quantizers that are here.
+        device: torch device of the run; decides what the precision `auto` means.
 
     Raises:
         UsageError: a target, model, method, quantizer or parameter is unknown, or no target is complete.
     """
     _check_settings(grid, plugins)
+    precision = resolve_precision(grid.precision, device)
     targets, notes = _targets(grid, catalogue)
     methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins)]
     families = {name: offer.load for name, offer in plugins.models.items()}
@@ -93,9 +97,10 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> Plan:
         for model in catalogue.models(target, grid.models_for(target) or ()):
             network = _network(model, families)
             for method in fitted:
-                cells += _cells(grid, found.dataset, content, network, method)
+                cells += _cells(grid, found.dataset, content, network, method, precision=precision)
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
+    guarded |= {decoded_folder().absolute(): None}
     return Plan(grid, cells, notes, tuple(guarded))
 
 
@@ -175,7 +180,9 @@ def _fitted(method: _Method, dataset: DatasetSpec, content: str) -> _Method:
     return replace(method, method=replace(method.method, code=training + host_code(*DATA_CODE)))
 
 
-def _cells(grid: Grid, dataset: DatasetSpec, content: str, network: _Network, method: _Method) -> Iterator[Cell]:
+def _cells(
+    grid: Grid, dataset: DatasetSpec, content: str, network: _Network, method: _Method, *, precision: str
+) -> Iterator[Cell]:
     budget = budget_named(dataset.default_budget if grid.budget == AUTO else grid.budget)
     for seed in grid.seeds:
         for scheme in grid.parsed_schemes:
@@ -194,7 +201,7 @@ def _cells(grid: Grid, dataset: DatasetSpec, content: str, network: _Network, me
                 model_key=network.key,
                 scheme=scheme,
                 budget=budget,
-                precision=grid.precision,
+                precision=precision,
                 threads=grid.threads,
                 seed=seed,
                 limit=grid.limit,

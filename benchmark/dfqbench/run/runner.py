@@ -225,6 +225,7 @@ class Runner:
             scheme=cell.scheme.as_dict(),
             budget=cell.budget.name,
             seed_key=cell.seed_key,
+            precision=cell.precision,
             threads=cell.threads,
             device=self.device,
             attempt=str(attempt),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import Skip
+from dfqbench.api.numerics import widened
 from dfqbench.synth.statistics import batchnorm_layers
 
 NORMALISER_EPS = 1e-8
@@ -27,9 +28,9 @@ def attention_map(features: Tensor) -> Tensor:
         features: F (N, C, H, W).
 
     Returns:
-        (N, H, W), not negative.
+        (N, H, W), not negative, at least float32.
     """
-    return features.square().mean(1)
+    return widened(features).square().mean(1)
 
 
 def attention_centre(attention: Tensor) -> Tensor:
@@ -195,8 +196,8 @@ class FeatureMaps:
             raise Skip("the network has no feature map of more than one position, so no attention map")
         stages = list(self._maps.values())
         if self._penultimate is None or self._penultimate.ndim != 2:
-            return PassMaps(stages, stages[-1].mean((2, 3)))
-        return PassMaps(stages, self._penultimate)
+            return PassMaps(stages, widened(stages[-1]).mean((2, 3)))
+        return PassMaps(stages, widened(self._penultimate))
 
 
 @contextmanager

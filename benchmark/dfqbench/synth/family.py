@@ -41,6 +41,7 @@ def build_generator(ctx: Context, params: GeneratorParams, *, latent: int | None
             embedding=embedding,
             extra=extra,
             stats=card.input_stats if params.input_target == "card" else None,
+            phases=ctx.precision.rearranges,
         )
     return generator.to(ctx.device)
 
@@ -101,6 +102,8 @@ def generator_source(
         plan=generator_plan(ctx, params),
         device=ctx.device,
         seed=ctx.seed(what, "conditions"),
+        autocast=ctx.autocast,
+        fused=ctx.precision.rearranges,
     )
 
 

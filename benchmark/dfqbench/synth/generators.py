@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import InputStats
+from dfqbench.api.numerics import widened
+from dfqbench.synth.upsampling import upsampled_conv
 
 WIDTH = 128
 """Channels of the trunk (released code)."""
@@ -88,6 +90,7 @@ class Generator(nn.Module):
         embedding: bool = True,
         extra: int = 0,
         stats: InputStats | None = None,
+        phases: bool = False,
     ) -> None:
         """Builds the generator with torch's default initialisation (released code).
 
@@ -98,6 +101,7 @@ class Generator(nn.Module):
             embedding: label embedding (True) or class-conditional BatchNorm (False).
             extra: size of a further condition, concatenated to the vector.
             stats: mean and deviation of the output per channel; None: 0 and 1.
+            phases: whether upsampling and convolution are computed together (equal up to rounding, less work).
         """
         super().__init__()
         channels, height, width = image_size
@@ -106,6 +110,7 @@ class Generator(nn.Module):
         self.base = (max(2, height // UPSAMPLING), max(2, width // UPSAMPLING))
         self.latent = latent
         self.extra = extra
+        self.phases = phases
         self.embedding = nn.Embedding(classes, latent) if embedding else None
         self.linear = nn.Linear(latent + extra, WIDTH * self.base[0] * self.base[1])
 
@@ -133,12 +138,20 @@ class Generator(nn.Module):
         # of naming, and this order needs no copy.
         x: Tensor = self.linear(vector).view(-1, *self.base, WIDTH).permute(0, 3, 1, 2)
         x = self.norm1(x, labels)
-        x = self.conv1(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = self._upsampled(x, self.conv1)
         x = F.leaky_relu_(self.norm2(x, labels), SLOPE)
-        x = self.conv2(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = self._upsampled(x, self.conv2)
         x = F.leaky_relu_(self.norm3(x, labels), SLOPE)
-        x = torch.tanh(self.conv3(x))
+        # Under autocast the trunk is bfloat16; images are float32 always.
+        x = torch.tanh(widened(self.conv3(x)))
         if x.shape[2:] != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         x = self.norm4(x)
         return x if self.mean is None or self.std is None else torch.addcmul(self.mean, x, self.std)
+
+    def _upsampled(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Nearest upsampling by two, then the convolution."""
+        if self.phases and conv.bias is not None:
+            return upsampled_conv(x, conv.weight, conv.bias)
+        found: Tensor = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Batch
+from dfqbench.api.numerics import widened
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.conditions import Condition, Draw
@@ -67,6 +68,8 @@ class GeneratorSource:
         plan: TrainingPlan,
         device: torch.device,
         seed: int,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        fused: bool = False,
     ) -> None:
         """Builds optimizer and random streams.
 
@@ -79,11 +82,14 @@ class GeneratorSource:
             plan: places the learning rate's decays.
             device: where to compute.
             seed: of conditions and terms.
+            autocast: `Context.autocast`, for the passes of generator and teacher.
+            fused: whether statistics are computed together with BatchNorm.
         """
         self.generator = generator
         self.terms = [term for term in terms if term.weight != 0]
         self.steps = 0
         self._teacher = teacher
+        self._autocast = autocast
         self._draw = draw
         self._settings = settings
         self._plan = plan
@@ -95,7 +101,7 @@ class GeneratorSource:
         # Whether to augment is decided on the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(seed + 2)
         self._finite = FiniteWatch(f"{settings.what} generator loss", device)
-        self._watch = BatchNormStatistics(teacher)
+        self._watch = BatchNormStatistics(teacher, fused=fused)
         self._recorder = FeatureMaps(teacher)
 
     @property
@@ -104,8 +110,14 @@ class GeneratorSource:
         return any(term.needs_student for term in self.terms)
 
     def _images(self, condition: Condition) -> Tensor:
-        images: Tensor = self.generator(condition.noise, condition.labels, condition.extra)
+        with self._autocast():
+            images: Tensor = self.generator(condition.noise, condition.labels, condition.extra)
         return images
+
+    def _answer(self, images: Tensor) -> Tensor:
+        with self._autocast():
+            logits: Tensor = self._teacher(images)
+        return widened(logits)
 
     def _seen(self, images: Tensor, random: torch.Generator) -> Tensor:
         share = self._settings.augment_share
@@ -133,8 +145,18 @@ class GeneratorSource:
             watch = stack.enter_context(self._watch) if any(t.needs_statistics for t in watched) else None
             recorder = stack.enter_context(self._recorder) if any(t.needs_maps for t in watched) else None
             images = self._seen(self._images(condition), self._random)
-            logits: Tensor = self._teacher(images)
-            view = GeneratorPass(images, condition, logits, watch, recorder, self._teacher, student, self._random)
+            logits = self._answer(images)
+            view = GeneratorPass(
+                images=images,
+                condition=condition,
+                logits=logits,
+                watch=watch,
+                recorder=recorder,
+                teacher=self._teacher,
+                answer=self._answer,
+                student=student,
+                random=self._random,
+            )
             losses = [term.weight * term.loss(view) for term in active]
             if losses:
                 self._update(torch.stack(losses).sum())

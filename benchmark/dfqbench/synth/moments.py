@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 20
-"""Elements centred at a time on the CPU: the temporary stays in cache instead of costing fresh pages."""
+from dfqbench.api.numerics import chunks, widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +35,64 @@ def _as_rows(x: Tensor) -> tuple[Tensor, int]:
     return x.flatten(2) if x.ndim > 2 else x.unsqueeze(2), 2
 
 
+def moments_of(x: Tensor) -> Moments:
+    """As `sample_moments`, without a graph; float32 at least."""
+    rows, dim = _as_rows(x)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if x.is_cuda:
+        var, mean = torch.var_mean(widened(rows), dim, correction=0)
+        return Moments(mean, var)
+    mean = rows.new_empty([1 if d == dim else n for d, n in enumerate(rows.shape)], dtype=wide)
+    var = torch.empty_like(mean)
+    for part in chunks(rows):
+        # A narrow map is widened while it is in cache; a wide one is left alone.
+        some = widened(rows[part])
+        torch.mean(some, dim, keepdim=True, out=mean[part])
+        torch.mean((some - mean[part]).square_(), dim, keepdim=True, out=var[part])
+    return Moments(mean.squeeze(dim), var.squeeze(dim))
+
+
+def moments_gradient(x: Tensor, mean: Tensor, to_mean: Tensor, to_var: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of moments in the map is slope * x + offset.
+
+    d mean / dx = 1/M and d var / dx = 2 (x - mean) / M over M positions.
+
+    Args:
+        x: (N, C, ...).
+        mean: (N, C).
+        to_mean: gradient at the means (N, C).
+        to_var: gradient at the variances (N, C).
+
+    Returns:
+        Slope and offset (N, C, 1, ...).
+    """
+    count = positions(x)
+    slope = to_var * (2.0 / count)
+    offset = to_mean / count - slope * mean
+    shape = (*mean.shape, *(1,) * (x.ndim - 2))
+    return slope.view(shape), offset.view(shape)
+
+
 class _SampleMoments(torch.autograd.Function):
     """x -> mean and biased variance over positions, for each sample and channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, dim = _as_rows(x)
-        if x.is_cuda:
-            var, mean = torch.var_mean(rows, dim, correction=0)
-        else:
-            mean = rows.mean(dim, keepdim=True)
-            var = rows.new_empty(mean.shape)
-            chunk = max(1, CHUNK // max(1, rows[0].numel()))
-            for start in range(0, rows.shape[0], chunk):
-                part = slice(start, start + chunk)
-                torch.mean((rows[part] - mean[part]).square_(), dim, keepdim=True, out=var[part])
-            mean, var = mean.squeeze(dim), var.squeeze(dim)
-        ctx.save_for_backward(x, mean)
-        ctx.positions = rows.shape[dim]
-        return mean, var
+        moments = moments_of(x)
+        ctx.save_for_backward(x, moments.mean)
+        return moments.mean, moments.var
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # d mean / dx = 1/M and d var / dx = 2 (x - mean) / M: together one affine map of x per sample and channel.
         x, mean = ctx.saved_tensors
-        grad_mean, grad_var = grads
-        slope = grad_var * (2.0 / ctx.positions)
-        offset = grad_mean / ctx.positions - slope * mean
-        shape = (*mean.shape, *(1,) * (x.ndim - 2))
-        return torch.addcmul(offset.view(shape), slope.view(shape), x, out=torch.empty_like(x))
+        slope, offset = moments_gradient(x, mean, grads[0], grads[1])
+        out = torch.empty_like(x)
+        if x.dtype == mean.dtype:
+            return torch.addcmul(offset, slope, x, out=out)
+        for part in chunks(x):
+            out[part] = torch.addcmul(offset[part], slope[part], x[part].to(mean.dtype))
+        return out
 
 
 def sample_moments(x: Tensor) -> Moments:

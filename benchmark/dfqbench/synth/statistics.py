@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Skip
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
+from dfqbench.synth.watched import can_watch, watched_batchnorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,12 @@ class BatchNormStatistics:
 
     Attributes:
         network: the network to watch, in eval mode; its running statistics must not change from pass to pass.
+        fused: whether plain frozen BatchNorm layers are computed together with their statistics (equal up to rounding,
+            less work); the layers' `forward` is replaced while entered.
     """
 
     network: nn.Module
+    fused: bool = False
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
     _seen: list[LayerStatistics] = field(default_factory=list, init=False, repr=False)
     _constants: dict[tuple[tuple[str, int], ...], LayerConstants] = field(default_factory=dict, init=False, repr=False)
@@ -150,7 +154,11 @@ class BatchNormStatistics:
             raise Skip("the network has no BatchNorm with running statistics")
         self._handles.append(self.network.register_forward_pre_hook(self._restart))
         for name, layer in layers:
-            self._handles.append(layer.register_forward_pre_hook(self._recorder(name, layer)))
+            running = Moments(_present(layer.running_mean), _present(layer.running_var))
+            if self.fused and type(layer) is nn.BatchNorm2d:
+                self._handles.append(_Replacement(layer, self._fused(name, layer, running)))
+            else:
+                self._handles.append(layer.register_forward_pre_hook(self._recorder(name, running)))
         return self
 
     def __exit__(
@@ -165,15 +173,27 @@ class BatchNormStatistics:
         if not self._paused:
             self._seen = []  # a new list: the old one belongs to whoever took `last`
 
-    def _recorder(self, name: str, layer: _BatchNorm) -> Any:
-        running = Moments(_present(layer.running_mean), _present(layer.running_var))
-
+    def _recorder(self, name: str, running: Moments) -> Any:
         def record(module: _BatchNorm, args: tuple[Tensor, ...]) -> None:
             if not self._paused:
                 x = args[0]
                 self._seen.append(LayerStatistics(name, sample_moments(x), positions(x), running, module.eps))
 
         return record
+
+    def _fused(self, name: str, layer: nn.BatchNorm2d, running: Moments) -> Callable[[Tensor], Tensor]:
+        plain = layer.forward
+
+        def forward(x: Tensor) -> Tensor:
+            if self._paused or not can_watch(layer, x):
+                if not self._paused:
+                    self._seen.append(LayerStatistics(name, sample_moments(x), positions(x), running, layer.eps))
+                return plain(x)
+            out, moments = watched_batchnorm(x, layer)
+            self._seen.append(LayerStatistics(name, moments, positions(x), running, layer.eps))
+            return out
+
+        return forward
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -191,6 +211,18 @@ class BatchNormStatistics:
         if key not in self._constants:
             self._constants[key] = LayerConstants.of(self._seen)
         return PassStatistics(self._seen, self._constants[key])
+
+
+class _Replacement:
+    """A layer's `forward`, replaced until `remove`."""
+
+    def __init__(self, layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
+        self._layer = layer
+        layer.forward = forward
+
+    def remove(self) -> None:
+        """Gives the layer its own `forward` back."""
+        del self._layer.forward
 
 
 def _present(tensor: Tensor | None) -> Tensor:

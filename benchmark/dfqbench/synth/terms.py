@@ -37,6 +37,7 @@ class GeneratorPass:
         watch: watcher of BatchNorm inputs, or None where no term asked for it.
         recorder: recorder of feature maps, or None where no term asked for it.
         teacher: the teacher, in eval mode.
+        answer: the teacher's forward pass as the loop runs it (precision); logits in float32.
         student: the student, or None.
         random: for terms that draw.
     """
@@ -47,6 +48,7 @@ class GeneratorPass:
     watch: BatchNormStatistics | None
     recorder: FeatureMaps | None
     teacher: nn.Module
+    answer: Callable[[Tensor], Tensor]
     student: nn.Module | None
     random: torch.Generator
 
@@ -79,7 +81,7 @@ class GeneratorPass:
         if self.recorder is None:
             raise PluginError("a loss term reads feature maps that it did not ask for", "set needs_maps")
         with batch_statistics(self.teacher), self.watch.paused() if self.watch is not None else nullcontext():
-            self.teacher(self.images)
+            self.answer(self.images)
         return self.recorder.last
 
     @cached_property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import UsageError
+from dfqbench.targets.decoded import open_evaluation
 from dfqbench.targets.pixels import Array, Pixels, open_split
 from dfqbench.targets.spec import DatasetSpec
 
@@ -90,7 +91,7 @@ def load_evaluation(dataset: DatasetSpec, card: ModelCard, limit: int | None = N
     """
     if limit is not None and limit < 1:
         raise UsageError(f"cannot evaluate {limit} images", "give a limit of at least 1")
-    pixels = open_split(dataset, "evaluate", card)
+    pixels = open_evaluation(dataset, card)
     total = len(pixels.labels)
     if limit is None or limit >= total:
         return EvaluationSet(pixels, range(total), card, None)

@@ -12,6 +12,16 @@ VARIABLE = "DFQBENCH_DATA"
 """Environment variable that names data folders, separated as in PATH."""
 
 
+DECODED = "DFQBENCH_DECODED"
+"""Environment variable that names the folder of decoded images."""
+
+
+def decoded_folder() -> Path:
+    """Where decoded images are kept."""
+    named = os.environ.get(DECODED)
+    return Path(named) if named else Path(platformdirs.user_cache_dir("dfqbench", appauthor=False)) / "decoded"
+
+
 def default_folder() -> Path:
     """Where `dfqbench fetch` puts data when nothing else is named."""
     return Path(platformdirs.user_data_dir("dfqbench", appauthor=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, SampleSource, budget_named
+from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, Precision, SampleSource, budget_named
 from dfqbench.quant.scheme import Scheme
 from dfqbench.testing.toys import toy_card
 
@@ -32,6 +33,7 @@ class ToyContext:
         restored: state to go on from, or None.
         shared: the shared quantizer, where a test wants one.
         device: where to compute.
+        precision: how the training loops compute.
         keep_states: whether the states given at step boundaries are kept.
         fixed_workdir: the work folder; None: a temporary one.
         steps: (step, total) of every report.
@@ -47,6 +49,7 @@ class ToyContext:
     restored: dict[str, Any] | None = None
     shared: Callable[[nn.Module, SampleSource, ToyContext], Student] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = Precision.FLOAT32
     keep_states: bool = False
     fixed_workdir: Path | None = None
     steps: list[tuple[int, int]] = field(default_factory=list)
@@ -82,6 +85,10 @@ class ToyContext:
         if self._workdir is None:
             self._workdir = tempfile.TemporaryDirectory(prefix="dfqbench-toy-")
         return Path(self._workdir.name)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Convolutions in bfloat16 where the precision says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bfloat16)
 
     def seed(self, *scope: str | int) -> int:
         """A seed from `root_seed` and the scope."""

@@ -99,6 +99,7 @@ class _Iteration:
 
     def __init__(self, teacher: nn.Module, ctx: Context, params: DffgParams, steps: int) -> None:
         self._teacher = teacher
+        self._autocast = ctx.autocast
         self._params = params
         self._domain = _Domain(ctx, params)
         self._random = ctx.generator
@@ -112,12 +113,13 @@ class _Iteration:
     def update(self, chains: _Chains, watch: BatchNormStatistics, step: int, *, keep: bool) -> Tensor:
         """One step of every chain; keeps the images of before it where asked. Returns the loss (0-d)."""
         images = chains.images.requires_grad_()
-        logits = self._teacher(images)
+        with self._autocast():
+            logits = self._teacher(images)
         loss = self._loss(watch.last, images)
         (gradient,) = torch.autograd.grad(loss, images)
         chains.images = images.detach()
         if keep:
-            chains.keep(logits)
+            chains.keep(logits.float())
         if self._params.variability == "pixel":
             noise = torch.randn(gradient.shape, generator=self._random, device=self._random.device)
             gradient = gradient * noise.mul_(self._params.pixel_noise).add_(1)
@@ -161,7 +163,7 @@ def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSou
         done.append(_Chains(torch.empty_like(state["images"])))
         done[-1].load_state_dict(state)
     first = int(restored["step"])
-    with BatchNormStatistics(teacher) as watch:
+    with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
         for index in range(len(done), len(sizes)):
             chains = iteration.start((sizes[index], *ctx.card.input_size))
             if restored["current"] is not None:

@@ -95,7 +95,7 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ZeroQParams) -> FixedSo
     done: list[Tensor] = [images.to(device) for images in restored["done"]]
     ctx.generator.set_state(restored["noise"].cpu())
 
-    with BatchNormStatistics(teacher) as watch:
+    with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
         for index in range(len(done), len(sizes)):
             before = ctx.generator.get_state()
             noise = initial_noise((sizes[index], *card.input_size), params.init, ctx.generator)
@@ -105,7 +105,8 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ZeroQParams) -> FixedSo
                 current.load_state_dict(restored["current"])
                 first = restored["step"]
             for step in range(first, iterations):
-                teacher(current.images)
+                with ctx.autocast():
+                    teacher(current.images)
                 image = unbiased(sample_moments(current.images), positions(current.images))
                 loss = zeroq_loss(watch.last, image, target, params.eps)
                 current.update(loss)

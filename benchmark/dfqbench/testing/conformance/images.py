@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Batch, ModelCard, is_live
+from dfqbench.api import Batch, ModelCard, Precision, is_live
 from dfqbench.quant import parse_scheme
 from dfqbench.testing.conformance.check import Fault
 from dfqbench.testing.conformance.subject import BATCH, Run, Subject, same
@@ -22,10 +22,14 @@ MANY = 150
 
 
 def images(subject: Subject) -> Iterable[str]:
-    """Images fit the card, are finite and carry no graph; on three channels and on one."""
-    for arguments in ({}, {"classes": 5, "size": 16, "channels": 1}):
+    """Images fit the card, are finite and carry no graph; on three channels and, in bfloat16 training, on one."""
+    cases: list[tuple[dict[str, int], Precision]] = [
+        ({}, Precision.FLOAT32),
+        ({"classes": 5, "size": 16, "channels": 1}, Precision.MIXED_BFLOAT16),
+    ]
+    for arguments, precision in cases:
         card = toy_card(**arguments)
-        run = subject.synthesized(teacher=toy_network(**arguments), card=card)
+        run = subject.synthesized(teacher=toy_network(**arguments), card=card, precision=precision)
         _check_source(run)
         for size in (BATCH, MANY):
             check_batch(subject.drawn(run, size), card, size, "sample")

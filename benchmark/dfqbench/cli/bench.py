@@ -1,0 +1,77 @@
+"""`dfqbench bench`: how fast the steps are, as ratios within one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfqbench.cli.options import ExactOption
+
+READ = typer.Option("--read", metavar="FILE", help="Print the table of a saved bench instead of measuring.")
+OUT = typer.Option("--out", metavar="FILE", help="Also save the rows as JSON.")
+
+
+def bench(
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="NAMES", help="For example gdfq,zeroq,evaluate; all by default.")
+    ] = None,
+    shapes: Annotated[str, typer.Option("--shapes", metavar="NAMES", help="cifar, imagenet, or both.")] = "cifar",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's own default.")] = None,
+    exact: ExactOption = False,
+    read: Annotated[Path | None, READ] = None,
+    out: Annotated[Path | None, OUT] = None,
+) -> None:
+    """Time one step of each method beside a textbook loop and the bare networks.
+
+    Contestants take turns, and only ratios between them count. The textbook is float32 in the default memory format
+    with forward hooks and `.item()` every step; the bare networks are forward and backward alone. Runs on the CPU, for
+    a minute or more a row.
+    """
+    from dfqbench.testing.bench import table
+
+    if read is not None:
+        typer.echo(table.render(table.read(read)))
+        return
+    rows = []
+    for shape in _chosen(shapes, ["cifar", "imagenet"], "shape"):
+        rows += _measured(steps, shape, threads, exact=exact)
+    if out is not None:
+        temporary = out.with_name(out.name + ".part")
+        temporary.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(out)
+    typer.echo(table.render(rows))
+
+
+def _measured(steps: str | None, shape: str, threads: int | None, *, exact: bool) -> list[dict[str, object]]:
+    import torch
+
+    from dfqbench.api import Precision
+    from dfqbench.run.environment import resolve_precision
+    from dfqbench.testing.bench.measure import kinds, measure
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    precision = Precision.FLOAT32 if exact else resolve_precision("auto", "cpu")
+    rows = []
+    for kind in _chosen(steps or ",".join(kinds()), kinds(), "step"):
+        typer.echo(f"{kind}, {shape}", err=True)
+        rows.append(measure(kind, shape, precision).as_dict())
+    return rows
+
+
+def _chosen(text: str, known: list[str], what: str) -> list[str]:
+    from dfqbench.api.errors import unknown_name
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise unknown_name(what, name, known)
+    return names
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("bench")(bench)

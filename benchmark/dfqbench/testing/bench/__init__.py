@@ -1,0 +1,1 @@
+"""Speed as ratios within one run: our steps beside textbook loops and beside the bare networks."""

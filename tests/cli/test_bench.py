@@ -1,0 +1,64 @@
+"""`dfqbench bench`: measures, saves, and prints ratios."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from dfqbench.api import InputError, ModelCard, UsageError
+from dfqbench.cli import bench
+from dfqbench.testing.bench import networks
+from dfqbench.testing.bench.measure import kinds
+
+ROW = {
+    "what": "gdfq",
+    "shape": "CIFAR-10 ResNet-20",
+    "batch": 200,
+    "precision": "mixed-bfloat16",
+    "threads": 1,
+    "ours": 0.5,
+    "textbook": 1.5,
+    "floor": 0.45,
+}
+
+
+def run(*arguments: str | Path) -> Result:
+    app = typer.Typer()
+    bench.register(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("content", [{"rows": [ROW]}, {"benchmarks": [{"extra_info": ROW}]}])
+def test_a_saved_bench_is_shown_beside_its_bars(content: object, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    line = run("--read", tmp_path / "bench.json").stdout.splitlines()[-1]
+    # Three times the textbook misses four; 1.11 times the bare networks is within 1.3.
+    assert [cell.strip() for cell in line.split("|")[6:-1]] == ["500 ms", "3.00 !", ">= 4", "1.11", "<= 1.3"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"what": "gdfq"}]}', '{"rows": 3}'])
+def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    assert isinstance(run("--read", tmp_path / "bench.json").exception, InputError)
+
+
+@pytest.mark.parametrize("arguments", [("--steps", "gdqf"), ("--shapes", "cifr")])
+def test_unknown_names(arguments: tuple[str, str]) -> None:
+    error = run(*arguments).exception
+    assert isinstance(error, UsageError)
+    assert "did you mean" in str(error)
+
+
+def test_every_step_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = networks.Shape("toy", ModelCard((3, 8, 8), networks.MEAN, networks.STD, 10), 8, 1)
+    monkeypatch.setitem(networks.SHAPES, "cifar", toy)
+    done = run("--out", tmp_path / "bench.json")
+    assert done.exception is None
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == kinds()
+    assert all(min(row["ours"], row["textbook"], row["floor"]) > 0 for row in rows)
+    assert run("--read", tmp_path / "bench.json").stdout == done.stdout

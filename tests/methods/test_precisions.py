@@ -1,0 +1,100 @@
+"""Every method in the faster precisions against the reference, from the same weights and random streams."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfqbench.api import Budget, Precision, is_live
+from dfqbench.models.build import build_teacher
+from dfqbench.plugins import load_plugins
+from dfqbench.quant import parse_scheme
+from dfqbench.quantizers.distill import Distill, DistillParams
+from dfqbench.quantizers.distill_loop import Distillation
+from dfqbench.run.evaluate import percent, predict, standard_error
+from dfqbench.synth import GeneratorPass, LossTerm
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.evaluation import load_evaluation
+from dfqbench.targets.spec import ModelSpec
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_network
+
+PARAMS = DistillParams(batch=32, batch_few_classes=32, warmup_epochs=0, range_epochs=1, lr=1e-3)
+TOLERANCE = {Precision.FLOAT32_FAST: 2e-4, Precision.MIXED_BFLOAT16: 0.03}
+"""Relative: rounding of float32, and of bfloat16 (eight significant bits) through a network."""
+
+
+class _Listening:
+    """Writes down what a loss term gives."""
+
+    def __init__(self, term: LossTerm, heard: list[tuple[str, float]]) -> None:
+        self._plain = term.loss
+        self._name = term.name
+        self._heard = heard
+
+    def __call__(self, view: GeneratorPass) -> Tensor:
+        loss = self._plain(view)
+        self._heard.append((self._name, float(loss.detach())))
+        return loss
+
+
+@cache
+def losses(method: str, precision: Precision) -> list[tuple[str, float]]:
+    """Losses of the generator's or the images' first steps and of the student's first step, by name."""
+    teacher: nn.Module = toy_network()
+    kind = load_plugins().method_class(method)
+    ctx = ToyContext(bits=parse_scheme("w4a4"), precision=precision)
+    source = kind(kind.params_type()).synthesize(teacher, ctx)
+    heard = [("images", scalars["loss"]) for scalars in ctx.scalars[:3]]
+    if is_live(source):
+        for term in source.terms:  # type: ignore[attr-defined]
+            term.loss = _Listening(term, heard)
+            term.start = 0
+    training = Distillation(teacher, source, ctx, PARAMS)
+    for step in range(training.plan.student_start):
+        training._step(step)
+    scalars = training._step(training.plan.student_start)
+    return [*heard, ("student", float(scalars["loss"]))]
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32_FAST, Precision.MIXED_BFLOAT16])
+@pytest.mark.parametrize("method", ["zeroq", "dffg", "gdfq", "clusterq", "acq", "temporal"])
+def test_first_losses_agree_with_the_reference(method: str, precision: Precision) -> None:
+    wanted, found = losses(method, Precision.FLOAT32), losses(method, precision)
+    assert [name for name, _ in found] == [name for name, _ in wanted]
+    # The first step starts from equal weights; later ones drift apart as any two roundings do.
+    count = len({name for name, _ in wanted})
+    for (name, ours), (_, reference) in zip(found[:count], wanted[:count], strict=True):
+        assert ours == pytest.approx(reference, rel=TOLERANCE[precision], abs=1e-3), name
+    assert torch.isfinite(torch.tensor([value for _, value in found])).all()
+
+
+@pytest.mark.parametrize("method", ["zeroq", "gdfq"])
+def test_the_precision_is_used(method: str) -> None:
+    assert losses(method, Precision.MIXED_BFLOAT16) != losses(method, Precision.FLOAT32)
+
+
+@pytest.mark.slow
+def test_accuracy_on_digits_agrees_within_noise() -> None:
+    spec = Catalogue.discover([]).models("digits")[0]
+    assert isinstance(spec, ModelSpec)
+    dataset = Catalogue.discover([]).target("digits").dataset
+    assert dataset is not None
+    teacher, cpu = build_teacher(spec, "cpu", {}), torch.device("cpu")
+    data = load_evaluation(dataset, spec.card)
+    budget = Budget("toy", Fraction(1, 500), Fraction(1), 50)
+    top1 = {}
+    for precision in (Precision.FLOAT32, Precision.MIXED_BFLOAT16):
+        kind = load_plugins().method_class("gdfq")
+        ctx = ToyContext(card=spec.card, bits=parse_scheme("w4a4"), precision=precision, budget=budget)
+        source = kind(kind.params_type()).synthesize(teacher, ctx)
+        student = Distill(Distill.recipes["gdfq"]).quantize(teacher, source, ctx)
+        top1[precision] = percent(predict(student, data, cpu).correct)
+    # Well above chance, and no further apart than two binomial errors of either.
+    assert min(top1.values()) > 80
+    error = standard_error(top1[Precision.FLOAT32], data.n)
+    assert abs(top1[Precision.FLOAT32] - top1[Precision.MIXED_BFLOAT16]) <= 2 * 2**0.5 * error
