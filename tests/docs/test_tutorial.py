@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from blocks import DOCS, blocks
 
 TUTORIAL = blocks(DOCS / "tutorial.md")
