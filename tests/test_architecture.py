@@ -68,7 +68,18 @@ def loaded(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["api", "hookspecs", "plugins", "grid", "report", "quant.scheme", "cli.main", "run.store"],
+    [
+        "api",
+        "hookspecs",
+        "plugins",
+        "grid",
+        "report",
+        "quant.scheme",
+        "cli.main",
+        "run.store",
+        "run.session",
+        "run.worker",
+    ],
 )
 def test_light_modules(module: str) -> None:
     assert loaded(f"import dfqbench.{module}") & HEAVY == set()

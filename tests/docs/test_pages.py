@@ -124,7 +124,6 @@ def test_other_messages_on_the_page_are_in_the_code() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py"))
     for words in (
         "this run would take about",
-        "another process is running in",
         "lower the learning rate or run with another seed",
         "real_data_opened",
     ):

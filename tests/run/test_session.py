@@ -17,11 +17,15 @@ from dfqbench.run import session
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
 from dfqbench.run.estimate import Estimate, History
+from dfqbench.run.executor import Slot
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.plan import Plan, build_plan
-from dfqbench.run.runner import Runner, Summary
+from dfqbench.run.runner import Rules, Runner, Site
 from dfqbench.run.session import Options, run_plan
+from dfqbench.run.statuses import RETRIES
+from dfqbench.run.stop import Stop
 from dfqbench.run.store import RunFolder
+from dfqbench.run.sweep import Summary, Sweep
 from dfqbench.targets.catalogue import Catalogue
 
 OBSERVER = Path(__file__).parent.parent / "plugins" / "observer.py"
@@ -30,14 +34,25 @@ OBSERVER = Path(__file__).parent.parent / "plugins" / "observer.py"
 class FakeExecutor:
     """Answers at once with what a worker would send."""
 
+    in_process = True
+
     def __init__(self, **result: Any) -> None:
+        self.slots = [Slot(0)]
         self.jobs: list[Job] = []
+        self.asked: FakeEvaluator | None = None
         self.result = {
             "seconds": {"setup": 1.0, "synthesis": 2.0, "quantization": 3.0},
             "real_data_opened": [],
         } | result
 
-    def run(self, job: Job, on_event: Callable[[Mapping[str, Any]], None]) -> Outcome:
+    def evaluator(self, slot: Slot) -> FakeEvaluator:
+        assert self.asked is not None
+        return self.asked
+
+    def close(self) -> None:
+        pass
+
+    def run(self, job: Job, slot: Slot, on_event: Callable[[Mapping[str, Any]], None], stop: Stop) -> Outcome:
         on_event({"event": "progress", "phase": "synthesis", "step": 1, "total": 2, "scalars": {}})
         self.jobs.append(job)
         return Outcome("ok", result=self.result)
@@ -49,7 +64,15 @@ class FakeEvaluator:
     def __init__(self, **changes: Any) -> None:
         self.changes = changes
 
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if request["op"] == "environment":
+            return {"torch": {"collect_env": "as told"}}
         if request["op"] == "baseline":
             return {"fp_top1": 99.0, "n": 540, "subset": None, "parameters": 7}
         coverage = {"macs_quantized": 9, "macs_total": 10, "float_layers": ["conv1: input"]}
@@ -77,16 +100,10 @@ def small_plan(plugins: Plugins, methods: str = "noise") -> Plan:
 def sweep(folder: Path, executor: FakeExecutor, evaluator: FakeEvaluator, **options: Any) -> Summary:
     plugins = options.pop("plugins", None) or load_plugins()
     environment = describe_environment("cpu") | options.pop("environment", {})
-    runner = Runner(
-        RunFolder(folder),
-        plugins,
-        executor,
-        evaluator,  # type: ignore[arg-type]
-        device="cpu",
-        environment=environment,
-        **options,
-    )
-    return runner.run(small_plan(plugins).cells, Display(Console(quiet=True), 1), History([]))
+    executor.asked = evaluator
+    runner = Runner(RunFolder(folder), plugins, Site("cpu", environment), Rules(**options))
+    display = Display(Console(quiet=True), 1)
+    return Sweep(runner, executor, display, History([])).run(small_plan(plugins).cells)
 
 
 def test_a_finished_cell_is_reused_only_in_its_environment(tmp_path: Path) -> None:
@@ -116,7 +133,7 @@ def test_failed_and_invalid_cells_run_again_on_request_only(tmp_path: Path) -> N
     assert "activation relu" in first.failed[0]["error"]["message"]
     again = sweep(tmp_path / "smoke", executor, FakeEvaluator())
     assert (len(executor.jobs), len(again.failed)) == (1, 1)
-    retried = sweep(tmp_path / "smoke", executor, FakeEvaluator(), retry=True)
+    retried = sweep(tmp_path / "smoke", executor, FakeEvaluator(), retry=RETRIES["failed"])
     assert (len(executor.jobs), retried.failed) == (2, [])
 
 
@@ -146,7 +163,7 @@ def test_plugins_hear_of_finished_records(tmp_path: Path) -> None:
 
 
 def test_an_evaluator_that_dies_costs_one_cell(tmp_path: Path) -> None:
-    from dfqbench.run.processes import EvaluatorDiedError
+    from dfqbench.run.evaluator_process import EvaluatorDiedError
 
     class Dying(FakeEvaluator):
         def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +181,7 @@ def test_an_evaluator_that_dies_costs_one_cell(tmp_path: Path) -> None:
 def test_a_run_of_more_than_a_day_wants_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "timed_estimate", lambda *_: Estimate(50 * 3600.0, 1, 0))
     plugins = load_plugins()
-    options = Options(tmp_path, None, "cpu", yes=False, retry=False, any_environment=False)
+    options = Options(tmp_path, None, "cpu")
     with pytest.raises(UsageError, match=r"about 50.0 h; add --yes, or choose a smaller budget: --budget medium"):
         run_plan(small_plan(plugins), plugins, options, Console(quiet=True))
     assert not (tmp_path / "smoke" / "cells").exists()
@@ -178,7 +195,7 @@ def test_unavailable_cells_leave_one_record(tmp_path: Path) -> None:
     name = next(name for name in catalogue.names() if name.startswith("imagenet-"))
     grid = apply(load_grid("smoke", plugins), parse_selection(on=name, models="torchvision:resnet18", methods="noise"))
     plan = build_plan(grid, catalogue, plugins)
-    options = Options(tmp_path, None, "cpu", yes=False, retry=False, any_environment=False)
+    options = Options(tmp_path, None, "cpu")
     for _ in range(2):
         summary, folder = run_plan(plan, plugins, options, Console(quiet=True))
         assert [record["status"] for record in summary.records] == ["unavailable"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_another_environment_serves_only_when_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"cos\nsystem\n(S'false'\ntR."])
 def test_a_torn_source_is_made_again(content: bytes, tmp_path: Path) -> None:
     save_source(source(), tmp_path, "here", COST)
-    (tmp_path / "state.pt").write_bytes(content)
+    (tmp_path / "state.safetensors").write_bytes(content)
     assert load_source(tmp_path, CPU, "here") is None
 
 
@@ -55,3 +56,11 @@ def test_a_class_that_cannot_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
 
     assert not save_source(Unshared(torch.zeros(1, 1, 8, 8)), tmp_path / "abcd", "here", COST)
     assert not (tmp_path / "abcd").exists()
+
+
+def test_a_description_does_not_choose_what_is_imported(tmp_path: Path) -> None:
+    save_source(source(), tmp_path, "here", COST)
+    description = tmp_path / "source.json"
+    description.write_text(description.read_text().replace("dfqbench.synth.source:FixedSource", "antigravity:x"))
+    assert load_source(tmp_path, CPU, "here") is None
+    assert "antigravity" not in sys.modules

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,15 +176,33 @@ def test_a_corrupt_record_is_run_again(tmp_path: Path) -> None:
     assert (record.parent.parent / "attempt-2" / "record.json").is_file()
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
-    from filelock import FileLock
+def test_two_runs_share_one_folder(tmp_path: Path) -> None:
+    arguments = ("--grid", "smoke", "--methods", "noise,zeroq", "--bits", "w4a4,w3a3,w2a2")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: run(tmp_path, *arguments), range(2)))
+    assert [done.returncode for done in both] == [0, 0], both
+    cells = list((tmp_path / "smoke" / "cells").iterdir())
+    assert len(cells) == 6
+    assert [len(list(cell.glob("attempt-*"))) for cell in cells] == [1] * 6
+    assert both[0].stdout == both[1].stdout
 
-    (tmp_path / "smoke").mkdir()
-    with FileLock(tmp_path / "smoke" / ".lock"):
-        done = run(tmp_path, "--grid", "smoke", "--methods", "noise")
-    assert done.returncode == 2
-    assert "another process is running" in done.stderr
-    assert not (tmp_path / "smoke" / "cells").exists()
+
+def test_signals_end_a_run_in_good_order(tmp_path: Path) -> None:
+    arguments = ("--grid", "smoke", "--methods", "slow,noise", "--plugin", str(PLUGINS / "faulty" / "harmful.py"))
+    command = [sys.executable, "-m", "dfqbench", "run", "--out", str(tmp_path), *arguments]
+    for attempt, (number, status) in enumerate(((signal.SIGTERM, 3), (signal.SIGINT, 130)), start=1):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while not list(tmp_path.glob(f"smoke/cells/*/attempt-{attempt}/work")) and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(0.5)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=300)
+        assert process.returncode == status, errors
+        assert f"stopped by {'SIGTERM' if status == 3 else 'Ctrl-C'}; 2 cells are left" in errors
+        assert "Traceback" not in errors
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert records(tmp_path)["slow"]["resumed"] == 2
 
 
 @pytest.mark.data

@@ -66,7 +66,11 @@ class Context(Protocol):
 
     @property
     def restored(self) -> dict[str, Any] | None:
-        """The last checkpoint's state when this attempt goes on from one, else None."""
+        """The last checkpoint's state when this attempt goes on from one, else None.
+
+        Reading it also sets `generator` and the global random generators of Python, NumPy and torch back to where they
+        were at that checkpoint. So build networks and optimizers first, then read it, load, and go on with the loop.
+        """
         ...
 
     @property
@@ -97,7 +101,11 @@ class Context(Protocol):
         ...
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Marks a step boundary at which `state()` is all that is needed to go on."""
+        """Marks a step boundary at which `state()` is all that is needed to go on.
+
+        Called with every step, it costs next to nothing: `state()` is asked for every few minutes, and when the run is
+        asked to stop. It holds tensors, numbers, strings, None, and dicts, lists and tuples of these.
+        """
         ...
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:

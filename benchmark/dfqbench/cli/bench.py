@@ -46,19 +46,17 @@ def bench(
 
 
 def _measured(steps: str | None, shape: str, threads: int | None, *, exact: bool) -> list[dict[str, object]]:
-    import torch
-
     from dfqbench.api import Precision
     from dfqbench.run.environment import resolve_precision
-    from dfqbench.testing.bench.measure import kinds, measure
+    from dfqbench.testing.bench.apart import measured
+    from dfqbench.testing.bench.measure import kinds
+    from dfqbench.testing.bench.networks import SHAPES
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     precision = Precision.FLOAT32 if exact else resolve_precision("auto", "cpu")
     rows = []
     for kind in _chosen(steps or ",".join(kinds()), kinds(), "step"):
         typer.echo(f"{kind}, {shape}", err=True)
-        rows.append(measure(kind, shape, precision).as_dict())
+        rows.append(measured(kind, SHAPES[shape], precision, threads))
     return rows
 
 

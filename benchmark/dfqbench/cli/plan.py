@@ -99,17 +99,17 @@ def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -
     from pathlib import Path
 
     from dfqbench.run.environment import describe_environment
+    from dfqbench.run.executor import Slot
+    from dfqbench.run.local import Host, LocalExecutor
     from dfqbench.run.probe import timed_estimate
-    from dfqbench.run.processes import EvaluatorProcess, LocalExecutor
-    from dfqbench.run.runner import Runner
+    from dfqbench.run.runner import Runner, Site
     from dfqbench.run.store import RunFolder
 
     with tempfile.TemporaryDirectory(prefix="dfqbench-plan-") as scratch:
         folder = RunFolder(Path(scratch))
-        evaluator = EvaluatorProcess(folder.path / "evaluator.log", cells[0].threads if cells else 1, device)
-        environment = describe_environment(device)
-        runner = Runner(folder, plugins, LocalExecutor(), evaluator, device=device, environment=environment)
-        return timed_estimate(cells, history, runner, folder, lambda text: typer.echo(text, err=True))
+        executor = LocalExecutor([Slot(0)], Host(folder.path, cells[0].threads if cells else 1, device))
+        runner = Runner(folder, plugins, Site(device, describe_environment(device)))
+        return timed_estimate(cells, history, runner, executor, lambda text: typer.echo(text, err=True))
 
 
 def _plain(cell: Cell) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
+from dfqbench.bounded import read_toml
 from dfqbench.grid.presets import preset_names, preset_path
 from dfqbench.grid.schema import Grid
 
@@ -82,11 +82,11 @@ def read_grid(path: Path) -> Grid:
         InputError: as :func:`load_grid`.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"grid file {path} cannot be read: {reason}", "`dfqbench grids list` names grids") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"grid file {path} is not valid TOML: {_lowered(str(error))}", "correct the file") from error
     data.setdefault("name", path.stem)
     try:

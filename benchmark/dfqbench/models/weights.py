@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _WRAPPERS = ("state_dict", "model")
 _PREFIX = "module."
 """What torch's DataParallel puts before every name."""
 _SHOWN = 3
+SHARED, SMALL = 4, 2**20
+"""A file may hold a tensor that several names share, up to this factor and as many bytes besides."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -36,6 +39,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise InputError(f"{path} holds no weights", "save model.state_dict()")
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    if claimed > SHARED * path.stat().st_size + SMALL:
+        # Views of one small storage may have any shape.
+        raise InputError(f"{path} claims tensors of {claimed:,} bytes, more than it holds", "save the weights again")
     if all(key.startswith(_PREFIX) for key in state):
         state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
     return state
@@ -48,7 +55,24 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a safetensors file: {_line(error)}", "copy or fetch it again") from error
 
 
+def _check_claims(path: Path) -> None:
+    """Refuses an archive that would unpack to more than it holds: torch stores tensors as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a checkpoint: {_line(error)}", "copy or fetch it again") from error
+    if claimed > path.stat().st_size:
+        raise InputError(
+            f"{path} claims {claimed:,} bytes and holds {path.stat().st_size:,}: it is compressed or forged",
+            "save the weights again with torch.save, or as safetensors",
+        )
+
+
 def _read_torch(path: Path) -> dict[str, Any]:
+    _check_claims(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

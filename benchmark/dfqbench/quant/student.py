@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -143,7 +144,11 @@ def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> No
 
 
 def load_student(
-    path: Path | str, device: str | torch.device = "cpu", families: Mapping[str, str] | None = None
+    path: Path | str,
+    device: str | torch.device = "cpu",
+    families: Mapping[str, str] | None = None,
+    *,
+    trusted: bool = False,
 ) -> Student:
     """Loads a student that a run has kept.
 
@@ -151,12 +156,15 @@ def load_student(
         path: the folder of an attempt (it holds `student.json` and `student.safetensors`).
         device: where to put it.
         families: model families that plugins offer, `package.module:callable` by name.
+        trusted: whether the folder's description may name code of its own (`py:` references); a folder from somebody
+            else can then run anything.
 
     Returns:
         The student, in eval mode.
 
     Raises:
         InputError: the folder holds no student, or its files do not fit each other.
+        Unavailable: the description names code, and is not trusted.
     """
     from dfqbench.models.build import build_teacher
     from dfqbench.targets.spec import ModelSpec
@@ -165,13 +173,14 @@ def load_student(
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / STATE_FILE, device=str(device))
-        model = ModelSpec.from_dict(description["model"])
+        # Whatever the file says of itself: only the caller can say that it may name code.
+        model = dataclasses.replace(ModelSpec.from_dict(description["model"]), trusted=trusted)
         scheme = Scheme.from_dict(description["scheme"])
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} holds no student ({error.filename} is missing)", "name an attempt folder"
         ) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the student in {folder} cannot be read: {error}", "run its cell again") from error
     student = prepare(build_teacher(model, device, families), scheme, model.card)
     try:

@@ -66,9 +66,14 @@ class Calibrate(Quantizer):
             large = is_large(ctx.card.input_size)
             size = self.params.generator_batch_large if large else self.params.generator_batch
             steps = ctx.budget.training_steps(self.params.generator_steps)
-            for step in range(1, steps + 1):
+            first = 0
+            if ctx.restored is not None:
+                source.load_state_dict(ctx.restored["source"])
+                first = int(ctx.restored["step"])
+            for step in range(first, steps):
                 source.train_step(size)
-                ctx.progress(step, steps)
+                ctx.progress(step + 1, steps)
+                ctx.checkpoint(lambda step=step: {"step": step + 1, "source": source.state_dict()})  # type: ignore[misc]
         images = source.sample(self.params.images).images
         student = prepare(teacher, ctx.scheme, ctx.card)
         with torch.no_grad(), student.observing("minmax"):

@@ -161,6 +161,7 @@ class Distillation:
         return {
             "step": step,
             "student": self.student.state_dict(),
+            "images_seen": self.student.images_seen,
             "optimizer": self._optimizer.state_dict()["state"],
             "source": self._source.state_dict(),
             "random": self._random.get_state(),
@@ -169,6 +170,7 @@ class Distillation:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
+        self.student.images_seen = int(state["images_seen"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self._source.load_state_dict(state["source"])

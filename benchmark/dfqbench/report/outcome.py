@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from dfqbench.report.values import ABSENT, Record, duration, items, number, text
 
-FINISHED = frozenset({"ok", "finished", "done", "complete"})
+FINISHED = frozenset({"ok", "collapsed", "finished", "done", "complete"})
 """Statuses of a cell whose numbers count."""
 
 
 OURS = frozenset(
-    {"Invalid", "Unavailable", "Skip", "PluginError", "UsageError", "InputError", "NonFiniteError", "DfqError"}
+    {"Invalid", "Collapsed", "Timeout", "Preempted", "WorkerDied", "Unavailable", "Skip", "PluginError", "UsageError"}
+    | {"InputError", "NonFiniteError", "DfqError"}
 )
 """Types of errors whose messages say everything; others are shown with their type."""
 
@@ -73,6 +74,10 @@ def outcome(records: Sequence[Record]) -> Outcome:
     notes = [f"{word(record)}: {reason(record)}" for record in bad]
     if len(records) > 1:
         notes = [f"seed {text(record, 'seed')}: {note}" for record, note in zip(bad, notes, strict=True)]
+    guessing = [record for record in good if text(record, "status") == "collapsed"]
+    if guessing:
+        seeds = ", ".join(text(record, "seed") for record in guessing)
+        notes.append("collapsed: no better than guessing" + (f" (seeds {seeds})" if len(good) > 1 else ""))
     flags = sorted({str(flag) for record in good for flag in items(record, "flags")})
     if flags:
         notes.append(f"flagged: {', '.join(flags)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
-from dfqbench.api.errors import PluginError, Skip
+from dfqbench.api.errors import NonFiniteError, PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
@@ -21,24 +22,29 @@ from dfqbench.models.build import build_teacher
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
+from dfqbench.run.checkpoint import Checkpoints
 from dfqbench.run.clock import Clock
 from dfqbench.run.context import REPORT_EVERY, HostContext
 from dfqbench.run.evaluate import accuracy, predict
+from dfqbench.run.flag import StopFlag
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.job import Job
+from dfqbench.run.keeper import Account, StateKeeper
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.meter import Counts, counting, metered
 from dfqbench.run.rng import seeded
-from dfqbench.run.source import load_source, save_source
+from dfqbench.run.source import load_source, save_source, shared_state
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from dfqbench.run.channel import Channel
+    from dfqbench.run.channel import Sink
 
 KEPT_IMAGES = 64
 IMAGES_FILE = "images.safetensors"
+WORK = "work"
+"""The part of the attempt's folder that plugin code may write to."""
 WARM_STEPS = 3
 """Steps of a probe that are not timed, and the fewest that are."""
 
@@ -55,10 +61,10 @@ class Attempt:
         plugin: whose code is running, or empty.
     """
 
-    def __init__(self, job: Job, channel: Channel) -> None:
+    def __init__(self, job: Job, channel: Sink, flag: StopFlag | None = None) -> None:
         self.phase = "setup"
         self.plugin = ""
-        self.clock = Clock()
+        self.clock = _device_clock(torch.device(job.device))
         self.counts = Counts()
         self.flags: list[str] = []
         self.peaks: dict[str, float] = {}
@@ -70,7 +76,20 @@ class Attempt:
         self._probe_step = 0
         self._source_kind: str | None = None
         self._reused: dict[str, Any] | None = None
-        self._guard = DataGuard(Path(path) for path in job.guarded)
+        run = Path(job.run) if job.run else None
+        self._guard = DataGuard((Path(path) for path in job.guarded), run, self._folder / WORK)
+        self._flag = flag or StopFlag()
+        self._resumed = 0
+        self._wall_before = 0.0
+        self._device = torch.device(job.device)
+        self.keeper = StateKeeper(
+            self._checkpoints(),
+            self._flag,
+            Account(self._account, self._go_on),
+            clock=self.clock,
+            guard=self._guard,
+            warn=lambda text: channel.send("warning", message=text),
+        )
 
     @property
     def step(self) -> int | None:
@@ -95,7 +114,7 @@ class Attempt:
             method = self._method(plugins)
             quantizer = self._quantizer(plugins)
         self._check_requirements(method, teacher)
-        self.clock = _device_clock(device)
+        self.keeper.load(device)
         self.clock.add("setup", time.monotonic() - job.started)
         with counting(teacher, self.counts):
             source = self._synthesis(method, teacher, model)
@@ -115,7 +134,41 @@ class Attempt:
             "source_kind": self._source_kind,
             "reused": self._reused,
             "real_data_opened": list(self._guard.hits),
+            "wrote_outside": list(self._guard.writes),
+            "resumed": self._resumed,
+            "wall_before": self._wall_before,
         }
+
+    def _checkpoints(self) -> Checkpoints | None:
+        job = self._job
+        if not job.checkpoints or job.probe_seconds:
+            return None
+        return Checkpoints(Path(job.checkpoints), {"environment": job.environment}, job.checkpoint_every)
+
+    def _account(self) -> dict[str, Any]:
+        """What the attempt has cost until now, for a checkpoint."""
+        found = self.so_far() | {"seconds": self.clock.so_far()}
+        found["peak_mib"] = self.peaks | {self.phase: self._peak()}
+        found["wall_before"] = self._wall_before + time.monotonic() - self._job.started
+        return found
+
+    def _go_on(self, account: Mapping[str, Any]) -> None:
+        """Takes over what an earlier process of this cell had spent when it kept its state."""
+        self.clock.go_on_from(account["seconds"])
+        for name, count in account["counts"].items():
+            setattr(self.counts, name, count)
+        self.peaks = dict(account["peak_mib"])
+        self.flags = list(account["flags"])
+        self._source_kind = account["source_kind"]
+        self._reused = account["reused"]
+        self._guard.hits[:] = dict.fromkeys([*account["real_data_opened"], *self._guard.hits])
+        self._guard.writes[:] = dict.fromkeys([*account["wrote_outside"], *self._guard.writes])
+        self._resumed = account["resumed"] + 1
+        self._wall_before = account["wall_before"]
+
+    def _peak(self) -> float:
+        """Peak memory of the phase, that of earlier processes included."""
+        return max(peak_mib(self._device), self.peaks.get(self.phase, 0.0))
 
     def _method(self, plugins: Plugins) -> Method | None:
         if self._job.method == REAL:
@@ -138,10 +191,12 @@ class Attempt:
         device = torch.device(self._job.device)
         self._enter("synthesis")
         with self._guard.watching():
-            shared = load_source(Path(self._job.source), device, self._job.accepted_environment)
+            packages = {type(method).__module__.partition(".")[0]}
+            shared = load_source(Path(self._job.source), device, self._job.accepted_environment, packages)
         if shared is not None:
             source, self._reused = shared
             self._source_kind = "fixed"
+            self._channel.send("source", kind="fixed", shared=True)
             return source
         if method is None:
             raise PluginError("the images of the real-data control were not prepared")
@@ -154,11 +209,12 @@ class Attempt:
         except ProbeDone:
             # Enough was timed; any images serve to time the quantizer.
             return FixedSource(torch.randn(KEPT_IMAGES, *model.card.input_size, device=device))
-        self.peaks["synthesis"] = peak_mib(device)
+        self.peaks["synthesis"] = self._peak()
         if not callable(getattr(source, "sample", None)):
             raise PluginError(f"synthesize returned a {type(source).__name__}", "return a source with `sample`")
         self.counts.source_steps += context.steps
         self._source_kind = "live" if is_live(source) else "fixed"
+        saved = False
         if not is_live(source) and not self._job.probe_seconds:
             cost = {
                 "seconds": self.clock.seconds["synthesis"],
@@ -166,7 +222,11 @@ class Attempt:
                 "peak_mib": self.peaks["synthesis"],
             }
             with self._guard.watching():
-                save_source(source, Path(self._job.source), self._job.environment, cost)
+                state = shared_state(source)
+            folder, environment = Path(self._job.source), self._job.environment
+            saved = state is not None and save_source(source, folder, environment, cost, state)
+        self._channel.send("source", kind=self._source_kind, shared=saved)
+        self.keeper.remember_synthesis(device)
         return source
 
     def _quantization(
@@ -184,7 +244,7 @@ class Attempt:
             self.flags.append("generator_alone")
         scheme = Scheme.from_dict(self._job.scheme)
         self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
-        handed = metered(source, self.clock, self.counts)
+        handed = metered(source, self.clock, self.counts, tuple(model.card.input_size))
         reset_peak(device)
         with (
             seeded(context.seed("global")),
@@ -195,9 +255,11 @@ class Attempt:
                 student: nn.Module = method.quantize(teacher, handed, context)
             else:
                 student = quantizer.quantize(teacher, handed, context)
-        self.peaks["quantization"] = peak_mib(device)
+        self.peaks["quantization"] = self._peak()
         if not isinstance(student, nn.Module):
             raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
+        handed.check()
+        _check_finite(student)
         if isinstance(student, Student):
             self.counts.student_images = student.images_seen
         return student
@@ -230,7 +292,7 @@ class Attempt:
         return found | unchecked | {"seconds": time.monotonic() - begin}
 
     def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:
-        workdir = self._folder / "work"
+        workdir = self._folder / WORK
         workdir.mkdir(exist_ok=True)
         return HostContext(
             phase=phase,
@@ -243,6 +305,8 @@ class Attempt:
             report=self._report,
             report_every=0.0 if self._job.probe_seconds else REPORT_EVERY,
             shared_quantize=shared,
+            keeper=self.keeper,
+            restored=self.keeper.restored(),
             precision=Precision(self._job.precision),
         )
 
@@ -250,6 +314,7 @@ class Attempt:
         self.phase = phase
         self._context = None
         self._probe_begin = 0.0
+        self.keeper.enter(phase)
         self._channel.send("phase", name=phase)
 
     def _report(self, step: int, total: int, scalars: dict[str, float]) -> None:
@@ -268,6 +333,13 @@ class Attempt:
         if step < total and steps >= WARM_STEPS and spent >= self._job.probe_seconds:
             self._channel.send("probe", phase=self.phase, seconds=spent / steps * total)
             raise ProbeDone
+
+
+def _check_finite(student: nn.Module) -> None:
+    """Refuses a student with a parameter or range that is not a number: its accuracy would mean nothing."""
+    for name, value in student.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NonFiniteError(f"the student's {name}")
 
 
 def _device_clock(device: torch.device) -> Clock:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from dfqbench.api.budget import Budget
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import MethodChoice
 from dfqbench.quant.scheme import Scheme
 from dfqbench.run.identity import host_code, identity
+from dfqbench.run.statuses import Status
 from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
 
 DATA_CODE = (
@@ -21,9 +22,6 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
-
-Status = Literal["ok", "skipped", "unavailable", "failed", "invalid"]
-"""How an attempt at a cell ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from typing import IO, Any
+from typing import IO, Any, Protocol
+
+
+class Sink(Protocol):
+    """Takes the events of an attempt."""
+
+    def send(self, event: str, **data: Any) -> None:
+        """Sends one event."""
+        ...
 
 
 class Channel:

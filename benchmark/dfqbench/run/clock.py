@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -76,6 +76,8 @@ class Clock:
         self._depth = 0
         self._sums: EventSums | None = None
         self._mark: Event | None = None
+        self._open: tuple[str, str | None] | None = None
+        self._begin = 0.0
 
     @contextmanager
     def phase(self, name: str, inside: str | None = None) -> Iterator[None]:
@@ -85,26 +87,71 @@ class Clock:
             name: phase that pays for the time.
             inside: phase that pays for the marked segments, or None: `name` pays for these too.
         """
-        begin = self._now()
+        self._open = (name, inside)
+        self._start()
+        try:
+            yield
+        finally:
+            self.seconds = self.so_far()
+            self._open = self._sums = self._mark = None
+
+    def _start(self) -> None:
+        self._begin = self._now()
         self._inside_seconds = 0.0
         if self._make_event is not None:
             self._sums = EventSums()
             self._mark = self._event()
+
+    def so_far(self) -> dict[str, float]:
+        """Seconds by phase until now, the open phase included; waits for the device."""
+        found = dict(self.seconds)
+        if self._open is None:
+            return found
+        name, inside = self._open
+        self._cut("inside" if self._depth else "outside")
+        if self._synchronize is not None:
+            self._synchronize()
+        wall = self._now() - self._begin
+        share = self._inside_share(wall) if inside is not None else 0.0
+        parts = (
+            [(name, wall * (1.0 - share))] if inside is None else [(inside, wall * share), (name, wall * (1 - share))]
+        )
+        for phase, seconds in parts:
+            found[phase] = found.get(phase, 0.0) + seconds
+        return found
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time within is nobody's: it is part of no phase."""
+        if self._open is None:
+            yield
+            return
+        self._cut("inside" if self._depth else "outside")
+        if self._synchronize is not None:
+            self._synchronize()
+        begin = self._now()
         try:
             yield
         finally:
-            if self._sums is not None and self._mark is not None:
-                self._sums.add("outside", self._mark, self._event())
-            if self._synchronize is not None:
-                self._synchronize()
-            wall = self._now() - begin
-            share = self._inside_share(wall)
-            if inside is not None:
-                self.add(inside, wall * share)
-                self.add(name, wall * (1.0 - share))
-            else:
-                self.add(name, wall)
-            self._sums = self._mark = None
+            spent = self._now() - begin
+            self._begin += spent
+            if self._depth:
+                self._inside_seconds -= spent
+            if self._make_event is not None:
+                self._mark = self._event()
+
+    def go_on_from(self, seconds: Mapping[str, float]) -> None:
+        """Sets the account to an earlier one; an open phase begins now, and what it took until now is nobody's."""
+        self.seconds = dict(seconds)
+        if self._open is not None:
+            self._start()
+
+    def _cut(self, side: str) -> None:
+        """Ends the running segment of device time and begins the next."""
+        if self._sums is not None and self._mark is not None:
+            now = self._event()
+            self._sums.add(side, self._mark, now)
+            self._mark = now
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -117,19 +164,13 @@ class Clock:
                 self._depth -= 1
             return
         begin = self._now()
-        if self._sums is not None and self._mark is not None:
-            start = self._event()
-            self._sums.add("outside", self._mark, start)
-            self._mark = start
+        self._cut("outside")
         try:
             yield
         finally:
             self._depth -= 1
             self._inside_seconds += self._now() - begin
-            if self._sums is not None and self._mark is not None:
-                end = self._event()
-                self._sums.add("inside", self._mark, end)
-                self._mark = end
+            self._cut("inside")
 
     def add(self, name: str, seconds: float) -> None:
         """Charges seconds to a phase."""

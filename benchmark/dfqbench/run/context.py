@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,40 @@ REPORT_EVERY = 0.5
 """Seconds between progress reports to the parent."""
 
 Report = Callable[[int, int, dict[str, float]], None]
+State = Callable[[], dict[str, Any]]
 SharedQuantize = Callable[[nn.Module, SampleSource, "HostContext"], Student]
+
+
+class Keeper(Protocol):
+    """What keeps a phase's state, and says when to stop."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked the attempt to stop."""
+        ...
+
+    def boundary(self, context: HostContext, state: State) -> None:
+        """At a step boundary: keeps the state where that is due, and ends the attempt where it shall stop."""
+        ...
+
+    def stop(self) -> None:
+        """Ends the attempt where no state can be kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What an earlier run of the phase has left.
+
+    Attributes:
+        state: the plugin's own state.
+        context: what `HostContext.own_state` returned beside it.
+        on_read: sets back what is the host's: global random generators and the account.
+    """
+
+    state: dict[str, Any]
+    context: Mapping[str, Any]
+    on_read: Callable[[], None]
 
 
 class HostContext:
@@ -38,7 +72,6 @@ class HostContext:
         budget: length of schedules.
         precision: how the training loops compute.
         workdir: the attempt's own folder for the plugin.
-        restored: state of a checkpoint; None in a fresh attempt.
         steps: last step that the plugin reported.
     """
 
@@ -55,6 +88,8 @@ class HostContext:
         report: Report,
         shared_quantize: SharedQuantize | None = None,
         report_every: float = REPORT_EVERY,
+        keeper: Keeper | None = None,
+        restored: Restored | None = None,
         precision: Precision = Precision.FLOAT32,
     ) -> None:
         self.device = device
@@ -62,7 +97,6 @@ class HostContext:
         self.budget = budget
         self.precision = precision
         self.workdir = workdir
-        self.restored: dict[str, Any] | None = None
         self.steps = 0
         self.generator = torch.Generator(device)
         self._phase = phase
@@ -73,6 +107,9 @@ class HostContext:
         self._first_bad: Tensor | None = None
         self._last_report = 0.0
         self._report_every = report_every
+        self._keeper = keeper
+        self._restored = restored
+        self._keeps = False
         self.generator.manual_seed(self.seed("generator"))
 
     @property
@@ -84,6 +121,22 @@ class HostContext:
                 "set depends_on_bits = True in the method's class",
             )
         return self._scheme
+
+    @property
+    def restored(self) -> dict[str, Any] | None:
+        """State of a checkpoint; None in a fresh attempt. Reading it also sets the random generators back."""
+        if self._restored is None:
+            return None
+        found = self._restored.context
+        self.generator.set_state(found["generator"].cpu())
+        self.steps = int(found["steps"])
+        self._first_bad = None if found["first_bad"] is None else found["first_bad"].to(self.device)
+        self._restored.on_read()
+        return self._restored.state
+
+    def own_state(self) -> dict[str, Any]:
+        """What the context itself must remember at a step boundary."""
+        return {"generator": self.generator.get_state(), "steps": self.steps, "first_bad": self._first_bad}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
@@ -109,6 +162,9 @@ class HostContext:
             self._last_report = now
             # Scalars are read only with the flag, so that passing them costs no synchronisation.
             self._report(step, total, {name: float(value) for name, value in scalars.items()} if reading else {})
+        if self._keeper is not None and not self._keeps and step > 1 and self._keeper.stopping:
+            # A phase that has come to its second step without offering a state will not offer any.
+            self._keeper.stop()
 
     def _watch(self, loss: Tensor, step: int) -> None:
         if self._first_bad is None:
@@ -125,8 +181,19 @@ class HostContext:
     def snapshot(self, student: nn.Module, step: int) -> None:
         """Accepted and dropped: evaluation of snapshots was not asked for."""
 
-    def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Accepted and dropped: attempts start afresh."""
+    def checkpoint(self, state: State) -> None:
+        """Keeps the state now and then, and before an attempt that was asked to stop ends."""
+        self._keeps = True
+        if self._keeper is not None:
+            self._keeper.boundary(self, state)
+
+    def check(self) -> None:
+        """Looks at the losses until now, so that no state is kept that has already gone wrong.
+
+        Raises:
+            NonFiniteError: one was NaN or infinite.
+        """
+        self._check(self.steps)
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Runs the cell's shared quantizer."""

@@ -15,6 +15,20 @@ from dfqbench.api.precision import Precision
 from dfqbench.run.identity import identity
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
+"""Packages whose versions may change a number."""
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Environment variables by which the libraries choose their kernels."""
+NOT_IDENTITY = ("installed", "revision", "torch", "deterministic")
+"""Parts of the description that tell more, but change no number by themselves or follow from the others."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Instruction sets that multiply in bfloat16 (the last: 64-bit Arm)."""
 
@@ -33,7 +47,52 @@ def describe_environment(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": device,
         "device_name": _device_name(device),
+        "driver": driver_version() if device.startswith("cuda") else None,
+        "variables": {name: value for name in VARIABLES if (value := os.environ.get(name)) is not None},
+        "deterministic": _deterministic(device),
+        "revision": code_revision(),
+        "installed": _installed(),
     }
+
+
+def _deterministic(device: str) -> str:
+    """Whether the same seed gives the same bits."""
+    if device.startswith("cuda"):
+        return "no: CUDA kernels may add in any order"
+    return "yes, for the same number of threads"
+
+
+def _installed() -> dict[str, str]:
+    """Every installed distribution and its version."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found[name.lower()] = distribution.version
+    return dict(sorted(found.items()))
+
+
+@cache
+def code_revision() -> str | None:
+    """The git revision that this package runs from, `+` where files differ from it; None outside a checkout."""
+    git = shutil.which("git")
+    folder = Path(__file__).parent
+    if git is None:
+        return None
+    try:
+        told = [
+            subprocess.run(  # noqa: S603 - found on the path
+                [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for arguments in (
+                ("ls-files", "--error-unmatch", str(Path(__file__))),
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no", str(folder)),
+            )
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[1] + ("+" if told[2] else "")
 
 
 def _device_name(device: str) -> str:
@@ -46,7 +105,8 @@ def _device_name(device: str) -> str:
 def environment_id(environment: dict[str, Any]) -> str:
     """Identity of an environment; our own version is left out, since identities of cells hold our code."""
     packages = {name: version for name, version in environment["packages"].items() if name != "dfqbench"}
-    return identity(environment | {"packages": packages})
+    facts = {key: value for key, value in environment.items() if key not in NOT_IDENTITY}
+    return identity(facts | {"packages": packages})
 
 
 def resolve_device(wanted: str) -> str:
@@ -103,12 +163,27 @@ def cpu_name() -> str:
 @cache
 def gpu_names() -> tuple[str, ...]:
     """Names of NVIDIA GPUs as their driver tells them; empty without one."""
+    return _asked_driver("name")
+
+
+@cache
+def driver_version() -> str | None:
+    """Version of NVIDIA's driver, or None."""
+    return next(iter(_asked_driver("driver_version")), None)
+
+
+def _asked_driver(field: str) -> tuple[str, ...]:
+    """One line a GPU."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
     try:
         done = subprocess.run(  # noqa: S603 - found on the path
-            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=True
+            [tool, f"--query-gpu={field}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ()

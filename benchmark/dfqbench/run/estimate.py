@@ -8,6 +8,7 @@ from typing import Any
 
 from dfqbench.run.cell import Cell
 from dfqbench.run.identity import identity
+from dfqbench.run.statuses import MEASURED
 
 LONG_HOURS = 24.0
 """A run that is expected to take longer wants `--yes`."""
@@ -55,7 +56,7 @@ class History:
     def note(self, record: Mapping[str, Any]) -> None:
         """Adds a record, if it is of a cell that ran to its end."""
         seconds = record.get("seconds") or {}
-        if record.get("status") not in {"ok", "invalid"} or "wall" not in seconds:
+        if record.get("status") not in MEASURED | {"invalid"} or "wall" not in seconds:
             return
         found = {name: float(value) for name, value in seconds.items()}
         if record.get("source_kind") != "fixed":

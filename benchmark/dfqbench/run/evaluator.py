@@ -50,13 +50,20 @@ class Evaluator:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answers one request; errors are part of the answer."""
-        operations = {"baseline": self.baseline, "evaluate": self.evaluate, "real": self.real}
+        operations = {
+            "baseline": self.baseline,
+            "evaluate": self.evaluate,
+            "real": self.real,
+            "environment": self.environment,
+        }
         begin = time.monotonic()
         try:
             result = operations[request["op"]](request)
         except Exception as error:
             text = " ".join(str(error).split()) or "no message"
             status = "unavailable" if isinstance(error, Unavailable) else "failed"
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                status = "oom"
             return {
                 "error": {
                     "type": type(error).__name__,
@@ -83,7 +90,8 @@ class Evaluator:
         reset_peak(self._device)
         data, model = self._data(request), ModelSpec.from_dict(request["model"])
         teacher = self._teacher(request, model, data)
-        student = load_student(Path(request["attempt"]), self._device, request["families"])
+        # The user named the model, and this run's own worker wrote the folder.
+        student = load_student(Path(request["attempt"]), self._device, request["families"], trusted=model.trusted)
         images = next(iter(data.batches(CHECKED_IMAGES, self._device)))[0]
         coverage = measure_coverage(student, images)
         found = predict(student, data, self._device)
@@ -109,6 +117,22 @@ class Evaluator:
         cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
         save_source(FixedSource(images, labels), Path(request["source"]), request["environment"], cost)
         return {"images": len(images), "dropped": dropped}
+
+    def environment(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """What torch says of itself and of the machine."""
+        from torch.utils.collect_env import get_pretty_env_info
+
+        return {
+            "torch": {
+                "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+                "cudnn_deterministic": torch.backends.cudnn.deterministic,
+                "cudnn_benchmark": torch.backends.cudnn.benchmark,
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+                "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+                "threads": torch.get_num_threads(),
+                "collect_env": get_pretty_env_info(),  # type: ignore[no-untyped-call]
+            }
+        }
 
     def _data(self, request: dict[str, Any]) -> EvaluationSet:
         key = canonical([request["dataset"], request["model"]["card"], request["limit"]])

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 JOB = "job.json"
+CHECKPOINT_EVERY = 300.0
+"""Seconds between checkpoints unless asked otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Job:
         accepted_environment: environment that a saved source must come from, or None: any.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
+        run: the run's folder, in which plugin code may write to its attempt's only.
+        checkpoints: folder of the cell's checkpoints, or empty: none are kept.
+        checkpoint_every: seconds between two.
+        memory_mib: most private memory of the process in MiB, or 0: no limit.
+        time_limit: seconds for the worker, or 0: no limit; kept by the executor.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
     """
 
@@ -61,6 +68,11 @@ class Job:
     accepted_environment: str | None
     plugin_files: list[str]
     started: float
+    run: str = ""
+    checkpoints: str = ""
+    checkpoint_every: float = CHECKPOINT_EVERY
+    memory_mib: int = 0
+    time_limit: float = 0.0
     probe_seconds: float = 0.0
 
     def write(self, path: Path) -> None:
@@ -78,7 +90,7 @@ class Outcome:
     """What became of an attempt in the worker.
 
     Attributes:
-        status: `ok`, `skipped`, `unavailable` or `failed`.
+        status: as in the record, but for what is found out in the evaluation.
         result: what the worker reported at the end; empty if it did not.
         error: type, message, phase, step, plugin and traceback, or None.
     """

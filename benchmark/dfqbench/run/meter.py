@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
+from dfqbench.api.errors import NonFiniteError, PluginError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dfqbench.run.clock import Clock
 
@@ -62,17 +63,47 @@ def counting(teacher: nn.Module, counts: Counts) -> Iterator[None]:
 class MeteredSource:
     """A source whose calls are charged to synthesis, whoever makes them."""
 
-    def __init__(self, source: SampleSource, clock: Clock, counts: Counts) -> None:
+    def __init__(
+        self, source: SampleSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None
+    ) -> None:
         self._source = source
         self._clock = clock
         self._counts = counts
+        self._shape = shape
+        self._bad: Tensor | None = None
 
     def sample(self, size: int) -> Batch:
-        """Draws images; the time is synthesis."""
+        """Draws images; the time is synthesis.
+
+        Raises:
+            PluginError: the source gave something else.
+        """
         with self._clock.inside():
             batch = self._source.sample(size)
+        self._check_shape(batch)
+        # Gathered where the images are, and read once at the end.
+        bad = ~batch.images.isfinite().all()
+        self._bad = bad if self._bad is None else self._bad | bad
         self._counts.images += len(batch.images)
         return batch
+
+    def check(self) -> None:
+        """Looks whether every image that was drawn was finite.
+
+        Raises:
+            NonFiniteError: one was not.
+        """
+        if self._bad is not None and bool(self._bad):
+            raise NonFiniteError("an image of the source")
+
+    def _check_shape(self, batch: Batch) -> None:
+        images = getattr(batch, "images", None)
+        shape = tuple(getattr(images, "shape", ()))
+        if len(shape) != 4 or not shape[0] or (self._shape is not None and shape[1:] != self._shape):
+            wanted = "N, C, H, W" if self._shape is None else ", ".join(["N", *map(str, self._shape)])
+            raise PluginError(
+                f"the source gave images of shape {shape}, not ({wanted})", "return a Batch of such images"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """State of the source within."""
@@ -86,8 +117,10 @@ class MeteredSource:
 class MeteredImages(MeteredSource):
     """The same for a source that knows how many images it has."""
 
-    def __init__(self, source: SampleSource, size: int, clock: Clock, counts: Counts) -> None:
-        super().__init__(source, clock, counts)
+    def __init__(
+        self, source: SampleSource, size: int, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(source, clock, counts, shape)
         self._size = size
 
     def __len__(self) -> int:
@@ -97,23 +130,24 @@ class MeteredImages(MeteredSource):
 class MeteredLiveSource(MeteredSource):
     """The same for a source that still learns."""
 
-    def __init__(self, source: LiveSource, clock: Clock, counts: Counts) -> None:
-        super().__init__(source, clock, counts)
+    def __init__(self, source: LiveSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None) -> None:
+        super().__init__(source, clock, counts, shape)
         self._live = source
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Trains the generator once; the time, passes through teacher and student included, is synthesis."""
         with self._clock.inside():
             batch = self._live.train_step(size, student)
+        self._check_shape(batch)
         self._counts.images += len(batch.images)
         self._counts.source_steps += 1
         return batch
 
 
-def metered(source: SampleSource, clock: Clock, counts: Counts) -> MeteredSource:
-    """Wraps a source for the clock and the counts."""
+def metered(source: SampleSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None) -> MeteredSource:
+    """Wraps a source for the clock and the counts; `shape` (C, H, W) is what its images must have."""
     if is_live(source):
-        return MeteredLiveSource(source, clock, counts)
+        return MeteredLiveSource(source, clock, counts, shape)
     if isinstance(source, Sized):
-        return MeteredImages(source, len(source), clock, counts)
-    return MeteredSource(source, clock, counts)
+        return MeteredImages(source, len(source), clock, counts, shape)
+    return MeteredSource(source, clock, counts, shape)

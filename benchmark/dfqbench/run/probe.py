@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.grid.choice import REAL
 from dfqbench.run.estimate import Estimate, History, cost_key
-from dfqbench.run.processes import LocalExecutor
+from dfqbench.run.stop import Stop
 
 if TYPE_CHECKING:
     from dfqbench.run.cell import Cell
+    from dfqbench.run.executor import Executor
     from dfqbench.run.runner import Runner
-    from dfqbench.run.store import RunFolder
 
 TIMED_SECONDS = 2.0
 """Steps are timed for so long in each phase."""
@@ -27,7 +28,7 @@ QUICK_TARGET = "digits"
 
 
 def timed_estimate(
-    cells: Iterable[Cell], history: History, runner: Runner, folder: RunFolder, say: Callable[[str], None]
+    cells: Iterable[Cell], history: History, runner: Runner, executor: Executor, say: Callable[[str], None]
 ) -> Estimate:
     """Expected time of cells: from earlier records, and for long cells without any from a few timed steps.
 
@@ -35,7 +36,7 @@ def timed_estimate(
         cells: cells that are not finished; those that cannot run are left out.
         history: earlier records.
         runner: knows how to make a job, and the device.
-        folder: of the run.
+        executor: carries jobs out.
         say: is told before steps are timed, since that takes a while.
     """
     runnable = [cell for cell in cells if cell.problem is None]
@@ -46,36 +47,32 @@ def timed_estimate(
             unknown.setdefault(cost_key(cell, runner.device), cell)
     if unknown:
         say(f"timing a few steps of {len(unknown)} kinds of cells, for the estimate")
-    probed = {key: seconds for key, cell in unknown.items() if (seconds := probe_seconds(runner, folder, cell))}
+    probed = {key: seconds for key, cell in unknown.items() if (seconds := probe_seconds(runner, executor, cell))}
     return history.estimate(runnable, runner.device, probed, runner.paid_sources(runnable))
 
 
-def probe_seconds(runner: Runner, folder: RunFolder, cell: Cell) -> dict[str, float] | None:
+def probe_seconds(runner: Runner, executor: Executor, cell: Cell) -> dict[str, float] | None:
     """Times a few steps of a cell in a worker and extrapolates.
 
     Args:
         runner: knows how to make the job.
-        folder: of the run; a folder in it is used and removed.
+        executor: carries it out.
         cell: a cell that can run.
 
     Returns:
         Expected seconds of the cell without evaluation (`wall`, `synthesis`, `paid_synthesis`);
         None where it failed (the run will say why).
     """
-    attempt = folder.path / "probe"
-    shutil.rmtree(attempt, ignore_errors=True)
-    attempt.mkdir(parents=True)
-    begin = time.monotonic()
     rest: dict[str, float] = {}
 
     def listen(event: Mapping[str, Any]) -> None:
         if event.get("event") == "probe":
             rest[str(event["phase"])] = max(0.0, float(event["seconds"]) - TIMED_SECONDS)
 
-    try:
-        outcome = LocalExecutor().run(runner.job(cell, attempt, begin, TIMED_SECONDS), listen)
-    finally:
-        shutil.rmtree(attempt, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=runner.folder.path) as attempt:
+        begin = time.monotonic()
+        job = runner.job(cell, Path(attempt), begin, TIMED_SECONDS)
+        outcome = executor.run(job, executor.slots[0], listen, Stop())
     if outcome.status != "ok" and not rest:
         return None
     wall = time.monotonic() - begin + sum(rest.values())

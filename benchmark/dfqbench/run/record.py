@@ -112,6 +112,8 @@ def add_cost(record: dict[str, Any], outcome: Outcome, evaluation: float, wall: 
     shared, `paid_synthesis` (what this attempt spent inside source calls) is what enters the sum.
     """
     result = outcome.result
+    # Earlier processes of an attempt that went on from a checkpoint have spent theirs.
+    wall += float(result.get("wall_before", 0.0))
     spent = {phase: float(result.get("seconds", {}).get(phase, 0.0)) for phase in PHASES}
     spent["evaluation"] = evaluation
     paid = spent["synthesis"]
@@ -130,6 +132,8 @@ def add_cost(record: dict[str, Any], outcome: Outcome, evaluation: float, wall: 
     if reused.get("peak_mib") is not None:
         record["peak_mib"]["synthesis"] = reused["peak_mib"]
     record["real_data_opened"] = list(result.get("real_data_opened", []))
+    record["wrote_outside"] = list(result.get("wrote_outside", []))
+    record["resumed"] = int(result.get("resumed", 0))
     record["flags"] = [*record["flags"], *result.get("flags", [])]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = "source.json"
+MOST_BYTES = 2**20
 
 
 def read_description(folder: Path, environment: str | None) -> dict[str, Any] | None:
@@ -20,10 +21,12 @@ def read_description(folder: Path, environment: str | None) -> dict[str, Any] | 
         What `save_source` wrote; None where nothing fits, so that the source is made again.
     """
     try:
+        if (folder / DESCRIPTION).stat().st_size > MOST_BYTES:
+            return None
         found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         fits = environment is None or found["environment"] == environment
         found["cost"]["seconds"] = float(found["cost"]["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if fits else None
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
 from dfqbench.run.estimate import LONG_HOURS, Estimate, History, spoken
+from dfqbench.run.local import GRACE, Host, LocalExecutor
 from dfqbench.run.plan import Plan
 from dfqbench.run.probe import timed_estimate
-from dfqbench.run.processes import EvaluatorProcess, LocalExecutor
-from dfqbench.run.runner import Runner, Summary
-from dfqbench.run.store import RunFolder, read_records, write_json
+from dfqbench.run.runner import Rules, Runner, Site
+from dfqbench.run.slots import Machine, needed_mib, plan_slots
+from dfqbench.run.stop import Stop
+from dfqbench.run.store import RunFolder, read_records, write_json, write_text
+from dfqbench.run.sweep import StorageError, Summary, Sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
     from dfqbench.plugins import Plugins
+    from dfqbench.run.executor import Executor
+
+ExecutorName = Literal["local", "inline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,21 @@ class Options:
         out: folder of results.
         name: the run's name, or None: the grid's.
         device: torch device.
+        rules: what counts as finished, and when to give up.
         yes: whether a run of more than a day may start.
-        retry: whether failed cells run again.
-        any_environment: whether cells finished in another environment count.
+        jobs: cells at once, or None: one a GPU, on the CPU one.
+        executor: where jobs run.
+        grace: seconds that a worker has to keep its state when it must end.
     """
 
     out: Path
     name: str | None
     device: str
-    yes: bool
-    retry: bool
-    any_environment: bool
+    rules: Rules = Rules()  # noqa: RUF009 - frozen
+    yes: bool = False
+    jobs: int | None = None
+    executor: ExecutorName = "local"
+    grace: float = GRACE
 
 
 def earlier_records(out: Path) -> list[dict[str, Any]]:
@@ -57,52 +62,77 @@ def earlier_records(out: Path) -> list[dict[str, Any]]:
         return []
 
 
-def run_plan(plan: Plan, plugins: Plugins, options: Options, console: Console) -> tuple[Summary, RunFolder]:
-    """Runs a plan.
+def run_plan(
+    plan: Plan, plugins: Plugins, options: Options, console: Console, stop: Stop | None = None
+) -> tuple[Summary, RunFolder]:
+    """Runs a plan; several processes may run plans in the same folder and share the work.
 
     Args:
         plan: what to run.
         plugins: what is offered.
         options: how.
         console: where progress goes.
+        stop: asked by signals and by too many failures.
 
     Returns:
         What was done, and the run's folder.
 
     Raises:
-        UsageError: the run would take more than a day and `yes` was not given, or another process runs in the folder.
+        UsageError: the run would take more than a day and `yes` was not given, or the device is not there.
+        StorageError: the results folder cannot be written.
     """
     folder = RunFolder(options.out / (options.name or plan.grid.name))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.path):
-        environment = describe_environment(options.device)
-        evaluator = EvaluatorProcess(folder.path / "evaluator.log", plan.grid.threads, options.device)
-        runner = Runner(
-            folder,
-            plugins,
-            LocalExecutor(),
-            evaluator,
-            device=options.device,
-            environment=environment,
-            guarded=plan.guarded,
-            any_environment=options.any_environment,
-            retry=options.retry,
-        )
-        waiting = [cell for cell in plan.cells if runner.finished(cell) is None]
-        history = History(earlier_records(options.out))
-        display = Display(console, len(waiting))
-        try:
-            if any(cell.problem is None for cell in waiting):
-                evaluator.start()
-            estimate = timed_estimate(waiting, history, runner, folder, display.say)
-            _announce(plan, plugins, len(waiting), estimate, options=options, display=display)
-            _refuse_long(estimate, options)
-            summary = runner.run(plan.cells, display, history)
-        finally:
-            display.close()
-            evaluator.close()
-    write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
+    stop = stop or Stop()
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        summary = _swept(plan, plugins, options, folder=folder, console=console, stop=stop)
+        write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
+    except OSError as error:
+        raise _unusable(folder, error) from error
     return summary, folder
+
+
+def _swept(
+    plan: Plan, plugins: Plugins, options: Options, *, folder: RunFolder, console: Console, stop: Stop
+) -> Summary:
+    site = Site(options.device, describe_environment(options.device), tuple(plan.guarded))
+    runner = Runner(folder, plugins, site, options.rules)
+    waiting = [cell for cell in plan.cells if runner.finished(cell) is None]
+    runnable = [cell for cell in waiting if cell.problem is None]
+    earlier = earlier_records(options.out)
+    history = History(earlier)
+    display = Display(console, len(waiting))
+    executor, note = _executor(options, folder, plan.grid.threads, needed_mib(earlier, options.device))
+    try:
+        if runnable:
+            runner.describe()
+            if isinstance(executor, LocalExecutor):
+                # Whether the device is there is found out before anything is begun.
+                executor.evaluator(executor.slots[0]).start()
+        estimate = timed_estimate(waiting, history, runner, executor, display.say)
+        _announce(plan, plugins, len(waiting), estimate, options=options, display=display)
+        if note and len(runnable) > 1:
+            display.say(note)
+        _refuse_long(estimate, options)
+        with stop.on_signals():
+            summary = Sweep(runner, executor, display, history, stop).run(plan.cells)
+    finally:
+        display.close()
+        executor.close()
+    if summary.elsewhere:
+        summary.notes.append(
+            f"{summary.elsewhere} of the cells were finished in another environment (the table names the hardware)"
+        )
+    return summary
+
+
+def _executor(options: Options, folder: RunFolder, threads: int, need_mib: float) -> tuple[Executor, str]:
+    if options.executor == "inline":
+        from dfqbench.run.inline import InlineExecutor
+
+        return InlineExecutor(threads, options.device), ""
+    slots, note = plan_slots(options.device, options.jobs, threads, need_mib, Machine.here())
+    return LocalExecutor(slots, Host(folder.path, threads, options.device, options.grace)), note
 
 
 def _announce(
@@ -125,35 +155,29 @@ def _refuse_long(estimate: Estimate, options: Options) -> None:
         )
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of the run's folder; the lock of a dead process falls by itself."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(
-            f"another process is running in {folder}", "wait for it, or choose another folder with --name"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def write_tables(folder: RunFolder, records: Iterable[Mapping[str, Any]]) -> str:
     """Writes the table into the run's folder as text, Markdown and CSV.
 
     Returns:
         The text form.
+
+    Raises:
+        StorageError: they cannot be written.
     """
     from dfqbench.report import hardware, render
 
     found, words = list(records), hardware(folder.path)
     text = render(found, "text", words)
-    for name, content in (("txt", text), ("md", render(found, "md", words)), ("csv", render(found, "csv", words))):
-        path = folder.path / f"table.{name}"
-        temporary = path.with_suffix(f".{name}.part")
-        temporary.write_text(content if content.endswith("\n") else content + "\n", encoding="utf-8")
-        temporary.replace(path)
+    try:
+        for name, content in (("txt", text), ("md", render(found, "md", words)), ("csv", render(found, "csv", words))):
+            write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
+    except OSError as error:
+        raise _unusable(folder, error) from error
     return text
+
+
+def _unusable(folder: RunFolder, error: OSError) -> StorageError:
+    return StorageError(
+        f"{folder.path} cannot be used: {error.strerror or error}",
+        "finished cells are safe; make room or repair it, and give the same command again",
+    )

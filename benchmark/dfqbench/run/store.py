@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +18,45 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Number of the record's schema; older numbers stay readable."""
 RECORD = "record.json"
+MOST_BYTES = 64 * 2**20
+"""A larger file is no record: that of a million images has a fifth of a megabyte."""
 DEFAULT_OUT = Path("results") / "runs"
 
 
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON under a temporary name, flushes it to disk, and renames it: whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file the same way; nothing but a rename ever changes it, so that it is whole on any file system."""
+    # A random name: processes of several machines may write the same file of a shared folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=1, allow_nan=False)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's list of names to disk, where the file system can: a rename then survives a power cut."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(number)
+    except OSError:
+        # Some network file systems refuse; their rename is all that there is.
+        pass
+    finally:
+        os.close(number)
 
 
 class RunFolder:
@@ -51,6 +77,10 @@ class RunFolder:
     def source(self, source_id: str) -> Path:
         """Folder of a shared source."""
         return self.path / "sources" / source_id
+
+    def checkpoints(self, cell_id: str) -> Path:
+        """Folder of a cell's checkpoints."""
+        return self.path / "cells" / cell_id / "checkpoints"
 
     def new_attempt(self, cell_id: str) -> tuple[Path, int]:
         """Makes the folder of the next attempt at a cell.
@@ -92,11 +122,22 @@ class RunFolder:
         write_json(attempt / RECORD, dict(record))
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
-        """Writes the description of an environment once."""
-        folder = self.path / "environments"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / f"{name}.json").exists():
-            write_json(folder / f"{name}.json", dict(environment))
+        """Writes the description of an environment; one that says more is not replaced by one that says less."""
+        path = self._environment(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "torch" in environment or not path.exists():
+            write_json(path, dict(environment))
+
+    def knows_torch(self, name: str) -> bool:
+        """Whether the description of an environment holds what only torch knows."""
+        try:
+            found = json.loads(self._environment(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and "torch" in found
+
+    def _environment(self, name: str) -> Path:
+        return self.path / "environments" / f"{name}.json"
 
 
 def _number(attempt: Path) -> int:
@@ -106,6 +147,8 @@ def _number(attempt: Path) -> int:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
+        if path.stat().st_size > MOST_BYTES:
+            return None
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

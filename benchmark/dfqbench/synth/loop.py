@@ -182,7 +182,7 @@ class GeneratorSource:
         return Batch(self._images(condition), condition.labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, optimizer, random streams, and the terms' own states."""
+        """Generator, optimizer, random streams, the watch for bad losses, and the terms' own states."""
         return {
             "generator": self.generator.state_dict(),
             "optimizer": self._optimizer.state_dict()["state"],
@@ -190,6 +190,7 @@ class GeneratorSource:
             "drawing": self._drawing.get_state(),
             "coin": self._coin.get_state(),
             "steps": self.steps,
+            "finite": self._finite.state_dict(),
             "terms": {term.name: term.state_dict() for term in self.terms},
         }
 
@@ -201,5 +202,6 @@ class GeneratorSource:
         for stream, name in ((self._random, "random"), (self._drawing, "drawing"), (self._coin, "coin")):
             stream.set_state(state[name].cpu())
         self.steps = int(state["steps"])
+        self._finite.load_state_dict(state["finite"])
         for term in self.terms:
             term.load_state_dict(state["terms"][term.name])

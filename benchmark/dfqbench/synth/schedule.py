@@ -109,3 +109,11 @@ class FiniteWatch:
         first = int(self._first)
         if first >= 0:
             raise NonFiniteError(self.what, first)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The first bad step."""
+        return {"first": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._first.copy_(state["first"])

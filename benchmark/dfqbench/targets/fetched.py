@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from dfqbench.api.errors import InputError
+from dfqbench.bounded import read_toml
 from dfqbench.targets.manifest import FETCHED
 from dfqbench.targets.spec import ModelSpec
 
@@ -27,8 +27,8 @@ def fetched_models(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = read_toml(path)
+    except ValueError as error:
         raise InputError(f"{path} is not valid TOML: {error}", "correct or remove it, and fetch again") from error
     return [dict(table) for table in content.get("models", [])]
 

@@ -6,7 +6,6 @@ below its own folder.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfqbench.api.card import InputStats, ModelCard
 from dfqbench.api.errors import InputError, UsageError, unknown_name
+from dfqbench.bounded import read_toml
 from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference, unknown_architecture
 from dfqbench.targets.domain import make_card
 from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
@@ -122,14 +122,14 @@ def read_manifest(path: Path, families: Iterable[str] = ()) -> Manifest:
 
 def _parsed(path: Path) -> _File:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        raw = read_toml(path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
+    except ValueError as error:
         reason = str(error)
         raise InputError(
             f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}", "correct the file at that place"
         ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}", "check the path and permissions") from error
     try:

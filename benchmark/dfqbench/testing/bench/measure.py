@@ -12,7 +12,7 @@ import torch
 
 from dfqbench.api import Precision
 from dfqbench.testing.bench import floor, ours, textbook
-from dfqbench.testing.bench.networks import SHAPES, Shape
+from dfqbench.testing.bench.networks import Shape
 from dfqbench.testing.bench.textbook import Step
 
 GENERATORS = {"gdfq": "", "clusterq": "centroids", "acq": "attention", "temporal": "margin"}
@@ -134,16 +134,15 @@ def contestants(kind: str, shape: Shape, precision: Precision) -> tuple[int, dic
     }
 
 
-def measure(kind: str, shape_name: str, precision: Precision, rounds: int | None = None) -> Row:
+def measure(kind: str, shape: Shape, precision: Precision, rounds: int | None = None) -> Row:
     """Times one kind of step.
 
     Args:
         kind: as in `kinds`.
-        shape_name: `cifar` or `imagenet`.
+        shape: network and data.
         precision: how ours computes.
         rounds: rounds of each turn; None: as the shape says.
     """
-    shape = SHAPES[shape_name]
     batch, makers = contestants(kind, shape, precision)
     runners = {name: make() for name, make in makers.items()}
     times: Mapping[str, list[float]] = {name: [] for name in runners}

@@ -11,7 +11,10 @@ from dfqbench.api.errors import InputError
 
 GENERATOR_KINDS = ("gdfq", "clusterq", "acq", "temporal")
 FAST = "mixed-bfloat16"
-COLUMNS = ("step", "network", "batch", "precision", "threads", "ours", "x textbook", "bar", "/ bare networks", "limit")
+COLUMNS = (
+    *("step", "network", "batch", "precision", "threads", "ours"),
+    *("x textbook", "bar", "/ bare networks", "limit", "MiB", "textbook's MiB"),
+)
 
 
 def bar(row: Mapping[str, Any]) -> float | None:
@@ -55,6 +58,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "" if least is None else f">= {least:g}",
         f"{overhead:.2f}" + (" !" if most is not None and overhead > most else ""),
         "" if most is None else f"<= {most:g}",
+        *(f"{row[key]:.0f}" if key in row else "" for key in ("ours_mib", "textbook_mib")),
     ]
 
 

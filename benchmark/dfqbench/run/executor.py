@@ -1,0 +1,128 @@
+"""Executors: where the workers and evaluators of a run live. The runner knows nothing of it.
+
+An executor has as many slots as jobs may run at once. The runner calls `run` from one thread a slot and hands over the
+attempt's folder; whatever carries the job out (a process here, a batch system, a cluster) runs
+`python -m dfqbench.run.worker <attempt>/job.json`, relays its JSON lines to `on_event`, and passes a stop on to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dfqbench.run.job import Job, Outcome
+from dfqbench.run.stop import Stop
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place for one job at a time.
+
+    Attributes:
+        number: from 0.
+        variables: environment variables that bind a process to the place's device.
+    """
+
+    number: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+class EvaluatorClient(Protocol):
+    """A slot's evaluator."""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Sends a request and waits for the answer; an error of the request is part of the answer.
+
+        Raises:
+            EvaluatorDiedError: it ended; the next request starts a new one.
+        """
+        ...
+
+    def kill(self) -> None:
+        """Ends it in the middle of a request."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+class Executor(Protocol):
+    """Carries out jobs."""
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """Places for jobs; their number is that of the jobs that may run at once."""
+        ...
+
+    @property
+    def in_process(self) -> bool:
+        """Whether jobs run in the calling process: the runner then calls from its main thread."""
+        ...
+
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
+        """Carries a job to its end, within `job.time_limit`; called from several threads, one a slot.
+
+        Args:
+            job: what to run; its attempt folder exists.
+            slot: where.
+            on_event: is told of phases, progress and warnings.
+            stop: once asked, the job keeps its state and ends as `preempted`.
+        """
+        ...
+
+    def evaluator(self, slot: Slot) -> EvaluatorClient:
+        """The slot's evaluator; the same one each time."""
+        ...
+
+    def close(self) -> None:
+        """Ends the evaluators."""
+        ...
+
+
+class Reading:
+    """Makes an outcome of the lines that a worker sends.
+
+    Attributes:
+        outcome: how the job ended, or None: not a word about it yet.
+    """
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self.outcome: Outcome | None = None
+        self._on_event = on_event
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Takes one line into account."""
+        event = dict(line)
+        kind = event.pop("event", None)
+        if kind == "result":
+            self.outcome = Outcome("ok", result=event)
+        elif kind == "error":
+            self.outcome = Outcome(event.pop("status"), result=event.pop("so_far"), error=event)
+        elif kind == "stopped":
+            self.outcome = Outcome("preempted", result=event.pop("so_far"), error=event)
+        else:
+            self._on_event({"event": kind, **event})
+
+
+def stopped_error(reason: str, found: Mapping[str, Any] | None, limit: float) -> dict[str, Any]:
+    """Describes a job that was stopped.
+
+    Args:
+        reason: `timeout` or `preempted`.
+        found: what the worker said when it stopped; None: it had to be killed.
+        limit: the time limit in seconds.
+    """
+    why = f"the time limit of {limit:g} s was reached" if reason == "timeout" else "the run was stopped"
+    if found is None:
+        how = "; the worker did not stop by itself and was killed: the stack in its log says where it was"
+    elif found.get("kept"):
+        how = "; it goes on from its last step"
+    else:
+        how = "; it kept no state in this phase, and starts it again"
+    kind = "Timeout" if reason == "timeout" else "Preempted"
+    place = {key: None if found is None else found.get(key) for key in ("phase", "step")}
+    return {"type": kind, "message": why + how, **place, "plugin": None, "traceback": ""}

@@ -1,0 +1,103 @@
+"""The executor `inline`: everything in this process, for a debugger. Nothing is isolated; its records say so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, stopped_error
+from dfqbench.run.flag import StopFlag
+from dfqbench.run.job import JOB, Job, Outcome
+from dfqbench.run.stop import Stop
+
+FLAG = "inline"
+"""Marks records of plugin code that ran in the host's own process."""
+
+
+class InlineExecutor:
+    """Runs a job where it stands."""
+
+    in_process = True
+
+    def __init__(self, threads: int, device: str) -> None:
+        self.slots: Sequence[Slot] = (Slot(0),)
+        self._threads = threads
+        self._device = device
+        self._evaluator: _InlineEvaluator | None = None
+        self._threads_before: int | None = None
+
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:  # noqa: ARG002 - there is one slot
+        """Runs a job in this process."""
+        from dfqbench.run.worker import run_job
+
+        self._remember_threads()
+        job.write(Path(job.attempt) / JOB)
+        reading = Reading(on_event)
+        flag = _Flag(stop, job.time_limit)
+        run_job(job, _Sink(reading), flag)
+        outcome = reading.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
+        if outcome.status == "preempted":
+            reason = "preempted" if stop.reason is not None else "timeout"
+            return Outcome(reason, outcome.result, stopped_error(reason, outcome.error, job.time_limit))
+        if outcome.status == "ok":
+            outcome.result = {**outcome.result, "flags": [*outcome.result["flags"], FLAG]}
+        return outcome
+
+    def evaluator(self, slot: Slot) -> EvaluatorClient:  # noqa: ARG002 - there is one slot
+        """The evaluator in this process."""
+        self._remember_threads()
+        if self._evaluator is None:
+            self._evaluator = _InlineEvaluator(self._threads, self._device)
+        return self._evaluator
+
+    def close(self) -> None:
+        """Gives the process its number of threads back."""
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
+    def _remember_threads(self) -> None:
+        if self._threads_before is None:
+            import torch
+
+            self._threads_before = torch.get_num_threads()
+
+
+class _Sink:
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def send(self, event: str, **data: Any) -> None:
+        self._reading.take({"event": event, **data})
+
+
+class _Flag(StopFlag):
+    """Looks at the run's own stop, and at the clock."""
+
+    def __init__(self, stop: Stop, limit: float) -> None:
+        self._stop = stop
+        self._deadline = time.monotonic() + limit if limit else float("inf")
+
+    @property
+    def asked(self) -> bool:  # type: ignore[override]
+        return self._stop.reason is not None or time.monotonic() >= self._deadline
+
+
+class _InlineEvaluator:
+    def __init__(self, threads: int, device: str) -> None:
+        from dfqbench.run.evaluator import Evaluator
+
+        self._evaluator = Evaluator(threads, device)
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return self._evaluator.answer(dict(request))
+
+    def kill(self) -> None:
+        """Nothing can be ended here."""
+
+    def close(self) -> None:
+        """Nothing to end."""

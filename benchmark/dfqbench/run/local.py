@@ -1,0 +1,169 @@
+"""The executor `local`: one spawned process a job, on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfqbench.run.evaluator_process import EvaluatorProcess
+from dfqbench.run.executor import OnEvent, Reading, Slot, stopped_error
+from dfqbench.run.job import JOB, Job, Outcome
+from dfqbench.run.processes import death, end_group, out_of_memory_kills, spawn
+from dfqbench.run.stop import Stop
+
+LOG = "log.txt"
+GRACE = 30.0
+"""Seconds that a worker has to keep its state and end; batch systems give as much."""
+STACK_SECONDS = 0.3
+"""Time for the stack of a worker that hangs to reach its log."""
+STRAY_SECONDS = 2.0
+"""How long children of a dead worker may keep its line open."""
+LOOK_EVERY = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What every process of a run is started with.
+
+    Attributes:
+        logs: folder for the evaluators' logs.
+        threads: CPU threads of a process.
+        device: torch device.
+        grace: seconds that a worker has to end.
+    """
+
+    logs: Path
+    threads: int
+    device: str
+    grace: float = GRACE
+
+
+class LocalExecutor:
+    """One process a job; its environment holds no path of real data.
+
+    Args:
+        slots: places for jobs.
+        host: what processes are started with.
+    """
+
+    in_process = False
+
+    def __init__(self, slots: Sequence[Slot], host: Host) -> None:
+        self.slots = slots
+        self._host = host
+        self._evaluators: dict[int, EvaluatorProcess] = {}
+
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
+        """Runs a job in a process of its own and waits for it."""
+        folder = Path(job.attempt)
+        job.write(folder / JOB)
+        starved = out_of_memory_kills()
+        reading = Reading(on_event)
+        with (folder / LOG).open("w", encoding="utf-8") as log:
+            process = spawn(
+                "dfqbench.run.worker",
+                [str(folder / JOB)],
+                log,
+                threads=job.threads,
+                variables=slot.variables,
+                hidden=job.guarded,
+            )
+        # Leaving the block closes the pipes; a worker ends when its standard input does.
+        with process:
+            watch = _Watch(process, stop, job.time_limit, self._host.grace)
+            try:
+                _follow(process, reading)
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                watch.end()
+                end_group(process)
+        return _ended(process, reading, watch, starved=out_of_memory_kills() > starved)
+
+    def evaluator(self, slot: Slot) -> EvaluatorProcess:
+        """The slot's evaluator, started when first asked."""
+        if slot.number not in self._evaluators:
+            host = self._host
+            log = host.logs / ("evaluator.log" if slot.number == 0 else f"evaluator-{slot.number}.log")
+            self._evaluators[slot.number] = EvaluatorProcess(log, host.threads, host.device, slot.variables)
+        return self._evaluators[slot.number]
+
+    def close(self) -> None:
+        """Ends the evaluators."""
+        for evaluator in self._evaluators.values():
+            evaluator.close()
+
+
+class _Watch:
+    """Asks a worker to stop, and ends it where it does not.
+
+    Attributes:
+        reason: `timeout`, `preempted`, or None: nobody asked.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], stop: Stop, limit: float, grace: float) -> None:
+        self.reason: str | None = None
+        self.limit = limit
+        self._process = process
+        self._stop = stop
+        self._grace = grace
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """The worker has ended."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + self.limit if self.limit else float("inf")
+        kill_at = stray_at = float("inf")
+        while not self._over.wait(LOOK_EVERY):
+            now = time.monotonic()
+            if self.reason is None and (self._stop.reason is not None or now >= deadline):
+                self.reason = "preempted" if self._stop.reason is not None else "timeout"
+                self._process.send_signal(signal.SIGUSR1)
+                kill_at = now + self._grace
+            if now >= kill_at or (self.reason is not None and self._stop.hurry):
+                self._process.send_signal(signal.SIGUSR2)
+                self._over.wait(STACK_SECONDS)
+                self._process.kill()
+                kill_at = float("inf")
+            if self._process.poll() is not None:
+                stray_at = min(stray_at, now + STRAY_SECONDS)
+            if now >= stray_at:
+                end_group(self._process)
+
+
+def _follow(process: subprocess.Popen[str], reading: Reading) -> None:
+    if process.stdout is None:  # pragma: no cover - always piped
+        return
+    for line in process.stdout:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        reading.take(event)
+
+
+def _ended(process: subprocess.Popen[str], reading: Reading, watch: _Watch, *, starved: bool) -> Outcome:
+    outcome = reading.outcome
+    if outcome is not None and outcome.status == "preempted":
+        # Signals that came from elsewhere (a batch system) preempt as ours do.
+        reason = watch.reason or "preempted"
+        return Outcome(reason, outcome.result, stopped_error(reason, outcome.error, watch.limit))
+    if outcome is not None:
+        return outcome
+    if watch.reason is not None:
+        return Outcome(watch.reason, error=stopped_error(watch.reason, None, watch.limit))
+    starved = starved and process.returncode == -signal.SIGKILL
+    return Outcome("oom" if starved else "failed", error=death(process.returncode, starved=starved))

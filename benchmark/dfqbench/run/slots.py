@@ -1,0 +1,136 @@
+"""Slots: how many jobs may run at once on this machine, and on which device each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dfqbench.run.environment import gpu_names
+from dfqbench.run.executor import Slot
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+UNKNOWN_MIB = 1500.0
+"""Memory of a job of which nothing is known: torch with a small network, worker and evaluator together."""
+HOST_MIB = 600.0
+"""Memory of an evaluator beside the worker that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to share.
+
+    Attributes:
+        cores: CPU cores that this process may use.
+        memory_mib: memory that is free now.
+        gpus: names for CUDA_VISIBLE_DEVICES, and of the cards.
+    """
+
+    cores: int
+    memory_mib: float
+    gpus: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine, now."""
+        return cls(usable_cores(), free_memory_mib(), visible_gpus())
+
+
+def plan_slots(
+    device: str, jobs: int | None, threads: int, need_mib: float, machine: Machine
+) -> tuple[list[Slot], str]:
+    """Slots for a run.
+
+    Args:
+        device: torch device; `cuda` takes every card of the first one's kind, `cuda:N` that one.
+        jobs: jobs at once that were asked for; None: one for each card, on the CPU one.
+        threads: CPU threads of a job.
+        need_mib: memory of a job.
+        machine: what there is.
+
+    Returns:
+        The slots, and a line that says what kept them fewer than asked; empty where nothing did.
+    """
+    cards = _cards(machine) if device == "cuda" else []
+    places = len(cards) if device.startswith("cuda") else max(1, jobs or 1)
+    if device.startswith("cuda:"):
+        places = 1
+    places = max(1, places)
+    wanted = jobs or places
+    limits = {
+        f"{places} GPU{'s' if places > 1 else ''}": places if device.startswith("cuda") else wanted,
+        f"{machine.cores} cores for {threads} threads each": machine.cores // threads,
+        f"{machine.memory_mib / 1024:.1f} GiB of free memory for about {need_mib / 1024:.1f} each": int(
+            machine.memory_mib // need_mib
+        ),
+    }
+    count = max(1, min(wanted, *limits.values()))
+    slots = [Slot(number, {VISIBLE: cards[number]} if len(cards) > 1 else {}) for number in range(count)]
+    if count == wanted:
+        return slots, ""
+    why = min(limits, key=lambda name: limits[name])
+    return slots, f"{count} job{'s' if count > 1 else ''} at once instead of {wanted}: {why}"
+
+
+def needed_mib(records: Iterable[Mapping[str, Any]], device: str) -> float:
+    """Memory of a job, from the largest of earlier records; a guess where there are none."""
+    if device.startswith("cuda"):
+        return UNKNOWN_MIB
+    peaks = [
+        float(peak)
+        for record in records
+        if record.get("device") == device
+        for peak in (record.get("peak_mib") or {}).values()
+        if isinstance(peak, int | float)
+    ]
+    return max(UNKNOWN_MIB, max(peaks, default=0.0) + HOST_MIB)
+
+
+def _cards(machine: Machine) -> list[str]:
+    """Cards of the first one's kind: another kind would be another environment."""
+    return [index for index, name in machine.gpus if name == machine.gpus[0][1]]
+
+
+def visible_gpus(variables: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Name for CUDA_VISIBLE_DEVICES and kind of every GPU that this process may use."""
+    names = gpu_names()
+    listed = (os.environ if variables is None else variables).get(VISIBLE)
+    if listed is None:
+        return tuple((str(index), name) for index, name in enumerate(names))
+    found = []
+    for entry in listed.split(","):
+        place = entry.strip()
+        if not place or place.startswith("-"):
+            break
+        known = place.isdigit() and int(place) < len(names)
+        # Cards named by their identity (batch systems do that) are taken to be of one kind.
+        found.append((place, names[int(place)] if known else "GPU"))
+    return tuple(found)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # no such call outside Linux
+        return os.cpu_count() or 1
+
+
+def free_memory_mib() -> float:
+    """Memory that new processes may take, by the system's and the control group's account."""
+    found: list[float] = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        if limit != "max":
+            found.append((int(limit) - int(used)) / 2**20)
+    except (OSError, ValueError):
+        pass
+    return min(found, default=float(1 << 20))

@@ -1,0 +1,58 @@
+"""The words around a run: times, retries, and the command that runs failures again."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from dfqbench.api import UsageError
+from dfqbench.cli.main import main
+from dfqbench.cli.run import again_command, seconds_of
+from dfqbench.run.statuses import FAULTY, MEASURED, RETRIES, SETTLED, STATUSES, retry_for
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("30m", 1800.0), ("1.5h", 5400.0), ("1d", 86400.0)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert seconds_of("--time-limit", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-5", "2 weeks", "1h30m", "nan"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time; write for example 90s"):
+        seconds_of("--time-limit", text)
+
+
+def test_the_command_that_runs_failures_again() -> None:
+    given = ["run", "--methods", "zeroq, noise", "--retry", "timeout", "--fresh", "--retry=all", "--fail-fast"]
+    again = again_command(given, "failed")
+    assert again == "dfqbench run --methods 'zeroq, noise' --retry failed"
+    assert shlex.split(again)[3] == "zeroq, noise"
+
+
+def test_every_fault_can_be_retried() -> None:
+    assert set(STATUSES) >= SETTLED
+    assert MEASURED.isdisjoint(FAULTY)
+    assert RETRIES["all"] == FAULTY
+    assert retry_for({"oom"}) == "failed"
+    assert retry_for({"timeout"}) == "timeout"
+    assert retry_for({"timeout", "failed"}) == "all"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--retry", "fialed"], "unknown argument of --retry 'fialed'; did you mean failed?"),
+        (["--time-limit", "soon"], "--time-limit: 'soon' is not a time"),
+        (["--executor", "slurm"], "unknown executor 'slurm'; valid: inline, local"),
+        (["--jobs", "0"], "Invalid value for '--jobs'"),
+    ],
+)
+def test_wrong_requests(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dfqbench", "run", "--grid", "smoke", *arguments])
+    assert main() == 2
+    assert words in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,196 @@
+"""Sharing work: locks that fall with their process, and cells that wait for a source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dfqbench.grid import apply, load_grid, parse_selection
+from dfqbench.plugins import load_plugins
+from dfqbench.run.display import Display
+from dfqbench.run.environment import describe_environment
+from dfqbench.run.estimate import History
+from dfqbench.run.executor import Slot
+from dfqbench.run.job import Job, Outcome
+from dfqbench.run.locks import Locks
+from dfqbench.run.plan import Plan, build_plan
+from dfqbench.run.runner import Rules, Runner, Site
+from dfqbench.run.saved import DESCRIPTION
+from dfqbench.run.statuses import MEASURED
+from dfqbench.run.stop import Stop
+from dfqbench.run.store import RunFolder, write_json
+from dfqbench.run.sweep import Summary, Sweep
+from dfqbench.targets.catalogue import Catalogue
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dfqbench.run.locks import Locks
+lock = Locks(Path(sys.argv[1])).cell("aa11")
+assert lock is not None
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_killed_process_falls(tmp_path: Path) -> None:
+    locks = Locks(tmp_path / "locks")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "locks")], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert locks.cell("aa11") is None
+            other = locks.cell("bb22")
+            assert other is not None
+            other.release()
+        finally:
+            holder.kill()
+    again = locks.cell("aa11")
+    assert again is not None
+    assert locks.cell("aa11") is None, "one process must exclude itself too"
+    again.release()
+
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+class Evaluator:
+    """Says that everything is on its grid."""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if request["op"] == "baseline":
+            return {"fp_top1": 99.0, "n": 540, "subset": None, "parameters": 7}
+        if request["op"] == "environment":
+            return {"torch": {}}
+        numbers = dict.fromkeys(
+            ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "peak_mib", "seconds"), 90.0
+        )
+        return numbers | {"correct": "", "coverage": None, "levels_ok": True, "violations": []}
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Executor:
+    """Two slots; what a job does is up to the test."""
+
+    in_process = False
+
+    def __init__(self, work: Callable[[Job, OnEvent, Stop], Outcome]) -> None:
+        self.slots = [Slot(0), Slot(1)]
+        self.order: list[str] = []
+        self._work = work
+
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
+        self.order.append(f"{job.method} {job.scheme['w_bits']}")
+        return self._work(job, on_event, stop)
+
+    def evaluator(self, slot: Slot) -> Evaluator:
+        return Evaluator()
+
+    def close(self) -> None:
+        pass
+
+
+def plan_of(methods: str, bits: str) -> Plan:
+    plugins = load_plugins()
+    grid = apply(load_grid("smoke", plugins), parse_selection(methods=methods, bits=bits))
+    return build_plan(grid, Catalogue.discover([]), plugins)
+
+
+def swept(folder: Path, plan: Plan, executor: Executor, stop: Stop | None = None) -> Summary:
+    runner = Runner(RunFolder(folder), load_plugins(), Site("cpu", describe_environment("cpu")), Rules())
+    return Sweep(runner, executor, Display(Console(quiet=True), 1), History([]), stop).run(plan.cells)
+
+
+def done(**result: Any) -> Outcome:
+    return Outcome("ok", result={"seconds": {}, "real_data_opened": []} | result)
+
+
+def at_once(_job: Job, _on_event: OnEvent, _stop: Stop) -> Outcome:
+    return done()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_cell_waits_for_a_source_that_another_one_makes(shared: bool, tmp_path: Path) -> None:
+    noise_ran = threading.Event()
+
+    def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+        if job.method == "noise":
+            noise_ran.set()
+        elif not executor.order.count("zeroq 3"):
+            # The first of the two: the second must not have begun, while the other method goes on.
+            assert noise_ran.wait(60)
+            assert "zeroq 3" not in executor.order
+            if shared:
+                Path(job.source).mkdir(parents=True)
+                facts = {"class": "x:y", "environment": job.environment, "cost": {"seconds": 1.0}}
+                write_json(Path(job.source) / DESCRIPTION, facts)
+            on_event({"event": "source", "kind": "fixed", "shared": shared})
+        return done()
+
+    executor = Executor(work)
+    plan = plan_of("zeroq,noise", "w4a4,w3a3")
+    summary = swept(tmp_path / "run", plan, executor)
+    assert {record["status"] for record in summary.records} <= MEASURED
+    assert len(executor.order) == 4
+
+
+def test_what_another_run_finishes_meanwhile_is_taken_over(tmp_path: Path) -> None:
+    plan = plan_of("noise", "w4a4,w3a3")
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+        began.set()
+        assert go_on.wait(60)
+        return done()
+
+    first, second = Executor(slow), Executor(at_once)
+    first.slots = first.slots[:1]
+    found: list[Summary] = []
+    thread = threading.Thread(target=lambda: found.append(swept(tmp_path / "run", plan, first)))
+    thread.start()
+    assert began.wait(60)
+    other = threading.Thread(target=lambda: found.append(swept(tmp_path / "run", plan, second)))
+    other.start()
+    other.join(2.0)
+    assert other.is_alive(), "the second run must wait for the cell that the first one has in hand"
+    go_on.set()
+    thread.join(60)
+    other.join(60)
+    assert sorted(first.order + second.order) == ["noise 3", "noise 4"]
+    assert [len(summary.records) for summary in found] == [2, 2]
+    assert len(list((tmp_path / "run").glob("cells/*/attempt-*"))) == 2
+
+
+def test_a_stop_leaves_the_rest_for_later(tmp_path: Path) -> None:
+    stop = Stop()
+
+    def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+        stop.ask("signal")
+        return Outcome("preempted", error={"type": "Preempted", "message": "the run was stopped", "phase": None})
+
+    executor = Executor(work)
+    executor.slots = executor.slots[:1]
+    summary = swept(tmp_path / "run", plan_of("noise", "w4a4,w3a3"), executor, stop)
+    assert (len(executor.order), summary.missing, summary.failed) == (1, 2, [])
+    assert [record["status"] for record in summary.records] == ["preempted"]
+
+
+def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: RunFolder, attempt: Path, record: Mapping[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_record", full)
+    with pytest.raises(OSError, match="No space left"):
+        swept(tmp_path / "run", plan_of("noise", "w4a4,w3a3"), Executor(at_once))

@@ -1,0 +1,229 @@
+"""Going on from a checkpoint: bit for bit what an undisturbed attempt gives, for every method."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dfqbench.grid import apply, load_grid, parse_selection
+from dfqbench.plugins import Plugins, load_plugins
+from dfqbench.run.cell import Cell
+from dfqbench.run.flag import StopFlag
+from dfqbench.run.job import Job
+from dfqbench.run.plan import build_plan
+from dfqbench.run.worker import run_job
+from dfqbench.targets.catalogue import Catalogue
+
+PLUGINS = Path(__file__).parent.parent / "plugins"
+FILES = ("student.safetensors", "images.safetensors")
+
+
+class Events:
+    """Keeps what an attempt sends."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def send(self, event: str, **data: Any) -> None:
+        self.seen.append({"event": event, **data})
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.seen[-1]
+
+    def warnings(self) -> list[str]:
+        return [event["message"] for event in self.seen if event["event"] == "warning"]
+
+
+class StopsAt(StopFlag):
+    """Asks to stop at the n-th time that somebody looks."""
+
+    def __init__(self, looks: int) -> None:
+        self._left = looks
+
+    @property
+    def asked(self) -> bool:  # type: ignore[override]
+        self._left -= 1
+        return self._left < 0
+
+
+def cell_of(method: str, plugins: Plugins, bits: str = "w3a3", *settings: str) -> Cell:
+    selection = parse_selection(methods=method, bits=bits, settings=list(settings))
+    (cell,) = build_plan(apply(load_grid("smoke", plugins), selection), Catalogue.discover([]), plugins).cells
+    return cell
+
+
+def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: Any) -> Job:
+    assert cell.model is not None
+    place = folder / attempt
+    place.mkdir(parents=True)
+    facts: dict[str, Any] = {
+        "method": cell.method.name,
+        "method_params": cell.method.params,
+        "quantizer": cell.quantizer.name,
+        "quantizer_params": cell.quantizer.params,
+        "own_quantize": cell.choice.quantizer is None,
+        "model": cell.model.as_dict(),
+        "scheme": cell.scheme.as_dict(),
+        "budget": cell.budget.name,
+        "precision": cell.precision,
+        "seed_key": cell.seed_key,
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "attempt": str(place),
+        "source": str(folder / "source"),
+        "dataset": cell.dataset.as_dict(),
+        "limit": None,
+        "guarded": [],
+        "environment": "here",
+        "accepted_environment": "here",
+        "plugin_files": [str(path) for path in plugins.files],
+        "started": time.monotonic(),
+        "checkpoints": str(folder / "checkpoints"),
+        "checkpoint_every": 1e9,
+    }
+    return Job(**(facts | changes))
+
+
+def attempt(job: Job, flag: StopFlag | None = None) -> Events:
+    events = Events()
+    run_job(job, events, flag)
+    return events
+
+
+def content(folder: Path, name: str) -> list[bytes]:
+    return [(folder / name / file).read_bytes() for file in FILES]
+
+
+def measured(event: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on interruptions, besides the files."""
+    shared = (event["reused"] or {}).get("counts", {})
+    counts = {name: count + shared.get(name, 0) for name, count in event["counts"].items()}
+    return {key: event[key] for key in ("flags", "source_kind", "real_data_opened")} | {"counts": counts}
+
+
+EVERYTHING = (
+    "zeroq",
+    "dffg",
+    "gdfq",
+    "clusterq",
+    "acq",
+    "temporal",
+    "noise+distill",
+    "zeroq+distill",
+    "gdfq+calibrate",
+    "counts-on-chance",
+    "learns-twice",
+)
+
+
+# Small batches, several of them, and every loss at work from the start.
+SETTINGS = {
+    "zeroq": ("zeroq.images=48", "zeroq.batch=24"),
+    "dffg": ("dffg.chains=32", "dffg.batch=16", "dffg.iterations=500", "dffg.variability=pixel"),
+    "clusterq": ("clusterq.cluster_start=0",),
+    "temporal": ("temporal.margin_start=0",),
+}
+LOOKS = 7
+"""Looks at the stop flag in one leg: two between phases, and one a step."""
+SMALL = ("distill.batch_few_classes=16", "calibrate.generator_batch=16", "calibrate.images=32")
+
+
+@pytest.mark.parametrize("method", EVERYTHING)
+def test_resumed_equals_uninterrupted(method: str, tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "resumable.py"])
+    cell = cell_of(method, plugins, "w3a3", *SETTINGS.get(method, ()), *SMALL)
+    whole = attempt(job_of(cell, tmp_path / "whole", "attempt-1", plugins)).last
+    assert whole["event"] == "result", whole
+    # A source that learns before it is handed on repeats the last steps of that in every leg.
+    looks, stops = LOOKS + 5 * (method == "learns-twice"), 0
+    for number in range(1, 200):
+        # Every leg gets a few steps further than the one before.
+        end = attempt(job_of(cell, tmp_path / "parts", f"attempt-{number}", plugins), StopsAt(looks)).last
+        if end["event"] == "result":
+            break
+        assert end["event"] == "stopped", end
+        stops += end["kept"]
+    assert end["event"] == "result"
+    assert stops >= 2
+    # Where the images were finished and saved, the last leg takes them from there.
+    assert end["resumed"] >= 1 or end["reused"]
+    assert content(tmp_path / "parts", f"attempt-{number}") == content(tmp_path / "whole", "attempt-1")
+    assert measured(end) == measured(whole)
+    # What was lost is nobody's; what counts is as much as in one go, give or take this machine's moods.
+    for phase in ("synthesis", "quantization"):
+        assert end["seconds"].get(phase, 0.0) < 10 * whole["seconds"][phase] + 1.0
+    assert end["reused"] or end["wall_before"] > 0
+
+
+def test_a_torn_checkpoint_falls_back_to_the_older_one(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    cell = cell_of("gdfq", plugins, "w3a3", *SMALL)
+    attempt(job_of(cell, tmp_path / "whole", "attempt-1", plugins))
+    first = attempt(job_of(cell, tmp_path, "attempt-1", plugins, checkpoint_every=0.0), StopsAt(20)).last
+    assert first["event"] == "stopped"
+    newest, older = sorted((tmp_path / "checkpoints").glob("*.safetensors"), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    events = attempt(job_of(cell, tmp_path, "attempt-2", plugins))
+    assert events.last["event"] == "result"
+    assert events.last["resumed"] == 1
+    assert len(events.warnings()) == 1
+    assert f"{newest.name} is passed over" in events.warnings()[0]
+    assert content(tmp_path, "attempt-2") == content(tmp_path / "whole", "attempt-1")
+    assert older.name < newest.name
+
+
+def test_checkpoints_of_another_environment_are_passed_over(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    cell = cell_of("zeroq", plugins)
+    attempt(job_of(cell, tmp_path, "attempt-1", plugins), StopsAt(9))
+    events = attempt(job_of(cell, tmp_path, "attempt-2", plugins, environment="there", accepted_environment="there"))
+    assert events.last["resumed"] == 0
+    assert "made in another environment" in events.warnings()[0]
+
+
+def test_checkpoints_come_by_time_and_two_are_kept(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    cell = cell_of("zeroq", plugins)
+    attempt(job_of(cell, tmp_path, "attempt-1", plugins))
+    assert list((tmp_path / "checkpoints").glob("*.safetensors")) == []
+    (tmp_path / "other").mkdir()
+    attempt(job_of(cell, tmp_path / "other", "attempt-1", plugins, checkpoint_every=0.0))
+    kept = sorted(path.name for path in (tmp_path / "other" / "checkpoints").glob("*.safetensors"))
+    assert [name.partition("-")[2].partition(".")[0] for name in kept] == ["10", "9"]
+
+
+def test_what_was_opened_before_still_spoils_the_record(tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "resumable.py"])
+    cell = cell_of("peeks-early", plugins)
+    data = tmp_path / "data.npz"
+    data.write_bytes(b"0")
+    facts: dict[str, Any] = {"guarded": [str(data)]}
+    cell = dataclasses.replace(cell, method=dataclasses.replace(cell.method, params={"path": str(data)}))
+    assert attempt(job_of(cell, tmp_path, "attempt-1", plugins, **facts), StopsAt(9)).last["event"] == "stopped"
+    data.unlink()
+    events = attempt(job_of(cell, tmp_path, "attempt-2", plugins, **facts))
+    assert events.last["event"] == "result", events.last
+    assert events.last["resumed"] == 1
+    assert events.last["real_data_opened"] == [str(data)]
+
+
+def test_a_phase_without_states_ends_all_the_same(tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "resumable.py"])
+    cell = cell_of("keeps-nothing", plugins)
+    end = attempt(job_of(cell, tmp_path, "attempt-1", plugins), StopsAt(9)).last
+    assert (end["event"], end["kept"]) == ("stopped", False)
+    assert end["step"] < 20
+
+
+def test_a_state_that_cannot_be_saved_is_a_warning(tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "resumable.py"])
+    cell = cell_of("odd-state", plugins)
+    events = attempt(job_of(cell, tmp_path, "attempt-1", plugins, checkpoint_every=0.0))
+    assert events.last["event"] == "result"
+    assert "state.plugin.thing is a object, which cannot be saved" in events.warnings()[0]

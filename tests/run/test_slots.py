@@ -1,0 +1,54 @@
+"""How many jobs run at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from dfqbench.run.processes import clean_environment
+from dfqbench.run.slots import Machine, needed_mib, plan_slots, visible_gpus
+
+CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "machine", "variables", "why"),
+    [
+        ("cpu", None, Machine(64, 1e6, ()), [{}], ""),
+        ("cpu", 3, Machine(64, 1e6, ()), [{}] * 3, ""),
+        ("cpu", 8, Machine(4, 1e6, ()), [{}] * 2, "2 jobs at once instead of 8: 4 cores for 2 threads each"),
+        ("cpu", 8, Machine(64, 4500.0, ()), [{}] * 3, "4.4 GiB of free memory for about 1.5 each"),
+        ("cpu", 2, Machine(1, 100.0, ()), [{}], "1 job at once instead of 2"),
+        ("cuda", None, Machine(64, 1e6, CARDS[:1]), [{}], ""),
+        ("cuda", 4, Machine(64, 1e6, CARDS[:1]), [{}], "1 job at once instead of 4: 1 GPU"),
+        ("cuda", None, Machine(64, 1e6, CARDS), [{"CUDA_VISIBLE_DEVICES": n} for n in "01"], ""),
+        ("cuda:1", None, Machine(64, 1e6, CARDS), [{}], ""),
+        ("cuda", None, Machine(3, 1e6, CARDS), [{"CUDA_VISIBLE_DEVICES": "0"}], "3 cores for 2 threads each"),
+    ],
+)
+def test_no_more_jobs_than_fit(
+    device: str, jobs: int | None, machine: Machine, variables: list[dict[str, str]], why: str
+) -> None:
+    slots, note = plan_slots(device, jobs, 2, 1500.0, machine)
+    assert [dict(slot.variables) for slot in slots] == variables
+    assert why in note
+    assert bool(why) == bool(note)
+
+
+def test_visible_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfqbench.run.slots.gpu_names", lambda: ("A", "B"))
+    assert visible_gpus({}) == (("0", "A"), ("1", "B"))
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == (("1", "B"),)
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1a2b, 0"}) == (("GPU-1a2b", "GPU"), ("0", "A"))
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == ()
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
+
+
+def test_memory_from_earlier_records() -> None:
+    assert needed_mib([], "cpu") == 1500.0
+    records = [{"device": "cpu", "peak_mib": {"synthesis": 3000.0}}, {"device": "cuda", "peak_mib": {"synthesis": 1e6}}]
+    assert needed_mib(records, "cpu") == 3600.0
+
+
+def test_the_workers_environment_names_no_data() -> None:
+    variables = {"DFQBENCH_DATA": "/data", "IMAGENET": "/data/imagenet/", "PATH": "/data/imagenet:/bin", "LANG": "C"}
+    assert clean_environment(variables, ["/data/imagenet"]) == {"PATH": "/data/imagenet:/bin", "LANG": "C"}
