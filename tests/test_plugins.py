@@ -12,7 +12,10 @@ from textwrap import dedent
 import pytest
 
 from dfqbench.api import API_VERSION, InputError, Method, PluginError, UsageError
+from dfqbench.grid import load_grid
 from dfqbench.plugins import BrokenPlugin, Plugins, load_plugins
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.spec import ModelSpec
 
 EXAMPLES = Path(__file__).parent / "plugins"
 BROKEN = EXAMPLES / "broken"
@@ -105,6 +108,30 @@ def test_broken_plugin_is_recorded_and_undone(name: str, stage: str, message: st
     # The others went on, and nothing of the broken one is left.
     assert {"flat", "zeroq", "noise"} <= set(plugins.methods)
     assert {offer.path for offer in plugins.methods.values()} <= {None, EXAMPLES / "flat.py"}
+
+
+def test_an_offer_that_names_no_version_is_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("dfqbench.plugins.loader.API_VERSION", 2)
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dfqbench.api import Offer, hookimpl\n"
+        "@hookimpl\ndef dfqbench_methods():\n    return [Offer('mine', ':Mine')]\n"
+    )
+    broken = only(load_plugins([mine]).broken, "mine")
+    assert broken.stage == "api"
+    assert broken.message == (
+        "method 'mine' is for version 1 of the plugin interface, and dfqbench 0.1.0 has version 2; "
+        f"upgrade {mine}, or port it and set api=2"
+    )
+
+
+def test_a_plugin_that_fails_for_its_version_is_told_so(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("from dfqbench.api import Telepathy\n")
+    broken = only(load_plugins([mine]).broken, "mine")
+    assert broken.stage == "import"
+    assert "it asks dfqbench for what it does not have: cannot import name 'Telepathy'" in broken.message
+    assert f"has version {API_VERSION} of the plugin interface; upgrade whichever is older" in broken.message
 
 
 def test_name_taken_leaves_the_first_owner() -> None:
@@ -233,6 +260,8 @@ def test_every_offering_hook_is_used(tmp_path: Path) -> None:
         def dfqbench_targets(): return [FileOffer("data", str(Path(__file__).parent))]
         @hookimpl
         def dfqbench_grids(): return [FileOffer("grid", __file__)]
+        @hookimpl
+        def dfqbench_claims(): return [FileOffer("claims", __file__)]
         """)
     )
     plugins = load_plugins([mine])
@@ -241,6 +270,7 @@ def test_every_offering_hook_is_used(tmp_path: Path) -> None:
     assert plugins.models["family"].load.endswith(":build")
     assert plugins.targets["data"].path == tmp_path
     assert plugins.grids["grid"].path == mine
+    assert plugins.claims["claims"].path == mine
 
 
 @dataclass
@@ -290,6 +320,35 @@ def test_installed_plugins_are_isolated(site: Site) -> None:
     # Sorted first, yet it could not take the built-in's name.
     assert plugins.methods["zeroq"].origin == "dfqbench"
     assert [name for name in sys.modules if name.startswith(("aaa_broken", "bbb_thief"))] == []
+
+
+def test_the_example_package_offers_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "dfqbench_example-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dfqbench-example\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[dfqbench.methods]\nexample = dfqbench_example.plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(EXAMPLES / "example" / "src"))
+    monkeypatch.setenv("DFQBENCH_EXAMPLE_LOG", str(tmp_path / "log"))
+    try:
+        plugins = load_plugins()
+        assert plugins.broken == []
+        assert plugins.methods["stripes"].origin == "dfqbench-example"
+        assert plugins.method_class("stripes").title == "Stripes"
+        assert plugins.quantizer_class("one-image").name == "one-image"
+        assert {"plain"} == set(plugins.models)
+        assert {"example"} == set(plugins.targets) == set(plugins.grids) == set(plugins.claims)
+        catalogue = Catalogue.discover(
+            [], plugins.targets.values(), {name: offer.load for name, offer in plugins.models.items()}
+        )
+        [model] = catalogue.models("stripes-toy")
+        assert isinstance(model, ModelSpec)
+        assert load_grid("example", plugins).on == ("stripes-toy",)
+        assert plugins.record_finished({"method": "stripes", "status": "ok"}) == []
+        assert (tmp_path / "log").read_text() == '["stripes", "ok"]\n'
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "dfqbench_example"]:
+            del sys.modules[name]
 
 
 def test_rollback_keeps_the_libraries_a_plugin_imported(site: Site) -> None:

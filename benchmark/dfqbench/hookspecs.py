@@ -43,5 +43,10 @@ def dfqbench_grids() -> Iterable[FileOffer]:  # type: ignore[empty-body]
 
 
 @hookspec
+def dfqbench_claims() -> Iterable[FileOffer]:  # type: ignore[empty-body]
+    """Numbers printed in papers: CSV files with the columns of the host's own (`report/published.csv`)."""
+
+
+@hookspec
 def dfqbench_record_finished(record: Mapping[str, Any]) -> None:
     """A cell has ended, whatever its status; `record` is the one just written."""

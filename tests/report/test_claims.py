@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from dfqbench.report.claims import published_claims
+from dfqbench.api import InputError
+from dfqbench.report.claims import claims_in, published_claims
 
 
 def test_every_claim_has_a_source_and_a_possible_value() -> None:
@@ -38,3 +42,26 @@ def test_zeroqs_own_table() -> None:
 def test_selection_is_told_where_the_source_tells_it() -> None:
     kinds = {claim.selection for claim in published_claims()}
     assert kinds == {"best", "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "lacks the column 'source_paper'; take the first line"),
+        ("{header}\nX,T,P,m,d,n,four,4,70,60,\n", "does not hold claims: invalid literal"),
+        ("{header}\nX,T,P,m\n", "does not hold claims"),
+    ],
+)
+def test_a_damaged_file_of_a_plugin_is_an_input_error(tmp_path: Path, text: str, message: str) -> None:
+    header = "source_paper,table_or_where,reported_in,method,dataset,model,w_bits,a_bits,fp_top1,top1,notes"
+    file = tmp_path / "claims.csv"
+    file.write_text(text.format(header=header))
+    with pytest.raises(InputError, match=re.escape(str(file))) as caught:
+        claims_in(file)
+    assert message in str(caught.value)
+
+
+def test_the_file_of_a_plugin() -> None:
+    example = Path(__file__).parent.parent / "plugins/example/src/dfqbench_example/claims.csv"
+    [claim] = claims_in(example)
+    assert (claim.method, claim.top1, claim.selection) == ("stripes", 90.0, "unknown")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 API_VERSION = 1
 """Version of the plugin contract; raised when a plugin written for an older one would break."""
+FIRST_API_VERSION = 1
+"""The version that an offer is for which names none: it never changes, so that an old plugin is told from a new one."""
 
 
 class Fidelity(StrEnum):
@@ -118,24 +120,24 @@ class Offer:
     Attributes:
         name: name that users type.
         load: `package.module:attribute`.
-        api: the contract version it was written for.
+        api: the contract version (`API_VERSION`) it was written for; name it.
     """
 
     name: str
     load: str
-    api: int = API_VERSION
+    api: int = FIRST_API_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class FileOffer:
-    """A grid (TOML file) or a data folder (with a `targets.toml`) that a plugin brings along.
+    """A grid (TOML), a data folder (with a `targets.toml`) or claims (CSV) that a plugin brings along.
 
     Attributes:
-        name: grid name; for a data folder any label.
+        name: grid name; for a data folder or claims any label.
         path: absolute path of the file or folder.
-        api: the contract version it was written for.
+        api: the contract version (`API_VERSION`) it was written for; name it.
     """
 
     name: str
     path: str
-    api: int = API_VERSION
+    api: int = FIRST_API_VERSION

@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="List methods, or show one with its parameters.", no_args_is_help=True)
     group.command("list")(list_methods)
     group.command("show")(show_method)
+    group.command("new")(new_method)
+    group.command("check")(check_method)
     app.add_typer(group, name="methods")
 
 
@@ -98,6 +100,63 @@ def show_method(
                 typer.echo(broken.traceback, err=True)
         info = describe(name, plugins)
     typer.echo(json.dumps(info, indent=2, default=str) if as_json else _page(info))
+
+
+def new_method(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The method's name, for example mymethod.")],
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="images (learned directly) or generator (learns all along).")
+    ] = "images",
+    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="Where the package's folder is made.")] = Path(),
+) -> None:
+    """Write an installable package with a working method, to start from."""
+    from dfqbench.grid import REAL
+    from dfqbench.plugins import load_plugins
+    from dfqbench.scaffold import new_package
+
+    plugins = load_plugins()
+    folder, *files = new_package(name, kind, into, {*plugins.methods, *plugins.broken_names, REAL})
+    for file in files:
+        typer.echo(file.as_posix())
+    typer.echo(f"\nit runs as it is:\n  cd {folder.as_posix()}\n  pip install -e '.[test]'")
+    typer.echo(f"  dfqbench run --grid smoke --methods {name},noise\n  dfqbench methods check {name}")
+
+
+def check_method(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method.")],
+    as_json: JsonOption = False,
+    plugin: PluginOption = None,
+    limit: Annotated[
+        float, typer.Option("--limit", min=1, metavar="SECONDS", help="How long a run on a toy network may take.")
+    ] = 120.0,
+) -> None:
+    """Check that a method keeps the contract.
+
+    Runs it on toy networks, in this process and in one of its own. Every failing check says what to change. The exit
+    status is 1 if one fails; a warning is advice.
+    """
+    import dataclasses
+
+    from dfqbench.plugins import load_plugins
+    from dfqbench.testing.conformance import examine
+
+    found = []
+    for finding in examine(load_plugins(plugin or ()), name, limit=limit):
+        found.append(finding)
+        if not as_json:
+            typer.echo(f"{finding.status:8} {finding.check:11} {finding.title}")
+            if finding.message and finding.status != "not run":
+                typer.echo(f"{'':8} {'':11} -> {finding.message}")
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+    failed = sum(finding.status == "failed" for finding in found)
+    if failed:
+        for finding in found:
+            if finding.status == "not run":
+                typer.echo(f"'{finding.check}' and what follows was not run: {finding.message}", err=True)
+                break
+        typer.echo(f"{name}: {failed} of {len(found)} checks failed", err=True)
+        raise typer.Exit(1)
 
 
 def describe(name: str, plugins: Plugins) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
 ]
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also load this local plugin file (repeatable).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -26,12 +30,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="models")
 
 
-def list_models(as_json: JsonOption = False, data: DataOption = None) -> None:
+def list_models(as_json: JsonOption = False, data: DataOption = None, plugin: PluginOption = None) -> None:
     """List the networks of every target.
 
     Those that cannot be used here are listed with the reason.
     """
-    catalogue, _ = opened(data or [])
+    catalogue, _ = opened(data or [], plugin or [])
     rows = [_row(target, model) for target in catalogue.names() for model in catalogue.models(target)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -56,6 +60,7 @@ def show_model(
     on: Annotated[str | None, typer.Option("--on", metavar="TARGET", help="The target it is for.")] = None,
     as_json: JsonOption = False,
     data: DataOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Show a network: origin, input and size.
 
@@ -64,7 +69,7 @@ def show_model(
     from dfqbench.api.errors import Unavailable
     from dfqbench.targets.spec import MissingModel
 
-    catalogue, families = opened(data or [])
+    catalogue, families = opened(data or [], plugin or [])
     target = on or _home(catalogue, name)
     model = catalogue.models(target, [name])[0]
     if isinstance(model, MissingModel):
@@ -78,13 +83,13 @@ def show_model(
     typer.echo(tabulate([[key, _said(value)] for key, value in info.items()], tablefmt="plain", disable_numparse=True))
 
 
-def opened(data: list[Path]) -> tuple[Catalogue, dict[str, str]]:
+def opened(data: list[Path], plugin: Sequence[Path] = ()) -> tuple[Catalogue, dict[str, str]]:
     """The catalogue of the data folders and plugins, and the model families that plugins offer."""
     from dfqbench.plugins import load_plugins
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.folders import data_folders
 
-    plugins = load_plugins()
+    plugins = load_plugins(plugin)
     families = {name: offer.load for name, offer in plugins.models.items()}
     return Catalogue.discover(data_folders(data), plugins.targets.values(), families), families
 

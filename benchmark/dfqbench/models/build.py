@@ -20,6 +20,7 @@ from dfqbench.api.errors import DfqError, InputError, PluginError, Unavailable, 
 from dfqbench.models import cifar, digits
 from dfqbench.models.reference import CODE_SCHEME, Reference, parse_reference
 from dfqbench.models.weights import load_weights
+from dfqbench.plugins.isolation import import_local
 from dfqbench.targets.fingerprint import file_sha256
 from dfqbench.targets.manifest import LIBRARIES
 from dfqbench.targets.spec import ModelSpec
@@ -41,7 +42,8 @@ def build_teacher(
     Args:
         model: the model.
         device: where to put it.
-        families: families that plugins offer, `package.module:callable` by name; called with (name, **kwargs).
+        families: families that plugins offer, `package.module:callable` or `/path/file.py:callable` by name; called
+            with (name, **kwargs).
 
     Raises:
         InputError: unknown architecture, wrong arguments or weights, or something that is not a network of the card.
@@ -144,9 +146,10 @@ def near_names(name: str, known: list[str]) -> list[str]:
 
 
 def _family(scheme: str, load: str) -> Callable[..., Any]:
-    module, _, attribute = load.partition(":")
+    module, _, attribute = load.rpartition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        home = import_local(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+        found = getattr(home, attribute)
     except Exception as error:  # a plugin's import may raise anything
         raise PluginError(
             f"model family '{scheme}' does not load from {load}: {_line(error)}", "repair or remove the plugin"

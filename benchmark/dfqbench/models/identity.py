@@ -54,7 +54,9 @@ def _code_sha256(reference: Reference, families: Mapping[str, str]) -> str | Non
         return _files_sha256([Path(reference.name)])
     module = reference.name if reference.scheme == CODE_SCHEME else ""
     if reference.scheme not in SCHEMES:
-        module = families[reference.scheme].partition(":")[0]
+        module = families[reference.scheme].rpartition(":")[0]
+        if module.endswith(".py"):
+            return _files_sha256([Path(module)])
     if not module or module.partition(".")[0] in _LIBRARIES:
         return None
     file = _module_file(module)

@@ -23,7 +23,14 @@ from dfqbench.plugins.offers import BrokenPlugin, Origin
 from dfqbench.plugins.registry import Installed, Plugins
 from dfqbench.quantizers import BUILTIN
 
-OFFER_HOOKS = {"methods": Offer, "quantizers": Offer, "models": Offer, "targets": FileOffer, "grids": FileOffer}
+OFFER_HOOKS = {
+    "methods": Offer,
+    "quantizers": Offer,
+    "models": Offer,
+    "targets": FileOffer,
+    "grids": FileOffer,
+    "claims": FileOffer,
+}
 """What each offering hook (`dfqbench_` + key) returns."""
 
 HOST = Origin("dfqbench", "dfqbench", __version__)
@@ -90,7 +97,7 @@ def _load_one(candidate: _Candidate, plugins: Plugins) -> BrokenPlugin | None:
     stage = "import"
     try:
         with rolled_back(candidate.owner):
-            plugin = candidate.load()
+            plugin = _imported(candidate)
             stage = "register"
             manager = _managed(plugin, candidate.source)
             stage = "offer"
@@ -102,6 +109,20 @@ def _load_one(candidate: _Candidate, plugins: Plugins) -> BrokenPlugin | None:
     except PLUGIN_FAILURES as error:
         return BrokenPlugin.of(candidate.source, stage, error)
     return None
+
+
+def _imported(candidate: _Candidate) -> object:
+    try:
+        return candidate.load()
+    except ImportError as error:
+        # A plugin for another version often fails before it could say for which it is.
+        if str(error.name or "").partition(".")[0] != hookspecs.PROJECT:
+            raise
+        raise PluginError(
+            f"it asks dfqbench for what it does not have: {error.msg}; "
+            f"dfqbench {__version__} has version {API_VERSION} of the plugin interface",
+            f"upgrade whichever is older, dfqbench or {candidate.source.origin}",
+        ) from error
 
 
 def _managed(plugin: object, source: Origin) -> pluggy.PluginManager:

@@ -18,7 +18,7 @@ from dfqbench.api.method import FileOffer, Method, Offer, Quantizer
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.presets import preset_names
 from dfqbench.plugins.contract import checked_method, checked_quantizer
-from dfqbench.plugins.isolation import PLUGIN_FAILURES, rolled_back
+from dfqbench.plugins.isolation import PLUGIN_FAILURES, local_module_name, rolled_back
 from dfqbench.plugins.offers import BrokenPlugin, LoadedFile, LoadedOffer, Origin, one_line
 
 FAMILIES = ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py")
@@ -35,7 +35,7 @@ class Installed:
     Attributes:
         source: where it came from.
         manager: its own hook manager; None for the host's parts.
-        offers: what it offers, by kind (`methods`, `quantizers`, `models`, `targets`, `grids`).
+        offers: what it offers, by kind (`methods`, `quantizers`, `models`, `targets`, `grids`, `claims`).
     """
 
     source: Origin
@@ -56,7 +56,7 @@ class Plugins:
         self.broken: list[BrokenPlugin] = []
         self._installed: list[Installed] = []
         self._offers: dict[str, dict[str, LoadedOffer]] = {"methods": {}, "quantizers": {}, "models": {}}
-        self._files: dict[str, dict[str, LoadedFile]] = {"targets": {}, "grids": {}}
+        self._files: dict[str, dict[str, LoadedFile]] = {"targets": {}, "grids": {}, "claims": {}}
         self._method_classes: dict[str, type[Method]] = {}
         self._quantizer_classes: dict[str, type[Quantizer]] = {}
 
@@ -86,6 +86,11 @@ class Plugins:
         return MappingProxyType(self._files["grids"])
 
     @property
+    def claims(self) -> Mapping[str, LoadedFile]:
+        """Files of printed numbers by label."""
+        return MappingProxyType(self._files["claims"])
+
+    @property
     def broken_names(self) -> tuple[str, ...]:
         """Names of broken plugins that no loaded method has; asking for one gives the reason."""
         return tuple(dict.fromkeys(broken.name for broken in self.broken if broken.name not in self.methods))
@@ -101,7 +106,7 @@ class Plugins:
             fresh = staged.setdefault(kind, {})
             for offer in offers:
                 self._check_name(kind, offer.name, fresh)
-                fresh[offer.name] = _loaded(offer, plugin.source)
+                fresh[offer.name] = _loaded(kind, offer, plugin.source)
         for kind, fresh in staged.items():
             table: dict[str, Any] = self._offers[kind] if kind in self._offers else self._files[kind]
             table.update(fresh)
@@ -195,7 +200,7 @@ class Plugins:
         return failed
 
 
-def _loaded(offer: Offer | FileOffer, source: Origin) -> LoadedOffer | LoadedFile:
+def _loaded(kind: str, offer: Offer | FileOffer, source: Origin) -> LoadedOffer | LoadedFile:
     if isinstance(offer, FileOffer):
         path = Path(offer.path)
         if not path.is_absolute() or not path.exists():
@@ -203,4 +208,9 @@ def _loaded(offer: Offer | FileOffer, source: Origin) -> LoadedOffer | LoadedFil
         return LoadedFile(offer.name, path, source.origin, source.version)
     if not isinstance(offer.load, str) or _LOAD.fullmatch(offer.load) is None:
         raise PluginError(f"'{offer.name}': load {offer.load!r} is not valid", "write it as 'package.module:Class'")
-    return LoadedOffer(offer.name, offer.load, source.origin, source.version, source.path)
+    load = offer.load
+    module, _, attribute = load.partition(":")
+    if kind == "models" and source.path is not None and module == local_module_name(source.path):
+        # Networks are also built in processes that load no plugins: those need the file.
+        load = f"{source.path}:{attribute}"
+    return LoadedOffer(offer.name, load, source.origin, source.version, source.path)

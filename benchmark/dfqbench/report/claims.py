@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Literal
 
+from dfqbench.api.errors import InputError
 from dfqbench.report.published import FAMILY_PROTOCOL, OTHER_PROTOCOL_WORDS, dataset_key, method_key, model_key
 
 Selection = Literal["best", "unknown"]
@@ -172,3 +174,21 @@ def _claim(row: dict[str, str]) -> Claim:
         selection="best" if _BEST in row["notes"] else "unknown",
         notes=row["notes"],
     )
+
+
+def claims_in(path: Path) -> list[Claim]:
+    """The claims of a file that a plugin brings along; columns as in the host's own.
+
+    Args:
+        path: a CSV file.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, or a number in it is none.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        return [_claim(row) for row in rows]
+    except KeyError as error:
+        raise InputError(f"{path} lacks the column {error}", "take the first line of report/published.csv") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold claims: {error}", "correct that row") from error

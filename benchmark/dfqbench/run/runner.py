@@ -115,9 +115,7 @@ class Runner:
     def header(self, number: int) -> Header:
         """What the record of attempt `number` says first."""
         revision = self._site.environment.get("revision")
-        return Header(
-            self.folder.name, number, self.environment, self.device, now(), revision, self.rules.oracle
-        )
+        return Header(self.folder.name, number, self.environment, self.device, now(), revision, self.rules.oracle)
 
     def describe(self) -> None:
         """Writes the description of the environment, once."""

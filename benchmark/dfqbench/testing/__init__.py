@@ -1,1 +1,1 @@
-"""For tests of plugins: toy networks, and a context without a host."""
+"""For tests of plugins: toy networks, a context without a host, and the conformance checks."""

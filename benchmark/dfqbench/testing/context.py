@@ -34,6 +34,8 @@ class ToyContext:
         shared: the shared quantizer, where a test wants one.
         device: where to compute.
         precision: how the training loops compute.
+        keep_states: whether the states given at step boundaries are kept.
+        fixed_workdir: the work folder; None: a temporary one.
         steps: (step, total) of every report.
         scalars: scalars of every report; a `loss` is checked at every step.
         saved: the states given at step boundaries, where `keep_states` is set.
@@ -49,12 +51,13 @@ class ToyContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = Precision.FLOAT32
     keep_states: bool = False
+    fixed_workdir: Path | None = None
     steps: list[tuple[int, int]] = field(default_factory=list)
     scalars: list[dict[str, Any]] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)
     snapshots: list[int] = field(default_factory=list)
-    _generator: torch.Generator | None = field(default=None, repr=False)
-    _workdir: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    _generator: torch.Generator | None = field(default=None, init=False, repr=False)
+    _workdir: tempfile.TemporaryDirectory[str] | None = field(default=None, init=False, repr=False)
 
     @property
     def scheme(self) -> Scheme:
@@ -76,7 +79,9 @@ class ToyContext:
 
     @property
     def workdir(self) -> Path:
-        """A temporary folder, removed with the context."""
+        """The folder given to the constructor, or a temporary one, removed with the context."""
+        if self.fixed_workdir is not None:
+            return self.fixed_workdir
         if self._workdir is None:
             self._workdir = tempfile.TemporaryDirectory(prefix="dfqbench-toy-")
         return Path(self._workdir.name)

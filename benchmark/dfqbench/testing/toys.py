@@ -36,11 +36,39 @@ def toy_network(classes: int = 4, size: int = 8, channels: int = 3, *, seed: int
         network.train()
         with torch.no_grad():
             for _ in range(20):
-                # Smooth patterns rather than white noise, so that statistics matching has something to find.
-                coarse = torch.randn(32, channels, max(1, size // 4), max(1, size // 4))
-                network(nn.functional.interpolate(coarse, size=(size, size), mode="nearest") + 0.2)
+                network(_patterns(32, channels, size))
     network.eval().requires_grad_(requires_grad=False)
     return network.to(memory_format=torch.channels_last)
+
+
+def toy_network_without_batchnorm(
+    classes: int = 4, size: int = 8, channels: int = 3, *, seed: int = 0
+) -> nn.Sequential:
+    """A small network that has no BatchNorm; arguments and result as of `toy_network`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(size // 4),
+            nn.Flatten(),
+            nn.Linear(8 * 16, classes),
+        )
+    network.eval().requires_grad_(requires_grad=False)
+    return network.to(memory_format=torch.channels_last)
+
+
+def toy_images(count: int, size: int = 8, channels: int = 3, *, seed: int = 1) -> torch.Tensor:
+    """Images of the kind that `toy_network`'s statistics were made with, (count, channels, size, size)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _patterns(count, channels, size).contiguous(memory_format=torch.channels_last)
+
+
+def _patterns(count: int, channels: int, size: int) -> torch.Tensor:
+    """Smooth patterns rather than white noise, so that statistics matching has something to find."""
+    coarse = torch.randn(count, channels, max(1, size // 4), max(1, size // 4))
+    return nn.functional.interpolate(coarse, size=(size, size), mode="nearest") + 0.2
 
 
 def toy_card(classes: int = 4, size: int = 8, channels: int = 3) -> ModelCard:

@@ -1,0 +1,137 @@
+"""Checks of what quantizers make of the source, of `requires`, and the comparison with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from dfqbench.api import DfqError, ModelCard, is_live
+from dfqbench.quant import Scheme, Student, parse_scheme
+from dfqbench.quant.coverage import measure_coverage
+from dfqbench.synth.source import FixedSource
+from dfqbench.testing.conformance.check import Fault
+from dfqbench.testing.conformance.subject import Run, Subject
+from dfqbench.testing.context import ToyContext
+from dfqbench.testing.toys import toy_card, toy_images, toy_network_without_batchnorm
+
+MARGIN = 2.0
+"""Standard errors of the difference that a method may lie below noise before it is said."""
+
+
+def quantizers(subject: Subject) -> Iterable[str]:
+    """Every built-in quantizer makes a finite student of the source, under every protocol."""
+    for what, student in subject.students.items():
+        with torch.no_grad():
+            logits = student(toy_images(16))
+        if not isinstance(logits, Tensor) or logits.shape != (16, toy_card().classes):
+            shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise Fault(f"the student of {what} gives {shown}", "return a network that gives logits (N, classes)")
+        if not bool(torch.isfinite(logits).all()):
+            raise Fault(f"the student of {what} gives values that are not finite", "look at the images' range")
+    return ()
+
+
+def levels(subject: Subject) -> Iterable[str]:
+    """Weights and activations of the finished students take at most 2^bits values."""
+    for what, student in subject.students.items():
+        if not isinstance(student, Student):
+            yield (
+                f"{what} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
+                "flagged; start from dfqbench.quant.prepare(teacher, ctx.scheme, ctx.card)"
+            )
+            continue
+        violations = measure_coverage(student, toy_images(4)).violations
+        if violations:
+            raise Fault(
+                f"the student of {what} is not quantized as claimed: {', '.join(violations[:3])}",
+                "let its ranges see a batch inside `with student.observing(...)`, and leave its quantizers in place",
+            )
+
+
+class _WatchedContext(ToyContext):
+    """Notes whether the scheme was looked at."""
+
+    asked = False
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme."""
+        self.asked = True
+        return super().scheme
+
+
+def requires(subject: Subject) -> Iterable[str]:
+    """`requires` and `depends_on_bits` say what is so."""
+    kind = subject.kind
+    base = subject.context()
+    ctx = _WatchedContext(card=base.card, budget=base.budget, bits=base.bits)
+    subject.synthesized(ctx=ctx)
+    if kind.depends_on_bits and not ctx.asked and not is_live(subject.first.source):
+        yield (
+            "depends_on_bits is True but synthesize did not look at ctx.scheme; with False one source serves all "
+            "bit-widths and is paid for once"
+        )
+    plain = toy_network_without_batchnorm()
+    try:
+        run = subject.synthesized(teacher=plain)
+        subject.drawn(run)
+    except DfqError as error:
+        if not kind.requires.batchnorm:
+            raise Fault(
+                f"requires says that no BatchNorm is needed, but without it {error.message}",
+                "set requires = Requires(batchnorm=True)",
+            ) from error
+    else:
+        if kind.requires.batchnorm:
+            yield (
+                "requires says that BatchNorm is needed, but it also ran on a network without; if its images are of "
+                "use there, set requires = Requires(batchnorm=False)"
+            )
+
+
+def noise(subject: Subject) -> Iterable[str]:
+    """On the toy task, calibration with the images is not worse than with Gaussian noise.
+
+    The task: the embedded digits and their network at four bits, a handful of steps. The host draws the digits; the
+    method sees the network alone, as ever.
+    """
+    network, card, digits = _digits()
+    scheme = parse_scheme("w4a4@gdfq")
+    own = subject.synthesized(teacher=network, card=card)
+    floor = Run(network, _noise(card), ToyContext(card=card, budget=own.ctx.budget))
+    pair = [subject.quantized(run, "calibrate", scheme) for run in (own, floor)]
+    with torch.no_grad():
+        wanted = network(digits).argmax(1)
+        shares = [(student(digits).argmax(1) == wanted).double() for student in pair]
+    difference = shares[0] - shares[1]
+    error = max(float(difference.std()) / len(difference) ** 0.5, 1 / len(difference))
+    if float(difference.mean()) < -MARGIN * error:
+        agreed = [f"{100 * float(share.mean()):.1f} %" for share in shares]
+        yield (
+            f"calibrated with its images, the digits network at w4a4 agrees with full precision on {agreed[0]} of the "
+            f"digits, with noise on {agreed[1]}; a handful of steps is no verdict, but look at the images, and at "
+            f"`dfqbench run --grid w4a4 --on digits --methods {subject.name},noise`"
+        )
+
+
+def _digits() -> tuple[nn.Module, ModelCard, Tensor]:
+    from dfqbench.models.build import build_teacher
+    from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.evaluation import load_evaluation
+    from dfqbench.targets.spec import ModelSpec
+
+    catalogue = Catalogue.discover([], [], families={})
+    model, dataset = catalogue.models("digits")[0], catalogue.target("digits").dataset
+    if not isinstance(model, ModelSpec) or dataset is None:
+        raise Fault("the embedded digits are not there", "pip install scikit-learn")
+    batches = load_evaluation(dataset, model.card).batches(500)
+    return build_teacher(model), model.card, torch.cat([batch for batch, _ in batches])
+
+
+def _noise(card: ModelCard) -> FixedSource:
+    stats = card.input_stats
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (stats.mean, stats.std))
+    generator = torch.Generator().manual_seed(0)
+    return FixedSource(torch.randn((64, *card.input_size), generator=generator) * std + mean)

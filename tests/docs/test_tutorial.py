@@ -1,0 +1,72 @@
+"""The tutorial's text alone, followed from an empty folder: ends with a method of one's own in the table."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blocks import DOCS, blocks
+
+TUTORIAL = blocks(DOCS / "tutorial.md")
+STEPS = [block for block in TUTORIAL if block.mark == "slow: tutorial"]
+EDITS = {block.title: block.text for block in TUTORIAL if block.title in {"loss", "loop", "parameter"}}
+
+slow = pytest.mark.skipif(
+    os.environ.get("DFQBENCH_DOCS") != "slow", reason="installs a package and runs grids: `tox -e docs`"
+)
+
+
+def shell(text: str, folder: Path) -> str:
+    # The interpreter's own folder comes first, as in an activated environment.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-ec", text], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1500
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def edited(text: str, pattern: str, replacement: str) -> str:
+    found, count = re.subn(pattern, lambda _: replacement, text, flags=re.MULTILINE | re.DOTALL)
+    assert count == 1, f"the tutorial edits what the package no longer has: {pattern}"
+    return found
+
+
+def apply(package: Path) -> None:
+    """The edits of the section 'Your idea', as its text says."""
+    file = package / "src/dfqbench_calm/synthesizer.py"
+    text = edited(file.read_text(), r"def smoothness_loss.*?\n\n\n", EDITS["loss"] + "\n\n")
+    text = edited(text, r"^            teacher\(images\)\n            loss = [^\n]*\n", EDITS["loop"])
+    file.write_text(text)
+    file = package / "src/dfqbench_calm/plugin.py"
+    file.write_text(edited(file.read_text(), r"^    smoothness: [^\n]*\n", EDITS["parameter"]))
+
+
+@slow
+@pytest.mark.timeout(6000)
+def test_following_the_text_leads_into_the_table(tmp_path: Path) -> None:
+    first, *others = STEPS
+    try:
+        out = shell(first.text, tmp_path)
+        assert re.search(r"calm +\d+\.\d+", out), out
+        apply(tmp_path / "calm")
+        printed = [shell(step.text, tmp_path / "calm") for step in others]
+        assert "failed" not in printed[0]
+        assert "15 passed" in printed[0]
+        assert re.search(r"calm +\d+\.\d+", printed[-1]), printed[-1]
+    finally:
+        shell(f"{sys.executable} -m pip uninstall --yes --quiet dfqbench-calm", tmp_path)
+
+
+def test_the_edits_fit_the_package(tmp_path: Path) -> None:
+    from dfqbench.scaffold import new_package
+
+    folder, *_ = new_package("calm", "images", tmp_path)
+    apply(folder)
+    compile((folder / "src/dfqbench_calm/synthesizer.py").read_text(), "synthesizer.py", "exec")
+    compile((folder / "src/dfqbench_calm/plugin.py").read_text(), "plugin.py", "exec")

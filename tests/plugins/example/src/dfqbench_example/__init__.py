@@ -1,0 +1,1 @@
+"""An example of everything that a plugin can offer."""

@@ -1,0 +1,11 @@
+"""Conformance of the example's method, as any plugin's tests would ask for it."""
+
+from __future__ import annotations
+
+from dfqbench.testing import conformance
+
+
+class TestStripes(conformance.MethodChecks):
+    """One test a check."""
+
+    method = "stripes"

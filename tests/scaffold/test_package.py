@@ -1,0 +1,118 @@
+"""`methods new`: what it writes installs, runs, and is clean; bad requests leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dfqbench.api import UsageError
+from dfqbench.scaffold import KINDS, new_package
+
+
+def run(arguments: list[str], cwd: Path, source: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if source is not None:
+        environment["PYTHONPATH"] = str(source)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=250
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(KINDS))
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A new package, built as a wheel by its own backend and unpacked: folder, site folder, name."""
+    kind = request.param
+    name = f"my-{kind}"
+    place = tmp_path_factory.mktemp(kind)
+    folder, *_ = new_package(name, kind, place)
+    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(folder)]
+    done = run(build, place)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = place.glob("*.whl")
+    site = place / "site"
+    done = run(["-m", "zipfile", "-e", str(wheel), str(site)], place)
+    assert done.returncode == 0, done.stderr
+    return folder, site, name
+
+
+def test_it_runs_at_once(installed: tuple[Path, Path, str], tmp_path: Path) -> None:
+    _, site, name = installed
+    done = run(["-m", "dfqbench", "run", "--grid", "smoke", "--methods", f"{name},noise"], tmp_path, site)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if name in line]
+    assert len(rows) == 1
+    assert any(character.isdigit() for character in rows[0])
+
+
+def test_it_passes_conformance_without_a_warning(installed: tuple[Path, Path, str]) -> None:
+    folder, site, _ = installed
+    done = run(["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"], folder, site)
+    assert done.returncode == 0, done.stdout
+    assert "15 passed" in done.stdout
+
+
+def test_its_claims_have_the_hosts_columns(installed: tuple[Path, Path, str]) -> None:
+    from importlib import resources
+
+    folder, _, _ = installed
+    (claims,) = folder.rglob("claims.csv")
+    published = resources.files("dfqbench.report").joinpath("published.csv").read_text(encoding="utf-8")
+    assert claims.read_text(encoding="utf-8").strip() == published.splitlines()[0]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_it_is_clean(kind: str, tmp_path: Path) -> None:
+    folder, *_ = new_package("my_method-2", kind, tmp_path)
+    for arguments in (["check", "."], ["format", "--check", "."]):
+        done = run(["-m", "ruff", *arguments, "--no-cache"], folder)
+        assert done.returncode == 0, done.stdout
+    done = run(["-m", "mypy", "--cache-dir", str(tmp_path / "cache")], folder)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_authors_own_code_is_short(kind: str, tmp_path: Path) -> None:
+    folder, *_ = new_package("mine", kind, tmp_path)
+    code = [
+        line
+        for file in folder.glob("src/*/*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    assert len(code) <= 80
+
+
+def test_names(tmp_path: Path) -> None:
+    folder, *files = new_package("my_method-2", "images", tmp_path)
+    assert folder == tmp_path / "my_method-2"
+    names = {file.relative_to(folder).as_posix() for file in files}
+    assert "src/dfqbench_my_method_2/plugin.py" in names
+    assert "tests/test_my_method_2.py" in names
+    text = (folder / "src/dfqbench_my_method_2/plugin.py").read_text()
+    assert 'Offer("my_method-2", "dfqbench_my_method_2.plugin:MyMethod2", api=1)' in text
+    assert 'name = "dfqbench-my-method-2"' in (folder / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "My", "1st", "a b", "../up", "a--b", "a_", "ü", "a" + "/b", "-x"])
+def test_bad_names_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a method; begin with"):
+        new_package(name, "images", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown kind 'image'; did you mean images"):
+        new_package("mine", "image", tmp_path)
+    with pytest.raises(UsageError, match="there is a method 'zeroq' already"):
+        new_package("zeroq", "images", tmp_path, {"zeroq"})
+    with pytest.raises(UsageError, match="there is no folder"):
+        new_package("mine", "images", tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(UsageError, match="exists already"):
+        new_package("mine", "images", tmp_path)
+    assert (tmp_path / "mine").read_text() == "precious"

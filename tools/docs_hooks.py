@@ -1,0 +1,74 @@
+"""What mkdocs does with each page: parameter tables from the code, formulas as MathML.
+
+`<!-- parameters: zeroq -->` becomes the table that `dfqbench methods show zeroq` prints, so that pages cannot drift.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+
+_PARAMETERS = re.compile(r"^<!-- parameters: ([a-z-]+) -->$", re.MULTILINE)
+_RECIPES = re.compile(r"^<!-- recipes: ([a-z-]+) -->$", re.MULTILINE)
+_BLOCK = re.compile(r"^\$\$\n?(.+?)\n?\$\$$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"(?<![\\`$\w])\$([^$\n`]+)\$(?!\w)")
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replaces tables and formulas outside fenced code."""
+    parts = _FENCE.split(markdown)
+    return "".join(part if part.startswith("```") else _replaced(part) for part in parts)
+
+
+def _replaced(text: str) -> str:
+    text = _PARAMETERS.sub(lambda match: parameter_table(match.group(1)), text)
+    text = text.replace("<!-- checks -->", check_rows()) if "<!-- checks -->" in text else text
+    text = _RECIPES.sub(lambda match: recipe_table(match.group(1)), text)
+    text = _BLOCK.sub(lambda match: f'<div class="formula">{convert(match.group(1), display="block")}</div>', text)
+    return _INLINE.sub(lambda match: convert(match.group(1)), text)
+
+
+def parameter_table(name: str) -> str:
+    """The parameters of a method or quantizer as a Markdown table.
+
+    Args:
+        name: of the method or quantizer.
+    """
+    from dfqbench.cli.methods import describe
+    from dfqbench.plugins import load_plugins
+
+    rows = ["| parameter | default | unit | meaning | source |", "|---|---|---|---|---|"]
+    for param in describe(name, load_plugins())["params"]:
+        cells = [f"`{param['name']}`", f"`{param['default']}`", param["unit"], param["help"], param["source"]]
+        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def check_rows() -> str:
+    """The conformance checks as rows of a Markdown table."""
+    from dfqbench.testing.conformance import CHECKS
+
+    return "\n".join(f"| `{check.name}` | {check.title} |" for check in CHECKS)
+
+
+def recipe_table(name: str) -> str:
+    """The recipes of a quantizer, with what differs from its defaults, as a Markdown table.
+
+    Args:
+        name: of the quantizer.
+    """
+    import dataclasses
+
+    from dfqbench.plugins import load_plugins
+
+    kind = load_plugins().quantizer_class(name)
+    defaults = dataclasses.asdict(kind.params_type())
+    rows = ["| recipe | differs from the defaults in |", "|---|---|"]
+    for recipe, params in kind.recipes.items():
+        changed = {key: value for key, value in dataclasses.asdict(params).items() if value != defaults[key]}
+        text = ", ".join(f"`{key}` = {value}" for key, value in changed.items()) or "nothing"
+        rows.append(f"| `{name}:{recipe}` | {text} |")
+    return "\n".join(rows)
