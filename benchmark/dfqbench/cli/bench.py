@@ -24,11 +24,11 @@ def bench(
     read: Annotated[Path | None, READ] = None,
     out: Annotated[Path | None, OUT] = None,
 ) -> None:
-    """Time one step of each method beside a textbook loop and the bare networks.
+    """Time the steps of all methods as ratios.
 
-    Contestants take turns, and only ratios between them count. The textbook is float32 in the default memory format
-    with forward hooks and `.item()` every step; the bare networks are forward and backward alone. Runs on the CPU, for
-    a minute or more a row.
+    Each stands beside a textbook loop and beside the bare networks. Contestants take turns, and only ratios between
+    them count. The textbook is float32 in the default memory format with forward hooks and `.item()` every step; the
+    bare networks are forward and backward alone. Runs on the CPU, for a minute or more a row.
     """
     from dfqbench.testing.bench import table
 

@@ -16,9 +16,10 @@ def decode(
     yes: Annotated[bool, typer.Option("--yes", help="Write the file; without it only its size is said.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the decoded file.")] = False,
 ) -> None:
-    """Keep a target's evaluation images decoded, one file for each input size of its models.
+    """Keep a target's evaluation images decoded.
 
-    The file lies in the user's cache folder, or where DFQBENCH_DECODED says. Accuracies do not change by it.
+    There is one file for each input size of the target's models. It lies in the user's cache folder, or where
+    DFQBENCH_DECODED says. Accuracies do not change by it.
     """
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.decoded import checked, decoded
