@@ -45,7 +45,7 @@ def test_show() -> None:
     assert 'schemes = ["w4a4@gdfq"]' in shown
     assert shown.splitlines()[0].endswith("w4a4.toml")
     full = json.loads(run("show", "w4a4", "--json").stdout)
-    assert (full["threads"], full["set"], full["methods"]) == (2, {}, ["*"])
+    assert (full["threads"], full["set"], full["methods"]) == (1, {}, ["*"])
 
 
 def test_show_a_file(tmp_path: Path) -> None:

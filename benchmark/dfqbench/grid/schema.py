@@ -79,7 +79,9 @@ class Grid(BaseModel):
         schemes: labels such as `w4a4@gdfq`.
         seeds: one cell for each.
         budget: a budget's name, or `auto`: the target's own.
-        threads: threads of a CPU run; fixed, since results depend on it.
+        threads: threads of a CPU run; fixed, since results depend on it. Several cells at once (`--jobs`) use more cores
+            better than several threads of one cell do, and bfloat16 gradients wait busily for threads that another
+            process keeps from running.
         precision: how the training loops compute (`api.Precision`), or `auto`: the fastest that the device is made for.
         limit: evaluate on the first so many images only.
         settings: parameter values by `method.parameter` or `quantizer.parameter` (TOML key `set`).
@@ -98,7 +100,7 @@ class Grid(BaseModel):
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (0,)
     budget: Annotated[str, BeforeValidator(_or_value_error(_check_budget))] = AUTO
-    threads: Annotated[int, Field(ge=1, strict=True)] = 2
+    threads: Annotated[int, Field(ge=1, strict=True)] = 1
     precision: Literal["auto", "float32", "float32-fast", "mixed-bfloat16"] = "auto"
     limit: Annotated[int, Field(ge=1, strict=True)] | None = None
     settings: Annotated[dict[str, Value], BeforeValidator(flattened_settings)] = Field({}, alias="set")
