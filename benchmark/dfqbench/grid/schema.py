@@ -79,9 +79,9 @@ class Grid(BaseModel):
         schemes: labels such as `w4a4@gdfq`.
         seeds: one cell for each.
         budget: a budget's name, or `auto`: the target's own.
-        threads: threads of a CPU run; fixed, since results depend on it. Several cells at once (`--jobs`) use more cores
-            better than several threads of one cell do, and bfloat16 gradients wait busily for threads that another
-            process keeps from running.
+        threads: threads of a CPU run; fixed, since results depend on it. Several cells at once (`--jobs`) use cores
+            better than several threads of one cell, and bfloat16 gradients wait busily for threads that another process
+            keeps from running.
         precision: how the training loops compute (`api.Precision`), or `auto`: the fastest that the device is made for.
         limit: evaluate on the first so many images only.
         settings: parameter values by `method.parameter` or `quantizer.parameter` (TOML key `set`).
