@@ -50,3 +50,11 @@ def test_the_wheel_has(file: str, names: list[str]) -> None:
 def test_the_wheel_has_two_packages_only(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dfqbench", "dfqbench_methods"}
+
+
+def test_the_wheel_has_every_module(names: list[str]) -> None:
+    """An ignore rule of the repository must not keep a package out of the wheel."""
+    roots = (ROOT / "benchmark", ROOT / "methods")
+    modules = {str(file.relative_to(root).as_posix()) for root in roots for file in root.rglob("*.py")}
+    assert len(modules) > 200
+    assert modules <= set(names)
