@@ -197,6 +197,9 @@ def test_recipes_differ_where_they_should() -> None:
     assert (recipes["kmdfq"].alpha, recipes["kmdfq"].mse_weight, recipes["kmdfq"].interpolation) == (0.0, 1.0, 0.0)
     assert recipes["temporal"] == dataclasses.replace(recipes["kmdfq"], interpolation=0.5)
     assert (recipes["intraq"].alpha, recipes["intraq"].epochs, recipes["intraq"].lr_steps) == (20.0, 151, (20, 40, 60))
+    # Each image of each step is cropped to at least half of its area and flipped (IntraQ's data set).
+    assert (recipes["intraq"].augment_share, recipes["intraq"].augment_scale) == (1.0, 0.5)
+    assert {name for name, recipe in recipes.items() if recipe.augment_share} == {"intraq"}
     assert Distill.default_recipe == "intraq"
 
 

@@ -83,8 +83,8 @@ class DistillParams:
     )
     augment_share: NonNegativeFloat = param(
         0.0,
-        help="share of steps whose images are cropped and flipped; 0: off",
-        source="released code (IntraQ uses 0.5)",
+        help="share of steps whose images are cropped and flipped, each image by itself; 0: off",
+        source="released code (IntraQ trains on such images only: 1)",
     )
     augment_scale: PositiveFloat = param(
         0.5, help="smallest share of the area that a crop keeps", source="released code (IntraQ)"
@@ -103,7 +103,8 @@ _RECIPE_CLUSTERQ = dataclasses.replace(
 # Logits' squared difference instead of KL, without temperature (methods.md 6).
 _RECIPE_KMDFQ = dataclasses.replace(_RECIPE_GDFQ, alpha=0.0, mse_weight=1.0, warmup_epochs=20, warmup_epochs_large=50)
 _RECIPE_TEMPORAL = dataclasses.replace(_RECIPE_KMDFQ, interpolation=0.5)
-# The fine-tuning that most later papers use (methods.md 8.3).
+# The fine-tuning that most later papers use, as its released code has it (methods.md 8.3): alpha times T^2 times the
+# batch mean of KL, and every image cropped and flipped anew at each step.
 _RECIPE_INTRAQ = dataclasses.replace(
     _RECIPE_GDFQ,
     alpha=20.0,
@@ -115,6 +116,7 @@ _RECIPE_INTRAQ = dataclasses.replace(
     warmup_epochs_large=4,
     batch=256,
     batch_few_classes=256,
+    augment_share=1.0,
 )
 
 
