@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -14,6 +14,8 @@ from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.processes import ALLOCATOR
 from dfqbench.testing.bench.measure import contestants, measure
 from dfqbench.testing.bench.networks import Shape
+
+Name = Literal["ours", "textbook", "floor"]
 
 PEAK_STEPS = 2
 """Steps whose peak memory is taken."""
@@ -32,9 +34,25 @@ def measured(kind: str, shape: Shape, precision: Precision, threads: int | None 
         `Row.as_dict()`, with `ours_mib`, `textbook_mib` and `floor_mib`.
     """
     row: dict[str, Any] = _in_a_new_process(_times, kind, shape, precision, threads)
-    for name in ("ours", "textbook", "floor"):
-        row[f"{name}_mib"] = _in_a_new_process(_peak, kind, shape, precision, threads, name)
+    for name in get_args(Name):
+        row[f"{name}_mib"] = peak_memory(kind, shape, precision, threads, name)
     return row
+
+
+def peak_memory(
+    kind: str, shape: Shape, precision: Precision, threads: int | None = None, name: Name = "ours"
+) -> float:
+    """Peak resident memory of some steps in a fresh process, networks and buffers included, in MiB.
+
+    Args:
+        kind: as in `measure.kinds`.
+        shape: network and data.
+        precision: how ours computes.
+        threads: CPU threads; None: torch's own default.
+        name: whose steps.
+    """
+    peak: float = _in_a_new_process(_peak, kind, shape, precision, threads, name)
+    return peak
 
 
 def _in_a_new_process(function: Any, *arguments: Any) -> Any:
@@ -54,7 +72,7 @@ def _times(kind: str, shape: Shape, precision: Precision, threads: int | None) -
 
 
 def _peak(kind: str, shape: Shape, precision: Precision, threads: int | None, name: str) -> float:
-    """Peak resident memory of some steps, networks and buffers included, over that of the process before, in MiB."""
+    """Peak memory of the steps over that of the process before."""
     _use(threads)
     cpu = torch.device("cpu")
     _, makers = contestants(kind, shape, precision)
