@@ -17,7 +17,7 @@ from dfqbench.run import session
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
 from dfqbench.run.estimate import Estimate, History
-from dfqbench.run.executor import Slot
+from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorDiedError, Slot
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.plan import Plan, build_plan
 from dfqbench.run.runner import Rules, Runner, Site
@@ -70,7 +70,7 @@ class FakeEvaluator:
     def close(self) -> None:
         pass
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
         if request["op"] == "environment":
             return {"torch": {"collect_env": "as told"}}
         if request["op"] == "baseline":
@@ -140,10 +140,10 @@ def test_failed_and_invalid_cells_run_again_on_request_only(tmp_path: Path) -> N
 class WithCurve(FakeEvaluator):
     """Answers for snapshots too."""
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
         if request["op"] == "snapshots":
             return {"curve": [{"step": 5, "top1": 95.0}, {"step": 9, "top1": 90.0}]}
-        return super().ask(request)
+        return super().ask(request, limit)
 
 
 def test_the_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
@@ -188,19 +188,36 @@ def test_plugins_hear_of_finished_records(tmp_path: Path) -> None:
 
 
 def test_an_evaluator_that_dies_costs_one_cell(tmp_path: Path) -> None:
-    from dfqbench.run.evaluator_process import EvaluatorDiedError
-
     class Dying(FakeEvaluator):
-        def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
             if request["op"] == "evaluate":
                 raise EvaluatorDiedError("the evaluator was killed by SIGKILL")
-            return super().ask(request)
+            return super().ask(request, limit)
 
     record = sweep(tmp_path / "smoke", FakeExecutor(), Dying()).records[0]
     assert record["status"] == "failed"
     assert "killed by SIGKILL" in record["error"]["message"]
     written = json.loads(next((tmp_path / "smoke").glob("cells/*/attempt-1/record.json")).read_text())
     assert written["error"] == record["error"]
+
+
+def test_an_evaluation_that_takes_too_long_costs_one_cell(tmp_path: Path) -> None:
+    limits = []
+
+    class Slow(FakeEvaluator):
+        def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
+            limits.append((request["op"], limit))
+            if request["op"] == "evaluate":
+                raise EvaluationTimeoutError("the evaluation's time limit of 7 s was reached")
+            return super().ask(request, limit)
+
+    summary = sweep(tmp_path / "smoke", FakeExecutor(), Slow(), evaluation_limit=7.0)
+    (record,) = summary.records
+    assert ("baseline", 7.0) in limits
+    assert ("evaluate", 7.0) in limits
+    assert (record["status"], record["error"]["type"]) == ("timeout", "EvaluationTimeoutError")
+    assert record["error"]["phase"] == "evaluation"
+    assert summary.failed == [record]
 
 
 def test_a_run_of_more_than_a_day_wants_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

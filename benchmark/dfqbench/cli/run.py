@@ -84,6 +84,10 @@ def run(
         str | None,
         typer.Option("--time-limit", metavar="TIME", help="For each cell, evaluation apart; for example 90m or 2h."),
     ] = None,
+    evaluation_limit: Annotated[
+        str | None,
+        typer.Option("--evaluation-limit", metavar="TIME", help="For each evaluation of a network; for example 30m."),
+    ] = None,
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", metavar="TIME", help="Between two checkpoints of a cell.")
     ] = "5m",
@@ -146,6 +150,7 @@ def run(
         retry=RETRIES[retry] if retry else frozenset(),
         fresh=fresh,
         time_limit=seconds_of("--time-limit", time_limit) if time_limit else 0.0,
+        evaluation_limit=seconds_of("--evaluation-limit", evaluation_limit) if evaluation_limit else 0.0,
         checkpoint_every=seconds_of("--checkpoint-every", checkpoint_every),
         memory_mib=round(memory * 1024),
         max_failures=1 if fail_fast else max_failures,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dfqbench.api.errors import DfqError, UsageError
+from dfqbench.api.errors import UsageError
+from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorDiedError
 from dfqbench.run.processes import death, spawn
-
-
-class EvaluatorDiedError(DfqError):
-    """The evaluator's process ended in the middle of a request."""
 
 
 class EvaluatorProcess:
@@ -35,26 +33,55 @@ class EvaluatorProcess:
         self._process: subprocess.Popen[str] | None = None
         self._ready = False
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
         """Sends a request and waits for the answer.
+
+        Args:
+            request: what to do.
+            limit: seconds until the process is ended, its start included; 0: never.
 
         Raises:
             EvaluatorDiedError: its process ended; the next request starts a new one.
+            EvaluationTimeoutError: the limit was reached.
             UsageError: it cannot work on the device.
         """
         process = self._process or self._launch()
-        try:
-            return self._exchange(process, request)
-        except (OSError, ValueError) as error:
-            self._gone(process, error)
+        late = threading.Event()
 
-    def _gone(self, process: subprocess.Popen[str], error: Exception) -> NoReturn:
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(limit, give_up) if limit else None
+        if timer is not None:
+            timer.start()
+        try:
+            answer = self._exchange(process, request)
+        except (OSError, ValueError) as error:
+            if late.is_set():
+                self._end(process)
+                hint = "give it more with --evaluation-limit, or look whether the evaluation set can be read"
+                raise EvaluationTimeoutError(f"the evaluation's time limit of {limit:g} s was reached", hint) from error
+            self._gone(process, error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if late.is_set():
+            # The answer came at the last moment; the next request needs another process.
+            self._end(process)
+        return answer
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        """Waits for a process that is ending or shall."""
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         self._forget()
+
+    def _gone(self, process: subprocess.Popen[str], error: Exception) -> NoReturn:
+        self._end(process)
         reason = death(process.returncode, "evaluator")["message"]
         raise EvaluatorDiedError(reason, f"its log is {self._log}") from error
 

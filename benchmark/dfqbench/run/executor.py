@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from dfqbench.api.errors import DfqError
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.stop import Stop
 
@@ -30,14 +31,27 @@ class Slot:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
+class EvaluatorDiedError(DfqError):
+    """The evaluator's process ended in the middle of a request."""
+
+
+class EvaluationTimeoutError(EvaluatorDiedError):
+    """The evaluator's process was ended because an answer took longer than the time limit."""
+
+
 class EvaluatorClient(Protocol):
     """A slot's evaluator."""
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
         """Sends a request and waits for the answer; an error of the request is part of the answer.
+
+        Args:
+            request: what to do.
+            limit: seconds until it is given up; 0: never. One in the calling process cannot be given up.
 
         Raises:
             EvaluatorDiedError: it ended; the next request starts a new one.
+            EvaluationTimeoutError: it took longer than the limit, and was ended.
         """
         ...
 

@@ -93,7 +93,7 @@ class _InlineEvaluator:
 
         self._evaluator = Evaluator(threads, device)
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:  # noqa: ARG002 - see the protocol
         return self._evaluator.answer(dict(request))
 
     def kill(self) -> None:

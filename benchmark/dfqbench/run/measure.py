@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dfqbench.api.errors import DfqError
 from dfqbench.grid.choice import REAL
 from dfqbench.run.cell import Cell
-from dfqbench.run.executor import EvaluatorClient, Executor, OnEvent, Slot
+from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Slot
 from dfqbench.run.identity import derived_seed
 from dfqbench.run.record import add_accuracy, add_cost, add_curve, blank, close
 from dfqbench.run.saved import is_saved
@@ -57,6 +57,8 @@ def attempt(
         record = _Measurement(runner, cell, record, folder, evaluator).run(
             lambda job: executor.run(job, slot, listen, stop), listen
         )
+    except EvaluationTimeoutError as error:
+        record = close(record, "timeout", _described(error))
     except DfqError as error:
         record = close(record, "failed", _described(error))
     if stop.reason is not None and record["status"] == "failed" and record["error"]["type"] == "EvaluatorDiedError":
@@ -102,7 +104,7 @@ class _Measurement:
 
     def run(self, carry_out: Callable[[Any], Any], on_event: OnEvent) -> dict[str, Any]:
         record, cell = self._record, self._cell
-        baseline = self._evaluator.ask(self._request | {"op": "baseline"})
+        baseline = self._ask("baseline")
         if "error" in baseline:
             return close(record, baseline["status"], baseline["error"] | {"phase": "setup"})
         self._runner.describe_torch(self._evaluator)
@@ -117,7 +119,7 @@ class _Measurement:
             add_cost(record, outcome, 0.0, time.monotonic() - begin)
             return close(record, outcome.status, outcome.error)
         on_event({"event": "phase", "name": "evaluation"})
-        found = outcome.result.get("evaluation") or self._evaluator.ask(self._request | {"op": "evaluate"})
+        found = outcome.result.get("evaluation") or self._ask("evaluate")
         if "error" in found:
             add_cost(record, outcome, 0.0, time.monotonic() - begin)
             return close(record, found.get("status", "failed"), found["error"] | {"phase": "evaluation"})
@@ -127,7 +129,7 @@ class _Measurement:
         if self._runner.rules.oracle:
             # After the account is closed: looking at the evaluation set more often is no part of any method.
             on_event({"event": "phase", "name": "oracle"})
-            answer = self._evaluator.ask(self._request | {"op": "snapshots"})
+            answer = self._ask("snapshots")
             if "error" in answer:
                 return close(record, answer.get("status", "failed"), answer["error"] | {"phase": "oracle"})
             add_curve(record, answer["curve"])
@@ -145,7 +147,11 @@ class _Measurement:
             "source": str(folder),
             "environment": self._runner.environment,
         }
-        return self._evaluator.ask(self._request | facts | {"op": "real"})
+        return self._ask("real", **facts)
+
+    def _ask(self, operation: str, **facts: Any) -> dict[str, Any]:
+        request = self._request | facts | {"op": operation}
+        return self._evaluator.ask(request, self._runner.rules.evaluation_limit)
 
 
 def _judged(record: dict[str, Any], classes: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Rules:
         retry: statuses that are run again.
         fresh: whether everything is run again, from the start.
         time_limit: seconds for the worker of an attempt; 0: no limit.
+        evaluation_limit: seconds for each answer of the evaluator; 0: no limit.
         checkpoint_every: seconds between checkpoints.
         memory_mib: most private memory of a worker; 0: no limit.
         max_failures: failures after which the run ends; 0: never.
@@ -37,6 +38,7 @@ class Rules:
     retry: frozenset[str] = frozenset()
     fresh: bool = False
     time_limit: float = 0.0
+    evaluation_limit: float = 0.0
     checkpoint_every: float = CHECKPOINT_EVERY
     memory_mib: int = 0
     max_failures: int = 0

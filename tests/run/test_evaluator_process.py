@@ -1,0 +1,22 @@
+"""The evaluator's process: limits and replacement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dfqbench.run.evaluator_process import EvaluatorProcess
+from dfqbench.run.executor import EvaluationTimeoutError
+
+
+def test_an_answer_that_takes_too_long_ends_the_process_and_the_next_one_is_served(tmp_path: Path) -> None:
+    evaluator = EvaluatorProcess(tmp_path / "log.txt", threads=1, device="cpu")
+    try:
+        # Loading torch alone takes longer.
+        with pytest.raises(EvaluationTimeoutError, match=r"limit of 0.05 s was reached; give it more with --evalu"):
+            evaluator.ask({"op": "baseline"}, limit=0.05)
+        answer = evaluator.ask({"op": "nothing"}, limit=120.0)
+        assert answer["error"]["type"] == "KeyError"
+    finally:
+        evaluator.close()
