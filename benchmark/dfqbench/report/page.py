@@ -87,6 +87,7 @@ class Page:
     Attributes:
         title: what it is about.
         heads: names of the row dimensions.
+        across: names of the column dimensions.
         columns: groups of columns.
         rows: the body.
         footnotes: in the order of their numbers.
@@ -96,11 +97,17 @@ class Page:
 
     title: str
     heads: tuple[str, ...]
+    across: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]
     caption: tuple[str, ...]
     judged: tuple[Judged, ...] | None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a best or second is marked."""
+        return any(entry.rank for row in self.rows for entry in row.entries)
 
 
 def make_page(sheet: Sheet, hardware: Mapping[str, str], *, claims: ClaimBook | None = None) -> Page:
@@ -126,6 +133,7 @@ def make_page(sheet: Sheet, hardware: Mapping[str, str], *, claims: ClaimBook | 
     return Page(
         title(sheet),
         tuple(sheet.layout.rows),
+        tuple(sheet.layout.columns),
         tuple(Column(_column_name(line, names), values, line.control) for line in sheet.columns),
         tuple(rows),
         tuple(footnotes.notes),
