@@ -116,7 +116,8 @@ def test_light_table(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "cells" / "a" / "attempt-1"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text('{"schema": 1, "cell_id": "a", "status": "ok", "top1": 50.0}')
-    assert loaded(VERBS.format(arguments=["table", "--out", str(tmp_path)])) & HEAVY == set()
+    for more in ([], ["--vs", "paper"]):
+        assert loaded(VERBS.format(arguments=["table", "--out", str(tmp_path), *more])) & HEAVY == set()
 
 
 def test_importing_the_api_is_all_that_a_plugin_needs() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dfqbench.report import render
+from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.claims import Claim
 from dfqbench.report.published import method_key, model_key
 from dfqbench.report.verdict import judge, tolerance, verdicts
@@ -89,6 +90,9 @@ def test_order_of_the_reasons() -> None:
     del wrong["budget"]
     assert judge([record(**wrong)], claim()).word == "other protocol"
     del wrong["quantizer"]
+    wrong["changed_params"] = ["method.iterations"]
+    assert judge([record(**wrong)], claim()).word == "other parameters"
+    del wrong["changed_params"]
     assert judge([record(**wrong)], claim()).word == "other weights"
     del wrong["fp_top1"]
     assert judge([record(**wrong)], claim()).word == "below"
@@ -123,6 +127,34 @@ def test_a_best_epoch_is_held_against_the_oracle_only() -> None:
     assert judge([record(top1=10.0, oracle={"top1": 80.1, "step": 7})], claim()).word == "below"
 
 
+def test_changed_parameters_are_never_reproduced() -> None:
+    assert judge([record(changed_params=[])], claim()).word == "reproduced"
+    seeds = [record(changed_params=[]), record(seed=1, changed_params=["quantizer.alpha"])]
+    assert judge(seeds, claim()).word == "other parameters"
+    assert "other parameters" in render(seeds[1:], "text", claims=ClaimBook([claim()]))
+
+
+def test_every_seed_needs_its_best_snapshot() -> None:
+    best = claim(selection="best")
+    known = record(oracle={"top1": 80.0, "step": 7})
+    assert judge([known, record(seed=1)], best).word == "needs oracle"
+    short = judge([known | {"budget": "short"}, record(seed=1, budget="short")], best)
+    assert (short.word, short.measured) == ("other budget", None)
+
+
+def test_claims_about_a_plugin_s_method() -> None:
+    mine = claim(method="Stripes", offered="stripes", notes="")
+    assert mine.implemented == "stripes"
+    ran = record(method="stripes", quantizer="reconstruct", cross=False)
+    [found] = verdicts([ran], ClaimBook([mine]))
+    assert found.word == "reproduced"
+    assert judge([ran | {"cross": True}], mine).word == "other protocol"
+    # Its own source prints no full precision: another of the book does.
+    silent, loud = dataclasses.replace(mine, fp_top1=None), claim(fp_top1=93.85, model="cifar:resnet20")
+    assert judge([ran], silent, ClaimBook([silent])).word == "other weights"
+    assert judge([ran], silent, ClaimBook([silent, loud])).word == "reproduced"
+
+
 def test_only_claims_about_the_same_cell() -> None:
     assert verdicts([record()])
     three = {"label": "w3a3@gdfq", "w_bits": 3, "a_bits": 3, "protocol": "gdfq"}
@@ -133,8 +165,8 @@ def test_only_claims_about_the_same_cell() -> None:
         claim(dataset="CIFAR-100"),
         claim(model="VGG16bn"),
     ]
-    assert [found.claim.top1 for found in verdicts([record()], others)] == [70.0]
-    assert verdicts([record(scheme=three)], others) == []
+    assert [found.claim.top1 for found in verdicts([record()], ClaimBook(others))] == [70.0]
+    assert verdicts([record(scheme=three)], ClaimBook(others)) == []
     subset = {"name": "imagenet-val1300", "n": 1300}
     net = {"name": "torchvision:resnet18"}
     assert verdicts([record(dataset=subset, model=net)]) == []
@@ -143,7 +175,7 @@ def test_only_claims_about_the_same_cell() -> None:
 
 def test_the_order_of_claims_ignores_how_they_compare() -> None:
     far, near = claim(top1=10.0), claim(top1=80.2, reported_in="somebody's note")
-    assert [found.claim.top1 for found in verdicts([record()], [near, far])] == [10.0, 80.2]
+    assert [found.claim.top1 for found in verdicts([record()], ClaimBook([near, far]))] == [10.0, 80.2]
 
 
 @pytest.mark.parametrize(
@@ -172,24 +204,24 @@ def test_names_of_methods() -> None:
 
 
 def test_tables_show_claims_with_source_and_verdict() -> None:
-    text = " ".join(render([record()], "text", claims=True).split())
+    text = " ".join(render([record()], "text", claims=published_book()).split())
     assert "Published numbers for these cells" in text
     assert "w4a4@gdfq zeroq resnet20 80.20 79.30" in text
     assert "other weights" in text  # DSG's 94.08
     assert "AIT CVPR22" in text
     for fmt in ("md", "latex", "html"):
-        shown = render([record()], fmt, claims=True)
+        shown = render([record()], fmt, claims=published_book())
         assert "AIT CVPR22" in shown
         assert "79.30" in shown
-    [found] = json.loads(render([record()], "json", claims=True))
+    [found] = json.loads(render([record()], "json", claims=published_book()))
     assert {entry["verdict"] for entry in found["claims"]} >= {"other weights", "above"}
-    digits = render([record(dataset={"name": "digits", "n": 540})], "text", claims=True)
+    digits = render([record(dataset={"name": "digits", "n": 540})], "text", claims=published_book())
     assert "No published number is known" in digits
 
 
 def test_no_claims_unless_asked_for() -> None:
     assert "Published" not in render([record()], "text")
     assert "verdict" not in render([record()], "csv")
-    header, line = render([record()], "csv", claims=True).splitlines()
+    header, line = render([record()], "csv", claims=published_book()).splitlines()
     assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,verdict")
     assert "79.3" in line

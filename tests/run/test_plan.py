@@ -12,6 +12,7 @@ from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.cell import Cell
 from dfqbench.run.plan import Plan, build_plan
+from dfqbench.run.record import Header, blank
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -63,6 +64,44 @@ def test_what_decides_the_student_leaves_the_source(change: dict[str, object]) -
     changed = one(**change)
     assert changed.source_id == one().source_id
     assert changed.student_id != one().student_id
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "changed"),
+    [
+        ("zeroq", [], ((), ())),
+        ("zeroq", ["zeroq.iterations=10"], (("iterations",), ())),
+        # A value that is written out, and the method's own all the same.
+        ("gdfq", ["distill.epochs=400"], ((), ())),
+        ("gdfq", ["distill.alpha=3.5"], ((), ("alpha",))),
+        ("zeroq+distill", [], ((), ())),
+        ("zeroq+distill:intraq", [], ((), ())),
+        ("real", [], ((), ())),
+        ("real", ["real.images=32"], (("images",), ())),
+    ],
+)
+def test_what_is_not_the_method_s_own_is_told(
+    methods: str, settings: list[str], changed: tuple[tuple[str, ...], tuple[str, ...]]
+) -> None:
+    cell = one(methods=methods, settings=settings)
+    assert (cell.method.changed, cell.quantizer.changed) == changed
+
+
+def test_another_recipe_changes_parameters() -> None:
+    assert one(methods="gdfq+distill:gdfq").quantizer.changed == ()
+    other = one(methods="gdfq+distill:clusterq").quantizer
+    assert set(other.changed) == {
+        name for name, v in other.params.items() if one(methods="gdfq").quantizer.params[name] != v
+    }
+    assert other.changed
+    # A cross has the quantizer's default recipe where none is written out.
+    assert one(methods="zeroq+distill:gdfq").quantizer.changed
+
+
+def test_the_record_lists_what_was_changed() -> None:
+    cell = one(methods="gdfq", settings=["gdfq.lr=0.1", "distill.alpha=3.5"])
+    record = blank(cell, Header("r", 1, "e", "cpu", "2025"))
+    assert record["changed_params"] == ["method.lr", "quantizer.alpha"]
 
 
 def test_the_evaluation_set_is_in_the_cell_only() -> None:

@@ -7,6 +7,9 @@ from typing import Annotated, cast
 
 import typer
 
+from dfqbench.cli.options import PluginOption
+from dfqbench.cli.table import claim_book
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
@@ -23,13 +26,15 @@ def claims(
     ] = None,
     method: Annotated[str | None, typer.Option("--method", metavar="NAME", help="For example zeroq or SynQ.")] = None,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
+    plugin: PluginOption = None,
 ) -> None:
     """Show published numbers with their sources.
 
-    Which methods are implemented here, and where papers disagree about one cell.
+    Which methods are implemented here, and where papers disagree about one cell; numbers that plugins bring along are
+    among them.
     """
     from dfqbench.api.errors import UsageError, unknown_name
-    from dfqbench.report.claims import published_claims, select_claims
+    from dfqbench.report.claims import select_claims
     from dfqbench.report.field import FIELD_FORMATS, FieldFormat, render_field
     from dfqbench.report.published import dataset_key, model_key
 
@@ -37,7 +42,7 @@ def claims(
         raise unknown_name("format", fmt, FIELD_FORMATS)
     if bits is not None and not re.fullmatch(r"w\d+a(\d+|\?)", bits.lower()):
         raise UsageError(f"'{bits}' is no bit-width", "write for example --bits w4a4")
-    known = published_claims()
+    known = claim_book(plugin).claims
     names = {
         "model": (model, model_key, {claim.model for claim in known}),
         "dataset": (dataset, dataset_key, {claim.dataset for claim in known}),

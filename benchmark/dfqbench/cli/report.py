@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dfqbench.cli.table import OutOption, RunArgument, read_attempts
+from dfqbench.cli.options import PluginOption
+from dfqbench.cli.table import OutOption, RunArgument, claim_book, read_attempts
 from dfqbench.run.store import DEFAULT_OUT
 
 
@@ -22,6 +23,7 @@ def report(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="The page; report.html beside the runs or in the run.")
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Write one HTML page about a run, or about all.
 
@@ -43,7 +45,7 @@ def report(
     if file.is_dir():
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
-    page = report_page(attempts, machines, found, f"dfqbench: {run or 'all runs'}")
+    page = report_page(attempts, machines, found, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
     temporary = file.with_name(f".{file.name}.part")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(file)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from dfqbench.cli.options import PluginOption
 from dfqbench.run.store import DEFAULT_OUT
+
+if TYPE_CHECKING:
+    from dfqbench.report.book import ClaimBook
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
@@ -42,6 +47,7 @@ def table(
     against: Annotated[
         str | None, typer.Option("--vs", metavar="paper", help="Published numbers beside the measured ones.")
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Print the table of a run, or of all runs.
 
@@ -57,7 +63,23 @@ def table(
     layout = parse_layout(names(rows), names(columns), names(value))
     records, machines = read_runs(out, run)
     form = cast("Format", fmt)
-    typer.echo(render(records, form, machines, layout=layout, claims=against == PAPER), nl=False)
+    book = claim_book(plugin) if against == PAPER else None
+    typer.echo(render(records, form, machines, layout=layout, claims=book), nl=False)
+
+
+def claim_book(files: Sequence[Path] | None) -> ClaimBook:
+    """Published numbers, those of plugins among them; files of plugins that cannot be read are told on standard error.
+
+    Args:
+        files: local plugin files.
+    """
+    from dfqbench.plugins import load_plugins
+    from dfqbench.report.book import book_with
+
+    book, problems = book_with(load_plugins(files or ()))
+    for problem in problems:
+        typer.echo(f"dfqbench: warning: {problem}", err=True)
+    return book
 
 
 def names(text: str) -> list[str]:

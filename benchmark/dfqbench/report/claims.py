@@ -40,6 +40,7 @@ class Claim:
         top1: top-1 in percent.
         selection: which epoch is printed.
         notes: protocol notes of the source, or empty.
+        offered: name of the plugin's method that it is about; empty: none, or one of the host's.
     """
 
     paper: str
@@ -54,6 +55,7 @@ class Claim:
     top1: float
     selection: Selection
     notes: str
+    offered: str = ""
 
     @property
     def drop(self) -> float | None:
@@ -62,9 +64,12 @@ class Claim:
 
     @property
     def implemented(self) -> str:
-        """The method's name here with its quantizer's, for example `zeroq+distill`; empty: not implemented here."""
+        """The method's name here with its quantizer's, for example `zeroq+distill`; empty: not implemented here.
+
+        A plugin's method has its name alone: its own quantizer is meant.
+        """
         method, quantizer = method_key(self.method, self.notes)
-        return f"{method}+{quantizer}" if method else ""
+        return f"{method}+{quantizer}" if method else self.offered
 
     @property
     def protocol(self) -> str:

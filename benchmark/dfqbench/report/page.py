@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dfqbench.report.book import ClaimBook
 from dfqbench.report.caption import caption, title
 from dfqbench.report.columns import Value
 from dfqbench.report.labels import short_names
@@ -86,6 +87,7 @@ class Page:
     Attributes:
         title: what it is about.
         heads: names of the row dimensions.
+        across: names of the column dimensions.
         columns: groups of columns.
         rows: the body.
         footnotes: in the order of their numbers.
@@ -95,20 +97,26 @@ class Page:
 
     title: str
     heads: tuple[str, ...]
+    across: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]
     caption: tuple[str, ...]
     judged: tuple[Judged, ...] | None
 
+    @property
+    def ranked(self) -> bool:
+        """Whether a best or second is marked."""
+        return any(entry.rank for row in self.rows for entry in row.entries)
 
-def make_page(sheet: Sheet, hardware: Mapping[str, str], *, claims: bool = False) -> Page:
+
+def make_page(sheet: Sheet, hardware: Mapping[str, str], *, claims: ClaimBook | None = None) -> Page:
     """Makes a page of a sheet.
 
     Args:
         sheet: the records.
         hardware: words for the environments that records name.
-        claims: whether to hold published numbers against it.
+        claims: published numbers to hold against it; None: none are.
     """
     values = sheet.layout.values
     outcomes = {place: outcome(records, values) for place, records in sheet.places.items()}
@@ -125,11 +133,12 @@ def make_page(sheet: Sheet, hardware: Mapping[str, str], *, claims: bool = False
     return Page(
         title(sheet),
         tuple(sheet.layout.rows),
+        tuple(sheet.layout.columns),
         tuple(Column(_column_name(line, names), values, line.control) for line in sheet.columns),
         tuple(rows),
         tuple(footnotes.notes),
         tuple(caption(sheet, hardware)),
-        tuple(_judged(sheet, names)) if claims else None,
+        None if claims is None else tuple(_judged(sheet, names, claims)),
     )
 
 
@@ -186,10 +195,10 @@ def _column_name(line: Line, models: Mapping[str, str]) -> str:
     return ", ".join(models.get(name, name) if dimension == "model" else name for dimension, name in line.names.items())
 
 
-def _judged(sheet: Sheet, models: Mapping[str, str]) -> list[Judged]:
+def _judged(sheet: Sheet, models: Mapping[str, str], book: ClaimBook) -> list[Judged]:
     found = []
     for (row, column), records in sorted(sheet.places.items()):
         good = [record for record in records if finished(record)]
         place = (*sheet.rows[row].names.values(), _column_name(sheet.columns[column], models))
-        found += [Judged(place, verdict) for verdict in verdicts(good)]
+        found += [Judged(place, verdict) for verdict in verdicts(good, book)]
     return found

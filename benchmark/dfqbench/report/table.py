@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from dfqbench.api.errors import unknown_name
+from dfqbench.report.book import ClaimBook
 from dfqbench.report.flat import to_csv
 from dfqbench.report.layout import Layout, parse_layout
 from dfqbench.report.page import Page, make_page
@@ -23,7 +24,7 @@ def render(
     hardware: Mapping[str, str] | None = None,
     *,
     layout: Layout | None = None,
-    claims: bool = False,
+    claims: ClaimBook | None = None,
 ) -> str:
     """Renders records.
 
@@ -36,7 +37,7 @@ def render(
             summed up, with caption and footnotes; `csv` (a row a cell) and `json` (the records) for programs.
         hardware: words for the environments that the records name (see `report.hardware`).
         layout: rows, columns and values of the forms for people; None: methods by models.
-        claims: whether published numbers stand beside the measured ones.
+        claims: published numbers that stand beside the measured ones; None: none do.
 
     Returns:
         The text, with a line end.
@@ -46,11 +47,11 @@ def render(
     """
     if fmt not in FORMATS:
         raise unknown_name("format", fmt, FORMATS)
-    if fmt == "json":
-        found = with_claims(latest(records)) if claims else latest(records)
-        return json.dumps([plain(record) for record in found], indent=2, allow_nan=False, default=str) + "\n"
-    if fmt == "csv":
-        return to_csv(with_claims(latest(records)) if claims else latest(records), claims=claims)
+    if fmt in {"json", "csv"}:
+        found = latest(records) if claims is None else with_claims(latest(records), claims)
+        if fmt == "json":
+            return json.dumps([plain(record) for record in found], indent=2, allow_nan=False, default=str) + "\n"
+        return to_csv(found, claims=claims is not None)
     return rendered_pages(make_pages(records, hardware, layout=layout, claims=claims), fmt)
 
 
@@ -59,7 +60,7 @@ def make_pages(
     hardware: Mapping[str, str] | None = None,
     *,
     layout: Layout | None = None,
-    claims: bool = False,
+    claims: ClaimBook | None = None,
 ) -> list[Page]:
     """The records' tables before they take a form; arguments as in :func:`render`."""
     return [make_page(sheet, hardware or {}, claims=claims) for sheet in sheets(records, layout or parse_layout())]
@@ -79,7 +80,7 @@ def rendered_pages(pages: Sequence[Page], fmt: str) -> str:
     return "\n\n".join(forms[fmt](page) for page in pages) + "\n" if pages else "no records\n"
 
 
-def with_claims(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_claims(records: Sequence[Mapping[str, Any]], book: ClaimBook) -> list[dict[str, Any]]:
     """Records with the key `claims`: what was published about each, with verdicts, best comparable first.
 
     A verdict looks at all seeds of a cell, so that those share it.
@@ -92,7 +93,7 @@ def with_claims(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for at, sheet in enumerate(sheets(records, parse_layout())):
         for place, group in sheet.places.items():
             good = [record for record in group if finished(record)]
-            seeds[(at, *place)] = verdicts(good)
+            seeds[(at, *place)] = verdicts(good, book)
             mine.update({id(record): (at, *place) for record in good})
     return [
         dict(record) | {"claims": [_plain(v) for v in seeds.get(mine.get(id(record), (-1, -1, -1)), [])]}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
-from dfqbench.report.claims import Claim, published_claims
-from dfqbench.report.published import dataset_key, model_key
-from dfqbench.report.values import Record, number, standard_error, text
+from dfqbench.report.book import ClaimBook, published_book
+from dfqbench.report.claims import Claim
+from dfqbench.report.values import Record, items, number, standard_error, text
 
 PUBLISHED_BUDGET = "paper"
 SAME_WEIGHTS = 0.1
@@ -31,9 +30,10 @@ class Verdict:
 
     Attributes:
         claim: what was printed.
-        word: `reproduced`, `below`, `above`, `other weights`, `other protocol`, `other budget` or `needs oracle`.
+        word: `reproduced`, `below`, `above`, `other budget`, `other protocol`, `other parameters`, `other weights` or
+            `needs oracle`.
         measured: what the claim was held against, in percent: the mean over seeds of the last state, or of the best
-            snapshot where the claim is one; None where there is none.
+            snapshot where the claim is one; None where a seed has none.
         tolerance: percentage points that were granted; None where the numbers were not compared.
     """
 
@@ -43,47 +43,57 @@ class Verdict:
     tolerance: float | None
 
 
-def verdicts(records: Sequence[Record], claims: Iterable[Claim] | None = None) -> list[Verdict]:
+def verdicts(records: Sequence[Record], book: ClaimBook | None = None) -> list[Verdict]:
     """Every claim about one cell, best comparable first, each with its verdict.
 
     The order looks at what was done and by whom it was printed, never at how the numbers compare.
 
     Args:
         records: the finished seeds of one method, model and scheme.
-        claims: to judge; None: the published ones.
+        book: holds the claims; None: the host's own.
     """
     if not records:
         return []
-    known = _by_cell() if claims is None else _index(claims)
-    found = known.get(_cell(records[0]), ())
-    judged = [judge(records, claim) for claim in found]
-    return sorted(judged, key=lambda verdict: _rank(records[0], verdict))
+    known = book or published_book()
+    judged = [judge(records, claim, known) for claim in known.about(records[0])]
+    return sorted(judged, key=lambda verdict: _rank(records, verdict, known))
 
 
-def judge(records: Sequence[Record], claim: Claim) -> Verdict:
-    """Judges one claim (design: other budget, other protocol, other weights; else by the numbers).
+def judge(records: Sequence[Record], claim: Claim, book: ClaimBook | None = None) -> Verdict:
+    """Judges one claim.
+
+    What was done comes first: other budget, other protocol, other parameters, other weights; then the numbers.
 
     Args:
         records: the finished seeds of one method, model and scheme.
         claim: about the same method, model, data set and bits.
+        book: what other sources print; None: the host's own.
     """
-    first = records[0]
     best = claim.selection == "best"
     numbers = [known for record in records if (known := number(record, "oracle.top1" if best else "top1")) is not None]
-    measured = statistics.fmean(numbers) if numbers else None
-    if text(first, "budget") != PUBLISHED_BUDGET:
-        return Verdict(claim, "other budget", measured, None)
-    if not _same_protocol(first, claim):
-        return Verdict(claim, "other protocol", measured, None)
-    if not _same_weights(first, claim):
-        return Verdict(claim, "other weights", measured, None)
+    # A mean over some of the seeds would be another number than the table's.
+    measured = statistics.fmean(numbers) if numbers and len(numbers) == len(records) else None
+    other = _other(records, claim, book or published_book())
+    if other:
+        return Verdict(claim, other, measured, None)
     if measured is None:
         return Verdict(claim, NEEDS_ORACLE, None, None)
-    granted = tolerance(numbers, number(first, "dataset.n"))
+    granted = tolerance(numbers, number(records[0], "dataset.n"))
     gap = measured - claim.top1
     if abs(gap) <= granted + SLACK:
         return Verdict(claim, "reproduced", measured, granted)
     return Verdict(claim, "below" if gap < 0 else "above", measured, granted)
+
+
+def _other(records: Sequence[Record], claim: Claim, book: ClaimBook) -> str:
+    """What was done in another way than the claim's authors did, the gravest first; empty: nothing."""
+    if any(text(record, "budget") != PUBLISHED_BUDGET for record in records):
+        return "other budget"
+    if not _same_protocol(records, claim):
+        return "other protocol"
+    if not _same_parameters(records):
+        return "other parameters"
+    return "" if _same_weights(records, claim, book) else "other weights"
 
 
 def tolerance(numbers: Sequence[float], images: float | None) -> float:
@@ -98,56 +108,33 @@ def tolerance(numbers: Sequence[float], images: float | None) -> float:
     return max(LEAST_TOLERANCE, 2 * math.sqrt(error**2 + deviation**2))
 
 
-def _same_protocol(record: Record, claim: Claim) -> bool:
-    """Whether scheme, quantizer, precision and the extent of the evaluation are those of the claim."""
-    protocol = text(record, "scheme.protocol") or text(record, "scheme.label").partition("@")[2]
+def _same_protocol(records: Sequence[Record], claim: Claim) -> bool:
+    """Whether scheme, quantizer and the extent of the evaluation are those of the claim."""
     quantizer = claim.implemented.partition("+")[2]
-    return (
-        protocol == claim.protocol
-        and text(record, "quantizer").partition(":")[0] == quantizer
-        and not text(record, "dataset.subset")
-    )
+    for record in records:
+        protocol = text(record, "scheme.protocol") or text(record, "scheme.label").partition("@")[2]
+        named = text(record, "quantizer").partition(":")[0] == quantizer
+        # A plugin's claim names no quantizer: the method's own is meant.
+        used = named if quantizer else record.get("cross") is not True
+        if protocol != claim.protocol or not used or text(record, "dataset.subset"):
+            return False
+    return True
 
 
-def _same_weights(record: Record, claim: Claim) -> bool:
+def _same_parameters(records: Sequence[Record]) -> bool:
+    """Whether every parameter is what the claim's method takes by itself, as far as records tell (older do not)."""
+    return not any(items(record, "changed_params") for record in records)
+
+
+def _same_weights(records: Sequence[Record], claim: Claim, book: ClaimBook) -> bool:
     """Whether full precision is within 0.1 of the source's; of any source's where this one does not print it."""
-    mine = number(record, "fp_top1")
-    if mine is None:
-        return False
-    printed = (claim.fp_top1,) if claim.fp_top1 is not None else _printed_precisions(claim.dataset, claim.model)
-    return any(abs(mine - known) <= SAME_WEIGHTS + SLACK for known in printed)
-
-
-@cache
-def _printed_precisions(dataset: str, model: str) -> tuple[float, ...]:
-    return tuple(
-        claim.fp_top1
-        for claim in published_claims()
-        if claim.dataset == dataset and claim.model == model and claim.fp_top1 is not None
+    printed = book.full_precisions(claim)
+    mine = [number(record, "fp_top1") for record in records]
+    return all(
+        full is not None and any(abs(full - known) <= SAME_WEIGHTS + SLACK for known in printed) for full in mine
     )
 
 
-def _cell(record: Record) -> tuple[str, str, str, str]:
-    name = text(record, "model.name") or text(record, "model.ref") or text(record, "model")
-    bits = f"w{number(record, 'scheme.w_bits') or 0:.0f}a{number(record, 'scheme.a_bits') or 0:.0f}"
-    return text(record, "method"), dataset_key(text(record, "dataset.name")), model_key(name), bits
-
-
-def _index(claims: Iterable[Claim]) -> dict[tuple[str, str, str, str], list[Claim]]:
-    found: dict[tuple[str, str, str, str], list[Claim]] = {}
-    for claim in claims:
-        method = claim.implemented.partition("+")[0]
-        if method:
-            key = (method, dataset_key(claim.dataset), model_key(claim.model), claim.bits)
-            found.setdefault(key, []).append(claim)
-    return found
-
-
-@cache
-def _by_cell() -> dict[tuple[str, str, str, str], list[Claim]]:
-    return _index(published_claims())
-
-
-def _rank(record: Record, verdict: Verdict) -> tuple[object, ...]:
+def _rank(records: Sequence[Record], verdict: Verdict, book: ClaimBook) -> tuple[object, ...]:
     claim = verdict.claim
-    return not _same_protocol(record, claim), not _same_weights(record, claim), claim.distance
+    return not _same_protocol(records, claim), not _same_weights(records, claim, book), claim.distance

@@ -46,12 +46,15 @@ class Part:
         version: distribution and version, or the local file.
         code: hash of the text of its code.
         params: every parameter, JSON-able.
+        changed: names of those that are not what the method itself, or a cross without a written recipe, would take;
+            no part of identities, which hold the values.
     """
 
     name: str
     version: str
     code: str
     params: dict[str, Any]
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

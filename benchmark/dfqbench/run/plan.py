@@ -9,7 +9,7 @@ from typing import Any
 
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
-from dfqbench.api.method import Fidelity
+from dfqbench.api.method import Fidelity, Quantizer
 from dfqbench.grid.choice import REAL, MethodChoice, resolve_methods
 from dfqbench.grid.params import build_params, params_dict
 from dfqbench.grid.schema import AUTO, Grid
@@ -140,33 +140,44 @@ def _method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
 def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
     if choice.method == REAL:
         real = build_params(RealParams, grid.settings_for(REAL), REAL)
-        method = Part(REAL, "dfqbench", "", params_dict(real))
-        quantizer = _quantizer(choice.quantizer or "calibrate", choice.recipe, grid, plugins)
+        method = _part(REAL, "dfqbench", "", params_dict(real), params_dict(RealParams()))
+        quantizer = _quantizer(choice.quantizer or "calibrate", choice.recipe, None, grid, plugins)
         return _Method(choice, method, quantizer, REAL_TITLE, str(Fidelity.CONTROL), True, False)
     kind = plugins.method_class(choice.method)
     params = build_params(kind.params_type, grid.settings_for(choice.method), choice.method)
-    method = _part(choice.method, plugins.methods[choice.method], params_dict(params))
-    name, _, recipe = kind.quantizer.partition(":")
-    if choice.quantizer is not None:
-        name, recipe = choice.quantizer, choice.recipe or ""
-    quantizer = _quantizer(name, recipe or None, grid, plugins)
+    usual = params_dict(build_params(kind.params_type, {}, choice.method))
+    method = _offered(choice.method, plugins.methods[choice.method], params_dict(params), usual)
+    own, _, recipe = kind.quantizer.partition(":")
+    name = choice.quantizer or own
+    wanted = recipe if choice.quantizer is None else choice.recipe
+    quantizer = _quantizer(name, wanted, recipe if name == own else None, grid, plugins)
     fidelity = str(kind.fidelity)
     return _Method(choice, method, quantizer, kind.title, fidelity, kind.control, kind.depends_on_bits)
 
 
-def _quantizer(name: str, recipe: str | None, grid: Grid, plugins: Plugins) -> Part:
+def _quantizer(name: str, recipe: str | None, usual: str | None, grid: Grid, plugins: Plugins) -> Part:
+    """The quantizer with a recipe; `usual` is the recipe that nobody has to write out, None: the quantizer's own."""
     if name not in plugins.quantizers:
         raise unknown_name("quantizer", name, plugins.quantizers)
     kind = plugins.quantizer_class(name)
-    recipe = recipe or kind.default_recipe or next(iter(kind.recipes), None)
-    values: dict[str, Any] = params_dict(kind.recipes[recipe]) if recipe else {}
-    params = build_params(kind.params_type, values | grid.settings_for(name), name)
-    return _part(name, plugins.quantizers[name], params_dict(params))
+    params = build_params(kind.params_type, _recipe(kind, recipe) | grid.settings_for(name), name)
+    plain = build_params(kind.params_type, _recipe(kind, usual), name)
+    return _offered(name, plugins.quantizers[name], params_dict(params), params_dict(plain))
 
 
-def _part(name: str, offer: LoadedOffer, params: dict[str, Any]) -> Part:
+def _recipe(kind: type[Quantizer], recipe: str | None) -> dict[str, Any]:
+    """A recipe's values; those of the quantizer's default one where none is named."""
+    chosen = recipe or kind.default_recipe or next(iter(kind.recipes), None)
+    return params_dict(kind.recipes[chosen]) if chosen else {}
+
+
+def _offered(name: str, offer: LoadedOffer, params: dict[str, Any], usual: dict[str, Any]) -> Part:
     code = source_hash(source_files(offer.load, offer.path))
-    return Part(name, f"{offer.origin} {offer.version}".strip(), code, params)
+    return _part(name, f"{offer.origin} {offer.version}".strip(), code, params, usual)
+
+
+def _part(name: str, version: str, code: str, params: dict[str, Any], usual: dict[str, Any]) -> Part:
+    return Part(name, version, code, params, tuple(key for key, value in params.items() if usual.get(key) != value))
 
 
 def _fitted(method: _Method, dataset: DatasetSpec, content: str) -> _Method:

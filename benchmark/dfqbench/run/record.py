@@ -64,6 +64,7 @@ def blank(cell: Cell, header: Header) -> dict[str, Any]:
         "cross": cell.choice.quantizer is not None,
         "recipe": cell.choice.recipe,
         "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
+        "changed_params": _changed(cell),
         "versions": {"method": cell.method.version, "quantizer": cell.quantizer.version},
         "fidelity": cell.fidelity,
         "target": cell.dataset.name,
@@ -101,6 +102,12 @@ def blank(cell: Cell, header: Header) -> dict[str, Any]:
         "revision": header.revision,
         "error": None,
     }
+
+
+def _changed(cell: Cell) -> list[str]:
+    """Parameters that are not the method's own, as `method.lr` or `quantizer.alpha`."""
+    parts = {"method": cell.method.changed, "quantizer": cell.quantizer.changed}
+    return [f"{part}.{name}" for part, names in parts.items() for name in names]
 
 
 def add_accuracy(record: dict[str, Any], baseline: Mapping[str, Any], found: Mapping[str, Any]) -> None:

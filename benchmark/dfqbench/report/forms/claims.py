@@ -5,7 +5,22 @@ from __future__ import annotations
 from dfqbench.report.page import Judged, Page
 from dfqbench.report.values import ABSENT
 
-CLAIM_HEADERS = ("column", "measured", "claimed", "drop", "verdict", "source")
+_HEADERS = ("measured", "claimed", "claimed drop", "verdict", "source")
+RULE = (
+    "verdict: what was done comes first (other budget, protocol, parameters or weights); then reproduced within "
+    "max(0.5, 2 sqrt(se^2 + sd^2)) points, with the binomial error and the deviation over seeds; else below or above"
+)
+"""What a reader must know of verdicts."""
+
+
+def claim_headers(page: Page) -> tuple[str, ...]:
+    """Headers of `claim_fields`."""
+    return (*page.heads, ", ".join(page.across), *_HEADERS)
+
+
+def claim_alignment(page: Page) -> list[str]:
+    """`left` or `right` for each of the headers."""
+    return [*["left"] * (len(page.heads) + 1), "right", "right", "right", "left", "left"]
 
 
 def claim_fields(judged: Judged) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dfqbench.report.forms.claims import CLAIM_HEADERS, claim_fields, unjudged
+from dfqbench.report.forms.claims import RULE, claim_fields, claim_headers, unjudged
 from dfqbench.report.page import Page
 from dfqbench.report.templates import template
 
@@ -16,4 +16,4 @@ def html_pages(pages: Sequence[Page]) -> str:
 
 def claims_in_html() -> dict[str, object]:
     """What templates need for the claims beside measurements."""
-    return {"claim_headers": CLAIM_HEADERS, "claim_fields": claim_fields, "unjudged": unjudged}
+    return {"claim_headers": claim_headers, "claim_fields": claim_fields, "unjudged": unjudged, "rule": RULE}

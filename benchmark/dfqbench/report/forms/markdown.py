@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dfqbench.report.escape import markdown
-from dfqbench.report.forms.claims import CLAIM_HEADERS, claim_fields, unjudged
+from dfqbench.report.forms.claims import RULE, claim_alignment, claim_fields, claim_headers, unjudged
 from dfqbench.report.page import BEST, SECOND, Entry, Page, Row
 
 
@@ -23,7 +23,7 @@ def markdown_page(page: Page) -> str:
     if notes:
         lines += ["Notes, by the number in brackets:", "", *notes, ""]
     statements = list(page.caption)
-    if any(entry.rank for row in page.rows for entry in row.entries):
+    if page.ranked:
         statements.append("bold: best of its column and scheme; underlined: second; controls in italics are left out")
     return "\n".join([*lines, *(f"* {markdown(line)}" for line in statements), *_claims(page)])
 
@@ -47,6 +47,6 @@ def _claims(page: Page) -> list[str]:
     if not page.judged:
         return ["", markdown(unjudged(page))]
     rows = [[markdown(field) for field in claim_fields(judged)] for judged in page.judged]
-    aligned = ["left"] * len(page.heads) + ["left", "right", "right", "right", "left", "left"]
-    table = tabulate(rows, [*page.heads, *CLAIM_HEADERS], tablefmt="pipe", colalign=aligned, disable_numparse=True)
-    return ["", "Published numbers for these cells:", "", table]
+    headers, aligned = claim_headers(page), claim_alignment(page)
+    table = tabulate(rows, headers, tablefmt="pipe", colalign=aligned, disable_numparse=True)
+    return ["", "Published numbers for these cells:", "", table, "", f"* {markdown(RULE)}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from dfqbench.report.forms.claims import CLAIM_HEADERS, claim_fields, unjudged
+from dfqbench.report.forms.claims import RULE, claim_alignment, claim_fields, claim_headers, unjudged
 from dfqbench.report.page import Page
 
 WIDTH = 100
@@ -80,7 +80,8 @@ def _claims(page: Page) -> list[str]:
     rows = [
         [*fields[:-1], "\n".join(textwrap.wrap(fields[-1], SOURCE_WIDTH))] for fields in map(claim_fields, page.judged)
     ]
-    aligned = ["left"] * len(page.heads) + ["left", "right", "right", "right", "left", "left"]
-    headers = [*page.heads, *CLAIM_HEADERS]
+    headers, aligned = claim_headers(page), claim_alignment(page)
     table = tabulate(rows, headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
-    return ["", "Published numbers for these cells:", "", "\n".join(line.rstrip() for line in table.splitlines())]
+    rule = textwrap.fill(RULE, WIDTH, initial_indent="* ", subsequent_indent="  ")
+    shown = "\n".join(line.rstrip() for line in table.splitlines())
+    return ["", "Published numbers for these cells:", "", shown, "", rule]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dfqbench.report.book import ClaimBook
 from dfqbench.report.columns import VALUES, Value
 from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.outcome import Outcome, outcome
@@ -97,12 +98,13 @@ def anchor(record: Record) -> str:
     return "cell-" + "-".join("".join(c if c.isascii() and c.isalnum() else "_" for c in part) for part in parts)
 
 
-def summary(sheet: Sheet, known: frozenset[str]) -> list[Line]:
+def summary(sheet: Sheet, known: frozenset[str], book: ClaimBook) -> list[Line]:
     """The summary's lines for a sheet of methods by networks.
 
     Args:
         sheet: with rows of scheme and method, columns of networks.
         known: anchors of the sections that the page has.
+        book: published numbers.
     """
     lines = []
     for (row, column), records in sorted(sheet.places.items()):
@@ -111,7 +113,7 @@ def summary(sheet: Sheet, known: frozenset[str]) -> list[Line]:
         first = (good or records)[0]
         model = sheet.columns[column].names["model"]
         names = (sheet.rows[row].names["method"], short_names(sheet.models)[model], sheet.rows[row].names["scheme"])
-        judged = verdicts(good)
+        judged = verdicts(good, book)
         bad = sorted({word(record) for record in records if not finished(record)} | {_fallen(good)} - {""})
         lines.append(
             Line(

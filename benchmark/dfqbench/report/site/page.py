@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.columns import VALUES
 from dfqbench.report.forms.html import claims_in_html
 from dfqbench.report.labels import labels
@@ -33,6 +34,7 @@ def report_page(
     hardware: Mapping[str, str],
     environments: Mapping[str, Mapping[str, Any]],
     title: str,
+    book: ClaimBook | None = None,
 ) -> str:
     """The whole page.
 
@@ -41,6 +43,7 @@ def report_page(
         hardware: words for environments, by id.
         environments: their descriptions, by id.
         title: of the page.
+        book: published numbers; None: the host's own.
 
     Returns:
         HTML that refers to nothing outside itself; everything from records is escaped.
@@ -63,8 +66,8 @@ def report_page(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         values=SUMMARY,
-        lines=[line for sheet in found for line in summary(sheet, known)],
-        pages=[make_page(sheet, hardware, claims=True) for sheet in found],
+        lines=[line for sheet in found for line in summary(sheet, known, book or published_book())],
+        pages=[make_page(sheet, hardware, claims=book or published_book()) for sheet in found],
         diagnosed=_diagnosed(newest, hardware),
         plots=plots,
         plots_left=plots_left,

@@ -1,0 +1,151 @@
+"""LaTeX: every form of the table compiles; its text is checked also where nothing can compile it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.test_table import failed, record
+
+from dfqbench.report import parse_layout, render
+from dfqbench.report.book import published_book
+from dfqbench.report.columns import VALUES
+from dfqbench.report.escape import latex
+from dfqbench.report.forms.latex import MOST_ROWS
+
+HOSTILE = "a_b & 100% $x$ #1 {y} ~ ^ \\foo \\end{tabular} <i> | µ é ï ñ Ł Δ × ± … – “q” ✓ 你 \x07 --set ?`\n\nend"
+MODELS = ("torchvision:resnet18", "torchvision:mobilenet_v2")
+NEEDED = {"booktabs.sty", "graphicx.sty"}
+TIMEOUT = 180
+
+
+def paper(seeds: int = 3) -> list[dict[str, Any]]:
+    """Seeds, controls, failures with footnotes, collapsed cells and text from strangers, where papers print numbers."""
+    shared = {"target": "imagenet", "budget": "paper", "dataset": {"name": "imagenet", "n": 50000, "subset": None}}
+    made = []
+    for at, method in enumerate(("zeroq", "gdfq", "noise")):
+        for model in MODELS:
+            for bits in (4, 3):
+                cell = f"{method}{model}{bits}"
+                kept = {"method": method, "model": {"name": model}, "fp_top1": 71.5, "control": method == "noise"}
+                kept |= {"scheme": {"label": f"w{bits}a{bits}@gdfq", "w_bits": bits, "a_bits": bits}}
+                for seed in range(seeds):
+                    drop = 10.0 * at - seed
+                    made.append(record(f"{cell}{seed}", **shared, **kept, seed=seed, drop=drop, top1=71.5 - drop))
+    strange = {"label": HOSTILE, "flags": [HOSTILE], "environment": "e2", "model": {"name": HOSTILE}}
+    made.append(record("s", **shared, **strange, method="x"))
+    made.append(failed("f", "failed", HOSTILE, HOSTILE, **shared, method="y", model={"name": MODELS[0]}))
+    made.append(record("c", **shared, status="collapsed", top1=0.1, method="z", model={"name": MODELS[1]}))
+    return made
+
+
+def forms() -> dict[str, str]:
+    """Every form of the table."""
+    machines = {"e1": "cuda: Toy_1 & 2", "e2": HOSTILE}
+    every = parse_layout(["model", "method"], ["scheme"], list(VALUES))
+    long = [record(str(at), method=f"m{at}", seed=0) for at in range(2 * MOST_ROWS + 1)]
+    return {
+        "with claims": render(paper(), "latex", machines, claims=published_book()),
+        "without claims": render(paper(1), "latex", machines),
+        "no claim known": render([record("a")], "latex", claims=published_book()),
+        "by bits": render(paper(), "latex", layout=parse_layout(["method"], ["bits"], ["synthesis", "top1"])),
+        "by seed": render(paper(), "latex", layout=parse_layout(["method"], ["seed"], ["top1"])),
+        "every value": render(paper(), "latex", layout=every),
+        "long": render(long, "latex"),
+        "bare": render([{}], "latex"),
+        "empty": render([], "latex"),
+    }
+
+
+def tables(text: str) -> list[str]:
+    return re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("form", forms())
+def test_structure(form: str) -> None:
+    text = forms()[form]
+    assert text.isascii()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
+    bare = re.sub(r"\\[\\{}%&$#_]", "", text)
+    assert bare.count("{") == bare.count("}")
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == len(tables(text))
+    for table in tables(text):
+        [columns] = re.findall(r"\\begin\{tabular\}\{((?:[lr]|p\{16em\})+)\}", table)
+        width = len(columns.replace("p{16em}", "p"))
+        body = table[table.index(r"\toprule") : table.index(r"\bottomrule")]
+        lines = [line for line in body.splitlines() if line.endswith((r"\\", r"\tabularnewline"))]
+        assert len(lines) <= MOST_ROWS + 2
+        for line in lines:
+            spans = sum(int(span) - 1 for span in re.findall(r"\\multicolumn\{(\d+)\}", line))
+            assert len(re.findall(r"(?<!\\)&", line)) + 1 + spans == width
+    # Whatever strangers write, no command but the form's own is left.
+    commands = set(re.findall(r"\\([A-Za-z]+)", text.replace(r"\\", "")))
+    assert "foo" not in commands
+
+
+def test_a_long_table_goes_on_in_another_float() -> None:
+    parts = tables(forms()["long"])
+    assert len(parts) == 3
+    found = [name for part in parts for name in re.findall(r"& m(\d+) &", part)]
+    assert sorted(found, key=int) == [str(at) for at in range(2 * MOST_ROWS + 1)]
+    assert ["Continued." in part for part in parts] == [False, True, True]
+
+
+def test_blocks_stay_together() -> None:
+    """A float ends between two schemes where it can."""
+    made = []
+    for bits in (4, 3):
+        scheme = {"label": f"w{bits}a{bits}@gdfq", "w_bits": bits, "a_bits": bits}
+        made += [record(f"{bits}{at}", method=f"m{at}", scheme=scheme) for at in range(20)]
+    assert [len(re.findall(r"& m\d+ &", part)) for part in tables(render(made, "latex"))] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("é ï Å ç", r"\'{e} \"{\i} \r{A} \c{c}"),
+        ("µ Δ σ ≤ −1", r"$\mu$ $\Delta$ $\sigma$ $\leq$ $-$1"),
+        ("你 Ł", "[U+4F60] [U+0141]"),
+        ("a | b", r"a \textbar{} b"),
+        ("--set", "-{}-set"),
+    ],
+)
+def test_characters(text: str, shown: str) -> None:
+    assert latex(text) == shown
+
+
+def compiled(text: str, folder: Path) -> str:
+    """The text of the log after a document with the tables was compiled."""
+    packages = r"\usepackage{booktabs,graphicx}"
+    document = "\n".join([r"\documentclass{article}", packages, r"\begin{document}", text, r"\end{document}", ""])
+    (folder / "tables.tex").write_text(document, encoding="ascii")
+    arguments = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, timeout=TIMEOUT, check=False)
+    output = done.stdout.decode("latin-1")
+    assert done.returncode == 0, output[-2000:]
+    assert (folder / "tables.pdf").stat().st_size > 1000
+    return output
+
+
+def missing() -> str:
+    """What the compiler lacks here, or empty."""
+    if shutil.which("pdflatex") is None:
+        return "no pdflatex on the path: tables are not compiled here, their structure is checked alone"
+    for file in sorted(NEEDED):
+        found = subprocess.run(["kpsewhich", file], capture_output=True, timeout=TIMEOUT, check=False)
+        if found.returncode:
+            return f"pdflatex lacks {file}: tables are not compiled here, their structure is checked alone"
+    return ""
+
+
+@pytest.mark.timeout(TIMEOUT + 30)
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_every_form_compiles(tmp_path: Path) -> None:
+    log = compiled("\n\n\\clearpage\n".join(forms().values()), tmp_path)
+    assert "Overfull \\hbox" not in log
+    assert "Float too large" not in log
