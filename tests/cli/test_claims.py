@@ -46,6 +46,16 @@ def test_methods_by_either_name() -> None:
     assert 0 < len(json.loads(printed)) < len(ours)
 
 
+def test_times() -> None:
+    text = run("--times", "--method", "GDFQ", "--model", "resnet18").stdout
+    assert "1.7 h" in text
+    assert "A100" in text
+    assert "5.7 h" not in text
+    found = json.loads(run("--times", "--method", "squant", "--format", "json").stdout)
+    assert {entry["source"] for entry in found} == {"SQuant ICLR22 Table 3 (repo image/time.png)", "SQuant abstract/notes"}
+    assert "no printed times" in run("--times", "--method", "acq").stdout
+
+
 def test_rounding_is_no_disagreement() -> None:
     found = select_claims(published_claims(), method="gdfq", model="resnet18", bits="w4a4")
     assert len({claim.top1 for claim in found}) > 1

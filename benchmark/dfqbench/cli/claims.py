@@ -25,6 +25,7 @@ def claims(
         str | None, typer.Option("--on", metavar="DATASET", help="imagenet, cifar10 or cifar100.")
     ] = None,
     method: Annotated[str | None, typer.Option("--method", metavar="NAME", help="For example zeroq or SynQ.")] = None,
+    times: Annotated[bool, typer.Option("--times", help="Show published times instead of accuracies.")] = False,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
     plugin: PluginOption = None,
 ) -> None:
@@ -37,6 +38,7 @@ def claims(
     from dfqbench.report.claims import select_claims
     from dfqbench.report.field import FIELD_FORMATS, FieldFormat, render_field
     from dfqbench.report.published import dataset_key, model_key
+    from dfqbench.report.times import published_times, render_times, select_times
 
     if fmt not in FIELD_FORMATS:
         raise unknown_name("format", fmt, FIELD_FORMATS)
@@ -50,8 +52,14 @@ def claims(
     for kind, (wanted, key, printed) in names.items():
         if wanted is not None and key(wanted) not in {key(name) for name in printed}:
             raise unknown_name(kind, wanted, printed)
-    methods = {claim.method.lower() for claim in known} | {claim.implemented.partition("+")[0] for claim in known}
+    methods = {entry.method.lower() for entry in (*known, *published_times())}
+    methods |= {claim.implemented.partition("+")[0] for claim in known}
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods - {""})
+    form = cast("FieldFormat", fmt)
+    if times:
+        chosen = select_times(published_times(), method=method, model=model, dataset=dataset, bits=bits)
+        typer.echo(render_times(chosen, form), nl=False)
+        return
     found = select_claims(known, method=method, model=model, dataset=dataset, bits=bits)
-    typer.echo(render_field(found, cast("FieldFormat", fmt)), nl=False)
+    typer.echo(render_field(found, form), nl=False)
