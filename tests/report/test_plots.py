@@ -90,7 +90,8 @@ def test_time_is_never_averaged_over_schemes() -> None:
             entry["seconds"] = entry["seconds"] | {"synthesis": 100.0}
     plots = draw_plots(made, ["phases"])
     assert [plot.title.rpartition(", ")[2] for plot in plots] == ["w4a4@gdfq", "w3a3@gdfq"]
-    assert [plot.figure.axes[0].patches[1].get_width() for plot in plots] == [0.5, 100.0]
+    bars: list[Any] = [plot.figure.axes[0].patches[1] for plot in plots]
+    assert [bar.get_width() for bar in bars] == [0.5, 100.0]
 
 
 def test_one_seed_has_no_deviation() -> None:
