@@ -175,7 +175,9 @@ def test_speed_is_relative_to_zeroq_at_equal_images() -> None:
     dffg = record("d", method="dffg", seconds={"synthesis": 32.0}, source_images=320)
     other = record("o", method="dffg", seconds={"synthesis": 32.0}, source_images=320, budget="paper")
     old = record("x", method="gdfq")
-    found = speeds([*zeroq, dffg, other, old])
+    real = record("r", method="real", seconds={"synthesis": 0.1}, source_images=1024)
+    found = speeds([*zeroq, dffg, other, old, real])
+    assert id(real) not in found
     assert found[id(dffg)] == pytest.approx(10.0)
     assert found[id(zeroq[0])] == pytest.approx(64 / 60)
     assert id(other) not in found

@@ -127,6 +127,7 @@ def test_the_page_holds_everything_and_reaches_nowhere(page: Path) -> None:
         "data:image/jpeg;base64,",
         "data:image/svg+xml;base64,",
         "Environments",
+        "<dt>hardware</dt><dd>cpu: Toy</dd>",
         "packages.torch",
         "Diagnostics",
     ):

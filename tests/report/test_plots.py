@@ -83,6 +83,40 @@ def test_time_by_phase() -> None:
     assert widths[5:7] == [1.0, 10.0]
 
 
+def test_time_is_never_averaged_over_schemes() -> None:
+    made = run()
+    for entry in made:
+        if entry["scheme"]["w_bits"] == 3:
+            entry["seconds"] = entry["seconds"] | {"synthesis": 100.0}
+    plots = draw_plots(made, ["phases"])
+    assert [plot.title.rpartition(", ")[2] for plot in plots] == ["w4a4@gdfq", "w3a3@gdfq"]
+    bars: list[Any] = [plot.figure.axes[0].patches[1] for plot in plots]
+    assert [bar.get_width() for bar in bars] == [0.5, 100.0]
+
+
+def test_one_seed_has_no_deviation() -> None:
+    [bars] = [one for one in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if one.has_yerr]
+    assert [len(segment) for segment in bars[2][0].get_segments()] == [0, 0]
+    two = [
+        record(f"{bits}{seed}", seed=seed, scheme=scheme(bits), top1=80 + seed) for bits in (4, 3) for seed in (0, 1)
+    ]
+    [bars] = [one for one in axes_of("bits", two).containers if one.has_yerr]
+    low, high = (float(end[1]) for end in bars[2][0].get_segments()[0])
+    assert high - low == pytest.approx(2 * 0.5**0.5)
+
+
+def test_a_method_is_named_where_its_first_seed_has_no_curve() -> None:
+    made = [entry | {"curve": None} if entry["seed"] == 0 else entry for entry in run()]
+    assert {"a", "b", "noise (floor)"} <= set(lines(axes_of("curves", made)))
+
+
+def test_plots_of_other_images_or_precisions_are_told_apart() -> None:
+    exact = [entry | {"cell_id": f"x{entry['cell_id']}", "precision": "mixed-bfloat16"} for entry in run()]
+    titles = [plot.title for plot in draw_plots([*run(), *exact], ["bits"])]
+    assert [title.rpartition(", ")[2] for title in titles] == ["float32", "mixed-bfloat16"]
+    assert all("540 images" in title for title in titles)
+
+
 def test_learning_curves_mark_the_last_state_and_the_oracle() -> None:
     axes = axes_of("curves")
     assert lines(axes)["a"] == ([5.0, 9.0, 12.0], [60.0, 85.0, 80.0])

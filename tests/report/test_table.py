@@ -218,6 +218,11 @@ def test_caption() -> None:
     assert "hardware: environment e1" in render(records, "text")
 
 
+def test_only_cells_that_count_enter_the_caption_s_error() -> None:
+    invalid = record("2", method="x", status="invalid", top1=50.0, top1_se=2.15)
+    assert "binomial standard error of a top-1: 1.28\n" in render([record("1"), invalid], "text")
+
+
 def test_standard_error_is_computed_where_it_is_missing() -> None:
     text = render([record("1", top1=50.0, top1_se=None, dataset={"name": "digits", "n": 100})], "text")
     assert "binomial standard error of a top-1: 5.00" in text

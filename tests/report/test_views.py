@@ -127,6 +127,20 @@ def test_every_value_prints() -> None:
     assert "chosen on the evaluation set" in caption
 
 
+def test_the_caption_tells_what_was_diagnosed() -> None:
+    measured = {"bns": 0.1, "images": 64}
+    records = [
+        record("1", diagnostics=measured | {"classes_of": "labels"}, method="gdfq"),
+        record("2", diagnostics=measured | {"classes_of": "teacher"}),
+    ]
+    text = " ".join(render(records, "text", layout=layout("method", "model", "bns")).split())
+    assert "diagnosed: 64 images of each cell; classes: the source's labels, the teacher's answers where" in text
+    assert "a source gives none (zeroq)" in text
+    assert "binomial" not in text
+    assert "diagnosed" not in render(records, "text")
+    assert "binomial standard error" in render(records, "text", layout=layout("method", "model", "bns,top1"))
+
+
 def test_seeds_of_every_first_value_show_their_deviation() -> None:
     records = [record(str(s), seed=s, seconds={"synthesis": 1.0 + s}, top5=99.0 + s) for s in (0, 1)]
     [row] = rows(render(records, "md", layout=layout("method", "model", "synthesis,top5,drop")))

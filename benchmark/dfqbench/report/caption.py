@@ -8,10 +8,12 @@ from typing import Any
 from dfqbench.report.columns import coverage
 from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.sheet import Sheet
+from dfqbench.report.status import finished
 from dfqbench.report.values import Record, duration, items, number, spread, standard_error, text, value
 
 MOST_LAYERS = 4
 """Layers left in float that the caption names before it counts."""
+_CLASSES = "diagnostics.classes_of"
 
 
 def title(sheet: Sheet) -> str:
@@ -41,6 +43,7 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
         _seeds(sheet),
         _full_precision(sheet, names),
         _standard_error(sheet),
+        *_diagnosed(sheet),
         f"protocol {', '.join(_distinct(scheme_label(record).partition('@')[2] for record in sheet.records))}; "
         f"precision {', '.join(_distinct(text(record, 'precision') for record in sheet.records))}",
         *_coverage(sheet, names),
@@ -115,7 +118,10 @@ def _by_model(sheet: Sheet) -> dict[str, list[Record]]:
 
 
 def _standard_error(sheet: Sheet) -> str:
-    errors = [known for record in sheet.records if (known := _error_of(record)) is not None]
+    if all(value.diagnosed for value in sheet.layout.values):
+        return ""
+    good = [record for record in sheet.records if finished(record)]
+    errors = [known for record in good if (known := _error_of(record)) is not None]
     return f"binomial standard error of a top-1: {spread(errors)}" if errors else ""
 
 
@@ -124,6 +130,21 @@ def _error_of(record: Record) -> float | None:
     recorded = number(record, "top1_se")
     top1 = number(record, "top1")
     return recorded if recorded is not None or top1 is None else standard_error(top1, number(record, "dataset.n"))
+
+
+def _diagnosed(sheet: Sheet) -> list[str]:
+    """How many images were diagnosed, and what their classes are."""
+    if not any(value.diagnosed for value in sheet.layout.values):
+        return []
+    measured = [record for record in sheet.records if number(record, "diagnostics.images") is not None]
+    if not measured:
+        return []
+    counts = _distinct(f"{number(record, 'diagnostics.images'):,.0f}" for record in measured)
+    named = _distinct(text(r, "label") or text(r, "method") for r in measured if text(r, _CLASSES) == "teacher")
+    classes = f"the teacher's answers where a source gives none ({', '.join(named)})" if named else ""
+    whose = "the source's labels" if any(text(r, _CLASSES) == "labels" for r in measured) else ""
+    said = ", ".join(part for part in (whose, classes) if part)
+    return [f"diagnosed: {', '.join(counts)} images of each cell" + (f"; classes: {said}" if said else "")]
 
 
 def _coverage(sheet: Sheet, names: Mapping[str, str]) -> list[str]:

@@ -26,6 +26,7 @@ class Value:
         spread: whether seeds show their deviation in every column (the first column of a place always does).
         digits: decimal places of the deviation.
         percent: whether it is in percent.
+        diagnosed: whether `dfqbench diagnose` measures it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Value:
     spread: bool = False
     digits: int = 2
     percent: bool = False
+    diagnosed: bool = False
 
 
 DEFAULT_VALUES = ("top1", "drop", "synthesis")
@@ -126,7 +128,8 @@ def _count(name: str, header: str, key: str, about: str) -> Value:
 
 
 def _diagnosed(name: str, header: str, about: str, better: Better = "", digits: int = 3) -> Value:
-    return Value(name, header, _key(f"diagnostics.{name}"), _decimals(digits), better, about, True, digits)
+    read, show = _key(f"diagnostics.{name}"), _decimals(digits)
+    return Value(name, header, read, show, better, about, spread=True, digits=digits, diagnosed=True)
 
 
 _LIST = (

@@ -79,7 +79,7 @@ def _in_latex(character: str) -> str:
     known = _LATEX.get(character)
     if known is not None:
         return known
-    letter, *marks = unicodedata.normalize("NFD", character)
+    letter, *marks = list(unicodedata.normalize("NFD", character))
     accent = _ACCENTS.get(marks[0]) if len(marks) == 1 and letter.isascii() and letter.isalpha() else None
     if accent is None:
         return f"[U+{ord(character):04X}]"

@@ -45,22 +45,7 @@ COLUMNS: Mapping[str, str] = {
 """Columns that hold one value of the record, and its dotted key there."""
 
 
-DIAGNOSED = tuple(
-    name
-    for name in VALUES
-    if name
-    in {
-        "bns",
-        "silhouette",
-        "margin",
-        "attention_spread",
-        "attention_consistency",
-        "homogeneity",
-        "label_accuracy",
-        "confidence",
-        "speed",
-    }
-)
+DIAGNOSED = tuple(name for name, known in VALUES.items() if known.diagnosed)
 COMPUTED: Mapping[str, Callable[[Record], float | None]] = {
     "total_s": total_seconds,
     "coverage": coverage,

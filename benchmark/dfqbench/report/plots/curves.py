@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dfqbench.report.plots.groups import Group
 from dfqbench.report.plots.style import GRID, Look
@@ -33,33 +33,19 @@ def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look
     Returns:
         Whether there was anything to draw.
     """
-    drawn = False
-    for method in group.methods:
-        for seed, record in enumerate(method.places[column]):
-            points = points_of(record, "curve", "step", "top1")
-            if not points:
-                continue
-            drawn = True
-            look = looks[method.label]
-            axes.plot(
-                *zip(*points, strict=True),
-                label=method.label if seed == 0 else None,
-                **look.keywords | {"markersize": 3},
-            )
-            last = number(record, "top1")
-            if last is not None:
-                axes.plot(points[-1][0], last, marker=look.marker, color=look.colour, markersize=7)
-            best, step = number(record, "oracle.top1"), number(record, "oracle.step")
-            if best is not None and step is not None:
-                axes.plot(step, best, marker="o", markersize=12, markerfacecolor="none", color=look.colour)
+    drawn = over_steps(axes, group, column, looks, ("curve", "top1"), markersize=3)
+    for look, record, points in drawn:
+        last = number(record, "top1")
+        if last is not None:
+            axes.plot(points[-1][0], last, marker=look.marker, color=look.colour, markersize=7)
+        best, step = number(record, "oracle.top1"), number(record, "oracle.step")
+        if best is not None and step is not None:
+            axes.plot(step, best, marker="o", markersize=12, markerfacecolor="none", color=look.colour)
     if drawn:
         axes.plot([], [], "o", color="#555555", markersize=7, label="last state (the result)")
         axes.plot([], [], "o", color="#555555", markersize=12, markerfacecolor="none", label="oracle (best snapshot)")
-    axes.set_xlabel("step")
-    whole_steps(axes)
     axes.set_ylabel("top-1 (%)")
-    axes.grid(**GRID)
-    return drawn
+    return bool(drawn)
 
 
 def homogeneity_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
@@ -68,17 +54,38 @@ def homogeneity_curves(axes: Axes, group: Group, column: int, looks: dict[str, L
     Returns:
         Whether there was anything to draw.
     """
-    drawn = False
+    axes.set_ylabel("cosine similarity of features")
+    return bool(over_steps(axes, group, column, looks, ("diagnostics.over_training", "homogeneity")))
+
+
+def over_steps(
+    axes: Axes, group: Group, column: int, looks: dict[str, Look], keys: tuple[str, str], **style: Any
+) -> list[tuple[Look, Record, list[tuple[float, float]]]]:
+    """One line for each record that holds points, labelled once for each method.
+
+    Args:
+        axes: to draw on.
+        group: the records.
+        column: which of its schemes.
+        looks: of the methods.
+        keys: of the list of points in a record, and of the value in a point.
+        style: of the lines, besides the method's look.
+
+    Returns:
+        What was drawn: look, record and points.
+    """
+    drawn = []
     for method in group.methods:
-        for seed, record in enumerate(method.places[column]):
-            points = points_of(record, "diagnostics.over_training", "step", "homogeneity")
+        label: str | None = method.label
+        for record in method.places[column]:
+            points = points_of(record, keys[0], "step", keys[1])
             if points:
-                drawn = True
-                label = method.label if seed == 0 else None
-                axes.plot(*zip(*points, strict=True), label=label, **looks[method.label].keywords)
+                look = looks[method.label]
+                axes.plot(*zip(*points, strict=True), label=label, **look.keywords | style)
+                drawn.append((look, record, points))
+                label = None
     axes.set_xlabel("step")
     whole_steps(axes)
-    axes.set_ylabel("cosine similarity of features")
     axes.grid(**GRID)
     return drawn
 

@@ -34,6 +34,14 @@ ONCE = frozenset({"layers"})
 """Kinds that are drawn for the first scheme only: they are of images, which seldom depend on it."""
 WIDTH, HEIGHT = 6.4, 3.6
 """Inches."""
+_BY_SCHEME: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool]] = {
+    "time": accuracy_by_time,
+    "phases": time_by_phase,
+    "curves": learning_curves,
+    "homogeneity": homogeneity_curves,
+    "layers": layer_curves,
+}
+"""What draws a kind for one scheme; it says whether there was anything to draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +104,19 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
 
 
 def _of_kind(kind: str, found: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
-    columns: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool]] = {
-        "time": accuracy_by_time,
-        "curves": learning_curves,
-        "homogeneity": homogeneity_curves,
-        "layers": layer_curves,
-    }
     for group in found:
-        if kind == "bits" and len(group.columns) > 1:
-            figure, axes = _figure(HEIGHT)
-            accuracy_by_bits(axes, group, styles)
-            yield _finished(kind, group.title, figure, axes)
-        elif kind == "phases":
-            figure, axes = _figure(0.9 + 0.26 * len(group.methods))
-            time_by_phase(axes, group)
-            yield _finished(kind, group.title, figure, axes)
-        elif kind in columns:
-            for column, scheme in enumerate(group.columns):
+        if kind == "bits":
+            if len(group.columns) > 1:
                 figure, axes = _figure(HEIGHT)
-                if columns[kind](axes, group, column, styles):
-                    yield _finished(kind, f"{group.title}, {scheme}", figure, axes)
-                    if kind in ONCE:
-                        break
+                accuracy_by_bits(axes, group, styles)
+                yield _finished(kind, group.title, figure, axes)
+            continue
+        for column, scheme in enumerate(group.columns):
+            figure, axes = _figure(0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT)
+            if _BY_SCHEME[kind](axes, group, column, styles):
+                yield _finished(kind, f"{group.title}, {scheme}", figure, axes)
+                if kind in ONCE:
+                    break
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

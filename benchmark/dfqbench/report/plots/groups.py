@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -50,11 +51,16 @@ class Group:
 
 def groups(records: Iterable[Record], layout: Layout) -> list[Group]:
     """Groups of finished records; a group without any is left out."""
-    found = [_group(sheet) for sheet in sheets(records, layout)]
+    known = sheets(records, layout)
+    titles = [_title(sheet) for sheet in known]
+    found = [
+        _group(sheet, title if titles.count(title) == 1 else f"{title}, {_apart(sheet)}")
+        for sheet, title in zip(known, titles, strict=True)
+    ]
     return [group for group in found if group.methods]
 
 
-def _group(sheet: Sheet) -> Group:
+def _group(sheet: Sheet, title: str) -> Group:
     good = [record for record in sheet.records if finished(record)]
     columns = [
         at
@@ -68,7 +74,7 @@ def _group(sheet: Sheet) -> Group:
             methods.append(Method(line.names["method"], line.control, places))
     names = tuple(next(iter(sheet.columns[at].names.values())) for at in columns)
     known = [full for record in good if (full := number(record, "fp_top1")) is not None]
-    return Group(_title(sheet), names, tuple(methods), statistics.fmean(known) if known else None)
+    return Group(title, names, tuple(methods), statistics.fmean(known) if known else None)
 
 
 def _title(sheet: Sheet) -> str:
@@ -80,9 +86,16 @@ def _title(sheet: Sheet) -> str:
     return ", ".join([*parts, f"budget {text(record, 'budget', 'unknown')}"])
 
 
+def _apart(sheet: Sheet) -> str:
+    """What tells sheets of one title apart: evaluation images and precision."""
+    record = next((record for record in sheet.records if finished(record)), sheet.records[0])
+    images = number(record, "dataset.n")
+    return f"{'unknown' if images is None else f'{images:,.0f}'} images, {text(record, 'precision', 'unknown')}"
+
+
 def mean_and_deviation(records: Sequence[Record], read: Callable[[Record], float | None]) -> tuple[float, float] | None:
-    """Mean and sample standard deviation (0 for one) over records; None where none has the value."""
+    """Mean and sample standard deviation (NaN, which is not drawn, for one); None where no record has the value."""
     known = [entry for record in records if (entry := read(record)) is not None]
     if not known:
         return None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan

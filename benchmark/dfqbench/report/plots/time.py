@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dfqbench.report.plots.groups import Group, mean_and_deviation
-from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS
+from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
 from dfqbench.report.values import Record, duration, number
 
 if TYPE_CHECKING:
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
 PHASES = ("setup", "synthesis", "quantization", "evaluation", "unattributed")
 
 
-def time_by_phase(axes: Axes, group: Group) -> None:
-    """One bar a method: mean seconds of each phase over its cells, synthesis as it costs alone."""
+def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> bool:
+    """One bar a method: seconds of each phase, mean over seeds, synthesis as it costs alone.
+
+    Returns:
+        Whether there was anything to draw.
+    """
     labels, ends = [], []
-    for at, method in enumerate(reversed(group.methods)):
-        records = [record for place in method.places for record in place]
+    shown = [method for method in group.methods if any(_timed(record) for record in method.places[column])]
+    for at, method in enumerate(reversed(shown)):
         begin = 0.0
         for phase, colour, hatch in zip(PHASES, PHASE_COLOURS, HATCHES, strict=True):
-            seconds = max(0.0, _mean(records, phase))
+            seconds = max(0.0, _mean(method.places[column], phase))
             name = phase if at == 0 else None
             axes.barh(
                 at, seconds, left=begin, color=colour, hatch=hatch, edgecolor="#333333", linewidth=0.5, label=name
@@ -32,11 +37,16 @@ def time_by_phase(axes: Axes, group: Group) -> None:
         ends.append(begin)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(0, 1.15 * max(ends, default=1.0) or 1.0)
-    axes.set_xlabel("seconds, mean over cells")
+    axes.set_xlabel("seconds")
     axes.grid(axis="x", **GRID)
     axes.set_axisbelow(True)
+    return bool(labels)
 
 
-def _mean(records: list[Record], phase: str) -> float:
+def _timed(record: Record) -> bool:
+    return any(number(record, f"seconds.{phase}") is not None for phase in PHASES)
+
+
+def _mean(records: Sequence[Record], phase: str) -> float:
     found = mean_and_deviation(records, lambda record: number(record, f"seconds.{phase}"))
     return 0.0 if found is None else found[0]

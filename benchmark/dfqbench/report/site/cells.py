@@ -25,7 +25,7 @@ MOST_TEXT = 6000
 KEY_FACTS = (
     *("status", "run", "attempt", "started_at", "finished_at", "method", "quantizer", "recipe", "fidelity"),
     *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from", "source_images"),
-    *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok"),
+    *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok", "changed_params"),
 )
 TABLES = ("seconds", "counts", "peak_mib", "versions", "dataset", "model", "oracle")
 
@@ -136,13 +136,14 @@ def _fallen(records: Sequence[Record]) -> str:
     return "collapsed" if any(text(record, "status") == "collapsed" for record in records) else ""
 
 
-def section(record: Record, folder: Path, label: str) -> Section:
+def section(record: Record, folder: Path, label: str, machines: Mapping[str, str]) -> Section:
     """What is told of a record.
 
     Args:
         record: the record.
         folder: of its attempt.
         label: the method's in tables.
+        machines: words for environments, by id.
     """
     good = finished(record)
     error = value(record, "error")
@@ -155,7 +156,7 @@ def section(record: Record, folder: Path, label: str) -> Section:
         text(record, "status", "unknown"),
         good,
         f"top-1 {_top1(VALUES['top1'], record)}" if good else f"{word(record)}: {reason(record)}"[:200],
-        tuple(_facts(record)),
+        tuple(_facts(record, machines)),
         tuple((name.removeprefix("method."), _short(entry)) for name, entry in _params(record).items()),
         tuple(str(entry) for key in ("flags", "violations", "real_data_opened") for entry in items(record, key)),
         tuple((name, _short(entry)) for name, entry in told.items()),
@@ -175,8 +176,11 @@ def _params(record: Record) -> Mapping[str, Any]:
     return flattened(params) if isinstance(params, Mapping) else {}
 
 
-def _facts(record: Record) -> list[tuple[str, str]]:
-    found = [(key, _short(value(record, key))) for key in KEY_FACTS if value(record, key) is not None]
+def _facts(record: Record, machines: Mapping[str, str]) -> list[tuple[str, str]]:
+    found = [(key, _short(value(record, key))) for key in KEY_FACTS if value(record, key) not in (None, [])]
+    machine = machines.get(text(record, "environment"))
+    if machine:
+        found.append(("hardware", machine))
     for key in TABLES:
         entry = value(record, key)
         if isinstance(entry, Mapping):

@@ -56,7 +56,7 @@ def report_page(
     kept = {id(record) for record in shown}
     ordered = [record for sheet in found for _, place in sorted(sheet.places.items()) for record in place]
     older = [record for record in newest if id(record) not in {id(entry) for entry in ordered}]
-    sections = [section(r, folders[id(r)], names[id(r)]) for r in (*ordered, *older) if id(r) in kept]
+    sections = [section(r, folders[id(r)], names[id(r)], hardware) for r in (*ordered, *older) if id(r) in kept]
     known = frozenset(entry.anchor for entry in sections)
     plots, plots_left = drawn_plots(newest)
     images, images_left, problems = drawn_pictures([(record, folders[id(record)]) for record in newest])

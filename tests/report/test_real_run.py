@@ -1,0 +1,199 @@
+"""A real run, diagnosed, on the page: every number that it shows is computed again from the records alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+METHODS = "dffg,noise,real"
+SCHEMES = "w4a4,w2a2"
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+MARKS = {"noise": " (floor)", "real": " (ceiling)"}
+TIMEOUT = 400
+
+Key = tuple[str, str, str]
+
+
+class Page(HTMLParser):
+    """What a page shows: rows of its tables, and names and values of each cell's section."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[tuple[str, list[list[str]]]] = []
+        self.sections: dict[str, list[tuple[str, str]]] = {}
+        self._section = ""
+        self._into: list[str] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "table":
+            self.tables.append((given.get("id") or given.get("class") or "", []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+        elif tag == "details":
+            self._section = given.get("id") or ""
+            self.sections.setdefault(self._section, [])
+        if tag in {"td", "th", "dt", "dd"}:
+            self._into = [""]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in {"td", "th", "dt", "dd"} or self._into is None:
+            return
+        found, self._into = self._into[0].strip(), None
+        if tag in {"td", "th"}:
+            self.tables[-1][1][-1].append(found)
+        elif tag == "dt":
+            self.sections[self._section].append((found, ""))
+        else:
+            self.sections[self._section][-1] = (self.sections[self._section][-1][0], found)
+
+    def handle_data(self, data: str) -> None:
+        if self._into is not None:
+            self._into[0] += data
+
+
+def seconds(shown: str) -> float:
+    number, unit = shown.split()
+    return float(number) * UNITS[unit]
+
+
+def last_digit(shown: str) -> float:
+    """Half of a step of the last printed digit, in seconds where there is a unit."""
+    number, _, unit = shown.partition(" ")
+    digits = len(number.partition(".")[2])
+    return (0.5 * 10.0**-digits) * UNITS.get(unit, 1.0) + 1e-9
+
+
+def by_place(records: Sequence[Mapping[str, Any]]) -> dict[Key, list[Mapping[str, Any]]]:
+    """Finished records by method, network and scheme as they are shown; the newest attempt at each seed."""
+    newest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for record in sorted(records, key=lambda entry: str(entry["finished_at"])):
+        if record["status"] in {"ok", "collapsed"}:
+            newest[record["label"], record["model"]["name"], record["scheme"]["label"], record["seed"]] = record
+    found: dict[Key, list[Mapping[str, Any]]] = {}
+    for (label, model, scheme, _), record in newest.items():
+        key = (label + MARKS.get(record["method"], ""), model.partition(":")[2], scheme)
+        found.setdefault(key, []).append(record)
+    return found
+
+
+def percent(values: Sequence[float], *, spread: bool = True, count: bool = False) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    if len(values) == 1 or not spread:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.2f}" + (f" ({len(values)})" if count else "")
+
+
+def check(text: str, records: Sequence[Mapping[str, Any]]) -> int:
+    """Holds a page against records, and returns how many places it has compared."""
+    page, places = Page(text), by_place(records)
+    [summary] = [rows[1:] for name, rows in page.tables if name == "summary"]
+    shown = {(row[0], row[1], row[2]): row for row in summary if row[9] in {"ok", "collapsed"}}
+    assert set(shown) == set(places)
+    for key, group in places.items():
+        row = shown[key]
+        assert row[3] == percent([r["top1"] for r in group], count=True)
+        assert row[4] == percent([r["fp_top1"] - r["top1"] for r in group], spread=False)
+        assert row[5] == percent([r["agreement"] for r in group])
+        synthesis = [r["seconds"]["synthesis"] for r in group]
+        total = [r["seconds"]["synthesis"] + r["seconds"]["quantization"] for r in group]
+        for field, values in ((row[6], synthesis), (row[7], total)):
+            assert abs(seconds(field) - statistics.fmean(values)) <= last_digit(field)
+        assert int(row[8]) == len(group)
+    _check_tables(page, places)
+    for record in records:
+        _check_section(page, record)
+    return len(places)
+
+
+def _check_tables(page: Page, places: Mapping[Key, Sequence[Mapping[str, Any]]]) -> None:
+    """The tables of results and of diagnoses: rows of scheme and method, a group of columns for the network."""
+    compared = set()
+    for name, rows in page.tables:
+        if name != "results":
+            continue
+        [*_, model] = rows[0]
+        headers = rows[1]
+        for scheme, method, *fields in rows[2:]:
+            group = places.get((method, model, scheme))
+            if group is None:
+                continue
+            for header, field in zip(headers, fields, strict=True):
+                _check_field(header, field.partition("  ")[0], group)
+                compared.add((method, model, scheme, header))
+    assert {entry[:3] for entry in compared} == set(places)
+    assert {entry[3] for entry in compared} >= {"top-1", "drop", "synthesis", "BNS", "homogeneity", "confidence"}
+
+
+DIAGNOSED = {"BNS": "bns", "silhouette": "silhouette", "margin": "margin", "homogeneity": "homogeneity"}
+DIAGNOSED |= {"spread": "attention_spread", "train/eval": "attention_consistency", "confidence": "confidence"}
+
+
+def _check_field(header: str, field: str, group: Sequence[Mapping[str, Any]]) -> None:
+    if header == "top-1":
+        assert field.startswith(percent([r["top1"] for r in group], count=True))
+    elif header == "drop":
+        assert field == percent([r["fp_top1"] - r["top1"] for r in group], spread=False)
+    elif header == "synthesis":
+        mean = statistics.fmean(r["seconds"]["synthesis"] for r in group)
+        assert abs(seconds(field) - mean) <= last_digit(field)
+    elif header in DIAGNOSED:
+        known = [v for r in group if (v := (r.get("diagnostics") or {}).get(DIAGNOSED[header])) is not None]
+        if not known:
+            assert field == "-"
+            return
+        number = field.partition(" ")[0]
+        assert abs(float(number) - statistics.fmean(known)) <= last_digit(number)
+        if len(known) > 1:
+            assert field.partition("± ")[2].partition(" ")[0] == f"{statistics.stdev(known):.3f}"
+
+
+def _check_section(page: Page, record: Mapping[str, Any]) -> None:
+    """Facts, times and every parameter of a cell's own section."""
+    shown = page.sections[f"cell-{record['run']}-{record['cell_id']}-{record['attempt']}"]
+    facts = dict(reversed(shown))
+    for key in ("fp_top1", "top1", "top5", "agreement", "seed"):
+        if record.get(key) is not None:
+            assert float(facts[key]) == pytest.approx(float(record[key]), rel=1e-5)
+    for key in ("budget", "precision", "environment", "method", "status"):
+        assert facts[key] == record[key]
+    for phase, spent in (record.get("seconds") or {}).items():
+        assert float(facts[f"seconds.{phase}"]) == pytest.approx(spent, rel=1e-5, abs=1e-9)
+    for prefix, part in (("", "method"), ("quantizer.", "quantizer")):
+        for key, value in record["params"][part].items():
+            text = (
+                value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+            )
+            assert (prefix + key, text) in shown
+
+
+def run(*arguments: str) -> None:
+    command = [sys.executable, "-m", "dfqbench", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, f"{arguments}: {done.stdout} {done.stderr}"
+
+
+@pytest.mark.timeout(TIMEOUT)
+def test_the_page_of_a_real_run(tmp_path: Path) -> None:
+    grid = ("run", "--grid", "bits", "--on", "digits", "--budget", "smoke", "--seeds", "0,1", "--executor", "inline")
+    out = ("--out", str(tmp_path))
+    run(*grid, "--methods", METHODS, "--bits", SCHEMES, *out)
+    run("diagnose", "bits", "--device", "cpu", *out)
+    run("report", "bits", *out)
+    records = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("bits/cells/*/attempt-*/record.json"))]
+    text = (tmp_path / "bits" / "report.html").read_text(encoding="utf-8")
+    assert check(text, records) == 6
+    assert all(entry["diagnostics"]["version"] for entry in records)
+    # The check sees a wrong number.
+    wrong = [entry | {"top1": entry["top1"] + 0.02} for entry in records]
+    with pytest.raises(AssertionError):
+        check(text, wrong)
