@@ -52,7 +52,8 @@ def test_times() -> None:
     assert "A100" in text
     assert "5.7 h" not in text
     found = json.loads(run("--times", "--method", "squant", "--format", "json").stdout)
-    assert {entry["source"] for entry in found} == {"SQuant ICLR22 Table 3 (repo image/time.png)", "SQuant abstract/notes"}
+    table = "SQuant ICLR22 Table 3 (repo image/time.png)"
+    assert {entry["source"] for entry in found} == {table, "SQuant abstract/notes"}
     assert "no printed times" in run("--times", "--method", "acq").stdout
 
 

@@ -52,7 +52,7 @@ def claims(
     for kind, (wanted, key, printed) in names.items():
         if wanted is not None and key(wanted) not in {key(name) for name in printed}:
             raise unknown_name(kind, wanted, printed)
-    methods = {entry.method.lower() for entry in (*known, *published_times())}
+    methods = {claim.method.lower() for claim in known} | {time.method.lower() for time in published_times()}
     methods |= {claim.implemented.partition("+")[0] for claim in known}
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods - {""})
