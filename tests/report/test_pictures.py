@@ -48,10 +48,10 @@ def test_captions_by_class() -> None:
     answers = {"answers": [3, 1, 2], "confidences": [0.912, 0.5, 0.25]}
     order, words = _captions(shown(diagnostics=answers), 3, [3, 1, 1])
     assert order == [1, 2, 0]
-    assert words == ["1 50%", "1 >2 25%", "3 91%"]
+    assert words == ["1, 50%", "1>2, 25%", "3, 91%"]
     order, words = _captions(shown(diagnostics=answers), 3, None)
     assert order == [1, 2, 0]
-    assert words == ["~1 50%", "~2 25%", "~3 91%"]
+    assert words == ["~1, 50%", "~2, 25%", "~3, 91%"]
     assert _captions(shown(), 2, [5, 4]) == ([1, 0], ["4", "5"])
     assert _captions(shown(diagnostics={"answers": ["x"], "confidences": [1]}), 1, None) == ([0], [""])
 

@@ -104,9 +104,10 @@ def _pages(records: Sequence[Record], layout: Layout) -> list[Sheet]:
     shown = labels(records)
     pages: dict[tuple[object, ...], tuple[dict[str, str], list[Record]]] = {}
     for record in records:
-        names = {name: _name(record, name, shown) for name in layout.pages}
-        key = tuple(_order(record, name, shown) for name in layout.pages)
-        pages.setdefault(key, (names, []))[1].append(record)
+        key = _orders(record, layout.pages, shown)
+        if key not in pages:
+            pages[key] = ({name: _name(record, name, shown) for name in layout.pages}, [])
+        pages[key][1].append(record)
     return [
         _sheet(page, names, layout, shown) for _, (names, page) in sorted(pages.items(), key=lambda entry: entry[0])
     ]
@@ -124,27 +125,28 @@ def _sheet(records: Sequence[Record], shared: dict[str, str], layout: Layout, sh
             text(record, "seed"),
         ),
     )
-    rows = _lines(current, layout.rows, shown)
-    columns = _lines(current, layout.columns, shown)
+    (rows, in_rows), (columns, in_columns) = (_lines(current, names, shown) for names in (layout.rows, layout.columns))
     places: dict[tuple[int, int], list[Record]] = {}
-    row_at, column_at = ({line.order: place for place, line in enumerate(lines)} for lines in (rows, columns))
-    for record in current:
-        row = row_at[_orders(record, layout.rows, shown)]
-        column = column_at[_orders(record, layout.columns, shown)]
+    for record, row, column in zip(current, in_rows, in_columns, strict=True):
         places.setdefault((row, column), []).append(record)
     for place in places.values():
         place.sort(key=lambda record: number(record, "seed") or 0.0)
     return Sheet(layout, shared, tuple(current), len(records) - len(current), rows, columns, places)
 
 
-def _lines(records: Iterable[Record], dimensions: Sequence[str], shown: Mapping[int, str]) -> tuple[Line, ...]:
+def _lines(
+    records: Sequence[Record], dimensions: Sequence[str], shown: Mapping[int, str]
+) -> tuple[tuple[Line, ...], list[int]]:
+    """The lines that some dimensions make of records, in order, and the position of each record's."""
     found: dict[tuple[object, ...], Line] = {}
-    for record in records:
-        order = _orders(record, dimensions, shown)
+    orders = [_orders(record, dimensions, shown) for record in records]
+    for record, order in zip(records, orders, strict=True):
         if order not in found:
             names = {name: _name(record, name, shown) for name in dimensions}
             found[order] = Line(names, order, "method" in dimensions and control_rank(record) > 0)
-    return tuple(sorted(found.values(), key=lambda line: line.order))
+    lines = tuple(sorted(found.values(), key=lambda line: line.order))
+    places = {line.order: place for place, line in enumerate(lines)}
+    return lines, [places[order] for order in orders]
 
 
 def _orders(record: Record, dimensions: Sequence[str], shown: Mapping[int, str]) -> tuple[object, ...]:

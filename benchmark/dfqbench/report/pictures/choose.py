@@ -116,12 +116,13 @@ def _captions(record: Record, count: int, classes: Sequence[int] | None) -> tupl
     order = sorted(range(count), key=lambda at: (named[at], at))
     words = []
     for at in order:
-        parts = [str(named[at])] if classes is not None else []
+        name = str(named[at]) if classes is not None else ""
+        share = ""
         if answered and isinstance(confidences[at], int | float):
-            wrong = classes is None or answers[at] != named[at]
-            parts.append(f"{'>' if classes is not None else '~'}{answers[at]}" if wrong else "")
-            parts.append(f"{100 * confidences[at]:.0f}%")
-        words.append(" ".join(part for part in parts if part))
+            share = f"{100 * confidences[at]:.0f}%"
+            if classes is None or answers[at] != named[at]:
+                name += f"{'>' if classes is not None else '~'}{answers[at]}"
+        words.append(", ".join(part for part in (name, share) if part))
     return order, words
 
 
