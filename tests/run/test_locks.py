@@ -5,29 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from dfqbench.grid import apply, load_grid, parse_selection
-from dfqbench.plugins import load_plugins
-from dfqbench.run.display import Display
-from dfqbench.run.environment import describe_environment
-from dfqbench.run.estimate import History
-from dfqbench.run.executor import Slot
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.locks import Locks
-from dfqbench.run.plan import Plan, build_plan
-from dfqbench.run.runner import Rules, Runner, Site
 from dfqbench.run.saved import DESCRIPTION
 from dfqbench.run.statuses import MEASURED
 from dfqbench.run.stop import Stop
 from dfqbench.run.store import RunFolder, write_json
-from dfqbench.run.sweep import Summary, Sweep
-from dfqbench.targets.catalogue import Catalogue
+from dfqbench.run.sweep import Summary
+from pretend import Executor, OnEvent, at_once, done, plan_of, swept
 
 HOLD = """
 import sys, time
@@ -56,69 +47,6 @@ def test_the_lock_of_a_killed_process_falls(tmp_path: Path) -> None:
     assert again is not None
     assert locks.cell("aa11") is None, "one process must exclude itself too"
     again.release()
-
-
-OnEvent = Callable[[Mapping[str, Any]], None]
-
-
-class Evaluator:
-    """Says that everything is on its grid."""
-
-    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
-        if request["op"] == "baseline":
-            return {"fp_top1": 99.0, "n": 540, "subset": None, "parameters": 7}
-        if request["op"] == "environment":
-            return {"torch": {}}
-        numbers = dict.fromkeys(
-            ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "peak_mib", "seconds"), 90.0
-        )
-        return numbers | {"correct": "", "coverage": None, "levels_ok": True, "violations": []}
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Executor:
-    """Two slots; what a job does is up to the test."""
-
-    in_process = False
-
-    def __init__(self, work: Callable[[Job, OnEvent, Stop], Outcome]) -> None:
-        self.slots = [Slot(0), Slot(1)]
-        self.order: list[str] = []
-        self._work = work
-
-    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
-        self.order.append(f"{job.method} {job.scheme['w_bits']}")
-        return self._work(job, on_event, stop)
-
-    def evaluator(self, slot: Slot) -> Evaluator:
-        return Evaluator()
-
-    def close(self) -> None:
-        pass
-
-
-def plan_of(methods: str, bits: str) -> Plan:
-    plugins = load_plugins()
-    grid = apply(load_grid("smoke", plugins), parse_selection(methods=methods, bits=bits))
-    return build_plan(grid, Catalogue.discover([]), plugins)
-
-
-def swept(folder: Path, plan: Plan, executor: Executor, stop: Stop | None = None) -> Summary:
-    runner = Runner(RunFolder(folder), load_plugins(), Site("cpu", describe_environment("cpu")), Rules())
-    return Sweep(runner, executor, Display(Console(quiet=True), 1), History([]), stop).run(plan.cells)
-
-
-def done(**result: Any) -> Outcome:
-    return Outcome("ok", result={"seconds": {}, "real_data_opened": []} | result)
-
-
-def at_once(_job: Job, _on_event: OnEvent, _stop: Stop) -> Outcome:
-    return done()
 
 
 @pytest.mark.parametrize("shared", [True, False])

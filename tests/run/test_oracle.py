@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.run.test_sweep import run
 
 from dfqbench.run.training import TrainingFolder
+from test_sweep import run
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 

@@ -3,109 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from dfqbench.grid import apply, load_grid, parse_selection
-from dfqbench.plugins import Plugins, load_plugins
-from dfqbench.run.cell import Cell
-from dfqbench.run.flag import StopFlag
-from dfqbench.run.job import Job
-from dfqbench.run.plan import build_plan
-from dfqbench.run.worker import run_job
-from dfqbench.targets.catalogue import Catalogue
-
-PLUGINS = Path(__file__).parent.parent / "plugins"
-FILES = ("student.safetensors", "images.safetensors")
-
-
-class Events:
-    """Keeps what an attempt sends."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-
-    def send(self, event: str, **data: Any) -> None:
-        self.seen.append({"event": event, **data})
-
-    @property
-    def last(self) -> dict[str, Any]:
-        return self.seen[-1]
-
-    def warnings(self) -> list[str]:
-        return [event["message"] for event in self.seen if event["event"] == "warning"]
-
-
-class StopsAt(StopFlag):
-    """Asks to stop at the n-th time that somebody looks."""
-
-    def __init__(self, looks: int) -> None:
-        self._left = looks
-
-    @property
-    def asked(self) -> bool:  # type: ignore[override]
-        self._left -= 1
-        return self._left < 0
-
-
-def cell_of(method: str, plugins: Plugins, bits: str = "w3a3", *settings: str) -> Cell:
-    selection = parse_selection(methods=method, bits=bits, settings=list(settings))
-    (cell,) = build_plan(apply(load_grid("smoke", plugins), selection), Catalogue.discover([]), plugins).cells
-    return cell
-
-
-def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: Any) -> Job:
-    assert cell.model is not None
-    place = folder / attempt
-    place.mkdir(parents=True)
-    facts: dict[str, Any] = {
-        "method": cell.method.name,
-        "method_params": cell.method.params,
-        "quantizer": cell.quantizer.name,
-        "quantizer_params": cell.quantizer.params,
-        "own_quantize": cell.choice.quantizer is None,
-        "model": cell.model.as_dict(),
-        "scheme": cell.scheme.as_dict(),
-        "budget": cell.budget.name,
-        "precision": cell.precision,
-        "seed_key": cell.seed_key,
-        "threads": torch.get_num_threads(),
-        "device": "cpu",
-        "attempt": str(place),
-        "source": str(folder / "source"),
-        "dataset": cell.dataset.as_dict(),
-        "limit": None,
-        "guarded": [],
-        "environment": "here",
-        "accepted_environment": "here",
-        "plugin_files": [str(path) for path in plugins.files],
-        "started": time.monotonic(),
-        "checkpoints": str(folder / "checkpoints"),
-        "checkpoint_every": 1e9,
-    }
-    return Job(**(facts | changes))
-
-
-def attempt(job: Job, flag: StopFlag | None = None) -> Events:
-    events = Events()
-    run_job(job, events, flag)
-    return events
-
-
-def content(folder: Path, name: str) -> list[bytes]:
-    return [(folder / name / file).read_bytes() for file in FILES]
-
-
-def measured(event: dict[str, Any]) -> dict[str, Any]:
-    """What must not depend on interruptions, besides the files."""
-    shared = (event["reused"] or {}).get("counts", {})
-    counts = {name: count + shared.get(name, 0) for name, count in event["counts"].items()}
-    return {key: event[key] for key in ("flags", "source_kind", "real_data_opened")} | {"counts": counts}
-
+from attempts import PLUGINS, StopsAt, attempt, cell_of, content, job_of, measured
+from dfqbench.plugins import load_plugins
 
 EVERYTHING = (
     "zeroq",

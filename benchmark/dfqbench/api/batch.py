@@ -43,7 +43,11 @@ class SampleSource(Protocol):
 
 @runtime_checkable
 class LiveSource(SampleSource, Protocol):
-    """A source with a generator that still learns while the student trains."""
+    """A source with a generator that still learns while the student trains.
+
+    A source whose losses never look at the student may have an attribute `needs_student` that is False: one generator
+    then feeds the students of several bit-widths in lockstep, and `train_step` is called without a student.
+    """
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Updates the generator once and returns the batch made *before* the update.

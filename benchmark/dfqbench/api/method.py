@@ -97,10 +97,13 @@ class Quantizer(ABC):
         params_type: frozen dataclass of hyper-parameters.
         recipes: named parameter values; the first is the default of a cross where `default_recipe` is empty.
         default_recipe: recipe of a cross `method+name` that writes out none.
+        trains: whether it trains the student; where it does not, the students of all bit-widths are made one after
+            the other in one process.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    trains: ClassVar[bool] = True
     params_type: ClassVar[type[Any]] = NoParams
     recipes: ClassVar[Mapping[str, Any]] = {}
     default_recipe: ClassVar[str] = ""

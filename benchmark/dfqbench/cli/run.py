@@ -98,6 +98,13 @@ def run(
         str,
         typer.Option("--executor", metavar="local|inline", help="`inline`: all in this process, for a debugger."),
     ] = "local",
+    separate: Annotated[
+        bool,
+        typer.Option(
+            "--separate",
+            help="A worker for each cell, even where one source could serve all bit-widths; the numbers are the same.",
+        ),
+    ] = False,
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False,
@@ -155,6 +162,7 @@ def run(
         memory_mib=round(memory * 1024),
         max_failures=1 if fail_fast else max_failures,
         oracle=oracle,
+        separate=separate,
     )
     options = Options(
         out=checked_out(out),

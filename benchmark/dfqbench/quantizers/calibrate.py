@@ -47,6 +47,7 @@ class Calibrate(Quantizer):
 
     name: ClassVar[str] = "calibrate"
     title: ClassVar[str] = "ranges from one batch, no training"
+    trains: ClassVar[bool] = False
     params_type = CalibrateParams
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:

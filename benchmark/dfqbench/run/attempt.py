@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ from dfqbench.targets.spec import DatasetSpec, ModelSpec
 
 if TYPE_CHECKING:
     from dfqbench.run.channel import Sink
+    from dfqbench.run.lockstep import CommonFlag
 
 KEPT_IMAGES = 64
 IMAGES_FILE = "images.safetensors"
@@ -55,15 +57,42 @@ class ProbeDone(BaseException):
     """Ends a probe from within `progress`; no plugin's `except Exception` can hold it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the attempts of one worker share.
+
+    Attributes:
+        plugins: what is offered.
+        teacher: the full-precision network.
+    """
+
+    plugins: Plugins
+    teacher: nn.Module
+
+
 class Attempt:
-    """Runs a job from the teacher to the saved student.
+    """Runs a job from the teacher to the saved student: `begin` makes the source, `finish` the student.
 
     Attributes:
         phase: the phase under way.
         plugin: whose code is running, or empty.
+        surroundings: set by `begin` or `join`.
+        source: set by `begin` or `join`.
+        has_saved_source: whether the source is on disk, for other cells.
+
+    Args:
+        job: what to do.
+        channel: is told of everything.
+        flag: whether to stop.
+        leader: the attempt whose worker takes this one along, or None: it has the worker to itself.
     """
 
-    def __init__(self, job: Job, channel: Sink, flag: StopFlag | None = None) -> None:
+    surroundings: Surroundings
+    source: SampleSource
+    _method: Method | None
+    _quantizer: Quantizer
+
+    def __init__(self, job: Job, channel: Sink, flag: StopFlag | None = None, leader: Attempt | None = None) -> None:
         self.phase = "setup"
         self.plugin = ""
         self.clock = _device_clock(torch.device(job.device))
@@ -78,12 +107,19 @@ class Attempt:
         self._probe_step = 0
         self._source_kind: str | None = None
         self._reused: dict[str, Any] | None = None
-        run = Path(job.run) if job.run else None
-        self._guard = DataGuard((Path(path) for path in job.guarded), run, self._folder / WORK)
+        self._leader = leader
+        # One guard for all of a worker: they run the same plugin's code, and what it opens spoils every record.
+        self._guard: DataGuard = _guard(job) if leader is None else leader._guard
         self._flag = flag or StopFlag()
+        self._waited: Callable[[], float] = lambda: 0.0
+        self._counts_itself = True
+        self.has_saved_source = False
+        self._others: Sequence[Attempt] = ()
+        self._others_before = 0.0
         self._resumed = 0
         self._wall_before = 0.0
         self._device = torch.device(job.device)
+        self._model = ModelSpec.from_dict(job.model)
         self.keeper = StateKeeper(
             self._checkpoints(),
             self._flag,
@@ -102,33 +138,88 @@ class Attempt:
         """Last step that the plugin reported in this phase, or None."""
         return self._context.steps if self._context is not None and self._context.steps else None
 
-    def run(self) -> dict[str, Any]:
-        """Runs every phase.
+    def begin(self) -> None:
+        """Runs setup and synthesis."""
+        self._set_up()
+        with self._counted():
+            self.source = self._synthesis(self.surroundings.teacher)
+
+    def join(self, source: SampleSource, others: Sequence[Attempt]) -> None:
+        """Takes a live source that the leader has made, instead of making one.
+
+        Args:
+            source: the member's view of it.
+            others: who pays for it; the leader is the first.
+        """
+        leader = others[0]
+        self._set_up()
+        self.source = source
+        self._source_kind = leader._source_kind
+        for name, count in leader.counts.as_dict().items():
+            setattr(self.counts, name, count)
+        self._reused = {"id": Path(self._job.source).name, "seconds": 0.0, "counts": {}}
+        self._reused["peak_mib"] = leader.peaks.get("synthesis")
+        self._others = others
+
+    def follow(self, flag: CommonFlag, waited: Callable[[], float], leader: Attempt) -> None:
+        """Stops and keeps states in step with others.
+
+        Args:
+            flag: whether to stop.
+            waited: seconds that others had the turn.
+            leader: the first of them.
+        """
+        self.keeper.follow(leader.keeper, flag, flag.now)
+        self._waited = waited
+        self._counts_itself = False
+
+    def finish(self) -> dict[str, Any]:
+        """Makes the student, and keeps it.
 
         Returns:
             Seconds, counts, peaks, flags and checks, as plain data for the record.
         """
-        job = self._job
-        torch.set_num_threads(job.threads)
-        device = torch.device(job.device)
-        model = ModelSpec.from_dict(job.model)
-        self._channel.send("phase", name="setup")
-        with self._guard.watching():
-            plugins = load_plugins([Path(path) for path in job.plugin_files])
-        teacher = build_teacher(model, device, {name: offer.load for name, offer in plugins.models.items()})
-        with self._guard.watching():
-            method = self._method(plugins)
-            quantizer = self._quantizer(plugins)
-        self._check_requirements(method, teacher)
-        self.keeper.load(device)
-        self.clock.add("setup", time.monotonic() - job.started)
-        with counting(teacher, self.counts):
-            source = self._synthesis(method, teacher, model)
-            student = self._quantization(method, quantizer, teacher, source, model=model)
+        with self._counted():
+            student = self._quantization(self.surroundings.teacher)
         self.phase = "saving"
-        self._keep(student, source, model)
-        evaluation = None if isinstance(student, Student) else self._evaluated_here(student, teacher, model)
+        self._keep(student)
+        evaluation = None if isinstance(student, Student) else self._evaluated_here(student)
         return self.so_far() | {"evaluation": evaluation}
+
+    @property
+    def shares_its_quantizer(self) -> bool:
+        """Whether the student is the shared quantizer's work alone, so that it can be made beside others."""
+        if not self._job.own_quantize or self._job.method == REAL:
+            return True
+        return self.surroundings.plugins.method_class(self._job.method).quantize is Method.quantize
+
+    @property
+    def trains(self) -> bool:
+        """Whether the quantizer takes long enough for a process of its own."""
+        return self.surroundings.plugins.quantizer_class(self._job.quantizer).trains
+
+    def _set_up(self) -> None:
+        job = self._job
+        begin = job.started
+        if self._leader is None:
+            torch.set_num_threads(job.threads)
+            self._channel.send("phase", name="setup")
+            with self._guard.watching():
+                plugins = load_plugins([Path(path) for path in job.plugin_files])
+            families = {name: offer.load for name, offer in plugins.models.items()}
+            self.surroundings = Surroundings(plugins, build_teacher(self._model, self._device, families))
+        else:
+            self.surroundings = self._leader.surroundings
+        with self._guard.watching():
+            self._method = self._make_method(self.surroundings.plugins)
+            self._quantizer = self._make_quantizer(self.surroundings.plugins)
+        self._check_requirements(self._method, self.surroundings.teacher)
+        self.keeper.load(self._device)
+        self.clock.add("setup", time.monotonic() - begin)
+
+    def _counted(self) -> AbstractContextManager[object]:
+        """Within it, passes of the teacher and steps of optimizers are counted, where nobody else does it."""
+        return counting(self.surroundings.teacher, lambda: self.counts) if self._counts_itself else nullcontext()
 
     def so_far(self) -> dict[str, Any]:
         """What the attempt has cost and shown until now, as plain data for the record."""
@@ -139,12 +230,23 @@ class Attempt:
             "flags": self.flags,
             "source_kind": self._source_kind,
             "source_images": self._source_images or self.counts.images,
-            "reused": self._reused,
+            "reused": self._reused_now(),
             "real_data_opened": list(self._guard.hits),
             "wrote_outside": list(self._guard.writes),
             "resumed": self._resumed,
             "wall_before": self._wall_before,
+            "wall": time.monotonic() - self._job.started - self._waited(),
         }
+
+    def _reused_now(self) -> dict[str, Any] | None:
+        """What the source would have cost this attempt alone, beyond what it paid."""
+        if self._reused is None or not self._others:
+            return self._reused
+        more = self._paid_by_others() - self._others_before
+        return self._reused | {"seconds": self._reused["seconds"] + more}
+
+    def _paid_by_others(self) -> float:
+        return sum(other.clock.so_far().get("synthesis", 0.0) for other in self._others if other is not self)
 
     def _checkpoints(self) -> Checkpoints | None:
         job = self._job
@@ -156,7 +258,7 @@ class Attempt:
         """What the attempt has cost until now, for a checkpoint."""
         found = self.so_far() | {"seconds": self.clock.so_far()}
         found["peak_mib"] = self.peaks | {self.phase: self._peak()}
-        found["wall_before"] = self._wall_before + time.monotonic() - self._job.started
+        found["wall_before"] = self._wall_before + found["wall"]
         return found
 
     def _go_on(self, account: Mapping[str, Any]) -> None:
@@ -168,6 +270,7 @@ class Attempt:
         self.flags = list(account["flags"])
         self._source_kind = account["source_kind"]
         self._reused = account["reused"]
+        self._others_before = self._paid_by_others()
         self._guard.hits[:] = dict.fromkeys([*account["real_data_opened"], *self._guard.hits])
         self._guard.writes[:] = dict.fromkeys([*account["wrote_outside"], *self._guard.writes])
         self._resumed = account["resumed"] + 1
@@ -177,14 +280,14 @@ class Attempt:
         """Peak memory of the phase, that of earlier processes included."""
         return max(peak_mib(self._device), self.peaks.get(self.phase, 0.0))
 
-    def _method(self, plugins: Plugins) -> Method | None:
+    def _make_method(self, plugins: Plugins) -> Method | None:
         if self._job.method == REAL:
             return None
         self.plugin = self._job.method
         kind = plugins.method_class(self._job.method)
         return kind(build_params(kind.params_type, self._job.method_params, self._job.method))
 
-    def _quantizer(self, plugins: Plugins) -> Quantizer:
+    def _make_quantizer(self, plugins: Plugins) -> Quantizer:
         kind = plugins.quantizer_class(self._job.quantizer)
         return kind(build_params(kind.params_type, self._job.quantizer_params, self._job.quantizer))
 
@@ -193,15 +296,16 @@ class Attempt:
         if method is not None and method.requires.batchnorm and not any(m.running_mean is not None for m in norms):
             raise Skip(f"{method.name} needs BatchNorm statistics, and this network has none")
 
-    def _synthesis(self, method: Method | None, teacher: nn.Module, model: ModelSpec) -> SampleSource:
+    def _synthesis(self, teacher: nn.Module) -> SampleSource:
         """The source, made or taken from an earlier cell."""
-        device = torch.device(self._job.device)
+        method, device, model = self._method, self._device, self._model
         self._enter("synthesis")
         with self._guard.watching():
             packages = {type(method).__module__.partition(".")[0]}
             shared = load_source(Path(self._job.source), device, self._job.accepted_environment, packages)
         if shared is not None:
             source, self._reused = shared
+            self.has_saved_source = True
             self._source_kind = "fixed"
             self._channel.send("source", kind="fixed", shared=True)
             return source
@@ -232,20 +336,14 @@ class Attempt:
                 state = shared_state(source)
             folder, environment = Path(self._job.source), self._job.environment
             saved = state is not None and save_source(source, folder, environment, cost, state)
+        self.has_saved_source = saved
         self._channel.send("source", kind=self._source_kind, shared=saved)
         self.keeper.remember_synthesis(device)
         return source
 
-    def _quantization(
-        self,
-        method: Method | None,
-        quantizer: Quantizer,
-        teacher: nn.Module,
-        source: SampleSource,
-        *,
-        model: ModelSpec,
-    ) -> nn.Module:
-        device = torch.device(self._job.device)
+    def _quantization(self, teacher: nn.Module) -> nn.Module:
+        source, model, device = self.source, self._model, self._device
+        method, quantizer = self._method, self._quantizer
         self._enter("quantization")
         if is_live(source) and self._job.quantizer == "calibrate":
             self.flags.append("generator_alone")
@@ -254,9 +352,9 @@ class Attempt:
         if not self._job.probe_seconds:
             if not self._resumed:
                 self._training.clear()
-            self._timeline = Timeline(self._training, self._aside) if is_live(source) else None
+            self._timeline = Timeline(self._training, self.aside) if is_live(source) else None
             if self._job.snapshots:
-                self._snapshots = Snapshots(self._training, self._job.snapshots, self._aside)
+                self._snapshots = Snapshots(self._training, self._job.snapshots, self.aside)
         self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
         handed = metered(source, self.clock, self.counts, tuple(model.card.input_size), self._timeline)
         reset_peak(device)
@@ -281,18 +379,18 @@ class Attempt:
         return student
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """The host's own work amid a plugin's call: no phase pays for it, and the guard does not hear it."""
+    def aside(self) -> Iterator[None]:
+        """The host's own work amid a plugin's call, or another's turn: no phase pays, and the guard does not hear."""
         with self.clock.paused(), self._guard.off():
             yield
 
-    def _keep(self, student: nn.Module, source: SampleSource, model: ModelSpec) -> None:
+    def _keep(self, student: nn.Module) -> None:
         """Saves the student for evaluation elsewhere, and some images to look at."""
         if isinstance(student, Student):
-            save_student(student, self._folder, model.as_dict())
+            save_student(student, self._folder, self._model.as_dict())
         try:
             with seeded(0), self._guard.watching():
-                batch = source.sample(KEPT_IMAGES)
+                batch = self.source.sample(KEPT_IMAGES)
         except Exception:
             self.flags.append("images_not_kept")
         else:
@@ -300,13 +398,14 @@ class Attempt:
             found = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
             save_file(found, self._folder / IMAGES_FILE)
 
-    def _evaluated_here(self, student: nn.Module, teacher: nn.Module, model: ModelSpec) -> dict[str, Any]:
+    def _evaluated_here(self, student: nn.Module) -> dict[str, Any]:
         """Evaluates a module that only the plugin's code can run; its operands cannot be checked, and it is flagged."""
         self.flags.append("plugin_student")
-        device = torch.device(self._job.device)
+        device = self._device
         begin = time.monotonic()
-        data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), model.card, self._job.limit)
-        found = accuracy(predict(student.eval(), data, device), predict(teacher, data, device), data)
+        data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
+        teacher = predict(self.surroundings.teacher, data, device)
+        found = accuracy(predict(student.eval(), data, device), teacher, data)
         unchecked: dict[str, Any] = {
             "coverage": None,
             "violations": [],
@@ -359,6 +458,12 @@ class Attempt:
         if step < total and steps >= WARM_STEPS and spent >= self._job.probe_seconds:
             self._channel.send("probe", phase=self.phase, seconds=spent / steps * total)
             raise ProbeDone
+
+
+def _guard(job: Job) -> DataGuard:
+    folders = [job.attempt, *(partner.attempt for partner in job.partners)]
+    run = Path(job.run) if job.run else None
+    return DataGuard((Path(path) for path in job.guarded), run, [Path(folder) / WORK for folder in folders])
 
 
 def _check_finite(student: nn.Module) -> None:

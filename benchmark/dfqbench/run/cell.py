@@ -157,6 +157,17 @@ class Cell:
         return identity(facts)
 
     @property
+    def group(self) -> str:
+        """Identity of everything but the scheme: cells that have it in common may share one worker."""
+        facts = {
+            "source": self.source_id,
+            "quantizer": [self.quantizer.name, self.quantizer.params],
+            "own": self.choice.quantizer is None,
+            "dataset": [self.dataset_hash, self.limit],
+        }
+        return identity(facts)
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """How evaluation images become the network's input."""
         card = None if self.model is None else card_as_dict(self.model.card)

@@ -42,6 +42,16 @@ class Checkpoints:
         self._now = now
         self._last = now()
 
+    def follow(self, other: Checkpoints, now: Callable[[], float]) -> None:
+        """Is due when another cell's are: both count from the same moment.
+
+        Args:
+            other: of a cell that runs in step with this one.
+            now: seconds that stand still while one step of all cells is under way.
+        """
+        self._last = other._last
+        self._now = now
+
     @property
     def due(self) -> bool:
         """Whether the last one is old enough."""

@@ -38,6 +38,8 @@ class View:
         if kind == "phase":
             word = WORDS.get(str(event.get("name")), str(event.get("name")))
             self._progress.reset(self._task, total=None, note=word)
+        elif kind == "together" and event.get("how") != "alone":
+            self._progress.update(self._task, description=f"{self._label} and {event['partners']} more")
         elif kind == "progress":
             loss = event.get("scalars", {}).get("loss")
             word = WORDS.get(str(event.get("phase")), "")

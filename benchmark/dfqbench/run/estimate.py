@@ -59,8 +59,8 @@ class History:
         if record.get("status") not in MEASURED | {"invalid"} or "wall" not in seconds:
             return
         found = {name: float(value) for name, value in seconds.items()}
-        if record.get("source_kind") != "fixed":
-            # Only a fixed source serves several cells: what a live one costs, every cell pays.
+        if record.get("source_kind") != "fixed" and not record.get("together_with"):
+            # A live source serves cells in lockstep only: elsewhere every cell pays what it costs.
             found["synthesis"] = found["paid_synthesis"] = 0.0
         self._cells[_record_key(record)] = found
 

@@ -8,7 +8,7 @@ attempt's folder; whatever carries the job out (a process here, a batch system, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from dfqbench.api.errors import DfqError
@@ -100,24 +100,38 @@ class Executor(Protocol):
 class Reading:
     """Makes an outcome of the lines that a worker sends.
 
-    Attributes:
-        outcome: how the job ended, or None: not a word about it yet.
+    Args:
+        on_event: is told of phases, progress and warnings.
+        partners: how many the job has.
     """
 
-    def __init__(self, on_event: OnEvent) -> None:
-        self.outcome: Outcome | None = None
+    def __init__(self, on_event: OnEvent, partners: int = 0) -> None:
+        self._own: Outcome | None = None
         self._on_event = on_event
+        self._partners = [Reading(on_event) for _ in range(partners)]
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the job ended, or None: not a word about it yet."""
+        return None if self._own is None else replace(self._own, partners=self.partners)
+
+    @property
+    def partners(self) -> list[Outcome | None]:
+        """How the partners ended, as far as known."""
+        return [partner.outcome for partner in self._partners]
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Takes one line into account."""
         event = dict(line)
         kind = event.pop("event", None)
         if kind == "result":
-            self.outcome = Outcome("ok", result=event)
+            self._own = Outcome("ok", result=event)
         elif kind == "error":
-            self.outcome = Outcome(event.pop("status"), result=event.pop("so_far"), error=event)
+            self._own = Outcome(event.pop("status"), result=event.pop("so_far"), error=event)
         elif kind == "stopped":
-            self.outcome = Outcome("preempted", result=event.pop("so_far"), error=event)
+            self._own = Outcome("preempted", result=event.pop("so_far"), error=event)
+        elif kind == "partner":
+            self._partners[event["number"]].take(event["line"])
         else:
             self._on_event({"event": kind, **event})
 
@@ -140,3 +154,20 @@ def stopped_error(reason: str, found: Mapping[str, Any] | None, limit: float) ->
     kind = "Timeout" if reason == "timeout" else "Preempted"
     place = {key: None if found is None else found.get(key) for key in ("phase", "step")}
     return {"type": kind, "message": why + how, **place, "plugin": None, "traceback": ""}
+
+
+def all_stopped(outcome: Outcome, reason: str, limit: float) -> Outcome:
+    """The outcome of a job that was stopped, and of the partners that were stopped with it, in the record's words.
+
+    Args:
+        outcome: as read.
+        reason: `timeout` or `preempted`.
+        limit: the time limit in seconds.
+    """
+
+    def worded(one: Outcome) -> Outcome:
+        return replace(one, status=reason, error=stopped_error(reason, one.error, limit))
+
+    partners = [worded(one) if one is not None and one.status == "preempted" else one for one in outcome.partners]
+    found = worded(outcome) if outcome.status == "preempted" else outcome
+    return replace(found, partners=partners)

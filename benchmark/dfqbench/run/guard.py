@@ -39,14 +39,14 @@ class DataGuard:
     Args:
         paths: files and folders of real data.
         results: a folder that plugin code must not change, or None.
-        own: the part of it that is the plugin's own.
+        own: the parts of it that are the plugin's own.
     """
 
-    def __init__(self, paths: Iterable[Path], results: Path | None = None, own: Path | None = None) -> None:
+    def __init__(self, paths: Iterable[Path], results: Path | None = None, own: Iterable[Path] = ()) -> None:
         self.hits: list[str] = []
         self.writes: list[str] = []
         self._results = () if results is None else tuple(dict.fromkeys(_forms(os.fspath(results))))
-        self._own = () if own is None else tuple(dict.fromkeys(_forms(os.fspath(own))))
+        self._own = tuple(dict.fromkeys(form for path in own for form in _forms(os.fspath(path))))
         self._watching = False
         self._paths = tuple(dict.fromkeys(form for path in paths for form in _forms(os.fspath(path))))
         sys.addaudithook(self._hook)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, stopped_error
+from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, all_stopped
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.stop import Stop
@@ -34,16 +34,14 @@ class InlineExecutor:
 
         self._remember_threads()
         job.write(Path(job.attempt) / JOB)
-        reading = Reading(on_event)
+        reading = Reading(on_event, len(job.partners))
         flag = _Flag(stop, job.time_limit)
         run_job(job, _Sink(reading), flag)
         outcome = reading.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
-        if outcome.status == "preempted":
-            reason = "preempted" if stop.reason is not None else "timeout"
-            return Outcome(reason, outcome.result, stopped_error(reason, outcome.error, job.time_limit))
-        if outcome.status == "ok":
-            outcome.result = {**outcome.result, "flags": [*outcome.result["flags"], FLAG]}
-        return outcome
+        for one in (outcome, *outcome.partners):
+            if one is not None and one.status == "ok":
+                one.result = {**one.result, "flags": [*one.result["flags"], FLAG]}
+        return all_stopped(outcome, "preempted" if stop.reason is not None else "timeout", job.time_limit)
 
     def evaluator(self, slot: Slot) -> EvaluatorClient:  # noqa: ARG002 - there is one slot
         """The evaluator in this process."""

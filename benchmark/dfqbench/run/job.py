@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 JOB = "job.json"
 CHECKPOINT_EVERY = 300.0
 """Seconds between checkpoints unless asked otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """What a job says of another cell that differs from its own in the scheme only.
+
+    Attributes:
+        scheme: `Scheme.as_dict()`.
+        attempt: the attempt's folder.
+        checkpoints: folder of the cell's checkpoints, or empty: none are kept.
+    """
+
+    scheme: dict[str, Any]
+    attempt: str
+    checkpoints: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,7 @@ class Job:
         time_limit: seconds for the worker, or 0: no limit; kept by the executor.
         snapshots: states of the student to keep during its training, for the oracle.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
+        partners: further cells of the same source that the same worker may take along (`Partner`).
     """
 
     method: str
@@ -76,6 +92,12 @@ class Job:
     time_limit: float = 0.0
     snapshots: int = 0
     probe_seconds: float = 0.0
+    partners: list[Partner] = field(default_factory=list)
+
+    def partner(self, number: int) -> Job:
+        """The job of a partner: this one with another scheme and other folders."""
+        other = self.partners[number]
+        return replace(self, scheme=other.scheme, attempt=other.attempt, checkpoints=other.checkpoints, partners=[])
 
     def write(self, path: Path) -> None:
         """Writes the job as JSON."""
@@ -84,7 +106,8 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         """Reads what `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**found | {"partners": [Partner(**partner) for partner in found["partners"]]})
 
 
 @dataclass(slots=True)
@@ -95,8 +118,12 @@ class Outcome:
         status: as in the record, but for what is found out in the evaluation.
         result: what the worker reported at the end; empty if it did not.
         error: type, message, phase, step, plugin and traceback, or None.
+        died: whether the worker ended without a word about it.
+        partners: the same of each partner that the worker took along; None: it shall run by itself.
     """
 
     status: str
     result: Mapping[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    died: bool = False
+    partners: Sequence[Outcome | None] = ()

@@ -66,6 +66,19 @@ class StateKeeper:
         """Whether somebody asked the attempt to stop."""
         return self._flag.asked
 
+    def follow(self, other: StateKeeper, flag: StopFlag, now: Callable[[], float]) -> None:
+        """Keeps states and stops at the same steps as another attempt that runs in step with this one.
+
+        Args:
+            other: the attempt that made the source.
+            flag: whether to stop, the same for all during one step.
+            now: seconds that stand still during one step.
+        """
+        self._flag = flag
+        if self._checkpoints is not None and other._checkpoints is not None:
+            self._checkpoints.follow(other._checkpoints, now)
+        self._earlier = other._earlier
+
     def load(self, device: Any) -> None:
         """Looks for a state to go on from."""
         if self._checkpoints is not None:

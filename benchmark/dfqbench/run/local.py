@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfqbench.run.evaluator_process import EvaluatorProcess
-from dfqbench.run.executor import OnEvent, Reading, Slot, stopped_error
+from dfqbench.run.executor import OnEvent, Reading, Slot, all_stopped, stopped_error
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.processes import death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.stop import Stop
@@ -64,7 +64,7 @@ class LocalExecutor:
         folder = Path(job.attempt)
         job.write(folder / JOB)
         starved = out_of_memory_kills()
-        reading = Reading(on_event)
+        reading = Reading(on_event, len(job.partners))
         with (folder / LOG).open("w", encoding="utf-8") as log:
             process = spawn(
                 "dfqbench.run.worker",
@@ -167,13 +167,14 @@ def _follow(process: subprocess.Popen[str], reading: Reading, watch: _Watch) -> 
 
 def _ended(process: subprocess.Popen[str], reading: Reading, watch: _Watch, *, starved: bool) -> Outcome:
     outcome = reading.outcome
-    if outcome is not None and outcome.status == "preempted":
-        # Signals that came from elsewhere (a batch system) preempt as ours do.
-        reason = watch.reason or "preempted"
-        return Outcome(reason, outcome.result, stopped_error(reason, outcome.error, watch.limit))
     if outcome is not None:
-        return outcome
+        # Signals that came from elsewhere (a batch system) preempt as ours do.
+        return all_stopped(outcome, watch.reason or "preempted", watch.limit)
+    partners = reading.partners
     if watch.reason is not None:
-        return Outcome(watch.reason, error=stopped_error(watch.reason, None, watch.limit))
+        error = stopped_error(watch.reason, None, watch.limit)
+        others = all_stopped(Outcome("failed", partners=partners), watch.reason, watch.limit).partners
+        return Outcome(watch.reason, error=error, died=True, partners=others)
     starved = starved and process.returncode == -signal.SIGKILL
-    return Outcome("oom" if starved else "failed", error=death(process.returncode, starved=starved))
+    error = death(process.returncode, starved=starved)
+    return Outcome("oom" if starved else "failed", error=error, died=True, partners=partners)

@@ -1,11 +1,11 @@
-"""One attempt at a cell: the worker, the evaluation, and the record of both."""
+"""One attempt at a cell or at several of one source: the worker, the evaluation, and the record of both."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from dfqbench.grid.choice import REAL
 from dfqbench.run.cell import Cell
 from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Slot
 from dfqbench.run.identity import derived_seed
+from dfqbench.run.job import Outcome
 from dfqbench.run.record import add_accuracy, add_cost, add_curve, blank, close
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import MEASURED
@@ -28,49 +29,71 @@ CHANCE_ERRORS = 2.0
 
 
 def attempt(
-    runner: Runner, cell: Cell, slot: Slot, *, executor: Executor, stop: Stop, on_event: OnEvent
-) -> dict[str, Any]:
-    """Makes one attempt at a cell and writes its record.
+    runner: Runner, cells: Sequence[Cell], slot: Slot, *, executor: Executor, stop: Stop, on_event: OnEvent
+) -> list[dict[str, Any] | None]:
+    """Makes one attempt at a cell, and at partners that its worker may take along, and writes their records.
 
     Args:
         runner: knows the run.
-        cell: a cell that can run.
+        cells: a cell that can run, and its partners: cells that differ from it in the scheme only.
         slot: where.
         executor: carries out jobs.
         stop: whether to stop.
         on_event: is told of phases and progress.
 
+    Returns:
+        The records; None for a cell that was not run, and has to run by itself.
+
     Raises:
         OSError: the results folder cannot be written.
     """
-    folder, number = runner.folder.new_attempt(cell.cell_id)
-    record = blank(cell, runner.header(number))
-    warnings: list[str] = []
+    evaluator = executor.evaluator(slot)
+    group = [_Measurement(runner, cell, evaluator, stop) for cell in cells]
+    leader, partners = group[0], group[1:]
+    for one in group:
+        one.together_with = [cell.cell_id for cell in cells if cell is not one.cell]
+    how = "alone"
 
     def listen(event: Mapping[str, Any]) -> None:
+        nonlocal how
         if event.get("event") == "warning":
-            warnings.append(str(event.get("message")))
+            leader.warnings.append(str(event.get("message")))
+        if event.get("event") == "together":
+            how = str(event.get("how"))
+            if how == "alone":
+                leader.together_with = []
+                _drop(partners)
         on_event(event)
 
-    evaluator = executor.evaluator(slot)
-    try:
-        record = _Measurement(runner, cell, record, folder, evaluator).run(
-            lambda job: executor.run(job, slot, listen, stop), listen
-        )
-    except EvaluationTimeoutError as error:
-        record = close(record, "timeout", _described(error))
-    except DfqError as error:
-        record = close(record, "failed", _described(error))
-    if stop.reason is not None and record["status"] == "failed" and record["error"]["type"] == "EvaluatorDiedError":
-        message = "the run was stopped during the evaluation"
-        record = close(record, "preempted", {"type": "Preempted", "message": message, "phase": "evaluation"})
-    record["warnings"] = warnings
-    _write_traceback(record, folder)
-    runner.folder.write_record(folder, record)
-    if record["status"] in MEASURED or record["status"] == "invalid":
-        # Nothing is left to go on from; optimizers and earlier states are dropped.
-        shutil.rmtree(runner.folder.checkpoints(cell.cell_id), ignore_errors=True)
-    return record
+    if not leader.prepare():
+        _drop(partners)
+        return [leader.written(), *(None for _ in partners)]
+    for partner in partners:
+        partner.baseline = leader.baseline
+    begin = time.monotonic()
+    outcome = executor.run(runner.job([(one.cell, one.folder) for one in group], begin), slot, listen, stop)
+    spent = time.monotonic() - begin
+    if how != "alone" and (outcome.status == "oom" or (outcome.died and outcome.status == "failed")):
+        # One of them has taken the others along: which one shows when each has a worker of its own.
+        on_event({"event": "warning", "message": f"{(outcome.error or {})['message']}; its cells run one by one"})
+        _drop(group)
+        return [None for _ in group]
+    ended = [outcome, *outcome.partners, *[None] * (len(partners) - len(outcome.partners))]
+    ended[1:] = [None if one is None or one.status == "oom" else one for one in ended[1:]]
+    walls = [0.0 if one is None else float(one.result.get("wall", 0.0)) for one in ended]
+    walls[0] = spent - sum(walls[1:])
+    on_event({"event": "phase", "name": "evaluation"})
+    records: list[dict[str, Any] | None] = []
+    for one, its_outcome, wall in zip(group, ended, walls, strict=True):
+        if its_outcome is None:
+            one.drop()
+        records.append(None if its_outcome is None else one.measured(its_outcome, wall, on_event))
+    return records
+
+
+def _drop(measurements: Iterable[_Measurement]) -> None:
+    for one in measurements:
+        one.drop()
 
 
 def without_running(runner: Runner, cell: Cell) -> dict[str, Any]:
@@ -90,60 +113,128 @@ def without_running(runner: Runner, cell: Cell) -> dict[str, Any]:
 
 
 class _Measurement:
-    """Takes one attempt from the full-precision network to the judged record."""
+    """Takes one attempt from the full-precision network to the judged record.
 
-    def __init__(
-        self, runner: Runner, cell: Cell, record: dict[str, Any], folder: Path, evaluator: EvaluatorClient
-    ) -> None:
+    Attributes:
+        cell: the cell.
+        folder: the attempt's.
+        warnings: what the worker and the host warned of.
+        together_with: the other cells of its worker.
+        baseline: what the evaluator said of the full-precision network; set by `prepare`, the same for partners.
+    """
+
+    def __init__(self, runner: Runner, cell: Cell, evaluator: EvaluatorClient, stop: Stop) -> None:
+        self.cell = cell
+        self.warnings: list[str] = []
+        self.together_with: list[str] = []
+        self.baseline: dict[str, Any] = {}
+        self._dropped = False
+        self.folder, number = runner.folder.new_attempt(cell.cell_id)
         self._runner = runner
-        self._cell = cell
-        self._record = record
-        self._folder = folder
+        self._record = blank(cell, runner.header(number))
         self._evaluator = evaluator
-        self._request = runner.request(cell, folder)
+        self._stop = stop
+        self._request = runner.request(cell, self.folder)
 
-    def run(self, carry_out: Callable[[Any], Any], on_event: OnEvent) -> dict[str, Any]:
-        record, cell = self._record, self._cell
-        baseline = self._ask("baseline")
-        if "error" in baseline:
-            return close(record, baseline["status"], baseline["error"] | {"phase": "setup"})
+    def prepare(self) -> bool:
+        """Measures the full-precision network, and makes the real-data control's images; whether that went well."""
+        return self._guarded(self._prepared)
+
+    def measured(self, outcome: Outcome, wall: float, on_event: OnEvent) -> dict[str, Any]:
+        """Evaluates the student that a worker has left, and writes the record.
+
+        Args:
+            outcome: how the worker ended.
+            wall: seconds that it took for this cell.
+            on_event: is told of phases.
+        """
+        self._record["together_with"] = self.together_with
+        begin = time.monotonic()
+
+        def until_now() -> float:
+            return wall + time.monotonic() - begin
+
+        if not self._guarded(lambda: self._evaluated(outcome, until_now, on_event)) and "seconds" not in self._record:
+            add_cost(self._record, outcome, 0.0, until_now())
+        return self.written()
+
+    def written(self) -> dict[str, Any]:
+        """Writes the record."""
+        record = self._record
+        stopped = self._stop.reason is not None
+        if stopped and record["status"] == "failed" and record["error"]["type"] == "EvaluatorDiedError":
+            message = "the run was stopped during the evaluation"
+            close(record, "preempted", {"type": "Preempted", "message": message, "phase": "evaluation"})
+        record["warnings"] = self.warnings
+        _write_traceback(record, self.folder)
+        self._runner.folder.write_record(self.folder, record)
+        if record["status"] in MEASURED or record["status"] == "invalid":
+            # Nothing is left to go on from; optimizers and earlier states are dropped.
+            shutil.rmtree(self._runner.folder.checkpoints(self.cell.cell_id), ignore_errors=True)
+        return record
+
+    def drop(self) -> None:
+        """Leaves no attempt behind: the cell was not run."""
+        if not self._dropped:
+            # Once only: the next attempt may have taken the same number.
+            self._dropped = True
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _guarded(self, act: Callable[[], bool]) -> bool:
+        try:
+            return act()
+        except EvaluationTimeoutError as error:
+            close(self._record, "timeout", _described(error))
+        except DfqError as error:
+            close(self._record, "failed", _described(error))
+        return False
+
+    def _prepared(self) -> bool:
+        self.baseline = self._ask("baseline")
+        if "error" in self.baseline:
+            close(self._record, self.baseline["status"], self.baseline["error"] | {"phase": "setup"})
+            return False
         self._runner.describe_torch(self._evaluator)
-        if cell.method.name == REAL:
+        if self.cell.method.name == REAL:
             prepared = self._prepare_real()
             if "error" in prepared:
-                return close(record, prepared["status"], prepared["error"] | {"phase": "synthesis"})
-        # The full-precision network is measured once a run and belongs to no cell.
-        begin = time.monotonic()
-        outcome = carry_out(self._runner.job(cell, self._folder, begin))
+                close(self._record, prepared["status"], prepared["error"] | {"phase": "synthesis"})
+                return False
+        return True
+
+    def _evaluated(self, outcome: Outcome, wall: Callable[[], float], on_event: OnEvent) -> bool:
+        record, cell = self._record, self.cell
         if outcome.status != "ok":
-            add_cost(record, outcome, 0.0, time.monotonic() - begin)
-            return close(record, outcome.status, outcome.error)
-        on_event({"event": "phase", "name": "evaluation"})
+            close(record, outcome.status, outcome.error)
+            return False
         found = outcome.result.get("evaluation") or self._ask("evaluate")
         if "error" in found:
-            add_cost(record, outcome, 0.0, time.monotonic() - begin)
-            return close(record, found.get("status", "failed"), found["error"] | {"phase": "evaluation"})
-        add_accuracy(record, baseline, found)
-        add_cost(record, outcome, float(found["seconds"]), time.monotonic() - begin)
+            close(record, found.get("status", "failed"), found["error"] | {"phase": "evaluation"})
+            return False
+        # The full-precision network was measured once, before, and belongs to no cell.
+        add_accuracy(record, self.baseline, found)
+        add_cost(record, outcome, float(found["seconds"]), wall())
         record["peak_mib"]["evaluation"] = found["peak_mib"]
         if self._runner.rules.oracle:
             # After the account is closed: looking at the evaluation set more often is no part of any method.
             on_event({"event": "phase", "name": "oracle"})
             answer = self._ask("snapshots")
             if "error" in answer:
-                return close(record, answer.get("status", "failed"), answer["error"] | {"phase": "oracle"})
+                close(record, answer.get("status", "failed"), answer["error"] | {"phase": "oracle"})
+                return False
             add_curve(record, answer["curve"])
         if cell.model is not None and cell.model.random_seed is not None:
             record["flags"].append("random_weights")
-        return _judged(record, cell.dataset.classes)
+        _judged(record, cell.dataset.classes)
+        return True
 
     def _prepare_real(self) -> dict[str, Any]:
-        folder = self._runner.folder.source(self._cell.source_id)
+        folder = self._runner.folder.source(self.cell.source_id)
         if is_saved(folder, self._runner.accepted):
             return {}
         facts = {
-            "count": self._cell.method.params["images"],
-            "seed": derived_seed(self._cell.seed_key, "real"),
+            "count": self.cell.method.params["images"],
+            "seed": derived_seed(self.cell.seed_key, "real"),
             "source": str(folder),
             "environment": self._runner.environment,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,17 +41,22 @@ class Counts:
 
 
 @contextmanager
-def counting(teacher: nn.Module, counts: Counts) -> Iterator[None]:
-    """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards."""
+def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None]:
+    """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards.
+
+    Args:
+        teacher: the network.
+        present: whose counts these are now.
+    """
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     def passed(module: nn.Module, args: tuple[Any, ...]) -> None:
         # A copy of the teacher carries the hook along; its passes are not the teacher's.
         if module is teacher and args and hasattr(args[0], "shape"):
-            counts.teacher_images += int(args[0].shape[0])
+            present().teacher_images += int(args[0].shape[0])
 
     def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
-        counts.optimizer_steps += 1
+        present().optimizer_steps += 1
 
     handles = [teacher.register_forward_pre_hook(passed), register_optimizer_step_post_hook(stepped)]
     try:

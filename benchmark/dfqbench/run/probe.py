@@ -71,7 +71,7 @@ def probe_seconds(runner: Runner, executor: Executor, cell: Cell) -> dict[str, f
 
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=runner.folder.path) as attempt:
         begin = time.monotonic()
-        job = runner.job(cell, Path(attempt), begin, TIMED_SECONDS)
+        job = runner.job([(cell, Path(attempt))], begin, TIMED_SECONDS)
         outcome = executor.run(job, executor.slots[0], listen, Stop())
     if outcome.status != "ok" and not rest:
         return None

@@ -95,6 +95,7 @@ def blank(cell: Cell, header: Header) -> dict[str, Any]:
         },
         "preprocessing": cell.preprocessing,
         "selection": "last",
+        "together_with": [],
         "oracle": None,
         "oracle_asked": header.oracle,
         "curve": None,

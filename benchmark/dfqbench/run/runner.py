@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from dfqbench.plugins import Plugins
 from dfqbench.run.cell import Cell
 from dfqbench.run.environment import environment_id
 from dfqbench.run.executor import EvaluatorClient
-from dfqbench.run.job import CHECKPOINT_EVERY, Job
+from dfqbench.run.job import CHECKPOINT_EVERY, Job, Partner
 from dfqbench.run.record import Header, now
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import FAULTY, MEASURED, SETTLED
@@ -32,6 +32,7 @@ class Rules:
         memory_mib: most private memory of a worker; 0: no limit.
         max_failures: failures after which the run ends; 0: never.
         oracle: states of each student to evaluate besides its last; a cell finished with fewer runs again.
+        separate: whether each cell has a worker to itself, even where one source could serve several.
     """
 
     any_environment: bool = False
@@ -43,6 +44,7 @@ class Rules:
     memory_mib: int = 0
     max_failures: int = 0
     oracle: int = 0
+    separate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +135,25 @@ class Runner:
             if "error" not in found:
                 self.folder.write_environment({**self._site.environment, "torch": found["torch"]}, self.environment)
 
-    def job(self, cell: Cell, attempt: Path, begin: float, probe_seconds: float = 0.0) -> Job:
-        """The job of a cell.
+    def may_go_together(self, cell: Cell) -> bool:
+        """Whether a cell may share its worker with others of its source.
+
+        Not where it has a time limit, which is each cell's own, and not where its images are there already and what
+        is left is a training of its own.
+        """
+        if self.rules.separate or self.rules.time_limit or cell.problem is not None or cell.depends_on_bits:
+            return False
+        return not (self.paid_sources([cell]) and self.plugins.quantizer_class(cell.quantizer.name).trains)
+
+    def job(self, attempts: Sequence[tuple[Cell, Path]], begin: float, probe_seconds: float = 0.0) -> Job:
+        """The job of a cell, or of several that differ in the scheme only.
 
         Args:
-            cell: a cell that can run.
-            attempt: its folder.
+            attempts: a cell that can run with its attempt's folder, and its partners with theirs.
             begin: the monotonic clock when the attempt began.
             probe_seconds: for an estimate; 0: run to the end.
         """
+        (cell, attempt), *partners = attempts
         if cell.model is None:
             raise ValueError("the cell's model is missing")
         return Job(
@@ -167,13 +179,20 @@ class Runner:
             plugin_files=[str(path) for path in self.plugins.files],
             started=begin,
             run=str(self.folder.path),
-            checkpoints="" if probe_seconds else str(self.folder.checkpoints(cell.cell_id)),
+            checkpoints="" if probe_seconds else self._checkpoints(cell),
             checkpoint_every=self.rules.checkpoint_every,
             memory_mib=self.rules.memory_mib,
             time_limit=0.0 if probe_seconds else self.rules.time_limit,
             snapshots=0 if probe_seconds else self.rules.oracle,
             probe_seconds=probe_seconds,
+            partners=[
+                Partner(partner.scheme.as_dict(), str(folder), self._checkpoints(partner))
+                for partner, folder in partners
+            ],
         )
+
+    def _checkpoints(self, cell: Cell) -> str:
+        return str(self.folder.checkpoints(cell.cell_id))
 
     def request(self, cell: Cell, attempt: Path) -> dict[str, Any]:
         """What every request to the evaluator says about a cell."""

@@ -22,6 +22,8 @@ from dfqbench.run.runner import Runner
 from dfqbench.run.statuses import FAULTY
 from dfqbench.run.stop import Stop
 
+_Records = list[tuple[Cell, dict[str, Any] | None]]
+"""Cells of a worker with their records; None where one was not run."""
 POLL = 0.5
 """Seconds between looks at cells that another process has in hand."""
 
@@ -53,11 +55,26 @@ class Summary:
 
 @dataclass(slots=True)
 class _Claim:
-    """A cell that is ours for now, with the locks that make it so."""
+    """A cell that is ours for now, with the locks that make it so.
+
+    Attributes:
+        cell: the cell.
+        lock: its lock.
+        source: the lock on its source, where the cell is to make it.
+        partners: further cells of the same source for the same worker.
+        alone: whether the worker has declined the partners.
+    """
 
     cell: Cell
     lock: FileLock
-    source: FileLock | None
+    source: FileLock | None = None
+    partners: list[_Claim] = field(default_factory=list)
+    alone: bool = False
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cell and its partners."""
+        return [self.cell, *(partner.cell for partner in self.partners)]
 
     def free_source(self) -> None:
         """Lets others have the source."""
@@ -68,7 +85,8 @@ class _Claim:
     def release(self) -> None:
         """Lets others have everything."""
         self.free_source()
-        self.lock.release()
+        for claim in (self, *self.partners):
+            claim.lock.release()
 
 
 class Sweep:
@@ -92,11 +110,14 @@ class Sweep:
         self._stop = stop or Stop()
         self._locks = Locks(runner.folder.path / "locks")
         self._unshared: set[str] = set()
+        self._by_itself: set[str] = set()
+        self._claims: list[_Claim] = []
         self._known: dict[str, int] = {}
         self._paid: set[str] = set()
         self._waiting: list[Cell] = []
         self._free: list[Slot] = []
         self._found: dict[int, dict[str, Any]] = {}
+        self._order: dict[str, int] = {}
         self._failures = 0
         self._storage: OSError | None = None
         self._summary = Summary()
@@ -110,6 +131,7 @@ class Sweep:
             OSError: the results folder cannot be written.
         """
         cells = list(cells)
+        self._order = {cell.cell_id: number for number, cell in enumerate(cells)}
         for cell in cells:
             before = self._runner.finished(cell)
             if before is None:
@@ -149,6 +171,7 @@ class Sweep:
             if claim is None:
                 self._stop.wait(POLL)
                 continue
+            self._claims.append(claim)
             self._finish(claim, self._carried(claim, self._executor.slots[0]))
 
     @contextmanager
@@ -163,14 +186,16 @@ class Sweep:
 
     def _at_once(self) -> None:
         self._free = list(self._executor.slots)
-        running: dict[Future[dict[str, Any] | OSError], tuple[_Claim, Slot]] = {}
+        running: dict[Future[_Records | OSError], tuple[_Claim, Slot]] = {}
         with ThreadPoolExecutor(len(self._free), thread_name_prefix="slot") as pool, self._hurried():
             while running or (self._waiting and self._stop.reason is None):
+                self._take_back()
                 while self._free and self._waiting and self._stop.reason is None:
                     claim = self._claim()
                     if claim is None:
                         break
                     slot = self._free.pop(0)
+                    self._claims.append(claim)
                     running[pool.submit(self._carried, claim, slot)] = (claim, slot)
                 if not running:
                     self._stop.wait(POLL)
@@ -197,7 +222,7 @@ class Sweep:
             lock = self._locks.cell(cell.cell_id)
             if lock is None:
                 continue
-            claim = _Claim(cell, lock, None)
+            claim = _Claim(cell, lock)
             # Between the look and the lock somebody may have finished it.
             if self._settled_elsewhere(cell):
                 claim.release()
@@ -206,8 +231,45 @@ class Sweep:
                 claim.release()
                 continue
             self._waiting.remove(cell)
+            self._claim_partners(claim)
             return claim
         return None
+
+    def _claim_partners(self, claim: _Claim) -> None:
+        """Takes cells that the same worker may run beside the claim's, but leaves enough for every slot."""
+        cell = claim.cell
+        if cell.cell_id in self._by_itself or not self._runner.may_go_together(cell):
+            return
+        able = [other for other in self._waiting if other.problem is None]
+        most = -(-(len(able) + 1) // len(self._executor.slots)) - 1
+        for other in able:
+            if len(claim.partners) >= most:
+                return
+            if other.group != cell.group or other.cell_id in self._by_itself:
+                continue
+            lock = self._locks.cell(other.cell_id)
+            if lock is None:
+                continue
+            if self._settled_elsewhere(other):
+                lock.release()
+                continue
+            self._waiting.remove(other)
+            claim.partners.append(_Claim(other, lock))
+
+    def _take_back(self) -> None:
+        """Puts the partners that a worker has declined among the waiting again."""
+        for claim in self._claims:
+            if claim.alone and claim.partners:
+                declined, claim.partners = claim.partners, []
+                for partner in declined:
+                    self._wait_again(partner.cell)
+                    partner.lock.release()
+
+    def _wait_again(self, cell: Cell) -> None:
+        """Puts a cell that was not run among the waiting again, to run by itself."""
+        self._by_itself.add(cell.cell_id)
+        self._waiting.append(cell)
+        self._waiting.sort(key=lambda waiting: self._order[waiting.cell_id])
 
     def _claim_source(self, claim: _Claim) -> bool:
         """Whether the cell's source is there, is the cell's own affair, or is now ours to make."""
@@ -235,19 +297,19 @@ class Sweep:
         record = self._runner.folder.latest(cell.cell_id)
         return 0 if record is None else int(record.get("attempt") or 0)
 
-    def _carried(self, claim: _Claim, slot: Slot) -> dict[str, Any] | OSError:
+    def _carried(self, claim: _Claim, slot: Slot) -> _Records | OSError:
         cell = claim.cell
         view = self._display.begin(cell.label)
         try:
             if cell.problem is not None:
-                return without_running(self._runner, cell)
-            listen = self._listener(claim, view)
-            return attempt(self._runner, cell, slot, executor=self._executor, stop=self._stop, on_event=listen)
+                return [(cell, without_running(self._runner, cell))]
+            listen, cells = self._listener(claim, view), claim.cells
+            found = attempt(self._runner, cells, slot, executor=self._executor, stop=self._stop, on_event=listen)
+            return list(zip(cells, found, strict=True))
         except OSError as error:
             return error
         finally:
             view.close()
-            claim.release()
 
     def _listener(self, claim: _Claim, view: Any) -> OnEvent:
         def listen(event: Mapping[str, Any]) -> None:
@@ -256,16 +318,27 @@ class Sweep:
                     # Others would not find it either: nobody need wait for it again.
                     self._unshared.add(claim.cell.source_id)
                 claim.free_source()
+            if event.get("event") == "together" and event.get("how") == "alone":
+                # The sweep's own thread puts them back.
+                claim.alone = True
             view.event(event)
 
         return listen
 
-    def _finish(self, claim: _Claim, record: dict[str, Any] | OSError) -> None:
-        if isinstance(record, OSError):
-            self._storage = record
+    def _finish(self, claim: _Claim, found: _Records | OSError) -> None:
+        self._take_back()
+        self._claims.remove(claim)
+        claim.release()
+        if isinstance(found, OSError):
+            self._storage = found
             self._stop.ask("storage")
             return
-        self._note(claim.cell, record)
+        taken = {cell.cell_id for cell in claim.cells}
+        for cell, record in found:
+            if record is not None:
+                self._note(cell, record)
+            elif cell.cell_id in taken:
+                self._wait_again(cell)
 
     def _note(self, cell: Cell, record: dict[str, Any]) -> None:
         self._found[id(cell)] = record

@@ -14,27 +14,21 @@ import resource
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from dfqbench.api.errors import DfqError, Skip, Unavailable
 from dfqbench.run.channel import Channel, Sink
-from dfqbench.run.flag import StopFlag, Stopped
+from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job
-
-if TYPE_CHECKING:
-    from dfqbench.run.attempt import Attempt
 
 ORPHAN_SECONDS = 60.0
 """How long to wait for the worker of an earlier attempt that outlives its parent by a moment."""
 FIRST_TO_KILL = "800"
 """Badness added for the kernel's choice of whom to kill when memory runs out: the worker, not its parent."""
 LOCK = ".worker.lock"
-_NO_MEMORY = ("not enough memory", "t allocate memory", "annot allocate memory")
 
 
 def main(argv: list[str]) -> int:
@@ -57,8 +51,8 @@ def main(argv: list[str]) -> int:
     job = Job.read(Path(argv[0]))
     _limit_memory(job.memory_mib)
     try:
-        with _sole_worker(job.checkpoints):
-            run_job(job, channel, flag)
+        with _sole_worker(job.checkpoints), contextlib.ExitStack() as stack:
+            run_job(_with_free_partners(job, stack), channel, flag)
     except Timeout:
         message = "an earlier worker of this cell is still alive"
         channel.send("error", status="failed", type="Orphan", message=message, phase="setup", step=None, so_far={})
@@ -66,21 +60,20 @@ def main(argv: list[str]) -> int:
 
 
 def run_job(job: Job, channel: Sink, flag: StopFlag | None = None) -> None:
-    """Runs a job in this process and sends how it ends as `result`, `error` or `stopped`."""
+    """Runs a job in this process, and its partners where one source can serve all of them.
+
+    Sends how each of them ends as `result`, `error` or `stopped`; a partner's are wrapped in `partner`, and one of
+    which nothing is sent shall run by itself.
+    """
     # Imported here, so that the parent's clock has seen the process start before torch loads.
-    from dfqbench.run.attempt import Attempt, ProbeDone
+    from dfqbench.run.attempt import Attempt
+    from dfqbench.run.ending import told
+    from dfqbench.run.group import run_group
 
     attempt = Attempt(job, channel, flag)
-    try:
-        result = attempt.run()
-    except ProbeDone:
-        return
-    except Stopped as end:
-        channel.send("stopped", kept=end.kept, phase=attempt.phase, step=attempt.step, so_far=attempt.so_far())
-    except Exception as error:
-        channel.send("error", status=_status(error), **_described(error, attempt))
-    else:
-        channel.send("result", **result)
+    with told(attempt, channel):
+        attempt.begin()
+        run_group(attempt, job, channel, flag or StopFlag())
 
 
 def _end_with_the_parent() -> None:
@@ -111,37 +104,23 @@ def _sole_worker(folder: str) -> Iterator[None]:
         yield
 
 
-def _status(error: Exception) -> str:
-    if isinstance(error, Skip):
-        return "skipped"
-    if isinstance(error, Unavailable):
-        return "unavailable"
-    return "oom" if _is_out_of_memory(error) else "failed"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory of the process or the device ran out, as Python, torch and its CPU allocator say it."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-    )
-
-
-def _described(error: BaseException, attempt: Attempt) -> dict[str, Any]:
-    text = " ".join(str(error).split()) or ("memory ran out" if isinstance(error, MemoryError) else "no message")
-    return {
-        "type": type(error).__name__,
-        "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
-        "phase": attempt.phase,
-        "step": attempt.step,
-        "plugin": attempt.plugin,
-        "traceback": "".join(traceback.format_exception(error)),
-        "so_far": attempt.so_far(),
-    }
+def _with_free_partners(job: Job, stack: contextlib.ExitStack) -> Job:
+    """The job, with its partners if no other worker has one of them in hand."""
+    try:
+        for partner in job.partners:
+            stack.enter_context(_sole_worker(partner.checkpoints))
+    except Timeout:
+        return replace(job, partners=[])
+    return job
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+    except BaseException as error:
+        from dfqbench.run.ending import die
+
+        die(error)
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is on disk and sent; taking torch apart would cost the sweep a second a cell.

@@ -43,9 +43,20 @@ class NoiseSource:
         return Batch(images.to(self._device, memory_format=torch.channels_last))
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, and how many images were drawn."""
-        return {"seed": self._seed, "drawn": self._drawn}
+        """The seed, how many images were drawn, and what they look like."""
+        look = {"size": list(self._size), "mean": self._mean, "std": self._std}
+        return {"seed": self._seed, "drawn": self._drawn, **look}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._seed, self._drawn = int(state["seed"]), int(state["drawn"])
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> NoiseSource:
+        """Builds a source from what `state_dict` returned, on the device of its tensors."""
+        source = cls.__new__(cls)
+        channels, height, width = state["size"]
+        source._size = (channels, height, width)
+        source._mean, source._std, source._device = state["mean"].cpu(), state["std"].cpu(), state["mean"].device
+        source.load_state_dict(state)
+        return source

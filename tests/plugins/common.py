@@ -1,0 +1,158 @@
+"""A live source that may feed several students at once, and a quantizer that goes wrong at one bit-width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dfqbench.api import (
+    Batch,
+    Context,
+    Fidelity,
+    Method,
+    Offer,
+    Quantizer,
+    Requires,
+    SampleSource,
+    hookimpl,
+    is_live,
+    param,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dfqbench.quant import Student
+
+STEPS = 6
+
+
+class _Chance:
+    """Draws its images from the global generators."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._steps = 0
+
+    def sample(self, size: int) -> Batch:
+        import torch
+
+        return Batch(torch.randn(size, *self._shape) + self._steps)
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+        self._steps += 1
+        return self.sample(size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = state["steps"]
+
+
+class _Open(_Chance):
+    """Says that it does not look at students."""
+
+    needs_student = False
+
+
+class Feeds(Method):
+    name = "feeds"
+    title = "For tests of lockstep"
+    paper = "none"
+    fidelity = Fidelity.RECONSTRUCTION
+    requires = Requires(batchnorm=False)
+    quantizer = "fragile"
+
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        return _Open(ctx.card.input_size)
+
+
+class FeedsSilently(Feeds):
+    name = "feeds-silently"
+
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        return _Chance(ctx.card.input_size)
+
+
+class MakesItsOwn(Feeds):
+    """Has a `quantize` of its own, which may look at what `synthesize` has left on the method."""
+
+    name = "makes-its-own"
+
+    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
+        return ctx.shared_quantize(teacher, source)
+
+
+@dataclass(frozen=True)
+class FragileParams:
+    bits: int = param(0, help="bits of the weights at which it goes wrong", source="a test")
+    how: Literal["raises", "exits", "dies", "nan", "asks-otherwise", "memory"] = param(
+        "raises", help="how", source="a test"
+    )
+
+
+class Fragile(Quantizer):
+    name = "fragile"
+    title = "Means of the batches as ranges"
+    params_type = FragileParams
+    params: FragileParams
+
+    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
+        import torch
+
+        from dfqbench.quant import prepare
+
+        assert is_live(source)
+        student = prepare(teacher, ctx.scheme, ctx.card)
+        first = 0
+        if ctx.restored is not None:
+            first = ctx.restored["step"]
+            student.load_state_dict(ctx.restored["student"])
+            source.load_state_dict(ctx.restored["source"])
+        for step in range(first, STEPS):
+            batch = source.train_step(8, student)
+            # What one student does to its batch must not reach the next.
+            images = batch.images.mul_(0.5).add_(torch.randn(()))
+            loss = torch.ones(())
+            if self.params.bits == ctx.scheme.w_bits and step == STEPS // 2:
+                loss = self._goes_wrong(source)
+            with torch.no_grad(), student.observing("minmax"):
+                student(images)
+            ctx.progress(step + 1, STEPS, loss=loss)
+            ctx.checkpoint(
+                lambda step=step: {  # type: ignore[misc]
+                    "step": step + 1,
+                    "student": student.state_dict(),
+                    "source": source.state_dict(),
+                }
+            )
+        return student
+
+    def _goes_wrong(self, source: SampleSource) -> Any:
+        import os
+        import sys
+
+        import torch
+
+        if self.params.how == "raises":
+            raise ValueError("the quantizer's own mistake")
+        if self.params.how == "exits":
+            sys.exit(5)
+        if self.params.how == "dies":
+            os.abort()
+        if self.params.how == "memory":
+            raise MemoryError
+        if self.params.how == "asks-otherwise":
+            source.sample(3)
+        return torch.full((), torch.nan if self.params.how == "nan" else 1.0)
+
+
+@hookimpl
+def dfqbench_methods() -> list[Offer]:
+    return [Offer(kind.name, f":{kind.__name__}") for kind in (Feeds, FeedsSilently, MakesItsOwn)]
+
+
+@hookimpl
+def dfqbench_quantizers() -> list[Offer]:
+    return [Offer("fragile", ":Fragile")]
