@@ -31,11 +31,20 @@ def integral_shift(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor
     return scale, torch.round(scale * low) + 2 ** (bits - 1)
 
 
+ShiftedGrid = tuple[Tensor, Tensor, int]
+"""Scale S, shift Z and bits k."""
+
+
 class _RoundToShiftedGrid(torch.autograd.Function):
-    """x -> (clamp(round(S x - Z), -2^(k-1), 2^(k-1) - 1) + Z) / S, with the identity as gradient."""
+    """x -> (clamp(round(S x - Z), -2^(k-1), 2^(k-1) - 1) + Z) / S, with the identity as gradient.
+
+    With `rectify` the gradient is that of ReLU before it; the value is so by itself where the grid begins at 0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, grid: ShiftedGrid, rectify: bool) -> Tensor:
+        scale, shift, bits = grid
+        _remember(ctx, x, rectify)
         if scale.ndim or not x.ndim:
             return _shifted_codes(x, scale, shift, bits).div_(scale)
         out = torch.empty_like(x)
@@ -45,16 +54,18 @@ class _RoundToShiftedGrid(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         # The released quantizers let the gradient of clamped elements pass too.
-        return grads[0], None, None, None
+        return _passed(ctx, grads[0]), None, None
 
 
 class _RoundAndKeepCodes(torch.autograd.Function):
     """As `_RoundToShiftedGrid` with one grid for the tensor; gives its integers in bfloat16, too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, grid: ShiftedGrid, rectify: bool) -> tuple[Tensor, Tensor]:
+        scale, shift, bits = grid
+        _remember(ctx, x, rectify)
         out, codes = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16)
         for part in chunks(x):
             some = _shifted_codes(x[part], scale, shift, bits)
@@ -64,8 +75,21 @@ class _RoundAndKeepCodes(torch.autograd.Function):
         return out, codes
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
-        return grads[0], None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _passed(ctx, grads[0]), None, None
+
+
+def _remember(ctx: Any, x: Tensor, rectify: bool) -> None:
+    ctx.rectify = rectify
+    if rectify:
+        ctx.save_for_backward(x)
+
+
+def _passed(ctx: Any, grad: Tensor) -> Tensor:
+    if not ctx.rectify:
+        return grad
+    through: Tensor = torch.ops.aten.threshold_backward(grad, ctx.saved_tensors[0], 0)
+    return through
 
 
 def _shifted_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
@@ -73,20 +97,26 @@ def _shifted_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor
     return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift)
 
 
-def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
+def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int, *, rectify: bool = False) -> Tensor:
     """Rounds `x` to the grid of :func:`integral_shift`; the gradient is the identity, clamped elements included.
+
+    ReLU before it costs nothing where no point of the grid is negative (Z >= 2^(k-1)): the clamp then does what ReLU
+    would do, and the result is the same bit for bit.
 
     Args:
         x: any shape.
         scale: S, broadcastable to `x`.
         shift: Z, broadcastable to `x`.
         bits: k; at most 2^k distinct values come out for each (S, Z).
+        rectify: whether the gradient is that of ReLU before; the grid must have no negative point.
     """
-    rounded: Tensor = _RoundToShiftedGrid.apply(x, scale, shift, bits)
+    rounded: Tensor = _RoundToShiftedGrid.apply(x, (scale, shift, bits), rectify)
     return rounded
 
 
-def quantize_with_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def quantize_with_codes(
+    x: Tensor, scale: Tensor, shift: Tensor, bits: int, *, rectify: bool = False
+) -> tuple[Tensor, Tensor]:
     """As :func:`quantize_integral_shift`, with the grid's integers beside it.
 
     Args:
@@ -94,11 +124,12 @@ def quantize_with_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> t
         scale: S, 0-d.
         shift: Z, 0-d.
         bits: k.
+        rectify: as of :func:`quantize_integral_shift`.
 
     Returns:
         The rounded tensor, and the integers S times it, in bfloat16 (exact up to 256).
     """
-    rounded, codes = _RoundAndKeepCodes.apply(x, scale, shift, bits)
+    rounded, codes = _RoundAndKeepCodes.apply(x, (scale, shift, bits), rectify)
     return rounded, codes
 
 

@@ -52,6 +52,7 @@ class ActivationQuantizer(nn.Module):
         rule: range rule while observing, None while frozen.
         range: the range and its averages.
         keep_codes: whether the grid's integers are kept beside the output, for `GridConvolutions`.
+        rectifies: whether it stands for ReLU and its quantizer; its range then has no negative part.
     """
 
     scale: Tensor
@@ -65,6 +66,7 @@ class ActivationQuantizer(nn.Module):
         self.rule: RangeRule | None = None
         self.range = Range()
         self.keep_codes = False
+        self.rectifies = False
         # Derived from the range; not saved, so that a saved student has one truth.
         self.register_buffer("scale", torch.ones(()), persistent=False)
         self.register_buffer("shift", torch.zeros(()), persistent=False)
@@ -76,6 +78,8 @@ class ActivationQuantizer(nn.Module):
         low, high = self.range.low, self.range.high
         if self.operand.zero_in_range:
             low, high = low.clamp_max(0.0), high.clamp_min(0.0)
+        if self.rectifies:
+            low, high = low.clamp_min(0.0), high.clamp_min(0.0)
         if self.operand.rounding == "integral_shift":
             self.scale, self.shift = integral_shift(low, high, self.bits)
         else:
@@ -84,13 +88,14 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Rounds `x` (any shape) to the grid; updates the range first while observing."""
         if self.rule is not None:
-            self.range.update(x, self.rule)
+            self.range.update(x.detach().relu() if self.rectifies else x, self.rule)
             self.refresh()
         if self.operand.rounding == "integral_shift":
             if self.keep_codes and x.ndim > 1:
-                rounded, codes = quantize_with_codes(x, self.scale, self.shift, self.bits)
+                rounded, codes = quantize_with_codes(x, self.scale, self.shift, self.bits, rectify=self.rectifies)
                 return on_grid(rounded, self.scale, codes)
-            return on_grid(quantize_integral_shift(x, self.scale, self.shift, self.bits), self.scale)
+            rounded = quantize_integral_shift(x, self.scale, self.shift, self.bits, rectify=self.rectifies)
+            return on_grid(rounded, self.scale)
         found = quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
         return on_grid(found, self.scale.reciprocal())
 

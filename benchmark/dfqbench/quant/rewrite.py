@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from dfqbench.api.errors import Unavailable
@@ -126,6 +128,14 @@ def _quantize_activation_outputs(traced: fx.GraphModule, scheme: Scheme, found: 
         if bits != OFF:
             quantizer = ActivationQuantizer(f"{name}#{node.name}", scheme.protocol.activations, bits)
             claims.append(_insert_after(traced, node, quantizer, users=list(node.users)))
+            producer = _rectified_by(traced, node)
+            if producer is not None and scheme.protocol.activations.rounding == "integral_shift":
+                # Its quantizer does ReLU's work, which then costs no pass of its own.
+                (inserted,) = node.users
+                inserted.replace_input_with(node, producer)
+                traced.graph.erase_node(node)
+                quantizer.rectifies = True
+                quantizer.refresh()
     for name, calls in found.inner_activations.items():
         bits = _activation_bits(scheme, name)
         if bits != OFF:
@@ -187,6 +197,24 @@ def _calls_activation(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_function":
         return node.target in FUNCTIONS
     return node.op == "call_method" and node.target in METHODS
+
+
+def _rectified_by(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """What a node takes if it is a ReLU that nobody would miss, else None."""
+    producer = node.args[0] if len(node.args) == 1 else None
+    if not isinstance(producer, fx.Node):
+        return None
+    in_place = bool(node.kwargs.get("inplace", False))
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        # A subclass may do more, and a hook would miss its call.
+        plain = type(module) is nn.ReLU and not module._forward_hooks and not module._forward_pre_hooks
+        in_place = plain and bool(module.inplace)
+    else:
+        plain = node.target in {torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_"}
+        in_place = in_place or node.target in {torch.relu_, F.relu_, "relu_"}
+    # Others would see what an operation in place has changed.
+    return producer if plain and not (in_place and len(producer.users) > 1) else None
 
 
 def _place(node: fx.Node) -> str:
