@@ -32,6 +32,7 @@ from dfqbench.run.flag import StopFlag
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.job import Job
 from dfqbench.run.keeper import Account, StateKeeper
+from dfqbench.run.known import IMAGES_FILE
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.meter import Counts, counting, metered
 from dfqbench.run.rng import seeded
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from dfqbench.run.lockstep import CommonFlag
 
 KEPT_IMAGES = 64
-IMAGES_FILE = "images.safetensors"
 WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 WARM_STEPS = 3

@@ -146,15 +146,21 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """Identity of the cell: the student and what it is evaluated on."""
-        facts = {
-            "student": self.student_id,
+        return identity({"student": self.student_id} | self._evaluation_facts())
+
+    @property
+    def evaluation_id(self) -> str:
+        """Identity of network and evaluation: cells that have it in common can be evaluated in one pass."""
+        return identity({"model": self.model_key, "name": self.model_name} | self._evaluation_facts())
+
+    def _evaluation_facts(self) -> dict[str, Any]:
+        return {
             "target": self.dataset.name,
             "dataset": self.dataset_hash,
             "limit": self.limit,
             "preprocessing": self.preprocessing,
             "code": host_code(*DATA_CODE, "run/evaluate.py"),
         }
-        return identity(facts)
 
     @property
     def group(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,33 +34,41 @@ class Predictions:
     correct5: Tensor
 
 
-@torch.no_grad()
 def predict(network: nn.Module, data: EvaluationSet, device: torch.device) -> Predictions:
-    """Runs every image through a network, in float32.
+    """Runs every image through a network, in float32; arguments and result as of :func:`predict_all`."""
+    return predict_all([network], data, device)[0]
+
+
+@torch.no_grad()
+def predict_all(networks: Sequence[nn.Module], data: EvaluationSet, device: torch.device) -> list[Predictions]:
+    """Runs every image through several networks, in float32, in one pass over the data.
 
     Args:
-        network: in eval mode, on `device`.
-        data: images and labels.
+        networks: in eval mode, on `device`.
+        data: images and labels; each image is read and decoded once.
         device: where to compute.
 
     Returns:
-        Predictions on the CPU, in the order of the labels. A row of logits with a NaN is never correct.
+        Predictions of each network on the CPU, in the order of the labels. A row of logits with a NaN is never correct.
     """
     side = int(next(iter(data.batches(1, device)))[0].shape[-1])
     size = 500 if side <= SMALL_IMAGE else 50
-    answers, tops, first5 = [], [], []
+    answers: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in networks]
     # Weights are put on their grids once for the whole pass instead of once a batch.
     with parametrize.cached():
         for images, labels in data.batches(size, device):
-            logits = network(images).float()
-            bad = ~torch.isfinite(logits).all(dim=1, keepdim=True)
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            best = best.masked_fill(bad, -1)
-            hits = best == labels.to(device)[:, None]
-            answers.append(best[:, 0])
-            tops.append(hits[:, 0])
-            first5.append(hits.any(dim=1))
-    return Predictions(torch.cat(answers).cpu(), torch.cat(tops).cpu(), torch.cat(first5).cpu())
+            for network, found in zip(networks, answers, strict=True):
+                found.append(_judged(network(images).float(), labels.to(device)))
+    return [Predictions(*(torch.cat(part).cpu() for part in zip(*found, strict=True))) for found in answers]
+
+
+def _judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Answer, whether it is right, and whether the label is among the first five; each (N,)."""
+    bad = ~torch.isfinite(logits).all(dim=1, keepdim=True)
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    best = best.masked_fill(bad, -1)
+    hits = best == labels[:, None]
+    return best[:, 0], hits[:, 0], hits.any(dim=1)
 
 
 def percent(flags: Tensor) -> float:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dfqbench.api.errors import DfqError, Unavailable
 from dfqbench.models.build import build_teacher
 from dfqbench.quant.coverage import measure_coverage
-from dfqbench.quant.student import load_student
-from dfqbench.run.evaluate import Predictions, accuracy, percent, predict
+from dfqbench.quant.student import Student, load_student
+from dfqbench.run.evaluate import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.identity import canonical
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.source import save_source
@@ -62,18 +63,7 @@ class Evaluator:
         try:
             result = operations[request["op"]](request)
         except Exception as error:
-            text = " ".join(str(error).split()) or "no message"
-            status = "unavailable" if isinstance(error, Unavailable) else "failed"
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                status = "oom"
-            return {
-                "error": {
-                    "type": type(error).__name__,
-                    "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
-                    "traceback": "".join(traceback.format_exception(error)),
-                },
-                "status": status,
-            }
+            return _described(error)
         return result | {"seconds": time.monotonic() - begin}
 
     def baseline(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -88,25 +78,30 @@ class Evaluator:
         }
 
     def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Evaluates and checks the student of an attempt."""
+        """Evaluates and checks the students of some attempts at one network, in one pass over the data.
+
+        Returns:
+            `students`: for each attempt what a record says of it, or an error.
+        """
         reset_peak(self._device)
         data, model = self._data(request), ModelSpec.from_dict(request["model"])
         teacher = self._teacher(request, model, data)
-        # The user named the model, and this run's own worker wrote the folder.
-        student = load_student(Path(request["attempt"]), self._device, request["families"], trusted=model.trusted)
         images = next(iter(data.batches(CHECKED_IMAGES, self._device)))[0]
-        coverage = measure_coverage(student, images)
-        found = predict(student, data, self._device)
-        return accuracy(found, teacher, data) | {
-            "coverage": {
-                "macs_quantized": coverage.macs_quantized,
-                "macs_total": coverage.macs_total,
-                "float_layers": coverage.float_layers,
-            },
-            "violations": coverage.violations,
-            "levels_ok": coverage.levels_ok,
-            "peak_mib": peak_mib(self._device),
-        }
+        answers: list[dict[str, Any]] = []
+        students: list[Student] = []
+        for attempt in request["attempts"]:
+            try:
+                # The user named the model, and this run's own worker wrote the folder.
+                student = load_student(Path(attempt), self._device, request["families"], trusted=model.trusted)
+                answers.append(_checked(student, images))
+                students.append(student)
+            except Exception as error:
+                answers.append(_described(error))
+        whole = [answer for answer in answers if "error" not in answer]
+        found = predict_all(students, data, self._device) if students else []
+        for answer, predictions in zip(whole, found, strict=True):
+            answer.update(accuracy(predictions, teacher, data), peak_mib=peak_mib(self._device))
+        return {"students": answers}
 
     def snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
         """Evaluates the states of a student that its training has left, and removes them."""
@@ -165,6 +160,35 @@ class Evaluator:
         if key not in self._teachers:
             self._teachers[key] = predict(build_teacher(model, self._device, request["families"]), data, self._device)
         return self._teachers[key]
+
+
+def _checked(student: Student, images: Tensor) -> dict[str, Any]:
+    """What the operands of a student show on a few images."""
+    coverage = measure_coverage(student, images)
+    return {
+        "coverage": {
+            "macs_quantized": coverage.macs_quantized,
+            "macs_total": coverage.macs_total,
+            "float_layers": coverage.float_layers,
+        },
+        "violations": coverage.violations,
+        "levels_ok": coverage.levels_ok,
+    }
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    text = " ".join(str(error).split()) or "no message"
+    status = "unavailable" if isinstance(error, Unavailable) else "failed"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        status = "oom"
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+            "traceback": "".join(traceback.format_exception(error)),
+        },
+        "status": status,
+    }
 
 
 def main() -> int:

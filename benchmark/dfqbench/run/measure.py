@@ -15,6 +15,7 @@ from dfqbench.run.cell import Cell
 from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Slot
 from dfqbench.run.identity import derived_seed
 from dfqbench.run.job import Outcome
+from dfqbench.run.known import KnownStudent
 from dfqbench.run.record import add_accuracy, add_cost, add_curve, blank, close
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import MEASURED
@@ -83,12 +84,62 @@ def attempt(
     walls = [0.0 if one is None else float(one.result.get("wall", 0.0)) for one in ended]
     walls[0] = spent - sum(walls[1:])
     on_event({"event": "phase", "name": "evaluation"})
-    records: list[dict[str, Any] | None] = []
     for one, its_outcome, wall in zip(group, ended, walls, strict=True):
         if its_outcome is None:
             one.drop()
-        records.append(None if its_outcome is None else one.measured(its_outcome, wall, on_event))
-    return records
+        else:
+            one.trained(its_outcome, wall)
+    evaluate([one for one, its_outcome in zip(group, ended, strict=True) if its_outcome is not None])
+    return [None if its_outcome is None else one.written() for one, its_outcome in zip(group, ended, strict=True)]
+
+
+def evaluate_known(
+    runner: Runner, found: Sequence[tuple[Cell, KnownStudent]], slot: Slot, *, executor: Executor, stop: Stop
+) -> list[dict[str, Any]]:
+    """Makes records of cells whose students another cell of the run's folder has left, in one pass over the data.
+
+    Args:
+        runner: knows the run.
+        found: cells of one network and one evaluation set, each with its student.
+        slot: where.
+        executor: has the evaluator.
+        stop: whether to stop.
+
+    Returns:
+        The records, in the same order.
+
+    Raises:
+        OSError: the results folder cannot be written.
+    """
+    evaluator = executor.evaluator(slot)
+    group = [_Measurement(runner, cell, evaluator, stop) for cell, _ in found]
+    leader = group[0]
+    if leader.prepare():
+        for one, (_, student) in zip(group, found, strict=True):
+            one.baseline = leader.baseline
+            one.take_over(student)
+        evaluate(group)
+        return [one.written() for one in group]
+    _drop(group[1:])
+    return [leader.written()]
+
+
+def evaluate(trained: Sequence[_Measurement]) -> None:
+    """Evaluates the students that are there, all in one pass over the data, and closes their records.
+
+    Args:
+        trained: attempts of one network and one evaluation set, after `trained` or `take_over`.
+    """
+    ready = [one for one in trained if one.waits]
+    begin = time.monotonic()
+    try:
+        answers = ready[0].ask_of([one.folder for one in ready]) if ready else []
+    except DfqError as error:
+        answers = [error for _ in ready]
+    # Reading the data is everybody's; a student that takes longer than another one of the same network is rare.
+    seconds = (time.monotonic() - begin) / max(1, len(ready))
+    for one, answer in zip(ready, answers, strict=True):
+        one.evaluated(answer, seconds)
 
 
 def _drop(measurements: Iterable[_Measurement]) -> None:
@@ -129,6 +180,8 @@ class _Measurement:
         self.together_with: list[str] = []
         self.baseline: dict[str, Any] = {}
         self._dropped = False
+        self._outcome: Outcome | None = None
+        self._wall = 0.0
         self.folder, number = runner.folder.new_attempt(cell.cell_id)
         self._runner = runner
         self._record = blank(cell, runner.header(number))
@@ -140,23 +193,53 @@ class _Measurement:
         """Measures the full-precision network, and makes the real-data control's images; whether that went well."""
         return self._guarded(self._prepared)
 
-    def measured(self, outcome: Outcome, wall: float, on_event: OnEvent) -> dict[str, Any]:
-        """Evaluates the student that a worker has left, and writes the record.
+    @property
+    def waits(self) -> bool:
+        """Whether a student waits to be evaluated."""
+        return self._outcome is not None and self._outcome.status == "ok" and "seconds" not in self._record
+
+    def trained(self, outcome: Outcome, wall: float) -> None:
+        """Takes what a worker has left.
 
         Args:
-            outcome: how the worker ended.
+            outcome: how it ended.
             wall: seconds that it took for this cell.
-            on_event: is told of phases.
         """
         self._record["together_with"] = self.together_with
-        begin = time.monotonic()
+        self._outcome, self._wall = outcome, wall
+        if outcome.status != "ok":
+            add_cost(self._record, outcome, 0.0, wall)
+            close(self._record, outcome.status, outcome.error)
+        elif outcome.result.get("evaluation"):
+            own = outcome.result["evaluation"]
+            self.evaluated(own, float(own["seconds"]), inside=True)
 
-        def until_now() -> float:
-            return wall + time.monotonic() - begin
+    def take_over(self, student: KnownStudent) -> None:
+        """Takes the student and the account of another cell's attempt."""
+        student.copy_to(self.folder)
+        self._record["together_with"] = student.record.get("together_with") or []
+        self._record["student_from"] = student.origin
+        self.warnings += student.record.get("warnings") or []
+        self._outcome, self._wall = student.outcome(), student.wall()
 
-        if not self._guarded(lambda: self._evaluated(outcome, until_now, on_event)) and "seconds" not in self._record:
-            add_cost(self._record, outcome, 0.0, until_now())
-        return self.written()
+    def evaluated(self, answer: Mapping[str, Any] | DfqError, seconds: float, *, inside: bool = False) -> None:
+        """Takes the evaluator's answer, or what kept it from answering, and closes the record.
+
+        Args:
+            answer: what it said of the student.
+            seconds: what the evaluation took.
+            inside: whether these are part of the worker's already.
+        """
+        if self._outcome is None:
+            raise ValueError("nothing was trained")
+        add_cost(self._record, self._outcome, seconds, self._wall + (0.0 if inside else seconds))
+        if isinstance(answer, DfqError):
+            status = "timeout" if isinstance(answer, EvaluationTimeoutError) else "failed"
+            close(self._record, status, _described(answer))
+        elif "error" in answer:
+            close(self._record, answer.get("status", "failed"), answer["error"] | {"phase": "evaluation"})
+        else:
+            self._guarded(lambda: self._judge(answer))
 
     def written(self) -> dict[str, Any]:
         """Writes the record."""
@@ -202,27 +285,18 @@ class _Measurement:
                 return False
         return True
 
-    def _evaluated(self, outcome: Outcome, wall: Callable[[], float], on_event: OnEvent) -> bool:
+    def _judge(self, answer: Mapping[str, Any]) -> bool:
         record, cell = self._record, self.cell
-        if outcome.status != "ok":
-            close(record, outcome.status, outcome.error)
-            return False
-        found = outcome.result.get("evaluation") or self._ask("evaluate")
-        if "error" in found:
-            close(record, found.get("status", "failed"), found["error"] | {"phase": "evaluation"})
-            return False
         # The full-precision network was measured once, before, and belongs to no cell.
-        add_accuracy(record, self.baseline, found)
-        add_cost(record, outcome, float(found["seconds"]), wall())
-        record["peak_mib"]["evaluation"] = found["peak_mib"]
+        add_accuracy(record, self.baseline, answer)
+        record["peak_mib"]["evaluation"] = answer["peak_mib"]
         if self._runner.rules.oracle:
             # After the account is closed: looking at the evaluation set more often is no part of any method.
-            on_event({"event": "phase", "name": "oracle"})
-            answer = self._ask("snapshots")
-            if "error" in answer:
-                close(record, answer.get("status", "failed"), answer["error"] | {"phase": "oracle"})
+            found = self._ask("snapshots")
+            if "error" in found:
+                close(record, found.get("status", "failed"), found["error"] | {"phase": "oracle"})
                 return False
-            add_curve(record, answer["curve"])
+            add_curve(record, found["curve"])
         if cell.model is not None and cell.model.random_seed is not None:
             record["flags"].append("random_weights")
         _judged(record, cell.dataset.classes)
@@ -240,9 +314,18 @@ class _Measurement:
         }
         return self._ask("real", **facts)
 
-    def _ask(self, operation: str, **facts: Any) -> dict[str, Any]:
+    def ask_of(self, folders: Sequence[Path]) -> list[dict[str, Any] | DfqError]:
+        """What the evaluator says of the students of several attempts at this cell's network and evaluation set.
+
+        Raises:
+            EvaluatorDiedError: it ended, or took longer than the limit for each of them.
+        """
+        found = self._ask("evaluate", len(folders), attempts=[str(folder) for folder in folders])
+        return list(found["students"]) if "students" in found else [found for _ in folders]
+
+    def _ask(self, operation: str, answers: int = 1, **facts: Any) -> dict[str, Any]:
         request = self._request | facts | {"op": operation}
-        return self._evaluator.ask(request, self._runner.rules.evaluation_limit)
+        return self._evaluator.ask(request, self._runner.rules.evaluation_limit * answers)
 
 
 def _judged(record: dict[str, Any], classes: int) -> dict[str, Any]:

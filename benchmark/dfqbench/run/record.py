@@ -96,6 +96,7 @@ def blank(cell: Cell, header: Header) -> dict[str, Any]:
         "preprocessing": cell.preprocessing,
         "selection": "last",
         "together_with": [],
+        "student_from": None,
         "oracle": None,
         "oracle_asked": header.oracle,
         "curve": None,

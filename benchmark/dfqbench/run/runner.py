@@ -12,6 +12,7 @@ from dfqbench.run.cell import Cell
 from dfqbench.run.environment import environment_id
 from dfqbench.run.executor import EvaluatorClient
 from dfqbench.run.job import CHECKPOINT_EVERY, Job, Partner
+from dfqbench.run.known import KnownStudent, known_students
 from dfqbench.run.record import Header, now
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import FAULTY, MEASURED, SETTLED
@@ -134,6 +135,13 @@ class Runner:
             found = evaluator.ask({"op": "environment"})
             if "error" not in found:
                 self.folder.write_environment({**self._site.environment, "torch": found["torch"]}, self.environment)
+
+    def known_students(self) -> dict[str, KnownStudent]:
+        """Students of the run's folder that need no training again, by identity; none in a fresh run.
+
+        For the oracle a training's states are needed, too, which are gone.
+        """
+        return {} if self.rules.fresh or self.rules.oracle else known_students(self.folder, self.accepted)
 
     def may_go_together(self, cell: Cell) -> bool:
         """Whether a cell may share its worker with others of its source.

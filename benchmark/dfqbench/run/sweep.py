@@ -16,14 +16,17 @@ from dfqbench.run.cell import Cell
 from dfqbench.run.display import Display
 from dfqbench.run.estimate import History
 from dfqbench.run.executor import Executor, OnEvent, Slot
+from dfqbench.run.known import KnownStudent
 from dfqbench.run.locks import Locks
-from dfqbench.run.measure import attempt, without_running
+from dfqbench.run.measure import attempt, evaluate_known, without_running
 from dfqbench.run.runner import Runner
 from dfqbench.run.statuses import FAULTY
 from dfqbench.run.stop import Stop
 
 _Records = list[tuple[Cell, dict[str, Any] | None]]
 """Cells of a worker with their records; None where one was not run."""
+MOST_AT_ONCE = 16
+"""Students that are evaluated in one pass; all of them are in memory."""
 POLL = 0.5
 """Seconds between looks at cells that another process has in hand."""
 
@@ -143,6 +146,7 @@ class Sweep:
                 self._found[id(cell)] = before
         if self._runner.rules.fresh:
             self._forget_earlier()
+        self._evaluate_known()
         self._paid = self._runner.paid_sources(self._waiting)
         if self._executor.in_process:
             self._one_by_one()
@@ -164,6 +168,35 @@ class Sweep:
                 if lock is not None:
                     shutil.rmtree(place, ignore_errors=True)
                     lock.release()
+
+    def _evaluate_known(self) -> None:
+        """Evaluates the students that the folder holds already; those of one network and data in one pass."""
+        known = self._runner.known_students() if self._waiting else {}
+        able = [cell for cell in self._waiting if cell.problem is None and cell.student_id in known]
+        groups: dict[str, list[Cell]] = {}
+        for cell in able:
+            groups.setdefault(cell.evaluation_id, []).append(cell)
+        parts = [cells[i : i + MOST_AT_ONCE] for cells in groups.values() for i in range(0, len(cells), MOST_AT_ONCE)]
+        for part in parts:
+            if self._stop.reason is None:
+                self._evaluate_part(part, known)
+
+    def _evaluate_part(self, cells: Sequence[Cell], known: Mapping[str, KnownStudent]) -> None:
+        locks = {cell.cell_id: lock for cell in cells if (lock := self._locks.cell(cell.cell_id)) is not None}
+        mine = [cell for cell in cells if cell.cell_id in locks and not self._settled_elsewhere(cell)]
+        view = self._display.begin(f"{len(mine)} students that are there already")
+        view.event({"event": "phase", "name": "evaluation"})
+        try:
+            found = [(cell, known[cell.student_id]) for cell in mine]
+            slot = self._executor.slots[0]
+            made = evaluate_known(self._runner, found, slot, executor=self._executor, stop=self._stop) if found else []
+        finally:
+            view.close()
+            for lock in locks.values():
+                lock.release()
+        for cell, record in zip(mine, made, strict=False):
+            self._waiting.remove(cell)
+            self._note(cell, record)
 
     def _one_by_one(self) -> None:
         while self._waiting and self._stop.reason is None:
