@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dfqbench.api import InputError, ModelCard, Precision, UsageError
 from dfqbench.cli import bench
-from dfqbench.testing.bench import networks
+from dfqbench.testing.bench import growth, networks
 from dfqbench.testing.bench.measure import kinds, measure
 
 TOY = networks.Shape("toy", ModelCard((3, 8, 8), networks.MEAN, networks.STD, 10), 8, 1)
@@ -69,3 +70,15 @@ def test_steps_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_step_has_its_contestants(kind: str) -> None:
     row = measure(kind, TOY, Precision.MIXED_BFLOAT16, rounds=1)
     assert min(row.ours, row.textbook, row.floor) > 0
+
+
+def test_growth_is_told_as_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = growth.Setting(batch=4, side=8, layers=8)
+    monkeypatch.setattr(growth, "SERIES", {"bit-widths": (1, 3)})
+    monkeypatch.setattr(growth, "growth", partial(growth.growth, base=small))
+    done = run("--growth", "--out", tmp_path / "growth.json")
+    assert done.exception is None, done.exception
+    one, three = json.loads((tmp_path / "growth.json").read_text())["growth"]
+    assert (one["value"], one["ratio"], three["value"]) == (1, 1.0, 3)
+    assert three["seconds"] > 0
+    assert "| bit-widths     |    3 |" in done.stdout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +56,13 @@ def in_turns(acts: list[Callable[[MemberSource], Any]]) -> tuple[list[Any], Numb
     found: list[Any] = [None] * len(acts)
 
     def member(number: int) -> None:
-        turns.enter(number)
         torch.manual_seed(7)
         try:
             found[number] = acts[number](MemberSource(common, number))
         except BaseException as error:
             found[number] = error
-        turns.leave(number)
 
-    threads = [threading.Thread(target=member, args=(number,)) for number in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    turns.open()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
+    turns.run([partial(member, number) for number in range(len(acts))])
     return found, source
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from dfqbench.api.precision import Precision
 from dfqbench.cli.options import ExactOption
 
 READ = typer.Option("--read", metavar="FILE", help="Print the table of a saved bench instead of measuring.")
@@ -20,6 +21,12 @@ def bench(
     ] = None,
     shapes: Annotated[str, typer.Option("--shapes", metavar="NAMES", help="cifar, imagenet, or both.")] = "cifar",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's own default.")] = None,
+    growth: Annotated[
+        bool,
+        typer.Option(
+            "--growth", help="Instead: how a GDFQ step grows with batch, image size, network, bit-widths and workers."
+        ),
+    ] = False,
     exact: ExactOption = False,
     read: Annotated[Path | None, READ] = None,
     out: Annotated[Path | None, OUT] = None,
@@ -35,24 +42,44 @@ def bench(
     if read is not None:
         typer.echo(table.render(table.read(read)))
         return
-    rows = []
-    for shape in _chosen(shapes, ["cifar", "imagenet"], "shape"):
+    rows = _grown(exact=exact) if growth else []
+    for shape in _chosen("" if growth else shapes, ["cifar", "imagenet"], "shape"):
         rows += _measured(steps, shape, threads, exact=exact)
     if out is not None:
         temporary = out.with_name(out.name + ".part")
-        temporary.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"growth" if growth else "rows": rows}, indent=1) + "\n", encoding="utf-8")
         temporary.replace(out)
-    typer.echo(table.render(rows))
+    typer.echo(_growth_table(rows) if growth else table.render(rows))
 
 
-def _measured(steps: str | None, shape: str, threads: int | None, *, exact: bool) -> list[dict[str, object]]:
-    from dfqbench.api import Precision
+def _grown(*, exact: bool) -> list[dict[str, Any]]:
+    from dfqbench.testing.bench.growth import SERIES, growth
+
+    rows = []
+    for series in SERIES:
+        typer.echo(series, err=True)
+        rows += growth(series, _precision(exact=exact))
+    return rows
+
+
+def _growth_table(rows: list[dict[str, Any]]) -> str:
+    from dfqbench.testing.bench.growth import render
+
+    return render(rows)
+
+
+def _precision(*, exact: bool) -> Precision:
     from dfqbench.run.environment import resolve_precision
+
+    return Precision.FLOAT32 if exact else resolve_precision("auto", "cpu")
+
+
+def _measured(steps: str | None, shape: str, threads: int | None, *, exact: bool) -> list[dict[str, Any]]:
     from dfqbench.testing.bench.apart import measured
     from dfqbench.testing.bench.measure import kinds
     from dfqbench.testing.bench.networks import SHAPES
 
-    precision = Precision.FLOAT32 if exact else resolve_precision("auto", "cpu")
+    precision = _precision(exact=exact)
     rows = []
     for kind in _chosen(steps or ",".join(kinds()), kinds(), "step"):
         typer.echo(f"{kind}, {shape}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -96,22 +95,15 @@ def _in_lockstep(leader: Attempt, job: Job, channel: Sink, flag: StopFlag) -> No
         attempt.follow(CommonFlag(flag, turns, number, seen), partial(turns.waited.__getitem__, number), leader)
     leader.source = MemberSource(common, 0)
 
-    def member(number: int) -> None:
-        turns.enter(number)
-        attempt, sink = attempts[number], sinks[number]
-        try:
-            with told(attempt, sink):
-                sink.send("result", **attempt.finish())
-        except OutOfStepError:
-            sink.send("warning", message="its steps differ from those of the other cells; it runs by itself")
-        except BaseException as error:
-            die(error)
-        turns.leave(number)
-
-    threads = [threading.Thread(target=member, args=(number,), daemon=True) for number in range(len(attempts))]
     with counting(leader.surroundings.teacher, lambda: attempts[turns.holder].counts):
-        for thread in threads:
-            thread.start()
-        turns.open()
-        for thread in threads:
-            thread.join()
+        turns.run([partial(_member, attempt, sink) for attempt, sink in zip(attempts, sinks, strict=True)])
+
+
+def _member(attempt: Attempt, sink: Sink) -> None:
+    try:
+        with told(attempt, sink):
+            sink.send("result", **attempt.finish())
+    except OutOfStepError:
+        sink.send("warning", message="its steps differ from those of the other cells; it runs by itself")
+    except BaseException as error:
+        die(error)

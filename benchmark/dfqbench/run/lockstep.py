@@ -57,13 +57,26 @@ class Turns:
         """The first member that is still there."""
         return self._left[0]
 
-    def open(self) -> None:
-        """Gives the first turn."""
-        self._give(self._left[0])
+    def run(self, acts: Sequence[Callable[[], None]]) -> None:
+        """Runs what each member does in a thread of its own, and waits for all of them.
 
-    def enter(self, member: int) -> None:
-        """Waits for the first turn."""
-        self._wait(member)
+        Args:
+            acts: one for each member, in order; an exception ends its member only.
+        """
+
+        def member(number: int) -> None:
+            self._wait(number)
+            try:
+                acts[number]()
+            finally:
+                self.leave(number)
+
+        threads = [threading.Thread(target=member, args=(number,), daemon=True) for number in self._left]
+        for thread in threads:
+            thread.start()
+        self._give(self._left[0])
+        for thread in threads:
+            thread.join()
 
     def pass_on(self, member: int) -> None:
         """Gives the turn to the next member, and waits until it comes back."""
