@@ -187,9 +187,7 @@ class Sweep:
         view = self._display.begin(f"{len(mine)} students that are there already")
         view.event({"event": "phase", "name": "evaluation"})
         try:
-            found = [(cell, known[cell.student_id]) for cell in mine]
-            slot = self._executor.slots[0]
-            made = evaluate_known(self._runner, found, slot, executor=self._executor, stop=self._stop) if found else []
+            made = self._made([(cell, known[cell.student_id]) for cell in mine]) if mine else []
         finally:
             view.close()
             for lock in locks.values():
@@ -197,6 +195,18 @@ class Sweep:
         for cell, record in zip(mine, made, strict=False):
             self._waiting.remove(cell)
             self._note(cell, record)
+
+    def _made(self, found: Sequence[tuple[Cell, KnownStudent]]) -> list[dict[str, Any]]:
+        """Evaluates students, and ends that where the run shall stop."""
+        slot, executor = self._executor.slots[0], self._executor
+        if executor.in_process:
+            return evaluate_known(self._runner, found, slot, executor=executor, stop=self._stop)
+        with ThreadPoolExecutor(1, thread_name_prefix="known") as pool:
+            work = pool.submit(evaluate_known, self._runner, found, slot, executor=executor, stop=self._stop)
+            while not wait([work], timeout=POLL).done:
+                if self._stop.reason is not None:
+                    self._interrupt(slot)
+            return work.result()
 
     def _one_by_one(self) -> None:
         while self._waiting and self._stop.reason is None:

@@ -320,6 +320,46 @@ class AsksForBits(_Base):
         return super().synthesize(teacher, ctx)
 
 
+class LooksAtTheStudent(_Base):
+    """Its source says that it never looks at a student, and does."""
+
+    name = "looks-in-secret"
+    quantizer = "distill:gdfq"
+
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        import torch
+
+        from dfqbench.api import Batch
+
+        shape = ctx.card.input_size
+
+        class Source:
+            needs_student = False
+
+            def __init__(self) -> None:
+                self.mean = 0.0
+                self.random = torch.Generator().manual_seed(ctx.seed("images"))
+
+            def sample(self, size: int) -> Batch:
+                return Batch(self.mean + torch.randn((size, *shape), generator=self.random))
+
+            def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+                batch = self.sample(size)
+                if student is not None:
+                    with torch.no_grad():
+                        self.mean += 0.01 * float(student(batch.images).mean())
+                return batch
+
+            def state_dict(self) -> dict[str, Any]:
+                return {"mean": self.mean, "random": self.random.get_state()}
+
+            def load_state_dict(self, state: dict[str, Any]) -> None:
+                self.mean = state["mean"]
+                self.random.set_state(state["random"])
+
+        return Source()
+
+
 class Black(_Base):
     """Images without anything on them."""
 

@@ -26,8 +26,9 @@ KEY_FACTS = (
     *("status", "run", "attempt", "started_at", "finished_at", "method", "quantizer", "recipe", "fidelity"),
     *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from", "source_images"),
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok", "changed_params"),
+    "together_with",
 )
-TABLES = ("seconds", "counts", "peak_mib", "versions", "dataset", "model", "oracle")
+TABLES = ("seconds", "counts", "peak_mib", "versions", "dataset", "model", "oracle", "student_from")
 
 
 @dataclass(frozen=True, slots=True)

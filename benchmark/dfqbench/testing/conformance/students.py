@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from dfqbench.api import DfqError, ModelCard, is_live
 from dfqbench.quant import Scheme, Student, parse_scheme
 from dfqbench.quant.coverage import measure_coverage
+from dfqbench.run.lockstep import can_be_common
 from dfqbench.synth.source import FixedSource
 from dfqbench.testing.conformance.check import Fault
-from dfqbench.testing.conformance.subject import Run, Subject
+from dfqbench.testing.conformance.subject import BATCH, Run, Subject
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network_without_batchnorm
 
+STEPS = 3
+"""Steps of a live source with a student and without."""
 MARGIN = 2.0
 """Standard errors of the difference that a method may lie below noise before it is said."""
 
@@ -63,8 +66,9 @@ class _WatchedContext(ToyContext):
 
 
 def requires(subject: Subject) -> Iterable[str]:
-    """`requires` and `depends_on_bits` say what is so."""
+    """`requires`, `depends_on_bits` and a source's `needs_student` say what is so."""
     kind = subject.kind
+    _check_needs_student(subject)
     base = subject.context()
     ctx = _WatchedContext(card=base.card, budget=base.budget, bits=base.bits)
     subject.synthesized(ctx=ctx)
@@ -88,6 +92,21 @@ def requires(subject: Subject) -> Iterable[str]:
             yield (
                 "requires says that BatchNorm is needed, but it also ran on a network without; if its images are of "
                 "use there, set requires = Requires(batchnorm=False)"
+            )
+
+
+def _check_needs_student(subject: Subject) -> None:
+    """A source that says that it never looks at a student makes the same batches with one and without."""
+    run, other = subject.synthesized(), subject.synthesized()
+    if not is_live(run.source) or not is_live(other.source) or not can_be_common(run.source):
+        return
+    student = subject.quantized(subject.synthesized(), "calibrate", parse_scheme("w2a2@gdfq"))
+    for _ in range(STEPS):
+        shown, hidden = run.source.train_step(BATCH, student), other.source.train_step(BATCH)
+        if not torch.equal(shown.images, hidden.images):
+            raise Fault(
+                "needs_student is False, yet the images change when train_step is given a student",
+                "leave needs_student out, or make it True where a loss looks at the student",
             )
 
 

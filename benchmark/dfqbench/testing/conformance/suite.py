@@ -29,7 +29,7 @@ CHECKS: tuple[Check, ...] = (
     Check("state", "a source's state survives a weights_only load", resume.state),
     Check("quantizers", "every built-in quantizer takes the source", students.quantizers),
     Check("levels", "weights and activations take at most 2^bits values", students.levels),
-    Check("requires", "`requires` and `depends_on_bits` tell the truth", students.requires),
+    Check("requires", "`requires`, `depends_on_bits` and `needs_student` tell the truth", students.requires),
     Check("noise", "not worse than noise on the toy task", students.noise),
 )
 """Every check, cheap ones first; those before `images` decide whether the others may run in this process."""
