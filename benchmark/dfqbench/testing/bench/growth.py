@@ -90,8 +90,11 @@ def render(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of such rows."""
     from tabulate import tabulate
 
-    cells = [(row["series"], row["value"], f"{row['seconds'] * 1000:.0f} ms", f"{row['ratio']:.2f}") for row in rows]
-    return tabulate(cells, headers=("what changes", "to", "a step", "x the base"), tablefmt="github")
+    cells = [
+        (row["series"], str(row["value"]), f"{row['seconds'] * 1000:.0f} ms", f"{row['ratio']:.2f}") for row in rows
+    ]
+    headers = ("what changes", "to", "a step", "x the base")
+    return tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def _seconds(setting: Setting, precision: Precision) -> float:
