@@ -158,7 +158,7 @@ def test_only_a_source_that_says_so_serves_several() -> None:
 def group_job(method: str, folder: Path, attempt: str, plugins: Plugins, *settings: str, **changes: Any) -> Job:
     """A job at the first of `BITS` with the others as partners."""
     cells = [cell_of(method, plugins, bits, *settings) for bits in BITS]
-    assert len({cell.group for cell in cells}) == 1
+    assert all(cells[0].goes_with(cell) for cell in cells)
     jobs = []
     for bits, cell in zip(BITS, cells, strict=True):
         place = {"source": str(folder / "source"), "checkpoints": str(folder / bits / "checkpoints")}
@@ -223,7 +223,7 @@ def test_what_must_go_alone_does(method: str, tmp_path: Path) -> None:
     plugins = load_plugins([PLUGINS / "common.py"])
     if method == "temporal":
         cells = [cell_of(method, plugins, bits) for bits in BITS]
-        assert len({cell.group for cell in cells}) == len(BITS)
+        assert not any(one.goes_with(other) for one in cells for other in cells)
         return
     events = attempt(group_job(method, tmp_path, "attempt-1", plugins, *SMALL))
     assert [event["how"] for event in events.seen if event["event"] == "together"] == ["alone"]

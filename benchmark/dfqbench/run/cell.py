@@ -162,16 +162,9 @@ class Cell:
             "code": host_code(*DATA_CODE, "run/evaluate.py"),
         }
 
-    @property
-    def group(self) -> str:
-        """Identity of everything but the scheme: cells that have it in common may share one worker."""
-        facts = {
-            "source": self.source_id,
-            "quantizer": [self.quantizer.name, self.quantizer.params],
-            "own": self.choice.quantizer is None,
-            "dataset": [self.dataset_hash, self.limit],
-        }
-        return identity(facts)
+    def goes_with(self, other: Cell) -> bool:
+        """Whether another cell differs in the scheme only, and the images of both are the same."""
+        return not self.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Runner:
         Not where it has a time limit, which is each cell's own, and not where its images are there already and what
         is left is a training of its own.
         """
-        if self.rules.separate or self.rules.time_limit or cell.problem is not None or cell.depends_on_bits:
+        if self.rules.separate or self.rules.time_limit or cell.problem is not None:
             return False
         return not (self.paid_sources([cell]) and self.plugins.quantizer_class(cell.quantizer.name).trains)
 

@@ -120,7 +120,7 @@ class Sweep:
         self._waiting: list[Cell] = []
         self._free: list[Slot] = []
         self._found: dict[int, dict[str, Any]] = {}
-        self._order: dict[str, int] = {}
+        self._order: dict[int, int] = {}
         self._failures = 0
         self._storage: OSError | None = None
         self._summary = Summary()
@@ -134,7 +134,7 @@ class Sweep:
             OSError: the results folder cannot be written.
         """
         cells = list(cells)
-        self._order = {cell.cell_id: number for number, cell in enumerate(cells)}
+        self._order = {id(cell): number for number, cell in enumerate(cells)}
         for cell in cells:
             before = self._runner.finished(cell)
             if before is None:
@@ -214,7 +214,6 @@ class Sweep:
             if claim is None:
                 self._stop.wait(POLL)
                 continue
-            self._claims.append(claim)
             self._finish(claim, self._carried(claim, self._executor.slots[0]))
 
     @contextmanager
@@ -238,7 +237,6 @@ class Sweep:
                     if claim is None:
                         break
                     slot = self._free.pop(0)
-                    self._claims.append(claim)
                     running[pool.submit(self._carried, claim, slot)] = (claim, slot)
                 if not running:
                     self._stop.wait(POLL)
@@ -275,6 +273,7 @@ class Sweep:
                 continue
             self._waiting.remove(cell)
             self._claim_partners(claim)
+            self._claims.append(claim)
             return claim
         return None
 
@@ -288,7 +287,7 @@ class Sweep:
         for other in able:
             if len(claim.partners) >= most:
                 return
-            if other.group != cell.group or other.cell_id in self._by_itself:
+            if not cell.goes_with(other) or other.cell_id in self._by_itself:
                 continue
             lock = self._locks.cell(other.cell_id)
             if lock is None:
@@ -312,7 +311,7 @@ class Sweep:
         """Puts a cell that was not run among the waiting again, to run by itself."""
         self._by_itself.add(cell.cell_id)
         self._waiting.append(cell)
-        self._waiting.sort(key=lambda waiting: self._order[waiting.cell_id])
+        self._waiting.sort(key=lambda waiting: self._order[id(waiting)])
 
     def _claim_source(self, claim: _Claim) -> bool:
         """Whether the cell's source is there, is the cell's own affair, or is now ours to make."""

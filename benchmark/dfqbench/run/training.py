@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfqbench.quant.student import Student
+from dfqbench.run.known import TRAINING
 
 if TYPE_CHECKING:
     from dfqbench.api.batch import Batch
 
-FOLDER = "training"
 POINTS = 6
 """Points of training at which images of a live source are kept: the first, the last, and four between."""
 IMAGES_SMALL, IMAGES_LARGE = 32, 8
@@ -42,7 +42,7 @@ class TrainingFolder:
     """
 
     def __init__(self, attempt: Path) -> None:
-        self.path = attempt.parent / FOLDER
+        self.path = attempt.parent / TRAINING
 
     def clear(self) -> None:
         """Removes what an earlier attempt kept: this one begins anew."""
