@@ -83,6 +83,7 @@ def _devices() -> Iterator[Finding]:
 
     import torch
 
+    from dfqbench.native import built
     from dfqbench.targets.health import Finding
 
     features = torch.backends.cpu.get_cpu_capability()
@@ -91,6 +92,11 @@ def _devices() -> Iterator[Finding]:
     yield Finding(
         "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {features}, {bf16}"
     )
+    library = built()
+    if library.path is None:
+        yield Finding("compiled passes", "missing", f"{library.reason}; steps on the CPU are slower without")
+    else:
+        yield Finding("compiled passes", "ok", library.described)
     if not torch.cuda.is_available():
         yield Finding("cuda", "missing", "no device")
         return

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.api.numerics import chunks
+from dfqbench.native import passes
 from dfqbench.quant.grid_conv import on_grid
 
 SMALLEST_SPAN = 1e-8
@@ -47,6 +48,8 @@ class _RoundToShiftedGrid(torch.autograd.Function):
         _remember(ctx, x, rectify)
         if scale.ndim or not x.ndim:
             return _shifted_codes(x, scale, shift, bits).div_(scale)
+        if passes.fits_flat(x):
+            return passes.round_to_grid(x, scale, shift, *_ends(bits), codes=False)[0]
         out = torch.empty_like(x)
         for part in chunks(x):
             # The rounding's own passes stay in cache; one pass reads x and writes the result.
@@ -66,6 +69,10 @@ class _RoundAndKeepCodes(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, grid: ShiftedGrid, rectify: bool) -> tuple[Tensor, Tensor]:
         scale, shift, bits = grid
         _remember(ctx, x, rectify)
+        if passes.fits_flat(x):
+            out, kept = passes.round_to_grid(x, scale, shift, *_ends(bits), codes=True)
+            ctx.mark_non_differentiable(kept)
+            return out, kept
         out, codes = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16)
         for part in chunks(x):
             some = _shifted_codes(x[part], scale, shift, bits)
@@ -93,8 +100,12 @@ def _passed(ctx: Any, grad: Tensor) -> Tensor:
 
 
 def _shifted_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
-    half = 2 ** (bits - 1)
-    return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift)
+    return (x * scale).sub_(shift).round_().clamp_(*_ends(bits)).add_(shift)
+
+
+def _ends(bits: int) -> tuple[int, int]:
+    """Lowest and highest integer before the shift."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int, *, rectify: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dfqbench.api.numerics import chunks
+from dfqbench.native import passes
 
 NOTE = "_dfqbench_grid"
 """Attribute of a quantized tensor: its `Grid`."""
@@ -102,6 +103,8 @@ class _GridConv(torch.autograd.Function):
 
 def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Product with a factor (1, C, 1, 1), computed in float32, as another type."""
+    if passes.fits(x):
+        return passes.scaled(x, factor, dtype)
     out = torch.empty_like(x, dtype=dtype)
     for part in chunks(x):
         if dtype == torch.float32:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
+from dfqbench.quant.frozen import freeze_batchnorm
 from dfqbench.quant.grid_conv import GridConvolutions
 from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
 from dfqbench.quant.ranges import RangeRule
@@ -114,6 +115,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     example = torch.zeros(1, *card.input_size, device=device)
     traced, claims = rewrite(network, scheme, example)
+    freeze_batchnorm(traced)
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
     traced.to(memory_format=torch.channels_last)

@@ -22,6 +22,8 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
+COMPILED = ("native", "native/kernels.cpp")
+"""The host's code of compiled passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Cell:
     @property
     def source_id(self) -> str:
         """Identity of the images."""
-        return identity(self._source_facts() | {"code": [self.method.code, host_code("synth", "api")]})
+        return identity(self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *COMPILED)]})
 
     @property
     def student_id(self) -> str:
@@ -139,7 +141,7 @@ class Cell:
             "quantizer": self.quantizer.name,
             "params": self.quantizer.params,
             "own": self.choice.quantizer is None,
-            "code": [self.quantizer.code, host_code("quant", "quantizers")],
+            "code": [self.quantizer.code, host_code("quant", "quantizers", *COMPILED)],
         }
         return identity(facts)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfqbench.api.precision import Precision
+from dfqbench.native.build import Built, built
 from dfqbench.run.identity import identity
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
@@ -47,12 +48,18 @@ def describe_environment(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": device,
         "device_name": _device_name(device),
+        "passes": compiled_passes(device).described,
         "driver": driver_version() if device.startswith("cuda") else None,
         "variables": {name: value for name in VARIABLES if (value := os.environ.get(name)) is not None},
         "deterministic": _deterministic(device),
         "revision": code_revision(),
         "installed": _installed(),
     }
+
+
+def compiled_passes(device: str) -> Built:
+    """The library of compiled passes that processes on this device compute with."""
+    return built() if device == "cpu" else Built(None, reason="for CPUs only")
 
 
 def _deterministic(device: str) -> str:

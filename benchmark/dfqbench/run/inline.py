@@ -51,11 +51,14 @@ class InlineExecutor:
         return self._evaluator
 
     def close(self) -> None:
-        """Gives the process its number of threads back."""
+        """Leaves the process as it was: its number of threads, torch's operations alone."""
         if self._threads_before is not None:
             import torch
 
+            from dfqbench.native import passes
+
             torch.set_num_threads(self._threads_before)
+            passes.use(None)
             self._threads_before = None
 
     def _remember_threads(self) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfqbench.api.precision import Precision
 from dfqbench.plugins import Plugins
 from dfqbench.run.cell import Cell
-from dfqbench.run.environment import environment_id
+from dfqbench.run.environment import compiled_passes, environment_id
 from dfqbench.run.executor import EvaluatorClient
 from dfqbench.run.job import CHECKPOINT_EVERY, Job, Partner
 from dfqbench.run.known import KnownStudent, known_students
@@ -85,6 +86,7 @@ class Runner:
         self.environment = environment_id(dict(site.environment))
         self._site = site
         self._described = False
+        self._passes = str(compiled_passes(site.device).path or "")
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The record that makes running a cell unnecessary, or None.
@@ -175,6 +177,7 @@ class Runner:
             budget=cell.budget.name,
             seed_key=cell.seed_key,
             precision=cell.precision,
+            passes=self._passes_for(cell),
             threads=cell.threads,
             device=self.device,
             attempt=str(attempt),
@@ -212,4 +215,9 @@ class Runner:
             "limit": cell.limit,
             "attempt": str(attempt),
             "families": {name: offer.load for name, offer in self.plugins.models.items()},
+            "passes": self._passes_for(cell),
         }
+
+    def _passes_for(self, cell: Cell) -> str:
+        """The library of compiled passes; empty for the reference path, which is torch's operations alone."""
+        return "" if cell.precision == Precision.FLOAT32 else self._passes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.api.numerics import chunks, widened
+from dfqbench.native import passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ def _as_rows(x: Tensor) -> tuple[Tensor, int]:
 
 def moments_of(x: Tensor) -> Moments:
     """As `sample_moments`, without a graph; float32 at least."""
+    if passes.fits(x):
+        return Moments(*passes.moments(x))
     rows, dim = _as_rows(x)
     wide = torch.promote_types(x.dtype, torch.float32)
     if x.is_cuda:
@@ -87,6 +90,8 @@ class _SampleMoments(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
         slope, offset = moments_gradient(x, mean, grads[0], grads[1])
+        if passes.fits(x):
+            return passes.moments_backward(x, slope, offset)
         out = torch.empty_like(x)
         if x.dtype == mean.dtype:
             return torch.addcmul(offset, slope, x, out=out)

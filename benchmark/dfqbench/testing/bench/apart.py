@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from dfqbench.api import Precision
+from dfqbench.native import built, passes
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.run.memory import peak_mib, reset_peak
@@ -70,13 +71,13 @@ def _in_a_new_process(function: Any, *arguments: Any) -> Any:
 
 
 def _times(kind: str, shape: Shape, precision: Precision, threads: int | None) -> dict[str, Any]:
-    _use(threads)
+    _use(threads, precision)
     return measure(kind, shape, precision).as_dict()
 
 
 def _peak(kind: str, shape: Shape, precision: Precision, threads: int | None, name: str) -> float:
     """Peak memory of the steps over that of the process before."""
-    _use(threads)
+    _use(threads, precision)
     cpu = torch.device("cpu")
     _, makers = contestants(kind, shape, precision)
     # Libraries that are imported at first use are nobody's memory.
@@ -88,6 +89,7 @@ def _peak(kind: str, shape: Shape, precision: Precision, threads: int | None, na
     return round(peak_mib(cpu) - before, 1)
 
 
-def _use(threads: int | None) -> None:
+def _use(threads: int | None, precision: Precision) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
+    passes.use(built().path if precision.rearranges else None)

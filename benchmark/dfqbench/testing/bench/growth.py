@@ -21,6 +21,7 @@ from torch import nn
 
 from dfqbench.api import Precision
 from dfqbench.models.cifar import CifarResNet
+from dfqbench.native import built, passes
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
@@ -106,6 +107,7 @@ def _seconds(setting: Setting, precision: Precision) -> float:
 
 def _measured(setting: Setting, precision: Precision) -> float:
     torch.set_num_threads(1)
+    passes.use(built().path if precision.rearranges else None)
     network = _network(setting)
     method = load_plugins().method_class("gdfq")
     shape = replace(CIFAR, batch=setting.batch, card=replace(CIFAR.card, input_size=(3, setting.side, setting.side)))

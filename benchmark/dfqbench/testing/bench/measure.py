@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from dfqbench.api import Precision
+from dfqbench.native import passes
 from dfqbench.testing.bench import floor, ours, textbook
 from dfqbench.testing.bench.networks import Shape
 from dfqbench.testing.bench.textbook import Step
@@ -51,6 +52,16 @@ class Stepped:
             self._step()
             times.append(time.perf_counter() - begin)
         return times
+
+
+def plainly(step: Step) -> Step:
+    """The step without the compiled passes, which the textbook's student would otherwise share."""
+
+    def run() -> None:
+        with passes.using(None):
+            step()
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +119,13 @@ def contestants(kind: str, shape: Shape, precision: Precision) -> tuple[int, dic
     if kind in GENERATORS:
         return shape.batch, {
             "ours": lambda: Stepped(ours.generator_step(shape, kind, precision)),
-            "textbook": lambda: Stepped(textbook.generator_step(shape, GENERATORS[kind])),
+            "textbook": lambda: Stepped(plainly(textbook.generator_step(shape, GENERATORS[kind]))),
             "floor": lambda: Stepped(floor.generator_step(shape, precision)),
         }
     if kind in ITERATIONS:
         return textbook.CHAINS, {
             "ours": lambda: ours.ImageIteration(shape, kind, precision),
-            "textbook": lambda: Stepped(textbook.image_iteration(shape, ITERATIONS[kind])),
+            "textbook": lambda: Stepped(plainly(textbook.image_iteration(shape, ITERATIONS[kind]))),
             "floor": lambda: Stepped(floor.image_iteration(shape, precision)),
         }
     count = textbook.CHAINS if kind == "calibrate" else EVALUATED["cifar" if shape.batch > 16 else "imagenet"]
@@ -124,12 +135,12 @@ def contestants(kind: str, shape: Shape, precision: Precision) -> tuple[int, dic
     if kind == "calibrate":
         return count, {
             "ours": lambda: Stepped(ours.calibration(shape)),
-            "textbook": lambda: Stepped(textbook.calibration(shape)),
+            "textbook": lambda: Stepped(plainly(textbook.calibration(shape))),
             "floor": lambda: bare,
         }
     return count, {
         "ours": lambda: Stepped(ours.evaluation(shape, images, labels)),
-        "textbook": lambda: Stepped(textbook.evaluation(shape, images, labels, size)),
+        "textbook": lambda: Stepped(plainly(textbook.evaluation(shape, images, labels, size))),
         "floor": lambda: bare,
     }
 

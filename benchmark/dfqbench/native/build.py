@@ -1,0 +1,119 @@
+"""Builds the library of compiled passes, once for each machine; needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+
+SWITCH = "DFQBENCH_NATIVE"
+"""Environment variable: `0` leaves the compiled passes out."""
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-shared",
+    "-fPIC",
+)
+"""Nothing here lets the compiler change a result: no -ffast-math, no contraction."""
+SECONDS = 120.0
+"""Most time for a build; it takes a few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of the library.
+
+    Attributes:
+        path: the shared library, or None.
+        compiler: first line of the compiler's version, where there is a library.
+        reason: why there is none, or empty.
+    """
+
+    path: Path | None
+    compiler: str = ""
+    reason: str = ""
+
+    @property
+    def described(self) -> str:
+        """For the description of an environment: results differ in their last digits with and without."""
+        return f"compiled by {self.compiler}" if self.path is not None else "torch"
+
+
+def built() -> Built:
+    """The library for this machine, built at the first call; later ones and other processes find it in the cache."""
+    if os.environ.get(SWITCH) == "0":
+        return Built(None, reason=f"{SWITCH}=0")
+    return _built(os.environ.get("CXX") or "c++", cache_folder())
+
+
+def cache_folder() -> Path:
+    """Where built libraries are kept."""
+    return Path(platformdirs.user_cache_dir("dfqbench", appauthor=False)) / "native"
+
+
+@cache
+def _built(name: str, folder: Path) -> Built:
+    if platform.system() != "Linux":
+        return Built(None, reason="built on Linux only")
+    compiler = shutil.which(name)
+    if compiler is None:
+        return Built(None, reason=f"no C++ compiler '{name}' (install one, or name it in CXX)")
+    try:
+        version = _told([compiler, "--version"]).partition("\n")[0]
+        library = folder / f"{_key(version)}.so"
+        if not library.is_file():
+            _build(compiler, library)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Built(None, reason=_said(error))
+    return Built(library, version)
+
+
+def _build(compiler: str, library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and moved there whole: two builds at once do not meet.
+    with tempfile.TemporaryDirectory(dir=library.parent) as work:
+        made = Path(work) / library.name
+        _told([compiler, *FLAGS, str(SOURCE), "-o", str(made)])
+        made.replace(library)
+
+
+def _key(version: str) -> str:
+    """Changes with the source, the compiler and the processor: -march=native runs on its own kind only."""
+    facts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version.encode(), _processor())
+    return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
+
+
+def _processor() -> bytes:
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.machine().encode()
+    wanted = (b"model name", b"flags", b"Features", b"CPU part")
+    return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _told(command: list[str]) -> str:
+    return subprocess.run(  # noqa: S603 - a compiler of the user's own path
+        command, capture_output=True, text=True, timeout=SECONDS, check=True
+    ).stdout
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        told = (error.stderr or error.stdout or "").strip().splitlines()
+        return f"the compiler failed: {told[0] if told else error}"
+    return str(error)

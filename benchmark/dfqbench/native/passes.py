@@ -1,0 +1,207 @@
+"""The compiled passes as functions of tensors. The caller asks `fits` first; `use` loads the library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FEWEST_CHANNELS = 8
+"""Rows of fewer numbers do not fill the processor's registers; torch's operations are faster there."""
+_POINTERS = {
+    "moments": 3,
+    "moments_backward": 4,
+    "norm_forward": 6,
+    "norm_backward": 6,
+    "affine_backward": 7,
+}
+"""Functions for both types, with the number of tensors that each takes before three sizes and the threads."""
+_TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+_library: ctypes.CDLL | None = None
+
+
+def use(path: Path | str | None) -> None:
+    """Loads the library that `build.built` named for this process, or, given None or an empty path, none.
+
+    Raises:
+        OSError: the file cannot be loaded.
+    """
+    global _library  # noqa: PLW0603 - a process computes in one way
+    _library = _loaded(Path(path)) if path else None
+
+
+def in_use() -> bool:
+    """Whether this process computes with the library."""
+    return _library is not None
+
+
+@contextmanager
+def using(path: Path | str | None) -> Iterator[None]:
+    """Within it, the library at `path` is in use, or none."""
+    global _library  # noqa: PLW0603
+    before = _library
+    use(path)
+    try:
+        yield
+    finally:
+        _library = before
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    # torch is loaded, and with it the OpenMP runtime whose threads both share.
+    library = ctypes.CDLL(str(path))
+    pointer, size, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    signatures = {
+        f"dfq_{name}_{kind}": [pointer] * count + [size] * 3 + [threads]
+        for name, count in _POINTERS.items()
+        for kind in _TYPES.values()
+    }
+    for name in ("dfq_widen_scaled", "dfq_narrow_scaled"):
+        signatures[name] = [pointer] * 3 + [size] * 2 + [threads]
+    signatures["dfq_round_to_grid"] = [pointer] * 3 + [size] + [pointer] * 2 + [ctypes.c_float] * 2 + [threads]
+    for name, arguments in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the library is in use and takes such a feature map: on the CPU, channels-last, float32 or bfloat16."""
+    return (
+        _library is not None
+        and x.device.type == "cpu"
+        and x.dtype in _TYPES
+        and x.ndim == 4
+        and x.shape[1] >= FEWEST_CHANNELS
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def fits_flat(x: Tensor) -> bool:
+    """Whether the library is in use and takes such a tensor element by element: on the CPU, float32, without gaps."""
+    return (
+        _library is not None
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)))
+    )
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (N, C), float32, of a map that `fits`."""
+    mean, var = _per_sample(x), _per_sample(x)
+    _call("moments", x, x, mean, var)
+    return mean, var
+
+
+def moments_backward(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """slope x + offset, with slope and offset float32 (N, C, 1, 1)."""
+    out = torch.empty_like(x)
+    _call("moments_backward", x, x, _plain(slope), _plain(offset), out)
+    return out
+
+
+def norm_forward(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """scale x + shift in the type of `x`, with scale and shift float32 (1, C, 1, 1), and the moments of `x`."""
+    out, mean, var = torch.empty_like(x), _per_sample(x), _per_sample(x)
+    _call("norm_forward", x, x, _plain(scale), _plain(shift), out, mean, var)
+    return out, mean, var
+
+
+def norm_backward(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """slope x + offset + scale grad, with slope and offset float32 (N, C, 1, 1), scale (1, C, 1, 1)."""
+    out = torch.empty_like(x)
+    _call("norm_backward", x, x, _like(grad, x), _plain(scale), _plain(slope), _plain(offset), out)
+    return out
+
+
+def affine_backward(x: Tensor, grad: Tensor, scale: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of scale x + shift.
+
+    Args:
+        x: (N, C, H, W), fits.
+        grad: gradient at the output, of the same shape.
+        scale: float32 (C,).
+        centre: float32 (C,).
+
+    Returns:
+        scale grad, and float32 (C,): the sums of grad (x - centre) and of grad.
+    """
+    out, to_scale, to_shift = torch.empty_like(x), _per_sample(x), _per_sample(x)
+    _call("affine_backward", x, x, _like(grad, x), _plain(scale), _plain(centre), out, to_scale, to_shift)
+    return out, to_scale.sum(0), to_shift.sum(0)
+
+
+def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """factor x, from bfloat16 to float32 or the other way; `x` fits, factor is float32 (1, C, 1, 1)."""
+    out = torch.empty_like(x, dtype=dtype)
+    function = _present().dfq_widen_scaled if dtype == torch.float32 else _present().dfq_narrow_scaled
+    channels = x.shape[1]
+    function(_at(x), _at(_plain(factor)), _at(out), x.numel() // channels, channels, torch.get_num_threads())
+    return out
+
+
+def round_to_grid(
+    x: Tensor, scale: Tensor, shift: Tensor, low: float, high: float, *, codes: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(clamp(round(scale x - shift), low, high) + shift) / scale, and where asked for its integers in bfloat16.
+
+    Args:
+        x: `fits_flat`.
+        scale: float32, 0-d.
+        shift: float32, 0-d.
+        low: lowest integer.
+        high: highest integer.
+        codes: whether the integers are wanted: those before the division.
+    """
+    out = torch.empty_like(x)
+    kept = torch.empty_like(x, dtype=torch.bfloat16) if codes else None
+    _present().dfq_round_to_grid(
+        _at(x),
+        _at(out),
+        None if kept is None else _at(kept),
+        x.numel(),
+        _at(_plain(scale)),
+        _at(_plain(shift)),
+        low,
+        high,
+        torch.get_num_threads(),
+    )
+    return out, kept
+
+
+def _per_sample(x: Tensor) -> Tensor:
+    return torch.empty(x.shape[:2])
+
+
+def _like(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient in the type and memory order of the map; a copy only where it has another."""
+    return grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Numbers of channels as they are read: float32 in order."""
+    return values.to(torch.float32).contiguous()
+
+
+def _call(name: str, x: Tensor, *tensors: Tensor) -> None:
+    samples, channels, height, width = x.shape
+    function = getattr(_present(), f"dfq_{name}_{_TYPES[x.dtype]}")
+    function(*(_at(tensor) for tensor in tensors), samples, height * width, channels, torch.get_num_threads())
+
+
+def _present() -> ctypes.CDLL:
+    if _library is None:
+        raise RuntimeError("no library is in use")
+    return _library
+
+
+def _at(tensor: Tensor) -> int:
+    return tensor.data_ptr()

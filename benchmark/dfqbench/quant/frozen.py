@@ -1,0 +1,57 @@
+"""BatchNorm of a student: frozen statistics, trained scale and shift, one pass over the map for all its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.native import passes
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A BatchNorm layer that stays in eval mode; same parameters, same values, gradients equal up to rounding."""
+
+    @classmethod
+    def of(cls, layer: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+        """The same layer: it shares parameters and buffers with `layer`."""
+        found = cls(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        found.weight, found.bias = layer.weight, layer.bias
+        found.running_mean, found.running_var = layer.running_mean, layer.running_var
+        found.num_batches_tracked = layer.num_batches_tracked
+        return found.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises x (N, C, H, W) by the running statistics."""
+        if self.training or not torch.is_grad_enabled() or not self.affine or not passes.fits(x):
+            return super().forward(x)
+        out: Tensor = _FrozenBatchNorm.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+        return out
+
+
+class _FrozenBatchNorm(torch.autograd.Function):
+    """torch's forward pass; all three gradients in one pass over the map."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        to_x, to_scale, to_shift = passes.affine_backward(x, grads[0], weight * inverse, mean)
+        return to_x, to_scale * inverse, to_shift, None, None, None
+
+
+def freeze_batchnorm(network: nn.Module) -> None:
+    """Replaces the plain BatchNorm layers that keep running statistics by `FrozenBatchNorm2d`, in place."""
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.BatchNorm2d and module.track_running_stats and name:
+            parent, _, child = name.rpartition(".")
+            hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+            if not hooked:
+                setattr(network.get_submodule(parent), child, FrozenBatchNorm2d.of(module))

@@ -1,0 +1,216 @@
+"""The compiled passes against their twins in torch operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.native import built, passes
+from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_with_codes
+from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
+from dfqbench.synth.moments import sample_moments
+from dfqbench.synth.watched import watched_batchnorm
+
+TYPES = (torch.float32, torch.bfloat16)
+SIZES = ((3, 8, 1, 1), (2, 16, 5, 7), (4, 24, 17, 16), (1, 130, 40, 33))
+"""One position, fewer and more than a segment, channels that fill no register."""
+
+
+@pytest.fixture
+def library() -> Iterator[str]:
+    found = built()
+    if found.path is None:
+        pytest.skip(f"no compiled passes here: {found.reason}")
+    with passes.using(found.path):
+        yield str(found.path)
+
+
+def feature_map(size: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Far from zero in some channels, so that a careless variance would show."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, generator=random) + 30 * torch.randn(1, size[1], 1, 1, generator=random)
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(channels).eval()
+    with torch.no_grad():
+        for tensor, low, high in (
+            (layer.running_mean, -2.0, 2.0),
+            (layer.running_var, 0.1, 4.0),
+            (layer.weight, -1.0, 2.0),
+            (layer.bias, -1.0, 1.0),
+        ):
+            assert tensor is not None
+            tensor.uniform_(low, high)
+    return layer
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_moments_are_those_of_double_precision(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = feature_map(size, dtype)
+    mean, var = passes.moments(x)
+    exact_var, exact_mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), exact_var, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_moments_and_gradients_equal_torchs(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+    def found() -> list[Tensor]:
+        x = feature_map(size, dtype).requires_grad_()
+        moments = sample_moments(x)
+        (moments.mean.sin().sum() + moments.var.sqrt().sum()).backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        return [moments.mean.detach(), moments.var.detach(), x.grad]
+
+    compiled = found()
+    with passes.using(None):
+        expected = found()
+    tolerance = 2e-4 if dtype == torch.float32 else 1e-2
+    if size[2] * size[3] > 1:  # the root's gradient is infinite where the variance is 0
+        for one, other in zip(compiled, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=1e-5)
+    torch.testing.assert_close(compiled[0], expected[0])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_watched_batchnorm_equals_torchs(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+    layer = norm(size[1]).requires_grad_(requires_grad=False)
+    random = torch.Generator().manual_seed(1)
+    weights = [torch.randn(size, generator=random), *(torch.randn(size[:2], generator=random) for _ in range(2))]
+
+    def found() -> list[Tensor]:
+        x = feature_map(size, dtype).requires_grad_()
+        out, moments = watched_batchnorm(x, layer)
+        parts = (out.float(), moments.mean, moments.var)
+        sum((w * part).sum() for w, part in zip(weights, parts, strict=True)).backward()  # type: ignore[union-attr]
+        assert x.grad is not None
+        return [out.detach(), moments.mean.detach(), moments.var.detach(), x.grad]
+
+    compiled = found()
+    with passes.using(None):
+        expected = found()
+    assert compiled[0].dtype == compiled[3].dtype == dtype
+    assert compiled[0].is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    for one, other in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_rounding_is_equal_bit_for_bit(library: str, bits: int, order: torch.memory_format) -> None:
+    x = (3 * torch.randn(5, 9, 6, 7)).to(memory_format=order)
+    x[0, 0, 0, :6] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30])
+    scale, shift = integral_shift(torch.tensor(-1.3), torch.tensor(2.7), bits)
+    # Values half-way between two points of the grid.
+    x[1, 0, 0, :] = (torch.arange(7) + 0.5 + shift) / scale
+    compiled = quantize_with_codes(x, scale, shift, bits)
+    alone = quantize_integral_shift(x, scale, shift, bits)
+    with passes.using(None):
+        expected = quantize_with_codes(x, scale, shift, bits)
+    for one, other in zip((*compiled, alone), (*expected, expected[0]), strict=True):
+        assert torch.equal(one.nan_to_num(nan=77.0), other.nan_to_num(nan=77.0))
+        assert one.stride() == other.stride()
+    assert torch.isnan(alone[0, 0, 0, 4])
+
+
+def test_scaling_between_types_equals_torchs(library: str) -> None:
+    factor = torch.rand(1, 24, 1, 1) + 0.5
+    wide = feature_map((3, 24, 5, 5))
+    wide[0, 0, 0, 0] = torch.nan
+    narrowed = passes.scaled(wide, factor, torch.bfloat16)
+    assert torch.equal(narrowed.nan_to_num(nan=77.0), (wide * factor).to(torch.bfloat16).nan_to_num(nan=77.0))
+    widened = passes.scaled(narrowed, factor, torch.float32)
+    assert torch.equal(widened.nan_to_num(nan=77.0), (narrowed.float() * factor).nan_to_num(nan=77.0))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_students_batchnorm_has_torchs_values_and_gradients(library: str, size: tuple[int, ...]) -> None:
+    layer = norm(size[1])
+    grad = torch.randn(size, generator=torch.Generator().manual_seed(2))
+
+    def found(of: nn.Module) -> list[Tensor]:
+        of.zero_grad()
+        x = feature_map(size).requires_grad_()
+        out = of(x)
+        out.backward(grad)
+        grads = [parameter.grad.clone() for parameter in of.parameters() if parameter.grad is not None]
+        assert len(grads) == 2
+        assert x.grad is not None
+        return [out.detach(), x.grad, *grads]
+
+    compiled, expected = found(FrozenBatchNorm2d.of(layer)), found(layer)
+    assert torch.equal(compiled[0], expected[0])
+    for one, other in zip(compiled[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_freezing_keeps_parameters_names_and_layers_that_do_more() -> None:
+    class Special(nn.BatchNorm2d):
+        pass
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), Special(8), nn.BatchNorm2d(8, track_running_stats=False))
+    before = dict(network.named_parameters())
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    freeze_batchnorm(network)
+    assert [type(layer) for layer in network] == [nn.Conv2d, FrozenBatchNorm2d, Special, nn.BatchNorm2d]
+    assert all(dict(network.named_parameters())[name] is parameter for name, parameter in before.items())
+    assert list(network.state_dict()) == list(state)
+
+
+def test_a_gradient_in_another_memory_order_is_read_right(library: str) -> None:
+    x = feature_map((2, 16, 6, 5))
+    grad = torch.randn(2, 16, 6, 5)  # rows of positions, not of channels
+    out, to_scale, to_shift = passes.affine_backward(x, grad, torch.ones(16), torch.zeros(16))
+    torch.testing.assert_close(out, grad)
+    torch.testing.assert_close(to_scale, (grad * x).sum((0, 2, 3)), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(to_shift, grad.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_fit_takes_the_other_path(library: str) -> None:
+    good = feature_map((2, 16, 4, 4))
+    assert passes.fits(good)
+    assert not passes.fits(good.contiguous())
+    assert not passes.fits(good.double())
+    assert not passes.fits(feature_map((2, 3, 4, 4)))
+    assert not passes.fits(good[0])
+    assert not passes.fits(good[:0])
+    assert not passes.fits_flat(good[:, :8])
+    with passes.using(None):
+        assert not passes.fits(good)
+        assert not passes.fits_flat(good)
+    assert passes.in_use()
+
+
+def test_the_number_of_threads_changes_nothing(library: str) -> None:
+    x = feature_map((5, 24, 20, 20))
+    scale, shift = torch.rand(1, 24, 1, 1), torch.rand(1, 24, 1, 1)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append((*passes.norm_forward(x, scale, shift), *passes.affine_backward(x, x, scale, shift)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_a_nan_is_kept(library: str) -> None:
+    x = feature_map((2, 16, 4, 4))
+    x[1, 3, 2, 2] = torch.nan
+    mean, var = passes.moments(x)
+    assert torch.isnan(mean[1, 3])
+    assert torch.isnan(var[1, 3])
+    assert int(torch.isnan(mean).sum()) == int(torch.isnan(var).sum()) == 1
+    assert not torch.isnan(F.relu(passes.norm_forward(x, torch.ones(16), torch.zeros(16))[0][0])).any()
