@@ -12,14 +12,10 @@ from torch import Tensor
 
 FEWEST_CHANNELS = 8
 """Rows of fewer numbers do not fill the processor's registers; torch's operations are faster there."""
-_POINTERS = {
-    "moments": 3,
-    "moments_backward": 4,
-    "norm_forward": 6,
-    "norm_backward": 6,
-    "affine_backward": 7,
-}
-"""Functions for both types, with the number of tensors that each takes before three sizes and the threads."""
+_POINTERS = {"moments": 3, "moments_backward": 4, "affine_backward": 7, "block_forward": 7, "block_backward": 9}
+"""Functions for both types, with the number of tensors that each takes; three sizes follow."""
+_BLOCKS = ("block_forward", "block_backward")
+"""Functions that take the activation's ceiling, too."""
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _library: ctypes.CDLL | None = None
@@ -57,7 +53,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     pointer, size, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     signatures = {
-        f"dfq_{name}_{kind}": [pointer] * count + [size] * 3 + [threads]
+        f"dfq_{name}_{kind}": [pointer] * count + [size] * 3 + [ctypes.c_float] * (name in _BLOCKS) + [threads]
         for name, count in _POINTERS.items()
         for kind in _TYPES.values()
     }
@@ -108,18 +104,52 @@ def moments_backward(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     return out
 
 
-def norm_forward(x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """scale x + shift in the type of `x`, with scale and shift float32 (1, C, 1, 1), and the moments of `x`."""
+def block_forward(
+    x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, ceiling: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """scale x + shift, and the moments of `x`; where there is a ceiling, clip(scale x + shift + residual, 0, ceiling).
+
+    Args:
+        x: (N, C, H, W), fits.
+        scale: float32, C numbers.
+        shift: float32, C numbers.
+        residual: as `x`; with a ceiling only.
+        ceiling: infinity for ReLU.
+
+    Returns:
+        The output in the type of `x`; mean and biased variance (N, C) of `x`, float32.
+    """
     out, mean, var = torch.empty_like(x), _per_sample(x), _per_sample(x)
-    _call("norm_forward", x, x, _plain(scale), _plain(shift), out, mean, var)
+    _call("block_forward", x, x, _plain(scale), _plain(shift), residual, out, mean, var, ceiling=_number(ceiling))
     return out, mean, var
 
 
-def norm_backward(x: Tensor, grad: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """slope x + offset + scale grad, with slope and offset float32 (N, C, 1, 1), scale (1, C, 1, 1)."""
-    out = torch.empty_like(x)
-    _call("norm_backward", x, x, _like(grad, x), _plain(scale), _plain(slope), _plain(offset), out)
-    return out
+def block_backward(
+    x: Tensor,
+    grad: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+    residual: Tensor | None = None,
+    ceiling: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `block_forward`.
+
+    Args:
+        x: as given to it, and so are `scale`, `shift`, `residual` and `ceiling`.
+        grad: gradient at the output.
+        slope: float32, N C numbers; slope x + offset is the gradient of the moments.
+        offset: float32, N C numbers.
+
+    Returns:
+        Gradients in `x` and in the residual.
+    """
+    to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
+    numbers = (_plain(scale), _plain(shift), _plain(slope), _plain(offset))
+    tensors = (x, residual, _like(grad, x), *numbers, to_x, to_residual)
+    _call("block_backward", x, *tensors, ceiling=_number(ceiling))
+    return to_x, to_residual
 
 
 def affine_backward(x: Tensor, grad: Tensor, scale: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,7 +196,7 @@ def round_to_grid(
     _present().dfq_round_to_grid(
         _at(x),
         _at(out),
-        None if kept is None else _at(kept),
+        _at(kept),
         x.numel(),
         _at(_plain(scale)),
         _at(_plain(shift)),
@@ -191,10 +221,15 @@ def _plain(values: Tensor) -> Tensor:
     return values.to(torch.float32).contiguous()
 
 
-def _call(name: str, x: Tensor, *tensors: Tensor) -> None:
+def _number(ceiling: float | None) -> float:
+    return -1.0 if ceiling is None else ceiling
+
+
+def _call(name: str, x: Tensor, *tensors: Tensor | None, ceiling: float | None = None) -> None:
     samples, channels, height, width = x.shape
     function = getattr(_present(), f"dfq_{name}_{_TYPES[x.dtype]}")
-    function(*(_at(tensor) for tensor in tensors), samples, height * width, channels, torch.get_num_threads())
+    more = () if ceiling is None else (ceiling,)
+    function(*map(_at, tensors), samples, height * width, channels, *more, torch.get_num_threads())
 
 
 def _present() -> ctypes.CDLL:
@@ -203,5 +238,5 @@ def _present() -> ctypes.CDLL:
     return _library
 
 
-def _at(tensor: Tensor) -> int:
-    return tensor.data_ptr()
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

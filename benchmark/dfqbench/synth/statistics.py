@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Skip
+from dfqbench.native import passes
+from dfqbench.synth.blocks import BlockGraph, block_graph
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
 from dfqbench.synth.watched import can_watch, watched_batchnorm
 
@@ -132,8 +134,9 @@ class BatchNormStatistics:
 
     Attributes:
         network: the network to watch, in eval mode; its running statistics must not change from pass to pass.
-        fused: whether plain frozen BatchNorm layers are computed together with their statistics (equal up to rounding,
-            less work); the layers' `forward` is replaced while entered.
+        fused: whether plain frozen BatchNorm layers are computed together with their statistics, and where the
+            compiled passes are in use with the residual and the ReLU that follow (equal up to rounding, less work);
+            the layers' and the network's `forward` are replaced while entered.
     """
 
     network: nn.Module
@@ -142,6 +145,8 @@ class BatchNormStatistics:
     _seen: list[LayerStatistics] = field(default_factory=list, init=False, repr=False)
     _constants: dict[tuple[tuple[str, int], ...], LayerConstants] = field(default_factory=dict, init=False, repr=False)
     _paused: bool = field(default=False, init=False, repr=False)
+    _blocks: BlockGraph | None = field(default=None, init=False, repr=False)
+    _looked_for_blocks: bool = field(default=False, init=False, repr=False)
 
     def __enter__(self) -> Self:
         """Places the hooks.
@@ -159,7 +164,30 @@ class BatchNormStatistics:
                 self._handles.append(_Replacement(layer, self._fused(name, layer, running)))
             else:
                 self._handles.append(layer.register_forward_pre_hook(self._recorder(name, running)))
+        if self.fused and passes.in_use() and "forward" not in vars(self.network):
+            self._join_blocks()
         return self
+
+    def _join_blocks(self) -> None:
+        """Lets the network run as a graph of blocks, where it has any."""
+        if not self._looked_for_blocks:
+            self._looked_for_blocks = True
+            self._blocks = block_graph(self.network, self._block_seen)
+        if self._blocks is None:
+            return
+        graph, plain = self._blocks.network, self.network.forward
+        inner = [module for name, module in self.network.named_modules() if name]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            # A hook inside would miss the modules that a block stands for.
+            hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inner)
+            return plain(*args, **kwargs) if hooked or self._paused else graph(*args, **kwargs)
+
+        self._handles.append(_Replacement(self.network, forward))
+
+    def _block_seen(self, name: str, layer: nn.BatchNorm2d, x: Tensor, moments: Moments) -> None:
+        running = Moments(_present(layer.running_mean), _present(layer.running_var))
+        self._seen.append(LayerStatistics(name, moments, positions(x), running, layer.eps))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -207,6 +235,10 @@ class BatchNormStatistics:
     @property
     def last(self) -> PassStatistics:
         """Statistics of the last watched pass."""
+        if self._blocks is not None:
+            # A block is computed where its ReLU stood, later than its BatchNorm.
+            order = self._blocks.order
+            self._seen.sort(key=lambda layer: order[layer.name])
         key = tuple((layer.name, layer.positions) for layer in self._seen)
         if key not in self._constants:
             self._constants[key] = LayerConstants.of(self._seen)

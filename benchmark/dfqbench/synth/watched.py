@@ -37,12 +37,21 @@ def watched_batchnorm(x: Tensor, layer: nn.BatchNorm2d) -> tuple[Tensor, Moments
     Raises:
         ValueError: the layer keeps no running statistics.
     """
+    scale, shift = affine_of(layer)
+    out, mean, var = _WatchedBatchNorm.apply(x, scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1))
+    return out, Moments(mean, var)
+
+
+def affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) that a BatchNorm layer in eval mode amounts to.
+
+    Raises:
+        ValueError: the layer keeps no running statistics.
+    """
     if layer.running_mean is None or layer.running_var is None:
         raise ValueError("the layer keeps no running statistics")
     scale = torch.rsqrt(layer.running_var + layer.eps) * layer.weight
-    shift = torch.addcmul(layer.bias, layer.running_mean, scale, value=-1)
-    out, mean, var = _WatchedBatchNorm.apply(x, scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1))
-    return out, Moments(mean, var)
+    return scale, torch.addcmul(layer.bias, layer.running_mean, scale, value=-1)
 
 
 class _WatchedBatchNorm(torch.autograd.Function):
@@ -51,8 +60,8 @@ class _WatchedBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if passes.fits(x):
-            out, mean, var = passes.norm_forward(x, scale, shift)
-            ctx.save_for_backward(x, mean, scale)
+            out, mean, var = passes.block_forward(x, scale, shift)
+            ctx.save_for_backward(x, mean, scale, shift)
             return out, mean, var
         out = torch.empty_like(x)
         means, variances = [], []
@@ -64,16 +73,16 @@ class _WatchedBatchNorm(torch.autograd.Function):
             variances.append(found.var)
             out[part] = torch.addcmul(shift, some, scale)
         mean, var = torch.cat(means), torch.cat(variances)
-        ctx.save_for_backward(x, mean, scale)
+        ctx.save_for_backward(x, mean, scale, shift)
         return out, mean, var
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        x, mean, scale = ctx.saved_tensors
+        x, mean, scale, shift = ctx.saved_tensors
         slope, offset = moments_gradient(x, mean, grads[1], grads[2])
         if passes.fits(x):
-            return passes.norm_backward(x, grads[0], scale, slope, offset), None, None
+            return passes.block_backward(x, grads[0], scale, shift, slope, offset)[0], None, None
         out = torch.empty_like(x)
         for part in chunks(x):
             moved = torch.addcmul(offset[part], slope[part], x[part].to(scale.dtype))

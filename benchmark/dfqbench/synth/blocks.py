@@ -1,0 +1,164 @@
+"""BatchNorm with the residual and the ReLU that follow it, and the moments of its input: one pass over the map."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from dfqbench.api import Unavailable
+from dfqbench.native import passes
+from dfqbench.quant.trace import trace
+from dfqbench.synth.moments import Moments, moments_gradient
+from dfqbench.synth.watched import affine_of, can_watch
+
+BLOCKS = "watched_blocks"
+"""Name under which the graph's blocks are kept."""
+Seen = Callable[[str, nn.BatchNorm2d, Tensor, Moments], None]
+"""Told of each block: name and layer of its BatchNorm, the layer's input, and its moments."""
+_MODULES: dict[type[nn.Module], float] = {nn.ReLU: torch.inf, nn.ReLU6: 6.0}
+_FUNCTIONS: dict[Any, float] = {
+    torch.relu: torch.inf,
+    torch.relu_: torch.inf,
+    F.relu: torch.inf,
+    F.relu_: torch.inf,
+    F.relu6: 6.0,
+}
+_METHODS = {"relu": torch.inf, "relu_": torch.inf}
+_ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGraph:
+    """A network as a graph in which blocks are single calls.
+
+    Attributes:
+        network: takes and gives what the network does, and shares its modules.
+        order: names of the BatchNorm layers in the order in which the network itself calls them.
+    """
+
+    network: fx.GraphModule
+    order: dict[str, int]
+
+
+def block_graph(network: nn.Module, seen: Seen) -> BlockGraph | None:
+    """Finds the blocks of a network.
+
+    Args:
+        network: in eval mode, on the CPU.
+        seen: told of each block while the graph runs.
+
+    Returns:
+        The graph; None where there is no block, where the network cannot be traced, or where a BatchNorm layer is
+        called more than once or in a part that cannot be traced.
+    """
+    try:
+        traced = trace(network)
+    except Unavailable:
+        return None
+    norms = [node for node in traced.graph.nodes if _is_norm(traced, node)]
+    order = {str(node.target): index for index, node in enumerate(norms)}
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if len(order) < len(norms) or set(layers) != set(order):
+        return None
+    traced.add_module(BLOCKS, nn.ModuleDict())
+    found = [_replace(traced, node, seen) for node in norms]
+    if not any(found):
+        return None
+    traced.graph.lint()
+    traced.recompile()
+    return BlockGraph(traced, order)
+
+
+def _is_norm(traced: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and type(traced.get_submodule(str(node.target))) is nn.BatchNorm2d
+
+
+def _replace(traced: fx.GraphModule, norm: fx.Node, seen: Seen) -> bool:
+    """Puts a block in the place of a BatchNorm layer and what follows it; whether there was one."""
+    residual = None
+    last = _only_user(norm)
+    if last is not None and last.target in _ADDITIONS and len(last.args) == 2 and not last.kwargs:
+        others = [argument for argument in last.args if argument is not norm]
+        if len(others) != 1 or not isinstance(others[0], fx.Node):
+            return False
+        addition, residual, last = last, others[0], _only_user(last)
+    ceiling = None if last is None else _ceiling(traced, last)
+    if last is None or ceiling is None:
+        return False
+    layer = traced.get_submodule(str(norm.target))
+    blocks = traced.get_submodule(BLOCKS)
+    name = f"b{len(list(blocks.children()))}"
+    blocks.add_module(name, WatchedBlock(str(norm.target), layer, ceiling, seen))
+    with traced.graph.inserting_before(last):
+        block = traced.graph.call_module(f"{BLOCKS}.{name}", (norm.args[0], residual))
+    last.replace_all_uses_with(block)
+    for node in (last, norm) if residual is None else (last, addition, norm):
+        traced.graph.erase_node(node)
+    return True
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _ceiling(traced: fx.GraphModule, node: fx.Node) -> float | None:
+    """Where an activation clips from above (infinity: nowhere); None for other calls."""
+    if node.op == "call_module":
+        return _MODULES.get(type(traced.get_submodule(str(node.target))))
+    if len(node.args) != 1:
+        return None
+    return (_FUNCTIONS if node.op == "call_function" else _METHODS).get(node.target)
+
+
+class WatchedBlock(nn.Module):
+    """clip(BatchNorm(x) + residual, 0, ceiling) of a frozen BatchNorm layer; tells the moments of x."""
+
+    def __init__(self, name: str, layer: nn.Module, ceiling: float, seen: Seen) -> None:
+        super().__init__()
+        self.layer = layer
+        self._name = name
+        self._ceiling = ceiling
+        self._seen = seen
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Computes the block for x and residual (N, C, H, W)."""
+        layer = self.layer
+        alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
+        if not isinstance(layer, nn.BatchNorm2d) or not can_watch(layer, x) or not passes.fits(x) or not alike:
+            out: Tensor = layer(x)
+            out = out if residual is None else out + residual
+            return F.relu(out) if self._ceiling == torch.inf else F.hardtanh(out, 0.0, self._ceiling)
+        scale, shift = affine_of(layer)
+        out, mean, var = _WatchedBlock.apply(x, residual, scale, shift, self._ceiling)
+        self._seen(self._name, layer, x, Moments(mean, var))
+        return out
+
+
+class _WatchedBlock(torch.autograd.Function):
+    """x, residual -> the block's output, mean and biased variance of x over positions for each sample and channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, ceiling: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        out, mean, var = passes.block_forward(x, scale, shift, residual, ceiling)
+        ctx.save_for_backward(x, residual, mean, scale, shift)
+        ctx.ceiling = ceiling
+        return out, mean, var
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        x, residual, mean, scale, shift = ctx.saved_tensors
+        slope, offset = moments_gradient(x, mean, grads[1], grads[2])
+        to_x, to_residual = passes.block_backward(x, grads[0], scale, shift, slope, offset, residual, ctx.ceiling)
+        return to_x, to_residual, None, None, None

@@ -1,0 +1,203 @@
+"""Networks computed block by block: the same outputs, statistics and gradients as layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfqbench.models.cifar import CifarResNet
+from dfqbench.native import built, passes
+from dfqbench.synth.attention import batch_statistics
+from dfqbench.synth.blocks import BLOCKS, block_graph
+from dfqbench.synth.statistics import BatchNormStatistics
+
+
+@pytest.fixture
+def library() -> Iterator[None]:
+    found = built()
+    if found.path is None:
+        pytest.skip(f"no compiled passes here: {found.reason}")
+    with passes.using(found.path):
+        yield
+
+
+def trained(network: nn.Module, side: int) -> nn.Module:
+    """With statistics of noise, and scales of either sign."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(8, 3, side, side))
+    return network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+
+
+def resnet18() -> nn.Module:
+    from torchvision.models import resnet18 as made
+
+    return made(num_classes=10)
+
+
+def mobilenet() -> nn.Module:
+    from torchvision.models import mobilenet_v2
+
+    return mobilenet_v2(num_classes=10)
+
+
+def projected() -> nn.Module:
+    return CifarResNet(8, 10, "B")
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "padded shortcuts": (lambda: CifarResNet(8, 10, "A"), 32),
+    "projected shortcuts": (projected, 32),
+    "in-place ReLU": (resnet18, 64),
+    "ReLU6": (mobilenet, 64),
+}
+
+
+def answers(network: nn.Module, images: Tensor) -> tuple[list[Tensor], list[str]]:
+    """Output, statistics and the images' gradient of a loss of both; and the order of the layers."""
+    x = images.clone().requires_grad_()
+    with BatchNormStatistics(network, fused=True) as watch:
+        out = network(x)
+        last = watch.last
+        gap = (last.per_sample.mean - last.running.mean).square().mean()
+        loss = out.square().mean() + gap + (last.per_sample.var - last.running.var).square().mean()
+        (grad,) = torch.autograd.grad(loss, x)
+        return [out.detach(), last.per_sample.mean.detach(), last.per_sample.var.detach(), grad], [
+            layer.name for layer in last.layers
+        ]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_blocks_equal_layers(library: None, kind: str) -> None:
+    make, side = NETWORKS[kind]
+    network = trained(make(), side).double()
+    images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
+    with passes.using(None):
+        exact, order = answers(network, images.double())
+        plain, _ = answers(network.float(), images)
+    graph = block_graph(network, lambda *_: None)
+    assert graph is not None
+    blocks = len(list(graph.network.get_submodule(BLOCKS).children()))
+    assert blocks >= len(order) // 2
+    found, found_order = answers(network, images)
+    assert found_order == order
+    for one, other, true in zip(found, plain, exact, strict=True):
+        # A random network's gradients are ill-conditioned: blocks may be as far from the truth as layers are.
+        far = float((other - true).norm())
+        assert float((one - true).norm()) <= 3 * far + 1e-6 * float(true.norm())
+
+
+def test_autocast_agrees(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = answers(network, images)
+        with passes.using(None):
+            plain, _ = answers(network, images)
+    for one, other in zip(found, plain, strict=True):
+        assert float((one.float() - other.float()).norm()) <= 0.05 * float(other.float().norm())
+
+
+def test_the_networks_own_hooks_are_called_and_its_forward_is_given_back(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    calls: list[int] = []
+    network.register_forward_pre_hook(lambda _m, args: calls.append(len(args[0])))
+    with BatchNormStatistics(network, fused=True) as watch:
+        assert "forward" in vars(network)
+        network(torch.randn(3, 3, 32, 32))
+        assert len(watch.last.layers) == 7
+    assert calls == [3]
+    assert "forward" not in vars(network)
+    assert all("forward" not in vars(module) for module in network.modules())
+
+
+def test_somebody_who_looks_inside_sees_every_layer(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with BatchNormStatistics(network, fused=True) as watch:
+        network(images)
+        alone = watch.last.per_sample.mean
+        seen: list[str] = []
+        handles = [
+            module.register_forward_hook(lambda _m, _a, _o, name=name: seen.append(name))
+            for name, module in network.named_modules()
+            if isinstance(module, (nn.ReLU, nn.BatchNorm2d))
+        ]
+        network(images)
+        torch.testing.assert_close(watch.last.per_sample.mean, alone, rtol=1e-4, atol=1e-5)
+        for handle in handles:
+            handle.remove()
+    assert len(seen) == len(handles) == 14
+
+
+def test_batch_statistics_and_pauses_are_respected(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), batch_statistics(network):
+        expected = network(images)
+    with BatchNormStatistics(network, fused=True) as watch, torch.no_grad():
+        network(images)
+        before = watch.last
+        with batch_statistics(network), watch.paused():
+            torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
+        assert [layer.name for layer in watch.last.layers] == [layer.name for layer in before.layers]
+        with batch_statistics(network):
+            torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
+        assert len(watch.last.layers) == 7
+
+
+class Twice(nn.Module):
+    """Calls one BatchNorm layer at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return torch.relu(self.norm(x)).mean((2, 3))
+
+
+class Branching(nn.Module):
+    """Looks at its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return torch.relu(x).mean((2, 3)) if bool(x.sum() > 0) else x.mean((2, 3))
+
+
+class Used(nn.Module):
+    """Others read what is between BatchNorm and ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return (torch.relu(x) + x).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Twice, Branching, Used])
+def test_what_is_no_block_stays_as_it_is(library: None, kind: type[nn.Module]) -> None:
+    network = trained(kind(), 16)
+    assert block_graph(network, lambda *_: None) is None
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    found, _ = answers(network, images)
+    with passes.using(None):
+        plain, _ = answers(network, images)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
