@@ -13,6 +13,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 DATA = os.environ.get("DFQBENCH_DATA")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where several processes share the files, they take them in the order below, not by the number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes begin with the files that take longest, so that none is left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real evaluation sets and weights, named by DFQBENCH_DATA."""

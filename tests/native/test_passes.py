@@ -158,7 +158,9 @@ def test_freezing_keeps_parameters_names_and_layers_that_do_more() -> None:
     class Special(nn.BatchNorm2d):
         pass
 
-    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), Special(8), nn.BatchNorm2d(8, track_running_stats=False))
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), Special(8), nn.BatchNorm2d(8, track_running_stats=False)
+    )
     before = dict(network.named_parameters())
     state = {name: value.clone() for name, value in network.state_dict().items()}
     freeze_batchnorm(network)

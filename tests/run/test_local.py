@@ -22,7 +22,7 @@ from dfqbench.run.sweep import Summary
 from dfqbench.targets.catalogue import Catalogue
 
 FAULTY = Path(__file__).parent.parent / "plugins" / "faulty"
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def swept(

@@ -17,7 +17,7 @@ import pytest
 import dfqbench
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.CompletedProcess[str]:

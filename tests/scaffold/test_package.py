@@ -13,6 +13,9 @@ from dfqbench.api import UsageError
 from dfqbench.scaffold import KINDS, new_package
 
 
+pytestmark = pytest.mark.slow
+
+
 def run(arguments: list[str], cwd: Path, source: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ)
     if source is not None:
@@ -64,13 +67,19 @@ def test_its_claims_have_the_hosts_columns(installed: tuple[Path, Path, str]) ->
     assert claims.read_text(encoding="utf-8").strip() == published.splitlines()[0]
 
 
+@pytest.fixture(scope="module")
+def types_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy has found out about torch serves every kind."""
+    return tmp_path_factory.mktemp("types")
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_it_is_clean(kind: str, tmp_path: Path) -> None:
+def test_it_is_clean(kind: str, tmp_path: Path, types_cache: Path) -> None:
     folder, *_ = new_package("my_method-2", kind, tmp_path)
     for arguments in (["check", "."], ["format", "--check", "."]):
         done = run(["-m", "ruff", *arguments, "--no-cache"], folder)
         assert done.returncode == 0, done.stdout
-    done = run(["-m", "mypy", "--cache-dir", str(tmp_path / "cache")], folder)
+    done = run(["-m", "mypy", "--cache-dir", str(types_cache)], folder)
     assert done.returncode == 0, done.stdout
 
 

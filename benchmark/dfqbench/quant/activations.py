@@ -7,6 +7,7 @@ what a convolution takes.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -65,9 +66,15 @@ METHODS: frozenset[str] = frozenset({"relu", "relu_"})
 _TIMM_NAMES = ("Swish", "Mish", "HardSwish", "HardMish", "PReLU", "GELU", "GELUTanh", "QuickGELU", "LeakyReLU")
 
 
-@cache
 def module_types() -> tuple[type[nn.Module], ...]:
-    """Torch's activation modules and timm's own versions of them."""
+    """Torch's activation modules, and timm's own versions of them where timm is loaded: its import takes seconds, and
+    nothing can be an instance of a class that nobody has loaded.
+    """
+    return MODULES if "timm.layers" not in sys.modules else _with_timms()
+
+
+@cache
+def _with_timms() -> tuple[type[nn.Module], ...]:
     layers = importlib.import_module("timm.layers")
     extra = [getattr(layers, name) for name in _TIMM_NAMES if hasattr(layers, name)]
     extra += [getattr(layers, name) for name in dir(layers) if name.endswith("Me") and _is_ungated(name)]

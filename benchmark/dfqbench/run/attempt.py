@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -210,6 +211,8 @@ class Attempt:
                 plugins = load_plugins([Path(path) for path in job.plugin_files])
             families = {name: offer.load for name, offer in plugins.models.items()}
             self.surroundings = Surroundings(plugins, build_teacher(self._model, self._device, families))
+            # The first optimizer would load it, and a second or two of that would count as synthesis.
+            importlib.import_module("torch._dynamo")
         else:
             self.surroundings = self._leader.surroundings
         with self._guard.watching():
