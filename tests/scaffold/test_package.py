@@ -12,7 +12,6 @@ import pytest
 from dfqbench.api import UsageError
 from dfqbench.scaffold import KINDS, new_package
 
-
 pytestmark = pytest.mark.slow
 
 

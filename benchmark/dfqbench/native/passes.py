@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
     # torch is loaded, and with it the OpenMP runtime whose threads both share.
     library = ctypes.CDLL(str(path))
     pointer, size, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    signatures = {
+    signatures: dict[str, list[Any]] = {
         f"dfq_{name}_{kind}": [pointer] * count + [size] * 3 + [ctypes.c_float] * (name in _BLOCKS) + [threads]
         for name, count in _POINTERS.items()
         for kind in _TYPES.values()
@@ -98,21 +99,24 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moments_backward(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """slope x + offset, with slope and offset float32 (N, C, 1, 1)."""
+    """The map slope x + offset, with slope and offset float32 (N, C, 1, 1)."""
     out = torch.empty_like(x)
     _call("moments_backward", x, x, _plain(slope), _plain(offset), out)
     return out
 
 
+Affine = tuple[Tensor, Tensor]
+"""Scale and shift, C numbers each."""
+
+
 def block_forward(
-    x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, ceiling: float | None = None
+    x: Tensor, affine: Affine, *, residual: Tensor | None = None, ceiling: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """scale x + shift, and the moments of `x`; where there is a ceiling, clip(scale x + shift + residual, 0, ceiling).
+    """The output of scale x + shift, or with a ceiling of clip(scale x + shift + residual, 0, ceiling), and moments.
 
     Args:
         x: (N, C, H, W), fits.
-        scale: float32, C numbers.
-        shift: float32, C numbers.
+        affine: scale and shift.
         residual: as `x`; with a ceiling only.
         ceiling: infinity for ReLU.
 
@@ -120,34 +124,34 @@ def block_forward(
         The output in the type of `x`; mean and biased variance (N, C) of `x`, float32.
     """
     out, mean, var = torch.empty_like(x), _per_sample(x), _per_sample(x)
-    _call("block_forward", x, x, _plain(scale), _plain(shift), residual, out, mean, var, ceiling=_number(ceiling))
+    _call("block_forward", x, x, *map(_plain, affine), residual, out, mean, var, ceiling=_number(ceiling))
     return out, mean, var
 
 
 def block_backward(
     x: Tensor,
     grad: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    slope: Tensor,
-    offset: Tensor,
+    affine: Affine,
+    to_moments: Affine,
+    *,
     residual: Tensor | None = None,
     ceiling: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of `block_forward`.
 
     Args:
-        x: as given to it, and so are `scale`, `shift`, `residual` and `ceiling`.
+        x: as given to it.
         grad: gradient at the output.
-        slope: float32, N C numbers; slope x + offset is the gradient of the moments.
-        offset: float32, N C numbers.
+        affine: as given to it.
+        to_moments: slope and offset, N C numbers each; slope x + offset is the gradient of the moments.
+        residual: as given to it.
+        ceiling: as given to it.
 
     Returns:
         Gradients in `x` and in the residual.
     """
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
-    numbers = (_plain(scale), _plain(shift), _plain(slope), _plain(offset))
-    tensors = (x, residual, _like(grad, x), *numbers, to_x, to_residual)
+    tensors = (x, residual, _like(grad, x), *map(_plain, affine), *map(_plain, to_moments), to_x, to_residual)
     _call("block_backward", x, *tensors, ceiling=_number(ceiling))
     return to_x, to_residual
 
@@ -170,7 +174,7 @@ def affine_backward(x: Tensor, grad: Tensor, scale: Tensor, centre: Tensor) -> t
 
 
 def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """factor x, from bfloat16 to float32 or the other way; `x` fits, factor is float32 (1, C, 1, 1)."""
+    """The map factor x, from bfloat16 to float32 or back; `x` fits, factor is float32 (1, C, 1, 1)."""
     out = torch.empty_like(x, dtype=dtype)
     function = _present().dfq_widen_scaled if dtype == torch.float32 else _present().dfq_narrow_scaled
     channels = x.shape[1]
@@ -178,33 +182,21 @@ def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def round_to_grid(
-    x: Tensor, scale: Tensor, shift: Tensor, low: float, high: float, *, codes: bool
-) -> tuple[Tensor, Tensor | None]:
-    """(clamp(round(scale x - shift), low, high) + shift) / scale, and where asked for its integers in bfloat16.
+def round_to_grid(x: Tensor, affine: Affine, ends: tuple[float, float], codes: Tensor | None = None) -> Tensor:
+    """The rounded map (clamp(round(scale x - shift), ends) + shift) / scale.
 
     Args:
         x: `fits_flat`.
-        scale: float32, 0-d.
-        shift: float32, 0-d.
-        low: lowest integer.
-        high: highest integer.
-        codes: whether the integers are wanted: those before the division.
+        affine: scale and shift, 0-d.
+        ends: lowest and highest integer before the shift.
+        codes: bfloat16, in the shape and memory order of `x`; filled with the integers before the division.
     """
     out = torch.empty_like(x)
-    kept = torch.empty_like(x, dtype=torch.bfloat16) if codes else None
+    scale, shift = map(_plain, affine)
     _present().dfq_round_to_grid(
-        _at(x),
-        _at(out),
-        _at(kept),
-        x.numel(),
-        _at(_plain(scale)),
-        _at(_plain(shift)),
-        low,
-        high,
-        torch.get_num_threads(),
+        _at(x), _at(out), _at(codes), x.numel(), _at(scale), _at(shift), *ends, torch.get_num_threads()
     )
-    return out, kept
+    return out
 
 
 def _per_sample(x: Tensor) -> Tensor:

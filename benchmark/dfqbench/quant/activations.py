@@ -67,8 +67,9 @@ _TIMM_NAMES = ("Swish", "Mish", "HardSwish", "HardMish", "PReLU", "GELU", "GELUT
 
 
 def module_types() -> tuple[type[nn.Module], ...]:
-    """Torch's activation modules, and timm's own versions of them where timm is loaded: its import takes seconds, and
-    nothing can be an instance of a class that nobody has loaded.
+    """Torch's activation modules, and timm's own versions of them where timm is loaded.
+
+    Its import takes seconds, and nothing can be an instance of a class that nobody has loaded.
     """
     return MODULES if "timm.layers" not in sys.modules else _with_timms()
 

@@ -49,7 +49,7 @@ class _RoundToShiftedGrid(torch.autograd.Function):
         if scale.ndim or not x.ndim:
             return _shifted_codes(x, scale, shift, bits).div_(scale)
         if passes.fits_flat(x):
-            return passes.round_to_grid(x, scale, shift, *_ends(bits), codes=False)[0]
+            return passes.round_to_grid(x, (scale, shift), _ends(bits))
         out = torch.empty_like(x)
         for part in chunks(x):
             # The rounding's own passes stay in cache; one pass reads x and writes the result.
@@ -69,16 +69,15 @@ class _RoundAndKeepCodes(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, grid: ShiftedGrid, rectify: bool) -> tuple[Tensor, Tensor]:
         scale, shift, bits = grid
         _remember(ctx, x, rectify)
+        codes = torch.empty_like(x, dtype=torch.bfloat16)
+        ctx.mark_non_differentiable(codes)
         if passes.fits_flat(x):
-            out, kept = passes.round_to_grid(x, scale, shift, *_ends(bits), codes=True)
-            ctx.mark_non_differentiable(kept)
-            return out, kept
-        out, codes = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16)
+            return passes.round_to_grid(x, (scale, shift), _ends(bits), codes), codes
+        out = torch.empty_like(x)
         for part in chunks(x):
             some = _shifted_codes(x[part], scale, shift, bits)
             codes[part] = some
             torch.div(some, scale, out=out[part])
-        ctx.mark_non_differentiable(codes)
         return out, codes
 
     @staticmethod

@@ -27,7 +27,8 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         """Normalises x (N, C, H, W) by the running statistics."""
         if self.training or not torch.is_grad_enabled() or not self.affine or not passes.fits(x):
             return super().forward(x)
-        out: Tensor = _FrozenBatchNorm.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+        frozen = (self.running_mean, self.running_var, self.eps)
+        out: Tensor = _FrozenBatchNorm.apply(x, self.weight, self.bias, frozen)
         return out
 
 
@@ -35,7 +36,8 @@ class _FrozenBatchNorm(torch.autograd.Function):
     """torch's forward pass; all three gradients in one pass over the map."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, frozen: tuple[Tensor, Tensor, float]) -> Tensor:
+        mean, var, eps = frozen
         ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
@@ -44,7 +46,7 @@ class _FrozenBatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
         to_x, to_scale, to_shift = passes.affine_backward(x, grads[0], weight * inverse, mean)
-        return to_x, to_scale * inverse, to_shift, None, None, None
+        return to_x, to_scale * inverse, to_shift, None
 
 
 def freeze_batchnorm(network: nn.Module) -> None:

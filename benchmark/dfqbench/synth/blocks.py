@@ -29,7 +29,7 @@ _FUNCTIONS: dict[Any, float] = {
     F.relu_: torch.inf,
     F.relu6: 6.0,
 }
-_METHODS = {"relu": torch.inf, "relu_": torch.inf}
+_METHODS: dict[Any, float] = {"relu": torch.inf, "relu_": torch.inf}
 _ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 
 
@@ -114,7 +114,8 @@ def _ceiling(traced: fx.GraphModule, node: fx.Node) -> float | None:
         return _MODULES.get(type(traced.get_submodule(str(node.target))))
     if len(node.args) != 1:
         return None
-    return (_FUNCTIONS if node.op == "call_function" else _METHODS).get(node.target)
+    known: dict[Any, float] = _FUNCTIONS if node.op == "call_function" else _METHODS
+    return known.get(node.target)
 
 
 class WatchedBlock(nn.Module):
@@ -135,8 +136,7 @@ class WatchedBlock(nn.Module):
             out: Tensor = layer(x)
             out = out if residual is None else out + residual
             return F.relu(out) if self._ceiling == torch.inf else F.hardtanh(out, 0.0, self._ceiling)
-        scale, shift = affine_of(layer)
-        out, mean, var = _WatchedBlock.apply(x, residual, scale, shift, self._ceiling)
+        out, mean, var = _WatchedBlock.apply(x, residual, affine_of(layer), self._ceiling)
         self._seen(self._name, layer, x, Moments(mean, var))
         return out
 
@@ -146,19 +146,21 @@ class _WatchedBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, scale: Tensor, shift: Tensor, ceiling: float
+        ctx: Any, x: Tensor, residual: Tensor | None, affine: passes.Affine, ceiling: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)
-        out, mean, var = passes.block_forward(x, scale, shift, residual, ceiling)
-        ctx.save_for_backward(x, residual, mean, scale, shift)
+        out, mean, var = passes.block_forward(x, affine, residual=residual, ceiling=ceiling)
+        ctx.save_for_backward(x, residual, mean, *affine)
         ctx.ceiling = ceiling
         return out, mean, var
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, residual, mean, scale, shift = ctx.saved_tensors
-        slope, offset = moments_gradient(x, mean, grads[1], grads[2])
-        to_x, to_residual = passes.block_backward(x, grads[0], scale, shift, slope, offset, residual, ctx.ceiling)
-        return to_x, to_residual, None, None, None
+        to_moments = moments_gradient(x, mean, grads[1], grads[2])
+        to_x, to_residual = passes.block_backward(
+            x, grads[0], (scale, shift), to_moments, residual=residual, ceiling=ctx.ceiling
+        )
+        return to_x, to_residual, None, None

@@ -60,7 +60,7 @@ class _WatchedBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if passes.fits(x):
-            out, mean, var = passes.block_forward(x, scale, shift)
+            out, mean, var = passes.block_forward(x, (scale, shift))
             ctx.save_for_backward(x, mean, scale, shift)
             return out, mean, var
         out = torch.empty_like(x)
@@ -82,7 +82,7 @@ class _WatchedBatchNorm(torch.autograd.Function):
         x, mean, scale, shift = ctx.saved_tensors
         slope, offset = moments_gradient(x, mean, grads[1], grads[2])
         if passes.fits(x):
-            return passes.block_backward(x, grads[0], scale, shift, slope, offset)[0], None, None
+            return passes.block_backward(x, grads[0], (scale, shift), (slope, offset))[0], None, None
         out = torch.empty_like(x)
         for part in chunks(x):
             moved = torch.addcmul(offset[part], slope[part], x[part].to(scale.dtype))
