@@ -42,10 +42,10 @@ def test_one_build_serves_later_processes(own_cache: Path) -> None:
 def test_another_source_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "kernels.cpp"
     changed.write_text(build.SOURCE.read_text() + "\n// changed\n")
-    before = build._key("g++ 1")
+    before = build._key("g++ 1", ["g++"])
     monkeypatch.setattr(build, "SOURCE", changed)
-    assert build._key("g++ 1") != before
-    assert build._key("g++ 2") != build._key("g++ 1")
+    assert build._key("g++ 1", ["g++"]) != before
+    assert build._key("g++ 2", ["g++"]) != build._key("g++ 1", ["g++"])
 
 
 def test_without_a_compiler_the_reason_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +76,33 @@ def test_a_cache_that_cannot_be_written_is_a_reason(own_cache: Path) -> None:
     found = build.built()
     assert found.path is None
     assert str(own_cache) in found.reason
+
+
+@needs_compiler
+def test_a_torn_library_is_built_again(own_cache: Path) -> None:
+    first = build.built()
+    assert first.path is not None
+    first.path.write_bytes(b"")
+    build._built.cache_clear()
+    assert build.built() == first
+    assert first.path.stat().st_size > 0
+
+
+@needs_compiler
+def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    incomplete = tmp_path / "kernels.cpp"
+    incomplete.write_text('extern "C" int absent();\nint (*needed)() = absent;\n')
+    monkeypatch.setattr(build, "SOURCE", incomplete)
+    found = build.built()
+    assert found.path is None
+    assert found.reason.startswith("what was compiled cannot be loaded: ")
+    assert "absent" in found.reason
+
+
+@needs_compiler
+def test_the_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "c++ -g0")
+    assert build.built().path is not None
 
 
 def test_the_switch_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:

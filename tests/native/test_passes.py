@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.native import built, passes
-from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_with_codes
+from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
+from dfqbench.quant.grid_conv import GridConvolutions, on_grid
 from dfqbench.synth.moments import sample_moments
 from dfqbench.synth.watched import watched_batchnorm
 
@@ -215,4 +216,67 @@ def test_a_nan_is_kept(library: str) -> None:
     assert torch.isnan(mean[1, 3])
     assert torch.isnan(var[1, 3])
     assert int(torch.isnan(mean).sum()) == int(torch.isnan(var).sum()) == 1
-    assert not torch.isnan(F.relu(passes.block_forward(x, (torch.ones(16), torch.zeros(16)))[0][0])).any()
+    affine = (torch.ones(16), torch.zeros(16))
+    for residual in (None, torch.zeros_like(x)):
+        for ceiling in (None, torch.inf, 6.0):
+            if residual is None or ceiling is not None:
+                out = passes.block_forward(x, affine, residual=residual, ceiling=ceiling)[0]
+                assert torch.equal(torch.isnan(out), torch.isnan(x))
+
+
+@pytest.mark.parametrize("ceiling", [torch.inf, 6.0])
+def test_gradients_of_numbers_that_are_not_finite_are_torchs(library: str, ceiling: float) -> None:
+    values = [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 6.0, 7.0, -1.0, 3.0]
+    x = torch.zeros(1, 16, 3, 3).contiguous(memory_format=torch.channels_last)
+    x[0, 0] = torch.tensor(values).view(3, 3)
+    leaf = x.clone().requires_grad_()
+    (F.relu(leaf) if ceiling == torch.inf else F.relu6(leaf)).sum().backward()
+    affine, nothing = (torch.ones(16), torch.zeros(16)), torch.zeros(1, 16)
+    # A residual's gradient is what the activation lets through.
+    _, passed = passes.block_backward(
+        x, torch.ones_like(x), affine, (nothing, nothing), residual=torch.zeros_like(x), ceiling=ceiling
+    )
+    assert passed is not None
+    assert leaf.grad is not None
+    assert torch.equal(passed, leaf.grad)
+
+
+def test_one_factor_serves_all_channels(library: str) -> None:
+    wide = feature_map((3, 24, 5, 5))
+    factor = torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64)
+    assert torch.equal(passes.scaled(wide, factor, torch.bfloat16), (wide * factor.float()).to(torch.bfloat16))
+
+
+def test_a_weight_with_one_range_trains_as_in_torch(library: str) -> None:
+    """The convolution on integers of a grid that one scale describes."""
+    torch.manual_seed(0)
+    x, weight = torch.relu(torch.randn(2, 16, 6, 6)), torch.randn(16, 16, 3, 3)
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+
+    def found() -> list[Tensor]:
+        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        scale, shift = integral_shift(torch.tensor(0.0), torch.tensor(3.0), 4)
+        quantized = on_grid(quantize_integral_shift(leaves[0], scale, shift, 4), scale)
+        grid = quantize_weight(leaves[1], 4, rounding="integral_shift", symmetric=False, per_channel=False)
+        with GridConvolutions():
+            out = torch.conv2d(quantized, grid, None, (1, 1), (1, 1), (1, 1), 1)
+        out.square().sum().backward()
+        assert leaves[0].grad is not None
+        assert leaves[1].grad is not None
+        return [out.detach(), leaves[0].grad, leaves[1].grad]
+
+    compiled = found()
+    with passes.using(None):
+        expected = found()
+    for one, other in zip(compiled, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_operands_of_another_size_are_refused(library: str) -> None:
+    x = feature_map((2, 16, 4, 4))
+    with pytest.raises(ValueError, match="does not fit"):
+        passes.block_forward(x, (torch.ones(1), torch.zeros(16)))
+    with pytest.raises(ValueError, match="does not fit"):
+        passes.block_forward(x, (torch.ones(16), torch.zeros(16)), residual=x[:1], ceiling=torch.inf)
+    with pytest.raises(ValueError, match="does not fit"):
+        passes.affine_backward(x, x[:, :8], torch.ones(16), torch.zeros(16))

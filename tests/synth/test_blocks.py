@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -75,8 +77,22 @@ def answers(network: nn.Module, images: Tensor) -> tuple[list[Tensor], list[str]
         ]
 
 
+def count_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Maps that went through the compiled pass of a block, and were differentiated."""
+    maps: list[Tensor] = []
+    real = passes.block_backward
+
+    def counted(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            maps.append(x)
+        return real(x, *args, **kwargs)
+
+    monkeypatch.setattr(passes, "block_backward", counted)
+    return maps
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_blocks_equal_layers(library: None, kind: str) -> None:
+def test_blocks_equal_layers(library: None, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, side = NETWORKS[kind]
     network = trained(make(), side).double()
     images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
@@ -87,8 +103,10 @@ def test_blocks_equal_layers(library: None, kind: str) -> None:
     assert graph is not None
     blocks = len(list(graph.network.get_submodule(BLOCKS).children()))
     assert blocks >= len(order) // 2
+    ran = count_blocks(monkeypatch)
     found, found_order = answers(network, images)
     assert found_order == order
+    assert len(ran) == blocks
     for one, other, true in zip(found, plain, exact, strict=True):
         # A random network's gradients are ill-conditioned: blocks may be as far from the truth as layers are.
         far = float((other - true).norm())
@@ -189,6 +207,149 @@ class Used(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
         return (torch.relu(x) + x).mean((2, 3))
+
+
+class Kept(nn.Module):
+    """Base of networks that are no chain of pure calls: two convolutions and BatchNorms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.switched = False
+        self.note: Tensor | None = None
+
+
+class AddsToResidual(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        r = torch.relu(self.norm1(self.conv1(x)))
+        kept = a = r + 0.5
+        a += self.norm2(self.conv2(r))
+        return (torch.relu(a) + kept).mean((2, 3))
+
+
+class ChangesResidual(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        r = self.norm1(self.conv1(x))
+        y = self.norm2(self.conv2(torch.tanh(r))) + r
+        return (torch.relu_(r) + torch.relu(y)).mean((2, 3))
+
+
+class Noisy(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm1(self.conv1(x)) + torch.ones(8, 1, 1)).mean((2, 3)) + torch.randn(1)
+
+
+class Notes(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        self.note = torch.relu(self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
+        return self.note.mean((2, 3))
+
+
+class NamedAdd(Kept):
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = nn.Bilinear(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = torch.relu(self.norm1(self.conv1(x))).unsqueeze(-1)
+        y = self.add(self.norm2(self.conv2(r.squeeze(-1))).unsqueeze(-1), r)
+        return torch.relu(y.squeeze(-1)).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [ChangesResidual, Noisy, Notes])
+def test_what_might_be_computed_otherwise_has_no_graph(library: None, kind: type[Kept]) -> None:
+    network = trained(kind(), 16)
+    assert isinstance(network, Kept)
+    network.note = None
+    assert block_graph(network, lambda *_: None) is None
+    assert network.note is None  # tracing has left nothing behind
+
+
+@pytest.mark.parametrize("kind", [NamedAdd, AddsToResidual])
+def test_what_tracing_would_get_wrong_is_computed_as_ever(library: None, kind: type[nn.Module]) -> None:
+    """A module named like an operation; an addition in place, which a traced graph makes anew."""
+    network = trained(kind(), 16)
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    found, _ = answers(network, images)
+    with passes.using(None):
+        plain, _ = answers(network, images)
+    torch.testing.assert_close(found[0], plain[0], rtol=1e-4, atol=1e-5)
+
+
+class Switched(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = torch.relu(self.norm2(self.conv2(x)))
+        return (2 * x if self.switched else x).mean((2, 3))
+
+
+def test_a_switch_is_heeded(library: None) -> None:
+    network = trained(Switched(), 16)
+    assert isinstance(network, Switched)
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    watch = BatchNormStatistics(network, fused=True)
+    with watch, torch.no_grad():
+        once = network(images)
+        assert watch._blocks is not None
+    network.switched = True
+    with watch, torch.no_grad():
+        torch.testing.assert_close(network(images), 2 * once)
+        assert watch._blocks is not None
+
+
+def test_a_graph_that_disagrees_is_dropped(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = network(images)
+    watch = BatchNormStatistics(network, fused=True)
+    with watch, torch.no_grad():
+        assert watch._blocks is not None
+        monkeypatch.setattr(watch._blocks.network, "forward", lambda _: 1.01 * expected)
+        torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+        assert vars(watch)["_blocks"] is None
+        assert len(watch.last.layers) == 7
+
+
+def test_a_hook_of_before_is_neither_missed_nor_kept(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    block = next(module for module in network.modules() if type(module).__name__ == "BasicBlock")
+    with torch.no_grad():
+        plain = network(images)
+        handle = block.register_forward_hook(lambda _m, _a, out: 3 * out)
+        hooked = network(images)
+        watch = BatchNormStatistics(network, fused=True)
+        with watch:
+            torch.testing.assert_close(network(images), hooked, rtol=1e-4, atol=1e-4)
+        handle.remove()
+        with watch:
+            torch.testing.assert_close(network(images), plain, rtol=1e-4, atol=1e-4)
+            assert watch._blocks is not None
+
+
+def test_backward_hooks_are_called(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    block = next(module for module in network.modules() if type(module).__name__ == "BasicBlock")
+    calls: list[int] = []
+    block.register_full_backward_hook(lambda *_: calls.append(1))
+    with BatchNormStatistics(network, fused=True):
+        network(images).sum().backward()
+    assert calls == [1]
+
+
+def test_a_copy_made_meanwhile_is_a_network_of_its_own(library: None) -> None:
+    network = trained(CifarResNet(8, 10, "A"), 32)
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with BatchNormStatistics(network, fused=True) as watch, torch.no_grad():
+        network(images)
+        other = copy.deepcopy(network)
+        for parameter in other.parameters():
+            parameter.zero_()
+        assert not other(images).any()
+        assert len(watch.last.layers) == 7
 
 
 @pytest.mark.parametrize("kind", [Twice, Branching, Used])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -22,13 +24,15 @@ FLAGS = (
     "-O3",
     "-march=native",
     "-fopenmp",
+    "-fno-fast-math",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=off",
     "-shared",
     "-fPIC",
 )
-"""Nothing here lets the compiler change a result: no -ffast-math, no contraction."""
+"""Nothing here lets the compiler change a result: no fast math, no contraction."""
+LOADS = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
 SECONDS = 120.0
 """Most time for a build; it takes a few seconds."""
 
@@ -69,31 +73,42 @@ def cache_folder() -> Path:
 def _built(name: str, folder: Path) -> Built:
     if platform.system() != "Linux":
         return Built(None, reason="built on Linux only")
-    compiler = shutil.which(name)
-    if compiler is None:
-        return Built(None, reason=f"no C++ compiler '{name}' (install one, or name it in CXX)")
+    compiler, *options = shlex.split(name) or [""]
+    if shutil.which(compiler) is None:
+        return Built(None, reason=f"no C++ compiler '{compiler}' (install one, or name it in CXX)")
+    command = [compiler, *options]
     try:
-        version = _told([compiler, "--version"]).partition("\n")[0]
-        library = folder / f"{_key(version)}.so"
-        if not library.is_file():
-            _build(compiler, library)
-    except (OSError, subprocess.SubprocessError) as error:
+        version = _told([*command, "--version"]).partition("\n")[0]
+        library = folder / f"{_key(version, command)}.so"
+        if not _loads(library):
+            _build(command, library)
+            # Not in this process, which may have to load torch first.
+            _told([sys.executable, "-c", LOADS, str(library)])
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         return Built(None, reason=_said(error))
     return Built(library, version)
 
 
-def _build(compiler: str, library: Path) -> None:
+def _loads(library: Path) -> bool:
+    """Whether a library is there and whole, and this machine can load it: a home may be shared by several."""
+    try:
+        return library.is_file() and _told([sys.executable, "-c", LOADS, str(library)]) == ""
+    except subprocess.SubprocessError:
+        return False
+
+
+def _build(command: list[str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved there whole: two builds at once do not meet.
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         made = Path(work) / library.name
-        _told([compiler, *FLAGS, str(SOURCE), "-o", str(made)])
+        _told([*command, *FLAGS, str(SOURCE), "-o", str(made)])
         made.replace(library)
 
 
-def _key(version: str) -> str:
+def _key(version: str, command: list[str]) -> str:
     """Changes with the source, the compiler and the processor: -march=native runs on its own kind only."""
-    facts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version.encode(), _processor())
+    facts = (SOURCE.read_bytes(), shlex.join([*command, *FLAGS]).encode(), version.encode(), _processor())
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 
@@ -108,12 +123,14 @@ def _processor() -> bytes:
 
 def _told(command: list[str]) -> str:
     return subprocess.run(  # noqa: S603 - a compiler of the user's own path
-        command, capture_output=True, text=True, timeout=SECONDS, check=True
+        command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True
     ).stdout
 
 
 def _said(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         told = (error.stderr or error.stdout or "").strip().splitlines()
+        if LOADS in error.cmd:
+            return f"what was compiled cannot be loaded: {told[-1] if told else error}"
         return f"the compiler failed: {told[0] if told else error}"
     return str(error)

@@ -112,8 +112,8 @@ struct Block {
     y = y < 0.0f ? 0.0f : y;
     return y > ceiling ? ceiling : y;
   }
-  // Both comparisons always, so that the loop around has no branch.
-  bool stopped(float y) const { return CLIP & ((y <= 0.0f) | (y >= ceiling)); }
+  // As torch has it for numbers that are not finite, too; all comparisons always, so that the loop has no branch.
+  bool stopped(float y) const { return CLIP & ((y <= 0.0f) | (std::isfinite(ceiling) & !(y < ceiling))); }
 };
 
 // The block's output, and the moments of x.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,16 @@ def in_use() -> bool:
 @contextmanager
 def using(path: Path | str | None) -> Iterator[None]:
     """Within it, the library at `path` is in use, or none."""
+    with kept():
+        use(path)
+        yield
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Afterwards, the library that is in use now is in use again."""
     global _library  # noqa: PLW0603
     before = _library
-    use(path)
     try:
         yield
     finally:
@@ -100,6 +107,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def moments_backward(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """The map slope x + offset, with slope and offset float32 (N, C, 1, 1)."""
+    _check(x, (), of_samples=(slope, offset))
     out = torch.empty_like(x)
     _call("moments_backward", x, x, _plain(slope), _plain(offset), out)
     return out
@@ -123,6 +131,8 @@ def block_forward(
     Returns:
         The output in the type of `x`; mean and biased variance (N, C) of `x`, float32.
     """
+    _check(x, (residual,), affine)
+    residual = None if residual is None else _like(residual, x)
     out, mean, var = torch.empty_like(x), _per_sample(x), _per_sample(x)
     _call("block_forward", x, x, *map(_plain, affine), residual, out, mean, var, ceiling=_number(ceiling))
     return out, mean, var
@@ -150,7 +160,9 @@ def block_backward(
     Returns:
         Gradients in `x` and in the residual.
     """
+    _check(x, (residual, grad), affine, to_moments)
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
+    residual = None if residual is None else _like(residual, x)
     tensors = (x, residual, _like(grad, x), *map(_plain, affine), *map(_plain, to_moments), to_x, to_residual)
     _call("block_backward", x, *tensors, ceiling=_number(ceiling))
     return to_x, to_residual
@@ -168,17 +180,19 @@ def affine_backward(x: Tensor, grad: Tensor, scale: Tensor, centre: Tensor) -> t
     Returns:
         scale grad, and float32 (C,): the sums of grad (x - centre) and of grad.
     """
+    _check(x, (grad,), (scale, centre))
     out, to_scale, to_shift = torch.empty_like(x), _per_sample(x), _per_sample(x)
     _call("affine_backward", x, x, _like(grad, x), _plain(scale), _plain(centre), out, to_scale, to_shift)
     return out, to_scale.sum(0), to_shift.sum(0)
 
 
 def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The map factor x, from bfloat16 to float32 or back; `x` fits, factor is float32 (1, C, 1, 1)."""
+    """The map factor x, from bfloat16 to float32 or back; `x` fits, factor is (1, C, 1, 1) or (1, 1, 1, 1)."""
     out = torch.empty_like(x, dtype=dtype)
     function = _present().dfq_widen_scaled if dtype == torch.float32 else _present().dfq_narrow_scaled
     channels = x.shape[1]
-    function(_at(x), _at(_plain(factor)), _at(out), x.numel() // channels, channels, torch.get_num_threads())
+    factors = _plain(factor.expand(1, channels, 1, 1))
+    function(_at(x), _at(factors), _at(out), x.numel() // channels, channels, torch.get_num_threads())
     return out
 
 
@@ -203,9 +217,25 @@ def _per_sample(x: Tensor) -> Tensor:
     return torch.empty(x.shape[:2])
 
 
-def _like(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient in the type and memory order of the map; a copy only where it has another."""
-    return grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
+def _like(other: Tensor, x: Tensor) -> Tensor:
+    """Another map in the type and memory order of `x`; a copy only where it has another."""
+    return other.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _check(
+    x: Tensor, maps: Iterable[Tensor | None], of_channels: Iterable[Tensor] = (), of_samples: Iterable[Tensor] = ()
+) -> None:
+    """Nothing is read beyond its end.
+
+    Raises:
+        ValueError: a map has not the shape of `x`, or there is not a number for each channel, or sample and channel.
+    """
+    samples, channels = x.shape[:2]
+    fit = all(one is None or one.shape == x.shape for one in maps)
+    fit &= all(one.numel() == channels for one in of_channels)
+    fit &= all(one.numel() == samples * channels for one in of_samples)
+    if not fit:
+        raise ValueError(f"an operand does not fit a map of shape {tuple(x.shape)}")
 
 
 def _plain(values: Tensor) -> Tensor:

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.native import passes
+from dfqbench.quant.trace import is_hooked
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm layer that stays in eval mode; same parameters, same values, gradients equal up to rounding."""
+    """A BatchNorm layer that stays in eval mode; same parameters, same values, gradients equal up to rounding.
+
+    First derivatives only, where the compiled passes are in use.
+    """
 
     @classmethod
     def of(cls, layer: nn.BatchNorm2d) -> FrozenBatchNorm2d:
@@ -54,6 +58,5 @@ def freeze_batchnorm(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
         if type(module) is nn.BatchNorm2d and module.track_running_stats and name:
             parent, _, child = name.rpartition(".")
-            hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-            if not hooked:
+            if not is_hooked(module) and "forward" not in vars(module):
                 setattr(network.get_submodule(parent), child, FrozenBatchNorm2d.of(module))

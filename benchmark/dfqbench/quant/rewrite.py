@@ -16,7 +16,7 @@ from dfqbench.quant.fold import fold_batchnorm, unfuse_norm_activations
 from dfqbench.quant.probe import Probe, probe
 from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation, WeightQuantizer
 from dfqbench.quant.scheme import OFF, Scheme
-from dfqbench.quant.trace import WEIGHTED, trace
+from dfqbench.quant.trace import WEIGHTED, is_hooked, trace
 
 QUANTIZERS = "activation_quantizers"
 """Name under which the graph's activation quantizers are kept."""
@@ -208,7 +208,7 @@ def _rectified_by(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         # A subclass may do more, and a hook would miss its call.
-        plain = type(module) is nn.ReLU and not module._forward_hooks and not module._forward_pre_hooks
+        plain = type(module) is nn.ReLU and not is_hooked(module)
         in_place = plain and bool(module.inplace)
     else:
         plain = node.target in {torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_"}

@@ -78,5 +78,11 @@ def trace(network: nn.Module) -> fx.GraphModule:
     raise Unavailable(f"{type(network).__name__} has more than {MOST_RETRIES} untraceable parts")
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody listens to a module's calls or gradients."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else "no message"

@@ -22,6 +22,8 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
+TRACING = ("quant/trace.py", "quant/activations.py")
+"""The host's code by which a teacher becomes a graph."""
 COMPILED = ("native", "native/kernels.cpp")
 """The host's code of compiled passes."""
 
@@ -130,7 +132,9 @@ class Cell:
     @property
     def source_id(self) -> str:
         """Identity of the images."""
-        return identity(self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *COMPILED)]})
+        return identity(
+            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *TRACING, *COMPILED)]}
+        )
 
     @property
     def student_id(self) -> str:

@@ -62,8 +62,8 @@ class Evaluator:
         }
         begin = time.monotonic()
         try:
-            passes.use(request.get("passes"))
-            result = operations[request["op"]](request)
+            with passes.using(request.get("passes")):
+                result = operations[request["op"]](request)
         except Exception as error:
             return _described(error)
         return result | {"seconds": time.monotonic() - begin}

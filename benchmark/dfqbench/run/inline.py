@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class InlineExecutor:
         self._device = device
         self._evaluator: _InlineEvaluator | None = None
         self._threads_before: int | None = None
+        self._kept = ExitStack()
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:  # noqa: ARG002 - there is one slot
         """Runs a job in this process."""
@@ -51,21 +53,22 @@ class InlineExecutor:
         return self._evaluator
 
     def close(self) -> None:
-        """Leaves the process as it was: its number of threads, torch's operations alone."""
+        """Leaves the process as it was: its number of threads, its library of compiled passes."""
         if self._threads_before is not None:
             import torch
 
-            from dfqbench.native import passes
-
             torch.set_num_threads(self._threads_before)
-            passes.use(None)
             self._threads_before = None
+            self._kept.close()
 
     def _remember_threads(self) -> None:
         if self._threads_before is None:
             import torch
 
+            from dfqbench.native import passes
+
             self._threads_before = torch.get_num_threads()
+            self._kept.enter_context(passes.kept())
 
 
 class _Sink:

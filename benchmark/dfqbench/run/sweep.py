@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-from filelock import FileLock
 
 from dfqbench.api.errors import DfqError
 from dfqbench.run.cell import Cell
@@ -17,8 +14,8 @@ from dfqbench.run.display import Display
 from dfqbench.run.estimate import History
 from dfqbench.run.executor import Executor, OnEvent, Slot
 from dfqbench.run.known import KnownStudent
-from dfqbench.run.locks import Locks
 from dfqbench.run.measure import attempt, evaluate_known, without_running
+from dfqbench.run.queue import Claim, Queue
 from dfqbench.run.runner import Runner
 from dfqbench.run.statuses import FAULTY
 from dfqbench.run.stop import Stop
@@ -56,42 +53,6 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Claim:
-    """A cell that is ours for now, with the locks that make it so.
-
-    Attributes:
-        cell: the cell.
-        lock: its lock.
-        source: the lock on its source, where the cell is to make it.
-        partners: further cells of the same source for the same worker.
-        alone: whether the worker has declined the partners.
-    """
-
-    cell: Cell
-    lock: FileLock
-    source: FileLock | None = None
-    partners: list[_Claim] = field(default_factory=list)
-    alone: bool = False
-
-    @property
-    def cells(self) -> list[Cell]:
-        """The cell and its partners."""
-        return [self.cell, *(partner.cell for partner in self.partners)]
-
-    def free_source(self) -> None:
-        """Lets others have the source."""
-        source, self.source = self.source, None
-        if source is not None:
-            source.release()
-
-    def release(self) -> None:
-        """Lets others have everything."""
-        self.free_source()
-        for claim in (self, *self.partners):
-            claim.lock.release()
-
-
 class Sweep:
     """Takes cells through an executor.
 
@@ -111,16 +72,10 @@ class Sweep:
         self._display = display
         self._history = history
         self._stop = stop or Stop()
-        self._locks = Locks(runner.folder.path / "locks")
-        self._unshared: set[str] = set()
-        self._by_itself: set[str] = set()
-        self._claims: list[_Claim] = []
-        self._known: dict[str, int] = {}
+        self._queue = Queue(runner, len(executor.slots), self._note)
         self._paid: set[str] = set()
-        self._waiting: list[Cell] = []
         self._free: list[Slot] = []
         self._found: dict[int, dict[str, Any]] = {}
-        self._order: dict[int, int] = {}
         self._failures = 0
         self._storage: OSError | None = None
         self._summary = Summary()
@@ -134,20 +89,20 @@ class Sweep:
             OSError: the results folder cannot be written.
         """
         cells = list(cells)
-        self._order = {id(cell): number for number, cell in enumerate(cells)}
+        left = []
         for cell in cells:
             before = self._runner.finished(cell)
             if before is None:
-                self._waiting.append(cell)
-                self._known[cell.cell_id] = self._attempts(cell)
+                left.append(cell)
             else:
                 self._summary.reused += 1
                 self._summary.elsewhere += before.get("environment") != self._runner.environment
                 self._found[id(cell)] = before
+        self._queue.fill(left)
         if self._runner.rules.fresh:
-            self._forget_earlier()
+            self._queue.forget_earlier()
         self._evaluate_known()
-        self._paid = self._runner.paid_sources(self._waiting)
+        self._paid = self._runner.paid_sources(left)
         if self._executor.in_process:
             self._one_by_one()
         else:
@@ -156,23 +111,11 @@ class Sweep:
             raise self._storage
         return self._summed(cells)
 
-    def _forget_earlier(self) -> None:
-        """Removes what a fresh run must not use, but for what another process is using."""
-        folder = self._runner.folder
-        for cell in self._waiting:
-            for take, name, place in (
-                (self._locks.source, cell.source_id, folder.source(cell.source_id)),
-                (self._locks.cell, cell.cell_id, folder.checkpoints(cell.cell_id)),
-            ):
-                lock = take(name) if place.exists() else None
-                if lock is not None:
-                    shutil.rmtree(place, ignore_errors=True)
-                    lock.release()
-
     def _evaluate_known(self) -> None:
         """Evaluates the students that the folder holds already; those of one network and data in one pass."""
-        known = self._runner.known_students() if self._waiting else {}
-        able = [cell for cell in self._waiting if cell.problem is None and cell.student_id in known]
+        waiting = self._queue.waiting
+        known = self._runner.known_students() if waiting else {}
+        able = [cell for cell in waiting if cell.problem is None and cell.student_id in known]
         groups: dict[str, list[Cell]] = {}
         for cell in able:
             groups.setdefault(cell.evaluation_id, []).append(cell)
@@ -182,18 +125,15 @@ class Sweep:
                 self._evaluate_part(part, known)
 
     def _evaluate_part(self, cells: Sequence[Cell], known: Mapping[str, KnownStudent]) -> None:
-        locks = {cell.cell_id: lock for cell in cells if (lock := self._locks.cell(cell.cell_id)) is not None}
-        mine = [cell for cell in cells if cell.cell_id in locks and not self._settled_elsewhere(cell)]
-        view = self._display.begin(f"{len(mine)} students that are there already")
-        view.event({"event": "phase", "name": "evaluation"})
-        try:
-            made = self._made([(cell, known[cell.student_id]) for cell in mine]) if mine else []
-        finally:
-            view.close()
-            for lock in locks.values():
-                lock.release()
+        with self._queue.held(cells) as mine:
+            view = self._display.begin(f"{len(mine)} students that are there already")
+            view.event({"event": "phase", "name": "evaluation"})
+            try:
+                made = self._made([(cell, known[cell.student_id]) for cell in mine]) if mine else []
+            finally:
+                view.close()
         for cell, record in zip(mine, made, strict=False):
-            self._waiting.remove(cell)
+            self._queue.waiting.remove(cell)
             self._note(cell, record)
 
     def _made(self, found: Sequence[tuple[Cell, KnownStudent]]) -> list[dict[str, Any]]:
@@ -209,8 +149,8 @@ class Sweep:
             return work.result()
 
     def _one_by_one(self) -> None:
-        while self._waiting and self._stop.reason is None:
-            claim = self._claim()
+        while self._queue.waiting and self._stop.reason is None:
+            claim = self._queue.claim()
             if claim is None:
                 self._stop.wait(POLL)
                 continue
@@ -228,12 +168,12 @@ class Sweep:
 
     def _at_once(self) -> None:
         self._free = list(self._executor.slots)
-        running: dict[Future[_Records | OSError], tuple[_Claim, Slot]] = {}
+        running: dict[Future[_Records | OSError], tuple[Claim, Slot]] = {}
         with ThreadPoolExecutor(len(self._free), thread_name_prefix="slot") as pool, self._hurried():
-            while running or (self._waiting and self._stop.reason is None):
-                self._take_back()
-                while self._free and self._waiting and self._stop.reason is None:
-                    claim = self._claim()
+            while running or (self._queue.waiting and self._stop.reason is None):
+                self._queue.take_back()
+                while self._free and self._queue.waiting and self._stop.reason is None:
+                    claim = self._queue.claim()
                     if claim is None:
                         break
                     slot = self._free.pop(0)
@@ -255,91 +195,7 @@ class Sweep:
         """Ends an evaluation under way: it is short, but so is the time that a batch system gives."""
         self._executor.evaluator(slot).kill()
 
-    def _claim(self) -> _Claim | None:
-        """The next cell that can begin now, ours alone; None where others have all that are left."""
-        for cell in list(self._waiting):
-            if self._settled_elsewhere(cell):
-                continue
-            lock = self._locks.cell(cell.cell_id)
-            if lock is None:
-                continue
-            claim = _Claim(cell, lock)
-            # Between the look and the lock somebody may have finished it.
-            if self._settled_elsewhere(cell):
-                claim.release()
-                continue
-            if cell.problem is None and not self._claim_source(claim):
-                claim.release()
-                continue
-            self._waiting.remove(cell)
-            self._claim_partners(claim)
-            self._claims.append(claim)
-            return claim
-        return None
-
-    def _claim_partners(self, claim: _Claim) -> None:
-        """Takes cells that the same worker may run beside the claim's, but leaves enough for every slot."""
-        cell = claim.cell
-        if cell.cell_id in self._by_itself or not self._runner.may_go_together(cell):
-            return
-        able = [other for other in self._waiting if other.problem is None]
-        most = -(-(len(able) + 1) // len(self._executor.slots)) - 1
-        for other in able:
-            if len(claim.partners) >= most:
-                return
-            if not cell.goes_with(other) or other.cell_id in self._by_itself:
-                continue
-            lock = self._locks.cell(other.cell_id)
-            if lock is None:
-                continue
-            if self._settled_elsewhere(other):
-                lock.release()
-                continue
-            self._waiting.remove(other)
-            claim.partners.append(_Claim(other, lock))
-
-    def _take_back(self) -> None:
-        """Puts the partners that a worker has declined among the waiting again."""
-        for claim in self._claims:
-            if claim.alone and claim.partners:
-                declined, claim.partners = claim.partners, []
-                for partner in declined:
-                    self._wait_again(partner.cell)
-                    partner.lock.release()
-
-    def _wait_again(self, cell: Cell) -> None:
-        """Puts a cell that was not run among the waiting again, to run by itself."""
-        self._by_itself.add(cell.cell_id)
-        self._waiting.append(cell)
-        self._waiting.sort(key=lambda waiting: self._order[id(waiting)])
-
-    def _claim_source(self, claim: _Claim) -> bool:
-        """Whether the cell's source is there, is the cell's own affair, or is now ours to make."""
-        source = claim.cell.source_id
-        if source in self._unshared or self._runner.paid_sources([claim.cell]):
-            return True
-        claim.source = self._locks.source(source)
-        if claim.source is not None and self._runner.paid_sources([claim.cell]):
-            claim.free_source()
-            return True
-        return claim.source is not None
-
-    def _settled_elsewhere(self, cell: Cell) -> bool:
-        """Takes over the record that another process has written since this run began."""
-        record = self._runner.folder.latest(cell.cell_id)
-        if record is None or int(record.get("attempt") or 0) <= self._known[cell.cell_id]:
-            return False
-        if not self._runner.serves(record):
-            return False
-        self._waiting.remove(cell)
-        self._note(cell, record)
-        return True
-
-    def _attempts(self, cell: Cell) -> int:
-        record = self._runner.folder.latest(cell.cell_id)
-        return 0 if record is None else int(record.get("attempt") or 0)
-
-    def _carried(self, claim: _Claim, slot: Slot) -> _Records | OSError:
+    def _carried(self, claim: Claim, slot: Slot) -> _Records | OSError:
         cell = claim.cell
         view = self._display.begin(cell.label)
         try:
@@ -353,40 +209,29 @@ class Sweep:
         finally:
             view.close()
 
-    def _listener(self, claim: _Claim, view: Any) -> OnEvent:
+    def _listener(self, claim: Claim, view: Any) -> OnEvent:
         def listen(event: Mapping[str, Any]) -> None:
-            if event.get("event") == "source":
-                if not event.get("shared"):
-                    # Others would not find it either: nobody need wait for it again.
-                    self._unshared.add(claim.cell.source_id)
-                claim.free_source()
-            if event.get("event") == "together" and event.get("how") == "alone":
-                # The sweep's own thread puts them back.
-                claim.alone = True
+            self._queue.hear(claim, event)
             view.event(event)
 
         return listen
 
-    def _finish(self, claim: _Claim, found: _Records | OSError) -> None:
-        self._take_back()
-        self._claims.remove(claim)
-        claim.release()
+    def _finish(self, claim: Claim, found: _Records | OSError) -> None:
         if isinstance(found, OSError):
+            self._queue.give_up(claim, [])
             self._storage = found
             self._stop.ask("storage")
             return
-        taken = {cell.cell_id for cell in claim.cells}
+        self._queue.give_up(claim, [cell for cell, record in found if record is None])
         for cell, record in found:
             if record is not None:
                 self._note(cell, record)
-            elif cell.cell_id in taken:
-                self._wait_again(cell)
 
     def _note(self, cell: Cell, record: dict[str, Any]) -> None:
         self._found[id(cell)] = record
         self._history.note(record)
         self._paid |= self._runner.paid_sources([cell])
-        left = self._history.estimate(self._waiting, self._runner.device, {}, self._paid)
+        left = self._history.estimate(self._queue.waiting, self._runner.device, {}, self._paid)
         seconds = left.seconds / max(1, len(self._executor.slots))
         self._display.end(cell.label, record, seconds if left.known else None)
         for broken in self._runner.plugins.record_finished(record):

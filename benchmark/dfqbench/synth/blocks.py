@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Unavailable
 from dfqbench.native import passes
-from dfqbench.quant.trace import trace
+from dfqbench.quant.trace import WEIGHTED, trace
 from dfqbench.synth.moments import Moments, moments_gradient
 from dfqbench.synth.watched import affine_of, can_watch
 
@@ -30,6 +31,10 @@ _FUNCTIONS: dict[Any, float] = {
     F.relu6: 6.0,
 }
 _METHODS: dict[Any, float] = {"relu": torch.inf, "relu_": torch.inf}
+_SIMPLE = (bool, int, float, complex, str, bytes, type(None))
+_IN_PLACE = frozenset(
+    {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"}
+)
 _ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 
 
@@ -50,20 +55,20 @@ def block_graph(network: nn.Module, seen: Seen) -> BlockGraph | None:
     """Finds the blocks of a network.
 
     Args:
-        network: in eval mode, on the CPU.
+        network: in eval mode, on the CPU, nothing in it hooked.
         seen: told of each block while the graph runs.
 
     Returns:
-        The graph; None where there is no block, where the network cannot be traced, or where a BatchNorm layer is
-        called more than once or in a part that cannot be traced.
+        The graph; None where there is no block, or where it is not plain that the graph computes what the network does:
+        the network cannot be traced or keeps notes while it runs, a tensor that others read is changed in place, a
+        tensor is made from nothing, or a BatchNorm layer is called more than once or in a part that cannot be traced.
     """
-    try:
-        traced = trace(network)
-    except Unavailable:
+    traced = _traced(network)
+    if traced is None or any(not _is_plain(traced, node) for node in traced.graph.nodes):
         return None
     norms = [node for node in traced.graph.nodes if _is_norm(traced, node)]
     order = {str(node.target): index for index, node in enumerate(norms)}
-    layers = [name for name, module in network.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    layers = [name for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
     if len(order) < len(norms) or set(layers) != set(order):
         return None
     traced.add_module(BLOCKS, nn.ModuleDict())
@@ -75,18 +80,79 @@ def block_graph(network: nn.Module, seen: Seen) -> BlockGraph | None:
     return BlockGraph(traced, order)
 
 
+def facts_of(network: nn.Module) -> list[Any]:
+    """What a forward pass may branch on: modules, and their numbers, texts and switches.
+
+    A graph is right for one such list.
+    """
+    return [
+        (name, type(module), {key: value for key, value in vars(module).items() if isinstance(value, _SIMPLE)})
+        for name, module in network.named_modules()
+    ]
+
+
+def _traced(network: nn.Module) -> fx.GraphModule | None:
+    """The network as a graph; None where it cannot be traced, or where its modules were written to."""
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    try:
+        traced = trace(network)
+    except Unavailable:
+        traced = None
+    for module, attributes in before:
+        now = vars(module)
+        if now.keys() != attributes.keys() or any(now[key] is not value for key, value in attributes.items()):
+            # What tracing has left there is no tensor.
+            now.clear()
+            now.update(attributes)
+            traced = None
+    return traced
+
+
+def _is_plain(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node neither holds a tensor made while tracing nor changes one that others may read."""
+    if node.op == "get_attr":
+        return not str(node.target).startswith("_tensor_constant")
+    if not _in_place(traced, node):
+        return True
+    changed = node.args[0] if node.args else None
+    if not isinstance(changed, fx.Node) or node.target is operator.setitem or len(changed.users) > 1:
+        return False
+    if _in_place(traced, changed):
+        return _is_plain(traced, changed)
+    if changed.op == "call_module":
+        # Others may give their input itself, or a view of it.
+        return isinstance(traced.get_submodule(str(changed.target)), (*WEIGHTED, _BatchNorm))
+    return changed.op == "call_function" and changed.target in {operator.add, torch.add}
+
+
+def _in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op != "call_function":
+        return False
+    name = getattr(node.target, "__name__", "")
+    changes = node.target is operator.setitem or (getattr(operator, name, None) is node.target and name in _IN_PLACE)
+    return changes or name.endswith("_") or bool(node.kwargs.get("inplace")) or any(a is True for a in node.args)
+
+
 def _is_norm(traced: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and type(traced.get_submodule(str(node.target))) is nn.BatchNorm2d
 
 
 def _replace(traced: fx.GraphModule, norm: fx.Node, seen: Seen) -> bool:
     """Puts a block in the place of a BatchNorm layer and what follows it; whether there was one."""
-    residual = None
+    residual, keeps_type = None, False
     last = _only_user(norm)
-    if last is not None and last.target in _ADDITIONS and len(last.args) == 2 and not last.kwargs:
+    calls = {"call_function", "call_method"}
+    if last is not None and last.op in calls and last.target in _ADDITIONS and len(last.args) == 2 and not last.kwargs:
         others = [argument for argument in last.args if argument is not norm]
         if len(others) != 1 or not isinstance(others[0], fx.Node):
             return False
+        keeps_type = _in_place(traced, last)
+        if keeps_type and last.args[0] is not norm:
+            return False  # the residual itself would be changed
         addition, residual, last = last, others[0], _only_user(last)
     ceiling = None if last is None else _ceiling(traced, last)
     if last is None or ceiling is None:
@@ -94,7 +160,7 @@ def _replace(traced: fx.GraphModule, norm: fx.Node, seen: Seen) -> bool:
     layer = traced.get_submodule(str(norm.target))
     blocks = traced.get_submodule(BLOCKS)
     name = f"b{len(list(blocks.children()))}"
-    blocks.add_module(name, WatchedBlock(str(norm.target), layer, ceiling, seen))
+    blocks.add_module(name, WatchedBlock(str(norm.target), layer, ceiling, seen, keeps_type=keeps_type))
     with traced.graph.inserting_before(last):
         block = traced.graph.call_module(f"{BLOCKS}.{name}", (norm.args[0], residual))
     last.replace_all_uses_with(block)
@@ -121,8 +187,9 @@ def _ceiling(traced: fx.GraphModule, node: fx.Node) -> float | None:
 class WatchedBlock(nn.Module):
     """clip(BatchNorm(x) + residual, 0, ceiling) of a frozen BatchNorm layer; tells the moments of x."""
 
-    def __init__(self, name: str, layer: nn.Module, ceiling: float, seen: Seen) -> None:
+    def __init__(self, name: str, layer: nn.Module, ceiling: float, seen: Seen, *, keeps_type: bool) -> None:
         super().__init__()
+        self._keeps_type = keeps_type  # as an addition in place does
         self.layer = layer
         self._name = name
         self._ceiling = ceiling
@@ -134,7 +201,8 @@ class WatchedBlock(nn.Module):
         alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
         if not isinstance(layer, nn.BatchNorm2d) or not can_watch(layer, x) or not passes.fits(x) or not alike:
             out: Tensor = layer(x)
-            out = out if residual is None else out + residual
+            if residual is not None:
+                out = out.add(residual).to(out.dtype) if self._keeps_type else out + residual
             return F.relu(out) if self._ceiling == torch.inf else F.hardtanh(out, 0.0, self._ceiling)
         out, mean, var = _WatchedBlock.apply(x, residual, affine_of(layer), self._ceiling)
         self._seen(self._name, layer, x, Moments(mean, var))

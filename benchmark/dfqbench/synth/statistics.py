@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Skip
 from dfqbench.native import passes
-from dfqbench.synth.blocks import BlockGraph, block_graph
+from dfqbench.quant.trace import is_hooked
+from dfqbench.synth.blocks import BlockGraph, block_graph, facts_of
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
 from dfqbench.synth.watched import can_watch, watched_batchnorm
 
@@ -146,7 +147,9 @@ class BatchNormStatistics:
     _constants: dict[tuple[tuple[str, int], ...], LayerConstants] = field(default_factory=dict, init=False, repr=False)
     _paused: bool = field(default=False, init=False, repr=False)
     _blocks: BlockGraph | None = field(default=None, init=False, repr=False)
-    _looked_for_blocks: bool = field(default=False, init=False, repr=False)
+    _facts: list[Any] | None = field(default=None, init=False, repr=False)
+    _agreed: bool = field(default=False, init=False, repr=False)
+    _no_blocks: bool = field(default=False, init=False, repr=False)
 
     def __enter__(self) -> Self:
         """Places the hooks.
@@ -157,35 +160,59 @@ class BatchNormStatistics:
         layers = batchnorm_layers(self.network)
         if not layers:
             raise Skip("the network has no BatchNorm with running statistics")
+        self._look_for_blocks()
         self._handles.append(self.network.register_forward_pre_hook(self._restart))
         for name, layer in layers:
             running = Moments(_present(layer.running_mean), _present(layer.running_var))
-            if self.fused and type(layer) is nn.BatchNorm2d:
+            if self.fused and type(layer) is nn.BatchNorm2d and "forward" not in vars(layer):
                 self._handles.append(_Replacement(layer, self._fused(name, layer, running)))
             else:
                 self._handles.append(layer.register_forward_pre_hook(self._recorder(name, running)))
-        if self.fused and passes.in_use() and "forward" not in vars(self.network):
-            self._join_blocks()
+        if self._blocks is not None:
+            self._handles.append(_Replacement(self.network, self._by_blocks(self._blocks)))
         return self
 
-    def _join_blocks(self) -> None:
-        """Lets the network run as a graph of blocks, where it has any."""
-        if not self._looked_for_blocks:
-            self._looked_for_blocks = True
-            self._blocks = block_graph(self.network, self._block_seen)
-        if self._blocks is None:
-            return
-        graph, plain = self._blocks.network, self.network.forward
+    def _look_for_blocks(self) -> None:
+        """Finds the network's blocks where they are of use, anew where it is not the network that it was."""
+        inner = [module for name, module in self.network.named_modules() if name]
+        wanted = self.fused and passes.in_use() and "forward" not in vars(self.network)
+        facts = facts_of(self.network) if wanted and not any(map(is_hooked, inner)) else None
+        if facts is None:
+            self._blocks = None
+        elif facts != self._facts and not self._no_blocks:
+            self._blocks, self._agreed = block_graph(self.network, self._block_seen), False
+            self._no_blocks = self._blocks is None
+        self._facts = facts
+
+    def _by_blocks(self, blocks: BlockGraph) -> Callable[..., Any]:
+        plain = self.network.forward
         inner = [module for name, module in self.network.named_modules() if name]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             # A hook inside would miss the modules that a block stands for.
-            hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inner)
-            return plain(*args, **kwargs) if hooked or self._paused else graph(*args, **kwargs)
+            if self._paused or self._blocks is None or any(map(is_hooked, inner)):
+                return plain(*args, **kwargs)
+            if not self._agreed:
+                self._agreed = self._agree(plain, blocks.network, args, kwargs)
+                if not self._agreed:
+                    self._blocks, self._no_blocks = None, True
+                    return plain(*args, **kwargs)
+            return blocks.network(*args, **kwargs)
 
-        self._handles.append(_Replacement(self.network, forward))
+        return forward
+
+    def _agree(self, plain: Any, graph: Any, args: Any, kwargs: Any) -> bool:
+        """Whether network and graph give the same for the first images; only then is the graph believed."""
+        with self.paused(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            expected, found = plain(*args, **kwargs), graph(*args, **kwargs)
+        if not isinstance(expected, Tensor) or not isinstance(found, Tensor) or expected.shape != found.shape:
+            return False
+        tolerance = 0.1 if torch.is_autocast_enabled("cpu") else 1e-3
+        return float((found - expected).float().norm()) <= tolerance * float(expected.float().norm())
 
     def _block_seen(self, name: str, layer: nn.BatchNorm2d, x: Tensor, moments: Moments) -> None:
+        if self._paused:
+            return
         running = Moments(_present(layer.running_mean), _present(layer.running_var))
         self._seen.append(LayerStatistics(name, moments, positions(x), running, layer.eps))
 
@@ -246,15 +273,27 @@ class BatchNormStatistics:
 
 
 class _Replacement:
-    """A layer's `forward`, replaced until `remove`."""
+    """A module's `forward`, replaced until `remove`; a copy of the module has its own."""
 
-    def __init__(self, layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        self._layer = layer
-        layer.forward = forward
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._module = module
+        module.forward = _Forward(module, forward)
 
     def remove(self) -> None:
-        """Gives the layer its own `forward` back."""
-        del self._layer.forward
+        """Gives the module its own `forward` back."""
+        del self._module.forward
+
+
+class _Forward:
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._module = module
+        self._forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return MethodType(type(self._module).forward, memo.get(id(self._module), self._module))
 
 
 def _present(tensor: Tensor | None) -> Tensor:
