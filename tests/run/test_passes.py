@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dfqbench.cli.main import build_app
 from dfqbench.native import build, built, passes
-from dfqbench.quant import Student
+from dfqbench.quant import Student, save_student
 from dfqbench.run import attempt, evaluator
 
 HERE = built()
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(HERE.path is None, reason=f"no compiled passes h
 def libraries(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, set[bool]]:
     """Whether a library was in use wherever a student was made and where it was evaluated."""
     seen: dict[str, set[bool]] = {"worker": set(), "evaluator": set()}
-    keep, checked = attempt.save_student, evaluator._checked
+    keep, checked = save_student, evaluator._checked
 
     def kept(*args: object) -> None:
         seen["worker"].add(passes.in_use())

@@ -211,14 +211,15 @@ class Attempt:
                 plugins = load_plugins([Path(path) for path in job.plugin_files])
             families = {name: offer.load for name, offer in plugins.models.items()}
             self.surroundings = Surroundings(plugins, build_teacher(self._model, self._device, families))
-            # The first optimizer would load it, and a second or two of that would count as synthesis.
-            importlib.import_module("torch._dynamo")
         else:
             self.surroundings = self._leader.surroundings
         with self._guard.watching():
             self._method = self._make_method(self.surroundings.plugins)
             self._quantizer = self._make_quantizer(self.surroundings.plugins)
         self._check_requirements(self._method, self.surroundings.teacher)
+        if self.trains or not (self._method is None or self._method.control):
+            # The first optimizer would load it, and a second or two of that would count as synthesis.
+            importlib.import_module("torch._dynamo")
         self.keeper.load(self._device)
         self.clock.add("setup", time.monotonic() - begin)
 
