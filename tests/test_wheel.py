@@ -27,6 +27,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     "file",
     [
         "dfqbench/py.typed",
+        "dfqbench/native/kernels.cpp",
         "dfqbench_methods/py.typed",
         "dfqbench/models/weights/digits-resnet8.safetensors",
         "dfqbench/targets/wnids.txt",

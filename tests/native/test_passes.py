@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfqbench.api import ModelCard
+from dfqbench.models.cifar import CifarResNet
 from dfqbench.native import built, passes
+from dfqbench.quant import parse_scheme, prepare
 from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
 from dfqbench.quant.grid_conv import GridConvolutions, on_grid
@@ -280,3 +283,18 @@ def test_operands_of_another_size_are_refused(library: str) -> None:
         passes.block_forward(x, (torch.ones(16), torch.zeros(16)), residual=x[:1], ceiling=torch.inf)
     with pytest.raises(ValueError, match="does not fit"):
         passes.affine_backward(x, x[:, :8], torch.ones(16), torch.zeros(16))
+
+
+@pytest.mark.parametrize("scheme", ["w4a4", "w3a8@deploy"])
+def test_an_evaluated_student_has_the_same_logits_bit_for_bit(library: str, scheme: str) -> None:
+    torch.manual_seed(0)
+    network = CifarResNet(8, 10, "A").train()
+    images = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        network(images)
+        student = prepare(network.eval(), parse_scheme(scheme), ModelCard((3, 32, 32), (0.0,) * 3, (1.0,) * 3, 10))
+        with student.observing("minmax"):
+            student(images)
+        compiled = student(images)
+        with passes.using(None):
+            assert torch.equal(student(images), compiled)

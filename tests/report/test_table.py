@@ -338,5 +338,13 @@ def test_hardware(tmp_path: Any) -> None:
     )
     (folder / "e2.json").write_text(json.dumps({"device": "cuda", "device_name": "Fast", "cores": 2}))
     (folder / "e3.json").write_text("{")
-    assert hardware(tmp_path) == {"e1": "cpu: Toy, 2 cores, torch 2.9", "e2": "cuda: Fast"}
+    compiled = {"device": "cpu", "device_name": "Toy", "cores": 2, "passes": "compiled by g++ 12"}
+    (folder / "e4.json").write_text(json.dumps(compiled))
+    (folder / "e5.json").write_text(json.dumps(compiled | {"passes": "torch"}))
+    assert hardware(tmp_path) == {
+        "e1": "cpu: Toy, 2 cores, torch 2.9",
+        "e2": "cuda: Fast",
+        "e4": "cpu: Toy, 2 cores, compiled passes",
+        "e5": "cpu: Toy, 2 cores",
+    }
     assert hardware(tmp_path / "absent") == {}

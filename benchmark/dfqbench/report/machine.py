@@ -40,5 +40,6 @@ def _words(environment: Mapping[str, Any]) -> str:
         f"{device}: {name}" if name else device,
         f"{cores} cores" if cores and device == "cpu" else "",
         f"torch {torch}" if torch else "",
+        "compiled passes" if str(environment.get("passes") or "").startswith("compiled") else "",
     ]
     return ", ".join(part for part in parts if part)
