@@ -42,6 +42,14 @@ def test_a_saved_bench_is_shown_beside_its_bars(content: object, tmp_path: Path)
     assert [cell.strip() for cell in line.split("|")[6:-3]] == ["500 ms", "3.00 !", ">= 4", "1.11", "<= 1.3"]
 
 
+@pytest.mark.parametrize(("ours", "shown"), [(99.0, "99"), (101.0, "101 !")])
+def test_a_step_that_needs_more_memory_than_the_textbook_is_marked(ours: float, shown: str, tmp_path: Path) -> None:
+    row = ROW | {"ours_mib": ours, "textbook_mib": 100.0}
+    (tmp_path / "bench.json").write_text(json.dumps({"rows": [row]}))
+    line = run("--read", tmp_path / "bench.json").stdout.splitlines()[-1]
+    assert [cell.strip() for cell in line.split("|")[-3:-1]] == [shown, "100"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"what": "gdfq"}]}', '{"rows": 3}'])
 def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(text)

@@ -58,8 +58,16 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "" if least is None else f">= {least:g}",
         f"{overhead:.2f}" + (" !" if most is not None and overhead > most else ""),
         "" if most is None else f"<= {most:g}",
-        *(f"{row[key]:.0f}" if key in row else "" for key in ("ours_mib", "textbook_mib")),
+        *_memory(row),
     ]
+
+
+def _memory(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Peaks of both; no step may need more than the textbook."""
+    if "ours_mib" not in row:
+        return "", ""
+    ours, textbook = row["ours_mib"], row["textbook_mib"]
+    return f"{ours:.0f}" + (" !" if ours > textbook else ""), f"{textbook:.0f}"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
