@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def real_data() -> Path:
     if not (folder / "targets.toml").is_file():
         pytest.fail(f"DFQBENCH_DATA={DATA} has no targets.toml")
     return folder.resolve()
+
+
+@pytest.fixture
+def library() -> Iterator[str]:
+    """The file of the compiled passes, in use."""
+    from dfqbench.native import built, passes
+
+    found = built()
+    if found.path is None:
+        pytest.skip(f"no compiled passes here: {found.reason}")
+    with passes.using(found.path):
+        yield str(found.path)
 
 
 @pytest.fixture(autouse=True)

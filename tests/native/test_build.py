@@ -13,14 +13,19 @@ from dfqbench.native import build
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 
 
+def use_source(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the next build compile something else."""
+    source = folder / "kernels.cpp"
+    source.write_text(text)
+    monkeypatch.setattr(build, "SOURCE", source)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(build.SWITCH, raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    small = tmp_path / "small.cpp"
-    small.write_text('extern "C" int answer() { return 42; }\n')
-    monkeypatch.setattr(build, "SOURCE", small)
+    use_source('extern "C" int answer() { return 42; }\n', tmp_path, monkeypatch)
     build._built.cache_clear()
     return tmp_path / "cache"
 
@@ -40,10 +45,8 @@ def test_one_build_serves_later_processes(own_cache: Path) -> None:
 
 @needs_compiler
 def test_another_source_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = tmp_path / "kernels.cpp"
-    changed.write_text(build.SOURCE.read_text() + "\n// changed\n")
     before = build._key("g++ 1", ["g++"])
-    monkeypatch.setattr(build, "SOURCE", changed)
+    use_source(build.SOURCE.read_text() + "\n// changed\n", tmp_path, monkeypatch)
     assert build._key("g++ 1", ["g++"]) != before
     assert build._key("g++ 2", ["g++"]) != build._key("g++ 1", ["g++"])
 
@@ -61,9 +64,7 @@ def test_without_a_compiler_the_reason_says_what_to_do(monkeypatch: pytest.Monke
 def test_a_compiler_that_fails_is_named_and_leaves_nothing_behind(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "kernels.cpp"
-    broken.write_text("this is no C++\n")
-    monkeypatch.setattr(build, "SOURCE", broken)
+    use_source("this is no C++\n", tmp_path, monkeypatch)
     found = build.built()
     assert found.path is None
     assert found.reason.startswith("the compiler failed: ")
@@ -90,9 +91,7 @@ def test_a_torn_library_is_built_again(own_cache: Path) -> None:
 
 @needs_compiler
 def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    incomplete = tmp_path / "kernels.cpp"
-    incomplete.write_text('extern "C" int absent();\nint (*needed)() = absent;\n')
-    monkeypatch.setattr(build, "SOURCE", incomplete)
+    use_source('extern "C" int absent();\nint (*needed)() = absent;\n', tmp_path, monkeypatch)
     found = build.built()
     assert found.path is None
     assert found.reason.startswith("what was compiled cannot be loaded: ")

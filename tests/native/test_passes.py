@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +9,7 @@ from torch.nn import functional as F
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import built, passes
+from dfqbench.native import passes
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
@@ -22,15 +20,6 @@ from dfqbench.synth.watched import watched_batchnorm
 TYPES = (torch.float32, torch.bfloat16)
 SIZES = ((3, 8, 1, 1), (2, 16, 5, 7), (4, 24, 17, 16), (1, 130, 40, 33))
 """One position, fewer and more than a segment, channels that fill no register."""
-
-
-@pytest.fixture
-def library() -> Iterator[str]:
-    found = built()
-    if found.path is None:
-        pytest.skip(f"no compiled passes here: {found.reason}")
-    with passes.using(found.path):
-        yield str(found.path)
 
 
 def feature_map(size: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

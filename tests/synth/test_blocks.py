@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,19 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import built, passes
+from dfqbench.native import passes
 from dfqbench.synth.attention import batch_statistics
-from dfqbench.synth.blocks import BLOCKS, block_graph
+from dfqbench.synth.blocks import BLOCKS, Note, block_graph
+from dfqbench.synth.moments import Moments
 from dfqbench.synth.statistics import BatchNormStatistics
-
-
-@pytest.fixture
-def library() -> Iterator[None]:
-    found = built()
-    if found.path is None:
-        pytest.skip(f"no compiled passes here: {found.reason}")
-    with passes.using(found.path):
-        yield
 
 
 def trained(network: nn.Module, side: int) -> nn.Module:
@@ -77,6 +69,15 @@ def answers(network: nn.Module, images: Tensor) -> tuple[list[Tensor], list[str]
         ]
 
 
+def unheard(_name: str, _layer: nn.Module) -> Note:
+    """For graphs that are looked at only."""
+
+    def note(x: Tensor, moments: Moments | None = None) -> None:
+        pass
+
+    return note
+
+
 def count_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Maps that went through the compiled pass of a block, and were differentiated."""
     maps: list[Tensor] = []
@@ -92,14 +93,14 @@ def count_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_blocks_equal_layers(library: None, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_equal_layers(library: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, side = NETWORKS[kind]
     network = trained(make(), side).double()
     images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
     with passes.using(None):
         exact, order = answers(network, images.double())
         plain, _ = answers(network.float(), images)
-    graph = block_graph(network, lambda *_: None)
+    graph = block_graph(network, unheard)
     assert graph is not None
     blocks = len(list(graph.network.get_submodule(BLOCKS).children()))
     assert blocks >= len(order) // 2
@@ -113,7 +114,7 @@ def test_blocks_equal_layers(library: None, kind: str, monkeypatch: pytest.Monke
         assert float((one - true).norm()) <= 3 * far + 1e-6 * float(true.norm())
 
 
-def test_autocast_agrees(library: None) -> None:
+def test_autocast_agrees(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
@@ -124,7 +125,7 @@ def test_autocast_agrees(library: None) -> None:
         assert float((one.float() - other.float()).norm()) <= 0.05 * float(other.float().norm())
 
 
-def test_the_networks_own_hooks_are_called_and_its_forward_is_given_back(library: None) -> None:
+def test_the_networks_own_hooks_are_called_and_its_forward_is_given_back(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     calls: list[int] = []
     network.register_forward_pre_hook(lambda _m, args: calls.append(len(args[0])))
@@ -137,7 +138,7 @@ def test_the_networks_own_hooks_are_called_and_its_forward_is_given_back(library
     assert all("forward" not in vars(module) for module in network.modules())
 
 
-def test_somebody_who_looks_inside_sees_every_layer(library: None) -> None:
+def test_somebody_who_looks_inside_sees_every_layer(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with BatchNormStatistics(network, fused=True) as watch:
@@ -156,7 +157,7 @@ def test_somebody_who_looks_inside_sees_every_layer(library: None) -> None:
     assert len(seen) == len(handles) == 14
 
 
-def test_batch_statistics_and_pauses_are_respected(library: None) -> None:
+def test_batch_statistics_and_pauses_are_respected(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), batch_statistics(network):
@@ -172,37 +173,32 @@ def test_batch_statistics_and_pauses_are_respected(library: None) -> None:
         assert len(watch.last.layers) == 7
 
 
-class Twice(nn.Module):
-    """Calls one BatchNorm layer at two places."""
+class One(nn.Module):
+    """Base of networks with one convolution and one BatchNorm layer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3)
-        self.norm = nn.BatchNorm2d(8)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+
+class Twice(One):
+    """Calls one BatchNorm layer at two places."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.conv(x)))
         return torch.relu(self.norm(x)).mean((2, 3))
 
 
-class Branching(nn.Module):
+class Branching(One):
     """Looks at its data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
         return torch.relu(x).mean((2, 3)) if bool(x.sum() > 0) else x.mean((2, 3))
 
 
-class Used(nn.Module):
+class Used(One):
     """Others read what is between BatchNorm and ReLU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
@@ -258,16 +254,16 @@ class NamedAdd(Kept):
 
 
 @pytest.mark.parametrize("kind", [ChangesResidual, Noisy, Notes])
-def test_what_might_be_computed_otherwise_has_no_graph(library: None, kind: type[Kept]) -> None:
+def test_what_might_be_computed_otherwise_has_no_graph(library: str, kind: type[Kept]) -> None:
     network = trained(kind(), 16)
     assert isinstance(network, Kept)
     network.note = None
-    assert block_graph(network, lambda *_: None) is None
+    assert block_graph(network, unheard) is None
     assert network.note is None  # tracing has left nothing behind
 
 
 @pytest.mark.parametrize("kind", [NamedAdd, AddsToResidual])
-def test_what_tracing_would_get_wrong_is_computed_as_ever(library: None, kind: type[nn.Module]) -> None:
+def test_what_tracing_would_get_wrong_is_computed_as_ever(library: str, kind: type[nn.Module]) -> None:
     """A module named like an operation; an addition in place, which a traced graph makes anew."""
     network = trained(kind(), 16)
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
@@ -284,7 +280,7 @@ class Switched(Kept):
         return (2 * x if self.switched else x).mean((2, 3))
 
 
-def test_a_switch_is_heeded(library: None) -> None:
+def test_a_switch_is_heeded(library: str) -> None:
     network = trained(Switched(), 16)
     assert isinstance(network, Switched)
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
@@ -298,7 +294,7 @@ def test_a_switch_is_heeded(library: None) -> None:
         assert watch._blocks is not None
 
 
-def test_a_graph_that_disagrees_is_dropped(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_disagrees_is_dropped(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
@@ -312,7 +308,7 @@ def test_a_graph_that_disagrees_is_dropped(library: None, monkeypatch: pytest.Mo
         assert len(watch.last.layers) == 7
 
 
-def test_a_hook_of_before_is_neither_missed_nor_kept(library: None) -> None:
+def test_a_hook_of_before_is_neither_missed_nor_kept(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     block = next(module for module in network.modules() if type(module).__name__ == "BasicBlock")
@@ -329,7 +325,7 @@ def test_a_hook_of_before_is_neither_missed_nor_kept(library: None) -> None:
             assert watch._blocks is not None
 
 
-def test_backward_hooks_are_called(library: None) -> None:
+def test_backward_hooks_are_called(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(2, 3, 32, 32, requires_grad=True)
     block = next(module for module in network.modules() if type(module).__name__ == "BasicBlock")
@@ -340,7 +336,7 @@ def test_backward_hooks_are_called(library: None) -> None:
     assert calls == [1]
 
 
-def test_a_copy_made_meanwhile_is_a_network_of_its_own(library: None) -> None:
+def test_a_copy_made_meanwhile_is_a_network_of_its_own(library: str) -> None:
     network = trained(CifarResNet(8, 10, "A"), 32)
     images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with BatchNormStatistics(network, fused=True) as watch, torch.no_grad():
@@ -353,9 +349,9 @@ def test_a_copy_made_meanwhile_is_a_network_of_its_own(library: None) -> None:
 
 
 @pytest.mark.parametrize("kind", [Twice, Branching, Used])
-def test_what_is_no_block_stays_as_it_is(library: None, kind: type[nn.Module]) -> None:
+def test_what_is_no_block_stays_as_it_is(library: str, kind: type[nn.Module]) -> None:
     network = trained(kind(), 16)
-    assert block_graph(network, lambda *_: None) is None
+    assert block_graph(network, unheard) is None
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     found, _ = answers(network, images)
     with passes.using(None):

@@ -27,14 +27,13 @@ class InlineExecutor:
         self._threads = threads
         self._device = device
         self._evaluator: _InlineEvaluator | None = None
-        self._threads_before: int | None = None
-        self._kept = ExitStack()
+        self._before: ExitStack | None = None
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:  # noqa: ARG002 - there is one slot
         """Runs a job in this process."""
         from dfqbench.run.worker import run_job
 
-        self._remember_threads()
+        self._remember()
         job.write(Path(job.attempt) / JOB)
         reading = Reading(on_event, len(job.partners))
         flag = _Flag(stop, job.time_limit)
@@ -47,28 +46,26 @@ class InlineExecutor:
 
     def evaluator(self, slot: Slot) -> EvaluatorClient:  # noqa: ARG002 - there is one slot
         """The evaluator in this process."""
-        self._remember_threads()
+        self._remember()
         if self._evaluator is None:
             self._evaluator = _InlineEvaluator(self._threads, self._device)
         return self._evaluator
 
     def close(self) -> None:
         """Leaves the process as it was: its number of threads, its library of compiled passes."""
-        if self._threads_before is not None:
-            import torch
+        before, self._before = self._before, None
+        if before is not None:
+            before.close()
 
-            torch.set_num_threads(self._threads_before)
-            self._threads_before = None
-            self._kept.close()
-
-    def _remember_threads(self) -> None:
-        if self._threads_before is None:
+    def _remember(self) -> None:
+        if self._before is None:
             import torch
 
             from dfqbench.native import passes
 
-            self._threads_before = torch.get_num_threads()
-            self._kept.enter_context(passes.kept())
+            self._before = ExitStack()
+            self._before.callback(torch.set_num_threads, torch.get_num_threads())
+            self._before.enter_context(passes.kept())
 
 
 class _Sink:

@@ -220,4 +220,4 @@ class Runner:
 
     def _passes_for(self, cell: Cell) -> str:
         """The library of compiled passes; empty for the reference path, which is torch's operations alone."""
-        return "" if cell.precision == Precision.FLOAT32 else self._passes
+        return self._passes if Precision(cell.precision).rearranges else ""

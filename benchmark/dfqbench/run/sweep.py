@@ -102,7 +102,7 @@ class Sweep:
         if self._runner.rules.fresh:
             self._queue.forget_earlier()
         self._evaluate_known()
-        self._paid = self._runner.paid_sources(left)
+        self._paid = self._runner.paid_sources(self._queue.waiting)
         if self._executor.in_process:
             self._one_by_one()
         else:

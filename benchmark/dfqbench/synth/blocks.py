@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,8 +20,18 @@ from dfqbench.synth.watched import affine_of, can_watch
 
 BLOCKS = "watched_blocks"
 """Name under which the graph's blocks are kept."""
-Seen = Callable[[str, nn.BatchNorm2d, Tensor, Moments], None]
-"""Told of each block: name and layer of its BatchNorm, the layer's input, and its moments."""
+
+
+class Note(Protocol):
+    """Is told of a layer's input, and of its moments where they are known."""
+
+    def __call__(self, x: Tensor, moments: Moments | None = None) -> None:
+        """Takes x (N, C, H, W)."""
+        ...
+
+
+Noter = Callable[[str, nn.BatchNorm2d], Note]
+"""Gives a BatchNorm layer, by name, somebody who is told of its inputs."""
 _MODULES: dict[type[nn.Module], float] = {nn.ReLU: torch.inf, nn.ReLU6: 6.0}
 _FUNCTIONS: dict[Any, float] = {
     torch.relu: torch.inf,
@@ -51,12 +61,12 @@ class BlockGraph:
     order: dict[str, int]
 
 
-def block_graph(network: nn.Module, seen: Seen) -> BlockGraph | None:
+def block_graph(network: nn.Module, noter: Noter) -> BlockGraph | None:
     """Finds the blocks of a network.
 
     Args:
         network: in eval mode, on the CPU, nothing in it hooked.
-        seen: told of each block while the graph runs.
+        noter: whom it gives a layer is told of the layer's inputs while the graph runs.
 
     Returns:
         The graph; None where there is no block, or where it is not plain that the graph computes what the network does:
@@ -72,7 +82,7 @@ def block_graph(network: nn.Module, seen: Seen) -> BlockGraph | None:
     if len(order) < len(norms) or set(layers) != set(order):
         return None
     traced.add_module(BLOCKS, nn.ModuleDict())
-    found = [_replace(traced, node, seen) for node in norms]
+    found = [_replace(traced, node, noter) for node in norms]
     if not any(found):
         return None
     traced.graph.lint()
@@ -141,9 +151,9 @@ def _is_norm(traced: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and type(traced.get_submodule(str(node.target))) is nn.BatchNorm2d
 
 
-def _replace(traced: fx.GraphModule, norm: fx.Node, seen: Seen) -> bool:
+def _replace(traced: fx.GraphModule, norm: fx.Node, noter: Noter) -> bool:
     """Puts a block in the place of a BatchNorm layer and what follows it; whether there was one."""
-    residual, keeps_type = None, False
+    replaced, residual, keeps_type = [norm], None, False
     last = _only_user(norm)
     calls = {"call_function", "call_method"}
     if last is not None and last.op in calls and last.target in _ADDITIONS and len(last.args) == 2 and not last.kwargs:
@@ -153,18 +163,22 @@ def _replace(traced: fx.GraphModule, norm: fx.Node, seen: Seen) -> bool:
         keeps_type = _in_place(traced, last)
         if keeps_type and last.args[0] is not norm:
             return False  # the residual itself would be changed
-        addition, residual, last = last, others[0], _only_user(last)
+        replaced.append(last)
+        residual, last = others[0], _only_user(last)
     ceiling = None if last is None else _ceiling(traced, last)
     if last is None or ceiling is None:
         return False
     layer = traced.get_submodule(str(norm.target))
+    if not isinstance(layer, nn.BatchNorm2d):
+        raise TypeError(f"{norm.target} is no BatchNorm layer")
     blocks = traced.get_submodule(BLOCKS)
     name = f"b{len(list(blocks.children()))}"
-    blocks.add_module(name, WatchedBlock(str(norm.target), layer, ceiling, seen, keeps_type=keeps_type))
+    note = noter(str(norm.target), layer)
+    blocks.add_module(name, WatchedBlock(layer, ceiling, note, keeps_type=keeps_type))
     with traced.graph.inserting_before(last):
         block = traced.graph.call_module(f"{BLOCKS}.{name}", (norm.args[0], residual))
     last.replace_all_uses_with(block)
-    for node in (last, norm) if residual is None else (last, addition, norm):
+    for node in reversed([*replaced, last]):
         traced.graph.erase_node(node)
     return True
 
@@ -187,25 +201,24 @@ def _ceiling(traced: fx.GraphModule, node: fx.Node) -> float | None:
 class WatchedBlock(nn.Module):
     """clip(BatchNorm(x) + residual, 0, ceiling) of a frozen BatchNorm layer; tells the moments of x."""
 
-    def __init__(self, name: str, layer: nn.Module, ceiling: float, seen: Seen, *, keeps_type: bool) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, ceiling: float, note: Note, *, keeps_type: bool) -> None:
         super().__init__()
         self._keeps_type = keeps_type  # as an addition in place does
         self.layer = layer
-        self._name = name
         self._ceiling = ceiling
-        self._seen = seen
+        self._note = note
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Computes the block for x and residual (N, C, H, W)."""
         layer = self.layer
         alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
-        if not isinstance(layer, nn.BatchNorm2d) or not can_watch(layer, x) or not passes.fits(x) or not alike:
+        if not can_watch(layer, x) or not passes.fits(x) or not alike:
             out: Tensor = layer(x)
             if residual is not None:
                 out = out.add(residual).to(out.dtype) if self._keeps_type else out + residual
             return F.relu(out) if self._ceiling == torch.inf else F.hardtanh(out, 0.0, self._ceiling)
         out, mean, var = _WatchedBlock.apply(x, residual, affine_of(layer), self._ceiling)
-        self._seen(self._name, layer, x, Moments(mean, var))
+        self._note(x, Moments(mean, var))
         return out
 
 

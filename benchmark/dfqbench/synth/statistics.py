@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dfqbench.api import Skip
 from dfqbench.native import passes
 from dfqbench.quant.trace import is_hooked
-from dfqbench.synth.blocks import BlockGraph, block_graph, facts_of
+from dfqbench.synth.blocks import BlockGraph, Note, block_graph, facts_of
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
 from dfqbench.synth.watched import can_watch, watched_batchnorm
 
@@ -163,30 +163,31 @@ class BatchNormStatistics:
         self._look_for_blocks()
         self._handles.append(self.network.register_forward_pre_hook(self._restart))
         for name, layer in layers:
-            running = Moments(_present(layer.running_mean), _present(layer.running_var))
+            note = self._noter(name, layer)
             if self.fused and type(layer) is nn.BatchNorm2d and "forward" not in vars(layer):
-                self._handles.append(_Replacement(layer, self._fused(name, layer, running)))
+                self._handles.append(_Replacement(layer, self._fused(layer, note)))
             else:
-                self._handles.append(layer.register_forward_pre_hook(self._recorder(name, running)))
+                self._handles.append(layer.register_forward_pre_hook(_recorder(note)))
         if self._blocks is not None:
             self._handles.append(_Replacement(self.network, self._by_blocks(self._blocks)))
         return self
 
     def _look_for_blocks(self) -> None:
         """Finds the network's blocks where they are of use, anew where it is not the network that it was."""
-        inner = [module for name, module in self.network.named_modules() if name]
         wanted = self.fused and passes.in_use() and "forward" not in vars(self.network)
-        facts = facts_of(self.network) if wanted and not any(map(is_hooked, inner)) else None
+        facts = facts_of(self.network) if wanted and not any(map(is_hooked, self._inner())) else None
         if facts is None:
             self._blocks = None
         elif facts != self._facts and not self._no_blocks:
-            self._blocks, self._agreed = block_graph(self.network, self._block_seen), False
+            self._blocks, self._agreed = block_graph(self.network, self._noter), False
             self._no_blocks = self._blocks is None
         self._facts = facts
 
+    def _inner(self) -> list[nn.Module]:
+        return [module for module in self.network.modules() if module is not self.network]
+
     def _by_blocks(self, blocks: BlockGraph) -> Callable[..., Any]:
-        plain = self.network.forward
-        inner = [module for name, module in self.network.named_modules() if name]
+        plain, inner = self.network.forward, self._inner()
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             # A hook inside would miss the modules that a block stands for.
@@ -210,12 +211,6 @@ class BatchNormStatistics:
         tolerance = 0.1 if torch.is_autocast_enabled("cpu") else 1e-3
         return float((found - expected).float().norm()) <= tolerance * float(expected.float().norm())
 
-    def _block_seen(self, name: str, layer: nn.BatchNorm2d, x: Tensor, moments: Moments) -> None:
-        if self._paused:
-            return
-        running = Moments(_present(layer.running_mean), _present(layer.running_var))
-        self._seen.append(LayerStatistics(name, moments, positions(x), running, layer.eps))
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -228,24 +223,26 @@ class BatchNormStatistics:
         if not self._paused:
             self._seen = []  # a new list: the old one belongs to whoever took `last`
 
-    def _recorder(self, name: str, running: Moments) -> Any:
-        def record(module: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+    def _noter(self, name: str, layer: _BatchNorm) -> Note:
+        """Notes an input of a layer, with its moments where somebody has them already; nothing while paused."""
+        running = Moments(_present(layer.running_mean), _present(layer.running_var))
+
+        def note(x: Tensor, moments: Moments | None = None) -> None:
             if not self._paused:
-                x = args[0]
-                self._seen.append(LayerStatistics(name, sample_moments(x), positions(x), running, module.eps))
+                found = sample_moments(x) if moments is None else moments
+                self._seen.append(LayerStatistics(name, found, positions(x), running, layer.eps))
 
-        return record
+        return note
 
-    def _fused(self, name: str, layer: nn.BatchNorm2d, running: Moments) -> Callable[[Tensor], Tensor]:
+    def _fused(self, layer: nn.BatchNorm2d, note: Note) -> Callable[[Tensor], Tensor]:
         plain = layer.forward
 
         def forward(x: Tensor) -> Tensor:
             if self._paused or not can_watch(layer, x):
-                if not self._paused:
-                    self._seen.append(LayerStatistics(name, sample_moments(x), positions(x), running, layer.eps))
+                note(x)
                 return plain(x)
             out, moments = watched_batchnorm(x, layer)
-            self._seen.append(LayerStatistics(name, moments, positions(x), running, layer.eps))
+            note(x, moments)
             return out
 
         return forward
@@ -270,6 +267,15 @@ class BatchNormStatistics:
         if key not in self._constants:
             self._constants[key] = LayerConstants.of(self._seen)
         return PassStatistics(self._seen, self._constants[key])
+
+
+def _recorder(note: Note) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """As a hook before a layer's call."""
+
+    def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        note(args[0])
+
+    return record
 
 
 class _Replacement:

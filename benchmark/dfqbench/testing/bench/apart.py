@@ -71,13 +71,13 @@ def _in_a_new_process(function: Any, *arguments: Any) -> Any:
 
 
 def _times(kind: str, shape: Shape, precision: Precision, threads: int | None) -> dict[str, Any]:
-    _use(threads, precision)
+    set_up(threads, precision)
     return measure(kind, shape, precision).as_dict()
 
 
 def _peak(kind: str, shape: Shape, precision: Precision, threads: int | None, name: str) -> float:
     """Peak memory of the steps over that of the process before."""
-    _use(threads, precision)
+    set_up(threads, precision)
     cpu = torch.device("cpu")
     _, makers = contestants(kind, shape, precision)
     # Libraries that are imported at first use are nobody's memory.
@@ -89,7 +89,8 @@ def _peak(kind: str, shape: Shape, precision: Precision, threads: int | None, na
     return round(peak_mib(cpu) - before, 1)
 
 
-def _use(threads: int | None, precision: Precision) -> None:
+def set_up(threads: int | None, precision: Precision) -> None:
+    """Lets this process compute as a worker with that many threads (None: torch's own default) would."""
     if threads is not None:
         torch.set_num_threads(threads)
     passes.use(built().path if precision.rearranges else None)

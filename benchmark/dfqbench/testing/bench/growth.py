@@ -21,13 +21,13 @@ from torch import nn
 
 from dfqbench.api import Precision
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import built, passes
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
 from dfqbench.run.lockstep import CommonSource, MemberSource, Turns
 from dfqbench.run.meter import Counts
+from dfqbench.testing.bench.apart import set_up
 from dfqbench.testing.bench.networks import CIFAR
 from dfqbench.testing.context import ToyContext
 
@@ -106,8 +106,7 @@ def _seconds(setting: Setting, precision: Precision) -> float:
 
 
 def _measured(setting: Setting, precision: Precision) -> float:
-    torch.set_num_threads(1)
-    passes.use(built().path if precision.rearranges else None)
+    set_up(1, precision)
     network = _network(setting)
     method = load_plugins().method_class("gdfq")
     shape = replace(CIFAR, batch=setting.batch, card=replace(CIFAR.card, input_size=(3, setting.side, setting.side)))
