@@ -41,12 +41,12 @@ def real_data() -> Path:
 @pytest.fixture
 def library() -> Iterator[str]:
     """The file of the compiled passes, in use."""
-    from dfqbench.native import built, passes
+    from dfqbench.native import binding, built
 
     found = built()
     if found.path is None:
         pytest.skip(f"no compiled passes here: {found.reason}")
-    with passes.using(found.path):
+    with binding.using(found.path):
         yield str(found.path)
 
 

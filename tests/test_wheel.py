@@ -27,7 +27,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     "file",
     [
         "dfqbench/py.typed",
-        "dfqbench/native/kernels.cpp",
+        "dfqbench/native/kernels/library.cpp",
+        "dfqbench/native/kernels/numbers.h",
         "dfqbench_methods/py.typed",
         "dfqbench/models/weights/digits-resnet8.safetensors",
         "dfqbench/targets/wnids.txt",

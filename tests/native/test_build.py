@@ -15,9 +15,9 @@ needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a
 
 def use_source(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the next build compile something else."""
-    source = folder / "kernels.cpp"
-    source.write_text(text)
-    monkeypatch.setattr(build, "SOURCE", source)
+    (folder / "kernels").mkdir(exist_ok=True)
+    (folder / "kernels" / "library.cpp").write_text(text)
+    monkeypatch.setattr(build, "SOURCES", folder / "kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,11 @@ def test_one_build_serves_later_processes(own_cache: Path) -> None:
 @needs_compiler
 def test_another_source_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = build._key("g++ 1", ["g++"])
-    use_source(build.SOURCE.read_text() + "\n// changed\n", tmp_path, monkeypatch)
-    assert build._key("g++ 1", ["g++"]) != before
+    (build.SOURCES / "beside.h").write_text("// what the library includes\n")
+    included = build._key("g++ 1", ["g++"])
+    assert included != before
+    use_source("// changed\n", tmp_path, monkeypatch)
+    assert build._key("g++ 1", ["g++"]) not in {before, included}
     assert build._key("g++ 2", ["g++"]) != build._key("g++ 1", ["g++"])
 
 

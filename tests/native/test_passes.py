@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import passes
+from dfqbench.native import binding, passes
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
@@ -64,7 +64,7 @@ def test_moments_and_gradients_equal_torchs(library: str, size: tuple[int, ...],
         return [moments.mean.detach(), moments.var.detach(), x.grad]
 
     compiled = found()
-    with passes.using(None):
+    with binding.using(None):
         expected = found()
     tolerance = 2e-4 if dtype == torch.float32 else 1e-2
     if size[2] * size[3] > 1:  # the root's gradient is infinite where the variance is 0
@@ -89,7 +89,7 @@ def test_watched_batchnorm_equals_torchs(library: str, size: tuple[int, ...], dt
         return [out.detach(), moments.mean.detach(), moments.var.detach(), x.grad]
 
     compiled = found()
-    with passes.using(None):
+    with binding.using(None):
         expected = found()
     assert compiled[0].dtype == compiled[3].dtype == dtype
     assert compiled[0].is_contiguous(memory_format=torch.channels_last)
@@ -108,7 +108,7 @@ def test_rounding_is_equal_bit_for_bit(library: str, bits: int, order: torch.mem
     x[1, 0, 0, :] = (torch.arange(7) + 0.5 + shift) / scale
     compiled = quantize_with_codes(x, scale, shift, bits)
     alone = quantize_integral_shift(x, scale, shift, bits)
-    with passes.using(None):
+    with binding.using(None):
         expected = quantize_with_codes(x, scale, shift, bits)
     for one, other in zip((*compiled, alone), (*expected, expected[0]), strict=True):
         assert torch.equal(one.nan_to_num(nan=77.0), other.nan_to_num(nan=77.0))
@@ -165,7 +165,8 @@ def test_freezing_keeps_parameters_names_and_layers_that_do_more() -> None:
 def test_a_gradient_in_another_memory_order_is_read_right(library: str) -> None:
     x = feature_map((2, 16, 6, 5))
     grad = torch.randn(2, 16, 6, 5)  # rows of positions, not of channels
-    out, to_scale, to_shift = passes.affine_backward(x, grad, torch.ones(16), torch.zeros(16))
+    affine = (torch.ones(16), torch.zeros(16))
+    out, _, to_scale, to_shift = passes.affine_backward(x, grad, affine, affine[1])
     torch.testing.assert_close(out, grad)
     torch.testing.assert_close(to_scale, (grad * x).sum((0, 2, 3)), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(to_shift, grad.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
@@ -180,10 +181,10 @@ def test_what_does_not_fit_takes_the_other_path(library: str) -> None:
     assert not passes.fits(good[0])
     assert not passes.fits(good[:0])
     assert not passes.fits_flat(good[:, :8])
-    with passes.using(None):
+    with binding.using(None):
         assert not passes.fits(good)
         assert not passes.fits_flat(good)
-    assert passes.in_use()
+    assert binding.in_use()
 
 
 def test_the_number_of_threads_changes_nothing(library: str) -> None:
@@ -194,7 +195,8 @@ def test_the_number_of_threads_changes_nothing(library: str) -> None:
         found = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append((*passes.block_forward(x, (scale, shift)), *passes.affine_backward(x, x, scale, shift)))
+            to_x, _, *sums = passes.affine_backward(x, x, (scale, shift), shift)
+            found.append((*passes.block_forward(x, (scale, shift)), to_x, *sums))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -258,7 +260,7 @@ def test_a_weight_with_one_range_trains_as_in_torch(library: str) -> None:
         return [out.detach(), leaves[0].grad, leaves[1].grad]
 
     compiled = found()
-    with passes.using(None):
+    with binding.using(None):
         expected = found()
     for one, other in zip(compiled, expected, strict=True):
         assert torch.equal(one, other)
@@ -271,7 +273,7 @@ def test_operands_of_another_size_are_refused(library: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         passes.block_forward(x, (torch.ones(16), torch.zeros(16)), residual=x[:1], ceiling=torch.inf)
     with pytest.raises(ValueError, match="does not fit"):
-        passes.affine_backward(x, x[:, :8], torch.ones(16), torch.zeros(16))
+        passes.affine_backward(x, x[:, :8], (torch.ones(16), torch.zeros(16)), torch.zeros(16))
 
 
 @pytest.mark.parametrize("scheme", ["w4a4", "w3a8@deploy"])
@@ -285,5 +287,5 @@ def test_an_evaluated_student_has_the_same_logits_bit_for_bit(library: str, sche
         with student.observing("minmax"):
             student(images)
         compiled = student(images)
-        with passes.using(None):
+        with binding.using(None):
             assert torch.equal(student(images), compiled)

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from dfqbench.cli.main import build_app
-from dfqbench.native import build, built, passes
+from dfqbench.native import binding, build, built
 from dfqbench.quant import Student, save_student
 from dfqbench.run import attempt, evaluator
 
@@ -24,11 +24,11 @@ def libraries(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict
     keep, checked = save_student, evaluator._checked
 
     def kept(*args: object) -> None:
-        seen["worker"].add(passes.in_use())
+        seen["worker"].add(binding.in_use())
         keep(*args)  # type: ignore[arg-type]
 
     def looked(student: Student, images: torch.Tensor) -> dict[str, object]:
-        seen["evaluator"].add(passes.in_use())
+        seen["evaluator"].add(binding.in_use())
         return checked(student, images)
 
     monkeypatch.setattr(attempt, "save_student", kept)
@@ -49,16 +49,16 @@ def environment_of(out: Path) -> str:
 def test_worker_and_evaluator_use_them_and_the_environment_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with passes.using(None):
+    with binding.using(None):
         assert libraries(tmp_path, monkeypatch) == {"worker": {True}, "evaluator": {True}}
-        assert not passes.in_use()  # the process is left as it was
+        assert not binding.in_use()  # the process is left as it was
     assert environment_of(tmp_path) == f"compiled by {HERE.compiler}"
 
 
 def test_exact_is_torchs_operations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with passes.using(HERE.path):
+    with binding.using(HERE.path):
         assert libraries(tmp_path, monkeypatch, "--exact") == {"worker": {False}, "evaluator": {False}}
-        assert passes.in_use()
+        assert binding.in_use()
 
 
 def test_the_switch_is_heeded_and_makes_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import passes
+from dfqbench.native import binding, passes
 from dfqbench.synth.attention import batch_statistics
 from dfqbench.synth.blocks import BLOCKS, Note, block_graph
 from dfqbench.synth.moments import Moments
@@ -97,7 +97,7 @@ def test_blocks_equal_layers(library: str, kind: str, monkeypatch: pytest.Monkey
     make, side = NETWORKS[kind]
     network = trained(make(), side).double()
     images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
-    with passes.using(None):
+    with binding.using(None):
         exact, order = answers(network, images.double())
         plain, _ = answers(network.float(), images)
     graph = block_graph(network, unheard)
@@ -119,7 +119,7 @@ def test_autocast_agrees(library: str) -> None:
     images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = answers(network, images)
-        with passes.using(None):
+        with binding.using(None):
             plain, _ = answers(network, images)
     for one, other in zip(found, plain, strict=True):
         assert float((one.float() - other.float()).norm()) <= 0.05 * float(other.float().norm())
@@ -268,7 +268,7 @@ def test_what_tracing_would_get_wrong_is_computed_as_ever(library: str, kind: ty
     network = trained(kind(), 16)
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     found, _ = answers(network, images)
-    with passes.using(None):
+    with binding.using(None):
         plain, _ = answers(network, images)
     torch.testing.assert_close(found[0], plain[0], rtol=1e-4, atol=1e-5)
 
@@ -354,7 +354,7 @@ def test_what_is_no_block_stays_as_it_is(library: str, kind: type[nn.Module]) ->
     assert block_graph(network, unheard) is None
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     found, _ = answers(network, images)
-    with passes.using(None):
+    with binding.using(None):
         plain, _ = answers(network, images)
     for one, other in zip(found, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

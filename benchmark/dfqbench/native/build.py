@@ -18,7 +18,8 @@ import platformdirs
 
 SWITCH = "DFQBENCH_NATIVE"
 """Environment variable: `0` leaves the compiled passes out."""
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = Path(__file__).with_name("kernels")
+"""Folder of the C++ files; what is compiled is its `library.cpp`."""
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -102,13 +103,14 @@ def _build(command: list[str], library: Path) -> None:
     # Built beside its place and moved there whole: two builds at once do not meet.
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         made = Path(work) / library.name
-        _told([*command, *FLAGS, str(SOURCE), "-o", str(made)])
+        _told([*command, *FLAGS, str(SOURCES / "library.cpp"), "-o", str(made)])
         made.replace(library)
 
 
 def _key(version: str, command: list[str]) -> str:
     """Changes with the source, the compiler and the processor: -march=native runs on its own kind only."""
-    facts = (SOURCE.read_bytes(), shlex.join([*command, *FLAGS]).encode(), version.encode(), _processor())
+    sources = [file.read_bytes() for file in sorted(SOURCES.iterdir())]
+    facts = (*sources, shlex.join([*command, *FLAGS]).encode(), version.encode(), _processor())
     return hashlib.sha256(b"\0".join(facts)).hexdigest()[:24]
 
 

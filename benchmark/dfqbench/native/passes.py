@@ -1,85 +1,29 @@
-"""The compiled passes as functions of tensors. The caller asks `fits` first; `use` loads the library."""
+"""The compiled passes as functions of tensors. The caller asks `fits` first."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from dfqbench.native import binding
+
 FEWEST_CHANNELS = 8
 """Rows of fewer numbers do not fill the processor's registers; torch's operations are faster there."""
-_POINTERS = {"moments": 3, "moments_backward": 4, "affine_backward": 7, "block_forward": 7, "block_backward": 9}
-"""Functions for both types, with the number of tensors that each takes; three sizes follow."""
-_BLOCKS = ("block_forward", "block_backward")
-"""Functions that take the activation's ceiling, too."""
-_TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-_library: ctypes.CDLL | None = None
-
-
-def use(path: Path | str | None) -> None:
-    """Loads the library that `build.built` named for this process, or, given None or an empty path, none.
-
-    Raises:
-        OSError: the file cannot be loaded.
-    """
-    global _library  # noqa: PLW0603 - a process computes in one way
-    _library = _loaded(Path(path)) if path else None
-
-
-def in_use() -> bool:
-    """Whether this process computes with the library."""
-    return _library is not None
-
-
-@contextmanager
-def using(path: Path | str | None) -> Iterator[None]:
-    """Within it, the library at `path` is in use, or none."""
-    with kept():
-        use(path)
-        yield
-
-
-@contextmanager
-def kept() -> Iterator[None]:
-    """Afterwards, the library that is in use now is in use again."""
-    global _library  # noqa: PLW0603
-    before = _library
-    try:
-        yield
-    finally:
-        _library = before
-
-
-def _loaded(path: Path) -> ctypes.CDLL:
-    # torch is loaded, and with it the OpenMP runtime whose threads both share.
-    library = ctypes.CDLL(str(path))
-    pointer, size, threads = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    signatures: dict[str, list[Any]] = {
-        f"dfq_{name}_{kind}": [pointer] * count + [size] * 3 + [ctypes.c_float] * (name in _BLOCKS) + [threads]
-        for name, count in _POINTERS.items()
-        for kind in _TYPES.values()
-    }
-    for name in ("dfq_widen_scaled", "dfq_narrow_scaled"):
-        signatures[name] = [pointer] * 3 + [size] * 2 + [threads]
-    signatures["dfq_round_to_grid"] = [pointer] * 3 + [size] + [pointer] * 2 + [ctypes.c_float] * 2 + [threads]
-    for name, arguments in signatures.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
-    return library
+Affine = tuple[Tensor, Tensor]
+"""Scale and shift."""
+Grid = tuple[Tensor, Tensor, float, float]
+"""Scale S and shift Z, 0-d, of a grid; lowest and highest integer before the shift."""
 
 
 def fits(x: Tensor) -> bool:
     """Whether the library is in use and takes such a feature map: on the CPU, channels-last, float32 or bfloat16."""
     return (
-        _library is not None
+        binding.in_use()
         and x.device.type == "cpu"
-        and x.dtype in _TYPES
+        and x.dtype in binding.TYPES
         and x.ndim == 4
         and x.shape[1] >= FEWEST_CHANNELS
         and x.numel() > 0
@@ -90,7 +34,7 @@ def fits(x: Tensor) -> bool:
 def fits_flat(x: Tensor) -> bool:
     """Whether the library is in use and takes such a tensor element by element: on the CPU, float32, without gaps."""
     return (
-        _library is not None
+        binding.in_use()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
@@ -100,21 +44,17 @@ def fits_flat(x: Tensor) -> bool:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (N, C), float32, of a map that `fits`."""
-    mean, var = _per_sample(x), _per_sample(x)
+    mean, var = of_samples(x, x.shape[1]), of_samples(x, x.shape[1])
     _call("moments", x, x, mean, var)
     return mean, var
 
 
 def moments_backward(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """The map slope x + offset, with slope and offset float32 (N, C, 1, 1)."""
-    _check(x, (), of_samples=(slope, offset))
+    check(x, (), of_samples=(slope, offset))
     out = torch.empty_like(x)
-    _call("moments_backward", x, x, _plain(slope), _plain(offset), out)
+    _call("moments_backward", x, x, plain(slope), plain(offset), out)
     return out
-
-
-Affine = tuple[Tensor, Tensor]
-"""Scale and shift, C numbers each."""
 
 
 def block_forward(
@@ -124,17 +64,17 @@ def block_forward(
 
     Args:
         x: (N, C, H, W), fits.
-        affine: scale and shift.
+        affine: scale and shift (C,).
         residual: as `x`; with a ceiling only.
         ceiling: infinity for ReLU.
 
     Returns:
         The output in the type of `x`; mean and biased variance (N, C) of `x`, float32.
     """
-    _check(x, (residual,), affine)
-    residual = None if residual is None else _like(residual, x)
-    out, mean, var = torch.empty_like(x), _per_sample(x), _per_sample(x)
-    _call("block_forward", x, x, *map(_plain, affine), residual, out, mean, var, ceiling=_number(ceiling))
+    check(x, (residual,), affine)
+    residual = None if residual is None else like(residual, x)
+    out, mean, var = torch.empty_like(x), of_samples(x, x.shape[1]), of_samples(x, x.shape[1])
+    _call("block_forward", x, x, *map(plain, affine), residual, out, mean, var, ceiling=_number(ceiling))
     return out, mean, var
 
 
@@ -160,69 +100,101 @@ def block_backward(
     Returns:
         Gradients in `x` and in the residual.
     """
-    _check(x, (residual, grad), affine, to_moments)
+    check(x, (residual, grad), affine, to_moments)
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
-    residual = None if residual is None else _like(residual, x)
-    tensors = (x, residual, _like(grad, x), *map(_plain, affine), *map(_plain, to_moments), to_x, to_residual)
+    residual = None if residual is None else like(residual, x)
+    tensors = (x, residual, like(grad, x), *map(plain, affine), *map(plain, to_moments), to_x, to_residual)
     _call("block_backward", x, *tensors, ceiling=_number(ceiling))
     return to_x, to_residual
 
 
-def affine_backward(x: Tensor, grad: Tensor, scale: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of scale x + shift.
+def affine_backward(
+    x: Tensor,
+    grad: Tensor,
+    affine: Affine,
+    centre: Tensor,
+    *,
+    residual: Tensor | None = None,
+    ceiling: float | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Gradients of scale x + shift, or with a ceiling of clip(scale x + shift + residual, 0, ceiling).
 
     Args:
         x: (N, C, H, W), fits.
         grad: gradient at the output, of the same shape.
-        scale: float32 (C,).
+        affine: scale and shift (C,).
         centre: float32 (C,).
+        residual: as `x`; with a ceiling only.
+        ceiling: infinity for ReLU.
 
     Returns:
-        scale grad, and float32 (C,): the sums of grad (x - centre) and of grad.
+        Gradients in `x` and in the residual; float32 (C,): with g the gradient before clipping, the sums of
+        g (x - centre) and of g.
     """
-    _check(x, (grad,), (scale, centre))
-    out, to_scale, to_shift = torch.empty_like(x), _per_sample(x), _per_sample(x)
-    _call("affine_backward", x, x, _like(grad, x), _plain(scale), _plain(centre), out, to_scale, to_shift)
-    return out, to_scale.sum(0), to_shift.sum(0)
+    check(x, (residual, grad), (*affine, centre))
+    to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
+    to_scale, to_shift = of_samples(x, x.shape[1]), of_samples(x, x.shape[1])
+    residual = None if residual is None else like(residual, x)
+    tensors = (x, residual, like(grad, x), *map(plain, affine), plain(centre), to_x, to_residual, to_scale, to_shift)
+    _call("affine_backward", x, *tensors, ceiling=_number(ceiling))
+    return to_x, to_residual, to_scale.sum(0), to_shift.sum(0)
 
 
 def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """The map factor x, from bfloat16 to float32 or back; `x` fits, factor is (1, C, 1, 1) or (1, 1, 1, 1)."""
     out = torch.empty_like(x, dtype=dtype)
-    function = _present().dfq_widen_scaled if dtype == torch.float32 else _present().dfq_narrow_scaled
     channels = x.shape[1]
-    factors = _plain(factor.expand(1, channels, 1, 1))
-    function(_at(x), _at(factors), _at(out), x.numel() // channels, channels, torch.get_num_threads())
+    name = "widen_scaled" if dtype == torch.float32 else "narrow_scaled"
+    binding.call(name, (x, plain(factor.expand(1, channels, 1, 1)), out), x.numel() // channels, channels)
     return out
 
 
-def round_to_grid(x: Tensor, affine: Affine, ends: tuple[float, float], codes: Tensor | None = None) -> Tensor:
-    """The rounded map (clamp(round(scale x - shift), ends) + shift) / scale.
+def round_to_grid(x: Tensor, grid: Grid, codes: Tensor | None = None) -> Tensor:
+    """The rounded tensor (clamp(round(S x - Z), ends) + Z) / S.
 
     Args:
         x: `fits_flat`.
-        affine: scale and shift, 0-d.
-        ends: lowest and highest integer before the shift.
+        grid: S, Z and the ends.
         codes: bfloat16, in the shape and memory order of `x`; filled with the integers before the division.
     """
     out = torch.empty_like(x)
-    scale, shift = map(_plain, affine)
-    _present().dfq_round_to_grid(
-        _at(x), _at(out), _at(codes), x.numel(), _at(scale), _at(shift), *ends, torch.get_num_threads()
-    )
+    scale, shift, *ends = grid
+    binding.call("round_to_grid", (x, out, codes, plain(scale), plain(shift)), x.numel(), *ends)
     return out
 
 
-def _per_sample(x: Tensor) -> Tensor:
-    return torch.empty(x.shape[:2])
+def rounded_block(
+    x: Tensor, affine: Affine, grid: Grid, *, residual: Tensor | None = None, codes: Tensor | None = None
+) -> Tensor:
+    """A block's sum, scale x + shift + residual, on a grid whose lowest point is 0, so that it clips as ReLU does.
+
+    Args:
+        x: (N, C, H, W), fits, float32.
+        affine: scale and shift (C,).
+        grid: S, Z and the ends.
+        residual: as `x`.
+        codes: bfloat16, in the shape and memory order of `x`; filled with the grid's integers.
+    """
+    check(x, (residual, codes), affine)
+    out, channels = torch.empty_like(x), x.shape[1]
+    scale, shift, *ends = grid
+    residual = None if residual is None else like(residual, x)
+    tensors = (x, *map(plain, affine), residual, out, codes, plain(scale), plain(shift))
+    binding.call("rounded_block", tensors, x.numel() // channels, channels, *ends)
+    return out
 
 
-def _like(other: Tensor, x: Tensor) -> Tensor:
+def of_samples(x: Tensor, channels: int) -> Tensor:
+    """Room for a number for each sample and channel."""
+    return torch.empty(x.shape[0], channels)
+
+
+def like(other: Tensor, x: Tensor) -> Tensor:
     """Another map in the type and memory order of `x`; a copy only where it has another."""
     return other.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _check(
+def check(
     x: Tensor, maps: Iterable[Tensor | None], of_channels: Iterable[Tensor] = (), of_samples: Iterable[Tensor] = ()
 ) -> None:
     """Nothing is read beyond its end.
@@ -238,7 +210,7 @@ def _check(
         raise ValueError(f"an operand does not fit a map of shape {tuple(x.shape)}")
 
 
-def _plain(values: Tensor) -> Tensor:
+def plain(values: Tensor) -> Tensor:
     """Numbers of channels as they are read: float32 in order."""
     return values.to(torch.float32).contiguous()
 
@@ -249,16 +221,5 @@ def _number(ceiling: float | None) -> float:
 
 def _call(name: str, x: Tensor, *tensors: Tensor | None, ceiling: float | None = None) -> None:
     samples, channels, height, width = x.shape
-    function = getattr(_present(), f"dfq_{name}_{_TYPES[x.dtype]}")
     more = () if ceiling is None else (ceiling,)
-    function(*map(_at, tensors), samples, height * width, channels, *more, torch.get_num_threads())
-
-
-def _present() -> ctypes.CDLL:
-    if _library is None:
-        raise RuntimeError("no library is in use")
-    return _library
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    binding.call(f"{name}_{binding.TYPES[x.dtype]}", tensors, samples, height * width, channels, *more)

@@ -49,7 +49,7 @@ class _RoundToShiftedGrid(torch.autograd.Function):
         if scale.ndim or not x.ndim:
             return _shifted_codes(x, scale, shift, bits).div_(scale)
         if passes.fits_flat(x):
-            return passes.round_to_grid(x, (scale, shift), _ends(bits))
+            return passes.round_to_grid(x, (scale, shift, *grid_ends(bits)))
         out = torch.empty_like(x)
         for part in chunks(x):
             # The rounding's own passes stay in cache; one pass reads x and writes the result.
@@ -72,7 +72,7 @@ class _RoundAndKeepCodes(torch.autograd.Function):
         codes = torch.empty_like(x, dtype=torch.bfloat16)
         ctx.mark_non_differentiable(codes)
         if passes.fits_flat(x):
-            return passes.round_to_grid(x, (scale, shift), _ends(bits), codes), codes
+            return passes.round_to_grid(x, (scale, shift, *grid_ends(bits)), codes), codes
         out = torch.empty_like(x)
         for part in chunks(x):
             some = _shifted_codes(x[part], scale, shift, bits)
@@ -99,10 +99,10 @@ def _passed(ctx: Any, grad: Tensor) -> Tensor:
 
 
 def _shifted_codes(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
-    return (x * scale).sub_(shift).round_().clamp_(*_ends(bits)).add_(shift)
+    return (x * scale).sub_(shift).round_().clamp_(*grid_ends(bits)).add_(shift)
 
 
-def _ends(bits: int) -> tuple[int, int]:
+def grid_ends(bits: int) -> tuple[int, int]:
     """Lowest and highest integer before the shift."""
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 

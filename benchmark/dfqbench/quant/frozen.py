@@ -29,11 +29,25 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises x (N, C, H, W) by the running statistics."""
-        if self.training or not torch.is_grad_enabled() or not self.affine or not passes.fits(x):
+        if not torch.is_grad_enabled() or not self.can_join(x):
             return super().forward(x)
         frozen = (self.running_mean, self.running_var, self.eps)
         out: Tensor = _FrozenBatchNorm.apply(x, self.weight, self.bias, frozen)
         return out
+
+    def can_join(self, x: Tensor) -> bool:
+        """Whether the compiled passes compute what the layer does with x (N, C, H, W)."""
+        return not self.training and self.affine and self.running_mean is not None and passes.fits(x)
+
+    def frozen(self) -> tuple[Tensor, Tensor]:
+        """Running mean, and one over the running deviation (C,).
+
+        Raises:
+            ValueError: the layer keeps no running statistics.
+        """
+        if self.running_mean is None or self.running_var is None:
+            raise ValueError("the layer keeps no running statistics")
+        return self.running_mean, torch.rsqrt(self.running_var + self.eps)
 
 
 class _FrozenBatchNorm(torch.autograd.Function):
@@ -49,7 +63,8 @@ class _FrozenBatchNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
-        to_x, to_scale, to_shift = passes.affine_backward(x, grads[0], weight * inverse, mean)
+        # Nothing is clipped, so that no shift is looked at.
+        to_x, _, to_scale, to_shift = passes.affine_backward(x, grads[0], (weight * inverse, mean), mean)
         return to_x, to_scale * inverse, to_shift, None
 
 

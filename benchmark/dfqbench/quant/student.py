@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
+from dfqbench.quant.blocks import join_blocks
 from dfqbench.quant.frozen import freeze_batchnorm
 from dfqbench.quant.grid_conv import GridConvolutions
 from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
@@ -116,6 +117,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     example = torch.zeros(1, *card.input_size, device=device)
     traced, claims = rewrite(network, scheme, example)
     freeze_batchnorm(traced)
+    join_blocks(traced)
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
     traced.to(memory_format=torch.channels_last)

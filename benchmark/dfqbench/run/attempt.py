@@ -22,7 +22,7 @@ from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
-from dfqbench.native import passes
+from dfqbench.native import binding
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
@@ -205,7 +205,7 @@ class Attempt:
         begin = job.started
         if self._leader is None:
             torch.set_num_threads(job.threads)
-            passes.use(job.passes)
+            binding.use(job.passes)
             self._channel.send("phase", name="setup")
             with self._guard.watching():
                 plugins = load_plugins([Path(path) for path in job.plugin_files])

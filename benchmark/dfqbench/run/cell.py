@@ -24,7 +24,7 @@ DATA_CODE = (
 """The host's code that decides which pixels and labels are read."""
 TRACING = ("quant/trace.py", "quant/activations.py")
 """The host's code by which a teacher becomes a graph."""
-COMPILED = ("native", "native/kernels.cpp")
+COMPILED = "native"
 """The host's code of compiled passes."""
 
 
@@ -133,7 +133,7 @@ class Cell:
     def source_id(self) -> str:
         """Identity of the images."""
         return identity(
-            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *TRACING, *COMPILED)]}
+            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *TRACING, COMPILED)]}
         )
 
     @property
@@ -145,7 +145,7 @@ class Cell:
             "quantizer": self.quantizer.name,
             "params": self.quantizer.params,
             "own": self.choice.quantizer is None,
-            "code": [self.quantizer.code, host_code("quant", "quantizers", *COMPILED)],
+            "code": [self.quantizer.code, host_code("quant", "quantizers", COMPILED)],
         }
         return identity(facts)
 

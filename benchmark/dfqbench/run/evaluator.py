@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dfqbench.api.errors import DfqError, Unavailable
 from dfqbench.models.build import build_teacher
-from dfqbench.native import passes
+from dfqbench.native import binding
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate import Predictions, accuracy, percent, predict, predict_all
@@ -62,7 +62,7 @@ class Evaluator:
         }
         begin = time.monotonic()
         try:
-            with passes.using(request.get("passes")):
+            with binding.using(request.get("passes")):
                 result = operations[request["op"]](request)
         except Exception as error:
             return _described(error)

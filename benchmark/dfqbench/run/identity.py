@@ -17,6 +17,8 @@ from dfqbench.plugins import source_hash
 
 LENGTH = 16
 """Hexadecimal digits of an identity: 64 bits."""
+CODE = frozenset({".py", ".cpp", ".h"})
+"""Endings of files of code."""
 
 
 def canonical(data: Any) -> str:
@@ -46,5 +48,5 @@ def host_code(*rooms: str) -> str:
     files: list[Path] = []
     for room in rooms:
         place = root / room
-        files += [place] if place.is_file() else sorted(place.rglob("*.py"))
+        files += [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.suffix in CODE)
     return source_hash(files)

@@ -61,11 +61,11 @@ class InlineExecutor:
         if self._before is None:
             import torch
 
-            from dfqbench.native import passes
+            from dfqbench.native import binding
 
             self._before = ExitStack()
             self._before.callback(torch.set_num_threads, torch.get_num_threads())
-            self._before.enter_context(passes.kept())
+            self._before.enter_context(binding.kept())
 
 
 class _Sink:

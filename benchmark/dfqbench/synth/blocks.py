@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Unavailable
 from dfqbench.native import passes
+from dfqbench.quant.tail import in_place, replace_tail, tail_of
 from dfqbench.quant.trace import WEIGHTED, trace
 from dfqbench.synth.moments import Moments, moments_gradient
 from dfqbench.synth.watched import affine_of, can_watch
@@ -42,10 +43,6 @@ _FUNCTIONS: dict[Any, float] = {
 }
 _METHODS: dict[Any, float] = {"relu": torch.inf, "relu_": torch.inf}
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
-_IN_PLACE = frozenset(
-    {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"}
-)
-_ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,29 +119,17 @@ def _is_plain(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node neither holds a tensor made while tracing nor changes one that others may read."""
     if node.op == "get_attr":
         return not str(node.target).startswith("_tensor_constant")
-    if not _in_place(traced, node):
+    if not in_place(traced, node):
         return True
     changed = node.args[0] if node.args else None
     if not isinstance(changed, fx.Node) or node.target is operator.setitem or len(changed.users) > 1:
         return False
-    if _in_place(traced, changed):
+    if in_place(traced, changed):
         return _is_plain(traced, changed)
     if changed.op == "call_module":
         # Others may give their input itself, or a view of it.
         return isinstance(traced.get_submodule(str(changed.target)), (*WEIGHTED, _BatchNorm))
     return changed.op == "call_function" and changed.target in {operator.add, torch.add}
-
-
-def _in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    if node.op != "call_function":
-        return False
-    name = getattr(node.target, "__name__", "")
-    changes = node.target is operator.setitem or (getattr(operator, name, None) is node.target and name in _IN_PLACE)
-    return changes or name.endswith("_") or bool(node.kwargs.get("inplace")) or any(a is True for a in node.args)
 
 
 def _is_norm(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -153,21 +138,11 @@ def _is_norm(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 def _replace(traced: fx.GraphModule, norm: fx.Node, noter: Noter) -> bool:
     """Puts a block in the place of a BatchNorm layer and what follows it; whether there was one."""
-    replaced, residual, keeps_type = [norm], None, False
-    last = _only_user(norm)
-    calls = {"call_function", "call_method"}
-    if last is not None and last.op in calls and last.target in _ADDITIONS and len(last.args) == 2 and not last.kwargs:
-        others = [argument for argument in last.args if argument is not norm]
-        if len(others) != 1 or not isinstance(others[0], fx.Node):
-            return False
-        keeps_type = _in_place(traced, last)
-        if keeps_type and last.args[0] is not norm:
-            return False  # the residual itself would be changed
-        replaced.append(last)
-        residual, last = others[0], _only_user(last)
-    ceiling = None if last is None else _ceiling(traced, last)
-    if last is None or ceiling is None:
+    tail = tail_of(traced, norm)
+    ceiling = None if tail is None else _ceiling(traced, tail.last)
+    if tail is None or ceiling is None:
         return False
+    keeps_type = tail.addition is not None and in_place(traced, tail.addition)
     layer = traced.get_submodule(str(norm.target))
     if not isinstance(layer, nn.BatchNorm2d):
         raise TypeError(f"{norm.target} is no BatchNorm layer")
@@ -175,17 +150,10 @@ def _replace(traced: fx.GraphModule, norm: fx.Node, noter: Noter) -> bool:
     name = f"b{len(list(blocks.children()))}"
     note = noter(str(norm.target), layer)
     blocks.add_module(name, WatchedBlock(layer, ceiling, note, keeps_type=keeps_type))
-    with traced.graph.inserting_before(last):
-        block = traced.graph.call_module(f"{BLOCKS}.{name}", (norm.args[0], residual))
-    last.replace_all_uses_with(block)
-    for node in reversed([*replaced, last]):
-        traced.graph.erase_node(node)
+    with traced.graph.inserting_before(tail.last):
+        block = traced.graph.call_module(f"{BLOCKS}.{name}", (norm.args[0], tail.residual))
+    replace_tail(traced, norm, tail, block)
     return True
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    users = list(node.users)
-    return users[0] if len(users) == 1 else None
 
 
 def _ceiling(traced: fx.GraphModule, node: fx.Node) -> float | None:

@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from dfqbench.api import InputStats
 from dfqbench.api.numerics import widened
-from dfqbench.synth.upsampling import upsampled_conv
+from dfqbench.native import passes
+from dfqbench.synth.upsampling import phases_of_conv, weave
+from dfqbench.synth.woven import woven_norm
 
 WIDTH = 128
 """Channels of the trunk (released code)."""
@@ -49,7 +51,12 @@ class ClassBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Normalises x (N, C, H, W) over the batch, then scales and shifts by the classes `labels` (N,)."""
-        return torch.addcmul(self.shift(labels)[..., None, None], self.norm(x), self.scale(labels)[..., None, None])
+        scale, shift = self.affine(labels)
+        return torch.addcmul(shift[..., None, None], self.norm(x), scale[..., None, None])
+
+    def affine(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift (N, C) of images of the classes `labels` (N,)."""
+        return self.scale(labels), self.shift(labels)
 
 
 class _Plain(nn.Module):
@@ -62,6 +69,10 @@ class _Plain(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - the class enters by the embedding
         normalised: Tensor = self.norm(x)
         return normalised
+
+    def affine(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        shape = len(labels), self.norm.num_features
+        return self.norm.weight.expand(shape), self.norm.bias.expand(shape)
 
 
 class Generator(nn.Module):
@@ -114,7 +125,7 @@ class Generator(nn.Module):
         self.embedding = nn.Embedding(classes, latent) if embedding else None
         self.linear = nn.Linear(latent + extra, WIDTH * self.base[0] * self.base[1])
 
-        def norm(features: int, eps: float = 1e-5) -> nn.Module:
+        def norm(features: int, eps: float = 1e-5) -> _Plain | ClassBatchNorm:
             return _Plain(features, eps) if embedding else ClassBatchNorm(features, classes, eps)
 
         self.norm1 = norm(WIDTH)
@@ -138,20 +149,23 @@ class Generator(nn.Module):
         # of naming, and this order needs no copy.
         x: Tensor = self.linear(vector).view(-1, *self.base, WIDTH).permute(0, 3, 1, 2)
         x = self.norm1(x, labels)
-        x = self._upsampled(x, self.conv1)
-        x = F.leaky_relu_(self.norm2(x, labels), SLOPE)
-        x = self._upsampled(x, self.conv2)
-        x = F.leaky_relu_(self.norm3(x, labels), SLOPE)
+        x = self._doubled(x, self.conv1, self.norm2, labels)
+        x = self._doubled(x, self.conv2, self.norm3, labels)
         # Under autocast the trunk is bfloat16; images are float32 always.
         x = torch.tanh(widened(self.conv3(x)))
         if x.shape[2:] != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
-        x = self.norm4(x)
+        # Three channels are too few to work on side by side: torch is five times faster on one after the other.
+        x = self.norm4(x.contiguous()).contiguous(memory_format=torch.channels_last)
         return x if self.mean is None or self.std is None else torch.addcmul(self.mean, x, self.std)
 
-    def _upsampled(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        """Nearest upsampling by two, then the convolution."""
+    def _doubled(self, x: Tensor, conv: nn.Conv2d, norm: _Plain | ClassBatchNorm, labels: Tensor) -> Tensor:
+        """Nearest upsampling by two, the convolution, BatchNorm, leaky ReLU."""
         if self.phases and conv.bias is not None:
-            return upsampled_conv(x, conv.weight, conv.bias)
-        found: Tensor = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        return found
+            phases = phases_of_conv(x, conv.weight, conv.bias)
+            if passes.fits(phases):
+                return woven_norm(phases, *norm.affine(labels), norm.norm.eps, SLOPE)
+            x = weave(phases)
+        else:
+            x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return F.leaky_relu_(norm(x, labels), SLOPE)

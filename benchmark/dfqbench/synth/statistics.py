@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Skip
-from dfqbench.native import passes
+from dfqbench.native import binding
 from dfqbench.quant.trace import is_hooked
 from dfqbench.synth.blocks import BlockGraph, Note, block_graph, facts_of
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
@@ -174,7 +174,7 @@ class BatchNormStatistics:
 
     def _look_for_blocks(self) -> None:
         """Finds the network's blocks where they are of use, anew where it is not the network that it was."""
-        wanted = self.fused and passes.in_use() and "forward" not in vars(self.network)
+        wanted = self.fused and binding.in_use() and "forward" not in vars(self.network)
         facts = facts_of(self.network) if wanted and not any(map(is_hooked, self._inner())) else None
         if facts is None:
             self._blocks = None

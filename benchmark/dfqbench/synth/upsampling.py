@@ -29,12 +29,31 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (N, O, 2H, 2W), channels-last.
     """
+    return weave(phases_of_conv(x, weight, bias))
+
+
+def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The four phases of `upsampled_conv`, one beside the other, yet to be woven.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, 3, 3).
+        bias: (O,).
+
+    Returns:
+        (N, 4 O, H + 1, W + 1): phase (a, b), the (2 a + b)-th O channels, has the output's positions of parity a, b in
+        rows a to a + H - 1 and columns b to b + W - 1; what is beside them has no place in the output.
+    """
     taps = torch.tensor(TAPS, device=weight.device, dtype=weight.dtype)
     phases = torch.einsum("aki,blj,ocij->abockl", taps, taps, weight).flatten(0, 2)
     phases = phases.contiguous(memory_format=torch.channels_last)
     # One convolution for all four: position (p, q) sees rows p - 1 and p, so odd rows are taken one further down.
-    found = F.conv2d(x, phases, bias.repeat(4), padding=1)
-    woven: Tensor = _Weave.apply(found)
+    return F.conv2d(x, phases, bias.repeat(4), padding=1)
+
+
+def weave(phases: Tensor) -> Tensor:
+    """The map (N, O, 2H, 2W), channels-last, whose phases (N, 4 O, H + 1, W + 1) these are."""
+    woven: Tensor = _Weave.apply(phases)
     return woven
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from dfqbench.api import Precision
-from dfqbench.native import built, passes
+from dfqbench.native import binding, built
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.run.memory import peak_mib, reset_peak
@@ -93,4 +93,4 @@ def set_up(threads: int | None, precision: Precision) -> None:
     """Lets this process compute as a worker with that many threads (None: torch's own default) would."""
     if threads is not None:
         torch.set_num_threads(threads)
-    passes.use(built().path if precision.rearranges else None)
+    binding.use(built().path if precision.rearranges else None)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from dfqbench.api import Precision
-from dfqbench.native import passes
+from dfqbench.native import binding
 from dfqbench.testing.bench import floor, ours, textbook
 from dfqbench.testing.bench.networks import Shape
 from dfqbench.testing.bench.textbook import Step
@@ -58,7 +58,7 @@ def plainly(step: Step) -> Step:
     """The step without the compiled passes, which the textbook's student would otherwise share."""
 
     def run() -> None:
-        with passes.using(None):
+        with binding.using(None):
             step()
 
     return run

@@ -1,0 +1,69 @@
+// Rounding to grids, and scaling between types.
+
+#pragma once
+
+#include <cmath>
+
+#include "blocks.h"
+
+namespace {
+
+// out = factor x for each channel, from one type to another.
+template <class T, class U>
+void scale_channels(const T* x, const float* factor, U* out, long rows, long channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long p = 0; p < rows; ++p) {
+    const T* __restrict a = x + p * channels;
+    U* __restrict b = out + p * channels;
+#pragma omp simd
+    for (long i = 0; i < channels; ++i) narrow(wide(a[i]) * factor[i], b[i]);
+  }
+}
+
+// A grid of integers over a scale, and the integer that stands for x.
+struct Grid {
+  float scale, shift, low, high;
+
+  float code(float x) const {
+    float n = std::nearbyint(x * scale - shift);
+    n = n < low ? low : n;  // in this order NaN stays NaN
+    n = n > high ? high : n;
+    return n + shift;
+  }
+};
+
+// out = (clamp(round(scale x - shift), low, high) + shift) / scale; its integers too where `codes` is not null.
+void round_to_grid(Grid grid, const float* x, float* out, bfloat16* codes, long count, int threads) {
+  if (codes == nullptr) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < count; ++i) out[i] = grid.code(x[i]) / grid.scale;
+  } else {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < count; ++i) {
+      const float n = grid.code(x[i]);
+      out[i] = n / grid.scale;
+      narrow(n, codes[i]);
+    }
+  }
+}
+
+// A block's output on a grid whose lowest point is 0, which clips as ReLU does.
+template <bool CODES, class B>
+void rounded_block(B block, Grid grid, const float* x, const float* scale, const float* shift, const float* residual,
+                   float* out, bfloat16* codes, long rows, long channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long p = 0; p < rows; ++p) {
+    const float* __restrict a = x + p * channels;
+    const float* __restrict r = residual + p * channels;
+    float* __restrict b = out + p * channels;
+    bfloat16* __restrict c = codes + p * channels;
+#pragma omp simd
+    for (long i = 0; i < channels; ++i) {
+      const float n = grid.code(block.sum(a[i], scale[i], shift[i], r[i]));
+      b[i] = n / grid.scale;
+      if (CODES) narrow(n, c[i]);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,103 @@
+// Passes over feature maps that torch has no single operation for.
+//
+// Maps are channels-last: `samples` blocks of `positions` rows of `channels` numbers, float32 or bfloat16; arithmetic
+// is float32, sums over positions float64 from one segment to the next. A sample is worked on by one thread from its
+// beginning to its end, so that no result depends on the number of threads. Compiled without contraction: a * b + c is
+// rounded twice, as torch does it, and `round_to_grid` equals torch's operations bit for bit. Loops over channels are
+// free of dependences, and `omp simd` says so.
+//
+// Functions take tensors, then sizes, then numbers, then the number of threads, as `binding.py` has them.
+
+#include "blocks.h"
+#include "grids.h"
+#include "woven.h"
+
+extern "C" {
+
+#define FOR_TYPE(NAME, T)                                                                                             \
+  void dfq_moments_##NAME(const T* x, float* mean, float* var, long samples, long positions, long channels,           \
+                          int threads) {                                                                              \
+    moments(x, mean, var, samples, positions, channels, threads);                                                     \
+  }                                                                                                                   \
+  void dfq_moments_backward_##NAME(const T* x, const float* slope, const float* offset, T* out, long samples,         \
+                                   long positions, long channels, int threads) {                                      \
+    moments_backward(x, slope, offset, out, samples, positions, channels, threads);                                   \
+  }                                                                                                                   \
+  void dfq_block_forward_##NAME(const T* x, const float* scale, const float* shift, const T* residual, T* out,        \
+                                float* mean, float* var, long samples, long positions, long channels, float ceiling,  \
+                                int threads) {                                                                        \
+    as_block(residual != nullptr, ceiling, [=](auto block) {                                                          \
+      block_forward(block, x, scale, shift, residual == nullptr ? x : residual, out, mean, var, samples, positions,   \
+                    channels, threads);                                                                               \
+    });                                                                                                               \
+  }                                                                                                                   \
+  void dfq_block_backward_##NAME(const T* x, const T* residual, const T* grad, const float* scale, const float* shift,\
+                                 const float* slope, const float* offset, T* to_x, T* to_residual, long samples,      \
+                                 long positions, long channels, float ceiling, int threads) {                         \
+    as_block(residual != nullptr, ceiling, [=](auto block) {                                                          \
+      block_backward(block, x, residual == nullptr ? x : residual, grad, scale, shift, slope, offset, to_x,           \
+                     to_residual == nullptr ? to_x : to_residual, samples, positions, channels, threads);             \
+    });                                                                                                               \
+  }                                                                                                                   \
+  void dfq_affine_backward_##NAME(const T* x, const T* residual, const T* grad, const float* scale,                    \
+                                  const float* shift, const float* centre, T* to_x, T* to_residual, float* to_scale,  \
+                                  float* to_shift, long samples, long positions, long channels, float ceiling,        \
+                                  int threads) {                                                                      \
+    as_block(residual != nullptr, ceiling, [=](auto block) {                                                          \
+      affine_backward(block, x, residual == nullptr ? x : residual, grad, scale, shift, centre, to_x,                 \
+                      to_residual == nullptr ? to_x : to_residual, to_scale, to_shift, samples, positions, channels,  \
+                      threads);                                                                                       \
+    });                                                                                                               \
+  }                                                                                                                   \
+  void dfq_woven_moments_##NAME(const T* phases, float* mean, float* var, long samples, long height, long width,      \
+                                long channels, int threads) {                                                         \
+    woven_moments(Woven{height, width, channels}, phases, mean, var, samples, threads);                               \
+  }                                                                                                                   \
+  void dfq_woven_forward_##NAME(const T* phases, const float* scale, const float* shift, T* out, long samples,        \
+                                long height, long width, long channels, float slope, int threads) {                   \
+    woven_forward(Woven{height, width, channels}, phases, scale, shift, out, slope, samples, threads);                \
+  }                                                                                                                   \
+  void dfq_woven_sums_##NAME(const T* phases, const T* grad, const float* scale, const float* shift,                  \
+                             const float* centre, float* to_scale, float* to_shift, long samples, long height,        \
+                             long width, long channels, float slope, int threads) {                                   \
+    woven_sums(Woven{height, width, channels}, phases, grad, scale, shift, centre, to_scale, to_shift, slope,         \
+               samples, threads);                                                                                     \
+  }                                                                                                                   \
+  void dfq_woven_backward_##NAME(const T* phases, const T* grad, const float* scale, const float* shift,              \
+                                 const float* incline, const float* offset, T* to_phases, long samples, long height,  \
+                                 long width, long channels, float slope, int threads) {                               \
+    woven_backward(Woven{height, width, channels}, phases, grad, scale, shift, incline, offset, to_phases, slope,     \
+                   samples, threads);                                                                                 \
+  }
+
+FOR_TYPE(float32, float)
+FOR_TYPE(bfloat16, bfloat16)
+
+void dfq_widen_scaled(const bfloat16* x, const float* factor, float* out, long rows, long channels, int threads) {
+  scale_channels(x, factor, out, rows, channels, threads);
+}
+
+void dfq_narrow_scaled(const float* x, const float* factor, bfloat16* out, long rows, long channels, int threads) {
+  scale_channels(x, factor, out, rows, channels, threads);
+}
+
+void dfq_round_to_grid(const float* x, float* out, bfloat16* codes, const float* scale, const float* shift, long count,
+                       float low, float high, int threads) {
+  round_to_grid(Grid{*scale, *shift, low, high}, x, out, codes, count, threads);
+}
+
+void dfq_rounded_block(const float* x, const float* scale, const float* shift, const float* residual, float* out,
+                       bfloat16* codes, const float* grid_scale, const float* grid_shift, long rows, long channels,
+                       float low, float high, int threads) {
+  const Grid grid{*grid_scale, *grid_shift, low, high};
+  // Which ceiling does not matter: the grid clips.
+  as_block(residual != nullptr, INFINITY, [=](auto block) {
+    const float* r = residual == nullptr ? x : residual;
+    if (codes == nullptr)
+      rounded_block<false>(block, grid, x, scale, shift, r, out, nullptr, rows, channels, threads);
+    else
+      rounded_block<true>(block, grid, x, scale, shift, r, out, codes, rows, channels, threads);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,67 @@
+"""A generator's BatchNorm over the batch with its leaky ReLU, from the phases of an upsampled convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dfqbench.native import passes, woven
+from dfqbench.synth.moments import Moments, batch_moments
+from dfqbench.synth.upsampling import weave
+
+
+def woven_norm(phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
+    """leaky(scale norm(weave(phases)) + shift), norm without parameters over samples and positions.
+
+    With the compiled passes, neither the woven map nor the normalised one comes into being; equal up to rounding, first
+    derivatives only.
+
+    Args:
+        phases: (N, 4 C, H + 1, W + 1).
+        scale: for each sample and channel (N, C).
+        shift: as `scale`.
+        eps: added to the variance.
+        slope: of the leaky ReLU.
+
+    Returns:
+        (N, C, 2H, 2W), channels-last, in the type of the phases.
+    """
+    if passes.fits(phases):
+        found: Tensor = _WovenNorm.apply(phases, scale, shift, eps, slope)
+        return found
+    normed = F.batch_norm(weave(phases), None, None, training=True, eps=eps)
+    return F.leaky_relu(torch.addcmul(shift[..., None, None], normed, scale[..., None, None]), slope)
+
+
+class _WovenNorm(torch.autograd.Function):
+    """As `woven_norm`, by the compiled passes."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - apply takes no keywords
+        ctx: Any, phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
+    ) -> Tensor:
+        found = batch_moments(Moments(*woven.moments(phases)))
+        inverse = torch.rsqrt(found.var + eps)
+        whole = scale * inverse
+        affine = whole, torch.addcmul(shift, found.mean, whole, value=-1)
+        ctx.save_for_backward(phases, scale, found.mean, inverse, *affine)
+        ctx.slope = slope
+        return woven.forward(phases, affine, slope)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        phases, scale, mean, inverse, *affine = ctx.saved_tensors
+        by_x, to_shift = woven.sums(phases, grads[0], affine, mean, ctx.slope)
+        to_scale = by_x * inverse
+        # With z = (x - mean) / deviation and g the gradient there, that in x is
+        # (g - mean(g) - z mean(g z)) / deviation, means taken over samples and positions.
+        count = 4 * (phases.shape[2] - 1) * (phases.shape[3] - 1) * phases.shape[0]
+        of_g, of_gz = (scale * to_shift).sum(0) / count, (scale * to_scale).sum(0) / count
+        incline = -of_gz * inverse.square()
+        offset = -of_g * inverse - incline * mean
+        to_phases = woven.backward(phases, grads[0], (affine[0], affine[1]), (incline, offset), ctx.slope)
+        return to_phases, to_scale, to_shift, None, None
