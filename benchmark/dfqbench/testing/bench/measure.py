@@ -55,7 +55,7 @@ class Stepped:
 
 
 def plainly(step: Step) -> Step:
-    """The step without the compiled passes, which the textbook's student would otherwise share."""
+    """The step without the compiled passes, in which the textbook's student and the floor's generator would share."""
 
     def run() -> None:
         with binding.using(None):
@@ -120,18 +120,18 @@ def contestants(kind: str, shape: Shape, precision: Precision) -> tuple[int, dic
         return shape.batch, {
             "ours": lambda: Stepped(ours.generator_step(shape, kind, precision)),
             "textbook": lambda: Stepped(plainly(textbook.generator_step(shape, GENERATORS[kind]))),
-            "floor": lambda: Stepped(floor.generator_step(shape, precision)),
+            "floor": lambda: Stepped(plainly(floor.generator_step(shape, precision))),
         }
     if kind in ITERATIONS:
         return textbook.CHAINS, {
             "ours": lambda: ours.ImageIteration(shape, kind, precision),
             "textbook": lambda: Stepped(plainly(textbook.image_iteration(shape, ITERATIONS[kind]))),
-            "floor": lambda: Stepped(floor.image_iteration(shape, precision)),
+            "floor": lambda: Stepped(plainly(floor.image_iteration(shape, precision))),
         }
     count = textbook.CHAINS if kind == "calibrate" else EVALUATED["cifar" if shape.batch > 16 else "imagenet"]
     images, labels = torch.randn(count, *shape.card.input_size), torch.zeros(count, dtype=torch.int64)
     size = count if kind == "calibrate" else 500 if shape.batch > 16 else 50
-    bare = Stepped(floor.forward(shape, images, size))
+    bare = Stepped(plainly(floor.forward(shape, images, size)))
     if kind == "calibrate":
         return count, {
             "ours": lambda: Stepped(ours.calibration(shape)),
