@@ -196,7 +196,11 @@ def test_the_number_of_threads_changes_nothing(library: str) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             to_x, _, *sums = passes.affine_backward(x, x, (scale, shift), shift)
-            found.append((*passes.block_forward(x, (scale, shift)), to_x, *sums))
+            grid = (scale[0, 0, 0, 0] * 10, shift[0, 0, 0, 0], -8.0, 7.0)
+            rounded = passes.rounded_block(x, (scale, shift), grid, residual=x)
+            clipped = passes.affine_backward(x, x, (scale, shift), shift, residual=x, ceiling=torch.inf)
+            results = (*passes.block_forward(x, (scale, shift)), to_x, *sums, rounded, *clipped)
+            found.append([tensor for tensor in results if tensor is not None])
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -266,12 +270,46 @@ def test_a_weight_with_one_range_trains_as_in_torch(library: str) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("add", [False, True])
+def test_a_rounded_block_is_the_rounding_of_its_sum(library: str, size: tuple[int, ...], add: bool) -> None:
+    x, residual = feature_map(size), feature_map(size, seed=3).contiguous() if add else None
+    x[0, 0, 0, 0] = torch.nan
+    factors, shifts = torch.randn(2, size[1])
+    affine = factors, shifts
+    scale, shift = integral_shift(torch.tensor(0.0), torch.tensor(60.0), 4)
+    codes = torch.empty_like(x, dtype=torch.bfloat16)
+    out = passes.rounded_block(x, affine, (scale, shift, -8.0, 7.0), residual=residual, codes=codes)
+    total = x * affine[0].view(1, -1, 1, 1) + affine[1].view(1, -1, 1, 1)
+    total = total if residual is None else total + residual
+    expected, integers = quantize_with_codes(total, scale, shift, 4)
+    assert torch.equal(out.nan_to_num(nan=77.0), expected.nan_to_num(nan=77.0))
+    assert torch.equal(codes.nan_to_num(nan=77.0), integers.nan_to_num(nan=77.0))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_default_type_of_torch_changes_nothing(library: str) -> None:
+    x = feature_map((2, 16, 4, 4))
+    expected = passes.moments(x)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = passes.moments(x)
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_operands_of_another_size_are_refused(library: str) -> None:
     x = feature_map((2, 16, 4, 4))
     with pytest.raises(ValueError, match="does not fit"):
         passes.block_forward(x, (torch.ones(1), torch.zeros(16)))
     with pytest.raises(ValueError, match="does not fit"):
         passes.block_forward(x, (torch.ones(16), torch.zeros(16)), residual=x[:1], ceiling=torch.inf)
+    with pytest.raises(ValueError, match="needs a ceiling"):
+        passes.block_forward(x, (torch.ones(16), torch.zeros(16)), residual=x)
+    with pytest.raises(ValueError, match="does not fit"):
+        passes.rounded_block(x, (torch.ones(16), torch.zeros(16)), (x[0, 0, 0, 0],) * 2 + (0.0, 1.0), residual=x[:1])
     with pytest.raises(ValueError, match="does not fit"):
         passes.affine_backward(x, x[:, :8], (torch.ones(16), torch.zeros(16)), torch.zeros(16))
 

@@ -18,6 +18,7 @@ from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.quant import blocks as room
 from dfqbench.quant.frozen import FrozenBatchNorm2d
 from dfqbench.quant.quantizers import ActivationQuantizer
+from dfqbench.quant.trace import trace
 
 CARD = ModelCard((3, 16, 16), (0.0,) * 3, (1.0,) * 3, 10)
 
@@ -28,15 +29,26 @@ def images(count: int = 8) -> Tensor:
 
 
 def student_of(network: nn.Module, scheme: str = "w4a4") -> Student:
-    """With learned ranges."""
+    """With learned ranges; no BatchNorm layer scales by 1 or shifts by 0."""
+    random = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-                module.reset_running_stats()
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.randn(module.weight.shape, generator=random))
+                module.bias.copy_(torch.randn(module.bias.shape, generator=random))
         network.train()(images())
         student = prepare(network.eval(), parse_scheme(scheme), CARD)
         with student.observing("minmax"):
             student(images())
+    return student
+
+
+def unjoined(network: nn.Module, scheme: str) -> Student:
+    """The same student without blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dfqbench.quant.student.join_blocks", lambda _traced: None)
+        student = student_of(network, scheme)
+    assert joined(student) == 0
     return student
 
 
@@ -62,7 +74,7 @@ def resnet(shortcut: Literal["A", "B"] = "A") -> nn.Module:
 class Small(nn.Module):
     """A block whose end is given."""
 
-    def __init__(self, end: Callable[..., Tensor]) -> None:
+    def __init__(self, end: Callable[..., Tensor], alias: nn.Module | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first = nn.Conv2d(3, 8, 3, padding=1)
@@ -71,11 +83,17 @@ class Small(nn.Module):
         self.relu = nn.ReLU()
         self.last = nn.Linear(8, 10)
         self.end = end
+        self.alias = alias
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         residual = x - 0.5
-        x = self.end(self.norm(self.conv(x)), residual)
+        taken = self.conv(x)
+        if self.alias is None:
+            x = self.end(self.norm(taken), residual)
+        else:
+            normed = self.norm(self.alias(taken))
+            x = F.relu(normed + taken.mul_(-2))
         return self.last(x.mean((2, 3)))
 
 
@@ -94,11 +112,11 @@ def passed(student: Student, *, codes: bool = False) -> tuple[Tensor, list[Tenso
 @pytest.mark.parametrize("codes", [False, True])
 def test_a_students_gradients_are_those_of_its_modules(library: str, shortcut: Literal["A", "B"], codes: bool) -> None:
     # Eight bits: a number that falls to the other side of a rounding moves little.
-    student = student_of(resnet(shortcut), "w8a8")
+    student, other_student = student_of(resnet(shortcut), "w8a8"), unjoined(resnet(shortcut), "w8a8")
     assert joined(student) == 7
     logits, grads = passed(student, codes=codes)
     with binding.using(None):
-        expected, others = passed(student, codes=codes)
+        expected, others = passed(other_student, codes=codes)
     assert len(grads) == len(others) > 20
     tolerance = 0.05 if codes else 0.01
     for one, other in zip([logits, *grads], [expected, *others], strict=True):
@@ -183,9 +201,45 @@ def test_what_is_joined(library: str, end: Callable[..., Tensor], count: int) ->
     assert joined(student) == count
     logits, grads = passed(student)
     with binding.using(None):
-        expected, others = passed(student)
+        expected, others = passed(unjoined(Small(end), "w8a8"))
     for one, other in zip([logits, *grads], [expected, *others], strict=True):
         assert float((one - other).norm()) <= 0.01 * float(other.norm()) + 1e-5
+
+
+@pytest.mark.parametrize("alias", [nn.Identity(), nn.Dropout(), nn.Flatten(3)])
+def test_what_others_change_is_not_read_later(library: str, alias: nn.Module) -> None:
+    network = Small(lambda x, _: x, alias)
+    student = student_of(network, "w8a8")
+    with torch.no_grad():
+        found, expected = student(images()), network(images())
+        assert float((found - expected).norm()) <= 0.05 * float(expected.norm())
+        assert torch.equal(found, unjoined(Small(lambda x, _: x, alias), "w8a8")(images()))
+
+
+def test_a_number_may_be_added(library: str) -> None:
+    student = student_of(Small(lambda x, other: F.relu(x + other.size(1))), "w8a8")
+    assert joined(student) == 1
+    assert passed(student)[0].isfinite().all()
+
+
+def test_modules_may_be_replaced_afterwards(library: str) -> None:
+    student = student_of(Small(lambda x, _: F.relu(x)), "w8a8")
+    before = passed(student)[0]
+    layer = student.network.norm
+    assert isinstance(layer, nn.BatchNorm2d)
+    plain = nn.BatchNorm2d(8).eval()
+    plain.load_state_dict(layer.state_dict())
+    student.network.norm = plain
+    assert float((passed(student)[0] - before).norm()) <= 0.01 * float(before.norm())
+    student.network.norm = nn.Identity()
+    assert float((passed(student)[0] - before).norm()) > 0.01 * float(before.norm())
+
+
+def test_a_student_can_be_traced_again(library: str) -> None:
+    student = student_of(resnet())
+    again = trace(student.network)
+    x = images().requires_grad_()
+    assert torch.equal(again(x), student(x))
 
 
 def test_names_state_and_copies_stay(library: str) -> None:

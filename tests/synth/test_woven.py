@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dfqbench.native import binding, woven
 from dfqbench.synth.generators import Generator
@@ -29,6 +32,12 @@ def phases_of(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
+def plainly(phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
+    """What `woven_norm` computes, one operation after the other."""
+    normed = F.batch_norm(weave(phases), None, None, training=True, eps=eps)
+    return F.leaky_relu(torch.addcmul(shift[..., None, None], normed, scale[..., None, None]), slope)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_values_and_gradients_are_torchs(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -37,17 +46,16 @@ def test_values_and_gradients_are_torchs(library: str, size: tuple[int, ...], dt
     scale, shift = torch.randn(2, samples, channels, generator=random)
     grad = torch.randn(samples, channels, 2 * height, 2 * width, generator=random).to(dtype)
 
-    def found(of: torch.dtype) -> list[Tensor]:
-        leaves = [t.clone().requires_grad_() for t in (phases_of(size, dtype).to(of), scale.to(of), shift.to(of))]
-        if of != torch.float64:
-            leaves[1:] = [t.detach().float().requires_grad_() for t in leaves[1:]]
-        out = woven_norm(leaves[0], leaves[1], leaves[2], 0.8, 0.2)
-        out.backward(grad.to(of))
+    def found(of: Callable[..., Tensor], parameters: torch.dtype, maps: torch.dtype) -> list[Tensor]:
+        leaves = [phases_of(size, dtype).to(maps), scale.to(parameters), shift.to(parameters)]
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        out = of(*leaves, 0.8, 0.2)
+        out.backward(grad.to(maps))
         grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
         assert len(grads) == 3
         return [out.detach(), *grads]
 
-    compiled, expected = found(dtype), found(torch.float64)  # the library takes no float64
+    compiled, expected = found(woven_norm, torch.float32, dtype), found(plainly, torch.float64, torch.float64)
     assert compiled[0].dtype == compiled[1].dtype == dtype
     assert compiled[0].is_contiguous(memory_format=torch.channels_last)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
@@ -95,6 +103,14 @@ def test_a_generator_learns_as_in_torch(library: str, embedding: bool, precision
         assert float((one - other).norm()) < tolerance * max(float(other.norm()), 0.01 * scale)
 
 
+def test_whoever_listens_to_a_generators_norm_hears_it(library: str) -> None:
+    generator = Generator((3, 16, 16), 10, phases=True)
+    heard = []
+    generator.norm2.norm.register_forward_hook(lambda *_: heard.append(1))
+    generator(torch.randn(4, 100), torch.arange(4))
+    assert heard == [1]
+
+
 def test_operands_of_another_size_are_refused(library: str) -> None:
     phases = phases_of((2, 8, 3, 3), torch.float32)
     one = torch.ones(2, 8)
@@ -115,7 +131,9 @@ def test_the_number_of_threads_changes_nothing(library: str) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             out = woven.forward(phases, (one, one), 0.2)
-            found.append((*woven.moments(phases), out, *woven.sums(phases, out, (one, one), one[0], 0.2)))
+            sums = woven.sums(phases, out, (one, one), one[0], 0.2)
+            back = woven.backward(phases, out, (one, one), (one[0], one[0]), 0.2)
+            found.append((*woven.moments(phases), out, *sums, back))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

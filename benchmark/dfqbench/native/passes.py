@@ -44,7 +44,7 @@ def fits_flat(x: Tensor) -> bool:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (N, C), float32, of a map that `fits`."""
-    mean, var = of_samples(x, x.shape[1]), of_samples(x, x.shape[1])
+    mean, var = for_samples(x, x.shape[1]), for_samples(x, x.shape[1])
     _call("moments", x, x, mean, var)
     return mean, var
 
@@ -72,8 +72,9 @@ def block_forward(
         The output in the type of `x`; mean and biased variance (N, C) of `x`, float32.
     """
     check(x, (residual,), affine)
+    _check_clips(residual, ceiling)
     residual = None if residual is None else like(residual, x)
-    out, mean, var = torch.empty_like(x), of_samples(x, x.shape[1]), of_samples(x, x.shape[1])
+    out, mean, var = torch.empty_like(x), for_samples(x, x.shape[1]), for_samples(x, x.shape[1])
     _call("block_forward", x, x, *map(plain, affine), residual, out, mean, var, ceiling=_number(ceiling))
     return out, mean, var
 
@@ -101,6 +102,7 @@ def block_backward(
         Gradients in `x` and in the residual.
     """
     check(x, (residual, grad), affine, to_moments)
+    _check_clips(residual, ceiling)
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
     residual = None if residual is None else like(residual, x)
     tensors = (x, residual, like(grad, x), *map(plain, affine), *map(plain, to_moments), to_x, to_residual)
@@ -132,8 +134,9 @@ def affine_backward(
         g (x - centre) and of g.
     """
     check(x, (residual, grad), (*affine, centre))
+    _check_clips(residual, ceiling)
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
-    to_scale, to_shift = of_samples(x, x.shape[1]), of_samples(x, x.shape[1])
+    to_scale, to_shift = for_samples(x, x.shape[1]), for_samples(x, x.shape[1])
     residual = None if residual is None else like(residual, x)
     tensors = (x, residual, like(grad, x), *map(plain, affine), plain(centre), to_x, to_residual, to_scale, to_shift)
     _call("affine_backward", x, *tensors, ceiling=_number(ceiling))
@@ -184,9 +187,9 @@ def rounded_block(
     return out
 
 
-def of_samples(x: Tensor, channels: int) -> Tensor:
+def for_samples(x: Tensor, channels: int) -> Tensor:
     """Room for a number for each sample and channel."""
-    return torch.empty(x.shape[0], channels)
+    return x.new_empty(x.shape[0], channels, dtype=torch.float32)
 
 
 def like(other: Tensor, x: Tensor) -> Tensor:
@@ -208,6 +211,12 @@ def check(
     fit &= all(one.numel() == samples * channels for one in of_samples)
     if not fit:
         raise ValueError(f"an operand does not fit a map of shape {tuple(x.shape)}")
+
+
+def _check_clips(residual: Tensor | None, ceiling: float | None) -> None:
+    """Raises ValueError where a residual would be added and nothing clipped, which no function of the library does."""
+    if residual is not None and ceiling is None:
+        raise ValueError("a residual needs a ceiling")
 
 
 def plain(values: Tensor) -> Tensor:

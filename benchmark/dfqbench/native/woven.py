@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from dfqbench.native import binding
-from dfqbench.native.passes import Affine, of_samples, plain
+from dfqbench.native.passes import Affine, for_samples, like, plain
 
 
 def moments(phases: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (N, C), float32, of the woven map."""
+    _check(phases, None)
     channels = phases.shape[1] // 4
-    mean, var = of_samples(phases, channels), of_samples(phases, channels)
+    mean, var = for_samples(phases, channels), for_samples(phases, channels)
     _call("moments", phases, phases, mean, var)
     return mean, var
 
@@ -29,7 +30,7 @@ def forward(phases: Tensor, affine: Affine, slope: float) -> Tensor:
         slope: of negative numbers.
     """
     _check(phases, None, affine)
-    out = torch.empty(_place(phases), dtype=phases.dtype, memory_format=torch.channels_last)
+    out = torch.empty(_place(phases), dtype=phases.dtype, device=phases.device, memory_format=torch.channels_last)
     _call("forward", phases, phases, *map(plain, affine), out, number=slope)
     return out
 
@@ -46,8 +47,8 @@ def sums(phases: Tensor, grad: Tensor, affine: Affine, centre: Tensor, slope: fl
     """
     _check(phases, grad, affine, (centre,))
     channels = phases.shape[1] // 4
-    to_scale, to_shift = of_samples(phases, channels), of_samples(phases, channels)
-    tensors = (phases, _like(grad, phases), *map(plain, affine), plain(centre), to_scale, to_shift)
+    to_scale, to_shift = for_samples(phases, channels), for_samples(phases, channels)
+    tensors = (phases, like(grad, phases), *map(plain, affine), plain(centre), to_scale, to_shift)
     _call("sums", phases, *tensors, number=slope)
     return to_scale, to_shift
 
@@ -64,7 +65,7 @@ def backward(phases: Tensor, grad: Tensor, affine: Affine, to_moments: Affine, s
     """
     _check(phases, grad, affine, to_moments)
     out = torch.empty_like(phases)
-    tensors = (phases, _like(grad, phases), *map(plain, affine), *map(plain, to_moments), out)
+    tensors = (phases, like(grad, phases), *map(plain, affine), *map(plain, to_moments), out)
     _call("backward", phases, *tensors, number=slope)
     return out
 
@@ -74,11 +75,9 @@ def _place(phases: Tensor) -> tuple[int, int, int, int]:
     return samples, channels // 4, 2 * (height - 1), 2 * (width - 1)
 
 
-def _like(grad: Tensor, phases: Tensor) -> Tensor:
-    return grad.to(phases.dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _check(phases: Tensor, grad: Tensor | None, affine: Affine, of_channels: tuple[Tensor, ...] = ()) -> None:
+def _check(
+    phases: Tensor, grad: Tensor | None, of_samples: tuple[Tensor, ...] = (), of_channels: tuple[Tensor, ...] = ()
+) -> None:
     """Nothing is read beyond its end.
 
     Raises:
@@ -87,7 +86,7 @@ def _check(phases: Tensor, grad: Tensor | None, affine: Affine, of_channels: tup
     samples, channels, height, width = _place(phases)
     fit = phases.shape[1] == 4 * channels and height > 0 and width > 0
     fit &= grad is None or grad.shape == (samples, channels, height, width)
-    fit &= all(one.numel() == samples * channels for one in affine)
+    fit &= all(one.numel() == samples * channels for one in of_samples)
     fit &= all(one.numel() == channels for one in of_channels)
     if not fit:
         raise ValueError(f"an operand does not fit phases of shape {tuple(phases.shape)}")

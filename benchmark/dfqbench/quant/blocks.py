@@ -13,8 +13,8 @@ from dfqbench.quant.fake import grid_ends
 from dfqbench.quant.frozen import FrozenBatchNorm2d
 from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.quantizers import ActivationQuantizer
-from dfqbench.quant.tail import replace_tail, tail_of
-from dfqbench.quant.trace import is_hooked
+from dfqbench.quant.tail import Tail, in_place, replace_tail, tail_of
+from dfqbench.quant.trace import WEIGHTED, is_hooked
 
 
 def join_blocks(traced: fx.GraphModule) -> None:
@@ -23,13 +23,18 @@ def join_blocks(traced: fx.GraphModule) -> None:
     The modules stay where they are, under their names.
     """
     for norm in list(traced.graph.nodes):
-        if not isinstance(_module(traced, norm), FrozenBatchNorm2d):
+        tail = tail_of(traced, norm) if isinstance(_module(traced, norm), FrozenBatchNorm2d) else None
+        if tail is None or not _is_fresh(traced, norm.args[0]) or not _takes_at_once(tail):
             continue
-        tail = tail_of(traced, norm)
-        if tail is not None and _rounds_and_rectifies(traced, tail.last) and _is_undisturbed(norm, tail.last):
+        quantizer = _module(traced, tail.last)
+        if isinstance(quantizer, ActivationQuantizer) and _clips_at_zero(quantizer):
+            adds_in_place = tail.addition is not None and in_place(traced, tail.addition)
             with traced.graph.inserting_before(tail.last):
                 parts = [traced.graph.get_attr(str(node.target)) for node in (norm, tail.last)]
-                block = traced.graph.call_function(block_output, (*parts, norm.args[0], tail.residual))
+                block = traced.graph.call_function(
+                    block_output, (*parts, norm.args[0], tail.residual), {"adds_in_place": adds_in_place}
+                )
+            block.meta["is_wrapped"] = True  # one call, too, where the student is traced again
             replace_tail(traced, norm, tail, block)
     traced.graph.lint()
     traced.recompile()
@@ -39,25 +44,27 @@ def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _rounds_and_rectifies(traced: fx.GraphModule, node: fx.Node) -> bool:
-    quantizer = _module(traced, node)
-    if not isinstance(quantizer, ActivationQuantizer):
-        return False
+def _is_fresh(traced: fx.GraphModule, taken: Any) -> bool:
+    """Whether BatchNorm takes a tensor that nobody else can read or change, so that it may be read later."""
+    return isinstance(taken, fx.Node) and isinstance(_module(traced, taken), WEIGHTED) and len(taken.users) == 1
+
+
+def _takes_at_once(tail: Tail) -> bool:
+    """Whether nothing comes between addition and rounding, where it could change the residual."""
+    return tail.addition is None or tail.addition is tail.last.prev
+
+
+def _clips_at_zero(quantizer: ActivationQuantizer) -> bool:
     return quantizer.rectifies and quantizer.operand.rounding == "integral_shift"
 
 
-def _is_undisturbed(norm: fx.Node, last: fx.Node) -> bool:
-    """Whether what the layer takes is read by it alone, and nothing but the addition comes between sum and rounding.
-
-    Computed where the rounding stands, the block then reads what the layer and the addition would have read.
-    """
-    taken = norm.args[0]
-    before = last.args[0]
-    return isinstance(taken, fx.Node) and len(taken.users) == 1 and before is last.prev
-
-
 def block_output(
-    layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tensor, residual: Tensor | None = None
+    layer: nn.Module,
+    quantizer: nn.Module,
+    x: Tensor,
+    residual: Tensor | float | None = None,
+    *,
+    adds_in_place: bool = False,
 ) -> Tensor:
     """quantizer(layer(x) + residual), by the compiled passes where a gradient is asked for and nobody listens.
 
@@ -67,22 +74,31 @@ def block_output(
         layer: takes x.
         quantizer: stands for ReLU, too.
         x: (N, C, H, W).
-        residual: as `x`.
+        residual: as `x`; what it is else is added as torch does it.
+        adds_in_place: whether the layer's output becomes the sum.
     """
-    if not _can_join(layer, quantizer, x, residual):
-        out = layer(x)
-        rounded: Tensor = quantizer(out if residual is None else out + residual)
-        return rounded
-    codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
-    grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
-    found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, _Fixed(*layer.frozen(), grid, codes))
-    return on_grid(found, quantizer.scale, codes)
+    if (
+        type(layer) is FrozenBatchNorm2d
+        and type(quantizer) is ActivationQuantizer
+        and (residual is None or isinstance(residual, Tensor))
+        and _can_join(layer, quantizer, x, residual)
+    ):
+        codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
+        grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
+        found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, _Fixed(*layer.frozen(), grid, codes))
+        return on_grid(found, quantizer.scale, codes)
+    out: Tensor = layer(x)
+    if residual is not None:
+        out = out.add_(residual) if adds_in_place else out + residual
+    rounded: Tensor = quantizer(out)
+    return rounded
 
 
 def _can_join(layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tensor, residual: Tensor | None) -> bool:
     return (
         torch.is_grad_enabled()
         and quantizer.rule is None
+        and _clips_at_zero(quantizer)
         and x.dtype == torch.float32
         and layer.can_join(x)
         and (residual is None or (residual.shape == x.shape and residual.dtype == x.dtype))

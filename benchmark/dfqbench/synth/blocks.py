@@ -176,10 +176,13 @@ class WatchedBlock(nn.Module):
         self._ceiling = ceiling
         self._note = note
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, residual: Any = None) -> Tensor:
         """Computes the block for x and residual (N, C, H, W)."""
         layer = self.layer
-        alike = residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
+        # The other operand of an addition may be a number.
+        alike = residual is None or (
+            isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+        )
         if not can_watch(layer, x) or not passes.fits(x) or not alike:
             out: Tensor = layer(x)
             if residual is not None:

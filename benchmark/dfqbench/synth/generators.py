@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from dfqbench.api import InputStats
 from dfqbench.api.numerics import widened
 from dfqbench.native import passes
+from dfqbench.quant.trace import is_hooked
 from dfqbench.synth.upsampling import phases_of_conv, weave
 from dfqbench.synth.woven import woven_norm
 
@@ -163,7 +164,7 @@ class Generator(nn.Module):
         """Nearest upsampling by two, the convolution, BatchNorm, leaky ReLU."""
         if self.phases and conv.bias is not None:
             phases = phases_of_conv(x, conv.weight, conv.bias)
-            if passes.fits(phases):
+            if passes.fits(phases) and not any(map(is_hooked, norm.modules())):
                 return woven_norm(phases, *norm.affine(labels), norm.norm.eps, SLOPE)
             x = weave(phases)
         else:

@@ -6,21 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dfqbench.native import passes, woven
+from dfqbench.native import woven
 from dfqbench.synth.moments import Moments, batch_moments
-from dfqbench.synth.upsampling import weave
 
 
 def woven_norm(phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
     """leaky(scale norm(weave(phases)) + shift), norm without parameters over samples and positions.
 
-    With the compiled passes, neither the woven map nor the normalised one comes into being; equal up to rounding, first
+    By the compiled passes: neither the woven map nor the normalised one comes into being. Equal up to rounding, first
     derivatives only.
 
     Args:
-        phases: (N, 4 C, H + 1, W + 1).
+        phases: (N, 4 C, H + 1, W + 1), `passes.fits`.
         scale: for each sample and channel (N, C).
         shift: as `scale`.
         eps: added to the variance.
@@ -29,15 +27,12 @@ def woven_norm(phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: 
     Returns:
         (N, C, 2H, 2W), channels-last, in the type of the phases.
     """
-    if passes.fits(phases):
-        found: Tensor = _WovenNorm.apply(phases, scale, shift, eps, slope)
-        return found
-    normed = F.batch_norm(weave(phases), None, None, training=True, eps=eps)
-    return F.leaky_relu(torch.addcmul(shift[..., None, None], normed, scale[..., None, None]), slope)
+    found: Tensor = _WovenNorm.apply(phases, scale, shift, eps, slope)
+    return found
 
 
 class _WovenNorm(torch.autograd.Function):
-    """As `woven_norm`, by the compiled passes."""
+    """phases, scale, shift -> the woven map."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - apply takes no keywords
