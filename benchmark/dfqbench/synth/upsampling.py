@@ -18,22 +18,10 @@ TAPS = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 """TAPS[a][k][i]: whether tap i of an output row of parity a falls on the k-th of its two small rows."""
 
 
-def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """conv2d(upsample(x, 2, nearest), weight, bias, padding=1), equal up to rounding.
-
-    Args:
-        x: (N, C, H, W).
-        weight: (O, C, 3, 3).
-        bias: (O,).
-
-    Returns:
-        (N, O, 2H, 2W), channels-last.
-    """
-    return weave(phases_of_conv(x, weight, bias))
-
-
 def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The four phases of `upsampled_conv`, one beside the other, yet to be woven.
+    """The four phases of conv2d(upsample(x, 2, nearest), weight, bias, padding=1), one beside the other.
+
+    `weave` makes the convolution's output of them, equal up to rounding.
 
     Args:
         x: (N, C, H, W).

@@ -114,14 +114,11 @@ void affine_backward(B block, const T* x, const T* residual, const T* grad, cons
                      long positions, long channels, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long n = 0; n < samples; ++n) {
-    std::vector<double> slopes(channels, 0.0), shifts(channels, 0.0);
-    std::vector<float> of_slope(channels), of_shift(channels);
+    Sums sums(channels);
+    float* __restrict slope = sums.of_slope();
+    float* __restrict total = sums.of_shift();
     for (long begin = n * positions; begin < (n + 1) * positions; begin += SEGMENT) {
       const long end = std::min((n + 1) * positions, begin + SEGMENT);
-      std::fill(of_slope.begin(), of_slope.end(), 0.0f);
-      std::fill(of_shift.begin(), of_shift.end(), 0.0f);
-      float* __restrict slope = of_slope.data();
-      float* __restrict total = of_shift.data();
       for (long p = begin; p < end; ++p) {
         const T* __restrict a = x + p * channels;
         const T* __restrict r = residual + p * channels;
@@ -138,17 +135,9 @@ void affine_backward(B block, const T* x, const T* residual, const T* grad, cons
           if (B::ADD) narrow(passed, d[i]);
         }
       }
-#pragma omp simd
-      for (long i = 0; i < channels; ++i) {
-        slopes[i] += slope[i];
-        shifts[i] += total[i];
-      }
+      sums.keep();
     }
-#pragma omp simd
-    for (long i = 0; i < channels; ++i) {
-      to_scale[n * channels + i] = static_cast<float>(slopes[i]);
-      to_shift[n * channels + i] = static_cast<float>(shifts[i]);
-    }
+    sums.write(to_scale + n * channels, to_shift + n * channels);
   }
 }
 

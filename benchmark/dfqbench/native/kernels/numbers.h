@@ -117,4 +117,37 @@ void moments_of(const T* map, long positions, long channels, float* mean, float*
   found.write(mean, var);
 }
 
+// Two sums for each channel of one sample, those of the gradients of scale and shift: float32 within a segment.
+class Sums {
+ public:
+  explicit Sums(long count) : channels(count), slopes(count), shifts(count), slope(count), shift(count) {}
+
+  float* of_slope() { return slope.data(); }
+  float* of_shift() { return shift.data(); }
+
+  // Ends a segment.
+  void keep() {
+#pragma omp simd
+    for (long i = 0; i < channels; ++i) {
+      slopes[i] += slope[i];
+      shifts[i] += shift[i];
+    }
+    std::fill(slope.begin(), slope.end(), 0.0f);
+    std::fill(shift.begin(), shift.end(), 0.0f);
+  }
+
+  void write(float* to_scale, float* to_shift) const {
+#pragma omp simd
+    for (long i = 0; i < channels; ++i) {
+      to_scale[i] = static_cast<float>(slopes[i]);
+      to_shift[i] = static_cast<float>(shifts[i]);
+    }
+  }
+
+ private:
+  long channels;
+  std::vector<double> slopes, shifts;
+  std::vector<float> slope, shift;
+};
+
 }  // namespace

@@ -87,13 +87,10 @@ void woven_sums(Woven shape, const T* phases, const T* grad, const float* scale,
   for (long n = 0; n < samples; ++n) {
     const Leaky leaky{scale + n * channels, shift + n * channels, slope};
     const T *map = phases + n * shape.phases(), *woven = grad + n * shape.places();
-    std::vector<double> slopes(channels, 0.0), shifts(channels, 0.0);
-    std::vector<float> of_slope(channels), of_shift(channels);
-    float* __restrict by_x = of_slope.data();
-    float* __restrict total = of_shift.data();
+    Sums sums(channels);
+    float* __restrict by_x = sums.of_slope();
+    float* __restrict total = sums.of_shift();
     for (long i = 0; i <= shape.height; ++i) {
-      std::fill(by_x, by_x + channels, 0.0f);
-      std::fill(total, total + channels, 0.0f);
       shape.row(i, [=](long from, long to) {
         if (to < 0) return;
         const T* __restrict a = map + from;
@@ -105,17 +102,9 @@ void woven_sums(Woven shape, const T* phases, const T* grad, const float* scale,
           by_x[c] += passed * (x - centre[c]);
         }
       });
-#pragma omp simd
-      for (long c = 0; c < channels; ++c) {
-        slopes[c] += by_x[c];
-        shifts[c] += total[c];
-      }
+      sums.keep();
     }
-#pragma omp simd
-    for (long c = 0; c < channels; ++c) {
-      to_scale[n * channels + c] = static_cast<float>(slopes[c]);
-      to_shift[n * channels + c] = static_cast<float>(shifts[c]);
-    }
+    sums.write(to_scale + n * channels, to_shift + n * channels);
   }
 }
 
