@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner, Result
 
 from dfqbench.api import InputError, ModelCard, Precision, UsageError
 from dfqbench.cli import bench
 from dfqbench.testing.bench import growth, networks
+from dfqbench.testing.bench.apart import held_at_once
 from dfqbench.testing.bench.measure import kinds, measure
 
 TOY = networks.Shape("toy", ModelCard((3, 8, 8), networks.MEAN, networks.STD, 10), 8, 1)
@@ -48,6 +50,20 @@ def test_a_step_that_needs_more_memory_than_the_textbook_is_marked(ours: float, 
     (tmp_path / "bench.json").write_text(json.dumps({"rows": [row]}))
     line = run("--read", tmp_path / "bench.json").stdout.splitlines()[-1]
     assert [cell.strip() for cell in line.split("|")[-3:-1]] == [shown, "100"]
+
+
+def test_memory_is_what_tensors_hold_at_once() -> None:
+    mib = 2**18  # float32
+
+    def step() -> None:
+        kept = torch.ones(3 * mib)
+        large = torch.ones(10 * mib)
+        del large
+        torch.ones(5 * mib).add_(kept[:1])
+
+    assert held_at_once(step) == pytest.approx(13, abs=0.1)
+    assert held_at_once(step) == held_at_once(step)
+    assert held_at_once(lambda: None) == 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"what": "gdfq"}]}', '{"rows": 3}'])

@@ -35,7 +35,8 @@ def bench(
 
     Each stands beside a textbook loop and beside the bare networks. Contestants take turns, and only ratios between
     them count. The textbook is float32 in the default memory format with forward hooks and `.item()` every step; the
-    bare networks are forward and backward alone. Runs on the CPU, for a minute or more a row.
+    bare networks are forward and backward alone. MiB: the most that tensors hold at once. Runs on the CPU, for a minute
+    or more a row.
     """
     from dfqbench.testing.bench import table
 

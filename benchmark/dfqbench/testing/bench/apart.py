@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, Literal, get_args
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from dfqbench.api import Precision
 from dfqbench.native import binding, built
-from dfqbench.plugins import load_plugins
-from dfqbench.quant import parse_scheme, prepare
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.processes import ALLOCATOR
 from dfqbench.testing.bench.measure import contestants, measure
 from dfqbench.testing.bench.networks import Shape
-from dfqbench.testing.toys import toy_card, toy_network
 
 Name = Literal["ours", "textbook", "floor"]
 
@@ -39,14 +39,20 @@ def measured(kind: str, shape: Shape, precision: Precision, threads: int | None 
     """
     row: dict[str, Any] = _in_a_new_process(_times, kind, shape, precision, threads)
     for name in get_args(Name):
-        row[f"{name}_mib"] = peak_memory(kind, shape, precision, threads, name)
+        row[f"{name}_mib"] = peak_memory(kind, shape, precision, threads, name=name)
     return row
 
 
 def peak_memory(
-    kind: str, shape: Shape, precision: Precision, threads: int | None = None, name: Name = "ours"
+    kind: str,
+    shape: Shape,
+    precision: Precision,
+    threads: int | None = None,
+    *,
+    name: Name = "ours",
+    measure: Callable[[Callable[[], object]], float] | None = None,
 ) -> float:
-    """Peak resident memory of some steps in a fresh process, networks and buffers included, in MiB.
+    """Peak memory of some steps in a fresh process, networks and buffers included, in MiB.
 
     Args:
         kind: as in `measure.kinds`.
@@ -54,8 +60,9 @@ def peak_memory(
         precision: how ours computes.
         threads: CPU threads; None: torch's own default.
         name: whose steps.
+        measure: `held_at_once` by default, or `resident`.
     """
-    peak: float = _in_a_new_process(_peak, kind, shape, precision, threads, name)
+    peak: float = _in_a_new_process(_peak, measure or held_at_once, kind, shape, precision, threads, name)
     return peak
 
 
@@ -75,18 +82,43 @@ def _times(kind: str, shape: Shape, precision: Precision, threads: int | None) -
     return measure(kind, shape, precision).as_dict()
 
 
-def _peak(kind: str, shape: Shape, precision: Precision, threads: int | None, name: str) -> float:
-    """Peak memory of the steps over that of the process before."""
+def _peak(  # noqa: PLR0917 - a process of its own takes no keywords
+    measure: Callable[[Callable[[], object]], float],
+    kind: str,
+    shape: Shape,
+    precision: Precision,
+    threads: int | None,
+    name: str,
+) -> float:
     set_up(threads, precision)
-    cpu = torch.device("cpu")
     _, makers = contestants(kind, shape, precision)
-    # Libraries that are imported at first use are nobody's memory.
-    prepare(toy_network(), parse_scheme("w4a4"), toy_card())
-    load_plugins()
+    return measure(lambda: makers[name]().seconds(PEAK_STEPS))
+
+
+def resident(function: Callable[[], object]) -> float:
+    """Peak of this process's resident memory in MiB while `function` ran, over what it was before.
+
+    It depends on how the freed pieces of the heap fit the next tensors: of one and the same step it varied by a factor
+    of three. Libraries that are loaded at first use are part of it.
+    """
+    cpu = torch.device("cpu")
     reset_peak(cpu)
     before = peak_mib(cpu)
-    makers[name]().seconds(PEAK_STEPS)
+    function()
     return round(peak_mib(cpu) - before, 1)
+
+
+def held_at_once(function: Callable[[], object]) -> float:
+    """Most MiB that tensors on the CPU held at once while `function` ran, over what they held before.
+
+    Counted where torch gives out memory, so that it is the same each time. What an operation needs for itself and does
+    not ask torch for is not seen.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        function()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return round(max(itertools.accumulate(changes), default=0) / 2**20, 1)
 
 
 def set_up(threads: int | None, precision: Precision) -> None:

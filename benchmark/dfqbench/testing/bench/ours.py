@@ -115,7 +115,7 @@ def evaluation(shape: Shape, images: Tensor, labels: Tensor) -> Step:
     """`predict` of a W4A4 student."""
     network = shape.teacher().to(memory_format=torch.channels_last)
     student = prepare(network, parse_scheme("w4a4"), shape.card)
-    data = Images(images.to(memory_format=torch.channels_last), labels)
+    data = Images(images, labels)
     with torch.no_grad(), student.observing("minmax"):
         student(data.images[:8])
 
