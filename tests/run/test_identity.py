@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import dfqbench
+from dfqbench.run.cell import TRACING
 from dfqbench.run.identity import canonical, derived_seed, host_code, identity
 
 
@@ -26,3 +31,16 @@ def test_seeds_differ_by_scope_and_fit_torch() -> None:
 
 def test_rooms_have_different_code() -> None:
     assert host_code("quant") != host_code("quant", "quantizers") != host_code("quantizers")
+
+
+def test_images_depend_on_all_the_code_that_makes_them() -> None:
+    """What the rooms of synthesis import from the room of students, directly or in turn, is in a source's identity."""
+    root = Path(dfqbench.__file__).parent
+    waiting = sorted((root / "synth").rglob("*.py"))
+    seen: set[str] = set()
+    while waiting:
+        for name in re.findall(r"^from dfqbench\.quant\.(\w+) import", waiting.pop().read_text(), re.MULTILINE):
+            if name not in seen:
+                seen.add(name)
+                waiting.append(root / "quant" / f"{name}.py")
+    assert {f"quant/{name}.py" for name in seen} == set(TRACING)

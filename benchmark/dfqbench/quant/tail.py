@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
+_ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 _IN_PLACE = frozenset(
     {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"}
 )
@@ -36,7 +36,7 @@ def tail_of(traced: fx.GraphModule, norm: fx.Node) -> Tail | None:
     None where several calls read its output, or where the other tensor of an addition would be changed in place.
     """
     last = _only_user(norm)
-    if last is None or last.target not in ADDITIONS or last.op not in {"call_function", "call_method"}:
+    if last is None or last.target not in _ADDITIONS or last.op not in {"call_function", "call_method"}:
         return None if last is None else Tail(None, None, last)
     others = [argument for argument in last.args if argument is not norm]
     if len(last.args) != 2 or last.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
