@@ -93,6 +93,10 @@ class Student(nn.Module):
             for quantizer in self._quantizers:
                 quantizer.rule = None
 
+    def grids(self) -> tuple[int, ...]:
+        """Where the activation grids lie in memory: what is computed with a grid that was replaced is out of date."""
+        return tuple(part.data_ptr() for q in self._quantizers for part in (q.scale, q.shift))
+
     def activation_quantizers(self) -> list[ActivationQuantizer]:
         """Every activation quantizer, in the order of the network's modules."""
         return list(self._quantizers)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.numerics import widened
 from dfqbench.quant import check_rule, prepare
+from dfqbench.replay import LearningRate, ReplayedStep, Tally, tallied, tape_for
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
@@ -59,15 +60,17 @@ class Distillation:
         self._size = self._batch_size(large)
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
+        self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
+        self._replayed = ReplayedStep(tape_for(ctx, [self._random]))
+        self._rate = LearningRate(self._lr, ctx.device, recorded=self._replayed.records)
         self._optimizer = torch.optim.SGD(
             self.student.parameters(),
-            lr=self._lr,
+            lr=self._rate.of_optimizer,
             momentum=params.momentum,
             nesterov=params.momentum > 0,
             weight_decay=params.weight_decay,
             fused=True,
         )
-        self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
         # Whether a step is augmented or interpolated is decided on the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(ctx.seed("distill", "coin"))
 
@@ -89,14 +92,21 @@ class Distillation:
         if self._ctx.restored is not None:
             self._load(self._ctx.restored)
             first = int(self._ctx.restored["step"])
-        for step in range(first, self.plan.total):
-            scalars = self._step(step)
-            self._ctx.progress(step + 1, self.plan.total, **scalars)
-            trained = step + 1 - self.plan.student_start
-            if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
-                self._ctx.snapshot(self.student, step + 1)
-            self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
+        with tallied(Tally(self._images_seen, self._set_images_seen)):
+            for step in range(first, self.plan.total):
+                scalars = self._step(step)
+                self._ctx.progress(step + 1, self.plan.total, **scalars)
+                trained = step + 1 - self.plan.student_start
+                if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
+                    self._ctx.snapshot(self.student, step + 1)
+                self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
         return self.student
+
+    def _images_seen(self) -> dict[str, int]:
+        return {"images": self.student.images_seen}
+
+    def _set_images_seen(self, counts: dict[str, int]) -> None:
+        self.student.images_seen = counts["images"]
 
     def _step(self, step: int) -> dict[str, Any]:
         if step < self.plan.range_steps:
@@ -118,17 +128,30 @@ class Distillation:
 
     def _train(self, batch: Batch, step: int) -> Tensor:
         """One update of the student's parameters; returns its loss (0-d)."""
-        batch = self._varied(batch)
+        params = self._params
+        augments, mixes = self._happens(params.augment_share), self._happens(params.interpolation)
+        self._rate.set(
+            self._optimizer, self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step)
+        )
+        has_labels, has_logits = batch.labels is not None, batch.teacher_logits is not None
+
+        def update(images: Tensor, *others: Tensor) -> tuple[Tensor]:
+            rest = list(others)
+            labels = rest.pop(0) if has_labels else None
+            given = Batch(images, labels, rest.pop(0) if has_logits else None)
+            return (self._update(self._varied(given, augments=augments, mixes=mixes)),)
+
+        tensors = [part for part in (batch.labels, batch.teacher_logits) if part is not None]
+        kind = (augments, mixes, has_labels, has_logits, self.student.grids())
+        return self._replayed(kind, update, batch.images, *tensors)[0]
+
+    def _update(self, batch: Batch) -> Tensor:
         wanted = batch.teacher_logits
         if wanted is None:
             with torch.no_grad(), self._ctx.autocast():
                 wanted = self._teacher(batch.images)
             wanted = widened(wanted)
-        found = self.student(batch.images)
-        loss = self._loss(wanted, found, batch.labels)
-        rate = self._lr * self._params.lr_factor ** self.plan.decays(self._lr_steps, step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        loss = self._loss(wanted, self.student(batch.images), batch.labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -146,13 +169,10 @@ class Distillation:
             terms.append(params.mse_weight * logit_mse_loss(wanted, found))
         return torch.stack(terms).sum()
 
-    def _varied(self, batch: Batch) -> Batch:
-        params = self._params
-        if self._happens(params.augment_share):
-            batch = Batch(crop_and_flip(batch.images, params.augment_scale, self._random), batch.labels)
-        if self._happens(params.interpolation):
-            batch = interpolate(batch, self._ctx.card.classes, self._random)
-        return batch
+    def _varied(self, batch: Batch, *, augments: bool, mixes: bool) -> Batch:
+        if augments:
+            batch = Batch(crop_and_flip(batch.images, self._params.augment_scale, self._random), batch.labels)
+        return interpolate(batch, self._ctx.card.classes, self._random) if mixes else batch
 
     def _happens(self, share: float) -> bool:
         return share > 0 and float(torch.rand((), generator=self._coin)) < share
@@ -173,6 +193,7 @@ class Distillation:
         self.student.images_seen = int(state["images_seen"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self._replayed.forget()
         self._source.load_state_dict(state["source"])
         self._random.set_state(state["random"].cpu())
         self._coin.set_state(state["coin"].cpu())

@@ -67,9 +67,19 @@ def interpolate(batch: Batch, classes: int, random: torch.Generator) -> Batch:
     """
     count = len(batch.images)
     weight = torch.rand(count, generator=random, device=random.device)
-    partner = torch.randperm(count, generator=random, device=random.device)
+    partner = _shuffled(count, random)
     images = torch.lerp(batch.images[partner], batch.images, weight.view(-1, 1, 1, 1))
     if batch.labels is None:
         return Batch(images)
-    soft = batch.labels if batch.labels.ndim == 2 else F.one_hot(batch.labels, classes).to(images.dtype)
+    soft = batch.labels
+    if soft.ndim == 1:
+        # torch's one_hot would read the labels' range from the device.
+        soft = images.new_zeros(count, classes).scatter_(1, soft[:, None], 1.0)
     return Batch(images, torch.lerp(soft[partner], soft, weight.view(-1, 1)))
+
+
+def _shuffled(count: int, random: torch.Generator) -> Tensor:
+    """A permutation of `count` numbers, int64; on a GPU without the host's help, which `randperm` may ask for."""
+    if random.device.type == "cpu":
+        return torch.randperm(count, generator=random)
+    return torch.rand(count, generator=random, device=random.device).argsort()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
 from dfqbench.api.errors import NonFiniteError, PluginError
+from dfqbench.replay.tally import Tally, tallied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,9 +59,18 @@ def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None
     def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
         present().optimizer_steps += 1
 
+    def write(found: dict[str, int]) -> None:
+        counts = present()
+        counts.teacher_images, counts.optimizer_steps = found["teacher_images"], found["optimizer_steps"]
+
+    def read() -> dict[str, int]:
+        return {"teacher_images": present().teacher_images, "optimizer_steps": present().optimizer_steps}
+
     handles = [teacher.register_forward_pre_hook(passed), register_optimizer_step_post_hook(stepped)]
     try:
-        yield
+        # Neither hook is called where a step is repeated from a recording.
+        with tallied(Tally(read, write)):
+            yield
     finally:
         for handle in handles:
             handle.remove()

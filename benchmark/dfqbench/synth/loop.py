@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch
 from dfqbench.api.numerics import widened
+from dfqbench.replay import LearningRate, ReplayedStep, Tape
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.conditions import Condition, Draw
@@ -70,6 +71,7 @@ class GeneratorSource:
         seed: int,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         fused: bool = False,
+        tape: Callable[[Sequence[torch.Generator]], Tape | None] = lambda _random: None,
     ) -> None:
         """Builds optimizer and random streams.
 
@@ -84,6 +86,7 @@ class GeneratorSource:
             seed: of conditions and terms.
             autocast: `Context.autocast`, for the passes of generator and teacher.
             fused: whether statistics are computed together with BatchNorm.
+            tape: given the random streams of the steps, records them where all terms are `replayable`.
         """
         self.generator = generator
         self.terms = [term for term in terms if term.weight != 0]
@@ -94,12 +97,22 @@ class GeneratorSource:
         self._settings = settings
         self._plan = plan
         self._parameters = list(generator.parameters())
-        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr, betas=settings.betas, fused=True)
         # Drawing has a stream of its own: how often somebody looks does not change what is learned.
         self._random = torch.Generator(device).manual_seed(seed)
         self._drawing = torch.Generator(device).manual_seed(seed + 1)
         # Whether to augment is decided on the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(seed + 2)
+        self._step = ReplayedStep(tape([self._random]) if all(term.replayable for term in self.terms) else None)
+        self._rate = LearningRate(settings.lr, device, recorded=self._step.records)
+        self._optimizer = torch.optim.Adam(
+            self._parameters,
+            lr=self._rate.of_optimizer,
+            betas=settings.betas,
+            fused=True,
+            capturable=self._step.records and device.type == "cuda",
+        )
+        # torch warns of steps that are not recorded; the first ones never are.
+        self._optimizer._warned_capturable_if_run_uncaptured = True
         self._finite = FiniteWatch(f"{settings.what} generator loss", device)
         self._watch = BatchNormStatistics(teacher, fused=fused)
         self._recorder = FeatureMaps(teacher)
@@ -119,11 +132,9 @@ class GeneratorSource:
             logits: Tensor = self._teacher(images)
         return widened(logits)
 
-    def _seen(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def _augments(self) -> bool:
         share = self._settings.augment_share
-        if share > 0 and float(torch.rand((), generator=self._coin)) < share:
-            return crop_and_flip(images, self._settings.augment_scale, random)
-        return images
+        return share > 0 and float(torch.rand((), generator=self._coin)) < share
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Updates the generator once.
@@ -140,11 +151,39 @@ class GeneratorSource:
         """
         active = [t for t in self.terms if self.steps >= t.start and (student is not None or not t.needs_student)]
         watched = [*active, *(t for t in self.terms if t not in active and not t.needs_student)]
-        condition = self._draw(size, self._random)
+        condition, augments = self._draw(size, self._random), self._augments()
+        decays = self._plan.decays(self._settings.lr_steps, self.steps)
+        self._rate.set(self._optimizer, self._settings.lr * self._settings.lr_factor**decays)
+
+        def step(noise: Tensor, labels: Tensor, *extra: Tensor) -> tuple[Tensor, ...]:
+            return self._pass(Condition(noise, labels, *extra), active, watched, student, augments=augments)
+
+        extra = () if condition.extra is None else (condition.extra,)
+        kind = (tuple(term.name for term in active), tuple(term.name for term in watched), augments, _seen_of(student))
+        images, logits, *loss = self._step(kind, step, condition.noise, condition.labels, *extra)
+        if loss:
+            self._finite.step(loss[0], self.steps + 1)
+        for term in watched:
+            term.finish(self.steps)
+        self.steps += 1
+        return Batch(images, condition.labels, logits)
+
+    def _pass(
+        self,
+        condition: Condition,
+        active: Sequence[LossTerm],
+        watched: Sequence[LossTerm],
+        student: nn.Module | None,
+        *,
+        augments: bool,
+    ) -> tuple[Tensor, ...]:
+        """One step on the device: images, the teacher's logits and, where a term is active, their loss."""
         with ExitStack() as stack:
             watch = stack.enter_context(self._watch) if any(t.needs_statistics for t in watched) else None
             recorder = stack.enter_context(self._recorder) if any(t.needs_maps for t in watched) else None
-            images = self._seen(self._images(condition), self._random)
+            images = self._images(condition)
+            if augments:
+                images = crop_and_flip(images, self._settings.augment_scale, self._random)
             logits = self._answer(images)
             view = GeneratorPass(
                 images=images,
@@ -158,22 +197,19 @@ class GeneratorSource:
                 random=self._random,
             )
             losses = [term.weight * term.loss(view) for term in active]
+            results = [images, logits]
             if losses:
-                self._update(torch.stack(losses).sum())
+                results.append(torch.stack(losses).sum())
+                self._update(results[-1])
             for term in watched:
                 term.observe(view, self.steps)
-        self.steps += 1
-        return Batch(images.detach(), condition.labels, logits.detach())
+        return tuple(results)
 
     def _update(self, loss: Tensor) -> None:
-        for group in self._optimizer.param_groups:
-            decays = self._plan.decays(self._settings.lr_steps, self.steps)
-            group["lr"] = self._settings.lr * self._settings.lr_factor**decays
         self._optimizer.zero_grad()
         # Only the generator: a loss that passes through the student must leave no gradient there.
         loss.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        self._finite.step(loss.detach(), self.steps + 1)
 
     @torch.no_grad()
     def sample(self, size: int) -> Batch:
@@ -202,6 +238,13 @@ class GeneratorSource:
         for stream, name in ((self._random, "random"), (self._drawing, "drawing"), (self._coin, "coin")):
             stream.set_state(state[name].cpu())
         self.steps = int(state["steps"])
+        self._step.forget()
         self._finite.load_state_dict(state["finite"])
         for term in self.terms:
             term.load_state_dict(state["terms"][term.name])
+
+
+def _seen_of(student: nn.Module | None) -> Hashable:
+    """What a step that looks at the student depends on: which one, its mode, and where its grids are."""
+    grids = getattr(student, "grids", None)
+    return None if student is None else (id(student), torch.is_grad_enabled(), grids() if callable(grids) else None)

@@ -108,11 +108,14 @@ class LossTerm(ABC):
         needs_statistics: reads `view.statistics`.
         needs_maps: reads `view.maps`.
         needs_student: reads `view.student_logits`; without a student the term is off.
+        replayable: whether `loss` and `observe` do the same operations on the device each time, whatever the step, and
+            nothing else that must happen anew; a GPU then repeats them from a recording. `finish` is always called.
     """
 
     needs_statistics = False
     needs_maps = False
     needs_student = False
+    replayable = False
 
     def __init__(self, name: str, weight: float, start: int = 0) -> None:
         self.name = name
@@ -125,6 +128,9 @@ class LossTerm(ABC):
 
     def observe(self, view: GeneratorPass, step: int) -> None:  # noqa: B027 - most losses only look at one pass
         """Looks at the pass after the update of step `step` (from 0), whether or not the term has started."""
+
+    def finish(self, step: int) -> None:  # noqa: B027
+        """Is told on the host that step `step` (from 0) has been done."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the term must remember."""
@@ -147,8 +153,10 @@ class FunctionTerm(LossTerm):
         statistics: bool = False,
         maps: bool = False,
         student: bool = False,
+        replayable: bool = False,
     ) -> None:
         super().__init__(name, weight, start)
+        self.replayable = replayable
         self._function = function
         self.needs_statistics = statistics
         self.needs_maps = maps
@@ -161,12 +169,12 @@ class FunctionTerm(LossTerm):
 
 def cross_entropy_term(weight: float) -> LossTerm:
     """CE(P(x), y): images shall look like their class to the teacher (GDFQ, released code)."""
-    return FunctionTerm("ce", weight, lambda view: F.cross_entropy(view.logits, view.labels))
+    return FunctionTerm("ce", weight, lambda view: F.cross_entropy(view.logits, view.labels), replayable=True)
 
 
 def bns_term(weight: float) -> LossTerm:
     """L_BNS of the batch (methods.md 0.3)."""
-    return FunctionTerm("bns", weight, lambda view: bns_loss(view.statistics), statistics=True)
+    return FunctionTerm("bns", weight, lambda view: bns_loss(view.statistics), statistics=True, replayable=True)
 
 
 def margin_term(
@@ -191,4 +199,4 @@ def margin_term(
             return expected_margin_loss(discrepancy, mean, std)
         return sampled_margin_loss(discrepancy, mean, std, view.random)
 
-    return FunctionTerm("margin", weight, loss, start=start, student=True)
+    return FunctionTerm("margin", weight, loss, start=start, student=True, replayable=True)

@@ -8,6 +8,7 @@ multiplications and no copy of the large map.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,11 +33,17 @@ def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         (N, 4 O, H + 1, W + 1): phase (a, b), the (2 a + b)-th O channels, has the output's positions of parity a, b in
         rows a to a + H - 1 and columns b to b + W - 1; what is beside them has no place in the output.
     """
-    taps = torch.tensor(TAPS, device=weight.device, dtype=weight.dtype)
+    taps = _taps(weight.device, weight.dtype)
     phases = torch.einsum("aki,blj,ocij->abockl", taps, taps, weight).flatten(0, 2)
     phases = phases.contiguous(memory_format=torch.channels_last)
     # One convolution for all four: position (p, q) sees rows p - 1 and p, so odd rows are taken one further down.
     return F.conv2d(x, phases, bias.repeat(4), padding=1)
+
+
+@cache
+def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
+    # Once: every copy to a device makes the host wait for it.
+    return torch.tensor(TAPS, device=device, dtype=dtype)
 
 
 def weave(phases: Tensor) -> Tensor:

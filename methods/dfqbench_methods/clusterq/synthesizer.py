@@ -40,6 +40,7 @@ class CentroidTerm(LossTerm):
     """
 
     needs_statistics = True
+    replayable = True
 
     def __init__(self, params: ClusterqParams, *, start: int, epoch_steps: int, classes: int) -> None:
         super().__init__("cluster", params.cluster_weight, start)
@@ -68,15 +69,18 @@ class CentroidTerm(LossTerm):
         return cluster_loss(moments, share, wanted, valid, perturbation)
 
     def observe(self, view: GeneratorPass, step: int) -> None:
-        """Collects the samples of the pass; at the end of an epoch moves the centroids."""
+        """Collects the samples of the pass."""
         if step < self.start:
             return
         moments, _ = deep_moments(view.statistics)
         correct = view.correct if self._params.correct_only else torch.ones_like(view.correct)
         centroids = self._kept(moments.mean.shape[1], moments.mean.device)
         centroids.collect(moments, view.labels, correct)
-        if (step + 1 - self.start) % self._epoch_steps == 0:
-            centroids.update()
+
+    def finish(self, step: int) -> None:
+        """Moves the centroids at the end of an epoch."""
+        if self._centroids is not None and step >= self.start and (step + 1 - self.start) % self._epoch_steps == 0:
+            self._centroids.update()
 
     def state_dict(self) -> dict[str, Any]:
         """The centroids, once there are any."""
@@ -131,6 +135,7 @@ def _terms(ctx: Context, params: ClusterqParams) -> list[LossTerm]:
                 lambda view: released_loss(view.statistics, params, view.random),
                 start=start,
                 statistics=True,
+                replayable=True,
             )
         ]
     return []

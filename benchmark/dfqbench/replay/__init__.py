@@ -1,0 +1,8 @@
+"""Steps of training loops that a GPU repeats from a recording, instead of being told each operation anew."""
+
+from dfqbench.replay.rate import LearningRate
+from dfqbench.replay.step import ReplayedStep
+from dfqbench.replay.tally import Tally, tallied
+from dfqbench.replay.tape import Tape, tape_for, taping
+
+__all__ = ["LearningRate", "ReplayedStep", "Tally", "Tape", "tallied", "tape_for", "taping"]
