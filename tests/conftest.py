@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Small tensors on several threads spend their time waiting for one another; workers set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if shutil.which("nvidia-smi") is None:
+    # Without a GPU the kernels for GPUs are interpreted; Triton looks at this when it is first imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 DATA = os.environ.get("DFQBENCH_DATA")
 
@@ -40,7 +46,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def library() -> Iterator[str]:
-    """The file of the compiled passes, in use."""
+    """The library of compiled passes for CPUs, in use."""
     from dfqbench.native import binding, built
 
     found = built()
@@ -48,6 +54,44 @@ def library() -> Iterator[str]:
         pytest.skip(f"no compiled passes here: {found.reason}")
     with binding.using(found.path):
         yield str(found.path)
+
+
+@pytest.fixture(params=["library", "kernels"])
+def in_use(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The compiled passes in use: the library for CPUs, then the kernels for GPUs, which Triton interprets here."""
+    if request.param == "library":
+        yield str(request.getfixturevalue("library"))
+        return
+    from dfqbench.native import binding
+
+    with interpreted() as call, binding.using_passes(binding.Passes("cpu", call, rounds_weights=True)):
+        yield "kernels"
+
+
+@contextmanager
+def interpreted() -> Iterator[Any]:
+    """The kernels for GPUs as functions of tensors on the CPU."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("the kernels are compiled for a GPU here, and not interpreted")
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="no Triton here")
+    import numpy as np
+    import torch
+    import triton.language as tl
+
+    from dfqbench.native import gpu
+
+    plain = interpreter._convert_float
+
+    def converted(values: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return plain(values, source, target, rounding)
+        # A GPU rounds to the nearest, where the interpreter cuts off.
+        narrow = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
+        return narrow.view(torch.int16).numpy().view(np.uint16)
+
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(interpreter, "_convert_float", converted)
+        yield gpu.call
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from dfqbench.native import binding, passes
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
-from dfqbench.quant.grid_conv import GridConvolutions, on_grid
+from dfqbench.quant.grid_conv import NOTE, GridConvolutions, on_grid
 from dfqbench.synth.moments import sample_moments
 from dfqbench.synth.watched import watched_batchnorm
 
@@ -45,7 +47,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_moments_are_those_of_double_precision(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_moments_are_those_of_double_precision(in_use: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     x = feature_map(size, dtype)
     mean, var = passes.moments(x)
     exact_var, exact_mean = torch.var_mean(x.double(), (2, 3), correction=0)
@@ -55,7 +57,7 @@ def test_moments_are_those_of_double_precision(library: str, size: tuple[int, ..
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_moments_and_gradients_equal_torchs(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_moments_and_gradients_equal_torchs(in_use: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     def found() -> list[Tensor]:
         x = feature_map(size, dtype).requires_grad_()
         moments = sample_moments(x)
@@ -75,7 +77,7 @@ def test_moments_and_gradients_equal_torchs(library: str, size: tuple[int, ...],
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_watched_batchnorm_equals_torchs(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_watched_batchnorm_equals_torchs(in_use: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     layer = norm(size[1]).requires_grad_(requires_grad=False)
     random = torch.Generator().manual_seed(1)
     weights = [torch.randn(size, generator=random), *(torch.randn(size[:2], generator=random) for _ in range(2))]
@@ -100,7 +102,7 @@ def test_watched_batchnorm_equals_torchs(library: str, size: tuple[int, ...], dt
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_rounding_is_equal_bit_for_bit(library: str, bits: int, order: torch.memory_format) -> None:
+def test_rounding_is_equal_bit_for_bit(in_use: str, bits: int, order: torch.memory_format) -> None:
     x = (3 * torch.randn(5, 9, 6, 7)).to(memory_format=order)
     x[0, 0, 0, :6] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30])
     scale, shift = integral_shift(torch.tensor(-1.3), torch.tensor(2.7), bits)
@@ -116,7 +118,37 @@ def test_rounding_is_equal_bit_for_bit(library: str, bits: int, order: torch.mem
     assert torch.isnan(alone[0, 0, 0, 4])
 
 
-def test_scaling_between_types_equals_torchs(library: str) -> None:
+@pytest.mark.parametrize("size", [(5, 3, 3, 3), (4, 512, 3, 3), (7, 40), (3, 8, 1, 1), (2, 1, 1, 1)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_weights_are_rounded_as_torch_does(in_use: str, size: tuple[int, ...], order: torch.memory_format) -> None:
+    weight = torch.randn(size, generator=torch.Generator().manual_seed(5))
+    weight[0] = 0.7  # a range without width
+    weight[1] = weight[1] * 1e-3 + 12.3  # far from zero
+    if len(size) == 4:
+        weight = weight.to(memory_format=order)
+    for bits in (2, 4, 8):
+        results = []
+        for path in ("in use", None):
+            leaf = weight.clone().requires_grad_()
+            with binding.using(None) if path is None else nullcontext():
+                found = quantize_weight(leaf, bits, rounding="integral_shift", symmetric=False, per_channel=True)
+                grid = getattr(found, NOTE)
+                found.mul(torch.arange(found.numel()).view(found.shape)).sum().backward()
+            assert leaf.grad is not None
+            integers = grid.integers(found.detach())
+            results.append((found.detach(), grid.scale.expand(size[0], *(1,) * (len(size) - 1)), integers, leaf.grad))
+            assert found.stride() == weight.stride()
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_a_weight_that_is_not_a_number_stays_so(in_use: str) -> None:
+    weight = torch.randn(3, 8, 3, 3)
+    weight[1, 2, 0, 0] = torch.nan
+    found = quantize_weight(weight, 4, rounding="integral_shift", symmetric=False, per_channel=True)
+    assert found.isnan().flatten(1).any(1).tolist() == [False, True, False]
+
+
+def test_scaling_between_types_equals_torchs(in_use: str) -> None:
     factor = torch.rand(1, 24, 1, 1) + 0.5
     wide = feature_map((3, 24, 5, 5))
     wide[0, 0, 0, 0] = torch.nan
@@ -127,7 +159,7 @@ def test_scaling_between_types_equals_torchs(library: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_students_batchnorm_has_torchs_values_and_gradients(library: str, size: tuple[int, ...]) -> None:
+def test_a_students_batchnorm_has_torchs_values_and_gradients(in_use: str, size: tuple[int, ...]) -> None:
     layer = norm(size[1])
     grad = torch.randn(size, generator=torch.Generator().manual_seed(2))
 
@@ -162,7 +194,7 @@ def test_freezing_keeps_parameters_names_and_layers_that_do_more() -> None:
     assert list(network.state_dict()) == list(state)
 
 
-def test_a_gradient_in_another_memory_order_is_read_right(library: str) -> None:
+def test_a_gradient_in_another_memory_order_is_read_right(in_use: str) -> None:
     x = feature_map((2, 16, 6, 5))
     grad = torch.randn(2, 16, 6, 5)  # rows of positions, not of channels
     affine = (torch.ones(16), torch.zeros(16))
@@ -172,7 +204,7 @@ def test_a_gradient_in_another_memory_order_is_read_right(library: str) -> None:
     torch.testing.assert_close(to_shift, grad.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_takes_the_other_path(library: str) -> None:
+def test_what_does_not_fit_takes_the_other_path(in_use: str) -> None:
     good = feature_map((2, 16, 4, 4))
     assert passes.fits(good)
     assert not passes.fits(good.contiguous())
@@ -184,10 +216,10 @@ def test_what_does_not_fit_takes_the_other_path(library: str) -> None:
     with binding.using(None):
         assert not passes.fits(good)
         assert not passes.fits_flat(good)
-    assert binding.in_use()
+    assert binding.takes("cpu")
 
 
-def test_the_number_of_threads_changes_nothing(library: str) -> None:
+def test_the_number_of_threads_changes_nothing(in_use: str) -> None:
     x = feature_map((5, 24, 20, 20))
     scale, shift = torch.rand(1, 24, 1, 1), torch.rand(1, 24, 1, 1)
     before = torch.get_num_threads()
@@ -207,7 +239,7 @@ def test_the_number_of_threads_changes_nothing(library: str) -> None:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
-def test_a_nan_is_kept(library: str) -> None:
+def test_a_nan_is_kept(in_use: str) -> None:
     x = feature_map((2, 16, 4, 4))
     x[1, 3, 2, 2] = torch.nan
     mean, var = passes.moments(x)
@@ -223,7 +255,7 @@ def test_a_nan_is_kept(library: str) -> None:
 
 
 @pytest.mark.parametrize("ceiling", [torch.inf, 6.0])
-def test_gradients_of_numbers_that_are_not_finite_are_torchs(library: str, ceiling: float) -> None:
+def test_gradients_of_numbers_that_are_not_finite_are_torchs(in_use: str, ceiling: float) -> None:
     values = [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 6.0, 7.0, -1.0, 3.0]
     x = torch.zeros(1, 16, 3, 3).contiguous(memory_format=torch.channels_last)
     x[0, 0] = torch.tensor(values).view(3, 3)
@@ -239,13 +271,13 @@ def test_gradients_of_numbers_that_are_not_finite_are_torchs(library: str, ceili
     assert torch.equal(passed, leaf.grad)
 
 
-def test_one_factor_serves_all_channels(library: str) -> None:
+def test_one_factor_serves_all_channels(in_use: str) -> None:
     wide = feature_map((3, 24, 5, 5))
     factor = torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64)
     assert torch.equal(passes.scaled(wide, factor, torch.bfloat16), (wide * factor.float()).to(torch.bfloat16))
 
 
-def test_a_weight_with_one_range_trains_as_in_torch(library: str) -> None:
+def test_a_weight_with_one_range_trains_as_in_torch(in_use: str) -> None:
     """The convolution on integers of a grid that one scale describes."""
     torch.manual_seed(0)
     x, weight = torch.relu(torch.randn(2, 16, 6, 6)), torch.randn(16, 16, 3, 3)
@@ -272,7 +304,7 @@ def test_a_weight_with_one_range_trains_as_in_torch(library: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("add", [False, True])
-def test_a_rounded_block_is_the_rounding_of_its_sum(library: str, size: tuple[int, ...], add: bool) -> None:
+def test_a_rounded_block_is_the_rounding_of_its_sum(in_use: str, size: tuple[int, ...], add: bool) -> None:
     x, residual = feature_map(size), feature_map(size, seed=3).contiguous() if add else None
     x[0, 0, 0, 0] = torch.nan
     factors, shifts = torch.randn(2, size[1])
@@ -288,7 +320,7 @@ def test_a_rounded_block_is_the_rounding_of_its_sum(library: str, size: tuple[in
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_default_type_of_torch_changes_nothing(library: str) -> None:
+def test_a_default_type_of_torch_changes_nothing(in_use: str) -> None:
     x = feature_map((2, 16, 4, 4))
     expected = passes.moments(x)
     before = torch.get_default_dtype()
@@ -300,7 +332,7 @@ def test_a_default_type_of_torch_changes_nothing(library: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_operands_of_another_size_are_refused(library: str) -> None:
+def test_operands_of_another_size_are_refused(in_use: str) -> None:
     x = feature_map((2, 16, 4, 4))
     with pytest.raises(ValueError, match="does not fit"):
         passes.block_forward(x, (torch.ones(1), torch.zeros(16)))
@@ -315,7 +347,7 @@ def test_operands_of_another_size_are_refused(library: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["w4a4", "w3a8@deploy"])
-def test_an_evaluated_student_has_the_same_logits_bit_for_bit(library: str, scheme: str) -> None:
+def test_an_evaluated_student_has_the_same_logits_bit_for_bit(in_use: str, scheme: str) -> None:
     torch.manual_seed(0)
     network = CifarResNet(8, 10, "A").train()
     images = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)

@@ -22,6 +22,7 @@ from dfqbench.testing.context import ToyContext
 from dfqbench.testing.tape import CpuTape
 from dfqbench.testing.toys import toy_card, toy_network
 
+
 def _never_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps are launched, with a learning rate that lies, as for recorded ones, on the device in float32."""
     monkeypatch.setattr("dfqbench.replay.step.WARM_CALLS", 1000)
@@ -108,7 +109,10 @@ def test_a_student_of_a_fixed_source_with_and_without_logits(recipe: str, monkey
                 if tape is tapes[1]:
                     _never_record(patch)
                 training = Distillation(
-                    toy_network(), FixedSource(images, teacher_logits=logits), _context(Precision.FLOAT32_FAST), Distill.recipes[recipe]
+                    toy_network(),
+                    FixedSource(images, teacher_logits=logits),
+                    _context(Precision.FLOAT32_FAST),
+                    Distill.recipes[recipe],
                 )
                 for _ in range(RANGES):
                     training._step(0)

@@ -24,11 +24,11 @@ def libraries(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict
     keep, checked = save_student, evaluator._checked
 
     def kept(*args: object) -> None:
-        seen["worker"].add(binding.in_use())
+        seen["worker"].add(binding.takes("cpu"))
         keep(*args)  # type: ignore[arg-type]
 
     def looked(student: Student, images: torch.Tensor) -> dict[str, object]:
-        seen["evaluator"].add(binding.in_use())
+        seen["evaluator"].add(binding.takes("cpu"))
         return checked(student, images)
 
     monkeypatch.setattr(attempt, "save_student", kept)
@@ -51,14 +51,14 @@ def test_worker_and_evaluator_use_them_and_the_environment_says_so(
 ) -> None:
     with binding.using(None):
         assert libraries(tmp_path, monkeypatch) == {"worker": {True}, "evaluator": {True}}
-        assert not binding.in_use()  # the process is left as it was
+        assert not binding.takes("cpu")  # the process is left as it was
     assert environment_of(tmp_path) == f"compiled by {HERE.compiler}"
 
 
 def test_exact_is_torchs_operations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with binding.using(HERE.path):
         assert libraries(tmp_path, monkeypatch, "--exact") == {"worker": {False}, "evaluator": {False}}
-        assert binding.in_use()
+        assert binding.takes("cpu")
 
 
 def test_the_switch_is_heeded_and_makes_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def plainly(phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: flo
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_values_and_gradients_are_torchs(library: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_values_and_gradients_are_torchs(in_use: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     samples, channels, height, width = size
     random = torch.Generator().manual_seed(1)
     scale, shift = torch.randn(2, samples, channels, generator=random)
@@ -65,7 +65,7 @@ def test_values_and_gradients_are_torchs(library: str, size: tuple[int, ...], dt
         assert int((~close).sum()) <= 2
 
 
-def test_what_has_no_place_gets_no_gradient(library: str) -> None:
+def test_what_has_no_place_gets_no_gradient(in_use: str) -> None:
     phases = phases_of((2, 8, 3, 3), torch.float32).requires_grad_()
     one, nothing = torch.ones(2, 8), torch.zeros(2, 8)
     woven_norm(phases, one, nothing, 1e-5, 0.2).square().sum().backward()
@@ -78,7 +78,7 @@ def test_what_has_no_place_gets_no_gradient(library: str) -> None:
 
 @pytest.mark.parametrize("embedding", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_generator_learns_as_in_torch(library: str, embedding: bool, precision: str) -> None:
+def test_a_generator_learns_as_in_torch(in_use: str, embedding: bool, precision: str) -> None:
     torch.manual_seed(0)
     generator = Generator((3, 16, 16), 10, embedding=embedding, phases=True)
     noise, labels = torch.randn(12, 100), torch.arange(12) % 10
@@ -103,7 +103,7 @@ def test_a_generator_learns_as_in_torch(library: str, embedding: bool, precision
         assert float((one - other).norm()) < tolerance * max(float(other.norm()), 0.01 * scale)
 
 
-def test_whoever_listens_to_a_generators_norm_hears_it(library: str) -> None:
+def test_whoever_listens_to_a_generators_norm_hears_it(in_use: str) -> None:
     generator = Generator((3, 16, 16), 10, phases=True)
     heard = []
     generator.norm2.norm.register_forward_hook(lambda *_: heard.append(1))
@@ -111,7 +111,7 @@ def test_whoever_listens_to_a_generators_norm_hears_it(library: str) -> None:
     assert heard == [1]
 
 
-def test_operands_of_another_size_are_refused(library: str) -> None:
+def test_operands_of_another_size_are_refused(in_use: str) -> None:
     phases = phases_of((2, 8, 3, 3), torch.float32)
     one = torch.ones(2, 8)
     with pytest.raises(ValueError, match="does not fit"):
@@ -122,7 +122,7 @@ def test_operands_of_another_size_are_refused(library: str) -> None:
         woven.forward(phases[:, :30], (one, one), 0.2)
 
 
-def test_the_number_of_threads_changes_nothing(library: str) -> None:
+def test_the_number_of_threads_changes_nothing(in_use: str) -> None:
     phases = phases_of((5, 16, 6, 6), torch.float32)
     one = torch.ones(5, 16)
     before = torch.get_num_threads()

@@ -27,6 +27,7 @@ def bench(
             "--growth", help="Instead: how a GDFQ step grows with batch, image size, network, bit-widths and workers."
         ),
     ] = False,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda.")] = "cpu",
     exact: ExactOption = False,
     read: Annotated[Path | None, READ] = None,
     out: Annotated[Path | None, OUT] = None,
@@ -35,8 +36,8 @@ def bench(
 
     Each stands beside a textbook loop and beside the bare networks. Contestants take turns, and only ratios between
     them count. The textbook is float32 in the default memory format with forward hooks and `.item()` every step; the
-    bare networks are forward and backward alone. MiB: the most that tensors hold at once. Runs on the CPU, for a minute
-    or more a row.
+    bare networks are forward and backward alone. MiB: the most that tensors hold at once. On a CPU, a minute or more a
+    row.
     """
     from dfqbench.testing.bench import table
 
@@ -45,7 +46,7 @@ def bench(
         return
     rows = _grown(exact=exact) if growth else []
     for shape in _chosen("" if growth else shapes, ["cifar", "imagenet"], "shape"):
-        rows += _measured(steps, shape, threads, exact=exact)
+        rows += _measured(steps, shape, threads, _checked(device), exact=exact)
     if out is not None:
         temporary = out.with_name(out.name + ".part")
         temporary.write_text(json.dumps({"growth" if growth else "rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -59,7 +60,7 @@ def _grown(*, exact: bool) -> list[dict[str, Any]]:
     rows = []
     for series in SERIES:
         typer.echo(series, err=True)
-        rows += growth(series, _precision(exact=exact))
+        rows += growth(series, _precision("cpu", exact=exact))
     return rows
 
 
@@ -69,22 +70,37 @@ def _growth_table(rows: list[dict[str, Any]]) -> str:
     return render(rows)
 
 
-def _precision(*, exact: bool) -> Precision:
+def _checked(device: str) -> str:
+    from dfqbench.api.errors import Unavailable, UsageError
+
+    if device not in {"cpu", "cuda"}:
+        raise UsageError(f"the bench does not know the device '{device}'", "write --device cpu or --device cuda")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
+    return device
+
+
+def _precision(device: str, *, exact: bool) -> Precision:
     from dfqbench.run.environment import resolve_precision
 
-    return Precision.FLOAT32 if exact else resolve_precision("auto", "cpu")
+    return Precision.FLOAT32 if exact else resolve_precision("auto", device)
 
 
-def _measured(steps: str | None, shape: str, threads: int | None, *, exact: bool) -> list[dict[str, Any]]:
+def _measured(steps: str | None, shape: str, threads: int | None, device: str, *, exact: bool) -> list[dict[str, Any]]:
+    from dataclasses import replace
+
     from dfqbench.testing.bench.apart import measured
     from dfqbench.testing.bench.measure import kinds
     from dfqbench.testing.bench.networks import SHAPES
 
-    precision = _precision(exact=exact)
+    precision = _precision(device, exact=exact)
     rows = []
     for kind in _chosen(steps or ",".join(kinds()), kinds(), "step"):
         typer.echo(f"{kind}, {shape}", err=True)
-        rows.append(measured(kind, SHAPES[shape], precision, threads))
+        rows.append(measured(kind, replace(SHAPES[shape], device=device), precision, threads))
     return rows
 
 

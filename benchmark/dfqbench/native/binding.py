@@ -1,10 +1,11 @@
-"""The library in this process: which one is loaded, and calls of its functions."""
+"""The compiled passes in this process: the library for CPUs or the kernels for GPUs, and calls of their functions."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,41 +33,84 @@ _OF_ONE_TYPE = {
     "rounded_block": (8, 2, 2),
 }
 
-_library: ctypes.CDLL | None = None
+GPU = "triton"
+"""What stands in the place of the library's path where the kernels for GPUs are meant."""
+
+Launch = Callable[[str, tuple[Tensor | None, ...], tuple[float, ...]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What computes the passes.
+
+    Attributes:
+        device: type of the devices that its tensors are on.
+        call: calls a function by name, with tensors, and sizes and numbers.
+        rounds_weights: whether there is a function for weights: on a CPU they are too small to want one.
+    """
+
+    device: str
+    call: Launch
+    rounds_weights: bool = False
+
+
+_passes: Passes | None = None
 
 
 def use(path: Path | str | None) -> None:
-    """Loads the library that `build.built` named for this process, or, given None or an empty path, none.
+    """Lets this process compute with what `build.built` named for it: nothing, given None or an empty path.
 
     Raises:
-        OSError: the file cannot be loaded.
+        OSError: the library cannot be loaded.
+        ImportError: Triton cannot be imported.
     """
-    global _library  # noqa: PLW0603 - a process computes in one way
-    _library = _loaded(Path(path)) if path else None
+    global _passes  # noqa: PLW0603 - a process computes in one way
+    if not path:
+        _passes = None
+    elif str(path) == GPU:
+        from dfqbench.native import gpu
+
+        _passes = Passes("cuda", gpu.call, rounds_weights=True)
+    else:
+        _passes = Passes("cpu", _calls_of(_loaded(Path(path))))
 
 
-def in_use() -> bool:
-    """Whether this process computes with the library."""
-    return _library is not None
+def takes(device: str) -> bool:
+    """Whether this process computes with compiled passes on devices of this type."""
+    return _passes is not None and _passes.device == device
+
+
+def rounds_weights() -> bool:
+    """Whether what is in use has a function for weights."""
+    return _passes is not None and _passes.rounds_weights
 
 
 @contextmanager
 def using(path: Path | str | None) -> Iterator[None]:
-    """Within it, the library at `path` is in use, or none."""
+    """Within it, what is at `path` is in use, as of `use`."""
     with kept():
         use(path)
         yield
 
 
 @contextmanager
+def using_passes(passes: Passes) -> Iterator[None]:
+    """Within it, these are in use."""
+    global _passes  # noqa: PLW0603
+    with kept():
+        _passes = passes
+        yield
+
+
+@contextmanager
 def kept() -> Iterator[None]:
-    """Afterwards, the library that is in use now is in use again."""
-    global _library  # noqa: PLW0603
-    before = _library
+    """Afterwards, what is in use now is in use again."""
+    global _passes  # noqa: PLW0603
+    before = _passes
     try:
         yield
     finally:
-        _library = before
+        _passes = before
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
@@ -81,7 +125,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
 
 
 def call(name: str, tensors: tuple[Tensor | None, ...], *numbers: float) -> None:
-    """Calls a function of the library.
+    """Calls a function of what is in use.
 
     Args:
         name: with the type where there are two.
@@ -89,9 +133,16 @@ def call(name: str, tensors: tuple[Tensor | None, ...], *numbers: float) -> None
         numbers: sizes first.
 
     Raises:
-        RuntimeError: no library is in use.
+        RuntimeError: nothing is in use.
     """
-    if _library is None:
-        raise RuntimeError("no library is in use")
-    places = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    getattr(_library, f"dfq_{name}")(*places, *numbers, torch.get_num_threads())
+    if _passes is None:
+        raise RuntimeError("no compiled passes are in use")
+    _passes.call(name, tensors, numbers)
+
+
+def _calls_of(library: ctypes.CDLL) -> Launch:
+    def call(name: str, tensors: tuple[Tensor | None, ...], numbers: tuple[float, ...]) -> None:
+        places = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        getattr(library, f"dfq_{name}")(*places, *numbers, torch.get_num_threads())
+
+    return call

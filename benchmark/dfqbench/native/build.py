@@ -1,8 +1,9 @@
-"""Builds the library of compiled passes, once for each machine; needs no torch."""
+"""Finds the compiled passes for a machine, and builds the library for its CPU once; needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shlex
@@ -43,8 +44,8 @@ class Built:
     """What became of the library.
 
     Attributes:
-        path: the shared library, or None.
-        compiler: first line of the compiler's version, where there is a library.
+        path: the shared library, `binding.GPU` for the kernels for GPUs, or None.
+        compiler: first line of the compiler's version, where there is one.
         reason: why there is none, or empty.
     """
 
@@ -63,6 +64,16 @@ def built() -> Built:
     if os.environ.get(SWITCH) == "0":
         return Built(None, reason=f"{SWITCH}=0")
     return _built(os.environ.get("CXX") or "c++", cache_folder())
+
+
+def built_for_gpus() -> Built:
+    """The kernels for GPUs: Triton compiles each where it is first used, and keeps it in a cache of its own."""
+    if os.environ.get(SWITCH) == "0":
+        return Built(None, reason=f"{SWITCH}=0")
+    try:
+        return Built(Path("triton"), f"Triton {importlib.metadata.version('triton')}")
+    except importlib.metadata.PackageNotFoundError:
+        return Built(None, reason="Triton is not installed")
 
 
 def cache_folder() -> Path:

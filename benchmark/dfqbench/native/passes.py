@@ -12,6 +12,9 @@ from dfqbench.native import binding
 FEWEST_CHANNELS = 8
 """Rows of fewer numbers do not fill the processor's registers; torch's operations are faster there."""
 
+MOST_ELEMENTS = 1 << 31
+"""GPUs count in 32 bits."""
+
 Affine = tuple[Tensor, Tensor]
 """Scale and shift."""
 Grid = tuple[Tensor, Tensor, float, float]
@@ -19,25 +22,23 @@ Grid = tuple[Tensor, Tensor, float, float]
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the library is in use and takes such a feature map: on the CPU, channels-last, float32 or bfloat16."""
+    """Whether passes are in use that take such a feature map: on their device, channels-last, float32 or bfloat16."""
     return (
-        binding.in_use()
-        and x.device.type == "cpu"
+        binding.takes(x.device.type)
         and x.dtype in binding.TYPES
         and x.ndim == 4
         and x.shape[1] >= FEWEST_CHANNELS
-        and x.numel() > 0
+        and 0 < x.numel() < MOST_ELEMENTS
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 
 def fits_flat(x: Tensor) -> bool:
-    """Whether the library is in use and takes such a tensor element by element: on the CPU, float32, without gaps."""
+    """Whether passes are in use that take such a tensor element by element: on their device, float32, without gaps."""
     return (
-        binding.in_use()
-        and x.device.type == "cpu"
+        binding.takes(x.device.type)
         and x.dtype == torch.float32
-        and x.numel() > 0
+        and 0 < x.numel() < MOST_ELEMENTS
         and (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)))
     )
 
@@ -164,6 +165,31 @@ def round_to_grid(x: Tensor, grid: Grid, codes: Tensor | None = None) -> Tensor:
     scale, shift, *ends = grid
     binding.call("round_to_grid", (x, out, codes, plain(scale), plain(shift)), x.numel(), *ends)
     return out
+
+
+def fits_weight(weight: Tensor) -> bool:
+    """Whether passes are in use that round weights, and take this one: (out, ...) with each channel in a row."""
+    return binding.rounds_weights() and weight.ndim > 1 and fits_flat(weight)
+
+
+def rounded_weight(weight: Tensor, bits: int, smallest: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A weight on the grids of its channels' live ranges (`quant.fake.integral_shift`).
+
+    Args:
+        weight: (out, ...), `fits_weight`.
+        bits: k.
+        smallest: span of the narrowest range.
+
+    Returns:
+        The rounded weight; its integers, bfloat16; scales S (out,).
+    """
+    out, codes = torch.empty_like(weight), torch.empty_like(weight, dtype=torch.bfloat16)
+    rows, half = weight.shape[0], 2 ** (bits - 1)
+    scale = weight.new_empty(rows)
+    binding.call(
+        "rounded_weight", (weight, out, codes, scale), rows, weight.numel() // rows, -half, half - 1, half, smallest
+    )
+    return out, codes, scale
 
 
 def rounded_block(

@@ -143,6 +143,20 @@ def quantize_with_codes(
     return rounded, codes
 
 
+class _RoundWeight(torch.autograd.Function):
+    """A weight on the grids of its channels, its integers and scales; the identity as gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+        found = passes.rounded_weight(weight, bits, SMALLEST_SPAN)
+        ctx.mark_non_differentiable(*found[1:])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 - torch's signature
+        return grads[0], None
+
+
 def affine_grid(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Scale and integer zero point of torch's affine grid, for a range that is widened to contain zero.
 
@@ -196,6 +210,9 @@ def quantize_weight(weight: Tensor, bits: int, *, rounding: str, symmetric: bool
         symmetric: used by `scale_zero_point` only.
         per_channel: one range for each slice of dimension 0, or one for the tensor.
     """
+    if per_channel and rounding == "integral_shift" and passes.fits_weight(weight):
+        rounded, codes, scale = _RoundWeight.apply(weight, bits)
+        return on_grid(rounded, scale.view(-1, *(1,) * (weight.ndim - 1)), codes)
     data = weight.detach()
     if per_channel:
         low, high = torch.aminmax(data.reshape(data.shape[0], -1), dim=1)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.numerics import widened
 from dfqbench.quant import check_rule, prepare
-from dfqbench.replay import LearningRate, ReplayedStep, Tally, tallied, tape_for
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
+from dfqbench.replay import LearningRate, ReplayedStep, Tally, tallied, tape_for
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
 
@@ -130,9 +130,7 @@ class Distillation:
         """One update of the student's parameters; returns its loss (0-d)."""
         params = self._params
         augments, mixes = self._happens(params.augment_share), self._happens(params.interpolation)
-        self._rate.set(
-            self._optimizer, self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step)
-        )
+        self._rate.set(self._optimizer, self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step))
         has_labels, has_logits = batch.labels is not None, batch.teacher_logits is not None
 
         def update(images: Tensor, *others: Tensor) -> tuple[Tensor]:

@@ -54,7 +54,7 @@ class CudaTape:
     def __init__(self, device: torch.device, random: Sequence[torch.Generator]) -> None:
         self._device = device
         self._random = random
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def warm(self, act: Callable[[], Result]) -> Result:
         """Runs a step on the stream of the recordings, so that libraries have made their choices before."""

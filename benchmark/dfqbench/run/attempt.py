@@ -26,6 +26,7 @@ from dfqbench.native import binding
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
+from dfqbench.run.arithmetic import plain_float32
 from dfqbench.run.checkpoint import Checkpoints
 from dfqbench.run.clock import Clock
 from dfqbench.run.context import REPORT_EVERY, HostContext
@@ -205,6 +206,7 @@ class Attempt:
         begin = job.started
         if self._leader is None:
             torch.set_num_threads(job.threads)
+            plain_float32()
             binding.use(job.passes)
             self._channel.send("phase", name="setup")
             with self._guard.watching():

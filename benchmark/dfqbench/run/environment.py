@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfqbench.api.precision import Precision
-from dfqbench.native.build import Built, built
+from dfqbench.native.build import Built, built, built_for_gpus
 from dfqbench.run.identity import identity
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
@@ -58,8 +58,8 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def compiled_passes(device: str) -> Built:
-    """The library of compiled passes that processes on this device compute with."""
-    return built() if device == "cpu" else Built(None, reason="for CPUs only")
+    """The compiled passes that processes on this device compute with."""
+    return built() if device == "cpu" else built_for_gpus()
 
 
 def _deterministic(device: str) -> str:

@@ -22,6 +22,7 @@ from dfqbench.models.build import build_teacher
 from dfqbench.native import binding
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.student import Student, load_student
+from dfqbench.run.arithmetic import plain_float32
 from dfqbench.run.evaluate import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.identity import canonical
 from dfqbench.run.memory import peak_mib, reset_peak
@@ -45,6 +46,7 @@ class Evaluator:
 
     def __init__(self, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
+        plain_float32()
         self._device = torch.device(device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
@@ -141,6 +143,7 @@ class Evaluator:
                 "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
                 "cudnn_deterministic": torch.backends.cudnn.deterministic,
                 "cudnn_benchmark": torch.backends.cudnn.benchmark,
+                "cudnn_tensor_float32": torch.backends.cudnn.allow_tf32,
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
                 "cpu_capability": torch.backends.cpu.get_cpu_capability(),
                 "threads": torch.get_num_threads(),

@@ -52,7 +52,7 @@ class InlineExecutor:
         return self._evaluator
 
     def close(self) -> None:
-        """Leaves the process as it was: its number of threads, its library of compiled passes."""
+        """Leaves the process as it was: its number of threads, its float32, its library of compiled passes."""
         before, self._before = self._before, None
         if before is not None:
             before.close()
@@ -65,6 +65,8 @@ class InlineExecutor:
 
             self._before = ExitStack()
             self._before.callback(torch.set_num_threads, torch.get_num_threads())
+            for part in (torch.backends.cudnn, torch.backends.cuda.matmul):
+                self._before.callback(setattr, part, "allow_tf32", part.allow_tf32)
             self._before.enter_context(binding.kept())
 
 

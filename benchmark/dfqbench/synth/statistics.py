@@ -174,7 +174,7 @@ class BatchNormStatistics:
 
     def _look_for_blocks(self) -> None:
         """Finds the network's blocks where they are of use, anew where it is not the network that it was."""
-        wanted = self.fused and binding.in_use() and "forward" not in vars(self.network)
+        wanted = self.fused and self._compiled() and "forward" not in vars(self.network)
         facts = facts_of(self.network) if wanted and not any(map(is_hooked, self._inner())) else None
         if facts is None:
             self._blocks = None
@@ -182,6 +182,10 @@ class BatchNormStatistics:
             self._blocks, self._agreed = block_graph(self.network, self._noter), False
             self._no_blocks = self._blocks is None
         self._facts = facts
+
+    def _compiled(self) -> bool:
+        parameter = next(self.network.parameters(), None)
+        return parameter is not None and binding.takes(parameter.device.type)
 
     def _inner(self) -> list[nn.Module]:
         return [module for module in self.network.modules() if module is not self.network]
@@ -208,7 +212,7 @@ class BatchNormStatistics:
             expected, found = plain(*args, **kwargs), graph(*args, **kwargs)
         if not isinstance(expected, Tensor) or not isinstance(found, Tensor) or expected.shape != found.shape:
             return False
-        tolerance = 0.1 if torch.is_autocast_enabled("cpu") else 1e-3
+        tolerance = 0.1 if torch.is_autocast_enabled(expected.device.type) else 1e-3
         return float((found - expected).float().norm()) <= tolerance * float(expected.float().norm())
 
     def __exit__(

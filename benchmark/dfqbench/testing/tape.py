@@ -63,7 +63,7 @@ class _Recorder(TorchDispatchMode):
     """Keeps every operation with the tensors it took and gave, and what the tensors of others held before."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._calls: list[_Call] = []
         self._own: set[int] = set()
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
@@ -89,7 +89,7 @@ class _Recorder(TorchDispatchMode):
         elif isinstance(taken, Tensor):
             storage = _storage(taken)
             if storage.data_ptr() not in self._own and storage.data_ptr() not in self._before:
-                self._before[storage.data_ptr()] = (storage, storage.clone())
+                self._before[storage.data_ptr()] = (storage, storage.clone())  # type: ignore[no-untyped-call]
 
     def undo(self) -> None:
         """Sets back what the step has changed: recording computes nothing."""

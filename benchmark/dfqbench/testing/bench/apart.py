@@ -13,7 +13,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dfqbench.api import Precision
-from dfqbench.native import binding, built
+from dfqbench.native import binding
+from dfqbench.run.arithmetic import plain_float32
+from dfqbench.run.environment import compiled_passes
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.processes import ALLOCATOR
 from dfqbench.testing.bench.measure import contestants, measure
@@ -78,7 +80,7 @@ def _in_a_new_process(function: Any, *arguments: Any) -> Any:
 
 
 def _times(kind: str, shape: Shape, precision: Precision, threads: int | None) -> dict[str, Any]:
-    set_up(threads, precision)
+    set_up(threads, precision, shape.device)
     return measure(kind, shape, precision).as_dict()
 
 
@@ -90,7 +92,9 @@ def _peak(  # noqa: PLR0917 - a process of its own takes no keywords
     threads: int | None,
     name: str,
 ) -> float:
-    set_up(threads, precision)
+    set_up(threads, precision, shape.device)
+    if shape.device != "cpu":
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     _, makers = contestants(kind, shape, precision)
     return measure(lambda: makers[name]().seconds(PEAK_STEPS))
 
@@ -109,11 +113,16 @@ def resident(function: Callable[[], object]) -> float:
 
 
 def held_at_once(function: Callable[[], object]) -> float:
-    """Most MiB that tensors on the CPU held at once while `function` ran, over what they held before.
+    """Most MiB that tensors held at once while `function` ran, over what they held before.
 
     Counted where torch gives out memory, so that it is the same each time. What an operation needs for itself and does
     not ask torch for is not seen.
     """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         function()
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -121,8 +130,9 @@ def held_at_once(function: Callable[[], object]) -> float:
     return round(max(itertools.accumulate(changes), default=0) / 2**20, 1)
 
 
-def set_up(threads: int | None, precision: Precision) -> None:
+def set_up(threads: int | None, precision: Precision, device: str = "cpu") -> None:
     """Lets this process compute as a worker with that many threads (None: torch's own default) would."""
     if threads is not None:
         torch.set_num_threads(threads)
-    binding.use(built().path if precision.rearranges else None)
+    plain_float32()
+    binding.use(compiled_passes(device).path if precision.rearranges else None)

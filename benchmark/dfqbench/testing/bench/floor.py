@@ -19,7 +19,7 @@ from dfqbench.testing.bench.textbook import CHAINS, Step
 
 
 def _forward(network: Callable[..., Tensor], precision: Precision, *args: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision.bfloat16):
+    with torch.autocast(args[0].device.type, torch.bfloat16, enabled=precision.bfloat16):
         return network(*args).float()
 
 
@@ -37,8 +37,9 @@ def generator_step(shape: Shape, precision: Precision) -> Step:
         shape.card.classes,
         embedding=shape.card.input_size[1] <= 64,
         phases=precision.rearranges,
-    )
-    noise, labels = torch.randn(shape.batch, 100), torch.arange(shape.batch) % shape.card.classes
+    ).to(shape.device)
+    noise = torch.randn(shape.batch, 100, device=shape.device)
+    labels = torch.arange(shape.batch, device=shape.device) % shape.card.classes
 
     def step() -> None:
         generator.zero_grad()
@@ -53,7 +54,8 @@ def generator_step(shape: Shape, precision: Precision) -> Step:
 def image_iteration(shape: Shape, precision: Precision) -> Step:
     """The teacher's forward and backward down to 64 images."""
     teacher, _ = _twins(shape)
-    images = torch.randn(CHAINS, *shape.card.input_size).to(memory_format=torch.channels_last).requires_grad_()
+    images = torch.randn(CHAINS, *shape.card.input_size, device=shape.device)
+    images = images.to(memory_format=torch.channels_last).requires_grad_()
 
     def step() -> None:
         images.grad = None

@@ -22,6 +22,8 @@ ITERATIONS = {"zeroq": "adam", "dffg": "sign"}
 """Methods that learn images directly, and their textbook's rule."""
 EVALUATED = {"cifar": 2000, "imagenet": 100}
 """Images of an evaluation pass."""
+GPU_STEPS = 10
+"""Steps of a round on a GPU."""
 TURNS = 3
 """How often the contestants take turns, so that a machine that slows down slows all."""
 
@@ -35,23 +37,33 @@ class Contestant(Protocol):
 
 
 class Stepped:
-    """A contestant that is a function."""
+    """A contestant that is a function.
 
-    def __init__(self, step: Step) -> None:
+    Args:
+        step: the function.
+        device: where it computes; a GPU is waited for once in `GPU_STEPS` calls, as host and GPU work side by side.
+    """
+
+    def __init__(self, step: Step, device: str) -> None:
         self._step = step
+        self._on_gpu = device != "cpu"
         self._warm = False
 
     def seconds(self, rounds: int) -> list[float]:
-        """Wall seconds of `rounds` calls, after two that are not counted."""
+        """Wall seconds of a call, `rounds` times, after two that are not counted."""
         for _ in range(0 if self._warm else ours.WARM_ROUNDS):
-            self._step()
+            self._round()
         self._warm = True
-        times = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
+        return [self._round() for _ in range(rounds)]
+
+    def _round(self) -> float:
+        steps = GPU_STEPS if self._on_gpu else 1
+        begin = time.perf_counter()
+        for _ in range(steps):
             self._step()
-            times.append(time.perf_counter() - begin)
-        return times
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / steps
 
 
 def plainly(step: Step) -> Step:
@@ -74,6 +86,7 @@ class Row:
         batch: images of a step.
         precision: how ours computes.
         threads: CPU threads.
+        device: the card's name, or `cpu`.
         ours: median seconds.
         textbook: median seconds of the textbook loop.
         floor: median seconds of the bare networks.
@@ -84,6 +97,7 @@ class Row:
     batch: int
     precision: str
     threads: int
+    device: str
     ours: float
     textbook: float
     floor: float
@@ -118,30 +132,31 @@ def contestants(kind: str, shape: Shape, precision: Precision) -> tuple[int, dic
     """
     if kind in GENERATORS:
         return shape.batch, {
-            "ours": lambda: Stepped(ours.generator_step(shape, kind, precision)),
-            "textbook": lambda: Stepped(plainly(textbook.generator_step(shape, GENERATORS[kind]))),
-            "floor": lambda: Stepped(plainly(floor.generator_step(shape, precision))),
+            "ours": lambda: Stepped(ours.generator_step(shape, kind, precision), shape.device),
+            "textbook": lambda: Stepped(plainly(textbook.generator_step(shape, GENERATORS[kind])), shape.device),
+            "floor": lambda: Stepped(plainly(floor.generator_step(shape, precision)), shape.device),
         }
     if kind in ITERATIONS:
         return textbook.CHAINS, {
             "ours": lambda: ours.ImageIteration(shape, kind, precision),
-            "textbook": lambda: Stepped(plainly(textbook.image_iteration(shape, ITERATIONS[kind]))),
-            "floor": lambda: Stepped(plainly(floor.image_iteration(shape, precision))),
+            "textbook": lambda: Stepped(plainly(textbook.image_iteration(shape, ITERATIONS[kind])), shape.device),
+            "floor": lambda: Stepped(plainly(floor.image_iteration(shape, precision)), shape.device),
         }
     count = textbook.CHAINS if kind == "calibrate" else EVALUATED["cifar" if shape.batch > 16 else "imagenet"]
-    images, labels = torch.randn(count, *shape.card.input_size), torch.zeros(count, dtype=torch.int64)
+    images = torch.randn(count, *shape.card.input_size, device=shape.device)
+    labels = torch.zeros(count, dtype=torch.int64, device=shape.device)
     size = count if kind == "calibrate" else 500 if shape.batch > 16 else 50
-    bare = Stepped(plainly(floor.forward(shape, images, size)))
+    bare = Stepped(plainly(floor.forward(shape, images, size)), shape.device)
     if kind == "calibrate":
         return count, {
-            "ours": lambda: Stepped(ours.calibration(shape)),
-            "textbook": lambda: Stepped(plainly(textbook.calibration(shape))),
+            "ours": lambda: Stepped(ours.calibration(shape), shape.device),
+            "textbook": lambda: Stepped(plainly(textbook.calibration(shape)), shape.device),
             "floor": lambda: bare,
         }
     given = images.to(memory_format=torch.channels_last)  # as the host's own sets give them
     return count, {
-        "ours": lambda: Stepped(ours.evaluation(shape, given, labels)),
-        "textbook": lambda: Stepped(plainly(textbook.evaluation(shape, images, labels, size))),
+        "ours": lambda: Stepped(ours.evaluation(shape, given, labels), shape.device),
+        "textbook": lambda: Stepped(plainly(textbook.evaluation(shape, images, labels, size)), shape.device),
         "floor": lambda: bare,
     }
 
@@ -168,6 +183,7 @@ def measure(kind: str, shape: Shape, precision: Precision, rounds: int | None = 
         batch=batch,
         precision=str(precision),
         threads=torch.get_num_threads(),
+        device=shape.device if shape.device == "cpu" else torch.cuda.get_device_name(),
         ours=middle["ours"],
         textbook=middle["textbook"],
         floor=middle["floor"],

@@ -22,12 +22,14 @@ class Shape:
         card: input size and classes.
         batch: images of a generator step, as published.
         rounds: measured rounds.
+        device: where it is computed.
     """
 
     name: str
     card: ModelCard
     batch: int
     rounds: int
+    device: str = "cpu"
 
     def teacher(self) -> nn.Module:
         """ResNet-20 or ResNet-18 with random weights and statistics of noise, frozen, in eval mode."""
@@ -38,7 +40,7 @@ class Shape:
             network.train()
             with torch.no_grad():
                 network(torch.randn(8, *self.card.input_size))
-        return network.eval().requires_grad_(requires_grad=False)
+        return network.eval().requires_grad_(requires_grad=False).to(self.device)
 
 
 def _resnet18() -> nn.Module:

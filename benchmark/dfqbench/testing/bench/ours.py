@@ -27,7 +27,7 @@ from dfqbench.testing.context import ToyContext
 def generator_step(shape: Shape, method: str, precision: Precision) -> Step:
     """One step of a live method with its own recipe, after the phases before."""
     network = shape.teacher().to(memory_format=torch.channels_last)
-    ctx = ToyContext(card=shape.card, bits=parse_scheme("w4a4"), precision=precision)
+    ctx = ToyContext(card=shape.card, bits=parse_scheme("w4a4"), precision=precision, device=torch.device(shape.device))
     kind = load_plugins().method_class(method)
     source = kind(kind.params_type()).synthesize(network, ctx)
     for term in source.terms:  # type: ignore[attr-defined]
@@ -57,6 +57,8 @@ class _Timed(ToyContext):
     moments: list[float] = field(default_factory=list)
 
     def progress(self, step: int, total: int, **scalars: object) -> None:  # noqa: ARG002
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self.moments.append(time.perf_counter())
         if len(self.moments) == self.most:
             raise _Enough
@@ -68,13 +70,18 @@ class ImageIteration:
     def __init__(self, shape: Shape, method: str, precision: Precision) -> None:
         self._network = shape.teacher().to(memory_format=torch.channels_last)
         self._card = shape.card
+        self._device = torch.device(shape.device)
         self._precision = precision
         self._kind = load_plugins().method_class(method)
 
     def seconds(self, rounds: int) -> list[float]:
         """Wall seconds of `rounds` iterations, after two that are not counted."""
         ctx = _Timed(
-            card=self._card, precision=self._precision, budget=budget_named("short"), most=rounds + WARM_ROUNDS + 1
+            card=self._card,
+            precision=self._precision,
+            budget=budget_named("short"),
+            most=rounds + WARM_ROUNDS + 1,
+            device=self._device,
         )
         with suppress(_Enough):
             self._kind(self._kind.params_type()).synthesize(self._network, ctx)
@@ -85,11 +92,12 @@ class ImageIteration:
 def calibration(shape: Shape) -> Step:
     """`calibrate` with 64 images."""
     network = shape.teacher().to(memory_format=torch.channels_last)
-    source = FixedSource(torch.randn(CHAINS, *shape.card.input_size))
+    source = FixedSource(torch.randn(CHAINS, *shape.card.input_size, device=shape.device))
     quantizer = Calibrate(CalibrateParams())
 
     def step() -> None:
-        quantizer.quantize(network, source, ToyContext(card=shape.card, bits=parse_scheme("w4a4")))
+        ctx = ToyContext(card=shape.card, bits=parse_scheme("w4a4"), device=torch.device(shape.device))
+        quantizer.quantize(network, source, ctx)
 
     return step
 
@@ -120,6 +128,6 @@ def evaluation(shape: Shape, images: Tensor, labels: Tensor) -> Step:
         student(data.images[:8])
 
     def step() -> None:
-        predict(student, data, torch.device("cpu"))  # type: ignore[arg-type]
+        predict(student, data, torch.device(shape.device))  # type: ignore[arg-type]
 
     return step

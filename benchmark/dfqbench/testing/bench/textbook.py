@@ -43,7 +43,7 @@ def student_of(shape: Shape, network: nn.Module) -> Student:
     """A W4A4 student in the default memory format with ranges from one batch."""
     student = prepare(network, parse_scheme("w4a4"), shape.card).to(memory_format=torch.contiguous_format)
     with torch.no_grad(), student.observing("minmax"):
-        student(torch.randn(shape.batch, *shape.card.input_size))
+        student(torch.randn(shape.batch, *shape.card.input_size, device=shape.device))
     return student
 
 
@@ -52,14 +52,14 @@ def generator_step(shape: Shape, extra: str) -> Step:
     network, classes, batch = shape.teacher(), shape.card.classes, shape.batch
     hooked, student = Hooked(network), student_of(shape, network)
     generator = Generator(shape.card.input_size, classes, embedding=shape.card.input_size[1] <= 64)
-    generator = generator.to(memory_format=torch.contiguous_format)
+    generator = generator.to(shape.device).to(memory_format=torch.contiguous_format)
     adam = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.999), foreach=False)
     sgd = torch.optim.SGD(student.parameters(), lr=1e-6, momentum=0.9, nesterov=True, foreach=False)
 
     def step() -> None:
         hooked.inputs.clear()
-        labels = torch.randint(0, classes, (batch,))
-        images = generator(torch.randn(batch, 100), labels, None)
+        labels = torch.randint(0, classes, (batch,), device=shape.device)
+        images = generator(torch.randn(batch, 100, device=shape.device), labels, None)
         logits = network(images)
         loss = F.cross_entropy(logits, labels)
         for x, mean, var in hooked.pairs():
@@ -88,7 +88,7 @@ def generator_step(shape: Shape, extra: str) -> Step:
 
 def added(extra: str, hooked: Hooked, network: nn.Module, student: Student, images: Tensor) -> Tensor:
     """A method's own loss, written plainly."""
-    total = torch.zeros(())
+    total = torch.zeros((), device=images.device)
     if extra == "centroids":
         for x, mean, var in hooked.pairs()[len(hooked.norms) // 2 :]:
             total = total + F.mse_loss(x.mean((2, 3)), mean.expand(len(x), -1))
@@ -125,7 +125,7 @@ def image_iteration(shape: Shape, rule: str) -> Step:
     """One update of 64 images: ZeroQ's (`adam`) or DFFG's (`sign`)."""
     network = shape.teacher()
     hooked = Hooked(network)
-    images = torch.randn(CHAINS, *shape.card.input_size).requires_grad_()
+    images = torch.randn(CHAINS, *shape.card.input_size, device=shape.device).requires_grad_()
     momentum = torch.zeros_like(images)
     adam = torch.optim.Adam([images], lr=0.5)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, min_lr=1e-4, patience=100)
@@ -134,7 +134,7 @@ def image_iteration(shape: Shape, rule: str) -> Step:
         hooked.inputs.clear()
         images.grad = None
         network(images)
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=shape.device)
         for x, mean, var in hooked.pairs():
             own_mean, own_std = x.mean((2, 3)), torch.sqrt(x.var((2, 3)) + 1e-6)
             loss = loss + (own_mean - mean).square().sum(1).mean()
@@ -164,7 +164,7 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 def calibration(shape: Shape) -> Step:
     """A student made and its ranges taken from one batch of 64 images."""
-    network, images = shape.teacher(), torch.randn(CHAINS, *shape.card.input_size)
+    network, images = shape.teacher(), torch.randn(CHAINS, *shape.card.input_size, device=shape.device)
 
     def step() -> None:
         student = prepare(network, parse_scheme("w4a4"), shape.card).to(memory_format=torch.contiguous_format)
