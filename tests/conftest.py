@@ -64,7 +64,7 @@ def in_use(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     from dfqbench.native import binding
 
-    with interpreted() as call, binding.using_passes(binding.Passes("cpu", call, rounds_weights=True)):
+    with interpreted() as call, binding.using_passes(binding.Passes("cpu", call, saves_launches=True)):
         yield "kernels"
 
 

@@ -46,12 +46,13 @@ class Passes:
     Attributes:
         device: type of the devices that its tensors are on.
         call: calls a function by name, with tensors, and sizes and numbers.
-        rounds_weights: whether there is a function for weights: on a CPU they are too small to want one.
+        saves_launches: whether there are functions for small tensors, too, and sums over samples are taken at once:
+            on a GPU each operation costs a launch, however small.
     """
 
     device: str
     call: Launch
-    rounds_weights: bool = False
+    saves_launches: bool = False
 
 
 _passes: Passes | None = None
@@ -70,7 +71,7 @@ def use(path: Path | str | None) -> None:
     elif str(path) == GPU:
         from dfqbench.native import gpu
 
-        _passes = Passes("cuda", gpu.call, rounds_weights=True)
+        _passes = Passes("cuda", gpu.call, saves_launches=True)
     else:
         _passes = Passes("cpu", _calls_of(_loaded(Path(path))))
 
@@ -80,9 +81,9 @@ def takes(device: str) -> bool:
     return _passes is not None and _passes.device == device
 
 
-def rounds_weights() -> bool:
-    """Whether what is in use has a function for weights."""
-    return _passes is not None and _passes.rounds_weights
+def saves_launches(device: str) -> bool:
+    """Whether what is in use has functions for small tensors on devices of this type."""
+    return _passes is not None and _passes.saves_launches and _passes.device == device
 
 
 @contextmanager

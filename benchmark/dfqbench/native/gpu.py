@@ -14,8 +14,8 @@ ROW = 1024
 """Elements of a program that takes them in a row."""
 TILE = 4096
 """Elements of a tile of positions and channels."""
-FEWEST_PROGRAMS, MOST_SLICES = 264, 64
-"""Programs of a kernel that sums over positions: two for each multiprocessor of a large GPU, by slices of positions."""
+FEWEST_PROGRAMS, MOST_SLICES = 128, 64
+"""Programs of a kernel that sums over positions: one for each multiprocessor of a large GPU, by slices of positions."""
 EXACT = {"enable_fp_fusion": False}
 """Products are rounded before they are added, as torch's are."""
 
@@ -59,7 +59,9 @@ def _pool(parts: tuple[Any, Any], whole: tuple[Any, Any], sizes: tuple[int, ...]
 def _moments_backward(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     samples, positions, channels = _whole(numbers)
     count = samples * positions * channels
-    kernels.moments_backward[_rows(count)](*tensors, count, positions * channels, channels, B=ROW, **EXACT)
+    kernels.moments_backward[_rows(count)](
+        *tensors, count, positions * channels, channels, **_elements(channels, positions), **EXACT
+    )
 
 
 def _block_backward(tensors: Tensors, numbers: tuple[float, ...]) -> None:
@@ -69,26 +71,44 @@ def _block_backward(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     count = samples * positions * channels
     kernels.block_backward[_rows(count)](
         x, _or(residual, x), grad, *vectors, to_x, _or(to_residual, to_x), count, positions * channels, channels,
-        numbers[3], ADD=add, CLIP=clip, CAPPED=capped, B=ROW, **EXACT,
+        numbers[3], ADD=add, CLIP=clip, CAPPED=capped, **_elements(channels, positions), **EXACT,
     )  # fmt: skip
 
 
-def _affine_backward(tensors: Tensors, numbers: tuple[float, ...]) -> None:
+def _affine_backward(tensors: tuple[Any, ...], numbers: tuple[float, ...]) -> None:
     x, residual, grad, scale, shift, centre, to_x, to_residual, *sums = tensors
     samples, positions, channels = _whole(numbers[:3])
     add, clip, capped = _flags(residual, numbers[3])
     tile, slices, blocks = _cut(samples, positions, channels)
-    partial = _sums(sums, slices)
+    # A row for each sample and slice, added up to one.
+    partial = [scale.new_empty(samples * slices, channels) for _ in sums]
     kernels.affine_backward[samples, slices, blocks](
         x, _or(residual, x), grad, scale, shift, centre, to_x, _or(to_residual, to_x), *partial, positions, slices,
         channels, numbers[3], ADD=add, CLIP=clip, CAPPED=capped, **tile, **EXACT,
     )  # fmt: skip
-    _add_up(partial, sums)
+    kernels.totals[(-(-channels // 16),)](*partial, *sums, samples * slices, channels, P=256, C=16)
+
+
+def _moments_gradient(tensors: Tensors, numbers: tuple[float, ...]) -> None:
+    samples, positions, channels, by_mean, by_var = _whole(numbers)
+    kernels.moments_gradient[samples, -(-channels // 256)](
+        *tensors, positions, by_mean, by_var, channels, C=min(256, _power(channels)), **EXACT
+    )
+
+
+def _affine(tensors: Tensors, numbers: tuple[float, ...]) -> None:
+    channels = int(numbers[0])
+    kernels.affine[(-(-channels // 256),)](*tensors, channels, numbers[1], C=256, **EXACT)
+
+
+def _units(tensors: Tensors, numbers: tuple[float, ...]) -> None:
+    channels = int(numbers[0])
+    kernels.units[(-(-channels // 256),)](*tensors, channels, C=256, **EXACT)
 
 
 def _scaled(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     rows, channels = _whole(numbers)
-    kernels.scaled[_rows(rows * channels)](*tensors, rows * channels, channels, B=ROW)
+    kernels.scaled[_rows(rows * channels)](*tensors, rows * channels, channels, **_elements(channels))
 
 
 def _round_to_grid(tensors: Tensors, numbers: tuple[float, ...]) -> None:
@@ -104,7 +124,7 @@ def _rounded_block(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     rows, channels = _whole(numbers[:2])
     kernels.rounded_block[_rows(rows * channels)](
         x, scale, shift, _or(residual, x), out, _or(codes, out), *grid, rows * channels, channels,
-        *map(float, numbers[2:]), ADD=residual is not None, CODES=codes is not None, B=ROW, **EXACT,
+        *map(float, numbers[2:]), ADD=residual is not None, CODES=codes is not None, **_elements(channels), **EXACT,
     )  # fmt: skip
 
 
@@ -151,9 +171,12 @@ def _woven_backward(tensors: Tensors, numbers: tuple[float, ...]) -> None:
 _LAUNCHES = {
     "moments": _moments,
     "moments_backward": _moments_backward,
+    "moments_gradient": _moments_gradient,
     "block_forward": _block_forward,
     "block_backward": _block_backward,
     "affine_backward": _affine_backward,
+    "affine": _affine,
+    "units": _units,
     "widen_scaled": _scaled,
     "narrow_scaled": _scaled,
     "round_to_grid": _round_to_grid,
@@ -178,6 +201,13 @@ def _or(tensor: Tensor | None, other: Tensor | None) -> Tensor | None:
 def _flags(residual: Tensor | None, ceiling: float) -> tuple[bool, bool, bool]:
     """Whether a residual is added, whether the sum is clipped, and whether from above, too."""
     return residual is not None, ceiling >= 0, ceiling >= 0 and math.isfinite(ceiling)
+
+
+def _elements(channels: int, positions: int | None = None) -> dict[str, Any]:
+    """What a kernel that takes elements in a row is told of their channels and, where it asks, of their samples."""
+    power = channels if _power(channels) == channels else 0
+    of_samples = {} if positions is None else {"WHOLE": positions * channels % ROW == 0}
+    return {"POWER": power, "B": ROW, **of_samples}
 
 
 def _rows(count: int) -> tuple[int]:

@@ -50,6 +50,18 @@ def _code(x, scale, shift, low, high):
 
 
 @triton.jit
+def _channel(i, channels, POWER: tl.constexpr):
+    """The channel of the i-th element; cheap where their number is a power of two, which the compiler then knows."""
+    return i % POWER if POWER > 0 else i % channels
+
+
+@triton.jit
+def _sample(i, sample, WHOLE: tl.constexpr, B: tl.constexpr):
+    """The sample of the i-th element; with WHOLE all elements of a program are of one."""
+    return (tl.program_id(0) * B) // sample if WHOLE else i // sample
+
+
+@triton.jit
 def _nearest(x):
     """The nearest integer, half to even, however large x is."""
     down = tl.floor(x)
@@ -123,10 +135,12 @@ def pooled(means, variances, mean, var, positions, slices, channels, S: tl.const
 
 
 @triton.jit(do_not_specialize=["count", "sample", "channels"])
-def moments_backward(x, slope, offset, out, count, sample, channels, B: tl.constexpr):
+def moments_backward(
+    x, slope, offset, out, count, sample, channels, POWER: tl.constexpr, WHOLE: tl.constexpr, B: tl.constexpr
+):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
-    to = (i // sample) * channels + i % channels
+    to = _sample(i, sample, WHOLE, B) * channels + _channel(i, channels, POWER)
     v = tl.load(x + i, mask=inside, other=0.0).to(tl.float32)
     a, b = tl.load(slope + to, mask=inside, other=0.0), tl.load(offset + to, mask=inside, other=0.0)
     tl.store(out + i, b + a * v, mask=inside)
@@ -135,12 +149,13 @@ def moments_backward(x, slope, offset, out, count, sample, channels, B: tl.const
 @triton.jit(do_not_specialize=["count", "sample", "channels", "ceiling"])
 def block_backward(
     x, residual, grad, scale, shift, slope, offset, to_x, to_residual, count, sample, channels, ceiling,
-    ADD: tl.constexpr, CLIP: tl.constexpr, CAPPED: tl.constexpr, B: tl.constexpr,
+    ADD: tl.constexpr, CLIP: tl.constexpr, CAPPED: tl.constexpr, POWER: tl.constexpr, WHOLE: tl.constexpr,
+    B: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
-    c = i % channels
-    to = (i // sample) * channels + c
+    c = _channel(i, channels, POWER)
+    to = _sample(i, sample, WHOLE, B) * channels + c
     v = tl.load(x + i, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(grad + i, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(scale + c, mask=inside, other=0.0)
@@ -188,12 +203,63 @@ def affine_backward(
     tl.store(to_shift + to, total, mask=here)
 
 
+@triton.jit(do_not_specialize=["rows"])
+def totals(first, second, to_first, to_second, rows, channels, P: tl.constexpr, C: tl.constexpr):
+    """Sums of two tables over their rows."""
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    one, two = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
+    for start in range(0, rows, P):
+        p = start + tl.arange(0, P)
+        inside = (p < rows)[:, None] & (c < channels)[None, :]
+        at = p[:, None] * channels + c[None, :]
+        one += tl.sum(tl.load(first + at, mask=inside, other=0.0), 0)
+        two += tl.sum(tl.load(second + at, mask=inside, other=0.0), 0)
+    tl.store(to_first + c, one, mask=c < channels)
+    tl.store(to_second + c, two, mask=c < channels)
+
+
+@triton.jit(do_not_specialize=["positions", "by_mean", "by_var"])
+def moments_gradient(mean, to_mean, to_var, slope, offset, positions, by_mean, by_var, channels, C: tl.constexpr):
+    """A program for each sample: slope and offset of the moments' gradient; rows of gradients lie apart."""
+    n, c = tl.program_id(0), tl.program_id(1) * C + tl.arange(0, C)
+    here = c < channels
+    a = tl.load(to_var + n * by_var + c, mask=here, other=0.0) * (2.0 / positions)
+    of_mean = tl.load(to_mean + n * by_mean + c, mask=here, other=0.0) / positions
+    tl.store(slope + n * channels + c, a, mask=here)
+    tl.store(offset + n * channels + c, of_mean - a * tl.load(mean + n * channels + c, mask=here, other=0.0), mask=here)
+
+
+@triton.jit(do_not_specialize=["eps"])
+def affine(weight, bias, mean, var, scale, shift, inverse, channels, eps, C: tl.constexpr):
+    """What a BatchNorm layer in eval mode amounts to."""
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    here = c < channels
+    one_over = tl.div_rn(1.0, tl.sqrt_rn(tl.load(var + c, mask=here, other=1.0) + eps))
+    slope = tl.load(weight + c, mask=here, other=0.0) * one_over
+    tl.store(inverse + c, one_over, mask=here)
+    tl.store(scale + c, slope, mask=here)
+    moved = tl.load(bias + c, mask=here, other=0.0) - tl.load(mean + c, mask=here, other=0.0) * slope
+    tl.store(shift + c, moved, mask=here)
+
+
+@triton.jit
+def units(x_scale, w_scale, unit, inner, ratio, channels, C: tl.constexpr):
+    """The factors between a convolution's integers and its numbers, and those of its gradients."""
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    here = c < channels
+    of_x, of_w = tl.load(x_scale), tl.load(w_scale + c, mask=here, other=1.0)
+    one = tl.div_rn(1.0, of_x * of_w)
+    tl.store(unit + c, one, mask=here)
+    tl.store(inner + c, one * of_x, mask=here)
+    tl.store(ratio + c, tl.div_rn(of_w, of_x), mask=here)
+
+
 @triton.jit(do_not_specialize=["count", "channels"])
-def scaled(x, factor, out, count, channels, B: tl.constexpr):
+def scaled(x, factor, out, count, channels, POWER: tl.constexpr, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
     v = tl.load(x + i, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + i, v * tl.load(factor + i % channels, mask=inside, other=0.0), mask=inside)
+    tl.store(out + i, v * tl.load(factor + _channel(i, channels, POWER), mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit(do_not_specialize=["count", "low", "high"])
@@ -210,11 +276,11 @@ def round_to_grid(x, out, codes, scale, shift, count, low, high, CODES: tl.const
 @triton.jit(do_not_specialize=["count", "channels", "low", "high"])
 def rounded_block(
     x, scale, shift, residual, out, codes, grid_scale, grid_shift, count, channels, low, high,
-    ADD: tl.constexpr, CODES: tl.constexpr, B: tl.constexpr,
+    ADD: tl.constexpr, CODES: tl.constexpr, POWER: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
-    c = i % channels
+    c = _channel(i, channels, POWER)
     r = tl.load(residual + i, mask=inside, other=0.0) if ADD else 0.0
     a, b = tl.load(scale + c, mask=inside, other=0.0), tl.load(shift + c, mask=inside, other=0.0)
     unit = tl.load(grid_scale)
@@ -253,9 +319,10 @@ def rounded_weight(
         tl.store(codes + row * count + i, n, mask=inside)
 
 
-@triton.jit(do_not_specialize=["height", "width", "slices"])
+@triton.jit(do_not_specialize=["slices"])
 def woven_statistics(
-    phases, mean, var, height, width, slices, channels, P: tl.constexpr, C: tl.constexpr
+    phases, mean, var, height: tl.constexpr, width: tl.constexpr, slices, channels: tl.constexpr,
+    P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Mean and biased variance of a slice of the woven map's positions."""
     n, part, c = tl.program_id(0), tl.program_id(1), tl.program_id(2) * C + tl.arange(0, C)
@@ -285,8 +352,11 @@ def woven_statistics(
     tl.store(var + to, second / (end - begin), mask=here)
 
 
-@triton.jit(do_not_specialize=["count", "height", "width", "channels", "negative"])
-def woven_forward(phases, scale, shift, out, count, height, width, channels, negative, B: tl.constexpr):
+@triton.jit(do_not_specialize=["count", "negative"])
+def woven_forward(
+    phases, scale, shift, out, count, height: tl.constexpr, width: tl.constexpr, channels: tl.constexpr,
+    negative, B: tl.constexpr,
+):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
     c, row = i % channels, i // channels
@@ -298,10 +368,10 @@ def woven_forward(phases, scale, shift, out, count, height, width, channels, neg
     tl.store(out + i, tl.where(y < 0.0, y * negative, y), mask=inside)
 
 
-@triton.jit(do_not_specialize=["height", "width", "slices", "negative"])
+@triton.jit(do_not_specialize=["slices", "negative"])
 def woven_sums(
-    phases, grad, scale, shift, centre, to_scale, to_shift, height, width, slices, channels, negative,
-    P: tl.constexpr, C: tl.constexpr,
+    phases, grad, scale, shift, centre, to_scale, to_shift, height: tl.constexpr, width: tl.constexpr, slices,
+    channels: tl.constexpr, negative, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     n, part, c = tl.program_id(0), tl.program_id(1), tl.program_id(2) * C + tl.arange(0, C)
     here = c < channels
@@ -328,9 +398,10 @@ def woven_sums(
     tl.store(to_shift + to, total, mask=here)
 
 
-@triton.jit(do_not_specialize=["count", "height", "width", "channels", "negative"])
+@triton.jit(do_not_specialize=["count", "negative"])
 def woven_backward(
-    phases, grad, scale, shift, incline, offset, out, count, height, width, channels, negative, B: tl.constexpr
+    phases, grad, scale, shift, incline, offset, out, count, height: tl.constexpr, width: tl.constexpr,
+    channels: tl.constexpr, negative, B: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count

@@ -58,6 +58,30 @@ def moments_backward(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     return out
 
 
+def fits_moments(mean: Tensor, to_mean: Tensor, to_var: Tensor) -> bool:
+    """Whether `moments_gradient` takes these: (N, C), float32, where it saves launches."""
+    return binding.saves_launches(mean.device.type) and all(
+        part.ndim == 2 and part.shape == mean.shape and part.dtype == torch.float32 and part.stride(1) == 1
+        for part in (mean.contiguous(), to_mean, to_var)
+    )
+
+
+def moments_gradient(mean: Tensor, to_mean: Tensor, to_var: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """Slope and offset (N, C) of the gradient of moments in their map (`synth.moments.moments_gradient`).
+
+    Args:
+        mean: (N, C).
+        to_mean: gradient at the means, (N, C); rows may lie apart.
+        to_var: gradient at the variances, likewise.
+        positions: spatial positions of the map.
+    """
+    slope, offset = torch.empty_like(mean), torch.empty_like(mean)
+    tensors = (mean.contiguous(), to_mean, to_var, slope, offset)
+    samples, channels = mean.shape
+    binding.call("moments_gradient", tensors, samples, positions, channels, to_mean.stride(0), to_var.stride(0))
+    return slope, offset
+
+
 def block_forward(
     x: Tensor, affine: Affine, *, residual: Tensor | None = None, ceiling: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,11 +161,46 @@ def affine_backward(
     check(x, (residual, grad), (*affine, centre))
     _check_clips(residual, ceiling)
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
-    to_scale, to_shift = for_samples(x, x.shape[1]), for_samples(x, x.shape[1])
+    at_once = binding.saves_launches(x.device.type)
+    rows = 1 if at_once else x.shape[0]
+    to_scale, to_shift = (x.new_empty(rows, x.shape[1], dtype=torch.float32) for _ in range(2))
     residual = None if residual is None else like(residual, x)
     tensors = (x, residual, like(grad, x), *map(plain, affine), plain(centre), to_x, to_residual, to_scale, to_shift)
     _call("affine_backward", x, *tensors, ceiling=_number(ceiling))
-    return to_x, to_residual, to_scale.sum(0), to_shift.sum(0)
+    sums = (to_scale[0], to_shift[0]) if at_once else (to_scale.sum(0), to_shift.sum(0))
+    return to_x, to_residual, *sums
+
+
+def fits_affine(*vectors: Tensor) -> bool:
+    """Whether `affine` and `units` take these: float32, in order, where it saves launches."""
+    return all(
+        binding.saves_launches(one.device.type) and one.dtype == torch.float32 and one.is_contiguous()
+        for one in vectors
+    )
+
+
+def affine(layer: tuple[Tensor, Tensor, Tensor, Tensor], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and shift (C,) that a BatchNorm layer in eval mode amounts to, and one over its running deviation.
+
+    Args:
+        layer: weight, bias, running mean and variance (C,), `fits_affine`.
+        eps: added to the variance.
+    """
+    scale, shift, inverse = (torch.empty_like(layer[0]) for _ in range(3))
+    binding.call("affine", (*layer, scale, shift, inverse), len(scale), eps)
+    return scale, shift, inverse
+
+
+def units(x_scale: Tensor, w_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a convolution on integers, (out,) each: 1 / (S_x S_w), that times S_x, and S_w / S_x.
+
+    Args:
+        x_scale: S_x, 0-d, `fits_affine`.
+        w_scale: S_w (out, ...), likewise.
+    """
+    unit, inner, ratio = (w_scale.new_empty(w_scale.numel()) for _ in range(3))
+    binding.call("units", (x_scale, w_scale, unit, inner, ratio), w_scale.numel())
+    return unit, inner, ratio
 
 
 def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -169,7 +228,7 @@ def round_to_grid(x: Tensor, grid: Grid, codes: Tensor | None = None) -> Tensor:
 
 def fits_weight(weight: Tensor) -> bool:
     """Whether passes are in use that round weights, and take this one: (out, ...) with each channel in a row."""
-    return binding.rounds_weights() and weight.ndim > 1 and fits_flat(weight)
+    return binding.saves_launches(weight.device.type) and weight.ndim > 1 and fits_flat(weight)
 
 
 def rounded_weight(weight: Tensor, bits: int, smallest: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from dfqbench.native import passes
 from dfqbench.quant.fake import grid_ends
-from dfqbench.quant.frozen import FrozenBatchNorm2d
+from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
 from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.quantizers import ActivationQuantizer
 from dfqbench.quant.tail import Tail, in_place, replace_tail, tail_of
@@ -85,7 +85,7 @@ def block_output(
     ):
         codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
         grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
-        found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, _Fixed(*layer.frozen(), grid, codes))
+        found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, _Fixed(layer.frozen(), grid, codes))
         return on_grid(found, quantizer.scale, codes)
     out: Tensor = layer(x)
     if residual is not None:
@@ -108,10 +108,9 @@ def _can_join(layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tenso
 
 @dataclass(frozen=True, slots=True)
 class _Fixed:
-    """What has no gradient: running mean, one over the running deviation, the grid, and room for its integers."""
+    """What has no gradient: the layer's running statistics, the grid, and room for its integers."""
 
-    mean: Tensor
-    inverse: Tensor
+    statistics: tuple[Tensor, Tensor, float]
     grid: passes.Grid
     codes: Tensor | None
 
@@ -125,9 +124,8 @@ class _RoundedBlock(torch.autograd.Function):
     ) -> Tensor:
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)
-        scale = weight * fixed.inverse
-        shift = torch.addcmul(bias, fixed.mean, scale, value=-1)
-        ctx.save_for_backward(x, residual, scale, shift, fixed.mean, fixed.inverse)
+        scale, shift, inverse = affine_of(weight, bias, fixed.statistics)
+        ctx.save_for_backward(x, residual, scale, shift, fixed.statistics[0], inverse)
         return passes.rounded_block(x, (scale, shift), fixed.grid, residual=residual, codes=fixed.codes)
 
     @staticmethod

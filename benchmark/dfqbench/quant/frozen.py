@@ -31,23 +31,38 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         """Normalises x (N, C, H, W) by the running statistics."""
         if not torch.is_grad_enabled() or not self.can_join(x):
             return super().forward(x)
-        frozen = (self.running_mean, self.running_var, self.eps)
-        out: Tensor = _FrozenBatchNorm.apply(x, self.weight, self.bias, frozen)
+        out: Tensor = _FrozenBatchNorm.apply(x, self.weight, self.bias, self.frozen())
         return out
 
     def can_join(self, x: Tensor) -> bool:
         """Whether the compiled passes compute what the layer does with x (N, C, H, W)."""
         return not self.training and self.affine and self.running_mean is not None and passes.fits(x)
 
-    def frozen(self) -> tuple[Tensor, Tensor]:
-        """Running mean, and one over the running deviation (C,).
+    def frozen(self) -> tuple[Tensor, Tensor, float]:
+        """Running mean and variance (C,), and what is added to the variance.
 
         Raises:
             ValueError: the layer keeps no running statistics.
         """
         if self.running_mean is None or self.running_var is None:
             raise ValueError("the layer keeps no running statistics")
-        return self.running_mean, torch.rsqrt(self.running_var + self.eps)
+        return self.running_mean, self.running_var, self.eps
+
+
+def affine_of(weight: Tensor, bias: Tensor, frozen: tuple[Tensor, Tensor, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and shift (C,) that a BatchNorm layer in eval mode amounts to, and one over its running deviation.
+
+    Args:
+        weight: (C,).
+        bias: (C,).
+        frozen: as of `FrozenBatchNorm2d.frozen`.
+    """
+    mean, var, eps = frozen
+    if passes.fits_affine(weight, bias, mean, var):
+        return passes.affine((weight.detach(), bias.detach(), mean, var), eps)
+    inverse = torch.rsqrt(var + eps)
+    scale = inverse * weight
+    return scale, torch.addcmul(bias, mean, scale, value=-1), inverse
 
 
 class _FrozenBatchNorm(torch.autograd.Function):
@@ -56,15 +71,15 @@ class _FrozenBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, frozen: tuple[Tensor, Tensor, float]) -> Tensor:
         mean, var, eps = frozen
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
+        ctx.save_for_backward(x, mean, *affine_of(weight, bias, frozen)[::2])
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse = ctx.saved_tensors
+        x, mean, scale, inverse = ctx.saved_tensors
         # Nothing is clipped, so that no shift is looked at.
-        to_x, _, to_scale, to_shift = passes.affine_backward(x, grads[0], (weight * inverse, mean), mean)
+        to_x, _, to_scale, to_shift = passes.affine_backward(x, grads[0], (scale, mean), mean)
         return to_x, to_scale * inverse, to_shift, None
 
 

@@ -80,25 +80,34 @@ class _GridConv(torch.autograd.Function):
         x_codes, w_codes = x_grid.integers(x), w_grid.integers(weight)
         stride, padding, dilation, groups = numbers
         found = torch.conv2d(x_codes, w_codes, None, stride, padding, dilation, groups)
-        unit = (x_grid.scale * w_grid.scale.flatten()).reciprocal().view(1, -1, 1, 1)
-        ctx.save_for_backward(x_codes, w_codes, x_grid.scale, w_grid.scale, unit)
+        unit, inner, ratio = _units(x_grid.scale, w_grid.scale)
+        ctx.save_for_backward(x_codes, w_codes, inner, ratio)
         ctx.numbers = numbers
-        return _scaled(found, unit, torch.float32)
+        return _scaled(found, unit.view(1, -1, 1, 1), torch.float32)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x_codes, w_codes, x_scale, w_scale, unit = ctx.saved_tensors
+        x_codes, w_codes, factor, ratio = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.numbers
         # The gradient at the convolution's sums, times S_x: then that in x needs no further pass.
-        inner = _scaled(grads[0], unit * x_scale, torch.bfloat16)
+        inner = _scaled(grads[0], factor.view(1, -1, 1, 1), torch.bfloat16)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
         to_x, to_w, _ = torch.ops.aten.convolution_backward(
             inner, x_codes, w_codes, None, stride, padding, dilation, False, [0, 0], groups, wanted
         )
         grad_x = to_x.to(torch.float32) if wanted[0] else None
-        grad_w = to_w * (w_scale / x_scale) if wanted[1] else None
+        grad_w = to_w * ratio.view(-1, 1, 1, 1) if wanted[1] else None
         return grad_x, grad_w, None, None
+
+
+def _units(x_scale: Tensor, w_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """1 / (S_x S_w), that times S_x, and S_w / S_x; (out,) or (1,) each."""
+    if passes.fits_affine(x_scale, w_scale):
+        return passes.units(x_scale, w_scale)
+    w_scale = w_scale.flatten()
+    unit = (x_scale * w_scale).reciprocal()
+    return unit, unit * x_scale, w_scale / x_scale
 
 
 def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:

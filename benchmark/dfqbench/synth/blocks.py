@@ -17,7 +17,7 @@ from dfqbench.native import passes
 from dfqbench.quant.tail import in_place, replace_tail, tail_of
 from dfqbench.quant.trace import WEIGHTED, trace
 from dfqbench.synth.moments import Moments, moments_gradient
-from dfqbench.synth.watched import affine_of, can_watch
+from dfqbench.synth.watched import affine_of_layer, can_watch
 
 BLOCKS = "watched_blocks"
 """Name under which the graph's blocks are kept."""
@@ -188,7 +188,7 @@ class WatchedBlock(nn.Module):
             if residual is not None:
                 out = out.add(residual).to(out.dtype) if self._keeps_type else out + residual
             return F.relu(out) if self._ceiling == torch.inf else F.hardtanh(out, 0.0, self._ceiling)
-        out, mean, var = _WatchedBlock.apply(x, residual, affine_of(layer), self._ceiling)
+        out, mean, var = _WatchedBlock.apply(x, residual, affine_of_layer(layer), self._ceiling)
         self._note(x, Moments(mean, var))
         return out
 

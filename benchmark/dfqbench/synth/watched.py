@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.numerics import chunks
 from dfqbench.native import passes
+from dfqbench.quant.frozen import affine_of
 from dfqbench.synth.moments import Moments, moments_gradient, moments_of
 
 
@@ -37,12 +38,12 @@ def watched_batchnorm(x: Tensor, layer: nn.BatchNorm2d) -> tuple[Tensor, Moments
     Raises:
         ValueError: the layer keeps no running statistics.
     """
-    scale, shift = affine_of(layer)
+    scale, shift = affine_of_layer(layer)
     out, mean, var = _WatchedBatchNorm.apply(x, scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1))
     return out, Moments(mean, var)
 
 
-def affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine_of_layer(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a BatchNorm layer in eval mode amounts to.
 
     Raises:
@@ -50,8 +51,7 @@ def affine_of(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """
     if layer.running_mean is None or layer.running_var is None:
         raise ValueError("the layer keeps no running statistics")
-    scale = torch.rsqrt(layer.running_var + layer.eps) * layer.weight
-    return scale, torch.addcmul(layer.bias, layer.running_mean, scale, value=-1)
+    return affine_of(layer.weight, layer.bias, (layer.running_mean, layer.running_var, layer.eps))[:2]
 
 
 class _WatchedBatchNorm(torch.autograd.Function):
