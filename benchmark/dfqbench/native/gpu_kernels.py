@@ -1,5 +1,8 @@
 """The compiled passes for GPUs, in Triton; each computes what its namesake in `kernels/` does.
 
+Counts of elements and channels are left for Triton to specialise on: only where it knows them to be multiples of 16
+does it read several elements at once.
+
 Maps are channels-last, (samples, positions, channels) in memory, and are computed in float32. Those that sum over
 positions run a program for each sample, block of channels and slice of positions; the others take elements in a row.
 """
@@ -134,7 +137,7 @@ def pooled(means, variances, mean, var, positions, slices, channels, S: tl.const
     tl.store(var + n * channels + c, tl.sum((v + off * off) * weight, 0), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["count", "sample", "channels"])
+@triton.jit
 def moments_backward(
     x, slope, offset, out, count, sample, channels, POWER: tl.constexpr, WHOLE: tl.constexpr, B: tl.constexpr
 ):  # fmt: skip
@@ -146,7 +149,7 @@ def moments_backward(
     tl.store(out + i, b + a * v, mask=inside)
 
 
-@triton.jit(do_not_specialize=["count", "sample", "channels", "ceiling"])
+@triton.jit(do_not_specialize=["ceiling"])
 def block_backward(
     x, residual, grad, scale, shift, slope, offset, to_x, to_residual, count, sample, channels, ceiling,
     ADD: tl.constexpr, CLIP: tl.constexpr, CAPPED: tl.constexpr, POWER: tl.constexpr, WHOLE: tl.constexpr,
@@ -203,7 +206,7 @@ def affine_backward(
     tl.store(to_shift + to, total, mask=here)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit
 def totals(first, second, to_first, to_second, rows, channels, P: tl.constexpr, C: tl.constexpr):
     """Sums of two tables over their rows."""
     c = tl.program_id(0) * C + tl.arange(0, C)
@@ -254,7 +257,7 @@ def units(x_scale, w_scale, unit, inner, ratio, channels, C: tl.constexpr):
     tl.store(ratio + c, tl.div_rn(of_w, of_x), mask=here)
 
 
-@triton.jit(do_not_specialize=["count", "channels"])
+@triton.jit
 def scaled(x, factor, out, count, channels, POWER: tl.constexpr, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
@@ -262,7 +265,7 @@ def scaled(x, factor, out, count, channels, POWER: tl.constexpr, B: tl.constexpr
     tl.store(out + i, v * tl.load(factor + _channel(i, channels, POWER), mask=inside, other=0.0), mask=inside)
 
 
-@triton.jit(do_not_specialize=["count", "low", "high"])
+@triton.jit(do_not_specialize=["low", "high"])
 def round_to_grid(x, out, codes, scale, shift, count, low, high, CODES: tl.constexpr, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
@@ -273,7 +276,7 @@ def round_to_grid(x, out, codes, scale, shift, count, low, high, CODES: tl.const
         tl.store(codes + i, n, mask=inside)
 
 
-@triton.jit(do_not_specialize=["count", "channels", "low", "high"])
+@triton.jit(do_not_specialize=["low", "high"])
 def rounded_block(
     x, scale, shift, residual, out, codes, grid_scale, grid_shift, count, channels, low, high,
     ADD: tl.constexpr, CODES: tl.constexpr, POWER: tl.constexpr, B: tl.constexpr,
@@ -291,7 +294,7 @@ def rounded_block(
         tl.store(codes + i, n, mask=inside)
 
 
-@triton.jit(do_not_specialize=["count", "low", "high", "half", "smallest"])
+@triton.jit(do_not_specialize=["low", "high", "half", "smallest"])
 def rounded_weight(
     x, out, codes, scale, count, low, high, half, smallest, B: tl.constexpr
 ):  # fmt: skip
@@ -352,7 +355,7 @@ def woven_statistics(
     tl.store(var + to, second / (end - begin), mask=here)
 
 
-@triton.jit(do_not_specialize=["count", "negative"])
+@triton.jit(do_not_specialize=["negative"])
 def woven_forward(
     phases, scale, shift, out, count, height: tl.constexpr, width: tl.constexpr, channels: tl.constexpr,
     negative, B: tl.constexpr,
@@ -398,7 +401,7 @@ def woven_sums(
     tl.store(to_shift + to, total, mask=here)
 
 
-@triton.jit(do_not_specialize=["count", "negative"])
+@triton.jit(do_not_specialize=["negative"])
 def woven_backward(
     phases, grad, scale, shift, incline, offset, out, count, height: tl.constexpr, width: tl.constexpr,
     channels: tl.constexpr, negative, B: tl.constexpr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.numerics import widened
 from dfqbench.quant import check_rule, prepare
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
-from dfqbench.replay import LearningRate, ReplayedStep, Tally, tallied, tape_for
+from dfqbench.replay import LearningRate, ReplayedStep, Tally, beside_for, tallied, tape_for
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
 
@@ -62,6 +63,7 @@ class Distillation:
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
         self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
         self._replayed = ReplayedStep(tape_for(ctx, [self._random]))
+        self._beside = beside_for(ctx, source)
         self._rate = LearningRate(self._lr, ctx.device, recorded=self._replayed.records)
         self._optimizer = torch.optim.SGD(
             self.student.parameters(),
@@ -95,11 +97,13 @@ class Distillation:
         with tallied(Tally(self._images_seen, self._set_images_seen)):
             for step in range(first, self.plan.total):
                 scalars = self._step(step)
-                self._ctx.progress(step + 1, self.plan.total, **scalars)
-                trained = step + 1 - self.plan.student_start
-                if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
-                    self._ctx.snapshot(self.student, step + 1)
-                self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
+                with self._beside.there():
+                    self._ctx.progress(step + 1, self.plan.total, **scalars)
+                    trained = step + 1 - self.plan.student_start
+                    if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
+                        self._ctx.snapshot(self.student, step + 1)
+                    self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
+        self._beside.join()
         return self.student
 
     def _images_seen(self) -> dict[str, int]:
@@ -119,7 +123,11 @@ class Distillation:
             if self._live:
                 self._draw()
             return {}
-        return {"loss": self._train(self._draw(), step)}
+        batch = self._draw()
+        parts = [part for part in (batch.images, batch.labels, batch.teacher_logits) if part is not None]
+        marked = getattr(self._source, "beside", nullcontext) if self._beside.used else nullcontext
+        with self._beside.after(*parts), marked():
+            return {"loss": self._train(batch, step)}
 
     def _draw(self) -> Batch:
         if is_live(self._source):
@@ -176,6 +184,7 @@ class Distillation:
         return share > 0 and float(torch.rand((), generator=self._coin)) < share
 
     def _state(self, step: int) -> dict[str, Any]:
+        self._beside.join()
         return {
             "step": step,
             "student": self.student.state_dict(),

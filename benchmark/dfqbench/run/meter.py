@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,15 @@ class MeteredLiveSource(MeteredSource):
         super().__init__(source, clock, counts, shape)
         self._live = source
         self._timeline = timeline
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether the source looks at the student."""
+        return bool(getattr(self._live, "needs_student", True))
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Marks work that runs while the source's next step does."""
+        return self._clock.beside()
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Trains the generator once; the time, passes through teacher and student included, is synthesis."""
