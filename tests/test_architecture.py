@@ -44,7 +44,7 @@ def test_the_host_imports_no_method() -> None:
 
 
 def test_methods_import_only_the_public_rooms() -> None:
-    allowed = ("dfqbench.api", "dfqbench.quant", "dfqbench.quantizers", "dfqbench.synth")
+    allowed = ("dfqbench.api", "dfqbench.quant", "dfqbench.quantizers", "dfqbench.replay", "dfqbench.synth")
     found = list(imports(METHODS, "dfqbench_methods"))
     assert any(below(name, "dfqbench") for _, name in found)
     assert [entry for entry in found if below(entry[1], "dfqbench") and not below(entry[1], *allowed)] == []

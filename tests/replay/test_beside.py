@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dfqbench.api import Precision, budget_named
+from dfqbench.api import Batch, Precision, budget_named
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
@@ -57,7 +57,12 @@ def test_a_student_learns_beside_and_its_state_is_read_after_both(monkeypatch: p
     monkeypatch.setattr(training, "_beside", recorded := _Recorded())
     monkeypatch.setattr(training, "plan", SimpleNamespace(range_steps=1, student_start=2, total=4, epoch_steps=1))
     monkeypatch.setattr(training, "_rate", SimpleNamespace(set=lambda *_: None))
-    monkeypatch.setattr(training, "_train", lambda _batch, step: recorded.told.append(f"train {step}"))
+
+    def train(_batch: Batch, step: int) -> torch.Tensor:
+        recorded.told.append(f"train {step}")
+        return torch.zeros(())
+
+    monkeypatch.setattr(training, "_train", train)
     training.run()
     kept = ["there", "join", "end"]  # report and checkpoint
     assert recorded.told == [

@@ -99,6 +99,59 @@ def test_recorded_steps_learn_the_same_and_count_the_same(
     assert counts == plainly
 
 
+def test_a_long_range_phase_leaves_the_generators_steps_recorded() -> None:
+    tapes: list[CpuTape] = []
+
+    def make(device: torch.device, random: Sequence[torch.Generator]) -> CpuTape:
+        del device, random
+        tapes.append(CpuTape())
+        return tapes[-1]
+
+    with binding.using(None), taping(make):
+        ctx, network = _context(Precision.FLOAT32_FAST), toy_network()
+        kind = load_plugins().method_class("gdfq")
+        training = Distillation(
+            network, kind(kind.params_type()).synthesize(network, ctx), ctx, Distill.recipes["gdfq"]
+        )
+        training._size = 4
+        # Each moves the grids of the student, at which the generator does not look.
+        for _ in range(40):
+            training._step(0)
+        for _ in range(10):
+            training._step(training.plan.student_start)
+    assert [(tape.warmed, tape.recorded, tape.launched) for tape in tapes] == [(3, 1, 47), (3, 1, 7)]
+
+
+FIXED: dict[str, tuple[str, dict[str, Any]]] = {
+    "zeroq": ("zeroq", {}),
+    "dffg": ("dffg", {}),
+    "dffg, pixels": ("dffg", {"variability": "pixel"}),
+    "dffg, layers": ("dffg", {"variability": "layers"}),
+}
+
+
+@pytest.mark.parametrize("case", FIXED)
+def test_recorded_iterations_make_the_same_images(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, overrides = FIXED[case]
+    results, tapes = [], []
+    for recorded in (True, False):
+        with binding.using(None), taping(lambda _device, _random: tapes.append(CpuTape()) or tapes[-1]):  # type: ignore[func-returns-value]
+            ctx, counts, network = _context(Precision.FLOAT32_FAST), Counts(), toy_network()
+            ctx.budget = budget_named("short")
+            if not recorded:
+                _never_record(monkeypatch)
+            kind = load_plugins().method_class(method)
+            with counting(network, lambda counts=counts: counts):  # type: ignore[misc]
+                source: Any = kind(kind.params_type(**overrides)).synthesize(network, ctx)
+        results.append((source.state_dict(), counts, ctx.steps, ctx.scalars))
+    assert tapes[0].recorded == 1
+    assert tapes[0].launched > 5
+    assert tapes[-1].recorded == 0
+    (found, *facts), (wanted, *others) = results
+    assert facts == others
+    assert [name for name, value in wanted.items() if isinstance(value, Tensor) and not value.equal(found[name])] == []
+
+
 @pytest.mark.parametrize("recipe", ["gdfq", "intraq", "temporal"])
 def test_a_student_of_a_fixed_source_with_and_without_logits(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randn(24, *toy_card().input_size)

@@ -42,14 +42,19 @@ def test_state_changes_once_a_call_and_random_numbers_go_on() -> None:
         assert torch.equal(found, wanted)
 
 
-def test_other_shapes_and_kinds_are_recorded_apart_and_not_without_end() -> None:
+def test_other_shapes_and_kinds_are_recorded_apart_and_those_used_last_are_kept() -> None:
     tape = CpuTape()
     step = ReplayedStep(tape)
-    for kind in range(MOST_KINDS + 2):
+    for kind in range(MOST_KINDS):
         for size in (2, 3):
-            for _ in range(WARM_CALLS + 1):
+            for _ in range(WARM_CALLS + 2):
                 assert step(kind, _doubled, torch.ones(size))[0].tolist() == [2.0] * size
-    assert tape.recorded == MOST_KINDS
+    assert tape.recorded == 2 * MOST_KINDS
+    assert tape.launched == 4 * MOST_KINDS
+    for kind, warmed in ((MOST_KINDS - 1, 0), (0, 1)):
+        before = tape.warmed
+        step(kind, _doubled, torch.ones(2))
+        assert tape.warmed - before == warmed
 
 
 def test_without_a_kind_nothing_is_recorded() -> None:

@@ -14,7 +14,7 @@ from dfqbench.replay.tape import Tape
 WARM_CALLS = 3
 """Calls of a kind that run as ever before one is recorded: libraries choose and allocate in them."""
 MOST_KINDS = 8
-"""Kinds of steps that are recorded; each holds the memory of a step."""
+"""Recordings that are kept, those used last; each holds the memory of a step."""
 
 Act = Callable[..., tuple[Tensor, ...]]
 
@@ -49,6 +49,7 @@ class ReplayedStep:
     def __init__(self, tape: Tape | None) -> None:
         self._tape = tape
         self._calls: dict[Hashable, int] = {}
+        # In the order of their last use.
         self._kept: dict[Hashable, _Recording] = {}
 
     @property
@@ -75,21 +76,24 @@ class ReplayedStep:
         if self._tape is None or kind is None:
             return tuple(result.detach() for result in act(*inputs))
         whole = (kind, *((one.shape, one.dtype, one.stride()) for one in inputs))
-        recording = self._kept.get(whole)
+        recording = self._kept.pop(whole, None)
         if recording is not None:
+            self._kept[whole] = recording
             for place, given in zip(recording.places, inputs, strict=True):
                 place.copy_(given)
             recording.launch()
             tally.add(recording.counts)
             return _copied(recording.results)
-        called = self._calls.setdefault(whole, 0)
-        self._calls[whole] += 1
-        if called < WARM_CALLS or len(self._kept) >= MOST_KINDS:
+        called = self._calls.get(whole, 0)
+        self._calls[whole] = called + 1
+        if called < WARM_CALLS:
             tape = self._tape
             return tuple(result.detach() for result in tape.warm(lambda: act(*inputs)))
         return self._recorded(self._tape, whole, act, inputs)
 
     def _recorded(self, tape: Tape, whole: Hashable, act: Act, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if len(self._kept) >= MOST_KINDS:
+            del self._kept[next(iter(self._kept))]
         places = tuple(given.clone() for given in inputs)
         before = tally.read()
         try:
@@ -101,6 +105,7 @@ class ReplayedStep:
             tally.write(before)
             return tuple(result.detach() for result in act(*inputs))
         launch()
+        del self._calls[whole]
         # Recording has counted for the step that was launched just now.
         self._kept[whole] = _Recording(places, results, launch, tally.risen(before, tally.read()))
         return _copied(results)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch
 from dfqbench.api.numerics import widened
-from dfqbench.replay import LearningRate, ReplayedStep, Tape
+from dfqbench.replay import LearningRate, ReplayedStep, Tape, recordable_adam
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.conditions import Condition, Draw
@@ -104,15 +104,9 @@ class GeneratorSource:
         self._coin = torch.Generator().manual_seed(seed + 2)
         self._step = ReplayedStep(tape([self._random]) if all(term.replayable for term in self.terms) else None)
         self._rate = LearningRate(settings.lr, device, recorded=self._step.records)
-        self._optimizer = torch.optim.Adam(
-            self._parameters,
-            lr=self._rate.of_optimizer,
-            betas=settings.betas,
-            fused=True,
-            capturable=self._step.records and device.type == "cuda",
+        self._optimizer = recordable_adam(
+            self._parameters, recorded=self._step.records, lr=self._rate.of_optimizer, betas=settings.betas
         )
-        # torch warns of steps that are not recorded; the first ones never are.
-        self._optimizer._warned_capturable_if_run_uncaptured = True
         self._finite = FiniteWatch(f"{settings.what} generator loss", device)
         self._watch = BatchNormStatistics(teacher, fused=fused)
         self._recorder = FeatureMaps(teacher)
@@ -159,7 +153,8 @@ class GeneratorSource:
             return self._pass(Condition(noise, labels, *extra), active, watched, student, augments=augments)
 
         extra = () if condition.extra is None else (condition.extra,)
-        kind = (tuple(term.name for term in active), tuple(term.name for term in watched), augments, _seen_of(student))
+        seen = _seen_of(student) if any(term.needs_student for term in active) else None
+        kind = (tuple(term.name for term in active), tuple(term.name for term in watched), augments, seen)
         images, logits, *loss = self._step(kind, step, condition.noise, condition.labels, *extra)
         if loss:
             self._finite.step(loss[0], self.steps + 1)

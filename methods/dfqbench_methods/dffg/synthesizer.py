@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Context, NonFiniteError
+from dfqbench.replay import ReplayedStep, tape_for
 from dfqbench.synth import (
     BatchNormStatistics,
     FixedSource,
@@ -81,9 +83,9 @@ class _Chains:
         self.momentum = torch.zeros_like(self.images)
         self.kept: list[tuple[Tensor, Tensor]] = []
 
-    def keep(self, logits: Tensor) -> None:
-        """Keeps the images of now, with the teacher's logits."""
-        self.kept.append((self.images.clone(), logits.detach()))
+    def keep(self, images: Tensor, logits: Tensor) -> None:
+        """Keeps images with the teacher's logits."""
+        self.kept.append((images.clone(), logits.detach()))
 
     def state_dict(self) -> dict[str, Any]:
         return {"images": self.images, "momentum": self.momentum, "kept": [list(pair) for pair in self.kept]}
@@ -104,30 +106,46 @@ class _Iteration:
         self._domain = _Domain(ctx, params)
         self._random = ctx.generator
         self._steps = steps
+        self._device = ctx.device
+        self._sizes: Tensor | None = None
+        self._make_tape = partial(tape_for, ctx, [ctx.generator])
+        self._step = ReplayedStep(None)
 
     def start(self, shape: tuple[int, ...]) -> _Chains:
         """Noise of natural images' mean and deviation."""
+        self._step = ReplayedStep(self._make_tape())
         noise = torch.randn(shape, generator=self._random, device=self._random.device)
         return _Chains(noise * self._domain.std + self._domain.mean)
 
     def update(self, chains: _Chains, watch: BatchNormStatistics, step: int, *, keep: bool) -> Tensor:
         """One step of every chain; keeps the images of before it where asked. Returns the loss (0-d)."""
+        before = chains.images.clone() if keep else None
+        size = step_size(step, self._steps, self._params.step, self._params.last_step)
+        # What is recorded reads the step's size from the device.
+        given = (torch.full((), size, device=self._device),) if self._step.records else ()
+        loss, logits = self._step("iteration", partial(self._moved, chains, watch, size), *given)
+        if before is not None:
+            chains.keep(before, logits)
+        return loss
+
+    def _moved(self, chains: _Chains, watch: BatchNormStatistics, size: float, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """Moves the images by the given size, where there is one; returns the loss and the logits of before."""
         images = chains.images.requires_grad_()
         with self._autocast():
             logits = self._teacher(images)
         loss = self._loss(watch.last, images)
         (gradient,) = torch.autograd.grad(loss, images)
         chains.images = images.detach()
-        if keep:
-            chains.keep(logits.float())
         if self._params.variability == "pixel":
             noise = torch.randn(gradient.shape, generator=self._random, device=self._random.device)
             gradient = gradient * noise.mul_(self._params.pixel_noise).add_(1)
         direction = accumulate(chains.momentum, gradient, self._params.momentum).sign()
-        size = step_size(step, self._steps, self._params.step, self._params.last_step)
-        moved = chains.images.addcmul_(direction, self._domain.std, value=-size)
+        if given:
+            moved = chains.images.addcmul_(direction, self._domain.std * -given[0])
+        else:
+            moved = chains.images.addcmul_(direction, self._domain.std, value=-size)
         torch.minimum(torch.maximum(moved, self._domain.low, out=moved), self._domain.high, out=moved)
-        return loss.detach()
+        return loss.detach(), logits.detach().float()
 
     def _loss(self, statistics: PassStatistics, images: Tensor) -> Tensor:
         if self._params.statistics == "batch":
@@ -138,10 +156,12 @@ class _Iteration:
 
     def _layer_weights(self, statistics: PassStatistics, count: int) -> Tensor:
         """(N, S): 0 for the layers that are dropped from an image's loss, 1 for the others."""
-        sizes = torch.tensor([layer.running.mean.shape[0] for layer in statistics.layers])
+        sizes = [layer.running.mean.shape[0] for layer in statistics.layers]
         drawn = torch.rand((count, len(sizes)), generator=self._random, device=self._random.device)
         kept = (drawn >= self._params.layer_drop).to(torch.float32)
-        return kept.repeat_interleave(sizes.to(kept.device), 1, output_size=int(sizes.sum()))
+        if self._sizes is None:
+            self._sizes = torch.tensor(sizes, device=kept.device)
+        return kept.repeat_interleave(self._sizes, 1, output_size=sum(sizes))
 
 
 def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSource:
@@ -178,7 +198,7 @@ def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSou
             done.append(chains)
     for chains in done:
         with torch.no_grad():
-            chains.keep(teacher(chains.images))
+            chains.keep(chains.images, teacher(chains.images))
     return _gather(done)
 
 

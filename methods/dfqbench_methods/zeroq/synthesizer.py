@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Context, InputStats, NonFiniteError
+from dfqbench.replay import ReplayedStep, recordable_adam, tape_for
 from dfqbench.synth import (
     BatchNormStatistics,
     DevicePlateau,
@@ -45,7 +47,7 @@ def initial_noise(shape: tuple[int, ...], variant: str, generator: torch.Generat
 class _Distillation:
     """One batch of images on its way: pixels, optimizer and learning rate."""
 
-    def __init__(self, images: Tensor, params: ZeroQParams) -> None:
+    def __init__(self, images: Tensor, params: ZeroQParams, *, recorded: bool) -> None:
         self.images = images.to(memory_format=torch.channels_last).requires_grad_()
         self.plateau = DevicePlateau(
             torch.tensor(params.lr, device=images.device),
@@ -53,7 +55,7 @@ class _Distillation:
             patience=params.plateau_patience,
             min_lr=params.min_lr,
         )
-        self.optimizer = torch.optim.Adam([self.images], lr=self.plateau.lr, fused=True)
+        self.optimizer = recordable_adam([self.images], recorded=recorded, lr=self.plateau.lr)
 
     def update(self, loss: Tensor) -> None:
         """Moves the images down the loss, then lets the schedule look at it."""
@@ -96,21 +98,29 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ZeroQParams) -> FixedSo
     ctx.generator.set_state(restored["noise"].cpu())
 
     with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
+
+        def iterate(current: _Distillation) -> tuple[Tensor]:
+            with ctx.autocast():
+                teacher(current.images)
+            image = unbiased(sample_moments(current.images), positions(current.images))
+            loss = zeroq_loss(watch.last, image, target, params.eps)
+            current.update(loss)
+            return (loss.detach(),)
+
         for index in range(len(done), len(sizes)):
             before = ctx.generator.get_state()
             noise = initial_noise((sizes[index], *card.input_size), params.init, ctx.generator)
-            current = _Distillation(noise * std.view(-1, 1, 1) + mean.view(-1, 1, 1), params)
+            iteration = ReplayedStep(tape_for(ctx, []))
+            current = _Distillation(
+                noise * std.view(-1, 1, 1) + mean.view(-1, 1, 1), params, recorded=iteration.records
+            )
             first = 0
             if index == len(restored["done"]) and restored["current"] is not None:
                 current.load_state_dict(restored["current"])
                 first = restored["step"]
             for step in range(first, iterations):
-                with ctx.autocast():
-                    teacher(current.images)
-                image = unbiased(sample_moments(current.images), positions(current.images))
-                loss = zeroq_loss(watch.last, image, target, params.eps)
-                current.update(loss)
-                ctx.progress(index * iterations + step + 1, len(sizes) * iterations, loss=loss.detach())
+                (loss,) = iteration("iteration", partial(iterate, current))
+                ctx.progress(index * iterations + step + 1, len(sizes) * iterations, loss=loss)
                 ctx.checkpoint(
                     lambda current=current, step=step, before=before: {  # type: ignore[misc]
                         "done": done,
