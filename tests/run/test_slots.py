@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dfqbench.run.processes import clean_environment
-from dfqbench.run.slots import Machine, needed_mib, plan_slots, visible_gpus
+from dfqbench.run.slots import Machine, Need, plan_slots, visible_gpus
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 
@@ -19,7 +19,10 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
         ("cpu", 8, Machine(64, 4500.0, ()), [{}] * 3, "4.4 GiB of free memory for about 1.5 each"),
         ("cpu", 2, Machine(1, 100.0, ()), [{}], "1 job at once instead of 2"),
         ("cuda", None, Machine(64, 1e6, CARDS[:1]), [{}], ""),
-        ("cuda", 4, Machine(64, 1e6, CARDS[:1]), [{}], "1 job at once instead of 4: 1 GPU"),
+        ("cuda", 4, Machine(64, 1e6, CARDS[:1], 12000.0), [{}] * 3, "3 jobs at once instead of 4: 1 GPU with 11.7 GiB"),
+        ("cuda", 2, Machine(64, 1e6, CARDS[:1], 1000.0), [{}], "1 job at once instead of 2: 1 GPU with 1.0 GiB"),
+        ("cuda", 3, Machine(64, 1e6, CARDS, 9e4), [{"CUDA_VISIBLE_DEVICES": n} for n in "010"], ""),
+        ("cuda:1", 2, Machine(64, 1e6, CARDS, 9e4), [{}] * 2, ""),
         ("cuda", None, Machine(64, 1e6, CARDS), [{"CUDA_VISIBLE_DEVICES": n} for n in "01"], ""),
         ("cuda:1", None, Machine(64, 1e6, CARDS), [{}], ""),
         ("cuda", None, Machine(3, 1e6, CARDS), [{"CUDA_VISIBLE_DEVICES": "0"}], "3 cores for 2 threads each"),
@@ -28,8 +31,9 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 def test_no_more_jobs_than_fit(
     device: str, jobs: int | None, machine: Machine, variables: list[dict[str, str]], why: str
 ) -> None:
-    slots, note = plan_slots(device, jobs, 2, 1500.0, machine)
+    slots, note = plan_slots(device, jobs, 2, Need(), machine)
     assert [dict(slot.variables) for slot in slots] == variables
+    assert [slot.shares_gpu for slot in slots] == [device != "cpu" and (jobs or 1) > 1 and len(slots) > 1] * len(slots)
     assert why in note
     assert bool(why) == bool(note)
 
@@ -44,9 +48,15 @@ def test_visible_cards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_from_earlier_records() -> None:
-    assert needed_mib([], "cpu") == 1500.0
+    assert Need.of([], "cpu") == Need(1500.0, 4000.0)
     records = [{"device": "cpu", "peak_mib": {"synthesis": 3000.0}}, {"device": "cuda", "peak_mib": {"synthesis": 1e6}}]
-    assert needed_mib(records, "cpu") == 3600.0
+    assert Need.of(records, "cpu").host_mib == 3600.0
+
+
+def test_a_gpus_memory_from_earlier_records() -> None:
+    assert Need.of([], "cuda") == Need(1500.0, 4000.0)
+    records = [{"device": "cuda", "peak_mib": {"synthesis": 1000.0}}, {"device": "cpu", "peak_mib": {"synthesis": 1e6}}]
+    assert Need.of(records, "cuda") == Need(1500.0, 6000.0)
 
 
 def test_the_workers_environment_names_no_data() -> None:

@@ -173,6 +173,11 @@ def gpu_names() -> tuple[str, ...]:
     return _asked_driver("name")
 
 
+def free_gpu_mib() -> tuple[float, ...]:
+    """Memory in MiB that is free now on each NVIDIA GPU of the machine; empty without one."""
+    return tuple(float(told.split()[0]) for told in _asked_driver("memory.free") if told.split()[0].isdigit())
+
+
 @cache
 def driver_version() -> str | None:
     """Version of NVIDIA's driver, or None."""

@@ -25,10 +25,12 @@ class Slot:
     Attributes:
         number: from 0.
         variables: environment variables that bind a process to the place's device.
+        shares_gpu: whether other places are on the same GPU, so that times are not those of a job alone.
     """
 
     number: int
     variables: Mapping[str, str] = field(default_factory=dict)
+    shares_gpu: bool = False
 
 
 class EvaluatorDiedError(DfqError):
@@ -171,3 +173,11 @@ def all_stopped(outcome: Outcome, reason: str, limit: float) -> Outcome:
     partners = [worded(one) if one is not None and one.status == "preempted" else one for one in outcome.partners]
     found = worded(outcome) if outcome.status == "preempted" else outcome
     return replace(found, partners=partners)
+
+
+def flagged(outcome: Outcome, name: str) -> Outcome:
+    """Flags the records of a job, and of its partners, that came about under some condition."""
+    for one in (outcome, *outcome.partners):
+        if one is not None and one.status == "ok":
+            one.result = {**one.result, "flags": [*one.result["flags"], name]}
+    return outcome

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfqbench.run.evaluator_process import EvaluatorProcess
-from dfqbench.run.executor import OnEvent, Reading, Slot, all_stopped, stopped_error
+from dfqbench.run.executor import OnEvent, Reading, Slot, all_stopped, flagged, stopped_error
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.processes import death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.stop import Stop
@@ -42,6 +42,10 @@ class Host:
     threads: int
     device: str
     grace: float = GRACE
+
+
+SHARED = "gpu_shared"
+"""Marks records of jobs that had a GPU together with others: their times are longer than alone."""
 
 
 class LocalExecutor:
@@ -86,7 +90,8 @@ class LocalExecutor:
             finally:
                 watch.end()
                 end_group(process)
-        return _ended(process, reading, watch, starved=out_of_memory_kills() > starved)
+        outcome = _ended(process, reading, watch, starved=out_of_memory_kills() > starved)
+        return flagged(outcome, SHARED) if slot.shares_gpu else outcome
 
     def evaluator(self, slot: Slot) -> EvaluatorProcess:
         """The slot's evaluator, started when first asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from dfqbench.run.local import GRACE, Host, LocalExecutor
 from dfqbench.run.plan import Plan
 from dfqbench.run.probe import timed_estimate
 from dfqbench.run.runner import Rules, Runner, Site
-from dfqbench.run.slots import Machine, needed_mib, plan_slots
+from dfqbench.run.slots import Machine, Need, plan_slots
 from dfqbench.run.stop import Stop
 from dfqbench.run.store import RunFolder, read_records, write_json, write_text
 from dfqbench.run.sweep import StorageError, Summary, Sweep
@@ -102,7 +102,7 @@ def _swept(
     earlier = earlier_records(options.out)
     history = History(earlier)
     display = Display(console, len(waiting))
-    executor, note = _executor(options, folder, plan.grid.threads, needed_mib(earlier, options.device))
+    executor, note = _executor(options, folder, plan.grid.threads, earlier)
     try:
         if runnable:
             runner.describe()
@@ -126,12 +126,15 @@ def _swept(
     return summary
 
 
-def _executor(options: Options, folder: RunFolder, threads: int, need_mib: float) -> tuple[Executor, str]:
+def _executor(
+    options: Options, folder: RunFolder, threads: int, earlier: Sequence[Mapping[str, Any]]
+) -> tuple[Executor, str]:
     if options.executor == "inline":
         from dfqbench.run.inline import InlineExecutor
 
         return InlineExecutor(threads, options.device), ""
-    slots, note = plan_slots(options.device, options.jobs, threads, need_mib, Machine.here())
+    need = Need.of(earlier, options.device)
+    slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here())
     return LocalExecutor(slots, Host(folder.path, threads, options.device, options.grace)), note
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.environment import gpu_names
+from dfqbench.run.environment import free_gpu_mib, gpu_names
 from dfqbench.run.executor import Slot
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -16,6 +16,10 @@ UNKNOWN_MIB = 1500.0
 """Memory of a job of which nothing is known: torch with a small network, worker and evaluator together."""
 HOST_MIB = 600.0
 """Memory of an evaluator beside the worker that is known."""
+UNKNOWN_GPU_MIB = 4000.0
+"""A GPU's memory for a job of which nothing is known: a CIFAR network's recorded steps, worker and evaluator."""
+CONTEXTS_MIB, RESERVED = 2000.0, 4.0
+"""What worker and evaluator take of a GPU before any tensor, and how many times its tensors' peak a worker reserves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,66 +30,101 @@ class Machine:
         cores: CPU cores that this process may use.
         memory_mib: memory that is free now.
         gpus: names for CUDA_VISIBLE_DEVICES, and of the cards.
+        gpu_mib: memory that is free now on the fullest of them.
     """
 
     cores: int
     memory_mib: float
     gpus: tuple[tuple[str, str], ...]
+    gpu_mib: float = 0.0
 
     @classmethod
     def here(cls) -> Machine:
         """This machine, now."""
-        return cls(usable_cores(), free_memory_mib(), visible_gpus())
+        return cls(usable_cores(), free_memory_mib(), visible_gpus(), min(free_gpu_mib(), default=0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Memory of a job in MiB.
+
+    Attributes:
+        host_mib: of the machine.
+        gpu_mib: of a GPU.
+    """
+
+    host_mib: float = UNKNOWN_MIB
+    gpu_mib: float = UNKNOWN_GPU_MIB
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]], device: str) -> Need:
+        """What jobs on this device needed before; a guess where there were none."""
+        return cls(_host_mib(records, device), _gpu_mib(records, device))
 
 
 def plan_slots(
-    device: str, jobs: int | None, threads: int, need_mib: float, machine: Machine
+    device: str,
+    jobs: int | None,
+    threads: int,
+    need.host_mib: float,
+    machine: Machine,
+    need.gpu_mib: float = UNKNOWN_GPU_MIB,
 ) -> tuple[list[Slot], str]:
     """Slots for a run.
 
     Args:
         device: torch device; `cuda` takes every card of the first one's kind, `cuda:N` that one.
-        jobs: jobs at once that were asked for; None: one for each card, on the CPU one.
+        jobs: jobs at once that were asked for, several on a GPU where they fit; None: one for each GPU, on the CPU one.
         threads: CPU threads of a job.
-        need_mib: memory of a job.
+        need: memory of a job.
         machine: what there is.
 
     Returns:
         The slots, and a line that says what kept them fewer than asked; empty where nothing did.
     """
     cards = _cards(machine) if device == "cuda" else []
-    places = len(cards) if device.startswith("cuda") else max(1, jobs or 1)
-    if device.startswith("cuda:"):
-        places = 1
-    places = max(1, places)
+    places = max(1, len(cards))
     wanted = jobs or places
+    each = max(1, int(machine.gpu_mib // need.gpu_mib)) if device.startswith("cuda") else wanted
     limits = {
-        f"{places} GPU{'s' if places > 1 else ''}": places if device.startswith("cuda") else wanted,
+        f"{places} GPU{'s' if places > 1 else ''} with {machine.gpu_mib / 1024:.1f} GiB of free memory for about "
+        f"{need.gpu_mib / 1024:.1f} each": each * places,
         f"{machine.cores} cores for {threads} threads each": machine.cores // threads,
-        f"{machine.memory_mib / 1024:.1f} GiB of free memory for about {need_mib / 1024:.1f} each": int(
-            machine.memory_mib // need_mib
+        f"{machine.memory_mib / 1024:.1f} GiB of free memory for about {need.host_mib / 1024:.1f} each": int(
+            machine.memory_mib // need.host_mib
         ),
     }
     count = max(1, min(wanted, *limits.values()))
-    slots = [Slot(number, {VISIBLE: cards[number]} if len(cards) > 1 else {}) for number in range(count)]
+    shares = device.startswith("cuda") and count > places
+    slots = [
+        Slot(number, {VISIBLE: cards[number % places]} if len(cards) > 1 else {}, shares_gpu=shares)
+        for number in range(count)
+    ]
     if count == wanted:
         return slots, ""
     why = min(limits, key=lambda name: limits[name])
     return slots, f"{count} job{'s' if count > 1 else ''} at once instead of {wanted}: {why}"
 
 
-def needed_mib(records: Iterable[Mapping[str, Any]], device: str) -> float:
-    """Memory of a job, from the largest of earlier records; a guess where there are none."""
+def _host_mib(records: Sequence[Mapping[str, Any]], device: str) -> float:
     if device.startswith("cuda"):
         return UNKNOWN_MIB
-    peaks = [
+    return max(UNKNOWN_MIB, _largest_peak(records, device) + HOST_MIB)
+
+
+def _gpu_mib(records: Sequence[Mapping[str, Any]], device: str) -> float:
+    return max(UNKNOWN_GPU_MIB, CONTEXTS_MIB + RESERVED * _largest_peak(records, device))
+
+
+def _largest_peak(records: Sequence[Mapping[str, Any]], device: str) -> float:
+    peaks = (
         float(peak)
         for record in records
         if record.get("device") == device
         for peak in (record.get("peak_mib") or {}).values()
         if isinstance(peak, int | float)
-    ]
-    return max(UNKNOWN_MIB, max(peaks, default=0.0) + HOST_MIB)
+    )
+    return max(peaks, default=0.0)
 
 
 def _cards(machine: Machine) -> list[str]:
