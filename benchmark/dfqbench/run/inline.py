@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, all_stopped
+from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, all_stopped, flagged
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.stop import Stop

@@ -62,14 +62,7 @@ class Need:
         return cls(_host_mib(records, device), _gpu_mib(records, device))
 
 
-def plan_slots(
-    device: str,
-    jobs: int | None,
-    threads: int,
-    need.host_mib: float,
-    machine: Machine,
-    need.gpu_mib: float = UNKNOWN_GPU_MIB,
-) -> tuple[list[Slot], str]:
+def plan_slots(device: str, jobs: int | None, threads: int, need: Need, machine: Machine) -> tuple[list[Slot], str]:
     """Slots for a run.
 
     Args:
