@@ -83,7 +83,7 @@ def _devices() -> Iterator[Finding]:
 
     import torch
 
-    from dfqbench.native import built
+    from dfqbench.native import built, built_for_gpus
     from dfqbench.targets.health import Finding
 
     features = torch.backends.cpu.get_cpu_capability()
@@ -104,6 +104,11 @@ def _devices() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
         yield Finding(f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
+    kernels = built_for_gpus()
+    if kernels.path is None:
+        yield Finding("compiled passes, GPU", "missing", f"{kernels.reason}; steps on GPUs are slower without")
+    else:
+        yield Finding("compiled passes, GPU", "ok", kernels.described)
 
 
 def _plugins(plugins: Plugins) -> Iterator[Finding]:

@@ -1,9 +1,9 @@
-"""Compiled passes over feature maps, for CPUs: built where a C++ compiler is at hand, left out where none is.
+"""Compiled passes over feature maps: for CPUs built where a C++ compiler is at hand, for GPUs written in Triton.
 
 Everything here has a twin in torch operations, which is the reference; each place that calls a compiled pass falls back
 on its twin. Results are equal up to the order of sums, those of rounding bit for bit.
 """
 
-from dfqbench.native.build import Built, built
+from dfqbench.native.build import Built, built, built_for_gpus
 
-__all__ = ["Built", "built"]
+__all__ = ["Built", "built", "built_for_gpus"]

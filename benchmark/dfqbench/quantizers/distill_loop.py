@@ -115,9 +115,7 @@ class Distillation:
     def _step(self, step: int) -> dict[str, Any]:
         if step < self.plan.range_steps:
             # Drawn before: what the generator sees of the student must not count for the ranges.
-            images = self._draw().images
-            with torch.no_grad(), self.student.observing(self._params.range_rule):
-                self.student(images)
+            self._replayed("ranges", self._observe, self._draw().images)
             return {}
         if step < self.plan.student_start:
             if self._live:
@@ -128,6 +126,12 @@ class Distillation:
         marked = getattr(self._source, "beside", nullcontext) if self._beside.used else nullcontext
         with self._beside.after(*parts), marked():
             return {"loss": self._train(batch, step)}
+
+    @torch.no_grad()
+    def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
+        with self.student.observing(self._params.range_rule):
+            self.student(images)
+        return ()
 
     def _draw(self) -> Batch:
         if is_live(self._source):
