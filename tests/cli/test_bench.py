@@ -44,6 +44,23 @@ def test_a_saved_bench_is_shown_beside_its_bars(content: object, tmp_path: Path)
     assert [cell.strip() for cell in line.split("|")[6:-3]] == ["500 ms", "3.00 !", ">= 4", "1.11", "<= 1.3"]
 
 
+@pytest.mark.parametrize(("device", "shown"), [("cpu", "1 thread"), ("NVIDIA H100", "NVIDIA H100")])
+def test_a_row_says_what_it_was_measured_on(device: str, shown: str, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(json.dumps({"rows": [ROW | {"device": device}]}))
+    line = run("--read", tmp_path / "bench.json").stdout.splitlines()[-1]
+    assert line.split("|")[5].strip() == shown
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("tpu", "does not know the device 'tpu'"), ("cuda", "torch sees no CUDA device here")]
+)
+def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UsageError, match=message):
+        raise run("--device", device).exception or AssertionError
+
+
 @pytest.mark.parametrize(("ours", "shown"), [(99.0, "99"), (101.0, "101 !")])
 def test_a_step_that_needs_more_memory_than_the_textbook_is_marked(ours: float, shown: str, tmp_path: Path) -> None:
     row = ROW | {"ours_mib": ours, "textbook_mib": 100.0}

@@ -71,7 +71,7 @@ def _growth_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _checked(device: str) -> str:
-    from dfqbench.api.errors import Unavailable, UsageError
+    from dfqbench.api.errors import UsageError
 
     if device not in {"cpu", "cuda"}:
         raise UsageError(f"the bench does not know the device '{device}'", "write --device cpu or --device cuda")
@@ -79,7 +79,7 @@ def _checked(device: str) -> str:
         import torch
 
         if not torch.cuda.is_available():
-            raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
+            raise UsageError("torch sees no CUDA device here", "run with --device cpu")
     return device
 
 

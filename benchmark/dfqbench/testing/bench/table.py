@@ -12,7 +12,7 @@ from dfqbench.api.errors import InputError
 GENERATOR_KINDS = ("gdfq", "clusterq", "acq", "temporal")
 FAST = "mixed-bfloat16"
 COLUMNS = (
-    *("step", "network", "batch", "precision", "threads", "ours"),
+    *("step", "network", "batch", "precision", "on", "ours"),
     *("x textbook", "bar", "/ bare networks", "limit", "MiB", "textbook's MiB"),
 )
 
@@ -52,7 +52,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["shape"],
         str(row["batch"]),
         row["precision"],
-        str(row["threads"]),
+        _machine(row),
         f"{row['ours'] * 1000:.0f} ms",
         f"{speedup:.2f}" + (" !" if least is not None and speedup < least else ""),
         "" if least is None else f">= {least:g}",
@@ -60,6 +60,12 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "" if most is None else f"<= {most:g}",
         *_memory(row),
     ]
+
+
+def _machine(row: Mapping[str, Any]) -> str:
+    """The GPU, or how many threads of the CPU."""
+    device = str(row.get("device", "cpu"))
+    return f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}" if device == "cpu" else device
 
 
 def _memory(row: Mapping[str, Any]) -> tuple[str, str]:
