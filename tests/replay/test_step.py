@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pytest
 import torch
 from torch import Tensor
 
-from dfqbench.api import Precision
+from dfqbench.api import PluginError, Precision
 from dfqbench.replay import LearningRate, ReplayedStep, Tally, tallied, tape_for, taping
 from dfqbench.replay.step import MOST_KINDS, WARM_CALLS
 from dfqbench.testing.context import ToyContext
@@ -65,26 +65,50 @@ def test_without_a_kind_nothing_is_recorded() -> None:
     assert tape.warmed == tape.recorded == 0
 
 
-def test_a_step_that_reads_the_device_goes_on_without_recording() -> None:
-    total = torch.zeros(())
-    calls = {"made": 0}
+def test_a_step_that_reads_the_device_is_refused_when_it_would_be_recorded() -> None:
+    step = ReplayedStep(CpuTape())
+
+    def act(x: Tensor) -> tuple[Tensor, ...]:
+        return (torch.full((), float(x)),)
+
+    for _ in range(WARM_CALLS):
+        step("read", act, torch.ones(()))
+    with pytest.raises(PluginError, match="cannot be recorded for the GPU: .* reads a value"):
+        step("read", act, torch.ones(()))
+
+
+def test_out_of_memory_stays_what_it_is() -> None:
+    class Full(CpuTape):
+        def record(self, act: object) -> NoReturn:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step = ReplayedStep(Full())
+    for _ in range(WARM_CALLS):
+        step("any", _doubled, torch.ones(1))
+    with pytest.raises(torch.OutOfMemoryError):
+        step("any", _doubled, torch.ones(1))
+
+
+def test_counts_of_members_that_come_and_go_are_their_own() -> None:
+    first, second = {"steps": 0}, {"steps": 0}
+    current = first
 
     def act() -> tuple[Tensor, ...]:
-        calls["made"] += 1
-        total.add_(1)
-        return (torch.full((), float(total)),)
+        current["steps"] += 1
+        return (torch.ones(()),)
 
-    step = ReplayedStep(CpuTape())
-    with tallied(Tally(lambda: dict(calls), calls.update)):
-        for _ in range(WARM_CALLS):
-            step("read", act)
-        with pytest.warns(RuntimeWarning, match="steps are not recorded, and so slower: .* reads a value"):
-            found = step("read", act)[0]
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            again = step("read", act)[0]
-    assert (float(found), float(again), calls["made"]) == (WARM_CALLS + 1, WARM_CALLS + 2, WARM_CALLS + 2)
-    assert not step.records
+    one, other = ReplayedStep(CpuTape()), ReplayedStep(CpuTape())
+    with tallied(Tally(lambda: dict(second), second.update)):
+        with tallied(Tally(lambda: dict(first), first.update)):
+            for _ in range(WARM_CALLS + 2):
+                current = first
+                one("count", act)
+                current = second
+                other("count", act)
+        for _ in range(2):
+            other("count", act)
+        one("count", act)  # nobody counts it any more
+    assert (first["steps"], second["steps"]) == (WARM_CALLS + 2, WARM_CALLS + 4)
 
 
 def test_counts_of_the_host_go_on() -> None:

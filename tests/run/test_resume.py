@@ -65,6 +65,25 @@ def test_resumed_equals_uninterrupted(method: str, tmp_path: Path) -> None:
     assert end["reused"] or end["wall_before"] > 0
 
 
+def test_who_shared_a_gpu_once_says_so_though_it_went_on_alone(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    cell = cell_of("gdfq", plugins, "w3a3", *SMALL)
+    first = attempt(job_of(cell, tmp_path, "attempt-1", plugins, shares_gpu=True), StopsAt(20)).last
+    assert first["event"] == "stopped"
+    assert attempt(job_of(cell, tmp_path, "attempt-2", plugins)).last["flags"] == ["gpu_shared"]
+    assert attempt(job_of(cell, tmp_path / "alone", "attempt-1", plugins)).last["flags"] == []
+
+
+def test_images_made_on_a_shared_gpu_are_paid_for_as_such(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    first = cell_of("zeroq", plugins, "w3a3", *SETTINGS["zeroq"], *SMALL)
+    assert attempt(job_of(first, tmp_path, "attempt-1", plugins, shares_gpu=True)).last["flags"] == ["gpu_shared"]
+    other = cell_of("zeroq", plugins, "w4a4", *SETTINGS["zeroq"], *SMALL)
+    end = attempt(job_of(other, tmp_path, "attempt-2", plugins, checkpoints="")).last
+    assert end["reused"]
+    assert end["flags"] == ["gpu_shared"]
+
+
 def test_a_torn_checkpoint_falls_back_to_the_older_one(tmp_path: Path) -> None:
     plugins = load_plugins()
     cell = cell_of("gdfq", plugins, "w3a3", *SMALL)

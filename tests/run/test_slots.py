@@ -19,10 +19,16 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
         ("cpu", 8, Machine(64, 4500.0, ()), [{}] * 3, "4.4 GiB of free memory for about 1.5 each"),
         ("cpu", 2, Machine(1, 100.0, ()), [{}], "1 job at once instead of 2"),
         ("cuda", None, Machine(64, 1e6, CARDS[:1]), [{}], ""),
-        ("cuda", 4, Machine(64, 1e6, CARDS[:1], 12000.0), [{}] * 3, "3 jobs at once instead of 4: 1 GPU with 11.7 GiB"),
-        ("cuda", 2, Machine(64, 1e6, CARDS[:1], 1000.0), [{}], "1 job at once instead of 2: 1 GPU with 1.0 GiB"),
-        ("cuda", 3, Machine(64, 1e6, CARDS, 9e4), [{"CUDA_VISIBLE_DEVICES": n} for n in "010"], ""),
-        ("cuda:1", 2, Machine(64, 1e6, CARDS, 9e4), [{}] * 2, ""),
+        (
+            "cuda",
+            4,
+            Machine(64, 1e6, CARDS[:1], (12000.0,)),
+            [{}] * 3,
+            "3 jobs at once instead of 4: 1 GPU with 11.7 GiB",
+        ),
+        ("cuda", 2, Machine(64, 1e6, CARDS[:1], (1000.0,)), [{}], "1 job at once instead of 2: 1 GPU with 1.0 GiB"),
+        ("cuda", 3, Machine(64, 1e6, CARDS, (9e4, 9e4, 1.0)), [{"CUDA_VISIBLE_DEVICES": n} for n in "010"], ""),
+        ("cuda:1", 2, Machine(64, 1e6, CARDS, (1.0, 9e4, 1.0)), [{}] * 2, ""),
         ("cuda", None, Machine(64, 1e6, CARDS), [{"CUDA_VISIBLE_DEVICES": n} for n in "01"], ""),
         ("cuda:1", None, Machine(64, 1e6, CARDS), [{}], ""),
         ("cuda", None, Machine(3, 1e6, CARDS), [{"CUDA_VISIBLE_DEVICES": "0"}], "3 cores for 2 threads each"),
@@ -33,7 +39,8 @@ def test_no_more_jobs_than_fit(
 ) -> None:
     slots, note = plan_slots(device, jobs, 2, Need(), machine)
     assert [dict(slot.variables) for slot in slots] == variables
-    assert [slot.shares_gpu for slot in slots] == [device != "cpu" and (jobs or 1) > 1 and len(slots) > 1] * len(slots)
+    cards = [slot.variables.get("CUDA_VISIBLE_DEVICES", "") for slot in slots]
+    assert [slot.shares_gpu for slot in slots] == [device != "cpu" and cards.count(card) > 1 for card in cards]
     assert why in note
     assert bool(why) == bool(note)
 

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -71,9 +72,15 @@ def built_for_gpus() -> Built:
     if os.environ.get(SWITCH) == "0":
         return Built(None, reason=f"{SWITCH}=0")
     try:
-        return Built(Path("triton"), f"Triton {importlib.metadata.version('triton')}")
+        version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
         return Built(None, reason="Triton is not installed")
+    # Triton compiles what launches its kernels with a C compiler against Python's headers.
+    if not os.environ.get("CC") and shutil.which("gcc") is None and shutil.which("clang") is None:
+        return Built(None, reason="Triton finds no C compiler (install gcc or clang, or name one in CC)")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return Built(None, reason="Triton finds no headers of Python (Python.h)")
+    return Built(Path("triton"), f"Triton {version}")
 
 
 def cache_folder() -> Path:

@@ -75,8 +75,9 @@ def moments_gradient(mean: Tensor, to_mean: Tensor, to_var: Tensor, positions: i
         to_var: gradient at the variances, likewise.
         positions: spatial positions of the map.
     """
+    mean = mean.contiguous()
     slope, offset = torch.empty_like(mean), torch.empty_like(mean)
-    tensors = (mean.contiguous(), to_mean, to_var, slope, offset)
+    tensors = (mean, to_mean, to_var, slope, offset)
     samples, channels = mean.shape
     binding.call("moments_gradient", tensors, samples, positions, channels, to_mean.stride(0), to_var.stride(0))
     return slope, offset

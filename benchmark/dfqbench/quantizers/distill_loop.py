@@ -122,8 +122,12 @@ class Distillation:
                 self._draw()
             return {}
         batch = self._draw()
-        parts = [part for part in (batch.images, batch.labels, batch.teacher_logits) if part is not None]
-        marked = getattr(self._source, "beside", nullcontext) if self._beside.used else nullcontext
+        marked = nullcontext
+        if self._beside.used:
+            # A source may make its next batch where this one lies.
+            batch = Batch(*(None if part is None else part.clone() for part in _parts(batch)))  # type: ignore[arg-type]
+            marked = getattr(self._source, "beside", nullcontext)
+        parts = [part for part in _parts(batch) if part is not None]
         with self._beside.after(*parts), marked():
             return {"loss": self._train(batch, step)}
 
@@ -208,3 +212,7 @@ class Distillation:
         self._source.load_state_dict(state["source"])
         self._random.set_state(state["random"].cpu())
         self._coin.set_state(state["coin"].cpu())
+
+
+def _parts(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    return batch.images, batch.labels, batch.teacher_logits

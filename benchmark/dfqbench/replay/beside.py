@@ -59,7 +59,8 @@ class Beside:
             yield
         self._done.append(self._stream.record_event())
         if len(self._done) > AHEAD:
-            first.wait_event(self._done.popleft())
+            # The host, too: batches that it has launched hold memory until they were read.
+            self._done.popleft().synchronize()
 
     @contextmanager
     def there(self) -> Iterator[None]:

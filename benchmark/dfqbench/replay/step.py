@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from dfqbench.api.errors import PluginError
 from dfqbench.replay import tally
 from dfqbench.replay.tape import Tape
 
@@ -33,14 +34,14 @@ class _Recording:
     places: tuple[Tensor, ...]
     results: tuple[Tensor, ...]
     launch: Callable[[], None]
-    counts: list[dict[str, int]]
+    counts: tally.Counted
 
 
 class ReplayedStep:
     """Calls a step; after some calls of the same kind, repeats what the device did in it.
 
     A recorded step must do the same each time, with the same tensors: everything that differs from call to call is an
-    input, a random number of the tape's generators, or part of the kind. Results are the same as without a tape.
+    input, a random number of the tape's generators, or part of the kind. Results are then those of the step itself.
 
     Args:
         tape: records; None: every call is made as ever.
@@ -72,6 +73,9 @@ class ReplayedStep:
 
         Returns:
             What `act` returns, without a graph, in memory of its own.
+
+        Raises:
+            PluginError: the step cannot be recorded, for one because it reads a value from the device.
         """
         if self._tape is None or kind is None:
             return tuple(result.detach() for result in act(*inputs))
@@ -98,16 +102,19 @@ class ReplayedStep:
         before = tally.read()
         try:
             results, launch = tape.record(lambda: tuple(result.detach() for result in act(*places)))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            # Slower, and as right: whoever wrote the step may not have known that it would be recorded.
-            warnings.warn(f"steps are not recorded, and so slower: {error}", RuntimeWarning, stacklevel=2)
-            self._tape = None
-            tally.write(before)
-            return tuple(result.detach() for result in act(*inputs))
+            # What a failed recording leaves behind on a device is not known well enough to go on from there.
+            raise PluginError(
+                f"a training step cannot be recorded for the GPU: {error}",
+                "a loss term that reads a value from the device must not say `replayable`; DFQBENCH_GRAPHS=0 records "
+                "nothing",
+            ) from error
         launch()
         del self._calls[whole]
         # Recording has counted for the step that was launched just now.
-        self._kept[whole] = _Recording(places, results, launch, tally.risen(before, tally.read()))
+        self._kept[whole] = _Recording(places, results, launch, tally.risen(before))
         return _copied(results)
 
 

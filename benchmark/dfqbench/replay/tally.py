@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tally:
     """Some counts.
 
@@ -19,6 +19,9 @@ class Tally:
     read: Callable[[], dict[str, int]]
     write: Callable[[dict[str, int]], None]
 
+
+Counted = dict[Tally, dict[str, int]]
+"""Counts of tallies, each by itself: some come and go, as members of a lockstep do."""
 
 _kept: list[Tally] = []
 
@@ -33,26 +36,22 @@ def tallied(tally: Tally) -> Iterator[None]:
         _kept.remove(tally)
 
 
-def read() -> list[dict[str, int]]:
+def read() -> Counted:
     """All counts."""
-    return [tally.read() for tally in _kept]
+    return {tally: tally.read() for tally in _kept}
 
 
-def write(counts: list[dict[str, int]]) -> None:
-    """Sets all counts."""
-    for tally, found in zip(_kept, counts, strict=True):
-        tally.write(found)
+def risen(before: Counted) -> Counted:
+    """What was added since an earlier reading."""
+    return {
+        tally: {name: count - before[tally][name] for name, count in now.items()}
+        for tally, now in read().items()
+        if tally in before
+    }
 
 
-def risen(before: list[dict[str, int]], after: list[dict[str, int]]) -> list[dict[str, int]]:
-    """What was added between two readings."""
-    return [
-        {name: count - one[name] for name, count in other.items()} for one, other in zip(before, after, strict=True)
-    ]
-
-
-def add(counts: list[dict[str, int]]) -> None:
-    """Raises all counts."""
-    now = read()
-    if len(now) == len(counts):
-        write([{name: here[name] + more.get(name, 0) for name in here} for here, more in zip(now, counts, strict=True)])
+def add(counted: Counted) -> None:
+    """Raises the counts, those of tallies that are still kept."""
+    for tally, more in counted.items():
+        if tally in _kept and any(more.values()):
+            tally.write({name: count + more.get(name, 0) for name, count in tally.read().items()})

@@ -68,10 +68,16 @@ class CudaTape:
     def record(self, act: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         """As of `Tape`; each recording has memory of its own."""
         graph = torch.cuda.CUDAGraph()
+        around = torch.cuda.current_stream(self._device)
         for generator in self._random:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, stream=self._stream):
-            result = act()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                result = act()
+        except BaseException:
+            # torch leaves the recording's stream in use where a recording fails.
+            torch.cuda.set_stream(around)
+            raise
         return result, graph.replay
 
 

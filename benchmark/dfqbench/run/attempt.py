@@ -26,7 +26,7 @@ from dfqbench.native import binding
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
-from dfqbench.run.arithmetic import plain_float32
+from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.checkpoint import Checkpoints
 from dfqbench.run.clock import Clock
 from dfqbench.run.context import REPORT_EVERY, HostContext
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from dfqbench.run.lockstep import CommonFlag
 
 KEPT_IMAGES = 64
+SHARED = "gpu_shared"
+"""Marks records of jobs that had a GPU together with others: their times are longer than alone."""
 WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 WARM_STEPS = 3
@@ -100,7 +102,7 @@ class Attempt:
         self.plugin = ""
         self.clock = _device_clock(torch.device(job.device))
         self.counts = Counts()
-        self.flags: list[str] = []
+        self.flags: list[str] = [SHARED] if job.shares_gpu else []
         self.peaks: dict[str, float] = {}
         self._job = job
         self._channel = channel
@@ -206,7 +208,7 @@ class Attempt:
         begin = job.started
         if self._leader is None:
             torch.set_num_threads(job.threads)
-            plain_float32()
+            compute_on(self._device)
             binding.use(job.passes)
             self._channel.send("phase", name="setup")
             with self._guard.watching():
@@ -275,7 +277,7 @@ class Attempt:
         for name, count in account["counts"].items():
             setattr(self.counts, name, count)
         self.peaks = dict(account["peak_mib"])
-        self.flags = list(account["flags"])
+        self.flags = list(dict.fromkeys([*account["flags"], *self.flags]))
         self._source_kind = account["source_kind"]
         self._reused = account["reused"]
         self._others_before = self._paid_by_others()
@@ -313,6 +315,8 @@ class Attempt:
             shared = load_source(Path(self._job.source), device, self._job.accepted_environment, packages)
         if shared is not None:
             source, self._reused = shared
+            if self._reused.get("shares_gpu") and SHARED not in self.flags:
+                self.flags.append(SHARED)
             self.has_saved_source = True
             self._source_kind = "fixed"
             self._channel.send("source", kind="fixed", shared=True)
@@ -339,6 +343,7 @@ class Attempt:
                 "seconds": self.clock.seconds["synthesis"],
                 "counts": self.counts.as_dict(),
                 "peak_mib": self.peaks["synthesis"],
+                "shares_gpu": SHARED in self.flags,
             }
             with self._guard.watching():
                 state = shared_state(source)

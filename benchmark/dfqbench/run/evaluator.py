@@ -22,7 +22,7 @@ from dfqbench.models.build import build_teacher
 from dfqbench.native import binding
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.student import Student, load_student
-from dfqbench.run.arithmetic import plain_float32
+from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.evaluate import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.identity import canonical
 from dfqbench.run.memory import peak_mib, reset_peak
@@ -46,8 +46,8 @@ class Evaluator:
 
     def __init__(self, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        plain_float32()
         self._device = torch.device(device)
+        compute_on(self._device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
         self._sets: dict[str, EvaluationSet] = {}

@@ -173,11 +173,3 @@ def all_stopped(outcome: Outcome, reason: str, limit: float) -> Outcome:
     partners = [worded(one) if one is not None and one.status == "preempted" else one for one in outcome.partners]
     found = worded(outcome) if outcome.status == "preempted" else outcome
     return replace(found, partners=partners)
-
-
-def flagged(outcome: Outcome, name: str) -> Outcome:
-    """Flags the records of a job, and of its partners, that came about under some condition."""
-    for one in (outcome, *outcome.partners):
-        if one is not None and one.status == "ok":
-            one.result = {**one.result, "flags": [*one.result["flags"], name]}
-    return outcome

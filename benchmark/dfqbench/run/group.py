@@ -8,7 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from dfqbench.api.batch import is_live
+from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.attempt import Attempt
 from dfqbench.run.ending import die, told
 from dfqbench.run.lockstep import CommonFlag, CommonSource, MemberSource, OutOfStepError, Turns, can_be_common
@@ -96,11 +99,17 @@ def _in_lockstep(leader: Attempt, job: Job, channel: Sink, flag: StopFlag) -> No
     leader.source = MemberSource(common, 0)
 
     with counting(leader.surroundings.teacher, lambda: attempts[turns.holder].counts):
-        turns.run([partial(_member, attempt, sink) for attempt, sink in zip(attempts, sinks, strict=True)])
+        turns.run(
+            [
+                partial(_member, torch.device(job.device), attempt, sink)
+                for attempt, sink in zip(attempts, sinks, strict=True)
+            ]
+        )
 
 
-def _member(attempt: Attempt, sink: Sink) -> None:
+def _member(device: torch.device, attempt: Attempt, sink: Sink) -> None:
     try:
+        compute_on(device)  # each thread has a current device of its own
         with told(attempt, sink):
             sink.send("result", **attempt.finish())
     except OutOfStepError:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, all_stopped, flagged
+from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, all_stopped
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.stop import Stop
@@ -39,9 +39,10 @@ class InlineExecutor:
         flag = _Flag(stop, job.time_limit)
         run_job(job, _Sink(reading), flag)
         outcome = reading.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
-        return all_stopped(
-            flagged(outcome, FLAG), "preempted" if stop.reason is not None else "timeout", job.time_limit
-        )
+        for one in (outcome, *outcome.partners):
+            if one is not None and one.status == "ok":
+                one.result = {**one.result, "flags": [*one.result["flags"], FLAG]}
+        return all_stopped(outcome, "preempted" if stop.reason is not None else "timeout", job.time_limit)
 
     def evaluator(self, slot: Slot) -> EvaluatorClient:  # noqa: ARG002 - there is one slot
         """The evaluator in this process."""

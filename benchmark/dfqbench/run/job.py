@@ -62,6 +62,7 @@ class Job:
         time_limit: seconds for the worker, or 0: no limit; kept by the executor.
         snapshots: states of the student to keep during its training, for the oracle.
         probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
+        shares_gpu: whether other jobs have the same GPU.
         partners: further cells of the same source that the same worker may take along (`Partner`).
     """
 
@@ -94,6 +95,7 @@ class Job:
     time_limit: float = 0.0
     snapshots: int = 0
     probe_seconds: float = 0.0
+    shares_gpu: bool = False
     partners: list[Partner] = field(default_factory=list)
 
     def partner(self, number: int) -> Job:

@@ -8,11 +8,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dfqbench.run.evaluator_process import EvaluatorProcess
-from dfqbench.run.executor import OnEvent, Reading, Slot, all_stopped, flagged, stopped_error
+from dfqbench.run.executor import OnEvent, Reading, Slot, all_stopped, stopped_error
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.processes import death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.stop import Stop
@@ -44,10 +44,6 @@ class Host:
     grace: float = GRACE
 
 
-SHARED = "gpu_shared"
-"""Marks records of jobs that had a GPU together with others: their times are longer than alone."""
-
-
 class LocalExecutor:
     """One process a job; its environment holds no path of real data.
 
@@ -66,6 +62,7 @@ class LocalExecutor:
     def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
         """Runs a job in a process of its own and waits for it."""
         folder = Path(job.attempt)
+        job = replace(job, shares_gpu=slot.shares_gpu)
         job.write(folder / JOB)
         starved = out_of_memory_kills()
         reading = Reading(on_event, len(job.partners))
@@ -90,8 +87,7 @@ class LocalExecutor:
             finally:
                 watch.end()
                 end_group(process)
-        outcome = _ended(process, reading, watch, starved=out_of_memory_kills() > starved)
-        return flagged(outcome, SHARED) if slot.shares_gpu else outcome
+        return _ended(process, reading, watch, starved=out_of_memory_kills() > starved)
 
     def evaluator(self, slot: Slot) -> EvaluatorProcess:
         """The slot's evaluator, started when first asked."""

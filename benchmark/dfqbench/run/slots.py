@@ -30,18 +30,21 @@ class Machine:
         cores: CPU cores that this process may use.
         memory_mib: memory that is free now.
         gpus: names for CUDA_VISIBLE_DEVICES, and of the cards.
-        gpu_mib: memory that is free now on the fullest of them.
+        gpu_mib: memory that is free now on each of them.
     """
 
     cores: int
     memory_mib: float
     gpus: tuple[tuple[str, str], ...]
-    gpu_mib: float = 0.0
+    gpu_mib: tuple[float, ...] = ()
 
     @classmethod
     def here(cls) -> Machine:
         """This machine, now."""
-        return cls(usable_cores(), free_memory_mib(), visible_gpus(), min(free_gpu_mib(), default=0.0))
+        gpus, free = visible_gpus(), free_gpu_mib()
+        least = min(free, default=0.0)
+        of_each = (free[int(name)] if name.isdigit() and int(name) < len(free) else least for name, _ in gpus)
+        return cls(usable_cores(), free_memory_mib(), gpus, tuple(of_each))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,10 @@ def plan_slots(device: str, jobs: int | None, threads: int, need: Need, machine:
     cards = _cards(machine) if device == "cuda" else []
     places = max(1, len(cards))
     wanted = jobs or places
-    each = max(1, int(machine.gpu_mib // need.gpu_mib)) if device.startswith("cuda") else wanted
+    free = _free_mib(device, machine)
+    each = max(1, int(free // need.gpu_mib)) if device.startswith("cuda") else wanted
     limits = {
-        f"{places} GPU{'s' if places > 1 else ''} with {machine.gpu_mib / 1024:.1f} GiB of free memory for about "
+        f"{places} GPU{'s' if places > 1 else ''} with {free / 1024:.1f} GiB of free memory for about "
         f"{need.gpu_mib / 1024:.1f} each": each * places,
         f"{machine.cores} cores for {threads} threads each": machine.cores // threads,
         f"{machine.memory_mib / 1024:.1f} GiB of free memory for about {need.host_mib / 1024:.1f} each": int(
@@ -88,9 +92,13 @@ def plan_slots(device: str, jobs: int | None, threads: int, need: Need, machine:
         ),
     }
     count = max(1, min(wanted, *limits.values()))
-    shares = device.startswith("cuda") and count > places
+    on_gpu = device.startswith("cuda")
     slots = [
-        Slot(number, {VISIBLE: cards[number % places]} if len(cards) > 1 else {}, shares_gpu=shares)
+        Slot(
+            number,
+            {VISIBLE: cards[number % places]} if len(cards) > 1 else {},
+            shares_gpu=on_gpu and (number >= places or number + places < count),
+        )
         for number in range(count)
     ]
     if count == wanted:
@@ -118,6 +126,17 @@ def _largest_peak(records: Sequence[Mapping[str, Any]], device: str) -> float:
         if isinstance(peak, int | float)
     )
     return max(peaks, default=0.0)
+
+
+def _free_mib(device: str, machine: Machine) -> float:
+    """Memory that is free on the fullest of the GPUs that a run would use."""
+    _, _, index = device.partition(":")
+    if index:
+        return machine.gpu_mib[int(index)] if int(index) < len(machine.gpu_mib) else 0.0
+    kind = machine.gpus[0][1] if machine.gpus else ""
+    return min(
+        (mib for mib, (_, name) in zip(machine.gpu_mib, machine.gpus, strict=False) if name == kind), default=0.0
+    )
 
 
 def _cards(machine: Machine) -> list[str]:

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dfqbench.api import Precision
 from dfqbench.native import binding
-from dfqbench.run.arithmetic import plain_float32
+from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.environment import compiled_passes
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.processes import ALLOCATOR
@@ -134,5 +134,5 @@ def set_up(threads: int | None, precision: Precision, device: str = "cpu") -> No
     """Lets this process compute as a worker with that many threads (None: torch's own default) would."""
     if threads is not None:
         torch.set_num_threads(threads)
-    plain_float32()
+    compute_on(torch.device(device))
     binding.use(compiled_passes(device).path if precision.rearranges else None)
