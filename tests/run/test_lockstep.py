@@ -15,10 +15,12 @@ import torch
 from attempts import PLUGINS, Events, StopsAt, attempt, cell_of, content, job_of, measured
 from dfqbench.api import Batch
 from dfqbench.plugins import Plugins, load_plugins
+from dfqbench.replay import taping
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job, Partner
 from dfqbench.run.lockstep import CommonFlag, CommonSource, MemberSource, OutOfStepError, Turns, can_be_common, same
 from dfqbench.run.meter import Counts
+from dfqbench.testing.tape import CpuTape
 
 pytestmark = pytest.mark.timeout(900)
 BITS = ("w4a4", "w3a3", "w2a2")
@@ -212,6 +214,23 @@ def test_together_equals_separate(method: str, how: str, tmp_path: Path) -> None
             shown = end["reused"]["seconds"] + end["seconds"]["synthesis"]
             first = ends(together)[0]["seconds"]["synthesis"]
             assert shown == pytest.approx(first, rel=0.2, abs=0.1)
+
+
+def test_recorded_steps_together_equal_recorded_steps_alone(tmp_path: Path) -> None:
+    plugins, tapes = load_plugins(), []
+
+    def make(_device: torch.device, _random: object) -> CpuTape:
+        tapes.append(CpuTape())
+        return tapes[-1]
+
+    with taping(make):
+        together = attempt(group_job("gdfq", tmp_path / "group", "attempt-1", plugins, *SMALL))
+        assert [tape.recorded for tape in tapes] == [1, *[2] * len(BITS)]
+        for bits, end in zip(BITS, ends(together), strict=True):
+            cell = cell_of("gdfq", plugins, bits, *SMALL)
+            alone = attempt(job_of(cell, tmp_path / "alone" / bits, "attempt-1", plugins)).last
+            assert content(tmp_path / "group" / bits, "attempt-1") == content(tmp_path / "alone" / bits, "attempt-1")
+            assert measured(end) == measured(alone)
 
 
 def timeline(folder: Path) -> dict[str, bytes]:
