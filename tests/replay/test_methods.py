@@ -81,8 +81,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("precision", [Precision.FLOAT32_FAST, Precision.MIXED_BFLOAT16])
-@pytest.mark.parametrize("case", METHODS)
+@pytest.mark.parametrize(
+    ("case", "precision"),
+    [
+        *((case, Precision.FLOAT32_FAST) for case in METHODS),
+        *((case, Precision.MIXED_BFLOAT16) for case in ("gdfq", "acq", "temporal")),
+    ],
+)
 def test_recorded_steps_learn_the_same_and_count_the_same(
     case: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dfqbench
-from dfqbench.run.cell import TRACING
+from dfqbench.run.cell import COMPUTING, TRACING
 from dfqbench.run.identity import canonical, derived_seed, host_code, identity
 
 
@@ -39,7 +39,9 @@ def test_images_depend_on_all_the_code_that_makes_them() -> None:
     waiting = sorted((root / "synth").rglob("*.py"))
     seen: set[str] = set()
     while waiting:
-        for name in re.findall(r"^from dfqbench\.quant\.(\w+) import", waiting.pop().read_text(), re.MULTILINE):
+        text = waiting.pop().read_text()
+        assert set(re.findall(r"^from dfqbench\.(\w+)", text, re.MULTILINE)) <= {"api", "quant", "synth", *COMPUTING}
+        for name in re.findall(r"^from dfqbench\.quant\.(\w+) import", text, re.MULTILINE):
             if name not in seen:
                 seen.add(name)
                 waiting.append(root / "quant" / f"{name}.py")

@@ -22,10 +22,10 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
-TRACING = ("quant/trace.py", "quant/tail.py", "quant/activations.py")
+TRACING = ("quant/trace.py", "quant/tail.py", "quant/activations.py", "quant/frozen.py")
 """The host's code by which a teacher becomes a graph."""
-COMPILED = "native"
-"""The host's code of compiled passes."""
+COMPUTING = ("native", "replay")
+"""The host's code of compiled passes, and of steps that are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Cell:
     def source_id(self) -> str:
         """Identity of the images."""
         return identity(
-            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *TRACING, COMPILED)]}
+            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *TRACING, *COMPUTING)]}
         )
 
     @property
@@ -145,7 +145,7 @@ class Cell:
             "quantizer": self.quantizer.name,
             "params": self.quantizer.params,
             "own": self.choice.quantizer is None,
-            "code": [self.quantizer.code, host_code("quant", "quantizers", COMPILED)],
+            "code": [self.quantizer.code, host_code("quant", "quantizers", *COMPUTING)],
         }
         return identity(facts)
 
