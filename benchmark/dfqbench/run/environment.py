@@ -20,6 +20,7 @@ PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "sci
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "CUBLAS_WORKSPACE_CONFIG",
+    "DFQBENCH_GRAPHS",
     "DNNL_MAX_CPU_ISA",
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
@@ -27,7 +28,7 @@ VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Environment variables by which the libraries choose their kernels."""
+"""Environment variables by which libraries choose their kernels, and steps are recorded or not."""
 NOT_IDENTITY = ("installed", "revision", "torch", "deterministic")
 """Parts of the description that tell more, but change no number by themselves or follow from the others."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
