@@ -23,8 +23,8 @@ from dfqbench.testing.bench.networks import Shape
 
 Name = Literal["ours", "textbook", "floor"]
 
-PEAK_STEPS = 2
-"""Steps whose peak memory is taken."""
+PEAK_STEPS = 0
+"""Steps whose peak memory is taken, besides those by which a contestant warms up."""
 
 
 def measured(kind: str, shape: Shape, precision: Precision, threads: int | None = None) -> dict[str, Any]:

@@ -35,8 +35,7 @@ def generator_step(shape: Shape, method: str, precision: Precision) -> Step:
     params = Distill.recipes[kind.quantizer.partition(":")[2]]
     training = Distillation(network, source, ctx, params)
     training._size = shape.batch
-    for index in range(2):
-        training._step(index)
+    training._step(0)
     start = training.plan.student_start
 
     def step() -> None:
