@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from fractions import Fraction
 from functools import cache
 
@@ -92,12 +91,12 @@ def test_accuracy_on_digits_agrees_within_noise() -> None:
     teacher, cpu = build_teacher(spec, "cpu", {}), torch.device("cpu")
     data = load_evaluation(dataset, spec.card)
     budget = Budget("toy", Fraction(1, 500), Fraction(1), 50)
-    top1, recipe = {}, dataclasses.replace(Distill.recipes["gdfq"], batch_few_classes=64)
+    top1 = {}
     for precision in (Precision.FLOAT32, fast):
         kind = load_plugins().method_class("gdfq")
         ctx = ToyContext(card=spec.card, bits=parse_scheme("w4a4"), precision=precision, budget=budget)
         source = kind(kind.params_type()).synthesize(teacher, ctx)
-        student = Distill(recipe).quantize(teacher, source, ctx)
+        student = Distill(Distill.recipes["gdfq"]).quantize(teacher, source, ctx)
         top1[precision] = percent(predict(student, data, cpu).correct)
     # Well above chance, and no further apart than two binomial errors of either.
     assert min(top1.values()) > 80

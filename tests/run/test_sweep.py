@@ -120,12 +120,12 @@ def test_the_student_is_loaded_from_python(smoke: tuple[Path, subprocess.Complet
 def test_same_seed_same_bits_in_another_run(tmp_path: Path) -> None:
     files: dict[tuple[str, str], list[bytes]] = {}
     for name in ("one", "two"):
-        done = run(tmp_path / name, "--grid", "smoke", "--methods", "gdfq,noise+distill", "--bits", "w2a2")
+        done = run(tmp_path / name, "--grid", "smoke", "--methods", "zeroq,gdfq,noise+distill", "--bits", "w2a2")
         assert done.returncode == 0, done.stderr
         for attempt in sorted((tmp_path / name / "smoke" / "cells").glob("*/attempt-1")):
             for file in ("student.safetensors", "images.safetensors"):
                 files.setdefault((attempt.parent.name, file), []).append((attempt / file).read_bytes())
-    assert len(files) == 4
+    assert len(files) == 6
     assert all(first == second for first, second in files.values())
 
 

@@ -17,9 +17,9 @@ from dfqbench.testing.faults.sweeps import Findings, Sweep, compare
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost(tmp_path: Path) -> None:
-    findings = disturb(tmp_path, Disturbance(kills=5, seed=1, at_once=2))
+    findings = disturb(tmp_path, Disturbance(kills=10, seed=1, at_once=2))
     lines = report(findings)
-    assert findings.injected == dict.fromkeys(KINDS, 1), lines
+    assert findings.injected == dict.fromkeys(KINDS, 2), lines
     assert (findings.lost, findings.torn, findings.wrong) == (0, 0, []), lines
 
 
