@@ -219,7 +219,7 @@ def test_what_does_not_fit_takes_the_other_path(in_use: str) -> None:
     assert binding.takes("cpu")
 
 
-def test_the_number_of_threads_changes_nothing(in_use: str) -> None:
+def test_the_number_of_threads_changes_nothing(library: str) -> None:
     x = feature_map((5, 24, 20, 20))
     scale, shift = torch.rand(1, 24, 1, 1), torch.rand(1, 24, 1, 1)
     before = torch.get_num_threads()

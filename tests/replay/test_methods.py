@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -37,19 +38,32 @@ def _context(precision: Precision) -> ToyContext:
     return ToyContext(bits=parse_scheme("w4a4"), precision=precision, budget=budget_named("smoke"))
 
 
-def _run(
-    method: str, overrides: dict[str, Any], precision: Precision, tapes: list[CpuTape]
-) -> tuple[dict[str, Tensor], Counts]:
-    """What is learned in some steps, and what they count."""
+@contextmanager
+def _taped(tapes: list[CpuTape]) -> Iterator[None]:
+    """Within it each loop has a tape of its own, added to `tapes`; no compiled pass is in use."""
 
     def make(device: torch.device, random: Sequence[torch.Generator]) -> CpuTape:
         del device, random
         tapes.append(CpuTape())
         return tapes[-1]
 
+    with binding.using(None), taping(make):
+        yield
+
+
+def _student(recipe: str, images: Tensor, logits: Tensor | None = None) -> Distillation:
+    """A student of a fixed source, in training."""
+    source = FixedSource(images, teacher_logits=logits)
+    return Distillation(toy_network(), source, _context(Precision.FLOAT32_FAST), Distill.recipes[recipe])
+
+
+def _run(
+    method: str, overrides: dict[str, Any], precision: Precision, tapes: list[CpuTape]
+) -> tuple[dict[str, Tensor], Counts]:
+    """What is learned in some steps, and what they count."""
     network, counts = toy_network(), Counts()
     kind = load_plugins().method_class(method)
-    with binding.using(None), taping(make), counting(network, lambda: counts):
+    with _taped(tapes), counting(network, lambda: counts):
         ctx = _context(precision)
         source: Any = kind(kind.params_type(**overrides)).synthesize(network, ctx)
         for term in source.terms:
@@ -107,12 +121,7 @@ def test_recorded_steps_learn_the_same_and_count_the_same(
 def test_a_long_range_phase_leaves_the_generators_steps_recorded() -> None:
     tapes: list[CpuTape] = []
 
-    def make(device: torch.device, random: Sequence[torch.Generator]) -> CpuTape:
-        del device, random
-        tapes.append(CpuTape())
-        return tapes[-1]
-
-    with binding.using(None), taping(make):
+    with _taped(tapes):
         ctx, network = _context(Precision.FLOAT32_FAST), toy_network()
         kind = load_plugins().method_class("gdfq")
         training = Distillation(
@@ -138,9 +147,9 @@ FIXED: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", FIXED)
 def test_recorded_iterations_make_the_same_images(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, overrides = FIXED[case]
-    results, tapes = [], []
+    results, tapes = [], list[CpuTape]()
     for recorded in (True, False):
-        with binding.using(None), taping(lambda _device, _random: tapes.append(CpuTape()) or tapes[-1]):  # type: ignore[func-returns-value]
+        with _taped(tapes):
             ctx, counts, network = _context(Precision.FLOAT32_FAST), Counts(), toy_network()
             ctx.budget = budget_named("short")
             if not recorded:
@@ -161,36 +170,29 @@ def test_recorded_iterations_make_the_same_images(case: str, monkeypatch: pytest
 def test_a_student_of_a_fixed_source_with_and_without_logits(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randn(24, *toy_card().input_size)
     for logits in (None, torch.randn(24, toy_card().classes)):
-        results, tapes = [], (CpuTape(), CpuTape())
-        for tape in tapes:
-            with binding.using(None), taping(lambda _device, _random, tape=tape: tape), monkeypatch.context() as patch:  # type: ignore[misc]
-                if tape is tapes[1]:
+        results, tapes = [], list[CpuTape]()
+        for recorded in (True, False):
+            with _taped(tapes), monkeypatch.context() as patch:
+                if not recorded:
                     _never_record(patch)
-                training = Distillation(
-                    toy_network(),
-                    FixedSource(images, teacher_logits=logits),
-                    _context(Precision.FLOAT32_FAST),
-                    Distill.recipes[recipe],
-                )
+                training = _student(recipe, images, logits)
                 for _ in range(RANGES):
                     training._step(0)
                 for _ in range(TRAINED):
                     training._step(training.plan.student_start)
-            assert (tape.launched > 2) == (tape is tapes[0])
+            assert (tapes[-1].launched > 2) == recorded
             results.append(training.student.state_dict())
         assert [name for name in results[0] if not torch.equal(results[0][name], results[1][name])] == []
 
 
 def test_ranges_that_move_after_a_recording_count(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randn(24, *toy_card().input_size)
-    results, tapes = [], (CpuTape(), CpuTape())
-    for tape in tapes:
-        with binding.using(None), taping(lambda _device, _random, tape=tape: tape), monkeypatch.context() as patch:  # type: ignore[misc]
-            if tape is tapes[1]:
+    results, tapes = [], list[CpuTape]()
+    for recorded in (True, False):
+        with _taped(tapes), monkeypatch.context() as patch:
+            if not recorded:
                 _never_record(patch)
-            training = Distillation(
-                toy_network(), FixedSource(images), _context(Precision.FLOAT32_FAST), Distill.recipes["gdfq"]
-            )
+            training = _student("gdfq", images)
             training._step(0)
             start = training.plan.student_start
             for _ in range(6):

@@ -123,7 +123,7 @@ def test_operands_of_another_size_are_refused(in_use: str) -> None:
         woven.forward(phases[:, :30], (one, one), 0.2)
 
 
-def test_the_number_of_threads_changes_nothing(in_use: str) -> None:
+def test_the_number_of_threads_changes_nothing(library: str) -> None:
     phases = phases_of((5, 16, 6, 6), torch.float32)
     one = torch.ones(5, 16)
     before = torch.get_num_threads()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfqbench.native.build import GPU
+
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """Types of maps, as the library's functions are named after them."""
 _OF_BOTH_TYPES = {
@@ -32,9 +34,6 @@ _OF_ONE_TYPE = {
     "round_to_grid": (5, 1, 2),
     "rounded_block": (8, 2, 2),
 }
-
-GPU = "triton"
-"""What stands in the place of the library's path where the kernels for GPUs are meant."""
 
 Launch = Callable[[str, tuple[Tensor | None, ...], tuple[float, ...]], None]
 

@@ -20,6 +20,8 @@ import platformdirs
 
 SWITCH = "DFQBENCH_NATIVE"
 """Environment variable: `0` leaves the compiled passes out."""
+GPU = "triton"
+"""What stands in the place of the library's path where the kernels for GPUs are meant."""
 SOURCES = Path(__file__).with_name("kernels")
 """Folder of the C++ files; what is compiled is its `library.cpp`."""
 FLAGS = (
@@ -45,7 +47,7 @@ class Built:
     """What became of the library.
 
     Attributes:
-        path: the shared library, `binding.GPU` for the kernels for GPUs, or None.
+        path: the shared library, `GPU` for the kernels for GPUs, or None.
         compiler: first line of the compiler's version, where there is one.
         reason: why there is none, or empty.
     """
@@ -80,7 +82,7 @@ def built_for_gpus() -> Built:
         return Built(None, reason="Triton finds no C compiler (install gcc or clang, or name one in CC)")
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return Built(None, reason="Triton finds no headers of Python (Python.h)")
-    return Built(Path("triton"), f"Triton {version}")
+    return Built(Path(GPU), f"Triton {version}")
 
 
 def cache_folder() -> Path:

@@ -42,16 +42,18 @@ def _statistics(tensors: tuple[Any, ...], numbers: tuple[float, ...], **flags: b
     samples, positions, channels = _whole(numbers[:3])
     ceiling = numbers[3] if len(numbers) > 3 else 0.0
     *maps, mean, var = tensors
+
+    def launch(grid: tuple[int, ...], parts: Any, slices: int, tile: dict[str, int]) -> None:
+        kernels.statistics[grid](*maps, *parts, positions, slices, channels, ceiling, **flags, **tile, **EXACT)
+
+    _by_slices(launch, (mean, var), samples, positions, channels)
+
+
+def _by_slices(launch: Any, whole: tuple[Any, Any], samples: int, positions: int, channels: int) -> None:
+    """Takes moments slice by slice, and those of all positions (`whole`) from them."""
     tile, slices, blocks = _cut(samples, positions, channels)
-    means, variances = (mean, var) if slices == 1 else (_partial(mean, slices), _partial(var, slices))
-    kernels.statistics[samples, slices, blocks](
-        *maps, means, variances, positions, slices, channels, ceiling, **flags, **tile, **EXACT
-    )
-    _pool((means, variances), (mean, var), (samples, positions, channels), slices)
-
-
-def _pool(parts: tuple[Any, Any], whole: tuple[Any, Any], sizes: tuple[int, ...], slices: int) -> None:
-    samples, positions, channels = sizes
+    parts = whole if slices == 1 else [one.new_empty(samples, slices, channels) for one in whole]
+    launch((samples, slices, blocks), parts, slices, tile)
     if slices > 1:
         kernels.pooled[samples, -(-channels // 64)](*parts, *whole, positions, slices, channels, S=_power(slices), C=64)
 
@@ -137,12 +139,11 @@ def _rounded_weight(tensors: Tensors, numbers: tuple[float, ...]) -> None:
 def _woven_moments(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     phases, mean, var = tensors
     samples, height, width, channels = _whole(numbers)
-    tile, slices, blocks = _cut(samples, 4 * height * width, channels)
-    means, variances = (mean, var) if slices == 1 else (_partial(mean, slices), _partial(var, slices))
-    kernels.woven_statistics[samples, slices, blocks](
-        phases, means, variances, height, width, slices, channels, **tile, **EXACT
-    )
-    _pool((means, variances), (mean, var), (samples, 4 * height * width, channels), slices)
+
+    def launch(grid: tuple[int, ...], parts: Any, slices: int, tile: dict[str, int]) -> None:
+        kernels.woven_statistics[grid](phases, *parts, height, width, slices, channels, **tile, **EXACT)
+
+    _by_slices(launch, (mean, var), samples, 4 * height * width, channels)
 
 
 def _woven_forward(tensors: Tensors, numbers: tuple[float, ...]) -> None:
@@ -229,10 +230,6 @@ def _cut(samples: int, positions: int, channels: int) -> tuple[dict[str, int], i
 
 def _power(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
-
-
-def _partial(like: Any, slices: int) -> Any:
-    return like.new_empty(like.shape[0], slices, like.shape[1])
 
 
 def _sums(sums: list[Any], slices: int) -> list[Tensor]:

@@ -65,6 +65,14 @@ def _sample(i, sample, WHOLE: tl.constexpr, B: tl.constexpr):
 
 
 @triton.jit
+def _slice(positions, slices):
+    """Begin and end of the program's slice of the positions."""
+    length = tl.cdiv(positions, slices)
+    begin = tl.program_id(1) * length
+    return begin, tl.minimum(begin + length, positions)
+
+
+@triton.jit
 def _nearest(x):
     """The nearest integer, half to even, however large x is."""
     down = tl.floor(x)
@@ -90,9 +98,7 @@ def statistics(
     """Mean and biased variance of a slice of positions; with APPLY the block's output, too."""
     n, part, c = tl.program_id(0), tl.program_id(1), tl.program_id(2) * C + tl.arange(0, C)
     here = c < channels
-    length = tl.cdiv(positions, slices)
-    begin = part * length
-    end = tl.minimum(begin + length, positions)
+    begin, end = _slice(positions, slices)
     first = n * positions * channels
     total = tl.zeros([C], tl.float32)
     for start in range(begin, end, P):
@@ -179,9 +185,7 @@ def affine_backward(
 ):  # fmt: skip
     n, part, c = tl.program_id(0), tl.program_id(1), tl.program_id(2) * C + tl.arange(0, C)
     here = c < channels
-    length = tl.cdiv(positions, slices)
-    begin = part * length
-    end = tl.minimum(begin + length, positions)
+    begin, end = _slice(positions, slices)
     first = n * positions * channels
     slope = tl.load(scale + c, mask=here, other=0.0)[None, :]
     offset = tl.load(shift + c, mask=here, other=0.0)[None, :]
@@ -331,9 +335,7 @@ def woven_statistics(
     n, part, c = tl.program_id(0), tl.program_id(1), tl.program_id(2) * C + tl.arange(0, C)
     here = c < channels
     positions = 4 * height * width
-    length = tl.cdiv(positions, slices)
-    begin = part * length
-    end = tl.minimum(begin + length, positions)
+    begin, end = _slice(positions, slices)
     first = n * (height + 1) * (width + 1) * 4 * channels
     total = tl.zeros([C], tl.float32)
     for start in range(begin, end, P):
@@ -379,9 +381,7 @@ def woven_sums(
     n, part, c = tl.program_id(0), tl.program_id(1), tl.program_id(2) * C + tl.arange(0, C)
     here = c < channels
     positions = 4 * height * width
-    length = tl.cdiv(positions, slices)
-    begin = part * length
-    end = tl.minimum(begin + length, positions)
+    begin, end = _slice(positions, slices)
     first = n * (height + 1) * (width + 1) * 4 * channels
     slope = tl.load(scale + n * channels + c, mask=here, other=0.0)[None, :]
     offset = tl.load(shift + n * channels + c, mask=here, other=0.0)[None, :]
