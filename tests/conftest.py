@@ -57,15 +57,19 @@ def library() -> Iterator[str]:
 
 
 @pytest.fixture(params=["library", "kernels"])
-def in_use(request: pytest.FixtureRequest) -> Iterator[str]:
+def in_use(request: pytest.FixtureRequest) -> str:
     """The compiled passes in use: the library for CPUs, then the kernels for GPUs, which Triton interprets here."""
-    if request.param == "library":
-        yield str(request.getfixturevalue("library"))
-        return
+    request.getfixturevalue(request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """The kernels for GPUs, in use for tensors on the CPU: Triton interprets them here."""
     from dfqbench.native import binding
 
     with interpreted() as call, binding.using_passes(binding.Passes("cpu", call, saves_launches=True)):
-        yield "kernels"
+        yield
 
 
 @contextmanager
@@ -89,9 +93,22 @@ def interpreted() -> Iterator[Any]:
         narrow = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
         return narrow.view(torch.int16).numpy().view(np.uint16)
 
+    def product(_builder: Any, a: Any, b: Any, total: Any, *_: Any) -> Any:
+        # bfloat16 is kept as the upper half of a float32; the interpreter would multiply it as an integer.
+        wide = [_widened(one.data) if one.dtype.scalar == tl.bfloat16 else one.data for one in (a, b)]
+        found = np.matmul(*wide, dtype=np.float32) + total.data
+        return interpreter.TensorHandle(found, total.dtype.scalar)
+
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         patch.setattr(interpreter, "_convert_float", converted)
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", product)
         yield gpu.call
+
+
+def _widened(halves: Any) -> Any:
+    import numpy as np
+
+    return (np.ascontiguousarray(halves).astype(np.uint32) << 16).view(np.float32)
 
 
 @pytest.fixture(autouse=True)

@@ -198,9 +198,10 @@ def test_a_gradient_in_another_memory_order_is_read_right(in_use: str) -> None:
     x = feature_map((2, 16, 6, 5))
     grad = torch.randn(2, 16, 6, 5)  # rows of positions, not of channels
     affine = (torch.ones(16), torch.zeros(16))
-    out, _, to_scale, to_shift = passes.affine_backward(x, grad, affine, affine[1])
+    inverse = torch.rand(16) + 0.5
+    out, _, to_scale, to_shift = passes.affine_backward(x, grad, affine, affine[1], inverse=inverse)
     torch.testing.assert_close(out, grad)
-    torch.testing.assert_close(to_scale, (grad * x).sum((0, 2, 3)), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(to_scale, (grad * x).sum((0, 2, 3)) * inverse, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(to_shift, grad.sum((0, 2, 3)), rtol=1e-4, atol=1e-4)
 
 
@@ -227,10 +228,12 @@ def test_the_number_of_threads_changes_nothing(library: str) -> None:
         found = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            to_x, _, *sums = passes.affine_backward(x, x, (scale, shift), shift)
+            to_x, _, *sums = passes.affine_backward(x, x, (scale, shift), shift, inverse=scale.flatten())
             grid = (scale[0, 0, 0, 0] * 10, shift[0, 0, 0, 0], -8.0, 7.0)
             rounded = passes.rounded_block(x, (scale, shift), grid, residual=x)
-            clipped = passes.affine_backward(x, x, (scale, shift), shift, residual=x, ceiling=torch.inf)
+            clipped = passes.affine_backward(
+                x, x, (scale, shift), shift, inverse=scale.flatten(), residual=x, ceiling=torch.inf
+            )
             results = (*passes.block_forward(x, (scale, shift)), to_x, *sums, rounded, *clipped)
             found.append([tensor for tensor in results if tensor is not None])
     finally:
@@ -299,7 +302,11 @@ def test_a_weight_with_one_range_trains_as_in_torch(in_use: str) -> None:
     with binding.using(None):
         expected = found()
     for one, other in zip(compiled, expected, strict=True):
-        assert torch.equal(one, other)
+        if in_use == "kernels":
+            # They do not round the sums to bfloat16.
+            assert (one - other).norm() <= 2**-8 * other.norm()
+        else:
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -343,7 +350,7 @@ def test_operands_of_another_size_are_refused(in_use: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         passes.rounded_block(x, (torch.ones(16), torch.zeros(16)), (x[0, 0, 0, 0],) * 2 + (0.0, 1.0), residual=x[:1])
     with pytest.raises(ValueError, match="does not fit"):
-        passes.affine_backward(x, x[:, :8], (torch.ones(16), torch.zeros(16)), torch.zeros(16))
+        passes.affine_backward(x, x[:, :8], (torch.ones(16), torch.zeros(16)), torch.zeros(16), inverse=torch.ones(16))
 
 
 @pytest.mark.parametrize("scheme", ["w4a4", "w3a8@deploy"])

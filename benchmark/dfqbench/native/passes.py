@@ -142,6 +142,7 @@ def affine_backward(
     affine: Affine,
     centre: Tensor,
     *,
+    inverse: Tensor,
     residual: Tensor | None = None,
     ceiling: float | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
@@ -152,23 +153,25 @@ def affine_backward(
         grad: gradient at the output, of the same shape.
         affine: scale and shift (C,).
         centre: float32 (C,).
+        inverse: float32 (C,).
         residual: as `x`; with a ceiling only.
         ceiling: infinity for ReLU.
 
     Returns:
         Gradients in `x` and in the residual; float32 (C,): with g the gradient before clipping, the sums of
-        g (x - centre) and of g.
+        g (x - centre), times `inverse`, and of g.
     """
-    check(x, (residual, grad), (*affine, centre))
+    check(x, (residual, grad), (*affine, centre, inverse))
     _check_clips(residual, ceiling)
     to_x, to_residual = torch.empty_like(x), None if residual is None else torch.empty_like(x)
     at_once = binding.saves_launches(x.device.type)
     rows = 1 if at_once else x.shape[0]
     to_scale, to_shift = (x.new_empty(rows, x.shape[1], dtype=torch.float32) for _ in range(2))
     residual = None if residual is None else like(residual, x)
-    tensors = (x, residual, like(grad, x), *map(plain, affine), plain(centre), to_x, to_residual, to_scale, to_shift)
+    vectors = map(plain, (*affine, centre, *([inverse] if at_once else ())))
+    tensors = (x, residual, like(grad, x), *vectors, to_x, to_residual, to_scale, to_shift)
     _call("affine_backward", x, *tensors, ceiling=_number(ceiling))
-    sums = (to_scale[0], to_shift[0]) if at_once else (to_scale.sum(0), to_shift.sum(0))
+    sums = (to_scale[0], to_shift[0]) if at_once else (to_scale.sum(0) * inverse, to_shift.sum(0))
     return to_x, to_residual, *sums
 
 

@@ -132,7 +132,7 @@ class _RoundedBlock(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, residual, scale, shift, mean, inverse = ctx.saved_tensors
-        to_x, to_residual, of_slope, to_shift = passes.affine_backward(
-            x, grads[0], (scale, shift), mean, residual=residual, ceiling=torch.inf
+        to_x, to_residual, to_scale, to_shift = passes.affine_backward(
+            x, grads[0], (scale, shift), mean, inverse=inverse, residual=residual, ceiling=torch.inf
         )
-        return to_x, to_residual, of_slope * inverse, to_shift, None
+        return to_x, to_residual, to_scale, to_shift, None

@@ -150,6 +150,7 @@ class _RoundWeight(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
         found = passes.rounded_weight(weight, bits, SMALLEST_SPAN)
         ctx.mark_non_differentiable(*found[1:])
+        ctx.set_materialize_grads(False)
         return found
 
     @staticmethod

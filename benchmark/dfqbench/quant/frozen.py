@@ -79,8 +79,8 @@ class _FrozenBatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, scale, inverse = ctx.saved_tensors
         # Nothing is clipped, so that no shift is looked at.
-        to_x, _, to_scale, to_shift = passes.affine_backward(x, grads[0], (scale, mean), mean)
-        return to_x, to_scale * inverse, to_shift, None
+        to_x, _, to_scale, to_shift = passes.affine_backward(x, grads[0], (scale, mean), mean, inverse=inverse)
+        return to_x, to_scale, to_shift, None
 
 
 def freeze_batchnorm(network: nn.Module) -> None:

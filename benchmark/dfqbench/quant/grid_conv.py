@@ -1,9 +1,10 @@
 """Convolutions of a student in training, on the integers of its grids.
 
 Quantized operands are integers over a scale: x = n / S. bfloat16 holds integers up to 256 exactly, so a convolution in
-bfloat16 multiplies the grid's integers without rounding any operand; sums are accumulated in float32 and only the
-result, and the gradients, are rounded to bfloat16. In float32 arithmetic the same products would cost several times as
-much on hardware made for bfloat16. Evaluation never comes here.
+bfloat16 multiplies the grid's integers without rounding any operand; sums are accumulated in float32, and only the
+result and the gradients are rounded to bfloat16 (not even the result where the kernels for GPUs compute it). In float32
+arithmetic the same products would cost several times as much on hardware made for bfloat16. Evaluation never comes
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dfqbench.api.numerics import chunks
-from dfqbench.native import passes
+from dfqbench.native import convolve, passes
 
 NOTE = "_dfqbench_grid"
 """Attribute of a quantized tensor: its `Grid`."""
@@ -78,11 +79,13 @@ class _GridConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, grids: tuple[Grid, Grid], numbers: Any) -> Tensor:
         x_grid, w_grid = grids
         x_codes, w_codes = x_grid.integers(x), w_grid.integers(weight)
-        stride, padding, dilation, groups = numbers
-        found = torch.conv2d(x_codes, w_codes, None, stride, padding, dilation, groups)
         unit, inner, ratio = _units(x_grid.scale, w_grid.scale)
         ctx.save_for_backward(x_codes, w_codes, inner, ratio)
         ctx.numbers = numbers
+        if convolve.fits(x_codes, w_codes, numbers):
+            return convolve.convolved(x_codes, w_codes, factor=unit, dtype=torch.float32)
+        stride, padding, dilation, groups = numbers
+        found = torch.conv2d(x_codes, w_codes, None, stride, padding, dilation, groups)
         return _scaled(found, unit.view(1, -1, 1, 1), torch.float32)
 
     @staticmethod
@@ -92,12 +95,21 @@ class _GridConv(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.numbers
         # The gradient at the convolution's sums, times S_x: then that in x needs no further pass.
         inner = _scaled(grads[0], factor.view(1, -1, 1, 1), torch.bfloat16)
+        grad_x = grad_w = None
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        if convolve.fits(x_codes, w_codes, ctx.numbers):
+            if wanted[0]:
+                grad_x = convolve.data_gradient(inner, w_codes, dtype=torch.float32)
+            if wanted[1] and convolve.fits_weight_gradient(w_codes):
+                grad_w = convolve.weight_gradient(x_codes, inner, w_codes, factor=ratio)
+            wanted = [wanted[0] and grad_x is None, wanted[1] and grad_w is None, False]
+        if not any(wanted):
+            return grad_x, grad_w, None, None
         to_x, to_w, _ = torch.ops.aten.convolution_backward(
             inner, x_codes, w_codes, None, stride, padding, dilation, False, [0, 0], groups, wanted
         )
-        grad_x = to_x.to(torch.float32) if wanted[0] else None
-        grad_w = to_w * ratio.view(-1, 1, 1, 1) if wanted[1] else None
+        grad_x = to_x.to(torch.float32) if wanted[0] else grad_x
+        grad_w = to_w * ratio.view(-1, 1, 1, 1) if wanted[1] else grad_w
         return grad_x, grad_w, None, None
 
 

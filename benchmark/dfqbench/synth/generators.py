@@ -72,9 +72,8 @@ class _Plain(nn.Module):
         normalised: Tensor = self.norm(x)
         return normalised
 
-    def affine(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        shape = len(labels), self.norm.num_features
-        return self.norm.weight.expand(shape), self.norm.bias.expand(shape)
+    def affine(self, labels: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - as above
+        return self.norm.weight.unsqueeze(0), self.norm.bias.unsqueeze(0)
 
 
 class Generator(nn.Module):
@@ -166,8 +165,9 @@ class Generator(nn.Module):
 
     def _doubled(self, x: Tensor, conv: nn.Conv2d, norm: _Plain | ClassBatchNorm, labels: Tensor) -> Tensor:
         """Nearest upsampling by two, the convolution, BatchNorm, leaky ReLU."""
-        if self.phases and conv.bias is not None:
-            phases = phases_of_conv(x, conv.weight, conv.bias)
+        if self.phases:
+            # BatchNorm takes the convolution's bias off again, and gives it no gradient.
+            phases = phases_of_conv(x, conv.weight)
             if passes.fits(phases) and not any(map(is_hooked, norm.modules())):
                 return woven_norm(phases, *norm.affine(labels), norm.norm.eps, SLOPE)
             x = weave(phases)

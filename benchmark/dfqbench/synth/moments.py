@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.api.numerics import chunks, widened
-from dfqbench.native import passes
+from dfqbench.native import batch, passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,5 +140,22 @@ def batch_moments(moments: Moments) -> Moments:
     Returns:
         Mean and biased variance (C,) over samples and positions, from the law of total variance.
     """
+    if batch.fits(moments.mean, moments.var):
+        return Moments(*_BatchMoments.apply(moments.mean, moments.var))
     mean = moments.mean.mean(0)
     return Moments(mean, moments.var.mean(0) + (moments.mean - mean).square().mean(0))
+
+
+class _BatchMoments(torch.autograd.Function):
+    """Samples' means and variances (N, C) -> those of the batch (C,)."""
+
+    @staticmethod
+    def forward(ctx: Any, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = batch.moments(means, variances)
+        ctx.save_for_backward(means, mean)
+        return mean, var
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return batch.moments_backward(*ctx.saved_tensors, *grads)

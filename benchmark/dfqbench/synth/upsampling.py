@@ -19,7 +19,7 @@ TAPS = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 """TAPS[a][k][i]: whether tap i of an output row of parity a falls on the k-th of its two small rows."""
 
 
-def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The four phases of conv2d(upsample(x, 2, nearest), weight, bias, padding=1), one beside the other.
 
     `weave` makes the convolution's output of them, equal up to rounding.
@@ -27,23 +27,26 @@ def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Args:
         x: (N, C, H, W).
         weight: (O, C, 3, 3).
-        bias: (O,).
+        bias: (O,), or None: 0.
 
     Returns:
         (N, 4 O, H + 1, W + 1): phase (a, b), the (2 a + b)-th O channels, has the output's positions of parity a, b in
         rows a to a + H - 1 and columns b to b + W - 1; what is beside them has no place in the output.
     """
-    taps = _taps(weight.device, weight.dtype)
-    phases = torch.einsum("aki,blj,ocij->abockl", taps, taps, weight).flatten(0, 2)
-    phases = phases.contiguous(memory_format=torch.channels_last)
+    outputs, channels = weight.shape[:2]
+    # In the weight's memory order, in which each phase's window is a product of the whole one with 0 and 1.
+    window = torch.matmul(_taps(weight.device, weight.dtype), weight.permute(0, 2, 3, 1).reshape(outputs, 9, channels))
+    phases = window.view(outputs, 4, 2, 2, channels).transpose(0, 1).reshape(4 * outputs, 2, 2, channels)
     # One convolution for all four: position (p, q) sees rows p - 1 and p, so odd rows are taken one further down.
-    return F.conv2d(x, phases, bias.repeat(4), padding=1)
+    return F.conv2d(x, phases.permute(0, 3, 1, 2), None if bias is None else bias.repeat(4), padding=1)
 
 
 @cache
 def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(16, 9): for phase (a, b) and its window's place (k, l) which of the whole window's places fall there."""
+    rows = torch.tensor(TAPS, dtype=dtype)
     # Once: every copy to a device makes the host wait for it.
-    return torch.tensor(TAPS, device=device, dtype=dtype)
+    return torch.einsum("aki,blj->abklij", rows, rows).reshape(16, 9).to(device)
 
 
 def weave(phases: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,20 @@ def affine_of_layer(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """
     if layer.running_mean is None or layer.running_var is None:
         raise ValueError("the layer keeps no running statistics")
-    return affine_of(layer.weight, layer.bias, (layer.running_mean, layer.running_var, layer.eps))[:2]
+    parts = layer.weight, layer.bias, layer.running_mean, layer.running_var
+    state = (*((part.data_ptr(), part._version) for part in parts), layer.eps)
+    known = _affines.get(layer)
+    if known is not None and known[0] == state:
+        return known[1]
+    scale, shift, _ = affine_of(layer.weight, layer.bias, (layer.running_mean, layer.running_var, layer.eps))
+    if not (scale.is_cuda and torch.cuda.is_current_stream_capturing()):
+        # What is computed while a step is recorded lies in the recording's memory.
+        _affines[layer] = state, (scale, shift)
+    return scale, shift
+
+
+_affines: WeakKeyDictionary[nn.Module, tuple[object, passes.Affine]] = WeakKeyDictionary()
+"""Of layers that do not change, with the state they were computed from."""
 
 
 class _WatchedBatchNorm(torch.autograd.Function):

@@ -1,0 +1,122 @@
+"""3x3 convolutions between few channels, by the kernels for GPUs, as functions of tensors. The caller asks `fits`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dfqbench.native import binding
+from dfqbench.native.passes import MOST_ELEMENTS, plain
+
+MOST_CHANNELS = 64
+"""With more of them libraries' convolutions are as fast."""
+FEW_INPUTS, FEWEST_OUTPUTS = 32, 16
+"""For the gradient in the weight likewise, unless inputs are few, or outputs not too few."""
+
+
+def fits(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> bool:
+    """Whether kernels are in use for this convolution: 3x3, step by step over a margin of one, few channels.
+
+    Args:
+        x: (N, C, H, W), float32 or bfloat16.
+        weight: (O, C, 3, 3), likewise.
+        numbers: strides, padding, dilation and groups.
+    """
+    return (
+        binding.saves_launches(x.device.type)
+        and weight.ndim == x.ndim == 4
+        and weight.shape[1:] == (x.shape[1], 3, 3)
+        and max(weight.shape[:2]) <= MOST_CHANNELS
+        and [_pair(one) for one in numbers[:3]] == [(1, 1)] * 3
+        and numbers[3] == 1
+        and x.dtype in binding.TYPES
+        and weight.dtype in binding.TYPES
+        and weight.stride(2) == 3 * weight.stride(3)
+        and 0 < x.numel() // x.shape[1] * MOST_CHANNELS < MOST_ELEMENTS
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def convolved(x: Tensor, weight: Tensor, *, factor: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """conv2d(x, weight, padding=1), summed in float32 and rounded once.
+
+    Args:
+        x: (N, C, H, W), `fits`.
+        weight: (O, C, 3, 3), likewise; taken in the type of `x`.
+        factor: (O,) float32, multiplied with the sums.
+        dtype: of the result; None: that of `x`.
+
+    Returns:
+        (N, O, H, W), channels-last.
+    """
+    return _convolved(x, weight, factor, dtype, back=False)
+
+
+def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    """The gradient (N, C, H, W) in the input of `convolved`.
+
+    Args:
+        grad: (N, O, H, W), in the type of the input.
+        weight: as given to `convolved`.
+        dtype: of the result; None: that of `grad`.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    return _convolved(grad, weight, None, dtype, back=True)
+
+
+def fits_weight_gradient(weight: Tensor) -> bool:
+    """Whether `weight_gradient` is worth its while for a weight (O, C, 3, 3) that `fits`."""
+    return weight.shape[1] <= FEW_INPUTS or weight.shape[0] >= FEWEST_OUTPUTS
+
+
+def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor | None = None) -> Tensor:
+    """The gradient in the weight of `convolved`, float32, in the weight's memory order.
+
+    Args:
+        x: as given to `convolved`.
+        grad: (N, O, H, W), in the type of `x`.
+        weight: (O, C, 3, 3).
+        factor: (O,) float32, multiplied with the sums.
+    """
+    out = torch.empty_like(weight, dtype=torch.float32)
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    _check(x, weight, grad)
+    strides = out.stride(0), out.stride(1), out.stride(3)
+    factor = None if factor is None else plain(factor.expand(weight.shape[0]))
+    binding.call("weight_gradient", (x, grad, factor, out), *_sizes(x), weight.shape[0], *strides)
+    return out
+
+
+def _convolved(x: Tensor, weight: Tensor, factor: Tensor | None, dtype: torch.dtype | None, *, back: bool) -> Tensor:
+    samples, channels, height, width = x.shape
+    outer, inner, by_outer, by_inner = weight.shape[0], weight.shape[1], weight.stride(0), weight.stride(1)
+    if back:
+        outer, inner, by_outer, by_inner = inner, outer, by_inner, by_outer
+    if channels != inner:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not fit a map of shape {tuple(x.shape)}")
+    out = torch.empty(
+        (samples, outer, height, width),
+        dtype=dtype or x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
+    factor = None if factor is None else plain(factor.expand(outer))
+    numbers = (*_sizes(x), outer, by_outer, by_inner, weight.stride(3), back)
+    binding.call("convolved", (x, weight, factor, out), *numbers)
+    return out
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int, int]:
+    samples, channels, height, width = x.shape
+    return samples * height * width, height, width, channels
+
+
+def _check(x: Tensor, weight: Tensor, grad: Tensor) -> None:
+    if weight.shape[:2] != (grad.shape[1], x.shape[1]) or grad.shape[2:] != x.shape[2:] or len(grad) != len(x):
+        raise ValueError(f"a gradient of shape {tuple(grad.shape)} does not fit a map of shape {tuple(x.shape)}")
+
+
+def _pair(number: object) -> tuple[object, ...]:
+    return tuple(number) if isinstance(number, Sequence) and not isinstance(number, str) else (number, number)
