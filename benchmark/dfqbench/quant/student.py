@@ -24,6 +24,7 @@ from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
 from dfqbench.quant.ranges import RangeRule
 from dfqbench.quant.rewrite import Claim, LayerBits, layer_bits, rewrite
 from dfqbench.quant.scheme import Scheme
+from dfqbench.quant.slices import keep_order_of_slices
 
 STATE_FILE = "student.safetensors"
 DESCRIPTION_FILE = "student.json"
@@ -122,6 +123,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     traced, claims = rewrite(network, scheme, example)
     freeze_batchnorm(traced)
     join_blocks(traced)
+    keep_order_of_slices(traced)
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
     traced.to(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
-TRACING = ("quant/trace.py", "quant/tail.py", "quant/activations.py", "quant/frozen.py")
+TRACING = ("quant/trace.py", "quant/tail.py", "quant/slices.py", "quant/activations.py", "quant/frozen.py")
 """The host's code by which a teacher becomes a graph."""
 COMPUTING = ("native", "replay")
 """The host's code of compiled passes, and of steps that are recorded."""

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Unavailable
 from dfqbench.native import passes
+from dfqbench.quant.slices import keep_order_of_slices
 from dfqbench.quant.tail import in_place, replace_tail, tail_of
 from dfqbench.quant.trace import WEIGHTED, trace
 from dfqbench.synth.moments import Moments, moments_gradient
@@ -82,8 +83,7 @@ def block_graph(network: nn.Module, noter: Noter) -> BlockGraph | None:
     found = [_replace(traced, node, noter) for node in norms]
     if not any(found):
         return None
-    traced.graph.lint()
-    traced.recompile()
+    keep_order_of_slices(traced)
     return BlockGraph(traced, order)
 
 
