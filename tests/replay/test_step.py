@@ -57,14 +57,6 @@ def test_other_shapes_and_kinds_are_recorded_apart_and_those_used_last_are_kept(
         assert tape.warmed - before == warmed
 
 
-def test_without_a_kind_nothing_is_recorded() -> None:
-    tape = CpuTape()
-    step = ReplayedStep(tape)
-    for _ in range(WARM_CALLS + 2):
-        step(None, _doubled, torch.ones(2))
-    assert tape.warmed == tape.recorded == 0
-
-
 def test_a_step_that_reads_the_device_is_refused_when_it_would_be_recorded() -> None:
     step = ReplayedStep(CpuTape())
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from dfqbench.native import binding, convolve
+from dfqbench.native.prepared import Prepared
 
 
 @contextmanager
@@ -34,32 +34,27 @@ class _NarrowConvolutions(TorchFunctionMode):
     """Within it the kernels compute 2-d convolutions that fit them, under autocast; everything else is as ever."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7 and torch.is_autocast_enabled(args[0].device.type):
+        if func is torch.conv2d and not kwargs and len(args) == 7:
             x, weight, bias, *numbers = args
-            if convolve.fits(x, weight, numbers):
+            if _is_narrow(x.device.type) and convolve.fits(x, weight, numbers):
                 found: Tensor = _NarrowConv.apply(x.to(torch.bfloat16), _narrowed(weight))
                 return found if bias is None else found + bias.to(torch.bfloat16).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
+
+
+def _is_narrow(device: str) -> bool:
+    """Whether autocast makes bfloat16 of a convolution's operands."""
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
 
 
 def _narrowed(weight: Tensor) -> Tensor:
     """A weight that does not change, in bfloat16; one that does as it is: the kernels round it."""
     if weight.requires_grad or weight.dtype == torch.bfloat16:
         return weight
-    state = weight.data_ptr(), weight._version
-    known = _known.get(weight)  # type: ignore[no-untyped-call]
-    if known is not None and known[0] == state:
-        found: Tensor = known[1]
-        return found
-    narrow = weight.to(torch.bfloat16)
-    if not (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
-        # What is computed while a step is recorded lies in the recording's memory.
-        _known[weight] = state, narrow
-    return narrow
+    return _narrow_weights.get((weight,), lambda: weight.to(torch.bfloat16))
 
 
-_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Weights that do not change: the state that was seen, and it in bfloat16."""
+_narrow_weights: Prepared[Tensor] = Prepared()
 
 
 class _NarrowConv(torch.autograd.Function):

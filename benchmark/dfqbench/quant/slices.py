@@ -30,7 +30,7 @@ def keep_order_of_slices(traced: fx.GraphModule) -> None:
 def _is_slice_of_map(node: fx.Node) -> bool:
     if node.op != "call_function" or node.target is not operator.getitem:
         return False
-    index = node.args[1]
+    index: Any = node.args[1]
     return (
         isinstance(index, tuple)
         and len(index) == 4

@@ -67,7 +67,7 @@ class ReplayedStep:
         """Does the step.
 
         Args:
-            kind: what the step does depends on it, and on nothing else on the host; None: it is not recorded.
+            kind: what the step does depends on it, and on nothing else on the host.
             act: the step, as a function of the inputs.
             inputs: on the device, without a graph.
 
@@ -77,7 +77,7 @@ class ReplayedStep:
         Raises:
             PluginError: the step cannot be recorded, for one because it reads a value from the device.
         """
-        if self._tape is None or kind is None:
+        if self._tape is None:
             return tuple(result.detach() for result in act(*inputs))
         whole = (kind, *((one.shape, one.dtype, one.stride()) for one in inputs))
         recording = self._kept.pop(whole, None)

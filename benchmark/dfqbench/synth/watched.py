@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from dfqbench.api.numerics import chunks
 from dfqbench.native import passes
+from dfqbench.native.prepared import Prepared
 from dfqbench.quant.frozen import affine_of
 from dfqbench.synth.moments import Moments, moments_gradient, moments_of
 
@@ -52,20 +52,12 @@ def affine_of_layer(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """
     if layer.running_mean is None or layer.running_var is None:
         raise ValueError("the layer keeps no running statistics")
-    parts = layer.weight, layer.bias, layer.running_mean, layer.running_var
-    state = (*((part.data_ptr(), part._version) for part in parts), layer.eps)
-    known = _affines.get(layer)
-    if known is not None and known[0] == state:
-        return known[1]
-    scale, shift, _ = affine_of(layer.weight, layer.bias, (layer.running_mean, layer.running_var, layer.eps))
-    if not (scale.is_cuda and torch.cuda.is_current_stream_capturing()):
-        # What is computed while a step is recorded lies in the recording's memory.
-        _affines[layer] = state, (scale, shift)
-    return scale, shift
+    running = layer.running_mean, layer.running_var, layer.eps
+    parts = layer.running_mean, layer.running_var, layer.weight, layer.bias
+    return _affines.get(parts, lambda: affine_of(layer.weight, layer.bias, running)[:2], layer.eps)
 
 
-_affines: WeakKeyDictionary[nn.Module, tuple[object, passes.Affine]] = WeakKeyDictionary()
-"""Of layers that do not change, with the state they were computed from."""
+_affines: Prepared[passes.Affine] = Prepared()
 
 
 class _WatchedBatchNorm(torch.autograd.Function):
