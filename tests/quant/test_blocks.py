@@ -292,3 +292,54 @@ def test_evaluation_never_joins(library: str, monkeypatch: pytest.MonkeyPatch) -
         student(images())
     with pytest.raises(AssertionError, match="must compute"):
         student(images().requires_grad_())
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_evaluated_block_rounds_in_place_unless_somebody_listens(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    if compiled:
+        request.getfixturevalue("library")
+    student = student_of(CifarResNet(8))
+    calls: list[int] = []
+    plain = ActivationQuantizer.over
+
+    def counted(self: ActivationQuantizer, x: Tensor) -> Tensor:
+        calls.append(x.data_ptr())
+        out = plain(self, x)
+        assert out.data_ptr() == x.data_ptr()
+        return out
+
+    monkeypatch.setattr(ActivationQuantizer, "over", counted)
+    with torch.no_grad():
+        over = student(images())
+        assert len(calls) == joined(student) == 7
+        outputs: list[tuple[Tensor, Tensor]] = []
+        norms = [module for module in student.modules() if isinstance(module, FrozenBatchNorm2d)]
+        for norm in norms:
+            norm.register_forward_hook(lambda _norm, _x, out: outputs.append((out, out.clone())))
+        listened = student(images())
+    assert len(calls) == 7
+    assert torch.equal(over, listened)
+    assert len(outputs) == 7
+    assert all(torch.equal(kept, copied) for kept, copied in outputs)
+
+
+def test_whoever_listens_to_all_modules_of_a_process_is_heard() -> None:
+    student = student_of(CifarResNet(8))
+    outputs: list[tuple[Tensor, Tensor]] = []
+
+    def listen(module: nn.Module, _x: object, out: object) -> None:
+        if isinstance(module, FrozenBatchNorm2d) and isinstance(out, Tensor):
+            outputs.append((out, out.clone()))
+
+    with torch.no_grad():
+        expected = student(images())
+        handle = torch.nn.modules.module.register_module_forward_hook(listen)
+        try:
+            found = student(images())
+        finally:
+            handle.remove()
+    assert torch.equal(found, expected)
+    assert len(outputs) == 7
+    assert all(torch.equal(kept, copied) for kept, copied in outputs)

@@ -60,3 +60,24 @@ def test_official_ema_refuses_a_short_phase() -> None:
 def test_an_unknown_rule_names_the_valid_ones() -> None:
     with pytest.raises(UsageError, match=r"did you mean ema.*valid: ema, ema-official, minmax"):
         check_rule("emaa", 10)
+
+
+@pytest.mark.parametrize("rule", ["minmax", "ema", "ema-official"])
+def test_the_range_of_what_relu_gives_needs_no_relu(rule: RangeRule) -> None:
+    random = torch.Generator().manual_seed(0)
+    for shift in (-3.0, 0.0, 3.0):
+        x = torch.randn(4, 3, 5, 6, generator=random) / 3 + shift
+        expected, found, listed = Range(), Range(), Range()
+        for part in x:
+            expected.update(part.relu(), rule)
+            found.update(part, rule, rectified=True)
+            listed.update(part[None].contiguous(memory_format=torch.channels_last), rule, rectified=True)
+        for other in (found, listed):
+            assert torch.equal(other.low, expected.low)
+            assert torch.equal(other.high, expected.high)
+
+
+def test_a_range_of_numbers_that_are_none_is_none() -> None:
+    ranges = Range()
+    ranges.update(torch.tensor([1.0, torch.nan]), "minmax", rectified=True)
+    assert torch.isnan(ranges.high)

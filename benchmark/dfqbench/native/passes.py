@@ -216,15 +216,16 @@ def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def round_to_grid(x: Tensor, grid: Grid, codes: Tensor | None = None) -> Tensor:
+def round_to_grid(x: Tensor, grid: Grid, codes: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """The rounded tensor (clamp(round(S x - Z), ends) + Z) / S.
 
     Args:
         x: `fits_flat`.
         grid: S, Z and the ends.
         codes: bfloat16, in the shape and memory order of `x`; filled with the integers before the division.
+        out: where the result goes, `x` itself for one; None: new memory.
     """
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     scale, shift, *ends = grid
     binding.call("round_to_grid", (x, out, codes, plain(scale), plain(shift)), x.numel(), *ends)
     return out

@@ -87,11 +87,26 @@ def block_output(
         grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
         found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, _Fixed(layer.frozen(), grid, codes))
         return on_grid(found, quantizer.scale, codes)
+    overwrites = _overwrites(layer, quantizer, x, residual)
     out: Tensor = layer(x)
     if residual is not None:
-        out = out.add_(residual) if adds_in_place else out + residual
-    rounded: Tensor = quantizer(out)
+        out = out.add_(residual) if adds_in_place or overwrites else out + residual
+    rounded: Tensor = quantizer.over(out) if overwrites else quantizer(out)  # type: ignore[operator]
     return rounded
+
+
+def _overwrites(layer: nn.Module, quantizer: nn.Module, x: Tensor, residual: Tensor | float | None) -> bool:
+    """Whether nobody can see the layer's output: BatchNorm's is new memory, and no graph keeps it."""
+    return (
+        not torch.is_grad_enabled()
+        and type(layer) is FrozenBatchNorm2d
+        and type(quantizer) is ActivationQuantizer
+        and (
+            residual is None
+            or (isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype)
+        )
+        and not any(is_hooked(module) or "forward" in vars(module) for module in (layer, quantizer))
+    )
 
 
 def _can_join(layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tensor, residual: Tensor | None) -> bool:

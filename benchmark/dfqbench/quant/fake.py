@@ -124,6 +124,23 @@ def quantize_integral_shift(x: Tensor, scale: Tensor, shift: Tensor, bits: int, 
     return rounded
 
 
+@torch.no_grad()
+def quantize_in_place(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
+    """As :func:`quantize_integral_shift` with one grid for the tensor, in the memory of `x`.
+
+    Args:
+        x: (N, ...).
+        scale: S, 0-d.
+        shift: Z, 0-d.
+        bits: k.
+    """
+    if passes.fits_flat(x):
+        return passes.round_to_grid(x, (scale, shift, *grid_ends(bits)), out=x)
+    for part in chunks(x):
+        torch.div(_shifted_codes(x[part], scale, shift, bits), scale, out=x[part])
+    return x
+
+
 def quantize_with_codes(
     x: Tensor, scale: Tensor, shift: Tensor, bits: int, *, rectify: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dfqbench.quant.fake import (
     affine_grid,
     integral_shift,
     quantize_affine,
+    quantize_in_place,
     quantize_integral_shift,
     quantize_weight,
     quantize_with_codes,
@@ -88,7 +89,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Rounds `x` (any shape) to the grid; updates the range first while observing."""
         if self.rule is not None:
-            self.range.update(x.detach().relu() if self.rectifies else x, self.rule)
+            self.range.update(x, self.rule, rectified=self.rectifies)
             self.refresh()
         if self.operand.rounding == "integral_shift":
             if self.keep_codes and x.ndim > 1:
@@ -98,6 +99,13 @@ class ActivationQuantizer(nn.Module):
             return on_grid(rounded, self.scale)
         found = quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
         return on_grid(found, self.scale.reciprocal())
+
+    def over(self, x: Tensor) -> Tensor:
+        """As `forward`, without a graph and in the memory of `x`, which nobody else reads."""
+        if self.rule is not None or self.keep_codes or self.operand.rounding != "integral_shift":
+            found: Tensor = self(x)
+            return found
+        return on_grid(quantize_in_place(x, self.scale, self.shift, self.bits), self.scale)
 
     def extra_repr(self) -> str:
         """Name and bits, for printing."""

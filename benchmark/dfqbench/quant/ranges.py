@@ -56,7 +56,7 @@ class Range(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, x: Tensor, rule: RangeRule) -> None:
+    def update(self, x: Tensor, rule: RangeRule, *, rectified: bool = False) -> None:
         """Takes one more batch into account.
 
         `minmax` is the running minimum and maximum, both starting at 0. `ema` is a plain moving average with the
@@ -66,8 +66,15 @@ class Range(nn.Module):
         Args:
             x: the batch's values, any shape.
             rule: how to follow it.
+            rectified: whether the values are those of ReLU(x).
         """
-        low, high = torch.aminmax(x.detach())
+        x = x.detach()
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            # In memory order, else torch copies the map.
+            x = x.permute(0, 2, 3, 1)
+        low, high = torch.aminmax(x)
+        if rectified:
+            low, high = low.relu(), high.relu()
         self.steps += 1
         if rule == "minmax":
             torch.minimum(self.low, low, out=self.low)

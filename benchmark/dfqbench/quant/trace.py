@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules import module as _every_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api.errors import Unavailable
@@ -78,10 +79,12 @@ def trace(network: nn.Module) -> fx.GraphModule:
     raise Unavailable(f"{type(network).__name__} has more than {MOST_RETRIES} untraceable parts")
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a module's calls or gradients."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
+    """Whether somebody listens to a module's calls or gradients, or to those of all modules of the process."""
+    return any(getattr(module, kind) or getattr(_every_module, f"_global{kind}") for kind in _HOOKS)
 
 
 def _first_line(error: BaseException) -> str:

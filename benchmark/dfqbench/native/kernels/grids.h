@@ -32,13 +32,14 @@ struct Grid {
   }
 };
 
-// out = (clamp(round(scale x - shift), low, high) + shift) / scale; its integers too where `codes` is not null.
+// out = (clamp(round(scale x - shift), low, high) + shift) / scale; its integers too where `codes` is not null. `out` may
+// be `x`.
 void round_to_grid(Grid grid, const float* x, float* out, bfloat16* codes, long count, int threads) {
   if (codes == nullptr) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for simd num_threads(threads) schedule(static)
     for (long i = 0; i < count; ++i) out[i] = grid.code(x[i]) / grid.scale;
   } else {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for simd num_threads(threads) schedule(static)
     for (long i = 0; i < count; ++i) {
       const float n = grid.code(x[i]);
       out[i] = n / grid.scale;
