@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dfqbench.models.cifar import CifarResNet
 from dfqbench.native import binding, convolve
-from dfqbench.native.narrow import autocast
+from dfqbench.native.narrow import Autocast
 from dfqbench.quant.fake import integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.grid_conv import GridConvolutions, on_grid
 
@@ -113,7 +113,7 @@ def test_under_autocast_a_network_is_what_it_is_with_torchs_convolutions(kernels
     def found() -> list[Tensor]:
         network.zero_grad()
         x = images.clone().requires_grad_()
-        with autocast(torch.device("cpu"), enabled=True):
+        with Autocast(torch.device("cpu"), enabled=True):
             out = network(x)
         out.float().square().sum().backward()
         assert x.grad is not None
@@ -126,7 +126,7 @@ def test_under_autocast_a_network_is_what_it_is_with_torchs_convolutions(kernels
     assert len(compiled) == len(expected) == 7
     for one, other in zip(compiled, expected, strict=True):
         assert (one - other).norm() <= 0.02 * other.norm()
-    with autocast(torch.device("cpu"), enabled=False):
+    with Autocast(torch.device("cpu"), enabled=False):
         assert network(images).dtype == torch.float32
 
 
@@ -135,7 +135,7 @@ def test_second_derivatives_under_autocast_are_torchs(kernels: None) -> None:
 
     def found() -> Tensor:
         leaf = x.float().requires_grad_()
-        with autocast(torch.device("cpu"), enabled=True):
+        with Autocast(torch.device("cpu"), enabled=True):
             out = torch.conv2d(leaf, weight.float(), None, (1, 1), (1, 1), (1, 1), 1)
         (first,) = torch.autograd.grad(out.float().square().sum(), leaf, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), leaf)
@@ -188,7 +188,49 @@ def test_a_teachers_convolutions_are_the_kernels(kernels: None, monkeypatch: pyt
 
     monkeypatch.setattr(convolve, "convolved", counted)
     images = torch.randn(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad(), autocast(torch.device("cpu"), enabled=True):
+    with torch.no_grad(), Autocast(torch.device("cpu"), enabled=True):
         network(images)
     # All but the two with a stride.
     assert sorted(calls) == sorted([(16, 3)] + [(16, 16)] * 6 + [(32, 32)] * 5 + [(64, 64)] * 5)
+
+
+def test_transformations_and_tracers_are_left_to_torch(kernels: None) -> None:
+    x, weight, _ = operands((2, 16, 16, 5, 5), torch.float32)
+    numbers = (None, (1, 1), (1, 1), (1, 1), 1)
+
+    def total(weight: Tensor) -> Tensor:
+        return torch.conv2d(x, weight, *numbers).float().square().sum()
+
+    def one_image(image: Tensor) -> Tensor:
+        return torch.conv2d(image[None], weight, *numbers)
+
+    with Autocast(torch.device("cpu"), enabled=True):
+        found = torch.func.grad(total)(weight)
+        mapped = torch.func.vmap(one_image)(x)
+        traced = torch.fx.symbolic_trace(nn.Conv2d(16, 16, 3, padding=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(found, torch.func.grad(total)(weight))
+        assert torch.equal(mapped, torch.func.vmap(one_image)(x))
+    assert traced(x).shape == x.shape
+
+
+def test_autocast_can_be_entered_again_and_within_itself() -> None:
+    auto = Autocast(torch.device("cpu"), enabled=True)
+    for _ in range(2):
+        with auto:
+            with auto:
+                assert torch.is_autocast_enabled("cpu")
+            assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_another_type_of_autocast_is_left_alone(kernels: None) -> None:
+    x, weight, _ = operands((2, 16, 16, 5, 5), torch.float32)
+    with Autocast(torch.device("cpu"), enabled=True), torch.autocast("cpu", torch.float16):
+        assert torch.conv2d(x, weight, None, (1, 1), (1, 1), (1, 1), 1).dtype == torch.float16
+
+
+def test_sums_over_many_slices_of_positions_are_whole(kernels: None) -> None:
+    x, weight, grad = operands((1, 1, 1, 130, 64))
+    found = convolve.weight_gradient(x, grad, weight)
+    torch.testing.assert_close(found.double(), exact(x, weight, grad)[2], rtol=1e-5, atol=1e-4)

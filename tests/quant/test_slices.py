@@ -63,14 +63,17 @@ def test_a_traced_slice_is_one_call_when_it_is_traced_again() -> None:
     assert torch.equal(again(x), Head()(x))
 
 
-def test_slices_that_others_read_or_that_are_no_maps_stay() -> None:
+def test_slices_that_others_read_or_that_are_no_maps_or_may_be_changed_stay() -> None:
     class Others(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             shared = x[:, :, ::2, ::2]
             rows = x[:, 1:]
             size = x.shape[2] // 2
             asked = x[:, :, :size, :size]
-            return F.pad(rows, (1, 1)).sum() + F.pad(asked, (3, 3)).sum() + F.pad(shared, (1, 1)).sum() + shared.mean()
+            changed = x[:, :, ::2]
+            x.mul_(1.0)
+            later = F.pad(changed, (1, 1)).sum() + F.pad(shared, (1, 1)).sum() + shared.mean()
+            return F.pad(rows, (1, 1)).sum() + F.pad(asked, (3, 3)).sum() + later
 
     traced = fx.symbolic_trace(Others())
     keep_order_of_slices(traced)

@@ -55,7 +55,8 @@ class Context(Protocol):
         """Within it convolutions run in bfloat16 where `precision` says so; else it does nothing.
 
         For the forward passes of generator and teacher in training; statistics and losses belong outside, or take
-        their inputs as float32.
+        their inputs as float32. What is computed again in the backward pass (`torch.utils.checkpoint`) must enter it
+        there, too.
         """
         ...
 

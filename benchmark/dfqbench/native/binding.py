@@ -45,8 +45,8 @@ class Passes:
     Attributes:
         device: type of the devices that its tensors are on.
         call: calls a function by name, with tensors, and sizes and numbers.
-        saves_launches: whether there are functions for small tensors, too, and sums over samples are taken at once:
-            on a GPU each operation costs a launch, however small.
+        saves_launches: whether it is what GPUs need: there are functions for small tensors, too, and sums over samples
+            are taken at once, since each operation costs a launch, however small; and narrow convolutions.
     """
 
     device: str

@@ -2,59 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dfqbench.native import binding, convolve
-from dfqbench.native.prepared import Prepared
 
 
-@contextmanager
-def autocast(device: torch.device, *, enabled: bool) -> Iterator[None]:
-    """Within it convolutions and products are computed in bfloat16.
+class Autocast(AbstractContextManager[None]):
+    """Within it convolutions and products are computed in bfloat16; it can be entered again and again.
 
     Args:
         device: where.
         enabled: whether anything is different at all.
     """
-    with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        if enabled and binding.saves_launches(device.type):
-            with _NarrowConvolutions():
-                yield
-        else:
-            yield
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self._device = device
+        self._enabled = enabled
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> None:
+        """Begins it."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self._device.type, torch.bfloat16, enabled=self._enabled))
+            if self._enabled and binding.saves_launches(self._device.type):
+                stack.enter_context(_NarrowConvolutions())
+            self._entered.append(stack.pop_all())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends it."""
+        self._entered.pop().__exit__(kind, error, trace)
 
 
 class _NarrowConvolutions(TorchFunctionMode):
     """Within it the kernels compute 2-d convolutions that fit them, under autocast; everything else is as ever."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7:
+        if func is torch.conv2d and not kwargs and len(args) == 7 and _are_plain(args[:2]):
             x, weight, bias, *numbers = args
             if _is_narrow(x.device.type) and convolve.fits(x, weight, numbers):
-                found: Tensor = _NarrowConv.apply(x.to(torch.bfloat16), _narrowed(weight))
+                found: Tensor = _NarrowConv.apply(x.to(torch.bfloat16), weight)
                 return found if bias is None else found + bias.to(torch.bfloat16).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
+
+
+def _are_plain(tensors: Any) -> bool:
+    """Whether these are tensors with memory, and not what a transformation or a tracer puts in their place."""
+    return all(
+        type(one) in {Tensor, nn.Parameter} and not torch._C._functorch.is_functorch_wrapped_tensor(one)
+        for one in tensors
+    )
 
 
 def _is_narrow(device: str) -> bool:
     """Whether autocast makes bfloat16 of a convolution's operands."""
     return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-
-
-def _narrowed(weight: Tensor) -> Tensor:
-    """A weight that does not change, in bfloat16; one that does as it is: the kernels round it."""
-    if weight.requires_grad or weight.dtype == torch.bfloat16:
-        return weight
-    return _narrow_weights.get((weight,), lambda: weight.to(torch.bfloat16))
-
-
-_narrow_weights: Prepared[Tensor] = Prepared()
 
 
 class _NarrowConv(torch.autograd.Function):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from dfqbench.quant.tail import in_place
+
 
 def keep_order_of_slices(traced: fx.GraphModule) -> None:
     """Replaces, in place, the slices of maps that only a padding reads, as shortcuts without parameters have them.
@@ -17,7 +19,7 @@ def keep_order_of_slices(traced: fx.GraphModule) -> None:
     of another branch, both must be read crosswise.
     """
     for node in list(traced.graph.nodes):
-        if _is_slice_of_map(node) and [user.target for user in node.users] == [F.pad]:
+        if _is_slice_of_map(node) and _is_padded_only(traced, node):
             with traced.graph.inserting_before(node):
                 kept = traced.graph.call_function(sliced, node.args)
             kept.meta["is_wrapped"] = True  # one call, too, where the network is traced again
@@ -37,6 +39,19 @@ def _is_slice_of_map(node: fx.Node) -> bool:
         and all(isinstance(one, slice) for one in index)
         and not any(isinstance(end, fx.Node) for one in index for end in (one.start, one.stop, one.step))
     )
+
+
+def _is_padded_only(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a padding reads a slice, nobody else does, and nothing before it can change the map."""
+    users = list(node.users)
+    if len(users) != 1 or users[0].target is not F.pad:
+        return False
+    between = node.next
+    while between is not users[0]:
+        if between.op == "call_module" or in_place(traced, between):
+            return False
+        between = between.next
+    return True
 
 
 def sliced(x: Tensor, index: tuple[slice, ...]) -> Tensor:

@@ -17,7 +17,7 @@ from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import NonFiniteError, PluginError
 from dfqbench.api.precision import Precision
-from dfqbench.native.narrow import autocast
+from dfqbench.native.narrow import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
@@ -154,7 +154,7 @@ class HostContext:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
-        return autocast(self.device, enabled=self.precision.bfloat16)
+        return Autocast(self.device, enabled=self.precision.bfloat16)
 
     def seed(self, *scope: str | int) -> int:
         """A seed of this phase and scope."""

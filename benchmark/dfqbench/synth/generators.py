@@ -113,7 +113,8 @@ class Generator(nn.Module):
             embedding: label embedding (True) or class-conditional BatchNorm (False).
             extra: size of a further condition, concatenated to the vector.
             stats: mean and deviation of the output per channel; None: 0 and 1.
-            phases: whether upsampling and convolution are computed together (equal up to rounding, less work).
+            phases: whether upsampling and convolution are computed together (images equal up to rounding, less work);
+                the biases of these convolutions, which BatchNorm takes off again, are then left out.
         """
         super().__init__()
         channels, height, width = image_size

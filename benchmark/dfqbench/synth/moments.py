@@ -156,6 +156,10 @@ class _BatchMoments(torch.autograd.Function):
         return mean, var
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return batch.moments_backward(*ctx.saved_tensors, *grads)
+        means, mean = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # A second derivative is asked for.
+            of_mean, of_var = (grad / len(means) for grad in grads)
+            return of_mean + 2.0 * of_var * (means - mean), of_var.expand_as(means)
+        return batch.moments_backward(means, mean, grads[0], grads[1])

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from dfqbench.api.numerics import chunks
 from dfqbench.native import passes
-from dfqbench.native.prepared import Prepared
 from dfqbench.quant.frozen import affine_of
 from dfqbench.synth.moments import Moments, moments_gradient, moments_of
 
@@ -52,12 +51,7 @@ def affine_of_layer(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """
     if layer.running_mean is None or layer.running_var is None:
         raise ValueError("the layer keeps no running statistics")
-    running = layer.running_mean, layer.running_var, layer.eps
-    parts = layer.running_mean, layer.running_var, layer.weight, layer.bias
-    return _affines.get(parts, lambda: affine_of(layer.weight, layer.bias, running)[:2], layer.eps)
-
-
-_affines: Prepared[passes.Affine] = Prepared()
+    return affine_of(layer.weight, layer.bias, (layer.running_mean, layer.running_var, layer.eps))[:2]
 
 
 class _WatchedBatchNorm(torch.autograd.Function):

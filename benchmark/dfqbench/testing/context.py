@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, Precision, SampleSource, budget_named
-from dfqbench.native.narrow import autocast
+from dfqbench.native.narrow import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.testing.toys import toy_card
 
@@ -89,7 +89,7 @@ class ToyContext:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
-        return autocast(self.device, enabled=self.precision.bfloat16)
+        return Autocast(self.device, enabled=self.precision.bfloat16)
 
     def seed(self, *scope: str | int) -> int:
         """A seed from `root_seed` and the scope."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dfqbench.native.gpu import batch, convolutions, maps, rounding, woven
@@ -20,6 +22,8 @@ FEWEST_PROGRAMS, MANY_PROGRAMS, MOST_SLICES = 128, 1024, 64
 where slices must be put together by a further kernel, more of them where that is done anyway."""
 FEWEST_OF_PRODUCT = 16
 """Rows and columns of the smallest matrix that a product takes."""
+MUCH_ROOM = 1 << 17
+"""Bytes of shared memory; large GPUs have them."""
 CONV_POSITIONS, CONV_SLICES = 128, 128
 """Positions of a convolution's program; slices of the positions for its gradient in the weight."""
 EXACT = {"enable_fp_fusion": False}
@@ -136,7 +140,7 @@ def _scaled(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     rounding.scaled[_rows(rows * channels)](*tensors, rows * channels, channels, **_elements(channels))
 
 
-def _convolved(tensors: Tensors, numbers: tuple[float, ...]) -> None:
+def _convolved(tensors: tuple[Any, ...], numbers: tuple[float, ...]) -> None:
     x, weight, factor, out = tensors
     positions, height, width, channels, outer, by_outer, by_inner, by_tap, back = _whole(numbers)
     by_rows = channels < FEWEST_OF_PRODUCT
@@ -145,15 +149,23 @@ def _convolved(tensors: Tensors, numbers: tuple[float, ...]) -> None:
     kernel[(-(-positions // CONV_POSITIONS),)](
         x, weight, _or(factor, x), out, positions, height, width, channels, outer, by_outer, by_inner, by_tap,
         BACK=bool(back), SCALED=factor is not None, P=CONV_POSITIONS, C=seen,
-        OUT=_of_product(outer), num_stages=_stages(channels, outer),
+        OUT=_of_product(outer), num_stages=_stages(channels, outer, out.device),
     )  # fmt: skip
 
 
-def _stages(channels: int, outer: int) -> int:
-    """Loads that are under way at once, as found best on an H200: large tiles leave room for one program only."""
+def _stages(channels: int, outer: int, device: torch.device) -> int:
+    """Loads that are under way at once, as found best on an H200, where a program has the room for them."""
     if channels <= 32:
         return 1
-    return 4 if outer > 16 else 2
+    return 4 if outer > 16 and _room(device) >= MUCH_ROOM else 2
+
+
+@cache
+def _room(device: torch.device) -> int:
+    """Bytes of shared memory that a program may take."""
+    if device.type != "cuda":
+        return 0
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
 def _weight_gradient(tensors: tuple[Any, ...], numbers: tuple[float, ...]) -> None:
