@@ -39,9 +39,18 @@ class Hooked:
         return found
 
 
+def prepared(shape: Shape, network: nn.Module) -> Student:
+    """A W4A4 student in the default memory format; each of its layers gives a map of its own."""
+    student = prepare(network, parse_scheme("w4a4"), shape.card).to(memory_format=torch.contiguous_format)
+    for quantizer in student.activation_quantizers():
+        # Where somebody listens nothing is joined, and nothing overwritten.
+        quantizer.register_forward_hook(lambda *_: None)
+    return student
+
+
 def student_of(shape: Shape, network: nn.Module) -> Student:
     """A W4A4 student in the default memory format with ranges from one batch."""
-    student = prepare(network, parse_scheme("w4a4"), shape.card).to(memory_format=torch.contiguous_format)
+    student = prepared(shape, network)
     with torch.no_grad(), student.observing("minmax"):
         student(torch.randn(shape.batch, *shape.card.input_size, device=shape.device))
     return student
@@ -167,7 +176,7 @@ def calibration(shape: Shape) -> Step:
     network, images = shape.teacher(), torch.randn(CHAINS, *shape.card.input_size, device=shape.device)
 
     def step() -> None:
-        student = prepare(network, parse_scheme("w4a4"), shape.card).to(memory_format=torch.contiguous_format)
+        student = prepared(shape, network)
         with torch.no_grad(), student.observing("minmax"):
             student(images)
 
