@@ -89,6 +89,37 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor |
     return out
 
 
+def gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    wanted: Sequence[bool],
+    *,
+    dtype: torch.dtype | None = None,
+    factor: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients in input and weight of `convolved`; the latter float32, and torch's where the kernels are not worth it.
+
+    Args:
+        grad: (N, O, H, W), in the type of `x`.
+        x: as given to `convolved`.
+        weight: likewise.
+        wanted: which of the two.
+        dtype: of that in the input; None: that of `grad`.
+        factor: (O,) or (1,) float32, multiplied with that in the weight.
+    """
+    to_x = data_gradient(grad, weight, dtype=dtype) if wanted[0] else None
+    if not wanted[1]:
+        return to_x, None
+    if fits_weight_gradient(weight):
+        return to_x, weight_gradient(x, grad, weight, factor=factor)
+    _, by_torch, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [False, True, False]
+    )
+    to_weight = by_torch.to(torch.float32)
+    return to_x, to_weight if factor is None else to_weight * factor.view(-1, 1, 1, 1)
+
+
 def _convolved(x: Tensor, weight: Tensor, factor: Tensor | None, dtype: torch.dtype | None, *, back: bool) -> Tensor:
     samples, channels, height, width = x.shape
     outer, inner, by_outer, by_inner = weight.shape[0], weight.shape[1], weight.stride(0), weight.stride(1)

@@ -77,24 +77,11 @@ class _NarrowConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight = ctx.needs_input_grad
         if torch.is_grad_enabled():
             # Whoever asks for a second derivative gets torch's own.
-            return _gradients(grads[0], x, weight, of_x=of_x, of_weight=of_weight)
-        to_x = convolve.data_gradient(grads[0], weight) if of_x else None
-        if of_weight and convolve.fits_weight_gradient(weight):
-            return to_x, convolve.weight_gradient(x, grads[0], weight).to(weight.dtype)
-        return to_x, _gradients(grads[0], x, weight, of_x=False, of_weight=of_weight)[1]
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, *, of_x: bool, of_weight: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Those in input and weight, as torch computes them."""
-    if not of_x and not of_weight:
-        return None, None
-    numbers = [[1, 1]] * 3
-    to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight.to(x.dtype), None, *numbers, False, [0, 0], 1, [of_x, of_weight, False]
-    )
-    return to_x, None if to_weight is None else to_weight.to(weight.dtype)
+            to_x, to_weight, _ = torch.ops.aten.convolution_backward(
+                grads[0], x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [*ctx.needs_input_grad, False]
+            )
+        else:
+            to_x, to_weight = convolve.gradients(grads[0], x, weight, ctx.needs_input_grad)
+        return to_x, None if to_weight is None else to_weight.to(weight.dtype)

@@ -80,8 +80,8 @@ def block_output(
     if (
         type(layer) is FrozenBatchNorm2d
         and type(quantizer) is ActivationQuantizer
-        and (residual is None or isinstance(residual, Tensor))
-        and _can_join(layer, quantizer, x, residual)
+        and _can_join(layer, quantizer, x)
+        and _is_unseen(layer, quantizer, x, residual)
     ):
         codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
         grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
@@ -101,23 +101,25 @@ def _overwrites(layer: nn.Module, quantizer: nn.Module, x: Tensor, residual: Ten
         not torch.is_grad_enabled()
         and type(layer) is FrozenBatchNorm2d
         and type(quantizer) is ActivationQuantizer
-        and (
-            residual is None
-            or (isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype)
-        )
-        and not any(is_hooked(module) or "forward" in vars(module) for module in (layer, quantizer))
+        and _is_unseen(layer, quantizer, x, residual)
     )
 
 
-def _can_join(layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tensor, residual: Tensor | None) -> bool:
+def _is_unseen(layer: nn.Module, quantizer: nn.Module, x: Tensor, residual: Tensor | float | None) -> bool:
+    """Whether the sum has the shape and type of x, and nobody listens to what lies before or after it."""
+    alike = residual is None or (
+        isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
+    )
+    return alike and not any(is_hooked(module) or "forward" in vars(module) for module in (layer, quantizer))
+
+
+def _can_join(layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         and quantizer.rule is None
         and _clips_at_zero(quantizer)
         and x.dtype == torch.float32
         and layer.can_join(x)
-        and (residual is None or (residual.shape == x.shape and residual.dtype == x.dtype))
-        and not any(is_hooked(module) or "forward" in vars(module) for module in (layer, quantizer))
     )
 
 

@@ -95,21 +95,15 @@ class _GridConv(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.numbers
         # The gradient at the convolution's sums, times S_x: then that in x needs no further pass.
         inner = _scaled(grads[0], factor.view(1, -1, 1, 1), torch.bfloat16)
-        grad_x = grad_w = None
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
         if convolve.fits(x_codes, w_codes, ctx.numbers):
-            if wanted[0]:
-                grad_x = convolve.data_gradient(inner, w_codes, dtype=torch.float32)
-            if wanted[1] and convolve.fits_weight_gradient(w_codes):
-                grad_w = convolve.weight_gradient(x_codes, inner, w_codes, factor=ratio)
-            wanted = [wanted[0] and grad_x is None, wanted[1] and grad_w is None, False]
-        if not any(wanted):
-            return grad_x, grad_w, None, None
+            found = convolve.gradients(inner, x_codes, w_codes, wanted[:2], dtype=torch.float32, factor=ratio)
+            return *found, None, None
         to_x, to_w, _ = torch.ops.aten.convolution_backward(
             inner, x_codes, w_codes, None, stride, padding, dilation, False, [0, 0], groups, wanted
         )
-        grad_x = to_x.to(torch.float32) if wanted[0] else grad_x
-        grad_w = to_w * ratio.view(-1, 1, 1, 1) if wanted[1] else grad_w
+        grad_x = to_x.to(torch.float32) if wanted[0] else None
+        grad_w = to_w * ratio.view(-1, 1, 1, 1) if wanted[1] else None
         return grad_x, grad_w, None, None
 
 

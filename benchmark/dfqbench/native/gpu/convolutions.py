@@ -44,38 +44,25 @@ def _weights(weight, taps, i, o, channels, outer, of_outer, of_inner, of_tap, BA
 @triton.jit(do_not_specialize=["height", "width"])
 def convolved(
     x, weight, factor, out, positions, height, width, channels, outer, of_outer, of_inner, of_tap,
-    BACK: tl.constexpr, SCALED: tl.constexpr, P: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
+    BACK: tl.constexpr, SCALED: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
-    """A convolution, or its gradient in the input; SCALED: times a factor for each channel of the output."""
-    p = tl.program_id(0) * P + tl.arange(0, P)
-    inside = p < positions
-    column, row = p % width, (p // width) % height
-    i, o = tl.arange(0, C), tl.arange(0, OUT)
-    total = tl.zeros([P, OUT], tl.float32)
-    for tap in range(9):
-        v = _seen(x, p, inside, row, column, height, width, channels, tap, C)
-        w = _weights(weight, tap, i, o, channels, outer, of_outer, of_inner, of_tap, BACK)
-        total = tl.dot(v, w.to(v.dtype), total, input_precision="ieee")
-    if SCALED:
-        total *= tl.load(factor + o, mask=o < outer, other=0.0)[None, :]
-    tl.store(out + p[:, None] * outer + o[None, :], total, mask=inside[:, None] & (o < outer)[None, :])
+    """A convolution, or its gradient in the input; SCALED: times a factor for each channel of the output.
 
-
-@triton.jit(do_not_specialize=["height", "width"])
-def convolved_by_rows(
-    x, weight, factor, out, positions, height, width, channels, outer, of_outer, of_inner, of_tap,
-    BACK: tl.constexpr, SCALED: tl.constexpr, P: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
-):  # fmt: skip
-    """As `convolved`, for fewer channels than a product takes: C is that of three taps."""
+    ROWS: a row of the window at a time, for fewer channels than a product takes; C is then that of three taps.
+    """
     p = tl.program_id(0) * P + tl.arange(0, P)
     inside = p < positions
     column, row = p % width, (p // width) % height
     j, o = tl.arange(0, C), tl.arange(0, OUT)
-    i = tl.where(j < 3 * channels, j % channels, channels)
     total = tl.zeros([P, OUT], tl.float32)
-    for k in range(3):
-        v = _seen_in_a_row(x, p, inside, row, column, height, width, channels, k - 1, C)
-        w = _weights(weight, 3 * k + j // channels, i, o, channels, outer, of_outer, of_inner, of_tap, BACK)
+    for k in range(3 if ROWS else 9):
+        if ROWS:
+            v = _seen_in_a_row(x, p, inside, row, column, height, width, channels, k - 1, C)
+            taps, i = 3 * k + j // channels, tl.where(j < 3 * channels, j % channels, channels)
+        else:
+            v = _seen(x, p, inside, row, column, height, width, channels, k, C)
+            taps, i = k, j
+        w = _weights(weight, taps, i, o, channels, outer, of_outer, of_inner, of_tap, BACK)
         total = tl.dot(v, w.to(v.dtype), total, input_precision="ieee")
     if SCALED:
         total *= tl.load(factor + o, mask=o < outer, other=0.0)[None, :]

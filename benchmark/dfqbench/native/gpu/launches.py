@@ -144,12 +144,11 @@ def _convolved(tensors: tuple[Any, ...], numbers: tuple[float, ...]) -> None:
     x, weight, factor, out = tensors
     positions, height, width, channels, outer, by_outer, by_inner, by_tap, back = _whole(numbers)
     by_rows = channels < FEWEST_OF_PRODUCT
-    seen = _of_product(3 * channels if by_rows else channels)
-    kernel = convolutions.convolved_by_rows if by_rows else convolutions.convolved
-    kernel[(-(-positions // CONV_POSITIONS),)](
+    convolutions.convolved[(-(-positions // CONV_POSITIONS),)](
         x, weight, _or(factor, x), out, positions, height, width, channels, outer, by_outer, by_inner, by_tap,
-        BACK=bool(back), SCALED=factor is not None, P=CONV_POSITIONS, C=seen,
-        OUT=_of_product(outer), num_stages=_stages(channels, outer, out.device),
+        BACK=bool(back), SCALED=factor is not None, ROWS=by_rows, P=CONV_POSITIONS,
+        C=_of_product(3 * channels if by_rows else channels), OUT=_of_product(outer),
+        num_stages=_stages(channels, outer, out.device),
     )  # fmt: skip
 
 
