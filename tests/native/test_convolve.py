@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dfqbench.models.cifar import CifarResNet
 from dfqbench.native import binding, convolve
-from dfqbench.native.narrow import Autocast
+from dfqbench.native.autocast import Autocast
 from dfqbench.quant.fake import integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.grid_conv import GridConvolutions, on_grid
 

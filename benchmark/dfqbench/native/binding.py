@@ -33,6 +33,10 @@ _OF_ONE_TYPE = {
     "narrow_scaled": (3, 2, 0),
     "round_to_grid": (5, 1, 2),
     "rounded_block": (8, 2, 2),
+    "convolved": (4, 9, 0),
+    "weight_gradient": (4, 8, 0),
+    "upsampled_forward": (3, 5, 0),
+    "upsampled_backward": (5, 5, 0),
 }
 
 Launch = Callable[[str, tuple[Tensor | None, ...], tuple[float, ...]], None]
@@ -46,7 +50,7 @@ class Passes:
         device: type of the devices that its tensors are on.
         call: calls a function by name, with tensors, and sizes and numbers.
         saves_launches: whether it is what GPUs need: there are functions for small tensors, too, and sums over samples
-            are taken at once, since each operation costs a launch, however small; and narrow convolutions.
+            are taken at once, since each operation costs a launch, however small.
     """
 
     device: str

@@ -1,4 +1,8 @@
-"""3x3 convolutions between few channels, by the kernels for GPUs, as functions of tensors. The caller asks `fits`."""
+"""3x3 convolutions by the compiled passes, as functions of tensors. The caller asks `fits`.
+
+On GPUs those between few channels, where libraries are slow; on CPUs float32 ones with less than half the
+multiplications (Winograd's minimal filtering, F(2x2, 3x3)): equal up to rounding, by which they lose no more.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +15,31 @@ from dfqbench.native import binding
 from dfqbench.native.passes import MOST_ELEMENTS, plain
 
 MOST_CHANNELS = 64
-"""With more of them libraries' convolutions are as fast."""
+"""On a GPU libraries' convolutions are as fast with more of them."""
 FEW_INPUTS, FEWEST_OUTPUTS = 32, 16
 """For the gradient in the weight likewise, unless inputs are few, or outputs not too few."""
+REGISTER = 16
+"""On a CPU channels are a multiple of what the widest registers hold."""
 
 
 def fits(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> bool:
-    """Whether kernels are in use for this convolution: 3x3, step by step over a margin of one, few channels.
+    """Whether passes are in use for this convolution: 3x3, step by step over a margin of one.
 
     Args:
-        x: (N, C, H, W), float32 or bfloat16.
+        x: (N, C, H, W), float32 or, on a GPU, bfloat16.
         weight: (O, C, 3, 3), likewise.
         numbers: strides, padding, dilation and groups.
     """
     return (
-        binding.saves_launches(x.device.type)
+        binding.takes(x.device.type)
         and weight.ndim == x.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
-        and max(weight.shape[:2]) <= MOST_CHANNELS
         and [_pair(one) for one in numbers[:3]] == [(1, 1)] * 3
         and numbers[3] == 1
-        and x.dtype in binding.TYPES
-        and weight.dtype in binding.TYPES
         and weight.stride(2) == 3 * weight.stride(3)
-        and 0 < x.numel() // x.shape[1] * MOST_CHANNELS < MOST_ELEMENTS
+        and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
+        and (_is_narrow(x, weight) if binding.saves_launches(x.device.type) else _fills_registers(x, weight))
     )
 
 
@@ -68,7 +72,11 @@ def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = N
 
 def fits_weight_gradient(weight: Tensor) -> bool:
     """Whether `weight_gradient` is worth its while for a weight (O, C, 3, 3) that `fits`."""
-    return weight.shape[1] <= FEW_INPUTS or weight.shape[0] >= FEWEST_OUTPUTS
+    return (
+        not binding.saves_launches(weight.device.type)
+        or weight.shape[1] <= FEW_INPUTS
+        or weight.shape[0] >= FEWEST_OUTPUTS
+    )
 
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor | None = None) -> Tensor:
@@ -98,7 +106,7 @@ def gradients(
     dtype: torch.dtype | None = None,
     factor: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in input and weight of `convolved`; the latter float32, and torch's where the kernels are not worth it.
+    """Gradients in input and weight of `convolved`; the latter float32, and torch's where ours is not worth it.
 
     Args:
         grad: (N, O, H, W), in the type of `x`.
@@ -118,6 +126,21 @@ def gradients(
     )
     to_weight = by_torch.to(torch.float32)
     return to_x, to_weight if factor is None else to_weight * factor.view(-1, 1, 1, 1)
+
+
+def _is_narrow(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels for GPUs take these, and are worth it."""
+    return (
+        max(weight.shape[:2]) <= MOST_CHANNELS
+        and x.dtype in binding.TYPES
+        and weight.dtype in binding.TYPES
+        and x.numel() // x.shape[1] * MOST_CHANNELS < MOST_ELEMENTS
+    )
+
+
+def _fills_registers(x: Tensor, weight: Tensor) -> bool:
+    """Whether the library for CPUs takes these."""
+    return x.dtype == weight.dtype == torch.float32 and not any(size % REGISTER for size in weight.shape[:2])
 
 
 def _convolved(x: Tensor, weight: Tensor, factor: Tensor | None, dtype: torch.dtype | None, *, back: bool) -> Tensor:

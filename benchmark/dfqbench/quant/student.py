@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
+from dfqbench.native.autocast import convolutions
 from dfqbench.quant.blocks import join_blocks
 from dfqbench.quant.frozen import freeze_batchnorm
 from dfqbench.quant.grid_conv import GridConvolutions
@@ -67,12 +68,18 @@ class Student(nn.Module):
         self.images_seen += images.shape[0]
         for module in self._restarted:
             module.restart()
-        fast = self.grid_convolutions and torch.is_grad_enabled()
+        on_grids = self.grid_convolutions and torch.is_grad_enabled()
         for quantizer in self._quantizers:
-            quantizer.keep_codes = fast
-        with GridConvolutions() if fast else nullcontext():
+            quantizer.keep_codes = on_grids
+        with self._convolutions(images.device):
             logits: Tensor = self.network(images)
         return logits
+
+    def _convolutions(self, device: torch.device) -> AbstractContextManager[Any]:
+        """How convolutions are computed: evaluation, and whatever is not differentiated, is torch's."""
+        if not torch.is_grad_enabled():
+            return nullcontext()
+        return GridConvolutions() if self.grid_convolutions else convolutions(device)
 
     @property
     def range_steps(self) -> int:

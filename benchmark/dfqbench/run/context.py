@@ -17,7 +17,7 @@ from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import NonFiniteError, PluginError
 from dfqbench.api.precision import Precision
-from dfqbench.native.narrow import Autocast
+from dfqbench.native.autocast import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed

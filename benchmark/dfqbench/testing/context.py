@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, Precision, SampleSource, budget_named
-from dfqbench.native.narrow import Autocast
+from dfqbench.native.autocast import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.testing.toys import toy_card
 

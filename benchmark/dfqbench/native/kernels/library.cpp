@@ -9,7 +9,9 @@
 // Functions take tensors, then sizes, then numbers, then the number of threads, as `binding.py` has them.
 
 #include "blocks.h"
+#include "convolutions.h"
 #include "grids.h"
+#include "upsampled.h"
 #include "woven.h"
 
 extern "C" {
@@ -98,6 +100,30 @@ void dfq_rounded_block(const float* x, const float* scale, const float* shift, c
     else
       rounded_block<true>(block, grid, x, scale, shift, r, out, codes, rows, channels, threads);
   });
+}
+
+void dfq_convolved(const float* x, const float* weight, const float* factor, float* out, long positions, long height,
+                   long width, long channels, long outputs, long by_output, long by_input, long by_tap, long mirrored,
+                   int threads) {
+  convolved(x, weight, factor, out, Tiled{positions / (height * width), height, width},
+            Window{outputs, channels, by_output, by_input, by_tap, mirrored != 0}, threads);
+}
+
+void dfq_weight_gradient(const float* x, const float* grad, const float* factor, float* out, long positions,
+                         long height, long width, long channels, long outputs, long by_output, long by_input,
+                         long by_tap, int threads) {
+  weight_gradient(x, grad, factor, out, Tiled{positions / (height * width), height, width},
+                  Window{outputs, channels, by_output, by_input, by_tap, false}, threads);
+}
+
+void dfq_upsampled_forward(const float* x, const float* weight, float* phases, long samples, long height, long width,
+                           long channels, long outputs, int threads) {
+  upsampled_forward(x, weight, phases, Upsampled{samples, height, width, channels, outputs}, threads);
+}
+
+void dfq_upsampled_backward(const float* x, const float* weight, const float* grad, float* to_x, float* to_weight,
+                            long samples, long height, long width, long channels, long outputs, int threads) {
+  upsampled_backward(x, weight, grad, to_x, to_weight, Upsampled{samples, height, width, channels, outputs}, threads);
 }
 
 }  // extern "C"

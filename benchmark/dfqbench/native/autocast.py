@@ -1,8 +1,8 @@
-"""Autocast in training, with the kernels for convolutions between few channels where they are in use."""
+"""Autocast in training, and the compiled convolutions where they are in use."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -14,11 +14,13 @@ from dfqbench.native import binding, convolve
 
 
 class Autocast(AbstractContextManager[None]):
-    """Within it convolutions and products are computed in bfloat16; it can be entered again and again.
+    """Within it convolutions and products are computed in bfloat16, or convolutions as `Convolutions` does it.
+
+    It can be entered again and again.
 
     Args:
         device: where.
-        enabled: whether anything is different at all.
+        enabled: whether in bfloat16.
     """
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
@@ -30,8 +32,7 @@ class Autocast(AbstractContextManager[None]):
         """Begins it."""
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(self._device.type, torch.bfloat16, enabled=self._enabled))
-            if self._enabled and binding.saves_launches(self._device.type):
-                stack.enter_context(_NarrowConvolutions())
+            stack.enter_context(convolutions(self._device))
             self._entered.append(stack.pop_all())
 
     def __exit__(
@@ -41,15 +42,24 @@ class Autocast(AbstractContextManager[None]):
         self._entered.pop().__exit__(kind, error, trace)
 
 
-class _NarrowConvolutions(TorchFunctionMode):
-    """Within it the kernels compute 2-d convolutions that fit them, under autocast; everything else is as ever."""
+def convolutions(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it convolutions that fit are computed by the compiled passes, where some are in use."""
+    return _Convolutions() if binding.takes(device.type) else nullcontext()
+
+
+class _Convolutions(TorchFunctionMode):
+    """Within it the compiled passes compute 2-d convolutions that fit them; everything else is as ever.
+
+    On a GPU under autocast, which makes bfloat16 of operands, on a CPU without.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d and not kwargs and len(args) == 7 and _are_plain(args[:2]):
             x, weight, bias, *numbers = args
-            if _is_narrow(x.device.type) and convolve.fits(x, weight, numbers):
-                found: Tensor = _NarrowConv.apply(x.to(torch.bfloat16), weight)
-                return found if bias is None else found + bias.to(torch.bfloat16).view(-1, 1, 1)
+            dtype = _dtype(x.device.type)
+            if dtype is not None and convolve.fits(x, weight, numbers):
+                found: Tensor = _Conv.apply(x.to(dtype), weight)
+                return found if bias is None else found + bias.to(dtype).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
 
 
@@ -61,13 +71,16 @@ def _are_plain(tensors: Any) -> bool:
     )
 
 
-def _is_narrow(device: str) -> bool:
-    """Whether autocast makes bfloat16 of a convolution's operands."""
-    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+def _dtype(device: str) -> torch.dtype | None:
+    """The type in which the passes in use compute convolutions; None: not what autocast asks for."""
+    if binding.saves_launches(device):
+        narrow = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        return torch.bfloat16 if narrow else None
+    return None if torch.is_autocast_enabled(device) else torch.float32
 
 
-class _NarrowConv(torch.autograd.Function):
-    """conv2d(x, weight, padding=1) of x in bfloat16."""
+class _Conv(torch.autograd.Function):
+    """conv2d(x, weight, padding=1), in the type of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

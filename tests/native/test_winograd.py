@@ -1,0 +1,235 @@
+"""3x3 convolutions by the library for CPUs, against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.api import ModelCard
+from dfqbench.models.cifar import CifarResNet
+from dfqbench.native import binding, convolve
+from dfqbench.native.autocast import Autocast
+from dfqbench.quant import parse_scheme, prepare
+
+NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
+SIZES = (
+    (3, 16, 16, 6, 7),
+    (2, 32, 16, 5, 5),
+    (1, 16, 48, 1, 1),
+    (9, 64, 64, 8, 8),
+    (2, 144, 80, 7, 3),
+    (1, 16, 32, 40, 2),
+)
+"""Samples, channels of input and output, height and width: even and odd, fewer tiles and more than a strip."""
+CPU = torch.device("cpu")
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def operands(size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Input, weight and gradient at the output."""
+    samples, channels, outer, height, width = size
+    return (
+        drawn(samples, channels, height, width, seed=1),
+        drawn(outer, channels, 3, 3, seed=2),
+        drawn(samples, outer, height, width, seed=3),
+    )
+
+
+def exact(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
+    leaves = x.double().requires_grad_(), weight.double().requires_grad_()
+    out = F.conv2d(leaves[0], leaves[1], padding=1)
+    out.backward(grad.double())
+    return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+def compiled(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
+    return [
+        convolve.convolved(x, weight),
+        convolve.data_gradient(grad, weight),
+        convolve.weight_gradient(x, grad, weight),
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+def test_a_convolution_and_its_gradients_are_those_of_double_precision(
+    library: str, size: tuple[int, ...], order: torch.memory_format
+) -> None:
+    x, weight, grad = operands(size)
+    wanted = exact(x, weight, grad)
+    weight = weight.contiguous(memory_format=order)
+    assert convolve.fits(x, weight, NUMBERS)
+    found = compiled(x, weight, grad.contiguous())
+    for one, other in zip(found, wanted, strict=True):
+        # Relative to the largest: sums of numbers of either sign.
+        assert (one.double() - other).abs().max() <= 2e-6 * other.abs().max()
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert found[2].stride() == weight.stride()
+
+
+def test_rounding_costs_no_more_than_in_torchs_convolutions(library: str) -> None:
+    x, weight, grad = operands((8, 64, 64, 16, 16))
+    wanted, by_torch = exact(x, weight, grad), [F.conv2d(x, weight, padding=1)]
+    for one, other, exactly in zip(compiled(x, weight, grad), by_torch, wanted, strict=False):
+        assert (one.double() - exactly).norm() <= (other.double() - exactly).norm()
+
+
+def test_integers_are_convolved_exactly(library: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (3, 64, 9, 8), generator=random).float().contiguous(memory_format=torch.channels_last)
+    weight = torch.randint(-8, 8, (32, 64, 3, 3), generator=random).float()
+    assert torch.equal(convolve.convolved(x, weight).double(), F.conv2d(x.double(), weight.double(), padding=1))
+
+
+def test_sums_are_multiplied_by_a_factor(library: str) -> None:
+    x, weight, grad = operands((2, 16, 32, 5, 5))
+    factor = torch.rand(32, generator=torch.Generator().manual_seed(0)) + 0.5
+    plain, _, to_weight = compiled(x, weight, grad)
+    assert torch.equal(convolve.convolved(x, weight, factor=factor), plain * factor.view(1, -1, 1, 1))
+    assert torch.equal(convolve.weight_gradient(x, grad, weight, factor=factor), to_weight * factor.view(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("size", [(7, 16, 32, 9, 9), (3, 192, 128, 5, 4)])
+def test_the_number_of_threads_changes_nothing(library: str, size: tuple[int, ...]) -> None:
+    x, weight, grad = operands(size)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(compiled(x, weight, grad))
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(library: str) -> None:
+    x, weight, _ = operands((9, 32, 16, 6, 6))
+    together = convolve.convolved(x, weight)
+    alone = [convolve.convolved(x[i : i + 1].contiguous(memory_format=torch.channels_last), weight) for i in range(9)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_what_does_not_fit_is_left_to_torch(library: str) -> None:
+    x, weight, grad = operands((2, 16, 16, 6, 6))
+    assert convolve.fits(x, weight, NUMBERS)
+    assert not convolve.fits(x, weight, ((2, 2), *NUMBERS[1:]))
+    assert not convolve.fits(x, weight, ((1, 1), "same", (1, 1), 1))
+    assert not convolve.fits(x, weight[:, :4], (*NUMBERS[:3], 4))
+    assert not convolve.fits(x, weight[:, :, :1, :1], NUMBERS)
+    assert not convolve.fits(x, weight[:10], NUMBERS)
+    assert not convolve.fits(x[:, :3], weight[:, :3], NUMBERS)
+    assert not convolve.fits(x.bfloat16(), weight.bfloat16(), NUMBERS)
+    assert not convolve.fits(x.double(), weight.double(), NUMBERS)
+    assert not convolve.fits(x.contiguous(), weight, NUMBERS)
+    assert not convolve.fits(x[:0], weight, NUMBERS)
+    with binding.using(None):
+        assert not convolve.fits(x, weight, NUMBERS)
+    with pytest.raises(ValueError, match="does not fit"):
+        convolve.convolved(x, weight[:, :8])
+    with pytest.raises(ValueError, match="does not fit"):
+        convolve.weight_gradient(x, grad[:, :, :3], weight)
+
+
+class Counted:
+    """How often convolutions were computed by the library."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        plain = convolve.convolved
+
+        def counted(x: Tensor, weight: Tensor, **options: object) -> Tensor:
+            self.shapes.append(tuple(weight.shape[:2]))
+            return plain(x, weight, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(convolve, "convolved", counted)
+
+
+# All of ResNet-20's but those with a stride or of three channels.
+OF_RESNET20 = sorted([(16, 16)] * 6 + [(32, 32)] * 5 + [(64, 64)] * 5)
+
+
+def test_a_network_learns_as_with_torchs_convolutions(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = CifarResNet(20).eval().to(memory_format=torch.channels_last)
+    images = drawn(4, 3, 16, 16)
+    counted = Counted(monkeypatch)
+
+    def found() -> list[Tensor]:
+        network.zero_grad()
+        x = images.clone().requires_grad_()
+        with Autocast(CPU, enabled=False):
+            out = network(x)
+        out.square().sum().backward()
+        assert x.grad is not None
+        return [out.detach(), x.grad, *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+    ours = found()
+    assert sorted(counted.shapes) == OF_RESNET20
+    with binding.using(None):
+        theirs = found()
+    assert len(counted.shapes) == len(OF_RESNET20)
+    assert len(ours) == len(theirs) > 40
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm()
+
+
+def test_a_students_training_uses_it_and_its_evaluation_does_not(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = CifarResNet(20).eval().to(memory_format=torch.channels_last)
+    card = ModelCard((3, 16, 16), (0.0,) * 3, (1.0,) * 3, 10)
+    student = prepare(network, parse_scheme("w4a4"), card)
+    counted, images = Counted(monkeypatch), drawn(2, 3, 16, 16)
+    with torch.no_grad():
+        student(images)
+    assert counted.shapes == []
+    student(images).sum().backward()
+    assert sorted(counted.shapes) == OF_RESNET20
+
+
+def test_biases_are_added(library: str) -> None:
+    x, weight, _ = operands((2, 16, 32, 5, 5))
+    bias = torch.randn(32, generator=torch.Generator().manual_seed(4))
+    with Autocast(CPU, enabled=False):
+        found = F.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(found, F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_are_torchs(library: str) -> None:
+    x, weight, _ = operands((2, 16, 16, 5, 5))
+
+    def found() -> Tensor:
+        leaf = x.clone().requires_grad_()
+        with Autocast(CPU, enabled=False):
+            out = F.conv2d(leaf, weight, padding=1)
+        (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf)
+        return second
+
+    ours = found()
+    with binding.using(None):
+        theirs = found()
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_transformations_tracers_and_autocast_are_left_to_torch(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, _ = operands((2, 16, 16, 5, 5))
+    counted = Counted(monkeypatch)
+
+    def total(weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, padding=1).square().sum()
+
+    with Autocast(CPU, enabled=False):
+        found = torch.func.grad(total)(weight)
+        traced = torch.fx.symbolic_trace(nn.Conv2d(16, 16, 3, padding=1))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.conv2d(x, weight, padding=1).dtype == torch.bfloat16
+    assert torch.equal(found, torch.func.grad(total)(weight))
+    assert traced(x).shape == x.shape
+    assert counted.shapes == []
