@@ -14,7 +14,7 @@ from dfqbench.models.cifar import CifarResNet
 from dfqbench.native import binding, passes
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
-from dfqbench.quant.frozen import FrozenBatchNorm2d, freeze_batchnorm
+from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of, freeze_batchnorm
 from dfqbench.quant.grid_conv import NOTE, GridConvolutions, on_grid
 from dfqbench.synth.moments import sample_moments
 from dfqbench.synth.watched import watched_batchnorm
@@ -366,3 +366,22 @@ def test_an_evaluated_student_has_the_same_logits_bit_for_bit(in_use: str, schem
         compiled = student(images)
         with binding.using(None):
             assert torch.equal(student(images), compiled)
+
+
+def test_small_factors_are_those_of_torch(in_use: str) -> None:
+    layer = norm(40)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    frozen = layer.running_mean, layer.running_var, 1e-5
+    assert passes.fits_affine(layer.weight, *frozen[:2])
+    compiled = affine_of(layer.weight, layer.bias, frozen)
+    with binding.using(None):
+        assert not passes.fits_affine(layer.weight)
+        expected = affine_of(layer.weight, layer.bias, frozen)
+    for one, other in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-6, atol=1e-7)
+    x_scale, w_scale = torch.tensor(3.7), torch.rand(9, 1, 1, 1) + 0.5
+    unit, inner, ratio = passes.units(x_scale, w_scale)
+    assert torch.equal(unit, (x_scale * w_scale).reciprocal().flatten())
+    assert torch.equal(inner, unit * x_scale)
+    assert torch.equal(ratio, (w_scale / x_scale).flatten())

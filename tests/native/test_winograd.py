@@ -14,6 +14,8 @@ from dfqbench.native.autocast import Autocast
 from dfqbench.quant import parse_scheme, prepare
 
 NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
+FEW = ((2, 16, 3, 5, 6), (1, 32, 1, 1, 1), (3, 16, 4, 40, 70), (2, 48, 2, 3, 33))
+"""To few outputs: less than a strip and several, narrow and wide."""
 SIZES = (
     (3, 16, 16, 6, 7),
     (2, 32, 16, 5, 5),
@@ -56,6 +58,30 @@ def compiled(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
     ]
 
 
+@pytest.mark.parametrize("size", FEW)
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+def test_to_few_channels_likewise(library: str, size: tuple[int, ...], order: torch.memory_format) -> None:
+    x, weight, grad = operands(size)
+    wanted = exact(x, weight, grad)
+    weight = weight.contiguous(memory_format=order)
+    assert convolve.fits(x, weight, NUMBERS)
+    factor = torch.rand(len(weight), generator=torch.Generator().manual_seed(0)) + 0.5
+    found = [
+        convolve.convolved(x, weight, factor=factor) / factor.view(1, -1, 1, 1),
+        *convolve.gradients(grad.contiguous(), x, weight, (True, True)),
+    ]
+    for one, other in zip(found, wanted, strict=True):
+        assert one is not None
+        assert (one.double() - other).abs().max() <= 2e-6 * other.abs().max()
+    only = convolve.gradients(grad, x, weight, (False, True), factor=factor)
+    assert only[0] is None
+    assert only[1] is not None
+    assert found[2] is not None
+    torch.testing.assert_close(only[1], found[2] * factor.view(-1, 1, 1, 1), rtol=1e-5, atol=1e-4)
+    assert only[1].stride() == weight.stride()
+    assert convolve.gradients(grad, x, weight, (False, False)) == (None, None)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
 def test_a_convolution_and_its_gradients_are_those_of_double_precision(
@@ -95,7 +121,7 @@ def test_sums_are_multiplied_by_a_factor(library: str) -> None:
     assert torch.equal(convolve.weight_gradient(x, grad, weight, factor=factor), to_weight * factor.view(-1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("size", [(7, 16, 32, 9, 9), (3, 192, 128, 5, 4)])
+@pytest.mark.parametrize("size", [(7, 16, 32, 9, 9), (3, 192, 128, 5, 4), (5, 16, 3, 40, 30)])
 def test_the_number_of_threads_changes_nothing(library: str, size: tuple[int, ...]) -> None:
     x, weight, grad = operands(size)
     before = torch.get_num_threads()
@@ -103,11 +129,14 @@ def test_the_number_of_threads_changes_nothing(library: str, size: tuple[int, ..
         found = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(compiled(x, weight, grad))
+            found.append([convolve.convolved(x, weight), *convolve.gradients(grad, x, weight, (True, True))])
     finally:
         torch.set_num_threads(before)
     for others in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+        for one, other in zip(found[0], others, strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one, other)
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(library: str) -> None:

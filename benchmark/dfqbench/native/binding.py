@@ -33,6 +33,9 @@ _OF_ONE_TYPE = {
     "narrow_scaled": (3, 2, 0),
     "round_to_grid": (5, 1, 2),
     "rounded_block": (8, 2, 2),
+    "rounded_weight": (4, 2, 4),
+    "units": (5, 1, 0),
+    "affine": (7, 1, 1),
     "convolved": (4, 9, 0),
     "weight_gradient": (4, 8, 0),
     "upsampled_forward": (3, 5, 0),
@@ -49,7 +52,7 @@ class Passes:
     Attributes:
         device: type of the devices that its tensors are on.
         call: calls a function by name, with tensors, and sizes and numbers.
-        saves_launches: whether it is what GPUs need: there are functions for small tensors, too, and sums over samples
+        saves_launches: whether it is what GPUs need: there are more functions for small tensors, and sums over samples
             are taken at once, since each operation costs a launch, however small.
     """
 
@@ -85,7 +88,7 @@ def takes(device: str) -> bool:
 
 
 def saves_launches(device: str) -> bool:
-    """Whether what is in use has functions for small tensors on devices of this type."""
+    """Whether what is in use has more functions for small tensors, on devices of this type."""
     return _passes is not None and _passes.saves_launches and _passes.device == device
 
 

@@ -1,7 +1,8 @@
 """3x3 convolutions by the compiled passes, as functions of tensors. The caller asks `fits`.
 
-On GPUs those between few channels, where libraries are slow; on CPUs float32 ones with less than half the
-multiplications (Winograd's minimal filtering, F(2x2, 3x3)): equal up to rounding, by which they lose no more.
+On GPUs those between few channels, where libraries are slow; on CPUs float32 ones, with less than half the
+multiplications (Winograd's minimal filtering, F(2x2, 3x3)) or to few channels: equal up to rounding, by which they lose
+no more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ MOST_CHANNELS = 64
 FEW_INPUTS, FEWEST_OUTPUTS = 32, 16
 """For the gradient in the weight likewise, unless inputs are few, or outputs not too few."""
 REGISTER = 16
-"""On a CPU channels are a multiple of what the widest registers hold."""
+"""On a CPU channels are a multiple of what the widest registers hold,"""
+FEW = 4
+"""or at most so many outputs."""
 
 
 def fits(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> bool:
@@ -106,7 +109,7 @@ def gradients(
     dtype: torch.dtype | None = None,
     factor: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in input and weight of `convolved`; the latter float32, and torch's where ours is not worth it.
+    """Gradients in input and weight of `convolved`, torch's where ours is not worth it; the latter float32.
 
     Args:
         grad: (N, O, H, W), in the type of `x`.
@@ -116,16 +119,20 @@ def gradients(
         dtype: of that in the input; None: that of `grad`.
         factor: (O,) or (1,) float32, multiplied with that in the weight.
     """
-    to_x = data_gradient(grad, weight, dtype=dtype) if wanted[0] else None
-    if not wanted[1]:
-        return to_x, None
-    if fits_weight_gradient(weight):
-        return to_x, weight_gradient(x, grad, weight, factor=factor)
-    _, by_torch, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [False, True, False]
-    )
-    to_weight = by_torch.to(torch.float32)
-    return to_x, to_weight if factor is None else to_weight * factor.view(-1, 1, 1, 1)
+    ours = [_fits_data_gradient(weight), fits_weight_gradient(weight)]
+    to_x = data_gradient(grad, weight, dtype=dtype) if wanted[0] and ours[0] else None
+    to_weight = weight_gradient(x, grad, weight, factor=factor) if wanted[1] and ours[1] else None
+    theirs = [want and not our for want, our in zip(wanted, ours, strict=True)]
+    if any(theirs):
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            grad, x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [*theirs, False]
+        )
+        if theirs[0]:
+            to_x = of_x.to(dtype or grad.dtype)
+        if theirs[1]:
+            to_weight = of_weight.to(torch.float32)
+            to_weight = to_weight if factor is None else to_weight * factor.view(-1, 1, 1, 1)
+    return to_x, to_weight
 
 
 def _is_narrow(x: Tensor, weight: Tensor) -> bool:
@@ -140,7 +147,14 @@ def _is_narrow(x: Tensor, weight: Tensor) -> bool:
 
 def _fills_registers(x: Tensor, weight: Tensor) -> bool:
     """Whether the library for CPUs takes these."""
-    return x.dtype == weight.dtype == torch.float32 and not any(size % REGISTER for size in weight.shape[:2])
+    outputs, inputs = weight.shape[:2]
+    whole = inputs % REGISTER == 0 and (outputs % REGISTER == 0 or outputs <= FEW)
+    return whole and x.dtype == weight.dtype == torch.float32
+
+
+def _fits_data_gradient(weight: Tensor) -> bool:
+    """Whether `data_gradient` takes a weight that `fits`, and is worth its while."""
+    return binding.saves_launches(weight.device.type) or weight.shape[0] > FEW
 
 
 def _convolved(x: Tensor, weight: Tensor, factor: Tensor | None, dtype: torch.dtype | None, *, back: bool) -> Tensor:

@@ -176,11 +176,8 @@ def affine_backward(
 
 
 def fits_affine(*vectors: Tensor) -> bool:
-    """Whether `affine` and `units` take these: float32, in order, where it saves launches."""
-    return all(
-        binding.saves_launches(one.device.type) and one.dtype == torch.float32 and one.is_contiguous()
-        for one in vectors
-    )
+    """Whether passes are in use, and `affine` and `units` take these: float32, in order."""
+    return all(binding.takes(one.device.type) and one.dtype == torch.float32 and one.is_contiguous() for one in vectors)
 
 
 def affine(layer: tuple[Tensor, Tensor, Tensor, Tensor], eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,7 +230,7 @@ def round_to_grid(x: Tensor, grid: Grid, codes: Tensor | None = None, out: Tenso
 
 def fits_weight(weight: Tensor) -> bool:
     """Whether passes are in use that round weights, and take this one: (out, ...) with each channel in a row."""
-    return binding.saves_launches(weight.device.type) and weight.ndim > 1 and fits_flat(weight)
+    return weight.ndim > 1 and fits_flat(weight)
 
 
 def rounded_weight(weight: Tensor, bits: int, smallest: float) -> tuple[Tensor, Tensor, Tensor]:

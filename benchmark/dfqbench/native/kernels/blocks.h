@@ -32,6 +32,16 @@ void moments_backward(const T* x, const float* slope, const float* offset, T* ou
   }
 }
 
+// What a BatchNorm layer in eval mode amounts to, and one over its running deviation.
+inline void affine(const float* weight, const float* bias, const float* mean, const float* var, float* scale,
+                   float* shift, float* inverse, long channels, float eps) {
+  for (long i = 0; i < channels; ++i) {
+    inverse[i] = 1.0f / std::sqrt(var[i] + eps);
+    scale[i] = inverse[i] * weight[i];
+    shift[i] = bias[i] - mean[i] * scale[i];
+  }
+}
+
 // A BatchNorm layer in eval mode with what follows it: y = scale x + shift, plus a residual, clipped to [0, ceiling].
 template <bool ADD_RESIDUAL, bool CLIP>
 struct Block {

@@ -48,6 +48,39 @@ void round_to_grid(Grid grid, const float* x, float* out, bfloat16* codes, long 
   }
 }
 
+// Each of `rows` output channels on the grid of its own range, its integers and scales; a range is at least `smallest`
+// wide.
+void rounded_weight(const float* x, float* out, bfloat16* codes, float* scale, long rows, long count, float low,
+                    float high, float half, float smallest, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long row = 0; row < rows; ++row) {
+    const float* __restrict a = x + row * count;
+    float least = a[0], most = a[0];
+    bool whole = true;
+#pragma omp simd reduction(min : least) reduction(max : most) reduction(&& : whole)
+    for (long i = 0; i < count; ++i) {
+      least = a[i] < least ? a[i] : least;
+      most = a[i] > most ? a[i] : most;
+      whole = whole && a[i] == a[i];
+    }
+    // As in torch, a range is no number where one of its numbers is none.
+    const float span = whole ? most - least : NAN;
+    const float unit = 1.0f / (span < smallest ? smallest : span) * (high - low);
+    const Grid grid{unit, std::nearbyint(unit * least) + half, low, high};
+    round_to_grid(grid, a, out + row * count, codes + row * count, count, 1);
+    scale[row] = unit;
+  }
+}
+
+// Between a convolution's integers and its numbers, and for its gradients: 1 / (S_x S_w), that times S_x, S_w / S_x.
+inline void units(const float* x_scale, const float* w_scale, float* unit, float* inner, float* ratio, long channels) {
+  for (long i = 0; i < channels; ++i) {
+    unit[i] = 1.0f / (*x_scale * w_scale[i]);
+    inner[i] = unit[i] * *x_scale;
+    ratio[i] = w_scale[i] / *x_scale;
+  }
+}
+
 // A block's output on a grid whose lowest point is 0, which clips as ReLU does.
 template <bool CODES, class B>
 void rounded_block(B block, Grid grid, const float* x, const float* scale, const float* shift, const float* residual,

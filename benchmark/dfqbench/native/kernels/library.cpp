@@ -9,9 +9,10 @@
 // Functions take tensors, then sizes, then numbers, then the number of threads, as `binding.py` has them.
 
 #include "blocks.h"
-#include "convolutions.h"
+#include "few.h"
 #include "grids.h"
 #include "upsampled.h"
+#include "winograd.h"
 #include "woven.h"
 
 extern "C" {
@@ -102,18 +103,41 @@ void dfq_rounded_block(const float* x, const float* scale, const float* shift, c
   });
 }
 
+void dfq_rounded_weight(const float* x, float* out, bfloat16* codes, float* scale, long rows, long count, float low,
+                        float high, float half, float smallest, int threads) {
+  rounded_weight(x, out, codes, scale, rows, count, low, high, half, smallest, threads);
+}
+
+void dfq_units(const float* x_scale, const float* w_scale, float* unit, float* inner, float* ratio, long channels,
+               int) {
+  units(x_scale, w_scale, unit, inner, ratio, channels);
+}
+
+void dfq_affine(const float* weight, const float* bias, const float* mean, const float* var, float* scale,
+                float* shift, float* inverse, long channels, float eps, int) {
+  affine(weight, bias, mean, var, scale, shift, inverse, channels, eps);
+}
+
 void dfq_convolved(const float* x, const float* weight, const float* factor, float* out, long positions, long height,
                    long width, long channels, long outputs, long by_output, long by_input, long by_tap, long mirrored,
                    int threads) {
-  convolved(x, weight, factor, out, Tiled{positions / (height * width), height, width},
-            Window{outputs, channels, by_output, by_input, by_tap, mirrored != 0}, threads);
+  const Window window{outputs, channels, by_output, by_input, by_tap, mirrored != 0};
+  const long samples = positions / (height * width);
+  if (outputs <= FEW)
+    convolved_to_few(x, weight, factor, out, Strips{samples, height, width}, window, threads);
+  else
+    convolved(x, weight, factor, out, Tiled{samples, height, width}, window, threads);
 }
 
 void dfq_weight_gradient(const float* x, const float* grad, const float* factor, float* out, long positions,
                          long height, long width, long channels, long outputs, long by_output, long by_input,
                          long by_tap, int threads) {
-  weight_gradient(x, grad, factor, out, Tiled{positions / (height * width), height, width},
-                  Window{outputs, channels, by_output, by_input, by_tap, false}, threads);
+  const Window window{outputs, channels, by_output, by_input, by_tap, false};
+  const long samples = positions / (height * width);
+  if (outputs <= FEW)
+    weight_gradient_of_few(x, grad, factor, out, Strips{samples, height, width}, window, threads);
+  else
+    weight_gradient(x, grad, factor, out, Tiled{samples, height, width}, window, threads);
 }
 
 void dfq_upsampled_forward(const float* x, const float* weight, float* phases, long samples, long height, long width,

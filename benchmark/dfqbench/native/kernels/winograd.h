@@ -9,10 +9,11 @@
 #pragma once
 
 #include "products.h"
+#include "window.h"
 
 namespace {
 
-constexpr long POINTS = 16, TAPS = 9;
+constexpr long POINTS = 16;
 
 // Maps of `samples` images, and the tiles that cover their positions; a row of tiles is worked on as a whole.
 struct Tiled {
@@ -163,15 +164,6 @@ void gradient_points(Channels grad, Tiled map, ByRows places, long begin, long e
       }
     });
 }
-
-// A weight (outputs, inputs, 3, 3) in any memory order, or mirrored, as the gradient in a convolution's input takes it.
-struct Window {
-  long outputs, inputs, by_output, by_input, by_tap;
-  bool mirrored;
-  long place(long o, long k, long t) const {
-    return o * by_output + k * by_input + (mirrored ? TAPS - 1 - t : t) * by_tap;
-  }
-};
 
 // G g G^T, packed for each point.
 void weight_points(const float* weight, Window window, float* out, int threads) {
