@@ -23,6 +23,8 @@ struct Tiled {
   long rows() const { return samples * rows_of_image(); }
   long columns() const { return (width + 1) / 2; }
   long positions() const { return height * width; }
+  // Positions before a row of tiles.
+  long begin(long row) const { return row / rows_of_image() * positions() + 2 * (row % rows_of_image()) * width; }
   // Rows of tiles that are worked on at once: few enough to stay in cache, enough for products to be worth it.
   long strip(long channels) const {
     const long tiles = std::max(16L, std::min(48L, (1L << 14) / channels));
@@ -200,6 +202,14 @@ void weight_points(const float* weight, Window window, float* out, int threads) 
     }
 }
 
+// Asks for a share of the numbers from begin to end ahead of their use, for each point one: while products are computed.
+template <int WRITES>
+inline void fetch(const float* map, long begin, long end, long point) {
+  constexpr long LINE = 16;
+  const long share = (end - begin + POINTS - 1) / POINTS, last = std::min(end, begin + (point + 1) * share);
+  for (long i = begin + point * share; i < last; i += LINE) __builtin_prefetch(map + i, WRITES, 2);
+}
+
 // out = factor conv(x, weight).
 void convolved(const float* x, const float* weight, const float* factor, float* out, Tiled map, Window window,
                int threads) {
@@ -212,14 +222,18 @@ void convolved(const float* x, const float* weight, const float* factor, float* 
     const ByRows most{step * columns, inputs}, most_out{step * columns, count};
     const Room v(POINTS * most.by_point()), m(POINTS * most_out.by_point()), zeros(map.width * inputs), nowhere(count);
     std::fill(zeros.get(), zeros.get() + map.width * inputs, 0.0f);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, 8)
     for (long begin = 0; begin < map.rows(); begin += step) {
       const long end = std::min(map.rows(), begin + step), tiles = (end - begin) * columns;
       const ByRows in{tiles, inputs}, back{tiles, count};
       input_points({x, inputs}, map, in, begin, end, zeros.get(), v.get());
-      for (long p = 0; p < POINTS; ++p)
+      const long next = std::min(map.rows(), end + step);
+      for (long p = 0; p < POINTS; ++p) {
+        fetch<0>(x, map.begin(end) * inputs, map.begin(next) * inputs, p);
+        fetch<1>(out, map.begin(begin) * count, map.begin(end) * count, p);
         product<false>({v.get() + p * in.by_point(), inputs, 1}, u.get() + p * inputs * count, tiles, inputs, count,
                        m.get() + p * back.by_point(), count);
+      }
       outputs(m.get(), map, back, factor, begin, end, nowhere.get(), out);
     }
   }
@@ -265,7 +279,7 @@ void weight_gradient(const float* x, const float* grad, const float* factor, flo
   const long inputs = window.inputs, count = window.outputs, whole = POINTS * inputs * count, columns = map.columns();
   const long step = map.strip(2 * SHARE), strips = (map.rows() + step - 1) / step;
   const long down = (count + SHARE - 1) / SHARE, across = (inputs + SHARE - 1) / SHARE;
-  const long parts = std::min(strips, std::max(1L, FEWEST / (down * across)));
+  const long blocks = down * across, parts = std::min(strips, std::max(1L, FEWEST / blocks));
   const Room u(parts * whole);
 #pragma omp parallel num_threads(threads)
   {
@@ -285,7 +299,12 @@ void weight_gradient(const float* x, const float* grad, const float* factor, flo
             const ByRows back{tiles, rows};
             input_points({x + k, inputs}, map, in, begin, end, zeros.get(), v.get());
             gradient_points({grad + o, count}, map, back, begin, end, zeros.get(), z.get());
+            const long next = std::min(map.rows(), end + step);
             for (long p = 0; p < POINTS; ++p) {
+              if (blocks == 1) {
+                fetch<0>(x, map.begin(end) * inputs, map.begin(next) * inputs, p);
+                fetch<0>(grad, map.begin(end) * count, map.begin(next) * count, p);
+              }
               const Left left{z.get() + p * back.by_point(), 1, rows};
               const float* right = v.get() + p * in.by_point();
               float* sum = sums + p * inputs * count;
