@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from dfqbench.native import binding, upsampled
 from dfqbench.synth.upsampling import phases_of_conv, weave
 
-SIZES = ((3, 16, 32, 3, 5), (5, 32, 16, 1, 2), (2, 48, 16, 1, 1), (11, 16, 48, 8, 8), (3, 144, 16, 17, 16))
-"""Samples, channels of input and output, height and width: several images at once and one, deeper than a block."""
+SIZES = ((3, 16, 32, 3, 5), (5, 32, 16, 1, 2), (2, 48, 16, 1, 1), (11, 16, 48, 8, 8), (3, 144, 16, 17, 16), (2, 16, 32, 19, 70))
+"""Samples, channels of input and output, height and width: several images at once and bands of one, deeper than a block."""
 
 
 def operands(size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

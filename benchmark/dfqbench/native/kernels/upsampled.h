@@ -12,33 +12,72 @@
 
 namespace {
 
-// How the small map is taken.
+// How the small map is taken: itself, or its differences down, across, or both.
 enum Taken { PLAIN, DOWN, ACROSS, BOTH };
+constexpr Taken ALL[] = {PLAIN, DOWN, ACROSS, BOTH};
 
-// `images` images at once; the rows of each matrix are those of one image after another.
+inline bool down(Taken taken) { return taken == DOWN || taken == BOTH; }
+inline bool across(Taken taken) { return taken == ACROSS || taken == BOTH; }
+// Sums of a window that it is multiplied with, and where the first of them is among the nine.
+inline long sums(Taken taken) { return (down(taken) ? 2 : 1) * (across(taken) ? 2 : 1); }
+inline long first_sum(Taken taken) { return taken == PLAIN ? 0 : taken == DOWN ? 1 : taken == ACROSS ? 3 : 5; }
+
 struct Upsampled {
-  long images, height, width, channels, outputs;
+  long samples, height, width, channels, outputs;
 
-  static bool down(Taken taken) { return taken == DOWN || taken == BOTH; }
-  static bool across(Taken taken) { return taken == ACROSS || taken == BOTH; }
-  // Differences stand before each row and after the last.
+  long plane() const { return height * width * channels; }
+  long places() const { return (height + 1) * (width + 1) * 4 * outputs; }
+  // Differences stand before each row and column, and after the last.
   long high(Taken taken) const { return height + down(taken); }
   long wide(Taken taken) const { return width + across(taken); }
-  long positions(Taken taken) const { return images * high(taken) * wide(taken); }
-  // Sums that each position takes part in, and where theirs are among the nine.
-  static long sums(Taken taken) { return (down(taken) ? 2 : 1) * (across(taken) ? 2 : 1); }
-  static long first(Taken taken) { return taken == PLAIN ? 0 : taken == DOWN ? 1 : taken == ACROSS ? 3 : 5; }
-
-  // The phase of output (a, b) at a place (y, x) among the phases has a place in the map.
+  // Whether a phase has a place in the map at row y, column x of the phases.
   bool seen(long y, long x, long phase) const {
     const long i = y - phase / 2, j = x - phase % 2;
     return i >= 0 && i < height && j >= 0 && j < width;
   }
-  // Row of a matrix for image n, and the position (y, x).
-  long row(Taken taken, long n, long y, long x) const { return (n * high(taken) + y) * wide(taken) + x; }
 };
 
-constexpr Taken ALL[] = {PLAIN, DOWN, ACROSS, BOTH};
+// Rows from begin to end of some images, of the small map or of its differences, one after another.
+struct Rows {
+  long images, begin, end, wide;
+
+  long positions() const { return images * (end - begin) * wide; }
+  long at(long image, long y, long x) const { return (image * (end - begin) + y - begin) * wide + x; }
+};
+
+// What is worked on at once: several small images, or a band of rows of a large one, so that it stays in cache.
+struct Piece {
+  long first, images, begin, end;  // images, and rows of the small map
+
+  // The rows that outputs of these rows need.
+  Rows before(Upsampled shape, Taken taken) const {
+    const long last = end == shape.height ? shape.high(taken) : end;
+    return {images, down(taken) ? begin : std::max(0L, begin - 1), last, shape.wide(taken)};
+  }
+  // The rows that are theirs alone.
+  Rows own(Upsampled shape, Taken taken) const {
+    return {images, begin, end == shape.height ? shape.high(taken) : end, shape.wide(taken)};
+  }
+  // The rows of which gradients at these rows are made: one more, which is the next piece's own.
+  Rows after(Upsampled shape, Taken taken) const {
+    return {images, begin, end + down(taken), shape.wide(taken)};
+  }
+};
+
+struct Pieces {
+  Upsampled shape;
+
+  long images() const { return std::max(1L, 256 / (shape.height * shape.width)); }
+  long rows() const { return images() > 1 ? shape.height : std::min(shape.height, std::max(8L, 512 / shape.width)); }
+  long bands() const { return (shape.height + rows() - 1) / rows(); }
+  long count() const { return (shape.samples + images() - 1) / images() * bands(); }
+  Piece operator[](long index) const {
+    const long first = index / bands() * images(), begin = index % bands() * rows();
+    return {first, std::min(images(), shape.samples - first), begin, std::min(shape.height, begin + rows())};
+  }
+  // Positions of the largest piece, differences both ways and a row more included.
+  long most() const { return images() * (rows() + 2) * (shape.width + 1); }
+};
 
 // A matrix as products take it on their right, from one whose element (k, j) is at[k * by_row + j * by_column].
 inline void pack(const float* at, long by_row, long by_column, long depth, long columns, float* out) {
@@ -46,19 +85,19 @@ inline void pack(const float* at, long by_row, long by_column, long depth, long 
     for (long k = 0; k < depth; ++k) out[packed(k, j, depth, columns)] = at[k * by_row + j * by_column];
 }
 
-// The small map, or its differences; to place(row, channel).
+// Rows of the small map, or of its differences, to place(row, channel); `x` is the first image's.
 template <class Place>
-void differences(const float* x, Upsampled shape, Taken taken, Place place) {
+void differences(const float* x, Upsampled shape, Rows rows, Taken taken, Place place) {
   const long channels = shape.channels;
-  for (long n = 0; n < shape.images; ++n)
-    for (long y = 0; y < shape.high(taken); ++y)
-      for (long j = 0; j < shape.wide(taken); ++j) {
-        const float* image = x + n * shape.height * shape.width * channels;
+  for (long n = 0; n < rows.images; ++n)
+    for (long y = rows.begin; y < rows.end; ++y)
+      for (long j = 0; j < rows.wide; ++j) {
+        const float* image = x + n * shape.plane();
         const auto at = [&](long i, long k, long c) {
           const bool inside = i >= 0 && i < shape.height && k >= 0 && k < shape.width;
           return inside ? load(image + (i * shape.width + k) * channels + c) : repeated(0.0f);
         };
-        const long row = shape.row(taken, n, y, j);
+        const long row = rows.at(n, y, j);
         for (long c = 0; c < channels; c += LANES) {
           Lanes found = at(y, j, c);
           if (taken == DOWN) found -= at(y - 1, j, c);
@@ -69,72 +108,74 @@ void differences(const float* x, Upsampled shape, Taken taken, Place place) {
       }
 }
 
-// weight (9, outputs, channels): for each way of taking the map its windows' sums, in the order of `first`.
+// weight (9, outputs, channels): for each way of taking the map its windows' sums, in the order of `first_sum`.
 void upsampled_forward(const float* x, const float* weight, float* phases, Upsampled shape, int threads) {
-  const long channels = shape.channels, outputs = shape.outputs, samples = shape.images;
-  const long places = (shape.height + 1) * (shape.width + 1) * 4 * outputs;
+  const long channels = shape.channels, outputs = shape.outputs;
   const Room right(9 * channels * outputs);
   for (const Taken taken : ALL) {
-    const long from = Upsampled::first(taken) * outputs * channels;
-    pack(weight + from, 1, channels, channels, Upsampled::sums(taken) * outputs, right.get() + from);
+    const long from = first_sum(taken) * outputs * channels;
+    pack(weight + from, 1, channels, channels, sums(taken) * outputs, right.get() + from);
   }
-  const Upsampled one{1, shape.height, shape.width, channels, outputs};
+  const Pieces pieces{shape};
 #pragma omp parallel num_threads(threads)
   {
-    const Room taken_map(one.positions(BOTH) * channels), plain(one.positions(PLAIN) * outputs),
-        down(one.positions(DOWN) * 2 * outputs), across(one.positions(ACROSS) * 2 * outputs);
+    const long most = pieces.most();
+    const Room left(most * channels), plain(most * outputs), of_down(most * 2 * outputs),
+        of_across(most * 2 * outputs), of_both(most * 4 * outputs);
+    float* const products[] = {plain.get(), of_down.get(), of_across.get(), of_both.get()};
 #pragma omp for schedule(dynamic)
-    for (long n = 0; n < samples; ++n) {
-      const float* image = x + n * one.positions(PLAIN) * channels;
-      float* out = phases + n * places;
-      float* const to[] = {plain.get(), down.get(), across.get(), out};
+    for (long index = 0; index < pieces.count(); ++index) {
+      const Piece piece = pieces[index];
       for (const Taken taken : ALL) {
-        const float* left = image;
-        if (taken != PLAIN) {
-          differences(image, one, taken, [&](long row, long c) { return taken_map.get() + row * channels + c; });
-          left = taken_map.get();
-        }
-        const long columns = Upsampled::sums(taken) * outputs;
-        product<false>({left, channels, 1}, right.get() + Upsampled::first(taken) * outputs * channels,
-                       one.positions(taken), channels, columns, to[taken], columns);
+        const Rows rows = piece.before(shape, taken);
+        differences(x + piece.first * shape.plane(), shape, rows, taken,
+                    [&](long row, long c) { return left.get() + row * channels + c; });
+        const long columns = sums(taken) * outputs;
+        product<false>({left.get(), channels, 1}, right.get() + first_sum(taken) * outputs * channels,
+                       rows.positions(), channels, columns, products[taken], columns);
       }
-      for (long y = 0; y <= one.height; ++y)
-        for (long j = 0; j <= one.width; ++j)
-          for (long phase = 0; phase < 4; ++phase) {
-            const long a = phase / 2, b = phase % 2;
-            float* at = out + ((y * (one.width + 1) + j) * 4 + phase) * outputs;
-            if (!one.seen(y, j, phase)) {
-              std::fill(at, at + outputs, 0.0f);
-              continue;
+      const Rows p = piece.before(shape, PLAIN), d = piece.before(shape, DOWN), s = piece.before(shape, ACROSS),
+                 all = piece.before(shape, BOTH);
+      for (long n = 0; n < piece.images; ++n)
+        for (long y = all.begin; y < all.end; ++y)
+          for (long j = 0; j < all.wide; ++j)
+            for (long phase = 0; phase < 4; ++phase) {
+              const long a = phase / 2, b = phase % 2;
+              float* to = phases + (piece.first + n) * shape.places() + ((y * all.wide + j) * 4 + phase) * outputs;
+              if (!shape.seen(y, j, phase)) {
+                std::fill(to, to + outputs, 0.0f);
+                continue;
+              }
+              const float *f = products[PLAIN] + p.at(n, y - a, j - b) * outputs,
+                          *g = products[DOWN] + (d.at(n, y, j - b) * 2 + a) * outputs,
+                          *h = products[ACROSS] + (s.at(n, y - a, j) * 2 + b) * outputs,
+                          *k = products[BOTH] + (all.at(n, y, j) * 4 + phase) * outputs;
+              for (long o = 0; o < outputs; o += LANES)
+                store(to + o, load(k + o) + ((load(f + o) + load(g + o)) + load(h + o)));
             }
-            const float* p = plain.get() + one.row(PLAIN, 0, y - a, j - b) * outputs;
-            const float* d = down.get() + (one.row(DOWN, 0, y, j - b) * 2 + a) * outputs;
-            const float* s = across.get() + (one.row(ACROSS, 0, y - a, j) * 2 + b) * outputs;
-            for (long o = 0; o < outputs; o += LANES)
-              store(at + o, load(at + o) + ((load(p + o) + load(d + o)) + load(s + o)));
-          }
     }
   }
 }
 
-// Gradients at the sums of one way of taking the map, of those at the phases; what has no place in the map gives none.
-inline void gradients_of_sums(const float* grad, Upsampled shape, Taken taken, float* out) {
-  const long outputs = shape.outputs, wide = shape.width + 1;
-  const long rows = Upsampled::down(taken) ? 1 : 2, columns = Upsampled::across(taken) ? 1 : 2;
-  for (long n = 0; n < shape.images; ++n)
-    for (long y = 0; y < shape.high(taken); ++y)
-      for (long x = 0; x < shape.wide(taken); ++x)
-        for (long sum = 0; sum < Upsampled::sums(taken); ++sum) {
-          // Which phase it is, as far as the sum says; over the rest is summed.
-          const long a = Upsampled::down(taken) ? sum / (3 - columns) : 0, b = Upsampled::across(taken) ? sum % 2 : 0;
-          float* to = out + (shape.row(taken, n, y, x) * Upsampled::sums(taken) + sum) * outputs;
+// Gradients at the products of one way of taking the map, of those at the phases; what has no place in the map gives
+// none. `grad` is the first image's.
+inline void gradients_of_products(const float* grad, Upsampled shape, Rows rows, Taken taken, float* out) {
+  const long outputs = shape.outputs, high = down(taken) ? 1 : 2, wide = across(taken) ? 1 : 2;
+  for (long n = 0; n < rows.images; ++n)
+    for (long y = rows.begin; y < rows.end; ++y)
+      for (long x = 0; x < rows.wide; ++x)
+        for (long sum = 0; sum < sums(taken); ++sum) {
+          // The parities of the outputs, as far as the sum says; over the rest is summed.
+          const long a = down(taken) ? sum / (3 - wide) : 0, b = across(taken) ? sum % 2 : 0;
+          float* to = out + (rows.at(n, y, x) * sums(taken) + sum) * outputs;
           const float* parts[4];
           long count = 0;
-          for (long i = 0; i < rows; ++i)
-            for (long j = 0; j < columns; ++j) {
+          for (long i = 0; i < high; ++i)
+            for (long j = 0; j < wide; ++j) {
               const long phase = 2 * (a + i) + b + j, row = y + i, column = x + j;
               if (shape.seen(row, column, phase))
-                parts[count++] = grad + (((n * (shape.height + 1) + row) * wide + column) * 4 + phase) * outputs;
+                parts[count++] =
+                    grad + n * shape.places() + ((row * (shape.width + 1) + column) * 4 + phase) * outputs;
             }
           for (long o = 0; o < outputs; o += LANES) {
             Lanes found = repeated(0.0f);
@@ -147,62 +188,62 @@ inline void gradients_of_sums(const float* grad, Upsampled shape, Taken taken, f
 // to_x (samples, height, width, channels) and to_weight (9, outputs, channels).
 void upsampled_backward(const float* x, const float* weight, const float* grad, float* to_x, float* to_weight,
                         Upsampled shape, int threads) {
-  // Parts of the sum over samples are taken side by side; how many there are does not depend on the threads.
-  constexpr long MOST_PARTS = 8, DEEP = 256;
-  const long channels = shape.channels, outputs = shape.outputs, samples = shape.images;
-  const long whole = 9 * outputs * channels, parts = std::min(MOST_PARTS, samples);
-  const long places = (shape.height + 1) * (shape.width + 1) * 4 * outputs, plane = shape.height * shape.width * channels;
-  const long at_once = std::max(1L, DEEP / (shape.height * shape.width));
-  const Room right(whole), sums(parts * whole);
+  // Parts of the sum over pieces are taken side by side; how many there are does not depend on the threads.
+  constexpr long MOST_PARTS = 8;
+  const long channels = shape.channels, outputs = shape.outputs, whole = 9 * outputs * channels;
+  const Pieces pieces{shape};
+  const long parts = std::min(MOST_PARTS, pieces.count());
+  const Room right(whole), totals(parts * whole);
   for (const Taken taken : ALL) {
-    const long from = Upsampled::first(taken) * outputs * channels;
-    pack(weight + from, channels, 1, Upsampled::sums(taken) * outputs, channels, right.get() + from);
+    const long from = first_sum(taken) * outputs * channels;
+    pack(weight + from, channels, 1, sums(taken) * outputs, channels, right.get() + from);
   }
 #pragma omp parallel num_threads(threads)
   {
-    const Upsampled most{at_once, shape.height, shape.width, channels, outputs};
-    const Room taken_map(most.positions(BOTH) * channels), at_sums(most.positions(BOTH) * 4 * outputs),
-        down(most.positions(DOWN) * channels), across(most.positions(ACROSS) * channels),
-        both(most.positions(BOTH) * channels);
+    const long most = pieces.most();
+    const Room map(most * channels), at_products(most * 4 * outputs), plain(most * channels), of_down(most * channels),
+        of_across(most * channels), of_both(most * channels);
+    float* const to_maps[] = {plain.get(), of_down.get(), of_across.get(), of_both.get()};
 #pragma omp for schedule(dynamic)
     for (long part = 0; part < parts; ++part) {
-      const long beginning = part * samples / parts, ending = (part + 1) * samples / parts;
-      for (long n = beginning; n < ending; n += at_once) {
-        const Upsampled some{std::min(at_once, ending - n), shape.height, shape.width, channels, outputs};
-        float* const to_map[] = {to_x + n * plane, down.get(), across.get(), both.get()};
+      const long beginning = part * pieces.count() / parts, ending = (part + 1) * pieces.count() / parts;
+      for (long index = beginning; index < ending; ++index) {
+        const Piece piece = pieces[index];
         for (const Taken taken : ALL) {
-          const long rows = some.positions(taken), columns = Upsampled::sums(taken) * outputs;
-          const long from = Upsampled::first(taken) * outputs * channels;
-          gradients_of_sums(grad + n * places, some, taken, at_sums.get());
-          product<false>({at_sums.get(), columns, 1}, right.get() + from, rows, columns, channels, to_map[taken],
-                         channels);
-          differences(x + n * plane, some, taken,
-                      [&](long row, long c) { return taken_map.get() + packed(row, c, rows, channels); });
-          const Left left{at_sums.get(), 1, columns};
-          float* sum = sums.get() + part * whole + from;
-          if (n > beginning) product<true>(left, taken_map.get(), columns, rows, channels, sum, channels);
-          else product<false>(left, taken_map.get(), columns, rows, channels, sum, channels);
+          const long columns = sums(taken) * outputs, from = first_sum(taken) * outputs * channels;
+          const Rows after = piece.after(shape, taken), own = piece.own(shape, taken);
+          gradients_of_products(grad + piece.first * shape.places(), shape, after, taken, at_products.get());
+          product<false>({at_products.get(), columns, 1}, right.get() + from, after.positions(), columns, channels,
+                         to_maps[taken], channels);
+          // A piece's own rows come first, so that the others' can be left out of the sum.
+          const long rows = own.positions();
+          differences(x + piece.first * shape.plane(), shape, own, taken,
+                      [&](long row, long c) { return map.get() + packed(row, c, rows, channels); });
+          const Left left{at_products.get(), 1, columns};
+          float* total = totals.get() + part * whole + from;
+          if (index > beginning) product<true>(left, map.get(), columns, rows, channels, total, channels);
+          else product<false>(left, map.get(), columns, rows, channels, total, channels);
         }
-        for (long image = 0; image < some.images; ++image)
-          for (long y = 0; y < some.height; ++y)
-            for (long j = 0; j < some.width; ++j) {
+        for (long n = 0; n < piece.images; ++n)
+          for (long y = piece.begin; y < piece.end; ++y)
+            for (long j = 0; j < shape.width; ++j) {
               const auto place = [&](Taken taken, long i, long k) {
-                return to_map[taken] + some.row(taken, image, i, k) * channels;
+                return to_maps[taken] + piece.after(shape, taken).at(n, i, k) * channels;
               };
-              float* to = place(PLAIN, y, j);
-              const float *d = place(DOWN, y, j), *e = place(DOWN, y + 1, j), *a = place(ACROSS, y, j),
-                          *b = place(ACROSS, y, j + 1), *p = place(BOTH, y, j), *q = place(BOTH, y, j + 1),
-                          *r = place(BOTH, y + 1, j), *s = place(BOTH, y + 1, j + 1);
+              const float *itself = place(PLAIN, y, j), *d = place(DOWN, y, j), *e = place(DOWN, y + 1, j),
+                          *a = place(ACROSS, y, j), *b = place(ACROSS, y, j + 1), *p = place(BOTH, y, j),
+                          *q = place(BOTH, y, j + 1), *r = place(BOTH, y + 1, j), *s = place(BOTH, y + 1, j + 1);
+              float* to = to_x + (piece.first + n) * shape.plane() + (y * shape.width + j) * channels;
               for (long c = 0; c < channels; c += LANES)
-                store(to + c, load(to + c) + (load(d + c) - load(e + c)) + (load(a + c) - load(b + c)) +
+                store(to + c, load(itself + c) + (load(d + c) - load(e + c)) + (load(a + c) - load(b + c)) +
                                   ((load(p + c) - load(q + c)) - (load(r + c) - load(s + c))));
             }
       }
     }
 #pragma omp for schedule(static)
     for (long i = 0; i < whole; i += LANES) {
-      Lanes sum = load(sums.get() + i);
-      for (long part = 1; part < parts; ++part) sum += load(sums.get() + part * whole + i);
+      Lanes sum = load(totals.get() + i);
+      for (long part = 1; part < parts; ++part) sum += load(totals.get() + part * whole + i);
       store(to_weight + i, sum);
     }
   }
