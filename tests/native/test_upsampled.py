@@ -10,8 +10,15 @@ from torch.nn import functional as F
 from dfqbench.native import binding, upsampled
 from dfqbench.synth.upsampling import phases_of_conv, weave
 
-SIZES = ((3, 16, 32, 3, 5), (5, 32, 16, 1, 2), (2, 48, 16, 1, 1), (11, 16, 48, 8, 8), (3, 144, 16, 17, 16), (2, 16, 32, 19, 70))
-"""Samples, channels of input and output, height and width: several images at once and bands of one, deeper than a block."""
+SIZES = (
+    (3, 16, 32, 3, 5),
+    (5, 32, 16, 1, 2),
+    (2, 48, 16, 1, 1),
+    (11, 16, 48, 8, 8),
+    (3, 144, 16, 17, 16),
+    (2, 16, 32, 19, 70),
+)
+"""Samples, channels of input and output, height and width: several images at once, one, and bands of one."""
 
 
 def operands(size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +65,7 @@ def test_what_has_no_place_in_the_map_is_zero_and_gives_no_gradient(library: str
 
 
 def test_the_number_of_threads_changes_nothing(library: str) -> None:
-    x, weight, _ = operands((13, 16, 32, 6, 5))
+    x, weight, _ = operands((130, 16, 32, 6, 5))
     before = torch.get_num_threads()
     found = []
     try:
@@ -87,6 +94,9 @@ def test_what_does_not_fit_is_computed_as_one_convolution(library: str) -> None:
         assert phases_of_conv(x, weight).dtype == torch.bfloat16
     with binding.using(None):
         assert not upsampled.fits(x, weight)
+    found = torch.func.grad(lambda weight: phases_of_conv(x, weight).square().sum())(weight)
+    assert found.shape == weight.shape
+    assert not upsampled.fits(x, weight[:0])
 
 
 def test_operands_of_another_size_are_refused(library: str) -> None:

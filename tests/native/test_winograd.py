@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import binding, convolve
+from dfqbench.native import binding, build, convolve
 from dfqbench.native.autocast import Autocast
 from dfqbench.quant import parse_scheme, prepare
+from dfqbench.synth.upsampling import phases_of_conv, weave
 
 NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
 FEW = ((2, 16, 3, 5, 6), (1, 32, 1, 1, 1), (3, 16, 4, 40, 70), (2, 48, 2, 3, 33))
@@ -23,8 +32,12 @@ SIZES = (
     (9, 64, 64, 8, 8),
     (2, 144, 80, 7, 3),
     (1, 16, 32, 40, 2),
+    (6, 80, 144, 16, 16),
+    (1, 528, 16, 3, 4),
+    (1, 16, 272, 4, 3),
 )
-"""Samples, channels of input and output, height and width: even and odd, fewer tiles and more than a strip."""
+"""Samples, channels of input and output, height and width: even and odd, fewer tiles and more than a strip, several
+blocks of a weight's gradient of several strips each, products deeper than a block."""
 CPU = torch.device("cpu")
 
 
@@ -101,8 +114,11 @@ def test_a_convolution_and_its_gradients_are_those_of_double_precision(
 
 def test_rounding_costs_no_more_than_in_torchs_convolutions(library: str) -> None:
     x, weight, grad = operands((8, 64, 64, 16, 16))
-    wanted, by_torch = exact(x, weight, grad), [F.conv2d(x, weight, padding=1)]
-    for one, other, exactly in zip(compiled(x, weight, grad), by_torch, wanted, strict=False):
+    leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    out = F.conv2d(*leaves, padding=1)
+    out.backward(grad)
+    by_torch = [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+    for one, other, exactly in zip(compiled(x, weight, grad), by_torch, exact(x, weight, grad), strict=True):
         assert (one.double() - exactly).norm() <= (other.double() - exactly).norm()
 
 
@@ -121,7 +137,8 @@ def test_sums_are_multiplied_by_a_factor(library: str) -> None:
     assert torch.equal(convolve.weight_gradient(x, grad, weight, factor=factor), to_weight * factor.view(-1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("size", [(7, 16, 32, 9, 9), (3, 192, 128, 5, 4), (5, 16, 3, 40, 30)])
+# More strips than a thread takes at a time, several blocks of a weight's gradient, few outputs.
+@pytest.mark.parametrize("size", [(64, 16, 32, 16, 16), (20, 192, 128, 9, 8), (9, 16, 3, 40, 30)])
 def test_the_number_of_threads_changes_nothing(library: str, size: tuple[int, ...]) -> None:
     x, weight, grad = operands(size)
     before = torch.get_num_threads()
@@ -217,48 +234,120 @@ def test_a_students_training_uses_it_and_its_evaluation_does_not(library: str, m
     counted, images = Counted(monkeypatch), drawn(2, 3, 16, 16)
     with torch.no_grad():
         student(images)
-    assert counted.shapes == []
+        with Autocast(CPU, enabled=False):
+            student(images)
+            assert counted.shapes == []
+            network(images)
+    assert sorted(counted.shapes) == OF_RESNET20
+    counted.shapes.clear()
     student(images).sum().backward()
     assert sorted(counted.shapes) == OF_RESNET20
 
 
-def test_biases_are_added(library: str) -> None:
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `nn.Conv2d` calls it."""
+    return torch.conv2d(x, weight, bias, *NUMBERS)
+
+
+def test_biases_are_added(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands((2, 16, 32, 5, 5))
     bias = torch.randn(32, generator=torch.Generator().manual_seed(4))
+    counted = Counted(monkeypatch)
     with Autocast(CPU, enabled=False):
-        found = F.conv2d(x, weight, bias, padding=1)
-    torch.testing.assert_close(found, F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4)
+        found = conv(x, weight, bias)
+        assert counted.shapes == [(32, 16)]
+        for wrong in (bias[:1], bias.double(), bias.view(32, 1)):
+            with pytest.raises(RuntimeError):
+                conv(x, weight, wrong)
+    torch.testing.assert_close(found, conv(x, weight, bias), rtol=1e-4, atol=1e-4)
 
 
-def test_second_derivatives_are_torchs(library: str) -> None:
+def test_second_derivatives_are_torchs(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands((2, 16, 16, 5, 5))
+    counted = Counted(monkeypatch)
 
     def found() -> Tensor:
         leaf = x.clone().requires_grad_()
         with Autocast(CPU, enabled=False):
-            out = F.conv2d(leaf, weight, padding=1)
+            out = conv(leaf, weight)
         (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), leaf)
         return second
 
     ours = found()
+    assert counted.shapes == [(16, 16)]
     with binding.using(None):
         theirs = found()
     assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
-def test_transformations_tracers_and_autocast_are_left_to_torch(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+# What torch loads for derivatives forward.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands((2, 16, 16, 5, 5))
     counted = Counted(monkeypatch)
 
     def total(weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, padding=1).square().sum()
+        return conv(x, weight).square().sum()
 
     with Autocast(CPU, enabled=False):
         found = torch.func.grad(total)(weight)
+        mapped = torch.func.vmap(lambda image: conv(image[None], weight))(x)
         traced = torch.fx.symbolic_trace(nn.Conv2d(16, 16, 3, padding=1))
+        made = make_fx(partial(conv, bias=None))(x, weight)
+        with FlopCounterMode(display=False) as flops:
+            conv(x, weight)
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(conv(forward_ad.make_dual(x, x), weight)).tangent
         with torch.autocast("cpu", torch.bfloat16):
-            assert F.conv2d(x, weight, padding=1).dtype == torch.bfloat16
-    assert torch.equal(found, torch.func.grad(total)(weight))
-    assert traced(x).shape == x.shape
+            assert conv(x, weight).dtype == torch.bfloat16
+        negative = torch.complex(x, x).conj().imag
+        assert negative.is_neg()
+        turned = conv(negative, weight)
+        nowhere = conv(x, weight.to("meta"))
     assert counted.shapes == []
+    assert torch.equal(found, torch.func.grad(total)(weight))
+    assert torch.equal(mapped, torch.func.vmap(lambda image: conv(image[None], weight))(x))
+    assert traced(x).shape == nowhere.shape == x.shape
+    assert torch.equal(made(x, weight), conv(x, weight))
+    assert flops.get_total_flops() > 0
+    assert dual is not None
+    torch.testing.assert_close(dual, conv(x, weight))
+    assert torch.equal(turned, conv(negative, weight))
+
+
+def test_a_weight_with_gaps_gets_its_gradient(library: str) -> None:
+    x, plain, grad = operands((2, 16, 16, 5, 5))
+    memory = torch.zeros(16 * 60000)
+    weight = memory.as_strided((16, 16, 3, 3), (60000, 1001, 3000, 1000)).copy_(plain)
+    assert convolve.fits(x, weight, NUMBERS)
+    assert torch.equal(convolve.weight_gradient(x, grad, weight), convolve.weight_gradient(x, grad, plain))
+
+
+def test_the_gradient_in_the_input_of_few_outputs_is_refused(library: str) -> None:
+    _, weight, grad = operands((2, 16, 3, 5, 5))
+    with pytest.raises(ValueError, match="is torch's"):
+        convolve.data_gradient(grad, weight)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("lanes", [4, 16])
+def test_registers_of_any_width_do(lanes: int, tmp_path: Path) -> None:
+    """Of a processor without AVX2, and of one with AVX-512, whose panels are not always full."""
+    made = tmp_path / "library.so"
+    flags = [*build.FLAGS, "-O1", "-w", f"-DDFQ_LANES={lanes}"]
+    subprocess.run(["c++", *flags, str(build.SOURCES / "library.cpp"), "-o", str(made)], check=True)
+
+    def same(one: Tensor | None, other: Tensor) -> bool:
+        return one is not None and bool((one.double() - other).abs().max() <= 2e-6 * other.abs().max())
+
+    with binding.using(made):
+        for size in ((9, 64, 64, 8, 8), (2, 144, 80, 7, 3)):
+            assert all(map(same, compiled(*operands(size)), exact(*operands(size))))
+        x, weight, grad = operands((3, 48, 3, 9, 20))
+        few = [convolve.convolved(x, weight), *convolve.gradients(grad, x, weight, (True, True))]
+        assert all(map(same, few, exact(x, weight, grad)))
+        for size in ((5, 48, 16, 3, 4), (2, 16, 80, 19, 70)):
+            x, weight, _ = operands(size)
+            wanted = F.conv2d(F.interpolate(x.double(), scale_factor=2, mode="nearest"), weight.double(), padding=1)
+            assert same(weave(phases_of_conv(x, weight)), wanted)

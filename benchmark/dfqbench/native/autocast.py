@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dfqbench.native import binding, convolve
+from dfqbench.native.operands import are_plain
+
+_ALLOWED = ContextVar("_ALLOWED", default=True)
 
 
 class Autocast(AbstractContextManager[None]):
-    """Within it convolutions and products are computed in bfloat16, or convolutions as `Convolutions` does it.
+    """Within it convolutions and products are computed in bfloat16, or convolutions as within `convolutions`.
 
     It can be entered again and again.
 
@@ -54,21 +59,29 @@ class _Convolutions(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7 and _are_plain(args[:2]):
+        if func is torch.conv2d and not kwargs and len(args) == 7 and _ALLOWED.get():
             x, weight, bias, *numbers = args
-            dtype = _dtype(x.device.type)
-            if dtype is not None and convolve.fits(x, weight, numbers):
-                found: Tensor = _Conv.apply(x.to(dtype), weight)
-                return found if bias is None else found + bias.to(dtype).view(-1, 1, 1)
+            if are_plain(x, weight, *(() if bias is None else (bias,))) and convolve.fits(x, weight, numbers):
+                dtype = _dtype(x.device.type)
+                if dtype is not None and _is_bias(bias, weight):
+                    found: Tensor = _Conv.apply(x.to(dtype), weight)
+                    return found if bias is None else found + bias.to(dtype).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
 
 
-def _are_plain(tensors: Any) -> bool:
-    """Whether these are tensors with memory, and not what a transformation or a tracer puts in their place."""
-    return all(
-        type(one) in {Tensor, nn.Parameter} and not torch._C._functorch.is_functorch_wrapped_tensor(one)
-        for one in tensors
-    )
+@contextmanager
+def torchs_convolutions() -> Iterator[None]:
+    """Within it convolutions are torch's, whatever was entered before."""
+    before = _ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(before)
+
+
+def _is_bias(bias: Tensor | None, weight: Tensor) -> bool:
+    """Whether torch would take it; an error is torch's to tell."""
+    return bias is None or (bias.shape == weight.shape[:1] and bias.dtype == weight.dtype)
 
 
 def _dtype(device: str) -> torch.dtype | None:

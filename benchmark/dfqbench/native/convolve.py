@@ -22,7 +22,9 @@ FEW_INPUTS, FEWEST_OUTPUTS = 32, 16
 REGISTER = 16
 """On a CPU channels are a multiple of what the widest registers hold,"""
 FEW = 4
-"""or at most so many outputs."""
+"""or at most so many outputs;"""
+MOST_WEIGHTS = 1 << 20
+"""and pairs of them so few that what weights are transformed to fits in 64 MiB."""
 
 
 def fits(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> bool:
@@ -68,7 +70,12 @@ def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = N
         grad: (N, O, H, W), in the type of the input.
         weight: as given to `convolved`.
         dtype: of the result; None: that of `grad`.
+
+    Raises:
+        ValueError: on a CPU, of a convolution to at most `FEW` channels; or sizes do not fit.
     """
+    if not _fits_data_gradient(weight):
+        raise ValueError(f"the gradient of a convolution to {weight.shape[0]} channels is torch's")
     grad = grad.contiguous(memory_format=torch.channels_last)
     return _convolved(grad, weight, None, dtype, back=True)
 
@@ -83,7 +90,7 @@ def fits_weight_gradient(weight: Tensor) -> bool:
 
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor | None = None) -> Tensor:
-    """The gradient in the weight of `convolved`, float32, in the weight's memory order.
+    """The gradient in the weight of `convolved`, float32, in the memory order of a weight without gaps.
 
     Args:
         x: as given to `convolved`.
@@ -92,6 +99,9 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor |
         factor: (O,) float32, multiplied with the sums.
     """
     out = torch.empty_like(weight, dtype=torch.float32)
+    if out.stride(2) != 3 * out.stride(3):
+        # The order of a weight with gaps is not always kept.
+        out = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
     grad = grad.contiguous(memory_format=torch.channels_last)
     _check(x, weight, grad)
     strides = out.stride(0), out.stride(1), out.stride(3)
@@ -149,7 +159,7 @@ def _fills_registers(x: Tensor, weight: Tensor) -> bool:
     """Whether the library for CPUs takes these."""
     outputs, inputs = weight.shape[:2]
     whole = inputs % REGISTER == 0 and (outputs % REGISTER == 0 or outputs <= FEW)
-    return whole and x.dtype == weight.dtype == torch.float32
+    return whole and 0 < inputs * outputs <= MOST_WEIGHTS and x.dtype == weight.dtype == torch.float32
 
 
 def _fits_data_gradient(weight: Tensor) -> bool:

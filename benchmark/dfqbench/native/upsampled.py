@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dfqbench.native import binding
 from dfqbench.native.convolve import REGISTER
+from dfqbench.native.operands import are_plain
 
 SUMS = 9
 """Pairs of a row's and a column's sums."""
@@ -31,6 +32,8 @@ def fits(x: Tensor, weight: Tensor) -> bool:
         and weight.shape[1:] == (x.shape[1], 3, 3)
         and not any(size % REGISTER for size in weight.shape[:2])
         and x.numel() > 0
+        and weight.numel() > 0
+        and are_plain(x, weight)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
-from dfqbench.native.autocast import convolutions
+from dfqbench.native.autocast import convolutions, torchs_convolutions
 from dfqbench.quant.blocks import join_blocks
 from dfqbench.quant.frozen import freeze_batchnorm
 from dfqbench.quant.grid_conv import GridConvolutions
@@ -76,9 +76,9 @@ class Student(nn.Module):
         return logits
 
     def _convolutions(self, device: torch.device) -> AbstractContextManager[Any]:
-        """How convolutions are computed: evaluation, and whatever is not differentiated, is torch's."""
+        """How convolutions are computed: in evaluation, and whatever else is not differentiated, by torch."""
         if not torch.is_grad_enabled():
-            return nullcontext()
+            return torchs_convolutions()
         return GridConvolutions() if self.grid_convolutions else convolutions(device)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
 from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.checkpoint import Checkpoints
-from dfqbench.run.clock import Clock
 from dfqbench.run.context import REPORT_EVERY, HostContext
+from dfqbench.run.costs import SHARED, Costs
 from dfqbench.run.evaluate import accuracy, predict
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.guard import DataGuard
@@ -37,7 +37,7 @@ from dfqbench.run.job import Job
 from dfqbench.run.keeper import Account, StateKeeper
 from dfqbench.run.known import IMAGES_FILE
 from dfqbench.run.memory import peak_mib, reset_peak
-from dfqbench.run.meter import Counts, counting, metered
+from dfqbench.run.meter import counting, metered
 from dfqbench.run.rng import seeded
 from dfqbench.run.source import load_source, save_source, shared_state
 from dfqbench.run.training import Snapshots, Timeline, TrainingFolder
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from dfqbench.run.lockstep import CommonFlag
 
 KEPT_IMAGES = 64
-SHARED = "gpu_shared"
-"""Marks records of jobs that had a GPU together with others: their times are longer than alone."""
 WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 WARM_STEPS = 3
@@ -81,6 +79,7 @@ class Attempt:
     Attributes:
         phase: the phase under way.
         plugin: whose code is running, or empty.
+        costs: what it has cost and shown until now.
         surroundings: set by `begin` or `join`.
         source: set by `begin` or `join`.
         has_saved_source: whether the source is on disk, for other cells.
@@ -100,40 +99,29 @@ class Attempt:
     def __init__(self, job: Job, channel: Sink, flag: StopFlag | None = None, leader: Attempt | None = None) -> None:
         self.phase = "setup"
         self.plugin = ""
-        self.clock = _device_clock(torch.device(job.device))
-        self.counts = Counts()
-        self.flags: list[str] = [SHARED] if job.shares_gpu else []
-        self.peaks: dict[str, float] = {}
         self._job = job
         self._channel = channel
         self._context: HostContext | None = None
         self._folder = Path(job.attempt)
         self._probe_begin = 0.0
         self._probe_step = 0
-        self._source_kind: str | None = None
-        self._reused: dict[str, Any] | None = None
         self._leader = leader
         # One guard for all of a worker: they run the same plugin's code, and what it opens spoils every record.
         self._guard: DataGuard = _guard(job) if leader is None else leader._guard
         self._flag = flag or StopFlag()
-        self._waited: Callable[[], float] = lambda: 0.0
         self._counts_itself = True
         self.has_saved_source = False
-        self._others: Sequence[Attempt] = ()
-        self._others_before = 0.0
-        self._resumed = 0
-        self._wall_before = 0.0
         self._device = torch.device(job.device)
+        self.costs = Costs(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
         self._model = ModelSpec.from_dict(job.model)
         self.keeper = StateKeeper(
             self._checkpoints(),
             self._flag,
-            Account(self._account, self._go_on),
-            clock=self.clock,
+            Account(lambda: self.costs.account(self.phase), self.costs.go_on_from),
+            clock=self.costs.clock,
             guard=self._guard,
             warn=lambda text: channel.send("warning", message=text),
         )
-        self._source_images: int | None = None
         self._training = TrainingFolder(self._folder)
         self._snapshots: Snapshots | None = None
         self._timeline: Timeline | None = None
@@ -156,15 +144,9 @@ class Attempt:
             source: the member's view of it.
             others: who pays for it; the leader is the first.
         """
-        leader = others[0]
         self._set_up()
         self.source = source
-        self._source_kind = leader._source_kind
-        for name, count in leader.counts.as_dict().items():
-            setattr(self.counts, name, count)
-        self._reused = {"id": Path(self._job.source).name, "seconds": 0.0, "counts": {}}
-        self._reused["peak_mib"] = leader.peaks.get("synthesis")
-        self._others = others
+        self.costs.share(Path(self._job.source).name, [other.costs for other in others])
 
     def follow(self, flag: CommonFlag, waited: Callable[[], float], leader: Attempt) -> None:
         """Stops and keeps states in step with others.
@@ -175,7 +157,7 @@ class Attempt:
             leader: the first of them.
         """
         self.keeper.follow(leader.keeper, flag, flag.now)
-        self._waited = waited
+        self.costs.wait(waited)
         self._counts_itself = False
 
     def finish(self) -> dict[str, Any]:
@@ -189,7 +171,7 @@ class Attempt:
         self.phase = "saving"
         self._keep(student)
         evaluation = None if isinstance(student, Student) else self._evaluated_here(student)
-        return self.so_far() | {"evaluation": evaluation}
+        return self.costs.so_far() | {"evaluation": evaluation}
 
     @property
     def shares_its_quantizer(self) -> bool:
@@ -225,70 +207,17 @@ class Attempt:
             # The first optimizer would load it, and a second or two of that would count as synthesis.
             importlib.import_module("torch._dynamo")
         self.keeper.load(self._device)
-        self.clock.add("setup", time.monotonic() - begin)
+        self.costs.clock.add("setup", time.monotonic() - begin)
 
     def _counted(self) -> AbstractContextManager[object]:
         """Within it, passes of the teacher and steps of optimizers are counted, where nobody else does it."""
-        return counting(self.surroundings.teacher, lambda: self.counts) if self._counts_itself else nullcontext()
-
-    def so_far(self) -> dict[str, Any]:
-        """What the attempt has cost and shown until now, as plain data for the record."""
-        return {
-            "seconds": self.clock.seconds,
-            "counts": self.counts.as_dict(),
-            "peak_mib": self.peaks,
-            "flags": self.flags,
-            "source_kind": self._source_kind,
-            "source_images": self._source_images or self.counts.images,
-            "reused": self._reused_now(),
-            "real_data_opened": list(self._guard.hits),
-            "wrote_outside": list(self._guard.writes),
-            "resumed": self._resumed,
-            "wall_before": self._wall_before,
-            "wall": time.monotonic() - self._job.started - self._waited(),
-        }
-
-    def _reused_now(self) -> dict[str, Any] | None:
-        """What the source would have cost this attempt alone, beyond what it paid."""
-        if self._reused is None or not self._others:
-            return self._reused
-        more = self._paid_by_others() - self._others_before
-        return self._reused | {"seconds": self._reused["seconds"] + more}
-
-    def _paid_by_others(self) -> float:
-        return sum(other.clock.so_far().get("synthesis", 0.0) for other in self._others if other is not self)
+        return counting(self.surroundings.teacher, lambda: self.costs.counts) if self._counts_itself else nullcontext()
 
     def _checkpoints(self) -> Checkpoints | None:
         job = self._job
         if not job.checkpoints or job.probe_seconds:
             return None
         return Checkpoints(Path(job.checkpoints), {"environment": job.environment}, job.checkpoint_every)
-
-    def _account(self) -> dict[str, Any]:
-        """What the attempt has cost until now, for a checkpoint."""
-        found = self.so_far() | {"seconds": self.clock.so_far()}
-        found["peak_mib"] = self.peaks | {self.phase: self._peak()}
-        found["wall_before"] = self._wall_before + found["wall"]
-        return found
-
-    def _go_on(self, account: Mapping[str, Any]) -> None:
-        """Takes over what an earlier process of this cell had spent when it kept its state."""
-        self.clock.go_on_from(account["seconds"])
-        for name, count in account["counts"].items():
-            setattr(self.counts, name, count)
-        self.peaks = dict(account["peak_mib"])
-        self.flags = list(dict.fromkeys([*account["flags"], *self.flags]))
-        self._source_kind = account["source_kind"]
-        self._reused = account["reused"]
-        self._others_before = self._paid_by_others()
-        self._guard.hits[:] = dict.fromkeys([*account["real_data_opened"], *self._guard.hits])
-        self._guard.writes[:] = dict.fromkeys([*account["wrote_outside"], *self._guard.writes])
-        self._resumed = account["resumed"] + 1
-        self._wall_before = account["wall_before"]
-
-    def _peak(self) -> float:
-        """Peak memory of the phase, that of earlier processes included."""
-        return max(peak_mib(self._device), self.peaks.get(self.phase, 0.0))
 
     def _make_method(self, plugins: Plugins) -> Method | None:
         if self._job.method == REAL:
@@ -314,11 +243,11 @@ class Attempt:
             packages = {type(method).__module__.partition(".")[0]}
             shared = load_source(Path(self._job.source), device, self._job.accepted_environment, packages)
         if shared is not None:
-            source, self._reused = shared
-            if self._reused.get("shares_gpu") and SHARED not in self.flags:
-                self.flags.append(SHARED)
+            source, self.costs.reused = shared
+            if self.costs.reused.get("shares_gpu"):
+                self.costs.flag(SHARED)
             self.has_saved_source = True
-            self._source_kind = "fixed"
+            self.costs.source_kind = "fixed"
             self._channel.send("source", kind="fixed", shared=True)
             return source
         if method is None:
@@ -327,30 +256,30 @@ class Attempt:
         self._context = context = self._make_context("synthesis", model, scheme, None)
         reset_peak(device)
         try:
-            with seeded(context.seed("global")), self._guard.watching(), self.clock.phase("synthesis"):
+            with seeded(context.seed("global")), self._guard.watching(), self.costs.clock.phase("synthesis"):
                 source = method.synthesize(teacher, context)
         except ProbeDone:
             # Enough was timed; any images serve to time the quantizer.
             return FixedSource(torch.randn(KEPT_IMAGES, *model.card.input_size, device=device))
-        self.peaks["synthesis"] = self._peak()
+        self.costs.peaks["synthesis"] = self.costs.peak(self.phase)
         if not callable(getattr(source, "sample", None)):
             raise PluginError(f"synthesize returned a {type(source).__name__}", "return a source with `sample`")
-        self.counts.source_steps += context.steps
-        self._source_kind = "live" if is_live(source) else "fixed"
+        self.costs.counts.source_steps += context.steps
+        self.costs.source_kind = "live" if is_live(source) else "fixed"
         saved = False
         if not is_live(source) and not self._job.probe_seconds:
             cost = {
-                "seconds": self.clock.seconds["synthesis"],
-                "counts": self.counts.as_dict(),
-                "peak_mib": self.peaks["synthesis"],
-                "shares_gpu": SHARED in self.flags,
+                "seconds": self.costs.clock.seconds["synthesis"],
+                "counts": self.costs.counts.as_dict(),
+                "peak_mib": self.costs.peaks["synthesis"],
+                "shares_gpu": SHARED in self.costs.flags,
             }
             with self._guard.watching():
                 state = shared_state(source)
             folder, environment = Path(self._job.source), self._job.environment
             saved = state is not None and save_source(source, folder, environment, cost, state)
         self.has_saved_source = saved
-        self._channel.send("source", kind=self._source_kind, shared=saved)
+        self._channel.send("source", kind=self.costs.source_kind, shared=saved)
         self.keeper.remember_synthesis(device)
         return source
 
@@ -359,42 +288,42 @@ class Attempt:
         method, quantizer = self._method, self._quantizer
         self._enter("quantization")
         if is_live(source) and self._job.quantizer == "calibrate":
-            self.flags.append("generator_alone")
+            self.costs.flag("generator_alone")
         scheme = Scheme.from_dict(self._job.scheme)
-        self._source_images = len(source) if isinstance(source, Sized) else None
+        self.costs.source_images = len(source) if isinstance(source, Sized) else None
         if not self._job.probe_seconds:
-            if not self._resumed:
+            if not self.costs.resumed:
                 self._training.clear()
             self._timeline = Timeline(self._training, self.aside) if is_live(source) else None
             if self._job.snapshots:
                 self._snapshots = Snapshots(self._training, self._job.snapshots, self.aside)
         self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
-        handed = metered(source, self.clock, self.counts, tuple(model.card.input_size), self._timeline)
+        handed = metered(source, self.costs.clock, self.costs.counts, tuple(model.card.input_size), self._timeline)
         reset_peak(device)
         with (
             seeded(context.seed("global")),
             self._guard.watching(),
-            self.clock.phase("quantization", inside="synthesis"),
+            self.costs.clock.phase("quantization", inside="synthesis"),
         ):
             if self._job.own_quantize and method is not None:
                 student: nn.Module = method.quantize(teacher, handed, context)
             else:
                 student = quantizer.quantize(teacher, handed, context)
-        self.peaks["quantization"] = self._peak()
+        self.costs.peaks["quantization"] = self.costs.peak(self.phase)
         if not isinstance(student, nn.Module):
             raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
         handed.check()
         _check_finite(student)
         if isinstance(student, Student):
-            self.counts.student_images = student.images_seen
+            self.costs.counts.student_images = student.images_seen
         if self._snapshots is not None and self._snapshots.refused:
-            self.flags.append("snapshots_not_kept")
+            self.costs.flag("snapshots_not_kept")
         return student
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """The host's own work amid a plugin's call, or another's turn: no phase pays, and the guard does not hear."""
-        with self.clock.paused(), self._guard.off():
+        with self.costs.clock.paused(), self._guard.off():
             yield
 
     def _keep(self, student: nn.Module) -> None:
@@ -405,7 +334,7 @@ class Attempt:
             with seeded(0), self._guard.watching():
                 batch = self.source.sample(KEPT_IMAGES)
         except Exception:
-            self.flags.append("images_not_kept")
+            self.costs.flag("images_not_kept")
         else:
             tensors = {"images": batch.images, "labels": batch.labels}
             found = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
@@ -413,7 +342,7 @@ class Attempt:
 
     def _evaluated_here(self, student: nn.Module) -> dict[str, Any]:
         """Evaluates a module that only the plugin's code can run; its operands cannot be checked, and it is flagged."""
-        self.flags.append("plugin_student")
+        self.costs.flag("plugin_student")
         device = self._device
         begin = time.monotonic()
         data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
@@ -484,12 +413,3 @@ def _check_finite(student: nn.Module) -> None:
     for name, value in student.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise NonFiniteError(f"the student's {name}")
-
-
-def _device_clock(device: torch.device) -> Clock:
-    if device.type != "cuda":
-        return Clock()
-    return Clock(
-        synchronize=lambda: torch.cuda.synchronize(device),
-        make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call, arg-type, return-value]
-    )

@@ -27,7 +27,7 @@ def told(attempt: Attempt, channel: Sink) -> Iterator[None]:
     except ProbeDone:
         pass
     except Stopped as end:
-        channel.send("stopped", kept=end.kept, phase=attempt.phase, step=attempt.step, so_far=attempt.so_far())
+        channel.send("stopped", kept=end.kept, phase=attempt.phase, step=attempt.step, so_far=attempt.costs.so_far())
     except Exception as error:
         channel.send("error", status=_status(error), **_described(error, attempt))
 
@@ -57,7 +57,7 @@ def _described(error: BaseException, attempt: Attempt) -> dict[str, Any]:
         "step": attempt.step,
         "plugin": attempt.plugin,
         "traceback": "".join(traceback.format_exception(error)),
-        "so_far": attempt.so_far(),
+        "so_far": attempt.costs.so_far(),
     }
 
 

@@ -90,7 +90,7 @@ def _in_lockstep(leader: Attempt, job: Job, channel: Sink, flag: StopFlag) -> No
     attempts = [leader]
     attempts += [Attempt(own, sink, flag, leader) for own, sink in zip(jobs, sinks[1:], strict=True)]
     turns = Turns(len(attempts))
-    common = CommonSource(leader.source, turns, [one.counts for one in attempts], [one.aside for one in attempts])
+    common = CommonSource(leader.source, turns, [one.costs.counts for one in attempts], [one.aside for one in attempts])
     seen: dict[str, Any] = {}
     for number, attempt in enumerate(attempts):
         if attempt is not leader:
@@ -98,7 +98,7 @@ def _in_lockstep(leader: Attempt, job: Job, channel: Sink, flag: StopFlag) -> No
         attempt.follow(CommonFlag(flag, turns, number, seen), partial(turns.waited.__getitem__, number), leader)
     leader.source = MemberSource(common, 0)
 
-    with counting(leader.surroundings.teacher, lambda: attempts[turns.holder].counts):
+    with counting(leader.surroundings.teacher, lambda: attempts[turns.holder].costs.counts):
         turns.run(
             [
                 partial(_member, torch.device(job.device), attempt, sink)

@@ -28,7 +28,8 @@ PAIRS = (0, 0), (1, 0), (2, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)
 def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The four phases of conv2d(upsample(x, 2, nearest), weight, bias, padding=1), one beside the other.
 
-    `weave` makes the convolution's output of them, equal up to rounding.
+    `weave` makes the convolution's output of them, equal up to rounding. First derivatives only, where the
+    library for CPUs computes it.
 
     Args:
         x: (N, C, H, W).

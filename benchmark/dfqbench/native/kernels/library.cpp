@@ -1,10 +1,11 @@
-// Passes over feature maps that torch has no single operation for.
+// Passes over feature maps that torch has no single operation for, and convolutions with fewer multiplications.
 //
 // Maps are channels-last: `samples` blocks of `positions` rows of `channels` numbers, float32 or bfloat16; arithmetic
-// is float32, sums over positions float64 from one segment to the next. A sample is worked on by one thread from its
-// beginning to its end, so that no result depends on the number of threads. Compiled without contraction: a * b + c is
-// rounded twice, as torch does it, and `round_to_grid` equals torch's operations bit for bit. Loops over channels are
-// free of dependences, and `omp simd` says so.
+// is float32, and sums over positions that passes take are float64 from one segment to the next. What a thread does
+// at once (in passes a sample, in convolutions a strip of rows or a part of a sum) is the same for any number of threads,
+// so that no result depends on it. Compiled without contraction: outside of products of matrices, a * b + c is rounded
+// twice, as torch does it, and `round_to_grid` equals torch's operations bit for bit. Loops over channels are free of
+// dependences, and `omp simd` says so.
 //
 // Functions take tensors, then sizes, then numbers, then the number of threads, as `binding.py` has them.
 

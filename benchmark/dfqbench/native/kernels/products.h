@@ -15,28 +15,32 @@
 namespace {
 
 // As many float32 numbers as a register holds; multiplied() is a b + sum, rounded once where the processor can.
-#if defined(__AVX512F__)
+// With DFQ_LANES registers of any width are emulated, for tests.
+#if defined(__AVX512F__) && !defined(DFQ_LANES)
 using Lanes = __m512;
 inline Lanes load(const float* from) { return _mm512_loadu_ps(from); }
 inline void store(float* to, Lanes x) { _mm512_storeu_ps(to, x); }
 inline Lanes repeated(float x) { return _mm512_set1_ps(x); }
 inline Lanes multiplied(Lanes a, Lanes b, Lanes sum) { return _mm512_fmadd_ps(a, b, sum); }
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(DFQ_LANES)
 using Lanes = __m256;
 inline Lanes load(const float* from) { return _mm256_loadu_ps(from); }
 inline void store(float* to, Lanes x) { _mm256_storeu_ps(to, x); }
 inline Lanes repeated(float x) { return _mm256_set1_ps(x); }
 inline Lanes multiplied(Lanes a, Lanes b, Lanes sum) { return _mm256_fmadd_ps(a, b, sum); }
 #else
-typedef float Lanes __attribute__((vector_size(16)));
+#if !defined(DFQ_LANES)
+#define DFQ_LANES 4
+#endif
+typedef float Lanes __attribute__((vector_size(4 * DFQ_LANES)));
 inline Lanes load(const float* from) {
   Lanes x;
   __builtin_memcpy(&x, from, sizeof x);
   return x;
 }
 inline void store(float* to, Lanes x) { __builtin_memcpy(to, &x, sizeof x); }
-inline Lanes repeated(float x) { return Lanes{x, x, x, x}; }
-#if defined(__ARM_NEON)
+inline Lanes repeated(float x) { return x - Lanes{}; }
+#if defined(__ARM_NEON) && DFQ_LANES == 4
 inline Lanes multiplied(Lanes a, Lanes b, Lanes sum) { return vfmaq_f32(sum, a, b); }
 #else
 inline Lanes multiplied(Lanes a, Lanes b, Lanes sum) { return sum + a * b; }
@@ -44,7 +48,7 @@ inline Lanes multiplied(Lanes a, Lanes b, Lanes sum) { return sum + a * b; }
 #endif
 
 // Read once and kept in a register, where a compiler would rather read it again for each use.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(DFQ_LANES)
 inline void keep(Lanes& x) { asm("" : "+x"(x)); }
 #else
 inline void keep(Lanes&) {}

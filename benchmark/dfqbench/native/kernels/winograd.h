@@ -3,8 +3,8 @@
 //
 // A tile of 2x2 outputs sees 4x4 inputs d. With B, G and A from there, A^T ((G g G^T) * (B^T d B)) A is what the window g
 // gives, and * multiplies each of sixteen points by itself: 16 multiplications where 36 are. Over channels that is a
-// product of matrices for each point. All factors are 1 or a half, so that transforming loses next to nothing, and
-// integers below 2^20 are multiplied exactly.
+// product of matrices for each point. All factors are 1 or a half, so that transforming loses next to nothing; integers
+// are convolved exactly while no sum on the way, in quarters, exceeds 2^24.
 
 #pragma once
 
@@ -102,7 +102,7 @@ void input_points(Channels x, Tiled map, Places places, long begin, long end, co
   }
 }
 
-// Calls visit(tile, position of its output (i, j), whether that is in the image) for all four outputs of each tile.
+// Calls visit(tile, positions of its outputs (i, j), -1 beyond the image) for each tile of a row.
 template <class Visit>
 void outputs_of(Tiled map, long row, Visit visit) {
   const long y = 2 * (row % map.rows_of_image()), image = row / map.rows_of_image() * map.positions();

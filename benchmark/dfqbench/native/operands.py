@@ -1,0 +1,24 @@
+"""Whether tensors are what the compiled passes may be given in torch's place: numbers in memory, nobody looking on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether these are plain tensors on one device, and no transformation, tracer or dispatch mode is at work.
+
+    Those put something else in a tensor's place, or want to see each of torch's operations.
+    """
+    return (
+        all(type(one) in {Tensor, nn.Parameter} and _has_memory(one) for one in tensors)
+        and len({one.device for one in tensors}) == 1
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
+    )
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return not tensor.is_neg() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
