@@ -37,7 +37,9 @@ class Autocast(AbstractContextManager[None]):
         """Begins it."""
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(self._device.type, torch.bfloat16, enabled=self._enabled))
-            stack.enter_context(convolutions(self._device))
+            if self._enabled == binding.saves_launches(self._device.type):
+                # The kernels for GPUs compute in bfloat16, the library for CPUs in float32.
+                stack.enter_context(convolutions(self._device))
             self._entered.append(stack.pop_all())
 
     def __exit__(

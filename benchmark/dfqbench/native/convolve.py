@@ -2,7 +2,7 @@
 
 On GPUs those between few channels, where libraries are slow; on CPUs float32 ones, with less than half the
 multiplications (Winograd's minimal filtering, F(2x2, 3x3)) or to few channels: equal up to rounding, by which they lose
-no more.
+about as much or less.
 """
 
 from __future__ import annotations
