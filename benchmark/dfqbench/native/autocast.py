@@ -107,9 +107,7 @@ class _Conv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
             # Whoever asks for a second derivative gets torch's own.
-            to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-                grads[0], x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [*ctx.needs_input_grad, False]
-            )
+            to_x, to_weight = convolve.torchs_gradients(grads[0], x, weight, ctx.needs_input_grad)
         else:
             to_x, to_weight = convolve.gradients(grads[0], x, weight, ctx.needs_input_grad)
         return to_x, None if to_weight is None else to_weight.to(weight.dtype)

@@ -8,6 +8,7 @@ about as much or less.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def fits(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> bool:
         and weight.shape[1:] == (x.shape[1], 3, 3)
         and [_pair(one) for one in numbers[:3]] == [(1, 1)] * 3
         and numbers[3] == 1
-        and weight.stride(2) == 3 * weight.stride(3)
+        and _in_line(weight)
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and (_is_narrow(x, weight) if binding.saves_launches(x.device.type) else _fills_registers(x, weight))
@@ -99,7 +100,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor |
         factor: (O,) float32, multiplied with the sums.
     """
     out = torch.empty_like(weight, dtype=torch.float32)
-    if out.stride(2) != 3 * out.stride(3):
+    if not _in_line(out):
         # The order of a weight with gaps is not always kept.
         out = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
     grad = grad.contiguous(memory_format=torch.channels_last)
@@ -134,15 +135,25 @@ def gradients(
     to_weight = weight_gradient(x, grad, weight, factor=factor) if wanted[1] and ours[1] else None
     theirs = [want and not our for want, our in zip(wanted, ours, strict=True)]
     if any(theirs):
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            grad, x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [*theirs, False]
-        )
+        of_x, of_weight = torchs_gradients(grad, x, weight, theirs)
         if theirs[0]:
             to_x = of_x.to(dtype or grad.dtype)
         if theirs[1]:
             to_weight = of_weight.to(torch.float32)
             to_weight = to_weight if factor is None else to_weight * factor.view(-1, 1, 1, 1)
     return to_x, to_weight
+
+
+def torchs_gradients(grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Any:
+    """As `gradients`, by torch, in the type of `x`; they can be differentiated again. Those not wanted are None."""
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight.to(x.dtype), None, *[[1, 1]] * 3, False, [0, 0], 1, [*wanted, False]
+    )[:2]
+
+
+def _in_line(weight: Tensor) -> bool:
+    """Whether the nine taps lie evenly one after another."""
+    return weight.stride(2) == 3 * weight.stride(3)
 
 
 def _is_narrow(x: Tensor, weight: Tensor) -> bool:

@@ -41,14 +41,13 @@ def phases_of_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         rows a to a + H - 1 and columns b to b + W - 1; what is beside them has no place in the output.
     """
     outputs, channels = weight.shape[:2]
+    # In the weight's memory order, in which sums of a window's places are a product of the whole one with 0, 1 and -1.
+    whole = weight.permute(0, 2, 3, 1).reshape(outputs, 9, channels)
     if bias is None and upsampled.fits(x, weight):
-        sums = torch.matmul(
-            _sums(weight.device, weight.dtype), weight.permute(0, 2, 3, 1).reshape(outputs, 9, channels)
-        )
+        sums = torch.matmul(_sums(weight.device, weight.dtype), whole)
         found: Tensor = _Phases.apply(x, sums.transpose(0, 1))
         return found
-    # In the weight's memory order, in which each phase's window is a product of the whole one with 0 and 1.
-    window = torch.matmul(_taps(weight.device, weight.dtype), weight.permute(0, 2, 3, 1).reshape(outputs, 9, channels))
+    window = torch.matmul(_taps(weight.device, weight.dtype), whole)
     phases = window.view(outputs, 4, 2, 2, channels).transpose(0, 1).reshape(4 * outputs, 2, 2, channels)
     # One convolution for all four: position (p, q) sees rows p - 1 and p, so odd rows are taken one further down.
     return F.conv2d(x, phases.permute(0, 3, 1, 2), None if bias is None else bias.repeat(4), padding=1)

@@ -52,7 +52,7 @@ void convolved_to_few(const float* x, const float* weight, const float* factor, 
       const Strip strip(all, index);
       // Its neighbours' rows belong to its windows.
       const long begin = std::max(0L, strip.begin - 1), end = std::min(all.height, strip.end + 1);
-      product<false>({x + (strip.image + begin) * all.width * inputs, inputs, 1}, right.get(), (end - begin) * all.width,
+      product({x + (strip.image + begin) * all.width * inputs, inputs, 1}, right.get(), (end - begin) * all.width,
                      inputs, columns, products.get(), columns);
       for (long y = strip.begin; y < strip.end; ++y)
         for (long j = 0; j < all.width; ++j) {
@@ -106,8 +106,7 @@ void weight_gradient_of_few(const float* x, const float* grad, const float* fact
       const Left left{x + (strip.image + strip.begin) * all.width * inputs, 1, inputs};
       const long positions = (strip.end - strip.begin) * all.width;
       float* sum = sums.get() + part * whole;
-      if (index > beginning) product<true>(left, right.get(), inputs, positions, columns, sum, columns);
-      else product<false>(left, right.get(), inputs, positions, columns, sum, columns);
+      product(left, right.get(), inputs, positions, columns, sum, columns, index > beginning);
     }
   }
   for (long k = 0; k < inputs; ++k)

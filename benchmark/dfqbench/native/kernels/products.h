@@ -151,16 +151,16 @@ void product_panel(Left left, const float* panel, long rows, long depth, float* 
   }
 }
 
-// out = left right, or out + left right; `right` is packed, columns are a multiple of LANES, rows of `out` are `by_row`
+// out = left right, or with `add` out + left right; `right` is packed, columns are a multiple of LANES, rows of `out` are `by_row`
 // apart. An element's sum is taken in the same order, however many rows and columns there are.
-template <bool ADD>
-void product(Left left, const float* right, long rows, long depth, long columns, float* out, long by_row) {
+inline void product(Left left, const float* right, long rows, long depth, long columns, float* out, long by_row,
+                    bool add = false) {
   const auto panel = [&](auto wide, long j, long k) {
     constexpr int WIDE = decltype(wide)::value;
     const Left part{left.at + k * left.by_column, left.by_row, left.by_column};
     const float* at = right + j * depth + k * WIDE * LANES;
     const long count = std::min(depth - k, DEPTH);
-    if (ADD || k > 0) product_panel<WIDE, true>(part, at, rows, count, out + j, by_row);
+    if (add || k > 0) product_panel<WIDE, true>(part, at, rows, count, out + j, by_row);
     else product_panel<WIDE, false>(part, at, rows, count, out + j, by_row);
   };
   long j = 0;

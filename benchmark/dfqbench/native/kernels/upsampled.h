@@ -131,8 +131,8 @@ void upsampled_forward(const float* x, const float* weight, float* phases, Upsam
         differences(x + piece.first * shape.plane(), shape, rows, taken,
                     [&](long row, long c) { return left.get() + row * channels + c; });
         const long columns = sums(taken) * outputs;
-        product<false>({left.get(), channels, 1}, right.get() + first_sum(taken) * outputs * channels,
-                       rows.positions(), channels, columns, products[taken], columns);
+        product({left.get(), channels, 1}, right.get() + first_sum(taken) * outputs * channels, rows.positions(),
+                channels, columns, products[taken], columns);
       }
       const Rows p = piece.before(shape, PLAIN), d = piece.before(shape, DOWN), s = piece.before(shape, ACROSS),
                  all = piece.before(shape, BOTH);
@@ -213,16 +213,15 @@ void upsampled_backward(const float* x, const float* weight, const float* grad, 
           const long columns = sums(taken) * outputs, from = first_sum(taken) * outputs * channels;
           const Rows after = piece.after(shape, taken), own = piece.own(shape, taken);
           gradients_of_products(grad + piece.first * shape.places(), shape, after, taken, at_products.get());
-          product<false>({at_products.get(), columns, 1}, right.get() + from, after.positions(), columns, channels,
-                         to_maps[taken], channels);
+          product({at_products.get(), columns, 1}, right.get() + from, after.positions(), columns, channels,
+                  to_maps[taken], channels);
           // A piece's own rows come first, so that the others' can be left out of the sum.
           const long rows = own.positions();
           differences(x + piece.first * shape.plane(), shape, own, taken,
                       [&](long row, long c) { return map.get() + packed(row, c, rows, channels); });
           const Left left{at_products.get(), 1, columns};
           float* total = totals.get() + part * whole + from;
-          if (index > beginning) product<true>(left, map.get(), columns, rows, channels, total, channels);
-          else product<false>(left, map.get(), columns, rows, channels, total, channels);
+          product(left, map.get(), columns, rows, channels, total, channels, index > beginning);
         }
         for (long n = 0; n < piece.images; ++n)
           for (long y = piece.begin; y < piece.end; ++y)

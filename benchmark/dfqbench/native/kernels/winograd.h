@@ -231,8 +231,8 @@ void convolved(const float* x, const float* weight, const float* factor, float* 
       for (long p = 0; p < POINTS; ++p) {
         fetch<0>(x, map.begin(end) * inputs, map.begin(next) * inputs, p);
         fetch<1>(out, map.begin(begin) * count, map.begin(end) * count, p);
-        product<false>({v.get() + p * in.by_point(), inputs, 1}, u.get() + p * inputs * count, tiles, inputs, count,
-                       m.get() + p * back.by_point(), count);
+        product({v.get() + p * in.by_point(), inputs, 1}, u.get() + p * inputs * count, tiles, inputs, count,
+                m.get() + p * back.by_point(), count);
       }
       outputs(m.get(), map, back, factor, begin, end, nowhere.get(), out);
     }
@@ -307,9 +307,7 @@ void weight_gradient(const float* x, const float* grad, const float* factor, flo
               }
               const Left left{z.get() + p * back.by_point(), 1, rows};
               const float* right = v.get() + p * in.by_point();
-              float* sum = sums + p * inputs * count;
-              if (strip > beginning) product<true>(left, right, rows, tiles, width, sum, inputs);
-              else product<false>(left, right, rows, tiles, width, sum, inputs);
+              product(left, right, rows, tiles, width, sums + p * inputs * count, inputs, strip > beginning);
             }
           }
         }
