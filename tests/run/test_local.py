@@ -83,6 +83,15 @@ def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
     assert "in harm" in log, "the stack of the hanging worker is not in its log"
 
 
+def test_a_worker_whose_signals_a_library_took_is_asked_again(tmp_path: Path) -> None:
+    stop = Stop()
+    job = next_progress(tmp_path, stop)
+    record = swept(tmp_path, "takes", Rules(), stop, grace=20.0).records[0]
+    job.join()
+    assert record["status"] == "preempted"
+    assert "goes on from its last step" in record["error"]["message"]
+
+
 def test_a_time_limit(tmp_path: Path) -> None:
     record = swept(tmp_path, "slow", Rules(time_limit=0.5), grace=60.0).records[0]
     assert record["status"] == "timeout"

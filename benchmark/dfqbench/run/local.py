@@ -25,6 +25,9 @@ STACK_SECONDS = 0.3
 STRAY_SECONDS = 2.0
 """How long children of a dead worker may keep its line open."""
 LOOK_EVERY = 0.05
+ASK_EVERY = 1.0
+"""Seconds until a worker is asked to end again: a library in it may have taken the signal. Triton's LLVM does, in a
+process that compiled a kernel: it keeps SIGUSR1 for itself, and passes SIGTERM on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class _Watch:
         self._grace = grace
         self._over = threading.Event()
         self._heard = threading.Event()
-        self._asked = False
+        self._asked_at: float | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -139,11 +142,10 @@ class _Watch:
             if self.reason is None and (self._stop.reason is not None or now >= deadline):
                 self.reason = "preempted" if self._stop.reason is not None else "timeout"
                 kill_at = now + self._grace
-            if self.reason is not None and self._heard.is_set() and not self._asked:
-                self._asked = True
-                self._process.send_signal(signal.SIGUSR1)
+            if self.reason is not None and self._heard.is_set():
+                self._ask(now)
             if now >= kill_at or (self.reason is not None and self._stop.hurry):
-                if self._asked:
+                if self._asked_at is not None:
                     self._process.send_signal(signal.SIGUSR2)
                     self._over.wait(STACK_SECONDS)
                 self._process.kill()
@@ -152,6 +154,11 @@ class _Watch:
                 stray_at = min(stray_at, now + STRAY_SECONDS)
             if now >= stray_at:
                 end_group(self._process)
+
+    def _ask(self, now: float) -> None:
+        if self._asked_at is None or now - self._asked_at >= ASK_EVERY:
+            self._asked_at = now
+            self._process.send_signal(signal.SIGTERM)
 
 
 def _follow(process: subprocess.Popen[str], reading: Reading, watch: _Watch) -> None:

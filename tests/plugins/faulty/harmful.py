@@ -59,6 +59,23 @@ class Slow(_Base):
             ctx.checkpoint(lambda step=step: {"done": step + 1})
 
 
+class Takes(Slow):
+    """Uses a library that takes signals, and gives them back once one has come."""
+
+    name = "takes"
+
+    def harm(self, ctx: Context) -> None:
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+
+        def give_back(_number: int, _frame: object) -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in before:
+            signal.signal(number, give_back)
+        super().harm(ctx)
+
+
 class Leaks(_Base):
     """Keeps everything."""
 
@@ -176,6 +193,6 @@ class NoBatch(_Base):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    kinds = (Hangs, Slow, Leaks, Huge, Crashes, LeavesChildren)
+    kinds = (Hangs, Slow, Takes, Leaks, Huge, Crashes, LeavesChildren)
     kinds += (WritesOutside, NanImages, NanStudent, WrongShape, NoBatch)
     return [Offer(kind.name, f":{kind.__name__}") for kind in kinds]
