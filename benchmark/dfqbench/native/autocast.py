@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import TracebackType
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dfqbench.native import binding, convolve
+from dfqbench.native import binding, convolve, strided
 from dfqbench.native.operands import are_plain
 
 _ALLOWED = ContextVar("_ALLOWED", default=True)
@@ -63,12 +63,22 @@ class _Convolutions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d and not kwargs and len(args) == 7 and _ALLOWED.get():
             x, weight, bias, *numbers = args
-            if are_plain(x, weight, *(() if bias is None else (bias,))) and convolve.fits(x, weight, numbers):
-                dtype = _dtype(x.device.type)
-                if dtype is not None and _is_bias(bias, weight):
-                    found: Tensor = _Conv.apply(x.to(dtype), weight)
+            dtype = _dtype(x.device.type) if are_plain(x, weight, *(() if bias is None else (bias,))) else None
+            if dtype is not None and _is_bias(bias, weight):
+                found = _found(x, weight, numbers, dtype)
+                if found is not None:
                     return found if bias is None else found + bias.to(dtype).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
+
+
+def _found(x: Tensor, weight: Tensor, numbers: Sequence[object], dtype: torch.dtype) -> Tensor | None:
+    """The convolution in a type; None where it does not fit."""
+    found: Tensor | None = None
+    if convolve.fits(x, weight, numbers):
+        found = _Conv.apply(x.to(dtype), weight)
+    elif (steps := strided.fits(x, weight, numbers)) is not None:
+        found = _Strided.apply(x, weight, steps)
+    return found
 
 
 @contextmanager
@@ -111,3 +121,23 @@ class _Conv(torch.autograd.Function):
         else:
             to_x, to_weight = convolve.gradients(grads[0], x, weight, ctx.needs_input_grad)
         return to_x, None if to_weight is None else to_weight.to(weight.dtype)
+
+
+class _Strided(torch.autograd.Function):
+    """conv2d(x, weight, None, step, margin)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, steps: strided.Steps) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.steps = steps
+        return strided.convolved(x, weight, steps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        steps, wanted = ctx.steps, ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+            found = convolve.torchs_gradients(grads[0], x, weight, wanted, step=steps.step, margin=steps.margin)
+        else:
+            found = strided.gradients(grads[0], x, weight, steps, wanted)
+        return *found, None

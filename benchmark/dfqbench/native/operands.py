@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -18,6 +20,14 @@ def are_plain(*tensors: Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0
     )
+
+
+def unobserved() -> AbstractContextManager[None]:
+    """Within it no mode that overrides torch's functions is asked: each question costs, and there are many.
+
+    For calls of the compiled passes, which ask tensors much and have no function that a mode of ours replaces.
+    """
+    return torch._C.DisableTorchFunction()
 
 
 def _has_memory(tensor: Tensor) -> bool:

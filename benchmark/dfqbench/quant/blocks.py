@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dfqbench.native import passes
+from dfqbench.native.operands import unobserved
 from dfqbench.quant.fake import grid_ends
 from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
 from dfqbench.quant.grid_conv import on_grid
@@ -83,9 +84,11 @@ def block_output(
         and _can_join(layer, quantizer, x)
         and _is_unseen(layer, quantizer, x, residual)
     ):
-        codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
-        grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
-        found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, _Fixed(layer.frozen(), grid, codes))
+        with unobserved():
+            codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
+            grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
+            fixed = _Fixed(layer.frozen(), grid, codes)
+            found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, fixed)
         return on_grid(found, quantizer.scale, codes)
     overwrites = _overwrites(layer, quantizer, x, residual)
     out: Tensor = layer(x)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dfqbench.api.numerics import chunks
 from dfqbench.native import passes
+from dfqbench.native.operands import unobserved
 from dfqbench.quant.grid_conv import on_grid
 
 SMALLEST_SPAN = 1e-8
@@ -228,9 +229,10 @@ def quantize_weight(weight: Tensor, bits: int, *, rounding: str, symmetric: bool
         symmetric: used by `scale_zero_point` only.
         per_channel: one range for each slice of dimension 0, or one for the tensor.
     """
-    if per_channel and rounding == "integral_shift" and passes.fits_weight(weight):
-        rounded, codes, scale = _RoundWeight.apply(weight, bits)
-        return on_grid(rounded, scale.view(-1, *(1,) * (weight.ndim - 1)), codes)
+    with unobserved():
+        if per_channel and rounding == "integral_shift" and passes.fits_weight(weight):
+            rounded, codes, scale = _RoundWeight.apply(weight, bits)
+            return on_grid(rounded, scale.view(-1, *(1,) * (weight.ndim - 1)), codes)
     data = weight.detach()
     if per_channel:
         low, high = torch.aminmax(data.reshape(data.shape[0], -1), dim=1)

@@ -12,6 +12,7 @@
 #include "blocks.h"
 #include "few.h"
 #include "grids.h"
+#include "strided.h"
 #include "upsampled.h"
 #include "winograd.h"
 #include "woven.h"
@@ -139,6 +140,25 @@ void dfq_weight_gradient(const float* x, const float* grad, const float* factor,
     weight_gradient_of_few(x, grad, factor, out, Strips{samples, height, width}, window, threads);
   else
     weight_gradient(x, grad, factor, out, Tiled{samples, height, width}, window, threads);
+}
+
+void dfq_strided(const float* x, const float* weight, float* out, long samples, long height, long width, long channels,
+                 long outputs, long side, long step, long margin, int threads) {
+  strided(x, weight, out, Strided{samples, height, width, channels, outputs, side, step, margin}, threads);
+}
+
+void dfq_strided_data_gradient(const float* grad, const float* weight, float* out, long samples, long height, long width,
+                               long channels, long outputs, long side, long step, long margin, int threads) {
+  const Strided conv{samples, height, width, channels, outputs, side, step, margin};
+  if (channels <= FEW)
+    strided_data_gradient_of_few(grad, weight, out, conv, threads);
+  else
+    strided_data_gradient(grad, weight, out, conv, threads);
+}
+
+void dfq_strided_weight_gradient(const float* x, const float* grad, float* out, long samples, long height, long width,
+                                 long channels, long outputs, long side, long step, long margin, int threads) {
+  strided_weight_gradient(x, grad, out, Strided{samples, height, width, channels, outputs, side, step, margin}, threads);
 }
 
 void dfq_upsampled_forward(const float* x, const float* weight, float* phases, long samples, long height, long width,

@@ -1,10 +1,11 @@
-// 3x3 convolutions over a margin of one, by Winograd's minimal filtering F(2x2, 3x3): Lavin and Gray, "Fast Algorithms
+// 3x3 convolutions over a margin of one, by Winograd's minimal filtering F(4x4, 3x3): Lavin and Gray, "Fast Algorithms
 // for Convolutional Neural Networks", CVPR 2016.
 //
-// A tile of 2x2 outputs sees 4x4 inputs d. With B, G and A from there, A^T ((G g G^T) * (B^T d B)) A is what the window g
-// gives, and * multiplies each of sixteen points by itself: 16 multiplications where 36 are. Over channels that is a
-// product of matrices for each point. All factors are 1 or a half, so that transforming loses next to nothing; integers
-// are convolved exactly while no sum on the way, in quarters, exceeds 2^24.
+// A tile of 4x4 outputs sees 6x6 inputs d. With B, G and A as there, A^T ((G g G^T) * (B^T d B)) A is what the window g
+// gives, and * multiplies each of 36 points by itself: 36 multiplications where 144 are. Over channels that is a product
+// of matrices for each point. The points at which polynomials are taken are not theirs (0, 1, -1, 2, -2) but
+// 0, 2/3, -2/3, 3/2, -3/2 and infinity: of factors closer to one, and of each other's inverse, so that rounding costs
+// twice what it does in a plain sum of products instead of four times.
 
 #pragma once
 
@@ -13,23 +14,26 @@
 
 namespace {
 
-constexpr long POINTS = 16;
+constexpr long SIDE = 4;          // outputs of a tile's row
+constexpr long SEEN = SIDE + 2;   // inputs of a tile's row
+constexpr long POINTS = SEEN * SEEN;
+constexpr float NEAR = 2.0f / 3.0f, FAR = 1.5f;  // NEAR FAR = 1
+constexpr float NEAR2 = NEAR * NEAR, FAR2 = FAR * FAR;
+// One over the product of a point's distances to the other finite ones; that of 0 is one.
+constexpr float OF_NEAR = 1.0f / (2.0f * NEAR2 * (NEAR2 - FAR2)), OF_FAR = 1.0f / (2.0f * FAR2 * (FAR2 - NEAR2));
 
 // Maps of `samples` images, and the tiles that cover their positions; a row of tiles is worked on as a whole.
 struct Tiled {
   long samples, height, width;
 
-  long rows_of_image() const { return (height + 1) / 2; }
+  long rows_of_image() const { return (height + SIDE - 1) / SIDE; }
   long rows() const { return samples * rows_of_image(); }
-  long columns() const { return (width + 1) / 2; }
+  long columns() const { return (width + SIDE - 1) / SIDE; }
   long positions() const { return height * width; }
   // Positions before a row of tiles.
-  long begin(long row) const { return row / rows_of_image() * positions() + 2 * (row % rows_of_image()) * width; }
-  // Rows of tiles that are worked on at once: few enough to stay in cache, enough for products to be worth it.
-  long strip(long channels) const {
-    const long tiles = std::max(16L, std::min(48L, (1L << 14) / channels));
-    return std::max(1L, tiles / columns());
-  }
+  long begin(long row) const { return row / rows_of_image() * positions() + SIDE * (row % rows_of_image()) * width; }
+  // Rows of tiles that are worked on at once, about as many tiles as are wanted.
+  long strip(long tiles) const { return std::max(1L, tiles / columns()); }
 };
 
 // Where an operand of a product of matrices is written: the element of a point, tile and channel.
@@ -47,17 +51,63 @@ struct Packed {
   long by_tile(long channel) const { return std::min(PANEL, channels - channel / PANEL * PANEL); }
 };
 
-// A column of B^T d.
-inline void input_column(const float* const* rows, long at, Lanes* out) {
-  const Lanes a = load(rows[0] + at), b = load(rows[1] + at), c = load(rows[2] + at), d = load(rows[3] + at);
-  out[0] = a - c;
-  out[1] = b + c;
-  out[2] = c - b;
-  out[3] = b - d;
+// B^T d of six numbers.
+inline void seen(const Lanes* d, Lanes* out) {
+  const Lanes near = repeated(NEAR), far = repeated(FAR), both = repeated(-(NEAR2 + FAR2));
+  const Lanes near2 = repeated(-NEAR2), far2 = repeated(-FAR2);
+  const Lanes even = multiplied(far2, d[2], d[4]), odd = near * multiplied(far2, d[1], d[3]);
+  const Lanes other = multiplied(near2, d[2], d[4]), last = far * multiplied(near2, d[1], d[3]);
+  out[0] = multiplied(both, d[2], d[0] + d[4]);
+  out[1] = even + odd;
+  out[2] = even - odd;
+  out[3] = other + last;
+  out[4] = other - last;
+  out[5] = multiplied(both, d[3], d[1] + d[5]);
 }
 
-inline void cleared(Lanes* column) {
-  for (int i = 0; i < 4; ++i) column[i] = repeated(0.0f);
+// A^T m of six numbers: four.
+inline void filtered(const Lanes* m, Lanes* out) {
+  const Lanes near = m[1] + m[2], odd = m[1] - m[2], far = m[3] + m[4], last = m[3] - m[4];
+  out[0] = m[0] + (near + far);
+  out[1] = multiplied(repeated(NEAR), odd, repeated(FAR) * last);
+  out[2] = multiplied(repeated(NEAR2), near, repeated(FAR2) * far);
+  out[3] = m[5] + multiplied(repeated(NEAR * NEAR2), odd, repeated(FAR * FAR2) * last);
+}
+
+// A y of four numbers: six.
+inline void spread(const Lanes* y, Lanes* out) {
+  const Lanes even = multiplied(repeated(NEAR2), y[2], y[0]);
+  const Lanes odd = repeated(NEAR) * multiplied(repeated(NEAR2), y[3], y[1]);
+  const Lanes other = multiplied(repeated(FAR2), y[2], y[0]);
+  const Lanes last = repeated(FAR) * multiplied(repeated(FAR2), y[3], y[1]);
+  out[0] = y[0];
+  out[1] = even + odd;
+  out[2] = even - odd;
+  out[3] = other + last;
+  out[4] = other - last;
+  out[5] = y[3];
+}
+
+// G g of three numbers: six.
+inline void of_window(const Lanes* g, Lanes* out) {
+  const Lanes even = repeated(OF_NEAR) * multiplied(repeated(NEAR2), g[2], g[0]);
+  const Lanes other = repeated(OF_FAR) * multiplied(repeated(FAR2), g[2], g[0]);
+  const Lanes odd = repeated(OF_NEAR * NEAR) * g[1], last = repeated(OF_FAR * FAR) * g[1];
+  out[0] = g[0];
+  out[1] = even + odd;
+  out[2] = even - odd;
+  out[3] = other + last;
+  out[4] = other - last;
+  out[5] = g[2];
+}
+
+// G^T u of six numbers: three.
+inline void to_window(const Lanes* u, Lanes* out) {
+  const Lanes near = repeated(OF_NEAR) * (u[1] + u[2]), far = repeated(OF_FAR) * (u[3] + u[4]);
+  const Lanes odd = repeated(OF_NEAR * NEAR) * (u[1] - u[2]), last = repeated(OF_FAR * FAR) * (u[3] - u[4]);
+  out[0] = u[0] + (near + far);
+  out[1] = odd + last;
+  out[2] = u[5] + multiplied(repeated(NEAR2), near, repeated(FAR2) * far);
 }
 
 // Channels of a map, all or some that lie side by side: `first` is that of its first position, and there are `all`.
@@ -71,31 +121,33 @@ template <class Places>
 void input_points(Channels x, Tiled map, Places places, long begin, long end, const float* zeros, float* out) {
   const long channels = x.all, columns = map.columns(), by_point = places.by_point();
   for (long row = begin; row < end; ++row) {
-    const long y = 2 * (row % map.rows_of_image()) - 1;
+    const long y = SIDE * (row % map.rows_of_image()) - 1;
     const float* image = x.first + row / map.rows_of_image() * map.positions() * channels;
-    const float* rows[4];
-    for (int i = 0; i < 4; ++i)
+    const float* rows[SEEN];
+    for (int i = 0; i < SEEN; ++i)
       rows[i] = y + i >= 0 && y + i < map.height ? image + (y + i) * map.width * channels : zeros;
     for (long c = 0; c < places.channels; c += LANES) {
-      // Of a tile's four columns two were its neighbour's.
-      Lanes first[4], second[4], third[4], fourth[4];
-      cleared(first);
-      input_column(rows, c, second);
+      // (row of B^T d, column); of a tile's six columns two were its neighbour's.
+      Lanes s[SEEN][SEEN];
+      const auto column = [&](long at, int j) {
+        Lanes d[SEEN], to[SEEN];
+        for (int i = 0; i < SEEN; ++i) d[i] = at < map.width ? load(rows[i] + at * channels + c) : repeated(0.0f);
+        seen(d, to);
+        for (int i = 0; i < SEEN; ++i) s[i][j] = to[i];
+      };
+      for (int i = 0; i < SEEN; ++i) s[i][0] = repeated(0.0f);
+      column(0, 1);
       float* to = out + places.place((row - begin) * columns, c);
       const long step = places.by_tile(c);
       for (long t = 0; t < columns; ++t, to += step) {
-        if (2 * t + 1 < map.width) input_column(rows, (2 * t + 1) * channels + c, third);
-        else cleared(third);
-        if (2 * t + 2 < map.width) input_column(rows, (2 * t + 2) * channels + c, fourth);
-        else cleared(fourth);
-        for (int i = 0; i < 4; ++i) {
-          float* at = to + 4 * i * by_point;
-          store(at, first[i] - third[i]);
-          store(at + by_point, second[i] + third[i]);
-          store(at + 2 * by_point, third[i] - second[i]);
-          store(at + 3 * by_point, second[i] - fourth[i]);
-          first[i] = third[i];
-          second[i] = fourth[i];
+        for (int j = 2; j < SEEN; ++j) column(SIDE * t + j - 1, j);
+        for (int i = 0; i < SEEN; ++i) {
+          Lanes v[SEEN];
+          seen(s[i], v);
+          float* at = to + SEEN * i * by_point;
+          for (int j = 0; j < SEEN; ++j) store(at + j * by_point, v[j]);
+          s[i][0] = s[i][4];
+          s[i][1] = s[i][5];
         }
       }
     }
@@ -105,12 +157,12 @@ void input_points(Channels x, Tiled map, Places places, long begin, long end, co
 // Calls visit(tile, positions of its outputs (i, j), -1 beyond the image) for each tile of a row.
 template <class Visit>
 void outputs_of(Tiled map, long row, Visit visit) {
-  const long y = 2 * (row % map.rows_of_image()), image = row / map.rows_of_image() * map.positions();
+  const long y = SIDE * (row % map.rows_of_image()), image = row / map.rows_of_image() * map.positions();
   for (long t = 0; t < map.columns(); ++t) {
-    long at[2][2];
-    for (int i = 0; i < 2; ++i)
-      for (int j = 0; j < 2; ++j)
-        at[i][j] = y + i < map.height && 2 * t + j < map.width ? image + (y + i) * map.width + 2 * t + j : -1;
+    long at[SIDE][SIDE];
+    for (int i = 0; i < SIDE; ++i)
+      for (int j = 0; j < SIDE; ++j)
+        at[i][j] = y + i < map.height && SIDE * t + j < map.width ? image + (y + i) * map.width + SIDE * t + j : -1;
     visit(t, at);
   }
 }
@@ -120,21 +172,21 @@ void outputs(const float* m, Tiled map, ByRows places, const float* factor, long
              float* out) {
   const long channels = places.channels, by_point = places.by_point();
   for (long row = begin; row < end; ++row)
-    outputs_of(map, row, [&](long t, const long(&at)[2][2]) {
+    outputs_of(map, row, [&](long t, const long(&at)[SIDE][SIDE]) {
       const float* tile = m + places.place((row - begin) * map.columns() + t, 0);
       for (long c = 0; c < channels; c += LANES) {
-        Lanes s[2][4];
-        for (int j = 0; j < 4; ++j) {
-          const float* from = tile + j * by_point + c;
-          const Lanes a = load(from), b = load(from + 4 * by_point), d = load(from + 8 * by_point),
-                      e = load(from + 12 * by_point);
-          s[0][j] = a + b + d;
-          s[1][j] = b - d - e;
+        Lanes s[SIDE][SEEN];
+        for (int j = 0; j < SEEN; ++j) {
+          Lanes d[SEEN], y[SIDE];
+          for (int i = 0; i < SEEN; ++i) d[i] = load(tile + (SEEN * i + j) * by_point + c);
+          filtered(d, y);
+          for (int i = 0; i < SIDE; ++i) s[i][j] = y[i];
         }
         const Lanes by = factor == nullptr ? repeated(1.0f) : load(factor + c);
-        for (int i = 0; i < 2; ++i) {
-          store((at[i][0] < 0 ? nowhere : out + at[i][0] * channels) + c, by * (s[i][0] + s[i][1] + s[i][2]));
-          store((at[i][1] < 0 ? nowhere : out + at[i][1] * channels) + c, by * (s[i][1] - s[i][2] - s[i][3]));
+        for (int i = 0; i < SIDE; ++i) {
+          Lanes y[SIDE];
+          filtered(s[i], y);
+          for (int j = 0; j < SIDE; ++j) store((at[i][j] < 0 ? nowhere : out + at[i][j] * channels) + c, by * y[j]);
         }
       }
     });
@@ -144,24 +196,21 @@ void outputs(const float* m, Tiled map, ByRows places, const float* factor, long
 void gradient_points(Channels grad, Tiled map, ByRows places, long begin, long end, const float* zeros, float* out) {
   const long by_point = places.by_point();
   for (long row = begin; row < end; ++row)
-    outputs_of(map, row, [&](long t, const long(&at)[2][2]) {
+    outputs_of(map, row, [&](long t, const long(&at)[SIDE][SIDE]) {
       float* tile = out + places.place((row - begin) * map.columns() + t, 0);
       const auto place = [&](long position) { return position < 0 ? zeros : grad.first + position * grad.all; };
       for (long c = 0; c < places.channels; c += LANES) {
-        Lanes s[4][2];
-        for (int j = 0; j < 2; ++j) {
-          const Lanes a = load(place(at[0][j]) + c), b = load(place(at[1][j]) + c);
-          s[0][j] = a;
-          s[1][j] = a + b;
-          s[2][j] = a - b;
-          s[3][j] = repeated(0.0f) - b;
+        Lanes s[SEEN][SIDE];
+        for (int j = 0; j < SIDE; ++j) {
+          Lanes y[SIDE], to[SEEN];
+          for (int i = 0; i < SIDE; ++i) y[i] = load(place(at[i][j]) + c);
+          spread(y, to);
+          for (int i = 0; i < SEEN; ++i) s[i][j] = to[i];
         }
-        for (int i = 0; i < 4; ++i) {
-          float* to = tile + 4 * i * by_point + c;
-          store(to, s[i][0]);
-          store(to + by_point, s[i][0] + s[i][1]);
-          store(to + 2 * by_point, s[i][0] - s[i][1]);
-          store(to + 3 * by_point, repeated(0.0f) - s[i][1]);
+        for (int i = 0; i < SEEN; ++i) {
+          Lanes to[SEEN];
+          spread(s[i], to);
+          for (int j = 0; j < SEEN; ++j) store(tile + (SEEN * i + j) * by_point + c, to[j]);
         }
       }
     });
@@ -180,23 +229,20 @@ void weight_points(const float* weight, Window window, float* out, int threads) 
       for (long o = 0; o < width; ++o)
         for (long t = 0; t < TAPS; ++t)
           for (long k = 0; k < count; ++k) g[k][t][o] = weight[window.place(first + o, begin + k, t)];
-      const Lanes half = repeated(0.5f);
       for (long k = 0; k < count; ++k)
         for (long o = 0; o < width; o += LANES) {
-          Lanes h[4][3];
+          Lanes h[SEEN][3];
           for (int j = 0; j < 3; ++j) {
-            const Lanes a = load(g[k][j] + o), b = load(g[k][3 + j] + o), c = load(g[k][6 + j] + o);
-            h[0][j] = a;
-            h[1][j] = half * (a + c + b);
-            h[2][j] = half * (a + c - b);
-            h[3][j] = c;
+            const Lanes taps[3] = {load(g[k][j] + o), load(g[k][3 + j] + o), load(g[k][6 + j] + o)};
+            Lanes to[SEEN];
+            of_window(taps, to);
+            for (int i = 0; i < SEEN; ++i) h[i][j] = to[i];
           }
           float* to = out + packed(begin + k, first + o, inputs, outputs);
-          for (int i = 0; i < 4; ++i, to += 4 * by_point) {
-            store(to, h[i][0]);
-            store(to + by_point, half * (h[i][0] + h[i][2] + h[i][1]));
-            store(to + 2 * by_point, half * (h[i][0] + h[i][2] - h[i][1]));
-            store(to + 3 * by_point, h[i][2]);
+          for (int i = 0; i < SEEN; ++i) {
+            Lanes u[SEEN];
+            of_window(h[i], u);
+            for (int j = 0; j < SEEN; ++j, to += by_point) store(to, u[j]);
           }
         }
     }
@@ -216,13 +262,16 @@ void convolved(const float* x, const float* weight, const float* factor, float* 
   const long inputs = window.inputs, count = window.outputs, columns = map.columns();
   const Room u(POINTS * inputs * count);
   weight_points(weight, window, u.get(), threads);
-  const long step = map.strip(inputs + count);
+  // Few enough tiles to stay in cache, enough for products to be worth it: weights are read anew for each strip.
+  const long step = map.strip(std::max(24L, (inputs + count) / 8));
+  // Strips that lie side by side, as far as all threads have some.
+  const long at_once = std::max(1L, std::min(8L, map.rows() / (4 * threads * step)));
 #pragma omp parallel num_threads(threads)
   {
     const ByRows most{step * columns, inputs}, most_out{step * columns, count};
     const Room v(POINTS * most.by_point()), m(POINTS * most_out.by_point()), zeros(map.width * inputs), nowhere(count);
     std::fill(zeros.get(), zeros.get() + map.width * inputs, 0.0f);
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(dynamic, at_once)
     for (long begin = 0; begin < map.rows(); begin += step) {
       const long end = std::min(map.rows(), begin + step), tiles = (end - begin) * columns;
       const ByRows in{tiles, inputs}, back{tiles, count};
@@ -245,22 +294,22 @@ void weight_of_points(const float* u, long parts, Window window, const float* fa
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long o = 0; o < window.outputs; ++o)
     for (long k = 0; k < inputs; k += LANES) {
-      Lanes h[3][4];
-      const Lanes half = repeated(0.5f), by = repeated(factor == nullptr ? 1.0f : factor[o]);
+      Lanes h[3][SEEN];
+      const Lanes by = repeated(factor == nullptr ? 1.0f : factor[o]);
       const auto at = [&](long point) {
         Lanes sum = load(u + point * by_point + o * inputs + k);
         for (long part = 1; part < parts; ++part) sum += load(u + (part * POINTS + point) * by_point + o * inputs + k);
         return sum;
       };
-      for (int j = 0; j < 4; ++j) {
-        const Lanes a = at(j), b = at(4 + j), c = at(8 + j), d = at(12 + j);
-        h[0][j] = a + half * (b + c);
-        h[1][j] = half * (b - c);
-        h[2][j] = half * (b + c) + d;
+      for (int j = 0; j < SEEN; ++j) {
+        Lanes points[SEEN], to[3];
+        for (int i = 0; i < SEEN; ++i) points[i] = at(SEEN * i + j);
+        to_window(points, to);
+        for (int i = 0; i < 3; ++i) h[i][j] = to[i];
       }
       for (int i = 0; i < 3; ++i) {
-        const Lanes taps[3] = {h[i][0] + half * (h[i][1] + h[i][2]), half * (h[i][1] - h[i][2]),
-                               half * (h[i][1] + h[i][2]) + h[i][3]};
+        Lanes taps[3];
+        to_window(h[i], taps);
         for (int j = 0; j < 3; ++j) {
           float row[LANES];
           store(row, by * taps[j]);
@@ -277,7 +326,7 @@ void weight_gradient(const float* x, const float* grad, const float* factor, flo
   // by side; how many there are does not depend on the threads, so that no result does.
   constexpr long SHARE = 64, FEWEST = 8;
   const long inputs = window.inputs, count = window.outputs, whole = POINTS * inputs * count, columns = map.columns();
-  const long step = map.strip(2 * SHARE), strips = (map.rows() + step - 1) / step;
+  const long step = map.strip(inputs < SHARE ? 24 : SHARE), strips = (map.rows() + step - 1) / step;
   const long down = (count + SHARE - 1) / SHARE, across = (inputs + SHARE - 1) / SHARE;
   const long blocks = down * across, parts = std::min(strips, std::max(1L, FEWEST / blocks));
   const Room u(parts * whole);
