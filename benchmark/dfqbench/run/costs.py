@@ -76,8 +76,7 @@ class Costs:
         """
         maker = others[0]
         self.source_kind = maker.source_kind
-        for counted, count in maker.counts.as_dict().items():
-            setattr(self.counts, counted, count)
+        self.counts.take(maker.counts.as_dict())
         self.reused = {"id": name, "seconds": 0.0, "counts": {}, "peak_mib": maker.peaks.get("synthesis")}
         self._others = others
 
@@ -108,8 +107,7 @@ class Costs:
     def go_on_from(self, account: Mapping[str, Any]) -> None:
         """Takes over what an earlier process of this cell had spent when it kept its state."""
         self.clock.go_on_from(account["seconds"])
-        for name, count in account["counts"].items():
-            setattr(self.counts, name, count)
+        self.counts.take(account["counts"])
         self.peaks = dict(account["peak_mib"])
         self.flags = list(dict.fromkeys([*account["flags"], *self.flags]))
         self.source_kind = account["source_kind"]

@@ -222,9 +222,7 @@ class CommonSource:
         if not same(newest.wish, wish) or not same(capture(), newest.before):
             raise OutOfStepError
         restore(newest.after)
-        counts = self._counts[member]
-        for name, count in newest.counts.items():
-            setattr(counts, name, getattr(counts, name) + count)
+        self._counts[member].add(newest.counts)
 
     def _make(self, member: int, wish: tuple[Any, ...], act: Callable[[], Batch | None]) -> _Call:
         counts = self._counts[member]

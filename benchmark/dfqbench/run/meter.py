@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,15 @@ class Counts:
         """Plain data for the record."""
         return asdict(self)
 
+    def take(self, found: Mapping[str, int]) -> None:
+        """Sets counts, by name."""
+        for name, count in found.items():
+            setattr(self, name, count)
+
+    def add(self, more: Mapping[str, int]) -> None:
+        """Raises counts, by name."""
+        self.take({name: getattr(self, name) + count for name, count in more.items()})
+
 
 @contextmanager
 def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None]:
@@ -60,8 +69,7 @@ def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None
         present().optimizer_steps += 1
 
     def write(found: dict[str, int]) -> None:
-        counts = present()
-        counts.teacher_images, counts.optimizer_steps = found["teacher_images"], found["optimizer_steps"]
+        present().take(found)
 
     def read() -> dict[str, int]:
         return {"teacher_images": present().teacher_images, "optimizer_steps": present().optimizer_steps}

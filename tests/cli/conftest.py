@@ -1,0 +1,28 @@
+"""Fixtures of the command line's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.calls import Call, Said
+
+from dfqbench.cli.main import main
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Calls `dfqbench` in this process, in an empty folder and without the user's own data folder."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def run(*arguments: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["dfqbench", *map(str, arguments)])
+        capsys.readouterr()
+        status = main()
+        captured = capsys.readouterr()
+        return Said(status, captured.out, captured.err)
+
+    return run

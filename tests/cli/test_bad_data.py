@@ -1,0 +1,197 @@
+"""Bad data, weights and plugins through the command line: a line that says what to do, or a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.cli.calls import BROKEN, CONTROL, Call, Said, refused
+
+from dfqbench.targets.catalogue import DIGITS_WEIGHTS
+
+MANIFEST = """
+[datasets.toy]
+kind = "npz"
+evaluate = "images.npz"
+classes = 10
+default_budget = "smoke"
+
+[[models]]
+target = "toy"
+name = "digits:resnet8"
+weights = "weights.safetensors"
+input_size = [1, 8, 8]
+mean = [0.3]
+std = [0.4]
+"""
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    """Records of a results folder by target and model."""
+    found = (json.loads(path.read_text()) for path in out.glob("*/cells/*/attempt-*/record.json"))
+    return {f"{record['target']}/{record['model']['name']}": record for record in found}
+
+
+def data_folder(folder: Path, manifest: str = MANIFEST, labels: int = 10) -> Path:
+    """A data folder with 20 images, the digits' weights, and a manifest."""
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
+    np.savez(folder / "images.npz", x=pixels, y=np.arange(20) % labels)
+    shutil.copy(DIGITS_WEIGHTS, folder / "weights.safetensors")
+    (folder / "targets.toml").write_text(manifest)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ('target = "toy"', "[[", ("is not valid TOML", "correct the file at that place")),
+        ("weights =", "weigths =", ("models[0]: unknown key 'weigths'", "did you mean weights?")),
+        ('target = "toy"\n', "", ("models[0]: 'target' is missing", "add it")),
+        ("classes = 10", "classes = '10'", ("datasets.toy: classes: input should be a valid integer", "correct")),
+        ('"npz"', '"zip"', ("datasets.toy: kind: input should be 'npz', 'imagenet-folder' or", "correct")),
+        ("std = [0.4]", "std = [0.0]", ("model 'digits:resnet8': std must be positive", "correct")),
+        ("std = [0.4]", "std = [0.4, 1]", ("std has 2 values for 1 channels", "give one a channel")),
+        (
+            '"images.npz"',
+            '"../images.npz"',
+            ("dataset 'toy': evaluate", "leaves the manifest's folder", "without '..'"),
+        ),
+        ('"weights.safe', '"../weights.safe', ("weights", "leaves the manifest's folder", "without '..'")),
+        ('"weights.safe', '"/weights.safe', ("weights", "is absolute", "relative to the manifest")),
+        ('"images.npz"', '"other.npz"', ("there is no file", "correct the path, or put the data there")),
+        ('"digits:resnet8"', '"digits:resnet9"', ("unknown digits model 'resnet9'", "valid: resnet8")),
+    ],
+)
+def test_a_broken_manifest(call: Call, tmp_path: Path, old: str, new: str, parts: tuple[str, ...]) -> None:
+    folder = data_folder(tmp_path / "data", MANIFEST.replace(old, new))
+    line = refused(call(*CONTROL, "--data", folder), *parts)
+    assert str(folder / "targets.toml") in line
+
+
+def test_an_empty_data_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(call(*CONTROL, "--data", empty), f"{empty} holds no data", "it should have a targets.toml")
+    monkeypatch.setenv("DFQBENCH_DATA", str(empty))
+    refused(call("plan"), f"{empty} holds no data", "it should have a targets.toml")
+
+
+def test_an_imagenet_folder_with_another_class(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "val" / "n99999999").mkdir(parents=True)
+    line = refused(call(*CONTROL, "--data", tmp_path), "n99999999 is none of the 1,000 classes", "take it out")
+    assert str(tmp_path / "val") in line
+
+
+def test_a_target_without_models(call: Call, tmp_path: Path) -> None:
+    folder = data_folder(tmp_path / "data", MANIFEST.partition("[[models]]")[0])
+    refused(call(*CONTROL, "--data", folder, "--on", "toy"), "no model is there for toy", "name one", "targets.toml")
+
+
+class _Code:
+    """Pickles as a call that leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self._mark),)
+
+
+def test_what_only_shows_when_it_is_opened_is_a_row(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path / "data", labels=20)
+    mark = tmp_path / "mark"
+    torch.save({"conv1.weight": _Code(mark)}, folder / "saved.pt")
+    (folder / "plain.pt").write_bytes(pickle.dumps(_Code(mark)))
+    state = load_file(folder / "weights.safetensors")
+    save_file(state | {"conv1.weight": state["conv1.weight"][:, :, :1].contiguous()}, folder / "narrow.safetensors")
+    (folder / "damaged.safetensors").write_bytes(b"damaged")
+    (folder / "elsewhere.npz").write_bytes(b"damaged")
+    head, _, model = MANIFEST.partition("[[models]]")
+    manifest = MANIFEST + head.replace("toy", "twelve").replace("10", "12").replace("images.npz", "elsewhere.npz")
+    for name in ("saved.pt", "plain.pt", "narrow.safetensors", "damaged.safetensors"):
+        changed = model.replace('name = "digits:resnet8"', f'name = "{name}"\nref = "digits:resnet8"')
+        manifest += f"[[models]]{changed}".replace("weights.safetensors", name).replace("toy", "digits")
+    for classes, name in ((12, "fits"), (10, "other-classes")):
+        changed = model.replace('"digits:resnet8"', f'"{name}"\nref = "digits:resnet8"\nclasses = {classes}')
+        changed = changed.replace('weights = "weights.safetensors"', "random_seed = 0")
+        manifest += f"[[models]]{changed}".replace("toy", "twelve")
+    (folder / "targets.toml").write_text(manifest)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dfqbench", *CONTROL, "--on", "digits,toy,twelve", "--data", folder, "--out", "out"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "XDG_DATA_HOME": str(tmp_path / "home")},
+        timeout=280,
+        check=False,
+    )
+    said = Said(done.returncode, done.stdout, done.stderr)
+
+    assert said.status == 1, said.err
+    assert "Traceback" not in said.err + said.out
+    found = records(tmp_path / "out")
+    assert found.pop("digits/digits:resnet8")["status"] == "ok"
+    wanted = {
+        "digits/saved.pt": ("holds more than tensors, so loading it could run code", "save the weights alone"),
+        "digits/plain.pt": ("holds more than tensors, so loading it could run code", "save the weights alone"),
+        "digits/narrow.safetensors": ("conv1.weight is 16x1x1x3, not 16x1x3x3", "check the architecture"),
+        "digits/damaged.safetensors": ("damaged.safetensors is not a safetensors file", "copy or fetch it again"),
+        "toy/digits:resnet8": ("label 19 is outside 0..9", "correct classes of 'toy' in targets.toml"),
+        "twelve/fits": ("elsewhere.npz is not a readable .npz", "copy or fetch it again"),
+        "twelve/other-classes": ("'twelve' has 12 classes, the model gives 10", "correct classes in targets.toml"),
+    }
+    assert set(found) == set(wanted)
+    for place, parts in wanted.items():
+        message = found[place]["error"]["message"]
+        assert found[place]["status"] == "failed"
+        assert "\n" not in message
+        for part in parts:
+            assert part in message, message
+            assert part in said.err
+    assert not mark.exists(), "code in a checkpoint was run"
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_weights_that_are_missing_are_a_row(call: Call, tmp_path: Path) -> None:
+    folder = data_folder(tmp_path / "data")
+    (folder / "weights.safetensors").unlink()
+    said = call(*CONTROL, "--on", "toy", "--data", folder, "--out", tmp_path / "out")
+    assert said.status == 1
+    assert "no cell could be run" in said.err
+    (record,) = records(tmp_path / "out").values()
+    assert record["status"] == "unavailable"
+    assert record["error"]["message"].endswith("is missing; put it there or take the model out")
+    assert "is missing; put it there" in " ".join(said.out.split()), "where lines end depends on the path"
+
+
+def test_a_plugin_that_raises_on_import_is_a_row(call: Call, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", "--grid", "smoke", "--methods", "raises_on_import", "--plugin", BROKEN, "--out", out)
+    said = call(*arguments)
+    assert said.status == 1
+    assert "Traceback" not in said.err + said.out
+    (record,) = records(out).values()
+    assert record["status"] == "failed"
+    assert "did not load: ModuleNotFoundError" in record["error"]["message"]
+    hint = f"`dfqbench methods show raises_on_import --plugin {BROKEN}` prints its traceback"
+    assert hint in record["error"]["message"]
+    assert hint in said.err
+    shown = call("methods", "show", "raises_on_import", "--plugin", BROKEN)
+    assert shown.status == 1
+    assert "Traceback (most recent call last)" in shown.err
+    listed = call("methods", "list", "--plugin", BROKEN)
+    assert listed.status == 0
+    assert "raises_on_import" in listed.out
