@@ -108,18 +108,27 @@ def test_what_does_not_fit_is_left_to_torch(library: str) -> None:
         (HALVING[0], (1, 0), *HALVING[2:]),
         (*HALVING[:2], (2, 2), 1),
         (*HALVING[:3], 2),
+        (HALVING[0], (-1, -1), *HALVING[2:]),
+        ((5, 5), *HALVING[1:]),
+        ((), *HALVING[1:]),
     ):
         assert strided.fits(x, weight, numbers) is None
     assert strided.fits(x, weight[:24], HALVING) is None
     assert strided.fits(x, weight[:, :, :1], HALVING) is None
-    assert strided.fits(x[:, :8], weight[:, :8], HALVING) is None
-    assert strided.fits(x[:, :3].contiguous(), weight[:, :3], HALVING) is None
+    assert strided.fits(x, drawn(32, 32, 3, 3), HALVING) is None
+    assert strided.fits(drawn(2, 8, 6, 6), drawn(32, 8, 3, 3), HALVING) is None
+    assert strided.fits(drawn(2, 4, 6, 6), drawn(32, 4, 3, 3), HALVING) == steps
     assert strided.fits(x.double(), weight.double(), HALVING) is None
+    assert strided.fits(x, weight.double(), HALVING) is None
+    assert strided.fits(x.double(), weight, HALVING) is None
     assert strided.fits(x.contiguous(), weight, HALVING) is None
     assert strided.fits(x[:0], weight, HALVING) is None
-    assert strided.fits(x[:, :, :1, :1], drawn(16, 16, 5, 5), HALVING) is None
+    assert strided.fits(drawn(2, 16, 1, 1), drawn(16, 16, 3, 3), (2, 1, 1, 1)) == steps
+    assert strided.fits(drawn(2, 16, 1, 1), drawn(16, 16, 5, 5), HALVING) is None
     assert strided.fits(drawn(1, 256, 4, 4), drawn(512, 256, 3, 3), HALVING) is None
     with binding.using(None):
+        assert strided.fits(x, weight, HALVING) is None
+    with binding.using_passes(binding.Passes("cpu", lambda *_: None, saves_launches=True)):
         assert strided.fits(x, weight, HALVING) is None
     with pytest.raises(ValueError, match="does not fit"):
         strided.gradients(grad[:, :, :2], x, weight, steps, (True, False))
@@ -138,6 +147,18 @@ class Counted:
             return plain(x, weight, steps)
 
         monkeypatch.setattr(strided, "convolved", counted)
+
+
+def test_a_gradient_of_another_type_or_sign_is_read_as_it_is(library: str) -> None:
+    x, weight, grad, _ = operands((2, 16, 32, 6, 6, 3, 2, 1))
+    steps = strided.Steps(2, 1)
+    wanted = strided.gradients(grad.bfloat16().float(), x, weight, steps, (True, True))
+    for given in (grad.bfloat16(), grad.bfloat16().double(), torch._neg_view(-grad.bfloat16().float())):
+        found = strided.gradients(given, x, weight, steps, (True, True))
+        for one, other in zip(found, wanted, strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one, other)
 
 
 OF_RESNET20 = [(32, 16), (64, 32)]
@@ -182,8 +203,9 @@ def test_a_students_training_uses_it_and_its_evaluation_does_not(library: str, m
     assert counted.shapes == OF_RESNET20
 
 
-def test_second_derivatives_are_torchs(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight, _, numbers = operands((2, 16, 16, 6, 5, 3, 2, 1))
+@pytest.mark.parametrize("case", [(2, 16, 16, 6, 5, 3, 2, 1), (2, 16, 16, 9, 8, 5, 3, 2), (2, 16, 16, 9, 8, 3, 2, 0)])
+def test_second_derivatives_are_torchs(library: str, monkeypatch: pytest.MonkeyPatch, case: tuple[int, ...]) -> None:
+    x, weight, _, numbers = operands(case)
     counted = Counted(monkeypatch)
 
     def found() -> Tensor:
@@ -213,11 +235,17 @@ def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.Mon
         found = torch.func.grad(lambda weight: conv(x, weight).square().sum())(weight)
         with torch.autocast("cpu", torch.bfloat16):
             assert conv(x, weight).dtype == torch.bfloat16
+        nowhere = conv(x.to("meta"), weight.to("meta"))
         assert counted.shapes == []
         bias = torch.arange(16.0)
         torch.testing.assert_close(conv(x, weight, bias), F.conv2d(x, weight, bias, 2, 1))
         assert counted.shapes == [(16, 16)]
     assert found.shape == weight.shape
+    assert nowhere.shape == (2, 16, 3, 3)
+
+
+class Own(Tensor):
+    """A class of its own."""
 
 
 class Asked(TorchFunctionMode):
@@ -238,10 +266,13 @@ def test_a_students_blocks_and_weights_ask_no_mode(library: str) -> None:
     images = drawn(2, 3, 16, 16)
     with Asked() as seen:
         images + 1
-        with unobserved():
+        with unobserved(images):
             images - 1
+        with unobserved(images, Own([1.0])):
+            images * 1
         student(images)
     assert seen.names[0] == "add"
     assert "sub" not in seen.names
+    assert "mul" in seen.names, "whose class overrides functions is asked"
     # Each of 21 rounded weights and 19 blocks asked its tensors a score of questions.
     assert seen.names.count("data_ptr") <= len(OF_RESNET20) * 3 + 16 * 4

@@ -167,7 +167,8 @@ def test_what_does_not_fit_is_left_to_torch(library: str) -> None:
     assert not convolve.fits(x, weight[:, :4], (*NUMBERS[:3], 4))
     assert not convolve.fits(x, weight[:, :, :1, :1], NUMBERS)
     assert not convolve.fits(x, weight[:10], NUMBERS)
-    assert not convolve.fits(x[:, :3], weight[:, :3], NUMBERS)
+    assert not convolve.fits(drawn(2, 3, 6, 6), drawn(16, 3, 3, 3), NUMBERS)
+    assert not convolve.fits(drawn(1, 528, 2, 2), drawn(528, 528, 3, 3), NUMBERS)
     assert not convolve.fits(x.bfloat16(), weight.bfloat16(), NUMBERS)
     assert not convolve.fits(x.double(), weight.double(), NUMBERS)
     assert not convolve.fits(x.contiguous(), weight, NUMBERS)
@@ -301,6 +302,7 @@ def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.Mon
         assert negative.is_neg()
         turned = conv(negative, weight)
         nowhere = conv(x, weight.to("meta"))
+        assert conv(x.to("meta"), weight.to("meta")).shape == x.shape
     assert counted.shapes == []
     assert torch.equal(found, torch.func.grad(total)(weight))
     assert torch.equal(mapped, torch.func.vmap(lambda image: conv(image[None], weight))(x))
@@ -310,6 +312,16 @@ def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.Mon
     assert dual is not None
     torch.testing.assert_close(dual, conv(x, weight))
     assert torch.equal(turned, conv(negative, weight))
+
+
+def test_a_gradient_whose_sign_is_a_note_is_read_with_it(library: str) -> None:
+    x, weight, grad = operands((2, 16, 16, 5, 5))
+    wanted = convolve.gradients(grad, x, weight, (True, True))
+    found = convolve.gradients(torch._neg_view(-grad), x, weight, (True, True))
+    for one, other in zip(found, wanted, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
 
 
 def test_a_weight_with_gaps_gets_its_gradient(library: str) -> None:

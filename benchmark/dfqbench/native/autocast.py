@@ -63,20 +63,20 @@ class _Convolutions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d and not kwargs and len(args) == 7 and _ALLOWED.get():
             x, weight, bias, *numbers = args
-            dtype = _dtype(x.device.type) if are_plain(x, weight, *(() if bias is None else (bias,))) else None
-            if dtype is not None and _is_bias(bias, weight):
-                found = _found(x, weight, numbers, dtype)
+            if are_plain(x, weight, *(() if bias is None else (bias,))) and _is_bias(bias, weight):
+                found = _found(x, weight, numbers)
                 if found is not None:
-                    return found if bias is None else found + bias.to(dtype).view(-1, 1, 1)
+                    return found if bias is None else found + bias.to(found.dtype).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
 
 
-def _found(x: Tensor, weight: Tensor, numbers: Sequence[object], dtype: torch.dtype) -> Tensor | None:
-    """The convolution in a type; None where it does not fit."""
-    found: Tensor | None = None
-    if convolve.fits(x, weight, numbers):
+def _found(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> Tensor | None:
+    """The convolution by the passes in use; None where it does not fit them, or autocast asks for another type."""
+    device, found = x.device.type, None
+    dtype = _dtype(device) if binding.takes(device) else None
+    if dtype is not None and convolve.fits(x, weight, numbers):
         found = _Conv.apply(x.to(dtype), weight)
-    elif (steps := strided.fits(x, weight, numbers)) is not None:
+    elif dtype is not None and (steps := strided.fits(x, weight, numbers)) is not None:
         found = _Strided.apply(x, weight, steps)
     return found
 

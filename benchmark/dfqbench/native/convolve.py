@@ -1,8 +1,9 @@
 """3x3 convolutions by the compiled passes, as functions of tensors. The caller asks `fits`.
 
 On GPUs those between few channels, where libraries are slow; on CPUs float32 ones, with a quarter of the
-multiplications (Winograd's minimal filtering, F(4x4, 3x3)) or to few channels: equal up to rounding, by which the
-former lose some 1e-6 of a result, two to three times as much as torch's.
+multiplications (Winograd's minimal filtering, F(4x4, 3x3)) or to few channels: equal up to rounding. By that the former
+lose some 1e-6 of the largest numbers that a tile of 4x4 outputs sees, about twice as much as torch's, and lose it at all
+its outputs: where every window of theirs is zero, too.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = N
     """
     if not _fits_data_gradient(weight):
         raise ValueError(f"the gradient of a convolution to {weight.shape[0]} channels is torch's")
-    grad = grad.contiguous(memory_format=torch.channels_last)
+    grad = grad.resolve_neg().contiguous(memory_format=torch.channels_last)
     return _convolved(grad, weight, None, dtype, back=True)
 
 
@@ -103,7 +104,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor |
     if not _in_line(out):
         # The order of a weight with gaps is not always kept.
         out = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-    grad = grad.contiguous(memory_format=torch.channels_last)
+    grad = grad.resolve_neg().contiguous(memory_format=torch.channels_last)
     _check(x, weight, grad)
     strides = out.stride(0), out.stride(1), out.stride(3)
     factor = None if factor is None else plain(factor.expand(weight.shape[0]))

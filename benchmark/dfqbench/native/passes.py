@@ -281,7 +281,7 @@ def for_samples(x: Tensor, channels: int) -> Tensor:
 
 def like(other: Tensor, x: Tensor) -> Tensor:
     """Another map in the type and memory order of `x`; a copy only where it has another."""
-    return other.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return other.resolve_neg().to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def check(

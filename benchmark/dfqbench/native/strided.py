@@ -16,13 +16,15 @@ from dfqbench.native.convolve import FEW, REGISTER, pair
 
 MOST_WEIGHTS = 1 << 17
 """Larger weights do not stay in cache from row to row; torch's convolutions are as fast there."""
+MOST_STEPS = 4
+"""Of few channels all phases, as many as squares of a step, are worked on at once."""
 
 
 class Steps(NamedTuple):
     """How a window goes over a map, the same down and across.
 
     Attributes:
-        step: positions from one window to the next, at least two.
+        step: positions from one window to the next, two to `MOST_STEPS`.
         margin: zeros around the map.
     """
 
@@ -98,11 +100,12 @@ def gradients(
 
 def _steps(numbers: Sequence[object]) -> Steps | None:
     strides, padding, dilation = map(pair, numbers[:3])
-    step, margin = strides[0], padding[0]
-    square = strides == (step, step) and padding == (margin, margin) and dilation == (1, 1)
-    if not square or numbers[3] != 1 or not isinstance(step, int) or not isinstance(margin, int):
+    if len(strides) != 2 or len(padding) != 2 or dilation != (1, 1) or numbers[3] != 1:
         return None
-    return Steps(step, margin) if step > 1 and margin >= 0 else None
+    step, margin = strides[0], padding[0]
+    if not isinstance(step, int) or not isinstance(margin, int) or (step, margin) != (strides[1], padding[1]):
+        return None
+    return Steps(step, margin) if 1 < step <= MOST_STEPS and margin >= 0 else None
 
 
 def _outer(x: Tensor, weight: Tensor, steps: Steps) -> list[int]:
@@ -115,4 +118,4 @@ def _sizes(x: Tensor, weight: Tensor, steps: Steps) -> tuple[int, ...]:
 
 
 def _last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.resolve_neg().contiguous(memory_format=torch.channels_last)

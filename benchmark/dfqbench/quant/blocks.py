@@ -84,7 +84,7 @@ def block_output(
         and _can_join(layer, quantizer, x)
         and _is_unseen(layer, quantizer, x, residual)
     ):
-        with unobserved():
+        with unobserved(x, layer.weight, *((residual,) if isinstance(residual, Tensor) else ())):
             codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
             grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
             fixed = _Fixed(layer.frozen(), grid, codes)

@@ -229,7 +229,7 @@ def quantize_weight(weight: Tensor, bits: int, *, rounding: str, symmetric: bool
         symmetric: used by `scale_zero_point` only.
         per_channel: one range for each slice of dimension 0, or one for the tensor.
     """
-    with unobserved():
+    with unobserved(weight):
         if per_channel and rounding == "integral_shift" and passes.fits_weight(weight):
             rounded, codes, scale = _RoundWeight.apply(weight, bits)
             return on_grid(rounded, scale.view(-1, *(1,) * (weight.ndim - 1)), codes)

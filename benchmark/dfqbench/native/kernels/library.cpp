@@ -1,11 +1,11 @@
 // Passes over feature maps that torch has no single operation for, and convolutions with fewer multiplications.
 //
 // Maps are channels-last: `samples` blocks of `positions` rows of `channels` numbers, float32 or bfloat16; arithmetic
-// is float32, and sums over positions that passes take are float64 from one segment to the next. What a thread does
-// at once (in passes a sample, in convolutions a strip of rows or a part of a sum) is the same for any number of threads,
-// so that no result depends on it. Compiled without contraction: outside of products of matrices, a * b + c is rounded
-// twice, as torch does it, and `round_to_grid` equals torch's operations bit for bit. Loops over channels are free of
-// dependences, and `omp simd` says so.
+// is float32, and sums over positions that passes take are float64 from one segment to the next. What is computed as one
+// piece (in passes a sample, in convolutions a strip of rows or a part of a sum) is the same for any number of threads,
+// so that no result depends on it. Compiled without contraction: outside of convolutions, a * b + c is rounded twice, as
+// torch does it, and `round_to_grid` equals torch's operations bit for bit. Loops over channels are free of dependences,
+// and `omp simd` says so.
 //
 // Functions take tensors, then sizes, then numbers, then the number of threads, as `binding.py` has them.
 
@@ -147,8 +147,9 @@ void dfq_strided(const float* x, const float* weight, float* out, long samples, 
   strided(x, weight, out, Strided{samples, height, width, channels, outputs, side, step, margin}, threads);
 }
 
-void dfq_strided_data_gradient(const float* grad, const float* weight, float* out, long samples, long height, long width,
-                               long channels, long outputs, long side, long step, long margin, int threads) {
+void dfq_strided_data_gradient(const float* grad, const float* weight, float* out, long samples, long height,
+                               long width, long channels, long outputs, long side, long step, long margin,
+                               int threads) {
   const Strided conv{samples, height, width, channels, outputs, side, step, margin};
   if (channels <= FEW)
     strided_data_gradient_of_few(grad, weight, out, conv, threads);
@@ -158,7 +159,8 @@ void dfq_strided_data_gradient(const float* grad, const float* weight, float* ou
 
 void dfq_strided_weight_gradient(const float* x, const float* grad, float* out, long samples, long height, long width,
                                  long channels, long outputs, long side, long step, long margin, int threads) {
-  strided_weight_gradient(x, grad, out, Strided{samples, height, width, channels, outputs, side, step, margin}, threads);
+  const Strided conv{samples, height, width, channels, outputs, side, step, margin};
+  strided_weight_gradient(x, grad, out, conv, threads);
 }
 
 void dfq_upsampled_forward(const float* x, const float* weight, float* phases, long samples, long height, long width,

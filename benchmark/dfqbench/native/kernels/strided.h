@@ -1,9 +1,9 @@
-// Convolutions that take steps, over windows of any size: each row of outputs is a product of matrices with each row of
-// inputs that it sees, whose windows lie in memory one step after another.
+// Convolutions that take steps, over windows of any size: each row of outputs is a product of matrices with each row
+// of inputs that it sees, whose windows lie in memory one step after another.
 //
-// The gradient in the input is taken likewise: with q = (y + margin) / step and its phase what is left, row q - d of the
-// outputs sees row y by tap phase + step d, so that the rows and columns of a phase see the same taps (of a step of two over
-// a window of three one or two).
+// The gradient in the input is taken likewise: with q = (y + margin) / step and its phase what is left, row q - d of
+// the outputs sees row y by tap phase + step d, so that the rows and columns of a phase see the same taps (with steps of
+// two over a window of three one or two).
 
 #pragma once
 
@@ -91,12 +91,13 @@ struct Phases {
   long count(long a) const { return std::max(0L, size - 1 - position(first(a), a) + step) / step; }
 };
 
-// Weights by phases: for each phase of rows and each of its taps, and each phase of columns, a matrix that is packed; its
-// rows are the taps of the columns, the last first, times outputs.
+// Weights by phases: for each phase of rows and each of its taps, and each phase of columns, a matrix that is packed;
+// its rows are the taps of the columns, the last first, times outputs.
 class ByPhases {
  public:
   ByPhases(const float* weight, Strided conv, int threads)
-      : shape(conv), phases{conv.step, conv.margin, conv.side, 0}, numbers(conv.side * conv.row_of_taps() * conv.outputs) {
+      : shape(conv), phases{conv.step, conv.margin, conv.side, 0},
+        numbers(conv.side * conv.row_of_taps() * conv.outputs) {
 #pragma omp parallel for num_threads(threads) schedule(static) collapse(2)
     for (long y = 0; y < conv.side; ++y)
       for (long b = 0; b < conv.step; ++b) {

@@ -1,11 +1,11 @@
 // 3x3 convolutions over a margin of one, by Winograd's minimal filtering F(4x4, 3x3): Lavin and Gray, "Fast Algorithms
 // for Convolutional Neural Networks", CVPR 2016.
 //
-// A tile of 4x4 outputs sees 6x6 inputs d. With B, G and A as there, A^T ((G g G^T) * (B^T d B)) A is what the window g
-// gives, and * multiplies each of 36 points by itself: 36 multiplications where 144 are. Over channels that is a product
-// of matrices for each point. The points at which polynomials are taken are not theirs (0, 1, -1, 2, -2) but
-// 0, 2/3, -2/3, 3/2, -3/2 and infinity: of factors closer to one, and of each other's inverse, so that rounding costs
-// twice what it does in a plain sum of products instead of four times.
+// A tile of 4x4 outputs sees 6x6 inputs d. With B, G and A as there, A^T ((G g G^T) * (B^T d B)) A is what the window
+// g gives, and * multiplies each of 36 points by itself: 36 multiplications where 144 are. Over channels that is a
+// product of matrices for each point. The points at which polynomials are taken are not theirs (0, 1, -1, 2, -2 and
+// infinity) but 0, 2/3, -2/3, 3/2, -3/2 and infinity: closer to one, and inverse to each other, so that rounding costs
+// about twice what it does in a plain sum of products instead of four times.
 
 #pragma once
 
@@ -248,7 +248,7 @@ void weight_points(const float* weight, Window window, float* out, int threads) 
     }
 }
 
-// Asks for a share of the numbers from begin to end ahead of their use, for each point one: while products are computed.
+// Asks for a share of the numbers from begin to end ahead of their use, for each point one: amid products.
 template <int WRITES>
 inline void fetch(const float* map, long begin, long end, long point) {
   constexpr long LINE = 16;
