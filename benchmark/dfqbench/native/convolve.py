@@ -1,8 +1,8 @@
 """3x3 convolutions by the compiled passes, as functions of tensors. The caller asks `fits`.
 
 On GPUs those between few channels, where libraries are slow; on CPUs float32 ones, with a quarter of the
-multiplications (Winograd's minimal filtering, F(4x4, 3x3)) or to few channels: equal up to rounding. By that the former
-lose some 1e-6 of the largest numbers that a tile of 4x4 outputs sees, about twice as much as torch's, and lose it at all
+multiplications (Winograd's minimal filtering, F(4x4, 3x3)) or to few channels: equal up to rounding. By that the
+former lose some 1e-6 of the largest numbers that a tile of 4x4 outputs sees, about twice as much as torch's, and at all
 its outputs: where every window of theirs is zero, too.
 """
 
