@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.native.convolutions import CPU, Counted, assert_no_thread_changes, drawn, learned, second_derivative
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -17,7 +18,6 @@ from dfqbench.native.autocast import Autocast
 from dfqbench.native.operands import unobserved
 from dfqbench.quant import parse_scheme, prepare
 
-CPU = torch.device("cpu")
 HALVING = ((2, 2), (1, 1), (1, 1), 1)
 CASES = (
     (3, 16, 32, 7, 6, 3, 2, 1),
@@ -37,11 +37,6 @@ CASES = (
 )
 """Samples, channels of input and output, height, width, side of the window, step, margin: what a step leaves over,
 windows smaller than a step and larger than the map, margins wider than a window, more samples than parts of a sum."""
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.contiguous(memory_format=torch.channels_last)
 
 
 def operands(case: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, tuple[object, ...]]:
@@ -84,16 +79,7 @@ def test_a_convolution_and_its_gradients_are_those_of_double_precision(
 
 @pytest.mark.parametrize("case", [(20, 16, 32, 9, 8, 3, 2, 1), (9, 3, 16, 20, 20, 7, 2, 3)])
 def test_the_number_of_threads_changes_nothing(library: str, case: tuple[int, ...]) -> None:
-    before = torch.get_num_threads()
-    try:
-        found = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(compiled(*operands(case)))
-    finally:
-        torch.set_num_threads(before)
-    for others in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+    assert_no_thread_changes(lambda: [*compiled(*operands(case))])
 
 
 def test_what_does_not_fit_is_left_to_torch(library: str) -> None:
@@ -135,20 +121,6 @@ def test_what_does_not_fit_is_left_to_torch(library: str) -> None:
     assert strided.gradients(grad, x, weight, steps, (False, False)) == (None, None)
 
 
-class Counted:
-    """How often such convolutions were computed by the library."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        plain = strided.convolved
-
-        def counted(x: Tensor, weight: Tensor, steps: strided.Steps) -> Tensor:
-            self.shapes.append(tuple(weight.shape[:2]))
-            return plain(x, weight, steps)
-
-        monkeypatch.setattr(strided, "convolved", counted)
-
-
 def test_a_gradient_of_another_type_or_sign_is_read_as_it_is(library: str) -> None:
     x, weight, grad, _ = operands((2, 16, 32, 6, 6, 3, 2, 1))
     steps = strided.Steps(2, 1)
@@ -170,21 +142,12 @@ def test_a_network_learns_as_with_torchs_convolutions(library: str, monkeypatch:
         nn.Conv2d(3, 16, 7, 2, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(32, 16, 1, 2)
     ).to(memory_format=torch.channels_last)
     images = drawn(4, 3, 33, 32)
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, strided)
 
-    def found() -> list[Tensor]:
-        network.zero_grad()
-        x = images.clone().requires_grad_()
-        with Autocast(CPU, enabled=False):
-            out = network(x)
-        out.square().sum().backward()
-        assert x.grad is not None
-        return [out.detach(), x.grad, *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
-
-    ours = found()
+    ours = learned(network, images)
     assert counted.shapes == [(16, 3), (32, 16), (16, 32)]
     with binding.using(None):
-        theirs = found()
+        theirs = learned(network, images)
     assert len(counted.shapes) == 3
     assert len(ours) == len(theirs) == 7
     for one, other in zip(ours, theirs, strict=True):
@@ -195,7 +158,7 @@ def test_a_students_training_uses_it_and_its_evaluation_does_not(library: str, m
     network = CifarResNet(20).eval().to(memory_format=torch.channels_last)
     card = ModelCard((3, 16, 16), (0.0,) * 3, (1.0,) * 3, 10)
     student = prepare(network, parse_scheme("w4a4"), card)
-    counted, images = Counted(monkeypatch), drawn(2, 3, 16, 16)
+    counted, images = Counted(monkeypatch, strided), drawn(2, 3, 16, 16)
     with torch.no_grad(), Autocast(CPU, enabled=False):
         student(images)
     assert counted.shapes == []
@@ -206,26 +169,22 @@ def test_a_students_training_uses_it_and_its_evaluation_does_not(library: str, m
 @pytest.mark.parametrize("case", [(2, 16, 16, 6, 5, 3, 2, 1), (2, 16, 16, 9, 8, 5, 3, 2), (2, 16, 16, 9, 8, 3, 2, 0)])
 def test_second_derivatives_are_torchs(library: str, monkeypatch: pytest.MonkeyPatch, case: tuple[int, ...]) -> None:
     x, weight, _, numbers = operands(case)
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, strided)
 
-    def found() -> Tensor:
-        leaf = x.clone().requires_grad_()
-        with Autocast(CPU, enabled=False):
-            out = torch.conv2d(leaf, weight, None, *numbers)  # type: ignore[call-overload]
-        (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), leaf)
-        return second
+    def conv(x: Tensor) -> Tensor:
+        found: Tensor = torch.conv2d(x, weight, None, *numbers)  # type: ignore[call-overload]
+        return found
 
-    ours = found()
+    ours = second_derivative(conv, x)
     assert counted.shapes == [(16, 16)]
     with binding.using(None):
-        theirs = found()
+        theirs = second_derivative(conv, x)
     assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
 def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _, numbers = operands((2, 16, 16, 6, 5, 3, 2, 1))
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, strided)
 
     def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         found: Tensor = torch.conv2d(x, weight, bias, *numbers)  # type: ignore[call-overload]

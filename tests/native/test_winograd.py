@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.native.convolutions import CPU, Counted, assert_no_thread_changes, drawn, learned, second_derivative
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -38,14 +39,8 @@ SIZES = (
 )
 """Samples, channels of input and output, height and width: of whole tiles and not, fewer tiles and more than a strip,
 several blocks of a weight's gradient of several strips each, products deeper than a block."""
-CPU = torch.device("cpu")
-TOLERANCE = 6e-6
-"""Of the largest element: rounding in transforms and products, with up to 528 channels."""
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.contiguous(memory_format=torch.channels_last)
+TOLERANCE = 3e-6
+"""Of the largest element: rounding in transforms and products."""
 
 
 def operands(size: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,19 +132,9 @@ def test_sums_are_multiplied_by_a_factor(library: str) -> None:
 @pytest.mark.parametrize("size", [(64, 16, 32, 16, 16), (20, 192, 128, 9, 8), (9, 16, 3, 40, 30)])
 def test_the_number_of_threads_changes_nothing(library: str, size: tuple[int, ...]) -> None:
     x, weight, grad = operands(size)
-    before = torch.get_num_threads()
-    try:
-        found = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append([convolve.convolved(x, weight), *convolve.gradients(grad, x, weight, (True, True))])
-    finally:
-        torch.set_num_threads(before)
-    for others in found[1:]:
-        for one, other in zip(found[0], others, strict=True):
-            assert one is not None
-            assert other is not None
-            assert torch.equal(one, other)
+    assert_no_thread_changes(
+        lambda: [convolve.convolved(x, weight), *convolve.gradients(grad, x, weight, (True, True))]
+    )
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(library: str) -> None:
@@ -181,20 +166,6 @@ def test_what_does_not_fit_is_left_to_torch(library: str) -> None:
         convolve.weight_gradient(x, grad[:, :, :3], weight)
 
 
-class Counted:
-    """How often convolutions were computed by the library."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        plain = convolve.convolved
-
-        def counted(x: Tensor, weight: Tensor, **options: object) -> Tensor:
-            self.shapes.append(tuple(weight.shape[:2]))
-            return plain(x, weight, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(convolve, "convolved", counted)
-
-
 # All of ResNet-20's but those with a stride or of three channels.
 OF_RESNET20 = sorted([(16, 16)] * 6 + [(32, 32)] * 5 + [(64, 64)] * 5)
 
@@ -203,21 +174,12 @@ def test_a_network_learns_as_with_torchs_convolutions(library: str, monkeypatch:
     torch.manual_seed(0)
     network = CifarResNet(20).eval().to(memory_format=torch.channels_last)
     images = drawn(4, 3, 16, 16)
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, convolve)
 
-    def found() -> list[Tensor]:
-        network.zero_grad()
-        x = images.clone().requires_grad_()
-        with Autocast(CPU, enabled=False):
-            out = network(x)
-        out.square().sum().backward()
-        assert x.grad is not None
-        return [out.detach(), x.grad, *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
-
-    ours = found()
+    ours = learned(network, images)
     assert sorted(counted.shapes) == OF_RESNET20
     with binding.using(None):
-        theirs = found()
+        theirs = learned(network, images)
     assert len(counted.shapes) == len(OF_RESNET20)
     assert len(ours) == len(theirs) > 40
     for one, other in zip(ours, theirs, strict=True):
@@ -228,7 +190,7 @@ def test_a_students_training_uses_it_and_its_evaluation_does_not(library: str, m
     network = CifarResNet(20).eval().to(memory_format=torch.channels_last)
     card = ModelCard((3, 16, 16), (0.0,) * 3, (1.0,) * 3, 10)
     student = prepare(network, parse_scheme("w4a4"), card)
-    counted, images = Counted(monkeypatch), drawn(2, 3, 16, 16)
+    counted, images = Counted(monkeypatch, convolve), drawn(2, 3, 16, 16)
     with torch.no_grad():
         student(images)
         with Autocast(CPU, enabled=False):
@@ -249,7 +211,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def test_biases_are_added(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands((2, 16, 32, 5, 5))
     bias = torch.randn(32, generator=torch.Generator().manual_seed(4))
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, convolve)
     with Autocast(CPU, enabled=False):
         found = conv(x, weight, bias)
         assert counted.shapes == [(32, 16)]
@@ -261,20 +223,12 @@ def test_biases_are_added(library: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_second_derivatives_are_torchs(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands((2, 16, 16, 5, 5))
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, convolve)
 
-    def found() -> Tensor:
-        leaf = x.clone().requires_grad_()
-        with Autocast(CPU, enabled=False):
-            out = conv(leaf, weight)
-        (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), leaf)
-        return second
-
-    ours = found()
+    ours = second_derivative(partial(conv, weight=weight), x)
     assert counted.shapes == [(16, 16)]
     with binding.using(None):
-        theirs = found()
+        theirs = second_derivative(partial(conv, weight=weight), x)
     assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
@@ -282,7 +236,7 @@ def test_second_derivatives_are_torchs(library: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, _ = operands((2, 16, 16, 5, 5))
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, convolve)
 
     def total(weight: Tensor) -> Tensor:
         return conv(x, weight).square().sum()
@@ -346,12 +300,13 @@ def test_registers_of_any_width_do(lanes: int, tmp_path: Path) -> None:
     flags = [*build.FLAGS, "-O1", "-w", f"-DDFQ_LANES={lanes}"]
     subprocess.run(["c++", *flags, str(build.SOURCES / "library.cpp"), "-o", str(made)], check=True)
 
-    def same(one: Tensor | None, other: Tensor) -> bool:
-        return one is not None and bool((one.double() - other).abs().max() <= TOLERANCE * other.abs().max())
+    def same(one: Tensor | None, other: Tensor, tolerance: float = 2e-6) -> bool:
+        return one is not None and bool((one.double() - other).abs().max() <= tolerance * other.abs().max())
 
     with binding.using(made):
         for size in ((9, 64, 64, 8, 8), (2, 144, 80, 7, 3)):
-            assert all(map(same, compiled(*operands(size)), exact(*operands(size))))
+            found = zip(compiled(*operands(size)), exact(*operands(size)), strict=True)
+            assert all(same(one, other, TOLERANCE) for one, other in found)
         steps = strided.Steps(2, 1)
         x, weight, grad = drawn(2, 48, 9, 8), drawn(32, 48, 3, 3), drawn(2, 32, 5, 4)
         leaves = x.double().requires_grad_(), weight.double().requires_grad_()

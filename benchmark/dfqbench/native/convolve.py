@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.native import binding
-from dfqbench.native.passes import MOST_ELEMENTS, plain
+from dfqbench.native.passes import MOST_ELEMENTS, like, plain
 
 MOST_CHANNELS = 64
 """On a GPU libraries' convolutions are as fast with more of them."""
@@ -78,8 +78,7 @@ def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = N
     """
     if not _fits_data_gradient(weight):
         raise ValueError(f"the gradient of a convolution to {weight.shape[0]} channels is torch's")
-    grad = grad.resolve_neg().contiguous(memory_format=torch.channels_last)
-    return _convolved(grad, weight, None, dtype, back=True)
+    return _convolved(like(grad, grad), weight, None, dtype, back=True)
 
 
 def fits_weight_gradient(weight: Tensor) -> bool:
@@ -104,7 +103,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, *, factor: Tensor |
     if not _in_line(out):
         # The order of a weight with gaps is not always kept.
         out = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-    grad = grad.resolve_neg().contiguous(memory_format=torch.channels_last)
+    grad = like(grad, x)
     _check(x, weight, grad)
     strides = out.stride(0), out.stride(1), out.stride(3)
     factor = None if factor is None else plain(factor.expand(weight.shape[0]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dfqbench.native import binding
 from dfqbench.native.convolve import FEW, REGISTER, pair
+from dfqbench.native.passes import like
 
 MOST_WEIGHTS = 1 << 17
 """Larger weights do not stay in cache from row to row; torch's convolutions are as fast there."""
@@ -67,7 +68,7 @@ def convolved(x: Tensor, weight: Tensor, steps: Steps) -> Tensor:
     """
     shape = (len(x), len(weight), *_outer(x, weight, steps))
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    binding.call("strided", (_last(x), _last(weight), out), *_sizes(x, weight, steps))
+    binding.call("strided", (x, like(weight, x), out), *_sizes(x, weight, steps))
     return out
 
 
@@ -88,13 +89,13 @@ def gradients(
     """
     if grad.shape != (len(x), len(weight), *_outer(x, weight, steps)):
         raise ValueError(f"a gradient of shape {tuple(grad.shape)} does not fit a map of shape {tuple(x.shape)}")
-    grad, sizes = _last(grad.to(x.dtype)), _sizes(x, weight, steps)
+    grad, sizes = like(grad, x), _sizes(x, weight, steps)
     to_x = torch.empty_like(x) if wanted[0] else None
     if to_x is not None:
-        binding.call("strided_data_gradient", (grad, _last(weight), to_x), *sizes)
+        binding.call("strided_data_gradient", (grad, like(weight, x), to_x), *sizes)
     to_weight = torch.empty_like(weight, memory_format=torch.channels_last) if wanted[1] else None
     if to_weight is not None:
-        binding.call("strided_weight_gradient", (_last(x), grad, to_weight), *sizes)
+        binding.call("strided_weight_gradient", (x, grad, to_weight), *sizes)
     return to_x, to_weight
 
 
@@ -115,7 +116,3 @@ def _outer(x: Tensor, weight: Tensor, steps: Steps) -> list[int]:
 def _sizes(x: Tensor, weight: Tensor, steps: Steps) -> tuple[int, ...]:
     samples, channels, height, width = x.shape
     return samples, height, width, channels, weight.shape[0], weight.shape[3], *steps
-
-
-def _last(tensor: Tensor) -> Tensor:
-    return tensor.resolve_neg().contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dfqbench.native import binding
 from dfqbench.native.convolve import REGISTER
 from dfqbench.native.operands import are_plain
+from dfqbench.native.passes import like
 
 SUMS = 9
 """Pairs of a row's and a column's sums."""
@@ -66,8 +67,7 @@ def backward(x: Tensor, sums: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     if grad.shape != (len(x), 4 * sums.shape[1], x.shape[2] + 1, x.shape[3] + 1):
         raise ValueError(f"a gradient of shape {tuple(grad.shape)} does not fit a map of shape {tuple(x.shape)}")
     to_x, to_sums = torch.empty_like(x), torch.empty_like(sums)
-    grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    _call("backward", x, sums, x, sums, grad, to_x, to_sums)
+    _call("backward", x, sums, x, sums, like(grad, x), to_x, to_sums)
     return to_x, to_sums
 
 

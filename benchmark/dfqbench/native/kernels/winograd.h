@@ -51,6 +51,14 @@ struct Packed {
   long by_tile(long channel) const { return std::min(PANEL, channels - channel / PANEL * PANEL); }
 };
 
+// Of polynomials in even and odd parts, at the near and at the far points: their values at both signs.
+inline void at_opposite_points(Lanes even, Lanes odd, Lanes other, Lanes last, Lanes* out) {
+  out[1] = even + odd;
+  out[2] = even - odd;
+  out[3] = other + last;
+  out[4] = other - last;
+}
+
 // B^T d of six numbers.
 inline void seen(const Lanes* d, Lanes* out) {
   const Lanes near = repeated(NEAR), far = repeated(FAR), both = repeated(-(NEAR2 + FAR2));
@@ -58,10 +66,7 @@ inline void seen(const Lanes* d, Lanes* out) {
   const Lanes even = multiplied(far2, d[2], d[4]), odd = near * multiplied(far2, d[1], d[3]);
   const Lanes other = multiplied(near2, d[2], d[4]), last = far * multiplied(near2, d[1], d[3]);
   out[0] = multiplied(both, d[2], d[0] + d[4]);
-  out[1] = even + odd;
-  out[2] = even - odd;
-  out[3] = other + last;
-  out[4] = other - last;
+  at_opposite_points(even, odd, other, last, out);
   out[5] = multiplied(both, d[3], d[1] + d[5]);
 }
 
@@ -81,10 +86,7 @@ inline void spread(const Lanes* y, Lanes* out) {
   const Lanes other = multiplied(repeated(FAR2), y[2], y[0]);
   const Lanes last = repeated(FAR) * multiplied(repeated(FAR2), y[3], y[1]);
   out[0] = y[0];
-  out[1] = even + odd;
-  out[2] = even - odd;
-  out[3] = other + last;
-  out[4] = other - last;
+  at_opposite_points(even, odd, other, last, out);
   out[5] = y[3];
 }
 
@@ -94,10 +96,7 @@ inline void of_window(const Lanes* g, Lanes* out) {
   const Lanes other = repeated(OF_FAR) * multiplied(repeated(FAR2), g[2], g[0]);
   const Lanes odd = repeated(OF_NEAR * NEAR) * g[1], last = repeated(OF_FAR * FAR) * g[1];
   out[0] = g[0];
-  out[1] = even + odd;
-  out[2] = even - odd;
-  out[3] = other + last;
-  out[4] = other - last;
+  at_opposite_points(even, odd, other, last, out);
   out[5] = g[2];
 }
 
