@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dfqbench.native import fused
 from dfqbench.native.autocast import Autocast
 
 CPU = torch.device("cpu")
@@ -32,6 +35,21 @@ class Counted:
             return plain(x, weight, *more, **options)
 
         monkeypatch.setattr(module, "convolved", counted)
+
+
+@contextmanager
+def counted_units() -> Iterator[list[tuple[int, ...]]]:
+    """Weights, outputs and inputs, whose convolutions were computed together with the block that follows."""
+    shapes: list[tuple[int, ...]] = []
+    plain = fused.forward
+
+    def forward(x: Tensor, weight: Tensor, *more: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        shapes.append(tuple(weight.shape[:2]))
+        return plain(x, weight, *more, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "forward", forward)
+        yield shapes
 
 
 def learned(network: nn.Module, images: Tensor) -> list[Tensor]:

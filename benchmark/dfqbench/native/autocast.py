@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from dfqbench.native import binding, convolve, strided
 from dfqbench.native.operands import are_plain
@@ -89,6 +89,17 @@ def torchs_convolutions() -> Iterator[None]:
         yield
     finally:
         _ALLOWED.reset(before)
+
+
+def are_compiled(device: torch.device) -> bool:
+    """Whether the library for CPUs computes float32 convolutions here and now, and nobody is asked before it."""
+    return (
+        isinstance(_get_current_function_mode(), _Convolutions)  # type: ignore[no-untyped-call]
+        and _ALLOWED.get()
+        and binding.takes(device.type)
+        and not binding.saves_launches(device.type)
+        and _dtype(device.type) == torch.float32
+    )
 
 
 def _is_bias(bias: Tensor | None, weight: Tensor) -> bool:

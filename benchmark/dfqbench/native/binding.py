@@ -38,6 +38,8 @@ _OF_ONE_TYPE = {
     "affine": (7, 1, 1),
     "convolved": (4, 9, 0),
     "weight_gradient": (4, 8, 0),
+    "fused_forward": (9, 8, 2),
+    "fused_backward": (14, 9, 0),
     "strided": (3, 8, 0),
     "strided_data_gradient": (3, 8, 0),
     "strided_weight_gradient": (3, 8, 0),

@@ -113,17 +113,21 @@ def _is_unseen(layer: nn.Module, quantizer: nn.Module, x: Tensor, residual: Tens
     alike = residual is None or (
         isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype
     )
-    return alike and not any(is_hooked(module) or "forward" in vars(module) for module in (layer, quantizer))
+    return alike and are_unheard(layer, quantizer)
+
+
+def are_unheard(*modules: nn.Module) -> bool:
+    """Whether nobody listens to these modules, nor has put another function in the place of their own."""
+    return not any(is_hooked(module) or "forward" in vars(module) for module in modules)
 
 
 def _can_join(layer: FrozenBatchNorm2d, quantizer: ActivationQuantizer, x: Tensor) -> bool:
-    return (
-        torch.is_grad_enabled()
-        and quantizer.rule is None
-        and _clips_at_zero(quantizer)
-        and x.dtype == torch.float32
-        and layer.can_join(x)
-    )
+    return can_round(quantizer) and x.dtype == torch.float32 and layer.can_join(x)
+
+
+def can_round(quantizer: ActivationQuantizer) -> bool:
+    """Whether the compiled passes compute what it does, ReLU included: a gradient is asked for, its range is frozen."""
+    return torch.is_grad_enabled() and quantizer.rule is None and _clips_at_zero(quantizer)
 
 
 @dataclass(frozen=True, slots=True)

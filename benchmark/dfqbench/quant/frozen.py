@@ -36,7 +36,11 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def can_join(self, x: Tensor) -> bool:
         """Whether the compiled passes compute what the layer does with x (N, C, H, W)."""
-        return not self.training and self.affine and self.running_mean is not None and passes.fits(x)
+        return self.is_frozen() and passes.fits(x)
+
+    def is_frozen(self) -> bool:
+        """Whether the layer uses running statistics, and has a scale and a shift."""
+        return not self.training and self.affine and self.running_mean is not None
 
     def frozen(self) -> tuple[Tensor, Tensor, float]:
         """Running mean and variance (C,), and what is added to the variance.

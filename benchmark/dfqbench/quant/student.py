@@ -21,6 +21,7 @@ from dfqbench.native.autocast import convolutions, torchs_convolutions
 from dfqbench.quant.blocks import join_blocks
 from dfqbench.quant.frozen import freeze_batchnorm
 from dfqbench.quant.grid_conv import GridConvolutions
+from dfqbench.quant.join_units import join_units
 from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
 from dfqbench.quant.ranges import RangeRule
 from dfqbench.quant.rewrite import Claim, LayerBits, layer_bits, rewrite
@@ -131,6 +132,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     freeze_batchnorm(traced)
     join_blocks(traced)
     keep_order_of_slices(traced)
+    join_units(traced)
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
     traced.to(memory_format=torch.channels_last)

@@ -81,11 +81,10 @@ inline void units(const float* x_scale, const float* w_scale, float* unit, float
   }
 }
 
-// A block's output on a grid whose lowest point is 0, which clips as ReLU does.
+// A block's output on a grid whose lowest point is 0, which clips as ReLU does: `rows` positions of it.
 template <bool CODES, class B>
-void rounded_block(B block, Grid grid, const float* x, const float* scale, const float* shift, const float* residual,
-                   float* out, bfloat16* codes, long rows, long channels, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+inline void rounded_rows(B block, Grid grid, const float* x, const float* scale, const float* shift,
+                         const float* residual, float* out, bfloat16* codes, long rows, long channels) {
   for (long p = 0; p < rows; ++p) {
     const float* __restrict a = x + p * channels;
     const float* __restrict r = residual + p * channels;
@@ -97,6 +96,17 @@ void rounded_block(B block, Grid grid, const float* x, const float* scale, const
       b[i] = n / grid.scale;
       if (CODES) narrow(n, c[i]);
     }
+  }
+}
+
+template <bool CODES, class B>
+void rounded_block(B block, Grid grid, const float* x, const float* scale, const float* shift, const float* residual,
+                   float* out, bfloat16* codes, long rows, long channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long begin = 0; begin < rows; begin += SEGMENT) {
+    const long first = begin * channels;
+    rounded_rows<CODES>(block, grid, x + first, scale, shift, residual + first, out + first, codes + first,
+                        std::min(SEGMENT, rows - begin), channels);
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "blocks.h"
 #include "few.h"
+#include "fused.h"
 #include "grids.h"
 #include "strided.h"
 #include "upsampled.h"
@@ -128,7 +129,7 @@ void dfq_convolved(const float* x, const float* weight, const float* factor, flo
   if (outputs <= FEW)
     convolved_to_few(x, weight, factor, out, Strips{samples, height, width}, window, threads);
   else
-    convolved(x, weight, factor, out, Tiled{samples, height, width}, window, threads);
+    convolved(x, weight, factor, out, Tiled{samples, height, width}, window, threads, [](long, long) {});
 }
 
 void dfq_weight_gradient(const float* x, const float* grad, const float* factor, float* out, long positions,
@@ -140,6 +141,31 @@ void dfq_weight_gradient(const float* x, const float* grad, const float* factor,
     weight_gradient_of_few(x, grad, factor, out, Strips{samples, height, width}, window, threads);
   else
     weight_gradient(x, grad, factor, out, Tiled{samples, height, width}, window, threads);
+}
+
+void dfq_fused_forward(const float* x, const float* weight, const float* scale, const float* shift, const float* residual,
+                       const float* grid_scale, const float* grid_shift, float* y, float* out, long positions,
+                       long height, long width, long channels, long outputs, long by_output, long by_input, long by_tap,
+                       float low, float high, int threads) {
+  const Window window{outputs, channels, by_output, by_input, by_tap, false};
+  const Tiled map{positions / (height * width), height, width};
+  as_block(residual != nullptr, INFINITY, [=](auto block) {
+    fused_forward(block, Grid{*grid_scale, *grid_shift, low, high}, x, weight, scale, shift,
+                  residual == nullptr ? y : residual, y, out, map, window, threads);
+  });
+}
+
+void dfq_fused_backward(const float* x, const float* weight, const float* y, const float* residual, const float* grad,
+                        const float* scale, const float* shift, const float* centre, const float* inverse, float* to_x,
+                        float* to_residual, float* to_weight, float* to_scale, float* to_shift, long positions,
+                        long height, long width, long channels, long outputs, long by_output, long by_input,
+                        long by_tap, long adds, int threads) {
+  const Window window{outputs, channels, by_output, by_input, by_tap, false};
+  const Tiled map{positions / (height * width), height, width};
+  const Passed from{y, residual, grad, scale, shift, centre, outputs};
+  const Gradients to{to_x, to_residual, to_weight, to_scale, to_shift, adds != 0};
+  if (residual == nullptr) fused_backward<false>(x, weight, from, inverse, to, map, window, threads);
+  else fused_backward<true>(x, weight, from, inverse, to, map, window, threads);
 }
 
 void dfq_strided(const float* x, const float* weight, float* out, long samples, long height, long width, long channels,

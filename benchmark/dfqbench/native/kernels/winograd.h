@@ -109,10 +109,11 @@ inline void to_window(const Lanes* u, Lanes* out) {
   out[2] = u[5] + multiplied(repeated(NEAR2), near, repeated(FAR2) * far);
 }
 
-// Channels of a map, all or some that lie side by side: `first` is that of its first position, and there are `all`.
+// Channels of a map, all or some that lie side by side, of which there are `all`: `first` is that of position `origin`.
 struct Channels {
   const float* first;
-  long all;
+  long all, origin = 0;
+  const float* at(long position) const { return first + (position - origin) * all; }
 };
 
 // B^T d B of the rows of tiles from begin to end; `zeros` is a row of positions beyond the image.
@@ -121,10 +122,10 @@ void input_points(Channels x, Tiled map, Places places, long begin, long end, co
   const long channels = x.all, columns = map.columns(), by_point = places.by_point();
   for (long row = begin; row < end; ++row) {
     const long y = SIDE * (row % map.rows_of_image()) - 1;
-    const float* image = x.first + row / map.rows_of_image() * map.positions() * channels;
+    const long image = row / map.rows_of_image() * map.positions();
     const float* rows[SEEN];
     for (int i = 0; i < SEEN; ++i)
-      rows[i] = y + i >= 0 && y + i < map.height ? image + (y + i) * map.width * channels : zeros;
+      rows[i] = y + i >= 0 && y + i < map.height ? x.at(image + (y + i) * map.width) : zeros;
     for (long c = 0; c < places.channels; c += LANES) {
       // (row of B^T d, column); of a tile's six columns two were its neighbour's.
       Lanes s[SEEN][SEEN];
@@ -166,7 +167,9 @@ void outputs_of(Tiled map, long row, Visit visit) {
   }
 }
 
-// out = factor A^T m A for the rows of tiles from begin to end; `nowhere` takes what is beyond the image.
+// out = factor A^T m A for the rows of tiles from begin to end, or with ADD that more; `nowhere` takes what is beyond the
+// image.
+template <bool ADD>
 void outputs(const float* m, Tiled map, ByRows places, const float* factor, long begin, long end, float* nowhere,
              float* out) {
   const long channels = places.channels, by_point = places.by_point();
@@ -185,7 +188,10 @@ void outputs(const float* m, Tiled map, ByRows places, const float* factor, long
         for (int i = 0; i < SIDE; ++i) {
           Lanes y[SIDE];
           filtered(s[i], y);
-          for (int j = 0; j < SIDE; ++j) store((at[i][j] < 0 ? nowhere : out + at[i][j] * channels) + c, by * y[j]);
+          for (int j = 0; j < SIDE; ++j) {
+            float* to = (at[i][j] < 0 ? nowhere : out + at[i][j] * channels) + c;
+            store(to, ADD ? load(to) + by * y[j] : by * y[j]);
+          }
         }
       }
     });
@@ -197,7 +203,7 @@ void gradient_points(Channels grad, Tiled map, ByRows places, long begin, long e
   for (long row = begin; row < end; ++row)
     outputs_of(map, row, [&](long t, const long(&at)[SIDE][SIDE]) {
       float* tile = out + places.place((row - begin) * map.columns() + t, 0);
-      const auto place = [&](long position) { return position < 0 ? zeros : grad.first + position * grad.all; };
+      const auto place = [&](long position) { return position < 0 ? zeros : grad.at(position); };
       for (long c = 0; c < places.channels; c += LANES) {
         Lanes s[SEEN][SIDE];
         for (int j = 0; j < SIDE; ++j) {
@@ -255,14 +261,24 @@ inline void fetch(const float* map, long begin, long end, long point) {
   for (long i = begin + point * share; i < last; i += LINE) __builtin_prefetch(map + i, WRITES, 2);
 }
 
-// out = factor conv(x, weight).
+// Of a gradient in the weight: outputs and inputs of a block, and into how many parts a sum over strips is cut at least.
+constexpr long SHARE = 64, FEWEST = 8;
+
+// Rows of tiles of which a product with the weight's points is taken at once, and of those summed up for its gradient.
+inline long strip_of_products(Tiled map, long inputs, long outputs) {
+  return map.strip(std::max(24L, (inputs + outputs) / 8));
+}
+inline long strip_of_sums(Tiled map, long inputs) { return map.strip(inputs < SHARE ? 24 : SHARE); }
+
+// out = factor conv(x, weight); after(begin, end) is called where the positions between are written, and in cache.
+template <class After>
 void convolved(const float* x, const float* weight, const float* factor, float* out, Tiled map, Window window,
-               int threads) {
+               int threads, After after) {
   const long inputs = window.inputs, count = window.outputs, columns = map.columns();
   const Room u(POINTS * inputs * count);
   weight_points(weight, window, u.get(), threads);
   // Few enough tiles to stay in cache, enough for products to be worth it: weights are read anew for each strip.
-  const long step = map.strip(std::max(24L, (inputs + count) / 8));
+  const long step = strip_of_products(map, inputs, count);
   // Strips that lie side by side, as far as all threads have some.
   const long at_once = std::max(1L, std::min(8L, map.rows() / (4 * threads * step)));
 #pragma omp parallel num_threads(threads)
@@ -282,7 +298,8 @@ void convolved(const float* x, const float* weight, const float* factor, float* 
         product({v.get() + p * in.by_point(), inputs, 1}, u.get() + p * inputs * count, tiles, inputs, count,
                 m.get() + p * back.by_point(), count);
       }
-      outputs(m.get(), map, back, factor, begin, end, nowhere.get(), out);
+      outputs<false>(m.get(), map, back, factor, begin, end, nowhere.get(), out);
+      after(map.begin(begin), map.begin(end));
     }
   }
 }
@@ -323,9 +340,8 @@ void weight_gradient(const float* x, const float* grad, const float* factor, flo
                      int threads) {
   // The sums of a block of outputs and inputs stay in cache. Where there are few blocks, parts of a sum are taken side
   // by side; how many there are does not depend on the threads, so that no result does.
-  constexpr long SHARE = 64, FEWEST = 8;
   const long inputs = window.inputs, count = window.outputs, whole = POINTS * inputs * count, columns = map.columns();
-  const long step = map.strip(inputs < SHARE ? 24 : SHARE), strips = (map.rows() + step - 1) / step;
+  const long step = strip_of_sums(map, inputs), strips = (map.rows() + step - 1) / step;
   const long down = (count + SHARE - 1) / SHARE, across = (inputs + SHARE - 1) / SHARE;
   const long blocks = down * across, parts = std::min(strips, std::max(1L, FEWEST / blocks));
   const Room u(parts * whole);

@@ -1,0 +1,213 @@
+"""A student's units, a convolution with the block that follows, and residual blocks of two: one call of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from dfqbench.native import fused
+from dfqbench.native.autocast import are_compiled
+from dfqbench.native.operands import are_plain, unobserved
+from dfqbench.native.passes import Grid
+from dfqbench.quant.blocks import are_unheard, block_output, can_round
+from dfqbench.quant.fake import grid_ends
+from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
+from dfqbench.quant.grid_conv import on_grid
+from dfqbench.quant.quantizers import ActivationQuantizer
+
+Parts = tuple[nn.Module, nn.Module, nn.Module]
+"""A convolution, the BatchNorm layer after it, and the quantizer that stands for the ReLU after that."""
+
+
+def unit_output(
+    conv: nn.Module,
+    norm: nn.Module,
+    quantizer: nn.Module,
+    x: Tensor,
+    residual: Tensor | float | None = None,
+    *,
+    adds_in_place: bool = False,
+) -> Tensor:
+    """quantizer(norm(conv(x)) + residual), by one call of the library where a gradient is asked for and nobody listens.
+
+    Args:
+        conv: takes x.
+        norm: takes its output.
+        quantizer: stands for ReLU, too.
+        x: (N, C, H, W).
+        residual: as of `block_output`.
+        adds_in_place: likewise.
+    """
+    found = _by_library([(conv, norm, quantizer)], x, residual)
+    return block_output(norm, quantizer, conv(x), residual, adds_in_place=adds_in_place) if found is None else found
+
+
+def residual_output(  # noqa: PLR0917 - calls of graphs take modules one by one
+    conv: nn.Module,
+    norm: nn.Module,
+    quantizer: nn.Module,
+    next_conv: nn.Module,
+    next_norm: nn.Module,
+    next_quantizer: nn.Module,
+    x: Tensor,
+    shortcut: nn.Module | None = None,
+    *,
+    adds_in_place: bool = False,
+) -> Tensor:
+    """Two units one after another, with x itself as the second's residual.
+
+    Args:
+        conv: of the first unit, as of `unit_output`.
+        norm: likewise.
+        quantizer: likewise.
+        next_conv: of the second.
+        next_norm: likewise.
+        next_quantizer: likewise.
+        x: (N, C, H, W).
+        shortcut: an identity that x goes through on its way to the sum.
+        adds_in_place: as of `block_output`.
+    """
+    first, second = (conv, norm, quantizer), (next_conv, next_norm, next_quantizer)
+    passes_by = shortcut is None or (is_identity(shortcut) and are_unheard(shortcut))
+    found = _by_library([first, second], x, x) if passes_by else None
+    if found is None:
+        inner = unit_output(*first, x)
+        found = unit_output(*second, inner, x if shortcut is None else shortcut(x), adds_in_place=adds_in_place)
+    return found
+
+
+def is_identity(module: nn.Module | None) -> bool:
+    """Whether a module gives what it takes, and nothing else."""
+    return type(module) is nn.Identity
+
+
+class _Unit(NamedTuple):
+    conv: nn.Conv2d
+    norm: FrozenBatchNorm2d
+    quantizer: ActivationQuantizer
+    weight: Tensor
+
+    def fits(self, x: Tensor) -> bool:
+        numbers = [self.conv.stride, self.conv.padding, self.conv.dilation, self.conv.groups]
+        return fused.fits(x, self.weight, numbers)
+
+
+def _by_library(parts: Sequence[Parts], x: Tensor, residual: Tensor | float | None) -> Tensor | None:
+    """Units one after another, a residual added to the last one's sum; None where the library does not take them."""
+    if not are_compiled(x.device) or not (residual is None or isinstance(residual, Tensor)):
+        return None
+    units = [unit for one in parts if (unit := _unit(*one)) is not None]
+    if len(units) < len(parts):
+        return None
+    others = () if residual is None else (residual,)
+    if not are_plain(x, *(unit.weight for unit in units), *others):
+        return None
+    with unobserved(x, *(unit.weight for unit in units), *others):
+        # Of several, each gives as many channels as it takes: `x` stands for what the next will take.
+        if not all(unit.fits(x) for unit in units) or (len(units) > 1 and not all(map(_keeps_channels, units))):
+            return None
+        shape = (len(x), len(units[-1].weight), *x.shape[2:])
+        if residual is not None and (residual.shape, residual.dtype) != (shape, x.dtype):
+            return None
+        stages = tuple(_Stage.of(unit) for unit in units)
+        parameters = [one for unit in units for one in (unit.weight, unit.norm.weight, unit.norm.bias)]
+        adds_input = residual is x and len(units) > 1
+        found: Tensor = _Units.apply(x, None if adds_input else residual, adds_input, stages, *parameters)
+    return on_grid(found, units[-1].quantizer.scale)
+
+
+def _unit(conv: nn.Module, norm: nn.Module, quantizer: nn.Module) -> _Unit | None:
+    """What the library may take, with its weight on its grid; None where it is something else, or somebody listens."""
+    if (
+        _is_plain(conv)
+        and type(norm) is FrozenBatchNorm2d
+        and type(quantizer) is ActivationQuantizer
+        and norm.is_frozen()
+        and can_round(quantizer)
+        and are_unheard(conv, norm, quantizer)
+    ):
+        return _Unit(conv, norm, quantizer, conv.weight)
+    return None
+
+
+def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        isinstance(conv, nn.Conv2d)
+        and type(conv).forward is nn.Conv2d.forward
+        and type(conv)._conv_forward is nn.Conv2d._conv_forward
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+    )
+
+
+def _keeps_channels(unit: _Unit) -> bool:
+    return unit.weight.shape[0] == unit.weight.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What of a unit has no gradient: the running statistics and the grid."""
+
+    statistics: tuple[Tensor, Tensor, float]
+    grid: Grid
+
+    @classmethod
+    def of(cls, unit: _Unit) -> _Stage:
+        quantizer = unit.quantizer
+        return cls(unit.norm.frozen(), (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits)))
+
+
+class _Units(torch.autograd.Function):
+    """Units one after another; to the last one's sum a residual is added, or the first one's input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, adds_input: bool, stages: tuple[_Stage, ...], *parameters: Tensor
+    ) -> Tensor:
+        if adds_input:
+            residual = x
+        elif residual is not None:
+            residual = residual.contiguous(memory_format=torch.channels_last)
+        kept: list[Tensor | None] = [residual]
+        taken = x
+        for i, stage in enumerate(stages):
+            weight, scale, shift = parameters[3 * i : 3 * i + 3]
+            layer = affine_of(scale, shift, stage.statistics)
+            affine = fused.Affine(layer[0], layer[1], stage.statistics[0], layer[2])
+            is_last = i == len(stages) - 1
+            y, out = fused.forward(taken, weight, affine, stage.grid, residual=residual if is_last else None)
+            kept += (taken, weight, y, *affine)
+            taken = out
+        ctx.save_for_backward(*kept)
+        ctx.adds_input = adds_input
+        return taken
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        residual, *kept = ctx.saved_tensors
+        count = len(kept) // 7
+        to_parameters: list[Tensor | None] = []
+        grad, to_x, to_residual = grads[0], None, None
+        for i in reversed(range(count)):
+            x, weight, y, *affine = kept[7 * i : 7 * i + 7]
+            is_last = i == count - 1
+            found = fused.backward(
+                grad,
+                x,
+                weight,
+                y,
+                fused.Affine(*affine),
+                residual=residual if is_last else None,
+                wanted=(i > 0 or ctx.needs_input_grad[0], ctx.needs_input_grad[4 + 3 * i]),
+                onto=to_residual if ctx.adds_input and i == 0 else None,
+            )
+            to_parameters[:0] = found.weight, found.scale, found.shift
+            to_residual = found.residual if is_last else to_residual
+            to_x = found.x
+            grad = grad if to_x is None else to_x
+        return to_x, None if ctx.adds_input else to_residual, None, None, *to_parameters
