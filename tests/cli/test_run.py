@@ -8,7 +8,8 @@ import pytest
 
 from dfqbench.api import UsageError
 from dfqbench.cli.main import main
-from dfqbench.cli.run import again_command, seconds_of
+from dfqbench.cli.run import again_command
+from dfqbench.cli.run_options import seconds_of
 from dfqbench.run.statuses import FAULTY, MEASURED, RETRIES, SETTLED, STATUSES, retry_for
 
 

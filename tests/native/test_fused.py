@@ -10,7 +10,7 @@ from tests.native.convolutions import assert_no_thread_changes, drawn
 from torch import Tensor
 
 from dfqbench.native import binding, convolve, fused, passes
-from dfqbench.native.fused import Affine, Gradients
+from dfqbench.native.fused import Gradients, Layer
 
 NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
 CASES = (
@@ -34,7 +34,7 @@ def operands(case: tuple[int, ...]) -> dict[str, Any]:
     return {
         "x": drawn(samples, channels, height, width, seed=1),
         "weight": drawn(outer, channels, 3, 3, seed=2) / 8,
-        "affine": Affine(*(torch.rand(outer, generator=random) + 0.5 for _ in range(4))),
+        "layer": Layer(*(torch.rand(outer, generator=random) + 0.5 for _ in range(4))),
         "residual": drawn(samples, outer, height, width, seed=3),
         "grad": drawn(samples, outer, height, width, seed=4),
     }
@@ -44,15 +44,15 @@ GRID = (torch.tensor(3.0), torch.tensor(8.0), -8.0, 7.0)
 
 
 def backward(given: dict[str, Any], y: Tensor, residual: Tensor | None, **options: Any) -> Gradients:
-    return fused.backward(given["grad"], given["x"], given["weight"], y, given["affine"], residual=residual, **options)
+    return fused.backward(given["grad"], given["x"], given["weight"], y, given["layer"], residual=residual, **options)
 
 
 def one_after_another(given: dict[str, Any], residual: Tensor | None) -> tuple[Tensor, Tensor, Gradients]:
-    affine: Affine = given["affine"]
+    layer: Layer = given["layer"]
     y = convolve.convolved(given["x"], given["weight"])
-    out = passes.rounded_block(y, affine[:2], GRID, residual=residual)
+    out = passes.rounded_block(y, layer[:2], GRID, residual=residual)
     inner, to_residual, *sums = passes.affine_backward(
-        y, given["grad"], affine[:2], affine.mean, inverse=affine.inverse, residual=residual, ceiling=torch.inf
+        y, given["grad"], layer[:2], layer.mean, inverse=layer.inverse, residual=residual, ceiling=torch.inf
     )
     to_x, to_weight = convolve.gradients(inner, given["x"], given["weight"], (True, True))
     return y, out, Gradients(to_x, to_residual, to_weight, *sums)
@@ -69,7 +69,7 @@ def test_values_and_gradients_are_those_of_the_passes_one_after_another(
     residual = given["residual"] if add else None
     assert fused.fits(given["x"], given["weight"], NUMBERS)
     wanted_y, wanted_out, wanted = one_after_another(given, residual)
-    y, out = fused.forward(given["x"], given["weight"], given["affine"], GRID, residual=residual)
+    y, out = fused.forward(given["x"], given["weight"], given["layer"], GRID, residual=residual)
     assert torch.equal(y, wanted_y)
     assert torch.equal(out, wanted_out)
     assert 1 < len(out.unique()) <= 16
@@ -119,7 +119,7 @@ def test_maps_in_another_order_or_with_a_noted_sign_are_taken(library: str) -> N
     given = operands((3, 16, 16, 6, 7))
     y, out, wanted = one_after_another(given, given["residual"])
     residual = torch._neg_view(-given["residual"].contiguous())
-    found = fused.forward(given["x"], given["weight"], given["affine"], GRID, residual=residual)
+    found = fused.forward(given["x"], given["weight"], given["layer"], GRID, residual=residual)
     assert all(torch.equal(one, other) for one, other in zip(found, (y, out), strict=True))
     given["grad"] = torch._neg_view(-given["grad"].contiguous())
     gradients = backward(given, y, residual)
@@ -135,7 +135,7 @@ def test_what_is_not_a_number_passes_as_in_torch(library: str) -> None:
     given["weight"][:, :, 1, 1] = torch.eye(16)
     found = backward(given, y, None)
     wanted = passes.affine_backward(
-        y, given["grad"], given["affine"][:2], given["affine"].mean, inverse=given["affine"].inverse, ceiling=torch.inf
+        y, given["grad"], given["layer"][:2], given["layer"].mean, inverse=given["layer"].inverse, ceiling=torch.inf
     )
     assert found.x is not None
     torch.testing.assert_close(found.x, wanted[0], rtol=1e-5, atol=1e-5)
@@ -144,12 +144,28 @@ def test_what_is_not_a_number_passes_as_in_torch(library: str) -> None:
     torch.testing.assert_close(found.shift, wanted[3], rtol=1e-5, atol=1e-4)
 
 
+def test_nothing_passes_where_the_sum_is_zero(library: str) -> None:
+    given = operands((2, 16, 16, 9, 9))
+    given["layer"] = given["layer"]._replace(shift=torch.zeros(16))
+    y = torch.zeros_like(given["grad"])
+    found = backward(given, y, y)
+    assert all(one is not None and not one.any() for one in found)
+
+
+def test_factors_may_be_of_another_type(library: str) -> None:
+    given = operands((3, 16, 32, 6, 7))
+    y, _, wanted = one_after_another(given, None)
+    found = backward(given | {"layer": Layer(*(one.double() for one in given["layer"]))}, y, None)
+    assert found.scale.dtype == found.shift.dtype == torch.float32
+    torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-5, atol=1e-3)
+
+
 @pytest.mark.parametrize("case", [(40, 16, 16, 9, 30), (9, 64, 64, 8, 8)])
 def test_no_result_depends_on_how_many_threads_there_are(library: str, case: tuple[int, ...]) -> None:
     given = operands(case)
 
     def compute() -> list[Tensor | None]:
-        y, out = fused.forward(given["x"], given["weight"], given["affine"], GRID, residual=given["residual"])
+        y, out = fused.forward(given["x"], given["weight"], given["layer"], GRID, residual=given["residual"])
         return [y, out, *backward(given, y, given["residual"])]
 
     assert_no_thread_changes(compute)
@@ -158,12 +174,12 @@ def test_no_result_depends_on_how_many_threads_there_are(library: str, case: tup
 def test_operands_of_another_size_are_refused(library: str) -> None:
     given = operands((3, 16, 32, 6, 7))
     y = one_after_another(given, None)[0]
-    x, weight, affine = given["x"], given["weight"], given["affine"]
+    x, weight, layer = given["x"], given["weight"], given["layer"]
     with pytest.raises(ValueError, match="does not fit"):
-        fused.forward(x, weight, affine, GRID, residual=given["residual"][:1])
+        fused.forward(x, weight, layer, GRID, residual=given["residual"][:1])
     with pytest.raises(ValueError, match="does not fit"):
-        fused.forward(x, weight, Affine(*(one[:16] for one in affine)), GRID)
-    for wrong in ({"grad": given["grad"][:, :16]}, {"affine": Affine(*(one[:16] for one in affine))}):
+        fused.forward(x, weight, Layer(*(one[:16] for one in layer)), GRID)
+    for wrong in ({"grad": given["grad"][:, :16]}, {"layer": Layer(*(one[:16] for one in layer))}):
         with pytest.raises(ValueError, match="does not fit"):
             backward(given | wrong, y, None)
     with pytest.raises(ValueError, match="does not fit"):
@@ -172,6 +188,8 @@ def test_operands_of_another_size_are_refused(library: str) -> None:
         backward(given | {"x": x[:1]}, y, None)
     with pytest.raises(ValueError, match="does not fit"):
         backward(given | {"weight": weight[:16]}, y, None)
+    with pytest.raises(ValueError, match="does not fit"):
+        backward(given | {"x": drawn(3, 32, 6, 7)}, y, None)
 
 
 def test_what_does_not_fit(library: str) -> None:

@@ -15,13 +15,16 @@ from tests.quant.test_blocks import CARD, images, passed, resnet, student_of
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import BasicBlock
 
 from dfqbench.models.cifar import CifarResNet
 from dfqbench.native import binding
-from dfqbench.native.autocast import convolutions, torchs_convolutions
+from dfqbench.native.autocast import are_compiled, convolutions, torchs_convolutions
 from dfqbench.quant import Student
+from dfqbench.quant.frozen import FrozenBatchNorm2d
+from dfqbench.quant.quantizers import ActivationQuantizer
 from dfqbench.quant.units import residual_output, unit_output
 
 
@@ -55,6 +58,18 @@ class Middle(nn.Module):
         return self.last(x.mean((2, 3)))
 
 
+def middle(piece: Callable[[], nn.Module]) -> nn.Module:
+    """With the same weights each time."""
+    torch.manual_seed(0)
+    return Middle(piece())
+
+
+def without_units(network: nn.Module) -> Student:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dfqbench.quant.student.join_units", lambda _traced: None)
+        return student_of(network)
+
+
 class Piece(nn.Module):
     """A convolution and its BatchNorm layer, with an end that is given."""
 
@@ -77,13 +92,14 @@ def added(x: Tensor, taken: Tensor) -> Tensor:
     return F.relu(x + taken)
 
 
-def assert_alike(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> None:
-    """Same bits, but for gradients of scales and shifts."""
+def assert_alike(
+    found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]], *, same_order: bool = True
+) -> None:
+    """Same bits, but for gradients of scales and shifts; for all where gradients are summed in another order."""
     assert torch.equal(found[0], expected[0])
     assert len(found[1]) == len(expected[1]) > 3
     for one, other in zip(found[1], expected[1], strict=True):
-        if one.ndim == 4:
-            assert torch.equal(one, other)
+        assert not same_order or one.ndim != 4 or torch.equal(one, other)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()) + 1e-7)
 
 
@@ -103,32 +119,128 @@ def test_a_student_learns_as_without_units(library: str, shortcut: Literal["A", 
     assert_alike(found, expected)
 
 
+class Two(nn.Module):
+    """Two convolutions and more, called as is given."""
+
+    def __init__(self, order: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv1, self.conv2 = (nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(2))
+        self.norm1, self.norm2 = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+        self.same = nn.Identity()
+        self.block = BasicBlock(16, 16)
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.order(self, x)
+
+    def one(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm1(self.conv1(x))
+        return out
+
+    def two(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm2(self.conv2(x))
+        return out
+
+
+def two_sums(two: Two, x: Tensor) -> Tensor:
+    return F.relu(two.two(F.relu(two.one(x) + x)) + x)
+
+
+def inner_read_twice(two: Two, x: Tensor) -> Tensor:
+    inner = F.relu(two.one(x))
+    return F.relu(two.two(inner) + x) + inner
+
+
+def identity_read_twice(two: Two, x: Tensor) -> Tensor:
+    inner = two.two(F.relu(two.one(x)))
+    same = two.same(x)
+    return F.relu(inner + same) + same
+
+
+def identity_first(two: Two, x: Tensor) -> Tensor:
+    same = two.same(x)
+    return F.relu(two.two(F.relu(two.one(x))) + same)
+
+
+def identity_between(two: Two, x: Tensor) -> Tensor:
+    inner = two.two(F.relu(two.one(x)))
+    return F.relu(inner + two.same(x))
+
+
+def identity_by_keyword(two: Two, x: Tensor) -> Tensor:
+    inner = two.two(F.relu(two.one(x)))
+    return F.relu(inner + two.same(input=x))
+
+
+def interleaved(two: Two, x: Tensor) -> Tensor:
+    inner = F.relu(two.one(x))
+    return F.relu(two.two(inner) + x) + two.block(x)
+
+
+def layers_between(two: Two, x: Tensor) -> Tensor:
+    inner = F.relu(two.one(x))
+    other = two.block(x)
+    return F.relu(two.two(inner) + x) + other
+
+
+def by_keyword(two: Two, x: Tensor) -> Tensor:
+    return F.relu(two.norm1(two.conv1(input=x)))
+
+
+def by_size(two: Two, x: Tensor) -> Tensor:
+    return F.relu(two.one(x) + x.shape[1])
+
+
 @pytest.mark.parametrize(
-    ("piece", "expected"),
+    ("piece", "units", "pairs", "compiled"),
     [
-        (lambda: Piece(relu), {unit_output: 1}),
-        (lambda: Piece(added), {unit_output: 1}),
-        (lambda: Piece(lambda x, taken: F.relu(x + taken.neg())), {unit_output: 1}),
-        (lambda: Piece(lambda x, taken: F.relu(x + taken.clone().relu_())), {}),
-        (lambda: Piece(lambda x, taken: F.relu(x.add_(taken))), {unit_output: 1}),
-        (lambda: Piece(lambda x, _: F.relu(x).mul(2)), {unit_output: 1}),
-        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False)), {}),
-        (lambda: Piece(relu, nn.Conv2d(16, 16, 1, bias=False)), {}),
-        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, padding=2, bias=False)), {}),
-        (lambda: nn.Sequential(Piece(relu), Piece(relu)), {unit_output: 2}),
-        (lambda: nn.Sequential(Piece(relu), Piece(added)), {unit_output: 2}),
-        (lambda: BasicBlock(16, 16), {residual_output: 1}),
-        (lambda: nn.Sequential(BasicBlock(16, 16), BasicBlock(16, 16)), {residual_output: 2}),
+        (lambda: Piece(relu), 1, 0, 1),
+        (lambda: Piece(added), 1, 0, 1),
+        (lambda: Piece(lambda x, taken: F.relu(x + -taken)), 1, 0, 1),
+        (lambda: Piece(lambda x, taken: F.relu(x + taken.neg())), 0, 0, 0),
+        (lambda: Piece(lambda x, taken: F.relu(x + taken.clone().relu_())), 0, 0, 0),
+        (lambda: Piece(lambda x, taken: F.relu(x + taken[:1])), 1, 0, 0),
+        (lambda: Piece(lambda x, taken: F.relu(x.add_(taken))), 1, 0, 1),
+        (lambda: Piece(lambda x, _: F.relu(x).mul(2)), 1, 0, 1),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False)), 0, 0, 0),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 1, bias=False)), 0, 0, 0),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, padding=2, bias=False)), 0, 0, 0),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, padding=1)), 0, 0, 0),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, padding=1, bias=False, groups=4)), 0, 0, 0),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, padding=1, bias=False, dilation=2)), 0, 0, 0),
+        (lambda: Piece(relu, nn.Conv2d(16, 16, 3, padding=1, bias=False, padding_mode="circular")), 1, 0, 0),
+        (lambda: Piece(relu, Doubled(16, 16, 3, padding=1, bias=False)), 1, 0, 0),
+        (lambda: Piece(relu, Halved(16, 16, 3, padding=1, bias=False)), 1, 0, 0),
+        (lambda: nn.Sequential(Piece(relu), Piece(relu)), 2, 0, 2),
+        (lambda: nn.Sequential(Piece(relu), Piece(added)), 2, 0, 2),
+        (lambda: BasicBlock(16, 16), 0, 1, 2),
+        (lambda: nn.Sequential(BasicBlock(16, 16), BasicBlock(16, 16)), 0, 2, 4),
+        (lambda: Two(two_sums), 2, 0, 2),
+        (lambda: Two(inner_read_twice), 2, 0, 2),
+        (lambda: Two(identity_read_twice), 2, 0, 2),
+        (lambda: Two(identity_first), 2, 0, 2),
+        (lambda: Two(identity_between), 0, 1, 2),
+        (lambda: Two(identity_by_keyword), 1, 0, 1),
+        (lambda: Two(interleaved), 0, 2, 4),
+        (lambda: Two(layers_between), 2, 1, 4),
+        (lambda: Two(by_keyword), 0, 0, 0),
+        (lambda: Two(by_size), 1, 0, 0),
     ],
 )
-def test_what_is_joined(library: str, piece: Callable[[], nn.Module], expected: dict[Any, int]) -> None:
-    student = student_of(Middle(piece()))
-    assert calls(student) == expected
+def test_what_is_joined(library: str, piece: Callable[[], nn.Module], units: int, pairs: int, compiled: int) -> None:
+    student, plain = student_of(middle(piece)), without_units(middle(piece))
+    assert calls(student) == Counter({unit_output: units, residual_output: pairs})
+    assert not calls(plain)
+    assert list(student.layers.items()) == list(plain.layers.items())
     with counted_units() as shapes:
         found = passed(student)
-    assert len(shapes) == expected.get(unit_output, 0) + 2 * expected.get(residual_output, 0)
+    assert len(shapes) == compiled
     with one_after_another():
-        assert_alike(found, passed(student))
+        assert_alike(found, passed(student), same_order=False)
+    assert_alike(found, passed(plain), same_order=False)
+    with torch.no_grad():
+        assert torch.equal(student(images()), plain(images()))
 
 
 class Doubled(nn.Conv2d):
@@ -136,24 +248,39 @@ class Doubled(nn.Conv2d):
         return super().forward(input) * 2
 
 
+class Halved(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight, bias) / 2
+
+
 @pytest.mark.parametrize(
-    "conv",
+    "change",
     [
-        lambda: Doubled(16, 16, 3, padding=1, bias=False),
-        lambda: nn.Conv2d(16, 16, 3, padding=1),
-        lambda: nn.Conv2d(16, 16, 3, padding=1, bias=False, padding_mode="circular"),
-        lambda: nn.Conv2d(16, 16, 3, padding=1, bias=False, groups=4),
-        lambda: nn.Conv2d(16, 16, 3, padding=1, bias=False, dilation=2),
+        lambda x: torch.mul(x, 2, out=x),
+        lambda x: x.add_(1),
+        lambda x: x.__imul__(2),
+        lambda x: F.relu(x, inplace=True),
+        lambda x: F.pad(x.mul_(3), (1, 1)),
     ],
 )
-def test_other_convolutions_are_left_as_they_are(library: str, conv: Callable[[], nn.Module]) -> None:
-    student = student_of(Middle(Piece(relu, conv())))
-    with counted_units() as shapes:
-        found = passed(student)
-    assert shapes == []
-    assert_alike(found, found)
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_is_changed_in_between_is_not_read_later(
+    library: str, change: Callable[[Tensor], Tensor], inside: bool
+) -> None:
+    def one(two: Two, x: Tensor) -> Tensor:
+        out = two.conv1(x)
+        change(x)
+        return F.relu(two.norm1(out) + x)
+
+    def both(two: Two, x: Tensor) -> Tensor:
+        inner = F.relu(two.one(x))
+        change(x)
+        return F.relu(two.two(inner) + x)
+
+    order = one if inside else both
+    student, plain = student_of(middle(lambda: Two(order))), without_units(middle(lambda: Two(order)))
     with torch.no_grad():
-        torch.testing.assert_close(student(images()), found[0], rtol=0.1, atol=0.1)
+        assert torch.equal(student(images()), plain(images()))
 
 
 @pytest.mark.parametrize("name", ["conv1", "bn1", "conv2", "bn2", "shortcut"])
@@ -260,3 +387,123 @@ def test_no_second_derivative_is_given_silently(library: str) -> None:
     (first,) = torch.autograd.grad(student(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+UNIT: Any = unit_output
+PAIR: Any = residual_output
+
+
+class OtherNorm(FrozenBatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class OtherQuantizer(ActivationQuantizer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def other_norm(unit: list[Any]) -> None:
+    unit[1].__class__ = OtherNorm
+
+
+def other_quantizer(unit: list[Any]) -> None:
+    unit[2].__class__ = OtherQuantizer
+
+
+def in_training(unit: list[Any]) -> None:
+    unit[1].training = True
+
+
+def in_double(unit: list[Any]) -> None:
+    unit[1].double()
+
+
+class Own(Tensor):
+    """A tensor of a class of its own."""
+
+
+class Seen(TorchDispatchMode):
+    """Counts convolutions where operations are carried out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "convolution" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def unit_of(student: Student) -> Any:
+    """The first residual block's first convolution, its norm and its quantizer."""
+    block = student.network.get_submodule("layer1.0")
+    (quantizer,) = (one for one in student.activation_quantizers() if one.name.startswith("layer1.0.relu1"))
+    return [block.conv1, block.bn1, quantizer]
+
+
+@pytest.mark.parametrize("change", [None, other_norm, other_quantizer, in_training, in_double])
+def test_what_is_not_what_it_was_is_not_joined(library: str, change: Callable[[Any], None] | None) -> None:
+    student = student_of(resnet())
+    unit = unit_of(student)
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+
+    def learned() -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        student.zero_grad()
+        with convolutions(x.device):
+            out = UNIT(*unit, leaf)
+        out.square().sum().backward()
+        found = [leaf.grad, *(one.grad for one in unit[1].parameters())]
+        return [out.detach(), *(one for one in found if one is not None)]
+
+    if change is not None:
+        change(unit)
+    with counted_units() as shapes:
+        found = learned()
+    assert len(shapes) == (change is None)
+    with one_after_another():
+        expected = learned()
+    assert len(found) == len(expected) == 4
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+def test_tensors_that_are_not_plain_are_not_joined(library: str) -> None:
+    unit = unit_of(student_of(resnet()))
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    own = x.as_subclass(Own)
+    with convolutions(x.device), counted_units() as shapes:
+        UNIT(*unit, x, x)
+        assert len(shapes) == 1
+        UNIT(*unit, x, own)
+        UNIT(*unit, own)
+        UNIT(*unit, x, x[:, :, :1])
+        UNIT(*unit, x, x.double())
+        UNIT(*unit, x, 0.5)
+        with Seen() as seen:
+            UNIT(*unit, x)
+        assert seen.count == 1
+        assert len(shapes) == 1
+
+
+def test_convolutions_that_do_not_fit_one_another_are_an_error_as_ever(library: str) -> None:
+    student = student_of(resnet())
+    block, other = unit_of(student), unit_of(student)
+    block[0] = nn.Conv2d(16, 32, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    block[1] = FrozenBatchNorm2d(32).eval()
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    with convolutions(x.device), pytest.raises(RuntimeError, match="channels"):
+        PAIR(*block, *other, x)
+
+
+def test_kernels_for_gpus_join_nothing(kernels: None) -> None:
+    with convolutions(torch.device("cpu")):
+        assert not are_compiled(torch.device("cpu"))
+
+
+def test_the_library_joins(library: str) -> None:
+    device = torch.device("cpu")
+    assert not are_compiled(device)
+    with convolutions(device):
+        assert are_compiled(device)

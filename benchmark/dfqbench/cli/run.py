@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,7 +30,27 @@ from dfqbench.cli.options import (
     checked_out,
     planned,
 )
-from dfqbench.run.statuses import RETRIES, retry_for
+from dfqbench.cli.run_options import (
+    AnyEnvironmentOption,
+    CheckpointOption,
+    EvaluationLimitOption,
+    ExecutorOption,
+    FailFastOption,
+    FreshOption,
+    JobsOption,
+    MaxFailuresOption,
+    MemoryOption,
+    NameOption,
+    OracleOption,
+    RetryOption,
+    SeparateOption,
+    TimeLimitOption,
+    YesOption,
+    checked_executor,
+    checked_retry,
+    seconds_of,
+)
+from dfqbench.run.statuses import retry_for
 from dfqbench.run.store import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -39,11 +58,9 @@ if TYPE_CHECKING:
     from dfqbench.run.stop import Stop
     from dfqbench.run.sweep import Summary
 
-EXECUTORS = ("local", "inline")
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 """Exit statuses besides 0 (everything ok or skipped) and 2 (the request was wrong)."""
 SHOWN_FAILURES = 40
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def run(
@@ -61,62 +78,21 @@ def run(
     exact: ExactOption = False,
     device: DeviceOption = "auto",
     out: OutOption = DEFAULT_OUT,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name of the run; the grid's by default.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", metavar="N", min=1, help="Cells at once; one for each GPU by default, on the CPU one."),
-    ] = None,
-    retry: Annotated[
-        str | None,
-        typer.Option("--retry", metavar="failed|timeout|all", help="Run cells again that ended so; `all`: both."),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Run every cell again, without earlier checkpoints and images.")
-    ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
-    max_failures: Annotated[
-        int, typer.Option("--max-failures", metavar="N", min=0, help="Stop after so many failures.")
-    ] = 0,
-    time_limit: Annotated[
-        str | None,
-        typer.Option("--time-limit", metavar="TIME", help="For each cell, evaluation apart; for example 90m or 2h."),
-    ] = None,
-    evaluation_limit: Annotated[
-        str | None,
-        typer.Option("--evaluation-limit", metavar="TIME", help="For each evaluation of a network; for example 30m."),
-    ] = None,
-    checkpoint_every: Annotated[
-        str, typer.Option("--checkpoint-every", metavar="TIME", help="Between two checkpoints of a cell.")
-    ] = "5m",
-    memory: Annotated[
-        float, typer.Option("--memory", metavar="GIB", min=0, help="Most memory of a worker on the CPU; 0: no limit.")
-    ] = 0,
-    executor: Annotated[
-        str,
-        typer.Option("--executor", metavar="local|inline", help="`inline`: all in this process, for a debugger."),
-    ] = "local",
-    separate: Annotated[
-        bool,
-        typer.Option(
-            "--separate",
-            help="A worker for each cell, even where one source could serve all bit-widths; the numbers are the same.",
-        ),
-    ] = False,
-    any_environment: Annotated[
-        bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
-    ] = False,
-    oracle: Annotated[
-        int,
-        typer.Option(
-            "--oracle",
-            metavar="N",
-            min=0,
-            help="Evaluate N states of each student's training too, outside the clock, into a column of its own.",
-        ),
-    ] = 0,
+    name: NameOption = None,
+    yes: YesOption = False,
+    jobs: JobsOption = None,
+    retry: RetryOption = None,
+    fresh: FreshOption = False,
+    fail_fast: FailFastOption = False,
+    max_failures: MaxFailuresOption = 0,
+    time_limit: TimeLimitOption = None,
+    evaluation_limit: EvaluationLimitOption = None,
+    checkpoint_every: CheckpointOption = "5m",
+    memory: MemoryOption = 0,
+    executor: ExecutorOption = "local",
+    separate: SeparateOption = False,
+    any_environment: AnyEnvironmentOption = False,
+    oracle: OracleOption = 0,
 ) -> None:
     """Run a grid and print its table.
 
@@ -127,7 +103,6 @@ def run(
     """
     from rich.console import Console
 
-    from dfqbench.api.errors import unknown_name
     from dfqbench.run.runner import Rules
     from dfqbench.run.session import Options, run_plan, write_tables
     from dfqbench.run.stop import Stop
@@ -148,16 +123,12 @@ def run(
         exact=exact,
         device=device,
     )
-    if retry is not None and retry not in RETRIES:
-        raise unknown_name("argument of --retry", retry, RETRIES)
-    if executor not in EXECUTORS:
-        raise unknown_name("executor", executor, EXECUTORS)
     rules = Rules(
         any_environment=any_environment,
-        retry=RETRIES[retry] if retry else frozenset(),
+        retry=checked_retry(retry),
         fresh=fresh,
-        time_limit=seconds_of("--time-limit", time_limit) if time_limit else 0.0,
-        evaluation_limit=seconds_of("--evaluation-limit", evaluation_limit) if evaluation_limit else 0.0,
+        time_limit=seconds_of("--time-limit", time_limit),
+        evaluation_limit=seconds_of("--evaluation-limit", evaluation_limit),
         checkpoint_every=seconds_of("--checkpoint-every", checkpoint_every),
         memory_mib=round(memory * 1024),
         max_failures=1 if fail_fast else max_failures,
@@ -171,7 +142,7 @@ def run(
         rules=rules,
         yes=yes,
         jobs=jobs,
-        executor="inline" if executor == "inline" else "local",
+        executor=checked_executor(executor),
     )
     found, plugins = planned(request)
     stop = Stop()
@@ -179,20 +150,6 @@ def run(
     typer.echo(write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
     _end(summary, plugins, stop)
-
-
-def seconds_of(option: str, text: str) -> float:
-    """Seconds of a time such as `90`, `90s`, `30m`, `2h`, `1.5d`.
-
-    Raises:
-        UsageError: it has another form.
-    """
-    from dfqbench.api.errors import UsageError
-
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if found is None:
-        raise UsageError(f"{option}: '{text}' is not a time", "write for example 90s, 30m, 2h or 1d")
-    return float(found.group(1)) * _UNITS[found.group(2)]
 
 
 def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:

@@ -1,7 +1,7 @@
 """3x3 convolutions with the BatchNorm layer, residual, ReLU and rounding that follow, by the library for CPUs.
 
 As functions of tensors; the caller asks `fits`. Values are those of `convolve` and `passes` one after another, bit for
-bit but for the sums over positions, which are taken in another order.
+bit but for the gradients of scale and shift, whose sums are taken in another order.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dfqbench.native import binding, convolve, passes
 from dfqbench.native.passes import Grid, check, like, plain
 
 MOST_CHANNELS = 64
-"""Of more the sums of a gradient in the weight do not stay in cache beside a strip; they go one pass after another."""
+"""Of more (`SHARE` in winograd.h) the sums of a gradient in the weight do not stay in cache beside a strip."""
 
 
-class Affine(NamedTuple):
+class Layer(NamedTuple):
     """What a BatchNorm layer in eval mode amounts to, float32 (C,) each.
 
     Attributes:
@@ -75,14 +75,14 @@ def fits(x: Tensor, weight: Tensor, numbers: Sequence[object]) -> bool:
 
 
 def forward(
-    x: Tensor, weight: Tensor, affine: Affine, grid: Grid, *, residual: Tensor | None = None
+    x: Tensor, weight: Tensor, layer: Layer, grid: Grid, *, residual: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The map y = conv2d(x, weight, padding=1), and scale y + shift + residual on a grid whose lowest point is 0.
 
     Args:
         x: (N, C, H, W), `fits`.
         weight: (O, C, 3, 3), likewise.
-        affine: of O channels.
+        layer: of O channels.
         grid: S, Z and the ends.
         residual: (N, O, H, W).
 
@@ -96,10 +96,10 @@ def forward(
     size = (samples, weight.shape[0], height, width)
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     out = torch.empty_like(y)
-    check(y, (residual,), affine)
+    check(y, (residual,), layer)
     residual = None if residual is None else like(residual, x)
     scale, shift, *ends = grid
-    tensors = (x, weight, *map(plain, affine[:2]), residual, plain(scale), plain(shift), y, out)
+    tensors = (x, weight, *map(plain, layer[:2]), residual, plain(scale), plain(shift), y, out)
     binding.call("fused_forward", tensors, *_sizes(x, weight), *ends)
     return y, out
 
@@ -109,7 +109,7 @@ def backward(
     x: Tensor,
     weight: Tensor,
     y: Tensor,
-    affine: Affine,
+    layer: Layer,
     *,
     residual: Tensor | None = None,
     wanted: Sequence[bool] = (True, True),
@@ -122,7 +122,7 @@ def backward(
         x: as given to it.
         weight: likewise.
         y: its first result.
-        affine: as given to it.
+        layer: as given to it.
         residual: likewise.
         wanted: whether those in `x` and in the weight.
         onto: to which that in `x` is added, in place: (N, C, H, W), channels-last, float32.
@@ -130,20 +130,20 @@ def backward(
     Raises:
         ValueError: sizes or memory orders do not fit.
     """
-    check(y, (residual, grad), affine)
+    check(y, (residual, grad), layer)
     if weight.shape[:2] != (y.shape[1], x.shape[1]) or (len(y), *y.shape[2:]) != (len(x), *x.shape[2:]):
         raise ValueError(f"a map of shape {tuple(y.shape)} does not fit one of shape {tuple(x.shape)}")
     if onto is not None and not _is_as(onto, x):
         raise ValueError(f"a gradient of shape {tuple(onto.shape)} is not as a map of shape {tuple(x.shape)}")
     if max(weight.shape[:2]) > MOST_CHANNELS:
-        return _one_after_another(grad, x, weight, y, affine, residual=residual, wanted=wanted, onto=onto)
+        return _one_after_another(grad, x, weight, y, layer, residual=residual, wanted=wanted, onto=onto)
     to_x = (torch.empty_like(x) if onto is None else onto) if wanted[0] else None
     to_residual = None if residual is None else torch.empty_like(y)
     residual = None if residual is None else like(residual, y)
     to_weight = torch.empty_like(weight) if wanted[1] else None
-    to_scale, to_shift = (torch.empty_like(affine.scale) for _ in range(2))
+    to_scale, to_shift = (x.new_empty(len(weight)) for _ in range(2))
     found = Gradients(to_x, to_residual, to_weight, to_scale, to_shift)
-    tensors = (x, weight, y, residual, like(grad, y), *map(plain, affine), *found)
+    tensors = (x, weight, y, residual, like(grad, y), *map(plain, layer), *found)
     binding.call("fused_backward", tensors, *_sizes(x, weight), onto is not None)
     return found
 
@@ -157,14 +157,14 @@ def _one_after_another(
     x: Tensor,
     weight: Tensor,
     y: Tensor,
-    affine: Affine,
+    layer: Layer,
     *,
     residual: Tensor | None,
     wanted: Sequence[bool],
     onto: Tensor | None,
 ) -> Gradients:
     inner, to_residual, to_scale, to_shift = passes.affine_backward(
-        y, grad, affine[:2], affine.mean, inverse=affine.inverse, residual=residual, ceiling=torch.inf
+        y, grad, layer[:2], layer.mean, inverse=layer.inverse, residual=residual, ceiling=torch.inf
     )
     to_x, to_weight = convolve.gradients(inner, x, weight, wanted)
     if to_x is not None and onto is not None:

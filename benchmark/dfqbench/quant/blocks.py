@@ -10,12 +10,11 @@ from torch import Tensor, fx, nn
 
 from dfqbench.native import passes
 from dfqbench.native.operands import unobserved
-from dfqbench.quant.fake import grid_ends
 from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
 from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.quantizers import ActivationQuantizer
 from dfqbench.quant.tail import Tail, in_place, replace_tail, tail_of
-from dfqbench.quant.trace import WEIGHTED, is_hooked
+from dfqbench.quant.trace import WEIGHTED, called_module, is_hooked
 
 
 def join_blocks(traced: fx.GraphModule) -> None:
@@ -24,10 +23,10 @@ def join_blocks(traced: fx.GraphModule) -> None:
     The modules stay where they are, under their names.
     """
     for norm in list(traced.graph.nodes):
-        tail = tail_of(traced, norm) if isinstance(_module(traced, norm), FrozenBatchNorm2d) else None
+        tail = tail_of(traced, norm) if isinstance(called_module(traced, norm), FrozenBatchNorm2d) else None
         if tail is None or not _is_fresh(traced, norm.args[0]) or not _takes_at_once(tail):
             continue
-        quantizer = _module(traced, tail.last)
+        quantizer = called_module(traced, tail.last)
         if isinstance(quantizer, ActivationQuantizer) and _clips_at_zero(quantizer):
             adds_in_place = tail.addition is not None and in_place(traced, tail.addition)
             with traced.graph.inserting_before(tail.last):
@@ -41,13 +40,10 @@ def join_blocks(traced: fx.GraphModule) -> None:
     traced.recompile()
 
 
-def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 def _is_fresh(traced: fx.GraphModule, taken: Any) -> bool:
     """Whether BatchNorm takes a tensor that nobody else can read or change, so that it may be read later."""
-    return isinstance(taken, fx.Node) and isinstance(_module(traced, taken), WEIGHTED) and len(taken.users) == 1
+    is_call = isinstance(taken, fx.Node) and taken.op == "call_module" and len(taken.users) == 1
+    return is_call and isinstance(traced.get_submodule(str(taken.target)), WEIGHTED)
 
 
 def _takes_at_once(tail: Tail) -> bool:
@@ -86,8 +82,7 @@ def block_output(
     ):
         with unobserved(x, layer.weight, *((residual,) if isinstance(residual, Tensor) else ())):
             codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
-            grid = (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits))
-            fixed = _Fixed(layer.frozen(), grid, codes)
+            fixed = _Fixed(layer.frozen(), quantizer.grid(), codes)
             found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, fixed)
         return on_grid(found, quantizer.scale, codes)
     overwrites = _overwrites(layer, quantizer, x, residual)

@@ -8,18 +8,19 @@ from torch import fx, nn
 
 from dfqbench.native import fused
 from dfqbench.quant.blocks import block_output
-from dfqbench.quant.tail import in_place
-from dfqbench.quant.units import is_identity, residual_output, unit_output
+from dfqbench.quant.tail import is_identity, nothing_happens
+from dfqbench.quant.trace import called_module
+from dfqbench.quant.units import residual_output, unit_output
 
 
 def join_units(traced: fx.GraphModule) -> None:
     """Makes one call, in place, of each block and the 3x3 convolution before it, then of two with a shortcut over both.
 
-    The modules stay where they are, under their names.
+    A convolution is then computed where its block is. The modules stay where they are, under their names.
     """
     for block in [node for node in traced.graph.nodes if node.target is block_output]:
         norm, quantizer, taken, residual = block.args
-        if _is_square(_module(traced, taken)) and _nothing_happens(traced, taken, block):
+        if _is_square(called_module(traced, taken)) and nothing_happens(traced, taken, block):
             with traced.graph.inserting_before(block):
                 conv = traced.graph.get_attr(str(taken.target))
                 unit = traced.graph.call_function(
@@ -28,22 +29,18 @@ def join_units(traced: fx.GraphModule) -> None:
             _replace(traced, block, unit, taken)
     for last in [node for node in traced.graph.nodes if node.target is unit_output]:
         *parts, first, residual = last.args
-        shortcut = residual if is_identity(_module(traced, residual)) and len(residual.users) == 1 else None
+        shortcut = residual if is_identity(called_module(traced, residual)) and len(residual.users) == 1 else None
         source = residual if shortcut is None else shortcut.args[0]
-        if _begins_at(first, source) and _nothing_happens(traced, first, last):
+        later = () if shortcut is None else (shortcut,)
+        if _begins_at(first, source) and all(first < node for node in later) and nothing_happens(traced, first, last):
             with traced.graph.inserting_before(last):
                 through = None if shortcut is None else traced.graph.get_attr(str(shortcut.target))
                 whole = traced.graph.call_function(
                     residual_output, (*first.args[:3], *parts, source, through), last.kwargs
                 )
-            _replace(traced, last, whole, first, *(() if shortcut is None else (shortcut,)))
+            _replace(traced, last, whole, first, *later)
     traced.graph.lint()
     traced.recompile()
-
-
-def _module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
-    is_call = isinstance(node, fx.Node) and node.op == "call_module"
-    return traced.get_submodule(str(node.target)) if is_call else None
 
 
 def _is_square(module: nn.Module | None) -> bool:
@@ -51,6 +48,7 @@ def _is_square(module: nn.Module | None) -> bool:
     return (
         isinstance(module, nn.Conv2d)
         and (module.kernel_size, module.stride, module.padding) == ((3, 3), (1, 1), (1, 1))
+        and (module.dilation, module.groups, module.bias) == ((1, 1), 1, None)
         and fused.fits_channels(module.in_channels, module.out_channels)
     )
 
@@ -64,17 +62,6 @@ def _begins_at(first: Any, source: Any) -> bool:
         and first.args[4] is None
         and len(first.users) == 1
     )
-
-
-def _nothing_happens(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> bool:
-    """Whether `first` may as well be called where `last` is: no module is called between, and nothing changed."""
-    between = first.next
-    while between is not last:
-        calls = between.op == "call_module" and not is_identity(_module(traced, between))
-        if calls or between.target in {unit_output, block_output} or in_place(traced, between):
-            return False
-        between = between.next
-    return True
 
 
 def _replace(traced: fx.GraphModule, last: fx.Node, by: fx.Node, *before: fx.Node) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfqbench.native.passes import Grid
 from dfqbench.quant.fake import (
     affine_grid,
+    grid_ends,
     integral_shift,
     quantize_affine,
     quantize_in_place,
@@ -99,6 +101,10 @@ class ActivationQuantizer(nn.Module):
             return on_grid(rounded, self.scale)
         found = quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
         return on_grid(found, self.scale.reciprocal())
+
+    def grid(self) -> Grid:
+        """Scale, shift and ends of the grid, as the compiled passes take them; of rounding `integral_shift`."""
+        return self.scale, self.shift, *grid_ends(self.bits)
 
     def over(self, x: Tensor) -> Tensor:
         """As `forward`, without a graph and in the memory of `x`, which nobody else reads."""

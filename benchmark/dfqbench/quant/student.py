@@ -129,6 +129,11 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     example = torch.zeros(1, *card.input_size, device=device)
     traced, claims = rewrite(network, scheme, example)
+    traced.to(device)
+    from dfqbench.quant.probe import probe
+
+    # Before anything is joined: what is joined is called in another order.
+    layers = layer_bits(probe(traced, example), scheme)
     freeze_batchnorm(traced)
     join_blocks(traced)
     keep_order_of_slices(traced)
@@ -136,10 +141,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     for parameter in traced.parameters():
         parameter.requires_grad_(True)
     traced.to(memory_format=torch.channels_last)
-    traced.to(device)
-    from dfqbench.quant.probe import probe
-
-    return Student(traced, scheme, claims, layer_bits(probe(traced, example), scheme))
+    return Student(traced, scheme, claims, layers)
 
 
 def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> None:

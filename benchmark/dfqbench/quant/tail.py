@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.nn import functional as F
+
+from dfqbench.quant.trace import called_module
 
 _ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
+_HARMLESS: frozenset[Any] = frozenset(
+    {getattr, operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.neg, F.pad}
+)
+HARMLESS = "is_harmless"
+"""Key of what is noted of a node whose function changes nothing."""
 _IN_PLACE = frozenset(
     {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"}
 )
@@ -66,6 +74,28 @@ def in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", "")
     changes = node.target is operator.setitem or (getattr(operator, name, None) is node.target and name in _IN_PLACE)
     return changes or name.endswith("_") or bool(node.kwargs.get("inplace")) or any(a is True for a in node.args)
+
+
+def nothing_happens(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> bool:
+    """Whether a call may as well be made where a later one is: nothing between can change a tensor or call a layer."""
+    between = first.next
+    while between is not last:
+        if not _is_harmless(traced, between):
+            return False
+        between = between.next
+    return True
+
+
+def _is_harmless(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return is_identity(called_module(traced, node))
+    known = node.op == "call_function" and (node.target in _HARMLESS or node.meta.get(HARMLESS, False))
+    return node.op in {"get_attr", "placeholder"} or (known and "out" not in node.kwargs)
+
+
+def is_identity(module: nn.Module | None) -> bool:
+    """Whether a module gives what it takes, and nothing else."""
+    return type(module) is nn.Identity
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

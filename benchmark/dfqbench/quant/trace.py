@@ -79,6 +79,12 @@ def trace(network: nn.Module) -> fx.GraphModule:
     raise Unavailable(f"{type(network).__name__} has more than {MOST_RETRIES} untraceable parts")
 
 
+def called_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
+    """The module that a node calls with one tensor and nothing else; None for other nodes."""
+    is_call = isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs
+    return traced.get_submodule(str(node.target)) if is_call else None
+
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

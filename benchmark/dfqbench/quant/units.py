@@ -14,10 +14,10 @@ from dfqbench.native.autocast import are_compiled
 from dfqbench.native.operands import are_plain, unobserved
 from dfqbench.native.passes import Grid
 from dfqbench.quant.blocks import are_unheard, block_output, can_round
-from dfqbench.quant.fake import grid_ends
 from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
 from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.quantizers import ActivationQuantizer
+from dfqbench.quant.tail import is_identity
 
 Parts = tuple[nn.Module, nn.Module, nn.Module]
 """A convolution, the BatchNorm layer after it, and the quantizer that stands for the ReLU after that."""
@@ -80,20 +80,18 @@ def residual_output(  # noqa: PLR0917 - calls of graphs take modules one by one
     return found
 
 
-def is_identity(module: nn.Module | None) -> bool:
-    """Whether a module gives what it takes, and nothing else."""
-    return type(module) is nn.Identity
-
-
 class _Unit(NamedTuple):
     conv: nn.Conv2d
     norm: FrozenBatchNorm2d
     quantizer: ActivationQuantizer
-    weight: Tensor
 
-    def fits(self, x: Tensor) -> bool:
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weight on its grid, scale and shift."""
+        return self.conv.weight, self.norm.weight, self.norm.bias
+
+    def fits(self, x: Tensor, weight: Tensor) -> bool:
         numbers = [self.conv.stride, self.conv.padding, self.conv.dilation, self.conv.groups]
-        return fused.fits(x, self.weight, numbers)
+        return fused.fits(x, weight, numbers) and self.norm.weight.dtype == self.norm.bias.dtype == torch.float32
 
 
 def _by_library(parts: Sequence[Parts], x: Tensor, residual: Tensor | float | None) -> Tensor | None:
@@ -103,25 +101,28 @@ def _by_library(parts: Sequence[Parts], x: Tensor, residual: Tensor | float | No
     units = [unit for one in parts if (unit := _unit(*one)) is not None]
     if len(units) < len(parts):
         return None
-    others = () if residual is None else (residual,)
-    if not are_plain(x, *(unit.weight for unit in units), *others):
+    # Weights are rounded where they are read: last.
+    parameters = [one for unit in units for one in unit.parameters()]
+    tensors = [x, *parameters, *(() if residual is None else (residual,))]
+    if not are_plain(*tensors):
         return None
-    with unobserved(x, *(unit.weight for unit in units), *others):
+    with unobserved(*tensors):
+        weights = parameters[::3]
         # Of several, each gives as many channels as it takes: `x` stands for what the next will take.
-        if not all(unit.fits(x) for unit in units) or (len(units) > 1 and not all(map(_keeps_channels, units))):
+        keeps_channels = all(weight.shape[0] == weight.shape[1] for weight in weights)
+        fit = all(unit.fits(x, weight) for unit, weight in zip(units, weights, strict=True))
+        shape = (len(x), len(weights[-1]), *x.shape[2:])
+        alike = residual is None or (residual.shape, residual.dtype) == (shape, x.dtype)
+        if not fit or not alike or not (keeps_channels or len(units) == 1):
             return None
-        shape = (len(x), len(units[-1].weight), *x.shape[2:])
-        if residual is not None and (residual.shape, residual.dtype) != (shape, x.dtype):
-            return None
-        stages = tuple(_Stage.of(unit) for unit in units)
-        parameters = [one for unit in units for one in (unit.weight, unit.norm.weight, unit.norm.bias)]
         adds_input = residual is x and len(units) > 1
+        stages = tuple(_Stage(unit.norm.frozen(), unit.quantizer.grid()) for unit in units)
         found: Tensor = _Units.apply(x, None if adds_input else residual, adds_input, stages, *parameters)
     return on_grid(found, units[-1].quantizer.scale)
 
 
 def _unit(conv: nn.Module, norm: nn.Module, quantizer: nn.Module) -> _Unit | None:
-    """What the library may take, with its weight on its grid; None where it is something else, or somebody listens."""
+    """What the library may take; None where it is something else, or somebody listens."""
     if (
         _is_plain(conv)
         and type(norm) is FrozenBatchNorm2d
@@ -130,7 +131,7 @@ def _unit(conv: nn.Module, norm: nn.Module, quantizer: nn.Module) -> _Unit | Non
         and can_round(quantizer)
         and are_unheard(conv, norm, quantizer)
     ):
-        return _Unit(conv, norm, quantizer, conv.weight)
+        return _Unit(conv, norm, quantizer)
     return None
 
 
@@ -144,21 +145,12 @@ def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def _keeps_channels(unit: _Unit) -> bool:
-    return unit.weight.shape[0] == unit.weight.shape[1]
-
-
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """What of a unit has no gradient: the running statistics and the grid."""
 
     statistics: tuple[Tensor, Tensor, float]
     grid: Grid
-
-    @classmethod
-    def of(cls, unit: _Unit) -> _Stage:
-        quantizer = unit.quantizer
-        return cls(unit.norm.frozen(), (quantizer.scale, quantizer.shift, *grid_ends(quantizer.bits)))
 
 
 class _Units(torch.autograd.Function):
@@ -176,11 +168,11 @@ class _Units(torch.autograd.Function):
         taken = x
         for i, stage in enumerate(stages):
             weight, scale, shift = parameters[3 * i : 3 * i + 3]
-            layer = affine_of(scale, shift, stage.statistics)
-            affine = fused.Affine(layer[0], layer[1], stage.statistics[0], layer[2])
+            factors = affine_of(scale, shift, stage.statistics)
+            layer = fused.Layer(*factors[:2], stage.statistics[0], factors[2])
             is_last = i == len(stages) - 1
-            y, out = fused.forward(taken, weight, affine, stage.grid, residual=residual if is_last else None)
-            kept += (taken, weight, y, *affine)
+            y, out = fused.forward(taken, weight, layer, stage.grid, residual=residual if is_last else None)
+            kept += (taken, weight, y, *layer)
             taken = out
         ctx.save_for_backward(*kept)
         ctx.adds_input = adds_input
@@ -194,14 +186,14 @@ class _Units(torch.autograd.Function):
         to_parameters: list[Tensor | None] = []
         grad, to_x, to_residual = grads[0], None, None
         for i in reversed(range(count)):
-            x, weight, y, *affine = kept[7 * i : 7 * i + 7]
+            x, weight, y, *layer = kept[7 * i : 7 * i + 7]
             is_last = i == count - 1
             found = fused.backward(
                 grad,
                 x,
                 weight,
                 y,
-                fused.Affine(*affine),
+                fused.Layer(*layer),
                 residual=residual if is_last else None,
                 wanted=(i > 0 or ctx.needs_input_grad[0], ctx.needs_input_grad[4 + 3 * i]),
                 onto=to_residual if ctx.adds_input and i == 0 else None,

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
-from dfqbench.api.errors import NonFiniteError, PluginError, Skip
+from dfqbench.api.errors import PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
@@ -30,34 +29,26 @@ from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.checkpoint import Checkpoints
 from dfqbench.run.context import REPORT_EVERY, HostContext
 from dfqbench.run.costs import SHARED, Costs
-from dfqbench.run.evaluate import accuracy, predict
+from dfqbench.run.first_steps import FirstSteps, ProbeDone
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.job import Job
 from dfqbench.run.keeper import Account, StateKeeper
-from dfqbench.run.known import IMAGES_FILE
-from dfqbench.run.memory import peak_mib, reset_peak
+from dfqbench.run.memory import reset_peak
 from dfqbench.run.meter import counting, metered
+from dfqbench.run.product import KEPT_IMAGES, check_finite, evaluated_here, save_images
 from dfqbench.run.rng import seeded
 from dfqbench.run.source import load_source, save_source, shared_state
 from dfqbench.run.training import Snapshots, Timeline, TrainingFolder
 from dfqbench.synth.source import FixedSource
-from dfqbench.targets.evaluation import load_evaluation
-from dfqbench.targets.spec import DatasetSpec, ModelSpec
+from dfqbench.targets.spec import ModelSpec
 
 if TYPE_CHECKING:
     from dfqbench.run.channel import Sink
     from dfqbench.run.lockstep import CommonFlag
 
-KEPT_IMAGES = 64
 WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
-WARM_STEPS = 3
-"""Steps of a probe that are not timed, and the fewest that are."""
-
-
-class ProbeDone(BaseException):
-    """Ends a probe from within `progress`; no plugin's `except Exception` can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +94,9 @@ class Attempt:
         self._channel = channel
         self._context: HostContext | None = None
         self._folder = Path(job.attempt)
-        self._probe_begin = 0.0
-        self._probe_step = 0
+        self._first_steps = FirstSteps(
+            job.probe_seconds, lambda seconds: channel.send("probe", phase=self.phase, seconds=seconds)
+        )
         self._leader = leader
         # One guard for all of a worker: they run the same plugin's code, and what it opens spoils every record.
         self._guard: DataGuard = _guard(job) if leader is None else leader._guard
@@ -313,7 +305,7 @@ class Attempt:
         if not isinstance(student, nn.Module):
             raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
         handed.check()
-        _check_finite(student)
+        check_finite(student)
         if isinstance(student, Student):
             self.costs.counts.student_images = student.images_seen
         if self._snapshots is not None and self._snapshots.refused:
@@ -336,25 +328,12 @@ class Attempt:
         except Exception:
             self.costs.flag("images_not_kept")
         else:
-            tensors = {"images": batch.images, "labels": batch.labels}
-            found = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-            save_file(found, self._folder / IMAGES_FILE)
+            save_images(batch, self._folder)
 
     def _evaluated_here(self, student: nn.Module) -> dict[str, Any]:
-        """Evaluates a module that only the plugin's code can run; its operands cannot be checked, and it is flagged."""
+        """Evaluates a module that only the plugin's code can run; it is flagged."""
         self.costs.flag("plugin_student")
-        device = self._device
-        begin = time.monotonic()
-        data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
-        teacher = predict(self.surroundings.teacher, data, device)
-        found = accuracy(predict(student.eval(), data, device), teacher, data)
-        unchecked: dict[str, Any] = {
-            "coverage": None,
-            "violations": [],
-            "levels_ok": None,
-            "peak_mib": peak_mib(device),
-        }
-        return found | unchecked | {"seconds": time.monotonic() - begin}
+        return evaluated_here(student, self.surroundings.teacher, self._job, self._device)
 
     def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:
         workdir = self._folder / WORK
@@ -380,36 +359,16 @@ class Attempt:
     def _enter(self, phase: str) -> None:
         self.phase = phase
         self._context = None
-        self._probe_begin = 0.0
+        self._first_steps.begin()
         self.keeper.enter(phase)
         self._channel.send("phase", name=phase)
 
     def _report(self, step: int, total: int, scalars: dict[str, float]) -> None:
-        if self._job.probe_seconds:
-            self._probe(step, total)
+        self._first_steps.step(step, total)
         self._channel.send("progress", phase=self.phase, step=step, total=total, scalars=scalars)
-
-    def _probe(self, step: int, total: int) -> None:
-        """Extrapolates the phase's time from its first steps and ends it."""
-        now = time.monotonic()
-        if step <= WARM_STEPS or not self._probe_begin:
-            # The first steps pay for warm-up; they are left out.
-            self._probe_begin, self._probe_step = now, step
-            return
-        spent, steps = now - self._probe_begin, step - self._probe_step
-        if step < total and steps >= WARM_STEPS and spent >= self._job.probe_seconds:
-            self._channel.send("probe", phase=self.phase, seconds=spent / steps * total)
-            raise ProbeDone
 
 
 def _guard(job: Job) -> DataGuard:
     folders = [job.attempt, *(partner.attempt for partner in job.partners)]
     run = Path(job.run) if job.run else None
     return DataGuard((Path(path) for path in job.guarded), run, [Path(folder) / WORK for folder in folders])
-
-
-def _check_finite(student: nn.Module) -> None:
-    """Refuses a student with a parameter or range that is not a number: its accuracy would mean nothing."""
-    for name, value in student.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise NonFiniteError(f"the student's {name}")

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dfqbench.api.errors import DfqError, Skip, Unavailable
-from dfqbench.run.attempt import Attempt, ProbeDone
+from dfqbench.run.attempt import Attempt
+from dfqbench.run.first_steps import ProbeDone
 from dfqbench.run.flag import Stopped
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ void fused_forward(B block, Grid grid, const float* x, const float* weight, cons
   });
 }
 
-// Channels are a multiple of as many.
+// Channels come in multiples of it.
 constexpr long GROUP = 16;
 constexpr int WIDE = GROUP / LANES;
 
@@ -98,7 +98,7 @@ struct Gradients {
   bool adds;
 };
 
-// Gradients of `fused_forward` of at most SHARE inputs and outputs. A strip's gradient at y, with a row of its neighbours on
+// Gradients of `fused_forward`; of more than SHARE inputs or outputs it would be slow. A strip's gradient at y, with a row of its neighbours on
 // either side, stays in cache for both products.
 template <bool ADD>
 void fused_backward(const float* x, const float* weight, const Passed& from, const float* inverse, Gradients to,

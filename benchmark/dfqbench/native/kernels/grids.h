@@ -89,7 +89,7 @@ inline void rounded_rows(B block, Grid grid, const float* x, const float* scale,
     const float* __restrict a = x + p * channels;
     const float* __restrict r = residual + p * channels;
     float* __restrict b = out + p * channels;
-    bfloat16* __restrict c = codes + p * channels;
+    bfloat16* __restrict c = CODES ? codes + p * channels : nullptr;
 #pragma omp simd
     for (long i = 0; i < channels; ++i) {
       const float n = grid.code(block.sum(a[i], scale[i], shift[i], r[i]));
@@ -105,8 +105,8 @@ void rounded_block(B block, Grid grid, const float* x, const float* scale, const
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long begin = 0; begin < rows; begin += SEGMENT) {
     const long first = begin * channels;
-    rounded_rows<CODES>(block, grid, x + first, scale, shift, residual + first, out + first, codes + first,
-                        std::min(SEGMENT, rows - begin), channels);
+    rounded_rows<CODES>(block, grid, x + first, scale, shift, residual + first, out + first,
+                        CODES ? codes + first : nullptr,                        std::min(SEGMENT, rows - begin), channels);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "few.h"
 #include "fused.h"
 #include "grids.h"
+#include "shortcut.h"
 #include "strided.h"
 #include "upsampled.h"
 #include "winograd.h"
@@ -74,6 +75,14 @@ extern "C" {
                                  long width, long channels, float slope, int threads) {                               \
     woven_backward(Woven{height, width, channels}, phases, grad, scale, shift, incline, offset, to_phases, slope,     \
                    samples, threads);                                                                                 \
+  }                                                                                                                   \
+  void dfq_shortcut_##NAME(const T* x, T* out, long samples, long height, long width, long channels, long step,       \
+                           long before, long after, int threads) {                                                    \
+    shortcut(x, out, Shortcut{samples, height, width, channels, step, before, after}, threads);                       \
+  }                                                                                                                   \
+  void dfq_shortcut_gradient_##NAME(const T* grad, T* to_x, long samples, long height, long width, long channels,     \
+                                    long step, long before, long after, int threads) {                                \
+    shortcut_gradient(grad, to_x, Shortcut{samples, height, width, channels, step, before, after}, threads);          \
   }
 
 FOR_TYPE(float32, float)
@@ -149,6 +158,7 @@ void dfq_fused_forward(const float* x, const float* weight, const float* scale, 
                        float low, float high, int threads) {
   const Window window{outputs, channels, by_output, by_input, by_tap, false};
   const Tiled map{positions / (height * width), height, width};
+  // Which ceiling does not matter: the grid clips.
   as_block(residual != nullptr, INFINITY, [=](auto block) {
     fused_forward(block, Grid{*grid_scale, *grid_shift, low, high}, x, weight, scale, shift,
                   residual == nullptr ? y : residual, y, out, map, window, threads);

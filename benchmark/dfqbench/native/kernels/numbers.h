@@ -9,7 +9,7 @@
 
 namespace {
 
-// Positions that stay in cache between the two readings that a variance takes.
+// Positions that stay in cache, between the two readings that a variance takes for one, and over which sums are float32.
 constexpr long SEGMENT = 256;
 
 using bfloat16 = std::uint16_t;  // the upper half of a float32
