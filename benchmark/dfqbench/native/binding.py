@@ -26,8 +26,6 @@ _OF_BOTH_TYPES = {
     "woven_forward": (4, 4, 1),
     "woven_sums": (7, 4, 1),
     "woven_backward": (7, 4, 1),
-    "shortcut": (2, 7, 0),
-    "shortcut_gradient": (2, 7, 0),
 }
 """How many tensors, sizes and numbers a function takes, in this order; the number of threads follows."""
 _OF_ONE_TYPE = {

@@ -13,7 +13,6 @@
 #include "few.h"
 #include "fused.h"
 #include "grids.h"
-#include "shortcut.h"
 #include "strided.h"
 #include "upsampled.h"
 #include "winograd.h"
@@ -75,14 +74,6 @@ extern "C" {
                                  long width, long channels, float slope, int threads) {                               \
     woven_backward(Woven{height, width, channels}, phases, grad, scale, shift, incline, offset, to_phases, slope,     \
                    samples, threads);                                                                                 \
-  }                                                                                                                   \
-  void dfq_shortcut_##NAME(const T* x, T* out, long samples, long height, long width, long channels, long step,       \
-                           long before, long after, int threads) {                                                    \
-    shortcut(x, out, Shortcut{samples, height, width, channels, step, before, after}, threads);                       \
-  }                                                                                                                   \
-  void dfq_shortcut_gradient_##NAME(const T* grad, T* to_x, long samples, long height, long width, long channels,     \
-                                    long step, long before, long after, int threads) {                                \
-    shortcut_gradient(grad, to_x, Shortcut{samples, height, width, channels, step, before, after}, threads);          \
   }
 
 FOR_TYPE(float32, float)
