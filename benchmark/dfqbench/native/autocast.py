@@ -97,7 +97,6 @@ def are_compiled(device: torch.device) -> bool:
         isinstance(_get_current_function_mode(), _Convolutions)  # type: ignore[no-untyped-call]
         and _ALLOWED.get()
         and binding.takes(device.type)
-        and not binding.saves_launches(device.type)
         and _dtype(device.type) == torch.float32
     )
 

@@ -1,5 +1,5 @@
-// 3x3 convolutions with the BatchNorm layer, the residual, the ReLU and the rounding that follow, strip by strip: what one
-// writes the next reads from cache, and the gradient between them is never in memory as a whole.
+// 3x3 convolutions with the BatchNorm layer, the residual, the ReLU and the rounding that follow, strip by strip: what
+// one writes the next reads from cache, and the gradient between them is never in memory as a whole.
 
 #pragma once
 
@@ -30,8 +30,8 @@ struct Passed {
   long channels;
 };
 
-// The gradient at y of `rows` positions from `begin` into `out`; with OWN also that in the residual, where one is added, and
-// sums over positions of the gradient that ReLU lets through, and of that times (y - centre).
+// The gradient at y of `rows` positions from `begin` into `out`; with OWN also that in the residual, where one is
+// added, and sums over positions of the gradient that ReLU lets through, and of that times (y - centre).
 template <bool ADD, bool OWN>
 void passed_rows(const Passed& from, long begin, long rows, float* out, float* to_residual, double* slopes,
                  double* shifts) {
@@ -98,8 +98,8 @@ struct Gradients {
   bool adds;
 };
 
-// Gradients of `fused_forward`; of more than SHARE inputs or outputs it would be slow. A strip's gradient at y, with a row of its neighbours on
-// either side, stays in cache for both products.
+// Gradients of `fused_forward`; of more than SHARE inputs or outputs it would be slow. A strip's gradient at y, with a
+// row of its neighbours on either side, stays in cache for both products.
 template <bool ADD>
 void fused_backward(const float* x, const float* weight, const Passed& from, const float* inverse, Gradients to,
                     Tiled map, Window window, int threads) {

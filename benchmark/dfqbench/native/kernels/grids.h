@@ -106,7 +106,7 @@ void rounded_block(B block, Grid grid, const float* x, const float* scale, const
   for (long begin = 0; begin < rows; begin += SEGMENT) {
     const long first = begin * channels;
     rounded_rows<CODES>(block, grid, x + first, scale, shift, residual + first, out + first,
-                        CODES ? codes + first : nullptr,                        std::min(SEGMENT, rows - begin), channels);
+                        CODES ? codes + first : nullptr, std::min(SEGMENT, rows - begin), channels);
   }
 }
 

@@ -261,8 +261,8 @@ inline void fetch(const float* map, long begin, long end, long point) {
   for (long i = begin + point * share; i < last; i += LINE) __builtin_prefetch(map + i, WRITES, 2);
 }
 
-// Of a gradient in the weight: outputs and inputs of a block, and how many parts of sums over strips there are at least, where
-// there are as many strips.
+// Of a gradient in the weight: outputs and inputs of a block, and how many parts of sums over strips there are at least,
+// where there are as many strips.
 constexpr long SHARE = 64, FEWEST = 8;
 
 // Rows of tiles of which a product with the weight's points is taken at once, and of those summed up for its gradient.
