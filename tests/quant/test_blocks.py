@@ -19,7 +19,7 @@ from dfqbench.quant import blocks as room
 from dfqbench.quant.frozen import FrozenBatchNorm2d
 from dfqbench.quant.quantizers import ActivationQuantizer
 from dfqbench.quant.trace import trace
-from dfqbench.quant.units import residual_output, unit_output
+from dfqbench.quant.units import inner_output, unit_output
 
 CARD = ModelCard((3, 16, 16), (0.0,) * 3, (1.0,) * 3, 10)
 
@@ -56,8 +56,8 @@ def unjoined(network: nn.Module, scheme: str) -> Student:
 def joined(student: Student) -> int:
     """How many blocks there are, those within units included."""
     assert isinstance(student.network, fx.GraphModule)
-    blocks = {room.block_output: 1, unit_output: 1, residual_output: 2}
-    return sum(blocks.get(node.target, 0) for node in student.network.graph.nodes)
+    blocks = {room.block_output, inner_output, unit_output}
+    return sum(node.target in blocks for node in student.network.graph.nodes)
 
 
 def only_block(student: Student) -> tuple[FrozenBatchNorm2d, ActivationQuantizer]:

@@ -1,4 +1,4 @@
-"""Joins, in a traced network, blocks and the convolutions before them, and residual blocks of two."""
+"""Lets blocks of a traced network compute the convolutions before them, and residual blocks both of theirs."""
 
 from __future__ import annotations
 
@@ -10,37 +10,48 @@ from dfqbench.native import fused
 from dfqbench.quant.blocks import block_output
 from dfqbench.quant.tail import is_identity, nothing_happens
 from dfqbench.quant.trace import called_module
-from dfqbench.quant.units import residual_output, unit_output
+from dfqbench.quant.units import conv_output, inner_output, unit_output
 
 
 def join_units(traced: fx.GraphModule) -> None:
-    """Makes one call, in place, of each block and the 3x3 convolution before it, then of two with a shortcut over both.
+    """Lets, in place, blocks compute the 3x3 convolutions before them, and residual blocks both of theirs.
 
-    A convolution is then computed where its block is. The modules stay where they are, under their names.
+    In evaluation each call is made where it was. The modules stay where they are, under their names.
     """
     for block in [node for node in traced.graph.nodes if node.target is block_output]:
-        norm, quantizer, taken, residual = block.args
+        taken = block.args[2]
         if _is_square(called_module(traced, taken)) and nothing_happens(traced, taken, block):
-            with traced.graph.inserting_before(block):
-                conv = traced.graph.get_attr(str(taken.target))
-                unit = traced.graph.call_function(
-                    unit_output, (conv, norm, quantizer, taken.args[0], residual), block.kwargs
-                )
-            _replace(traced, block, unit, taken)
+            _replace_convolution(traced, taken)
+            block.target = unit_output
     for last in [node for node in traced.graph.nodes if node.target is unit_output]:
-        *parts, first, residual = last.args
-        shortcut = residual if is_identity(called_module(traced, residual)) and len(residual.users) == 1 else None
-        source = residual if shortcut is None else shortcut.args[0]
-        later = () if shortcut is None else (shortcut,)
-        if _begins_at(first, source) and all(first < node for node in later) and nothing_happens(traced, first, last):
-            with traced.graph.inserting_before(last):
-                through = None if shortcut is None else traced.graph.get_attr(str(shortcut.target))
-                whole = traced.graph.call_function(
-                    residual_output, (*first.args[:3], *parts, source, through), last.kwargs
-                )
-            _replace(traced, last, whole, first, *later)
+        conv, residual = last.args[2:4]
+        first = conv.args[1]
+        if _is_inner(first) and nothing_happens(traced, first, conv) and _comes_from(traced, residual, first):
+            first.target, first.args, first.kwargs = inner_output, first.args[:3], {}
     traced.graph.lint()
     traced.recompile()
+
+
+def _replace_convolution(traced: fx.GraphModule, node: fx.Node) -> None:
+    with traced.graph.inserting_before(node):
+        conv = traced.graph.get_attr(str(node.target))
+        waiting = traced.graph.call_function(conv_output, (conv, node.args[0]))
+    waiting.meta["is_wrapped"] = True  # one call, too, where the student is traced again
+    node.replace_all_uses_with(waiting)
+    traced.graph.erase_node(node)
+
+
+def _is_inner(node: Any) -> bool:
+    """Whether it is a unit without a residual, and one other call alone reads its output."""
+    is_unit = isinstance(node, fx.Node) and node.target is unit_output
+    return is_unit and node.args[3] is None and len(node.users) == 1
+
+
+def _comes_from(traced: fx.GraphModule, residual: Any, first: fx.Node) -> bool:
+    """Whether a residual is what `first` takes, through an identity or not."""
+    source: Any = first.args[2]
+    through = residual.args[0] if is_identity(called_module(traced, residual)) else residual
+    return through is source.args[1]
 
 
 def _is_square(module: nn.Module | None) -> bool:
@@ -51,21 +62,3 @@ def _is_square(module: nn.Module | None) -> bool:
         and (module.dilation, module.groups, module.bias) == ((1, 1), 1, None)
         and fused.fits_channels(module.in_channels, module.out_channels)
     )
-
-
-def _begins_at(first: Any, source: Any) -> bool:
-    """Whether `first` is a unit without a residual that takes `source`, and one other call alone reads its output."""
-    return (
-        isinstance(first, fx.Node)
-        and first.target is unit_output
-        and first.args[3] is source
-        and first.args[4] is None
-        and len(first.users) == 1
-    )
-
-
-def _replace(traced: fx.GraphModule, last: fx.Node, by: fx.Node, *before: fx.Node) -> None:
-    by.meta["is_wrapped"] = True  # one call, too, where the student is traced again
-    last.replace_all_uses_with(by)
-    for node in (last, *before):
-        traced.graph.erase_node(node)

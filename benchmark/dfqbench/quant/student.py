@@ -132,7 +132,7 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     traced.to(device)
     from dfqbench.quant.probe import probe
 
-    # Before anything is joined: what is joined is called in another order.
+    # Of the network as it is written: nothing is joined yet.
     layers = layer_bits(probe(traced, example), scheme)
     freeze_batchnorm(traced)
     join_blocks(traced)

@@ -1,4 +1,8 @@
-"""A student's units, a convolution with the block that follows, and residual blocks of two: one call of the library."""
+"""A student's units, a convolution with the block that follows, and residual blocks of two: one call of the library.
+
+In a graph each call stays where it is. In training a convolution that the library may take waits for its block, and the
+first unit of a residual block for the second.
+"""
 
 from __future__ import annotations
 
@@ -17,67 +21,116 @@ from dfqbench.quant.blocks import are_unheard, block_output, can_round
 from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
 from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.quantizers import ActivationQuantizer
-from dfqbench.quant.tail import is_identity
 
-Parts = tuple[nn.Module, nn.Module, nn.Module]
-"""A convolution, the BatchNorm layer after it, and the quantizer that stands for the ReLU after that."""
+
+def conv_output(conv: nn.Module, x: Tensor | _Inner) -> Tensor | _Waiting:
+    """conv(x); where the library may compute it together with the block that follows, what that needs.
+
+    Args:
+        conv: a convolution.
+        x: (N, C, H, W), or what `inner_output` gave.
+    """
+    if _is_plain(conv) and are_unheard(conv) and are_compiled(x.device) and torch.is_grad_enabled():
+        return _Waiting(conv, x if isinstance(x, _Inner) else _Kept.of(x))
+    out: Tensor = conv(x.output() if isinstance(x, _Inner) else x)
+    return out
+
+
+def inner_output(norm: nn.Module, quantizer: nn.Module, taken: Tensor | _Waiting) -> Tensor | _Inner:
+    """As `unit_output` without a residual, for one convolution alone, which may then compute both.
+
+    Args:
+        norm: as of `unit_output`.
+        quantizer: likewise.
+        taken: likewise.
+    """
+    if isinstance(taken, _Waiting) and isinstance(taken.x, _Kept):
+        unit = _unit(taken.conv, norm, quantizer)
+        if unit is not None:
+            return _Inner(unit, taken.x)
+    return unit_output(norm, quantizer, taken)
 
 
 def unit_output(
-    conv: nn.Module,
     norm: nn.Module,
     quantizer: nn.Module,
-    x: Tensor,
+    taken: Tensor | _Waiting,
     residual: Tensor | float | None = None,
     *,
     adds_in_place: bool = False,
 ) -> Tensor:
-    """quantizer(norm(conv(x)) + residual), by one call of the library where a gradient is asked for and nobody listens.
+    """quantizer(norm(taken) + residual), with the convolution before, or a residual block, by one call of the library.
+
+    That is where a gradient is asked for and nobody listens.
 
     Args:
-        conv: takes x.
-        norm: takes its output.
+        norm: takes a convolution's output.
         quantizer: stands for ReLU, too.
-        x: (N, C, H, W).
+        taken: (N, C, H, W), or what `conv_output` gave.
         residual: as of `block_output`.
         adds_in_place: likewise.
     """
-    found = _by_library([(conv, norm, quantizer)], x, residual)
-    return block_output(norm, quantizer, conv(x), residual, adds_in_place=adds_in_place) if found is None else found
-
-
-def residual_output(  # noqa: PLR0917 - calls of graphs take modules one by one
-    conv: nn.Module,
-    norm: nn.Module,
-    quantizer: nn.Module,
-    next_conv: nn.Module,
-    next_norm: nn.Module,
-    next_quantizer: nn.Module,
-    x: Tensor,
-    shortcut: nn.Module | None = None,
-    *,
-    adds_in_place: bool = False,
-) -> Tensor:
-    """Two units one after another, with x itself as the second's residual.
-
-    Args:
-        conv: of the first unit, as of `unit_output`.
-        norm: likewise.
-        quantizer: likewise.
-        next_conv: of the second.
-        next_norm: likewise.
-        next_quantizer: likewise.
-        x: (N, C, H, W).
-        shortcut: an identity that x goes through on its way to the sum.
-        adds_in_place: as of `block_output`.
-    """
-    first, second = (conv, norm, quantizer), (next_conv, next_norm, next_quantizer)
-    passes_by = shortcut is None or (is_identity(shortcut) and are_unheard(shortcut))
-    found = _by_library([first, second], x, x) if passes_by else None
+    if not isinstance(taken, _Waiting):
+        return block_output(norm, quantizer, taken, residual, adds_in_place=adds_in_place)
+    unit, before, found = _unit(taken.conv, norm, quantizer), taken.x, None
+    if unit is not None and isinstance(before, _Inner) and residual is before.x.tensor:
+        found = _by_library([before.unit, unit], before.x.output(), residual)
     if found is None:
-        inner = unit_output(*first, x)
-        found = unit_output(*second, inner, x if shortcut is None else shortcut(x), adds_in_place=adds_in_place)
+        x = before.output()
+        found = None if unit is None else _by_library([unit], x, residual)
+        if found is None:
+            found = block_output(norm, quantizer, taken.conv(x), residual, adds_in_place=adds_in_place)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A tensor that is read later, and its version, which changes in place count up."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Kept:
+        return cls(tensor, tensor._version)
+
+    def output(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            RuntimeError: it has been changed in place.
+        """
+        if self.tensor._version != self.version:
+            raise RuntimeError("what a convolution takes was changed in place before it was computed")
+        return self.tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """A residual block's first unit, which waits for the second."""
+
+    unit: _Unit
+    x: _Kept
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.x.tensor.device
+
+    def output(self) -> Tensor:
+        """The unit's output by itself."""
+        conv, norm, quantizer = self.unit
+        x = self.x.output()
+        found = _by_library([self.unit], x, None)
+        return block_output(norm, quantizer, conv(x)) if found is None else found
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A convolution that waits for its block."""
+
+    conv: nn.Conv2d
+    x: _Kept | _Inner
 
 
 class _Unit(NamedTuple):
@@ -94,12 +147,9 @@ class _Unit(NamedTuple):
         return fused.fits(x, weight, numbers) and self.norm.weight.dtype == self.norm.bias.dtype == torch.float32
 
 
-def _by_library(parts: Sequence[Parts], x: Tensor, residual: Tensor | float | None) -> Tensor | None:
+def _by_library(units: Sequence[_Unit], x: Tensor, residual: Tensor | float | None) -> Tensor | None:
     """Units one after another, a residual added to the last one's sum; None where the library does not take them."""
     if not are_compiled(x.device) or not (residual is None or isinstance(residual, Tensor)):
-        return None
-    units = [unit for one in parts if (unit := _unit(*one)) is not None]
-    if len(units) < len(parts):
         return None
     # Weights are rounded where they are read: last.
     parameters = [one for unit in units for one in unit.parameters()]
