@@ -304,6 +304,19 @@ def test_whoever_listens_is_heard(library: str, name: str) -> None:
     assert shapes.count((16, 16)) == 2
 
 
+def test_a_shortcut_that_gives_something_else_is_added(library: str) -> None:
+    student = student_of(resnet())
+    before = passed(student)
+    shortcut = student.network.get_submodule("layer1.0.shortcut")
+    shortcut.register_forward_hook(lambda _module, _args, out: out * 2)
+    with counted_units() as shapes:
+        found = passed(student)
+    assert len(shapes) == 4
+    assert not torch.equal(found[0], before[0])
+    with one_after_another():
+        assert_alike(found, passed(student))
+
+
 class Watched(TorchFunctionMode):
     """Counts convolutions."""
 
