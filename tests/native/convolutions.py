@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dfqbench.native import fused
 from dfqbench.native.autocast import Autocast
@@ -35,6 +36,18 @@ class Counted:
             return plain(x, weight, *more, **options)
 
         monkeypatch.setattr(module, "convolved", counted)
+
+
+class Asked(TorchFunctionMode):
+    """Notes what it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from tests.native.convolutions import CPU, Counted, assert_no_thread_changes, drawn, learned, second_derivative
+from tests.native.convolutions import CPU, Asked, Counted, assert_no_thread_changes, drawn, learned, second_derivative
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
@@ -205,18 +202,6 @@ def test_whoever_looks_on_is_left_to_torch(library: str, monkeypatch: pytest.Mon
 
 class Own(Tensor):
     """A class of its own."""
-
-
-class Asked(TorchFunctionMode):
-    """Notes what it is asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(getattr(func, "__name__", ""))
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_students_blocks_and_weights_ask_no_mode(library: str) -> None:

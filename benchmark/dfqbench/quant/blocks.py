@@ -82,7 +82,7 @@ def block_output(
     ):
         with unobserved(x, layer.weight, *((residual,) if isinstance(residual, Tensor) else ())):
             codes = torch.empty_like(x, dtype=torch.bfloat16) if quantizer.keep_codes else None
-            fixed = _Fixed(layer.frozen(), quantizer.grid(), codes)
+            fixed = Fixed(layer.frozen(), quantizer.grid(), codes)
             found: Tensor = _RoundedBlock.apply(x, residual, layer.weight, layer.bias, fixed)
         return on_grid(found, quantizer.scale, codes)
     overwrites = _overwrites(layer, quantizer, x, residual)
@@ -126,12 +126,12 @@ def can_round(quantizer: ActivationQuantizer) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fixed:
+class Fixed:
     """What has no gradient: the layer's running statistics, the grid, and room for its integers."""
 
     statistics: tuple[Tensor, Tensor, float]
     grid: passes.Grid
-    codes: Tensor | None
+    codes: Tensor | None = None
 
 
 class _RoundedBlock(torch.autograd.Function):
@@ -139,7 +139,7 @@ class _RoundedBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917 - apply takes no keywords
-        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, fixed: _Fixed
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, fixed: Fixed
     ) -> Tensor:
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from dfqbench.native import fused
 from dfqbench.native.autocast import are_compiled
 from dfqbench.native.operands import are_plain, unobserved
-from dfqbench.native.passes import Grid
-from dfqbench.quant.blocks import are_unheard, block_output, can_round
+from dfqbench.quant.blocks import Fixed, are_unheard, block_output, can_round
 from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of
 from dfqbench.quant.grid_conv import on_grid
 from dfqbench.quant.quantizers import ActivationQuantizer
@@ -30,7 +29,7 @@ def conv_output(conv: nn.Module, x: Tensor | _Inner) -> Tensor | _Waiting:
         conv: a convolution.
         x: (N, C, H, W), or what `inner_output` gave.
     """
-    if _is_plain(conv) and are_unheard(conv) and are_compiled(x.device) and torch.is_grad_enabled():
+    if _is_plain(conv) and are_compiled(x.device) and torch.is_grad_enabled():
         return _Waiting(conv, x if isinstance(x, _Inner) else _Kept.of(x))
     out: Tensor = conv(x.output() if isinstance(x, _Inner) else x)
     return out
@@ -149,7 +148,7 @@ class _Unit(NamedTuple):
 
 def _by_library(units: Sequence[_Unit], x: Tensor, residual: Tensor | float | None) -> Tensor | None:
     """Units one after another, a residual added to the last one's sum; None where the library does not take them."""
-    if not are_compiled(x.device) or not (residual is None or isinstance(residual, Tensor)):
+    if not (residual is None or isinstance(residual, Tensor)):
         return None
     # Weights are rounded where they are read: last.
     parameters = [one for unit in units for one in unit.parameters()]
@@ -166,41 +165,34 @@ def _by_library(units: Sequence[_Unit], x: Tensor, residual: Tensor | float | No
         if not fit or not alike or not (keeps_channels or len(units) == 1):
             return None
         adds_input = residual is x and len(units) > 1
-        stages = tuple(_Stage(unit.norm.frozen(), unit.quantizer.grid()) for unit in units)
+        stages = tuple(Fixed(unit.norm.frozen(), unit.quantizer.grid()) for unit in units)
         found: Tensor = _Units.apply(x, None if adds_input else residual, adds_input, stages, *parameters)
     return on_grid(found, units[-1].quantizer.scale)
 
 
-def _unit(conv: nn.Module, norm: nn.Module, quantizer: nn.Module) -> _Unit | None:
-    """What the library may take; None where it is something else, or somebody listens."""
+def _unit(conv: nn.Conv2d, norm: nn.Module, quantizer: nn.Module) -> _Unit | None:
+    """A convolution that waits, with what follows; None where that is something else, or somebody listens."""
     if (
-        _is_plain(conv)
-        and type(norm) is FrozenBatchNorm2d
+        type(norm) is FrozenBatchNorm2d
         and type(quantizer) is ActivationQuantizer
         and norm.is_frozen()
         and can_round(quantizer)
-        and are_unheard(conv, norm, quantizer)
+        and are_unheard(norm, quantizer)
     ):
         return _Unit(conv, norm, quantizer)
     return None
 
 
 def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution with zeros around the map and no bias, and nobody listens."""
     return (
         isinstance(conv, nn.Conv2d)
         and type(conv).forward is nn.Conv2d.forward
         and type(conv)._conv_forward is nn.Conv2d._conv_forward
         and conv.bias is None
         and conv.padding_mode == "zeros"
+        and are_unheard(conv)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """What of a unit has no gradient: the running statistics and the grid."""
-
-    statistics: tuple[Tensor, Tensor, float]
-    grid: Grid
 
 
 class _Units(torch.autograd.Function):
@@ -208,7 +200,7 @@ class _Units(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, adds_input: bool, stages: tuple[_Stage, ...], *parameters: Tensor
+        ctx: Any, x: Tensor, residual: Tensor | None, adds_input: bool, stages: tuple[Fixed, ...], *parameters: Tensor
     ) -> Tensor:
         if adds_input:
             residual = x
