@@ -44,10 +44,19 @@ def test_the_host_imports_no_method() -> None:
 
 
 def test_methods_import_only_the_public_rooms() -> None:
-    allowed = ("dfqbench.api", "dfqbench.quant", "dfqbench.quantizers", "dfqbench.replay", "dfqbench.synth")
+    allowed = ("dfqbench.api", "dfqbench.quant", "dfqbench.quantizers", "dfqbench.synth")
     found = list(imports(METHODS, "dfqbench_methods"))
     assert any(below(name, "dfqbench") for _, name in found)
     assert [entry for entry in found if below(entry[1], "dfqbench") and not below(entry[1], *allowed)] == []
+
+
+def test_speed_is_added_from_outside() -> None:
+    packages = ("api", "quant", "synth", "quantizers")
+    found = [entry for name in packages for entry in imports(HOST / name, f"dfqbench.{name}")]
+    found += imports(METHODS, "dfqbench_methods")
+    assert len(found) > 100
+    fast = ("dfqbench.accel", "triton", "torch.cuda.graphs", "torch.cuda.CUDAGraph", "torch._C")
+    assert [entry for entry in found if below(entry[1], *fast)] == []
 
 
 def test_methods_do_not_import_one_another() -> None:

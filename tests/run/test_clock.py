@@ -93,37 +93,3 @@ def test_events_of_one_phase_do_not_leak_into_the_next() -> None:
         time.device += 2
         time.host += 2
     assert clock.seconds == pytest.approx({"synthesis": 2, "quantization": 2})
-
-
-def test_work_beside_the_source_shares_the_wall_time_by_how_long_each_was_busy() -> None:
-    time = Time()
-    clock = Clock(time.synchronize, lambda: FakeEvent(time), now=lambda: time.host)
-    with clock.phase("quantization", inside="synthesis"):
-        with clock.beside():
-            time.device += 1
-        for _ in range(3):
-            with clock.inside():
-                time.device += 2
-            time.device += 5  # the first queue waits for the second: nobody's work
-            with clock.beside():
-                time.device += 1
-        time.host = time.device = 20
-    assert clock.seconds == pytest.approx({"synthesis": 20 * 6 / 10, "quantization": 20 * 4 / 10})
-    # The next phase begins anew: what is outside is its own again.
-    with clock.phase("next", inside="other"):
-        time.device += 3
-        with clock.inside():
-            time.device += 1
-    assert clock.seconds["next"] == pytest.approx(3)
-    assert clock.seconds["other"] == pytest.approx(1)
-
-
-def test_on_a_cpu_nothing_is_beside() -> None:
-    time = Time()
-    clock = Clock(now=lambda: time.host)
-    with clock.phase("quantization", inside="synthesis"):
-        with clock.inside():
-            time.host += 2
-        with clock.beside():
-            time.host += 1
-    assert clock.seconds == pytest.approx({"synthesis": 2, "quantization": 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from attempts import PLUGINS, Events, StopsAt, attempt, cell_of, content, job_of, measured
+from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api import Batch
+from dfqbench.api.graphed import MakeGraphed, StepFunction
 from dfqbench.plugins import Plugins, load_plugins
-from dfqbench.replay import taping
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job, Partner
 from dfqbench.run.lockstep import CommonFlag, CommonSource, MemberSource, OutOfStepError, Turns, can_be_common, same
 from dfqbench.run.meter import Counts
-from dfqbench.testing.tape import CpuTape
+from dfqbench.testing.cpu_graph import CpuRecorder
 
 pytestmark = pytest.mark.timeout(900)
 BITS = ("w4a4", "w3a3", "w2a2")
@@ -216,22 +217,26 @@ def test_together_equals_separate(method: str, how: str, tmp_path: Path) -> None
             assert shown == pytest.approx(first, rel=0.2, abs=0.1)
 
 
-def test_recorded_steps_together_equal_recorded_steps_alone(tmp_path: Path) -> None:
-    plugins, tapes = load_plugins(), []
+def test_captured_steps_together_equal_captured_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins, recorders = load_plugins(), list[CpuRecorder]()
 
-    def make(_device: torch.device, _random: object) -> CpuTape:
-        tapes.append(CpuTape())
-        return tapes[-1]
+    def graphed(_device: torch.device, counts: Counts) -> MakeGraphed:
+        def make(step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
+            del generators
+            recorders.append(CpuRecorder())
+            return GraphedStep(step, recorders[-1], counts)
 
-    with taping(make):
-        job = group_job("gdfq", tmp_path / "group", "attempt-1", plugins, *SMALL)
-        together = attempt(dataclasses.replace(job, partners=job.partners[:1]))
-        assert [tape.recorded for tape in tapes] == [1, 2, 2]
-        for bits, end in zip(BITS[:2], ends(together), strict=False):
-            cell = cell_of("gdfq", plugins, bits, *SMALL)
-            alone = attempt(job_of(cell, tmp_path / "alone" / bits, "attempt-1", plugins)).last
-            assert content(tmp_path / "group" / bits, "attempt-1") == content(tmp_path / "alone" / bits, "attempt-1")
-            assert measured(end) == measured(alone)
+        return make
+
+    monkeypatch.setattr("dfqbench.run.attempt.graphed_steps", graphed)
+    job = group_job("gdfq", tmp_path / "group", "attempt-1", plugins, *SMALL)
+    together = attempt(dataclasses.replace(job, partners=job.partners[:1]))
+    assert [recorder.captured for recorder in recorders] == [1, 1, 1, 1, 1]
+    for bits, end in zip(BITS[:2], ends(together), strict=False):
+        cell = cell_of("gdfq", plugins, bits, *SMALL)
+        alone = attempt(job_of(cell, tmp_path / "alone" / bits, "attempt-1", plugins)).last
+        assert content(tmp_path / "group" / bits, "attempt-1") == content(tmp_path / "alone" / bits, "attempt-1")
+        assert measured(end) == measured(alone)
 
 
 def timeline(folder: Path) -> dict[str, bytes]:

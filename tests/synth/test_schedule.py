@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfqbench.api import NonFiniteError
-from dfqbench.synth import DevicePlateau, FiniteWatch
+from dfqbench.synth import DevicePlateau
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -59,19 +58,3 @@ def test_adam_obeys_the_tensor_rate() -> None:
     lr.mul_(0.1)
     optimizer.step()
     torch.testing.assert_close(x.detach(), torch.full((3,), -0.55))
-
-
-def test_finite_watch_names_the_first_bad_step() -> None:
-    watch = FiniteWatch("toy loss", torch.device("cpu"))
-    for step in range(1, 50):
-        watch.step(torch.tensor(float("nan") if step in (7, 9) else 1.0), step)
-    with pytest.raises(NonFiniteError, match="toy loss is not finite at step 7") as caught:
-        watch.step(torch.tensor(1.0), 50)
-    assert caught.value.step == 7
-
-
-def test_finite_watch_is_quiet_about_finite_losses() -> None:
-    watch = FiniteWatch("toy loss", torch.device("cpu"))
-    for step in range(1, 101):
-        watch.step(torch.tensor(1e30), step)
-    watch.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dfqbench.api.batch import SampleSource
     from dfqbench.api.budget import Budget
     from dfqbench.api.card import ModelCard
+    from dfqbench.api.graphed import GraphedStep, StepFunction
     from dfqbench.api.precision import Precision
     from dfqbench.quant import Scheme, Student
 
@@ -57,6 +58,27 @@ class Context(Protocol):
         For the forward passes of generator and teacher in training; statistics and losses belong outside, or take
         their inputs as float32. What is computed again in the backward pass (`torch.utils.checkpoint`) must enter it
         there, too.
+        """
+        ...
+
+    def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
+        """Return a training step in a form that a GPU may repeat as one CUDA graph, which saves most of the launches.
+
+        On CPUs, and with the precision `float32`, the result just runs the step. Otherwise the first calls run it, one
+        call captures it, and later ones replay it. Use it for the whole step: forward, backward, `optimizer.step()`.
+
+            run_step = ctx.graphed(step, generators=[rng])
+            optimizer = torch.optim.Adam(parameters, fused=True, capturable=run_step.capturable)
+            (loss,) = run_step(images, labels, learning_rate)
+
+        The step must run the same operations on the same tensors at each call, read no value from the device
+        (`float(loss)`, `if tensor:`), and return a tuple of tensors. Everything else that changes is an argument of
+        the call; see `dfqbench.api.graphed.GraphedStep`. A learning rate, for example, is passed as a number and set by
+        `optimizer.param_groups[0]["lr"] = learning_rate` inside the step.
+
+        Args:
+            step: called with the arguments of each call.
+            generators: random generators on the device that the step draws from.
         """
         ...
 

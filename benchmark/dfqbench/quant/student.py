@@ -43,7 +43,6 @@ class Student(nn.Module):
         scheme: what is quantized and how.
         claims: the operands that are on a grid.
         layers: claimed widths of each layer by name, in order of execution.
-        images_seen: images that went through, for the cost account.
         grid_convolutions: whether passes that will be differentiated compute their convolutions on the grids' integers
             in bfloat16.
     """
@@ -54,7 +53,10 @@ class Student(nn.Module):
         self.scheme = scheme
         self.claims = claims
         self.layers = layers
-        self.images_seen = 0
+        # On the device, so that the passes of a CUDA graph count, too.
+        device = next((parameter.device for parameter in network.parameters()), None)
+        self._images_seen: Tensor
+        self.register_buffer("_images_seen", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
         self.grid_convolutions = False
         self._quantizers = [m for m in network.modules() if isinstance(m, ActivationQuantizer)]
         self._restarted = [m for m in network.modules() if isinstance(m, QuantizedActivation)]
@@ -66,7 +68,7 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W) in the teacher's normalised input space."""
-        self.images_seen += images.shape[0]
+        self._images_seen += images.shape[0]
         for module in self._restarted:
             module.restart()
         on_grids = self.grid_convolutions and torch.is_grad_enabled()
@@ -81,6 +83,15 @@ class Student(nn.Module):
         if not torch.is_grad_enabled():
             return torchs_convolutions()
         return GridConvolutions() if self.grid_convolutions else convolutions(device)
+
+    @property
+    def images_seen(self) -> int:
+        """Images that went through (reads the device)."""
+        return int(self._images_seen)
+
+    @images_seen.setter
+    def images_seen(self, count: int) -> None:
+        self._images_seen.fill_(count)
 
     @property
     def range_steps(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,6 @@ from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.numerics import widened
 from dfqbench.quant import check_rule, prepare
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
-from dfqbench.replay import LearningRate, ReplayedStep, Tally, beside_for, tallied, tape_for
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
 
@@ -62,12 +60,11 @@ class Distillation:
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
         self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
-        self._replayed = ReplayedStep(tape_for(ctx, [self._random]))
-        self._beside = beside_for(ctx, source)
-        self._rate = LearningRate(self._lr, ctx.device, recorded=self._replayed.records)
+        self._run_observe = ctx.graphed(self._observe)
+        self._run_update = ctx.graphed(self._update, generators=[self._random])
         self._optimizer = torch.optim.SGD(
             self.student.parameters(),
-            lr=self._rate.of_optimizer,
+            lr=self._lr,
             momentum=params.momentum,
             nesterov=params.momentum > 0,
             weight_decay=params.weight_decay,
@@ -94,42 +91,25 @@ class Distillation:
         if self._ctx.restored is not None:
             self._load(self._ctx.restored)
             first = int(self._ctx.restored["step"])
-        with tallied(Tally(self._images_seen, self._set_images_seen)):
-            for step in range(first, self.plan.total):
-                scalars = self._step(step)
-                with self._beside.there():
-                    self._ctx.progress(step + 1, self.plan.total, **scalars)
-                    trained = step + 1 - self.plan.student_start
-                    if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
-                        self._ctx.snapshot(self.student, step + 1)
-                    self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
-        self._beside.join()
+        for step in range(first, self.plan.total):
+            scalars = self._step(step)
+            self._ctx.progress(step + 1, self.plan.total, **scalars)
+            trained = step + 1 - self.plan.student_start
+            if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
+                self._ctx.snapshot(self.student, step + 1)
+            self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
         return self.student
-
-    def _images_seen(self) -> dict[str, int]:
-        return {"images": self.student.images_seen}
-
-    def _set_images_seen(self, counts: dict[str, int]) -> None:
-        self.student.images_seen = counts["images"]
 
     def _step(self, step: int) -> dict[str, Any]:
         if step < self.plan.range_steps:
             # Drawn before: what the generator sees of the student must not count for the ranges.
-            self._replayed("ranges", self._observe, self._draw().images)
+            self._run_observe(self._draw().images)
             return {}
         if step < self.plan.student_start:
             if self._live:
                 self._draw()
             return {}
-        batch = self._draw()
-        marked = nullcontext
-        if self._beside.used:
-            # A source may make its next batch where this one lies.
-            batch = Batch(*(None if part is None else part.clone() for part in _parts(batch)))  # type: ignore[arg-type]
-            marked = getattr(self._source, "beside", nullcontext)
-        parts = [part for part in _parts(batch) if part is not None]
-        with self._beside.after(*parts), marked():
-            return {"loss": self._train(batch, step)}
+        return {"loss": self._train(self._draw(), step)}
 
     @torch.no_grad()
     def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -146,20 +126,28 @@ class Distillation:
         """One update of the student's parameters; returns its loss (0-d)."""
         params = self._params
         augments, mixes = self._happens(params.augment_share), self._happens(params.interpolation)
-        self._rate.set(self._optimizer, self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step))
-        has_labels, has_logits = batch.labels is not None, batch.teacher_logits is not None
+        return self._run_update(
+            batch.images,
+            batch.labels,
+            batch.teacher_logits,
+            self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step),
+            key=self.student.grids(),
+            augments=augments,
+            mixes=mixes,
+        )[0]
 
-        def update(images: Tensor, *others: Tensor) -> tuple[Tensor]:
-            rest = list(others)
-            labels = rest.pop(0) if has_labels else None
-            given = Batch(images, labels, rest.pop(0) if has_logits else None)
-            return (self._update(self._varied(given, augments=augments, mixes=mixes)),)
-
-        tensors = [part for part in (batch.labels, batch.teacher_logits) if part is not None]
-        kind = (augments, mixes, has_labels, has_logits, self.student.grids())
-        return self._replayed(kind, update, batch.images, *tensors)[0]
-
-    def _update(self, batch: Batch) -> Tensor:
+    def _update(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        logits: Tensor | None,
+        lr: float | Tensor,
+        *,
+        augments: bool,
+        mixes: bool,
+    ) -> tuple[Tensor]:
+        self._optimizer.param_groups[0]["lr"] = lr
+        batch = self._varied(Batch(images, labels, logits), augments=augments, mixes=mixes)
         wanted = batch.teacher_logits
         if wanted is None:
             with torch.no_grad(), self._ctx.autocast():
@@ -169,7 +157,7 @@ class Distillation:
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        return loss.detach()
+        return (loss,)
 
     def _loss(self, wanted: Tensor, found: Tensor, labels: Tensor | None) -> Tensor:
         """CE(Q(x), y) + alpha T^2 KL(P || Q) + weight MSE of logits, those that are switched on."""
@@ -192,7 +180,6 @@ class Distillation:
         return share > 0 and float(torch.rand((), generator=self._coin)) < share
 
     def _state(self, step: int) -> dict[str, Any]:
-        self._beside.join()
         return {
             "step": step,
             "student": self.student.state_dict(),
@@ -208,11 +195,8 @@ class Distillation:
         self.student.images_seen = int(state["images_seen"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
-        self._replayed.forget()
+        self._run_observe.reset()
+        self._run_update.reset()
         self._source.load_state_dict(state["source"])
         self._random.set_state(state["random"].cpu())
         self._coin.set_state(state["coin"].cpu())
-
-
-def _parts(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    return batch.images, batch.labels, batch.teacher_logits

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from dfqbench.accel.cuda_graph import graphed_steps
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Skip
@@ -354,6 +355,7 @@ class Attempt:
             keeper=self.keeper,
             restored=self.keeper.restored(),
             precision=Precision(self._job.precision),
+            make_graphed=graphed_steps(self._device, self.costs.counts),
         )
 
     def _enter(self, phase: str) -> None:

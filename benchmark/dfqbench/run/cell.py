@@ -24,8 +24,8 @@ DATA_CODE = (
 """The host's code that decides which pixels and labels are read."""
 TRACING = ("quant/trace.py", "quant/tail.py", "quant/slices.py", "quant/activations.py", "quant/frozen.py")
 """The host's code by which a teacher becomes a graph."""
-COMPUTING = ("native", "replay")
-"""The host's code of compiled passes, and of steps that are recorded."""
+COMPUTING = ("native", "accel")
+"""The host's code of compiled passes, and of CUDA graphs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,6 @@ class Clock:
         self._mark: Event | None = None
         self._open: tuple[str, str | None] | None = None
         self._begin = 0.0
-        self._overlaps = False
 
     @contextmanager
     def phase(self, name: str, inside: str | None = None) -> Iterator[None]:
@@ -99,7 +98,6 @@ class Clock:
     def _start(self) -> None:
         self._begin = self._now()
         self._inside_seconds = 0.0
-        self._overlaps = False
         if self._make_event is not None:
             self._sums = EventSums()
             self._mark = self._event()
@@ -152,8 +150,7 @@ class Clock:
         """Ends the running segment of device time and begins the next."""
         if self._sums is not None and self._mark is not None:
             now = self._event()
-            if side == "inside" or not self._overlaps:
-                self._sums.add(side, self._mark, now)
+            self._sums.add(side, self._mark, now)
             self._mark = now
 
     @contextmanager
@@ -174,24 +171,6 @@ class Clock:
             self._depth -= 1
             self._inside_seconds += self._now() - begin
             self._cut("inside")
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Marks work of the open phase on a queue of its own, which runs while that of `inside` does.
-
-        Both share the wall time in proportion to how long either queue was at work; what passes between two segments
-        of the first is then no work at all.
-        """
-        if self._sums is None:
-            yield
-            return
-        self._overlaps = True
-        begin = self._event()
-        try:
-            yield
-        finally:
-            if self._sums is not None:
-                self._sums.add("outside", begin, self._event())
 
     def add(self, name: str, seconds: float) -> None:
         """Charges seconds to a phase."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,15 @@ from dfqbench.api.batch import SampleSource
 from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import NonFiniteError, PluginError
+from dfqbench.api.graphed import EagerStep, GraphedStep, MakeGraphed, StepFunction
 from dfqbench.api.precision import Precision
 from dfqbench.native.autocast import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
 from dfqbench.run.training import Snapshots, Timeline
+from dfqbench.synth.nan_check import READ_EVERY, NonFiniteCheck
 
-READ_EVERY = 50
-"""Steps between readings of device scalars."""
 REPORT_EVERY = 0.5
 """Seconds between progress reports to the parent."""
 
@@ -95,6 +96,7 @@ class HostContext:
         keeper: Keeper | None = None,
         restored: Restored | None = None,
         precision: Precision = Precision.FLOAT32,
+        make_graphed: MakeGraphed = EagerStep,
     ) -> None:
         self.device = device
         self.card = card
@@ -108,7 +110,8 @@ class HostContext:
         self._seed_key = seed_key
         self._report = report
         self._shared_quantize = shared_quantize
-        self._first_bad: Tensor | None = None
+        self._nan_check = NonFiniteCheck(f"loss in {phase}", device)
+        self._make_graphed = make_graphed if precision.rearranges else EagerStep
         self._last_report = 0.0
         self._report_every = report_every
         self._snapshots = snapshots
@@ -139,7 +142,7 @@ class HostContext:
         self.steps = int(found["steps"])
         if self._timeline is not None:
             self._timeline.reached(self.steps, int(found.get("total", 0)))
-        self._first_bad = None if found["first_bad"] is None else found["first_bad"].to(self.device)
+        self._nan_check.load_state_dict(found["nan_check"])
         self._restored.on_read()
         return self._restored.state
 
@@ -149,12 +152,16 @@ class HostContext:
             "generator": self.generator.get_state(),
             "steps": self.steps,
             "total": self._total,
-            "first_bad": self._first_bad,
+            "nan_check": self._nan_check.state_dict(),
         }
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
         return Autocast(self.device, enabled=self.precision.bfloat16)
+
+    def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
+        """Return a step that may be repeated as a CUDA graph; it runs eagerly on CPUs and on the reference path."""
+        return self._make_graphed(step, generators)
 
     def seed(self, *scope: str | int) -> int:
         """A seed of this phase and scope."""
@@ -167,12 +174,12 @@ class HostContext:
             self._timeline.reached(step, total)
         loss = scalars.get("loss")
         if isinstance(loss, Tensor):
-            self._watch(loss.detach(), step)
-        elif isinstance(loss, float) and not torch.isfinite(torch.tensor(loss)):
+            self._nan_check.note(loss.detach(), step)
+        elif isinstance(loss, float) and not math.isfinite(loss):
             raise NonFiniteError(f"loss in {self._phase}", step)
         reading = step % READ_EVERY == 0 or step == total
         if reading:
-            self._check(step)
+            self._nan_check.check()
         now = time.monotonic()
         if now - self._last_report >= self._report_every or step in {1, total}:
             self._last_report = now
@@ -181,18 +188,6 @@ class HostContext:
         if self._keeper is not None and not self._keeps and step > 1 and self._keeper.stopping:
             # A phase that has come to its second step without offering a state will not offer any.
             self._keeper.stop()
-
-    def _watch(self, loss: Tensor, step: int) -> None:
-        if self._first_bad is None:
-            self._first_bad = torch.zeros((), dtype=torch.int64, device=loss.device)
-        seen_or_fine = (self._first_bad > 0) | torch.isfinite(loss).all()
-        self._first_bad = torch.where(seen_or_fine, self._first_bad, step)
-
-    def _check(self, step: int) -> None:
-        if self._first_bad is not None:
-            bad = int(self._first_bad)
-            if bad:
-                raise NonFiniteError(f"loss in {self._phase}", min(bad, step))
 
     def snapshot(self, student: nn.Module, step: int) -> None:
         """Keeps the student at up to as many steps as were asked for; drops it where none were."""
@@ -211,7 +206,7 @@ class HostContext:
         Raises:
             NonFiniteError: one was NaN or infinite.
         """
-        self._check(self.steps)
+        self._nan_check.check()
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Runs the cell's shared quantizer."""

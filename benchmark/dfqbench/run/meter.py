@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
 from dfqbench.api.errors import NonFiniteError, PluginError
-from dfqbench.replay.tally import Tally, tallied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,17 +67,9 @@ def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None
     def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
         present().optimizer_steps += 1
 
-    def write(found: dict[str, int]) -> None:
-        present().take(found)
-
-    def read() -> dict[str, int]:
-        return {"teacher_images": present().teacher_images, "optimizer_steps": present().optimizer_steps}
-
     handles = [teacher.register_forward_pre_hook(passed), register_optimizer_step_post_hook(stepped)]
     try:
-        # Neither hook is called where a step is repeated from a recording.
-        with tallied(Tally(read, write)):
-            yield
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -170,10 +161,6 @@ class MeteredLiveSource(MeteredSource):
     def needs_student(self) -> bool:
         """Whether the source looks at the student."""
         return bool(getattr(self._live, "needs_student", True))
-
-    def beside(self) -> AbstractContextManager[None]:
-        """Marks work that runs while the source's next step does."""
-        return self._clock.beside()
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Trains the generator once; the time, passes through teacher and student included, is synthesis."""

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
         sampled_margin_loss,
     )
     from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments, unbiased
+    from dfqbench.synth.nan_check import NonFiniteCheck
     from dfqbench.synth.params import GeneratorParams
     from dfqbench.synth.plan import FEW_CLASSES, SMALL_INPUT, TrainingPlan, is_large
-    from dfqbench.synth.schedule import DevicePlateau, FiniteWatch
+    from dfqbench.synth.schedule import DevicePlateau
     from dfqbench.synth.source import FixedSource
     from dfqbench.synth.statistics import (
         BatchNormStatistics,
@@ -68,9 +69,10 @@ _ROOMS = {
     "losses": "ZEROQ_EPS bns_loss zeroq_gap zeroq_loss",
     "margin": "expected_margin_loss logit_discrepancy probability_discrepancy sampled_margin_loss",
     "moments": "Moments batch_moments positions sample_moments unbiased",
+    "nan_check": "NonFiniteCheck",
     "params": "GeneratorParams",
     "plan": "FEW_CLASSES SMALL_INPUT TrainingPlan is_large",
-    "schedule": "DevicePlateau FiniteWatch",
+    "schedule": "DevicePlateau",
     "source": "FixedSource",
     "statistics": "BatchNormStatistics LayerConstants LayerStatistics PassStatistics batchnorm_layers",
     "terms": "FunctionTerm GeneratorPass LossTerm bns_term cross_entropy_term margin_term",
@@ -88,7 +90,6 @@ __all__ = [
     "DevicePlateau",
     "Draw",
     "FeatureMaps",
-    "FiniteWatch",
     "FixedSource",
     "FunctionTerm",
     "Generator",
@@ -100,6 +101,7 @@ __all__ = [
     "LoopSettings",
     "LossTerm",
     "Moments",
+    "NonFiniteCheck",
     "PassMaps",
     "PassStatistics",
     "TrainingPlan",

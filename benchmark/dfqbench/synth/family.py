@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from dfqbench.api import Context
-from dfqbench.replay import tape_for
 from dfqbench.synth.conditions import Draw, class_condition
 from dfqbench.synth.generators import Generator
 from dfqbench.synth.loop import GeneratorSource, LoopSettings
@@ -105,7 +104,7 @@ def generator_source(
         seed=ctx.seed(what, "conditions"),
         autocast=ctx.autocast,
         fused=ctx.precision.rearranges,
-        tape=lambda random: tape_for(ctx, random),
+        graphed=ctx.graphed,
     )
 
 

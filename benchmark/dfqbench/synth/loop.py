@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Batch
+from dfqbench.api.graphed import EagerStep, MakeGraphed
 from dfqbench.api.numerics import widened
-from dfqbench.replay import LearningRate, ReplayedStep, Tape, recordable_adam
+from dfqbench.quant.student import Student
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.conditions import Condition, Draw
 from dfqbench.synth.generators import Generator
+from dfqbench.synth.nan_check import NonFiniteCheck
 from dfqbench.synth.plan import TrainingPlan
-from dfqbench.synth.schedule import FiniteWatch
 from dfqbench.synth.statistics import BatchNormStatistics
 from dfqbench.synth.terms import GeneratorPass, LossTerm
 
@@ -71,7 +72,7 @@ class GeneratorSource:
         seed: int,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         fused: bool = False,
-        tape: Callable[[Sequence[torch.Generator]], Tape | None] = lambda _random: None,
+        graphed: MakeGraphed = EagerStep,
     ) -> None:
         """Builds optimizer and random streams.
 
@@ -86,7 +87,7 @@ class GeneratorSource:
             seed: of conditions and terms.
             autocast: `Context.autocast`, for the passes of generator and teacher.
             fused: whether statistics are computed together with BatchNorm.
-            tape: given the random streams of the steps, records them where all terms are `replayable`.
+            graphed: `Context.graphed`, for steps all of whose terms are `capturable`.
         """
         self.generator = generator
         self.terms = [term for term in terms if term.weight != 0]
@@ -102,12 +103,12 @@ class GeneratorSource:
         self._drawing = torch.Generator(device).manual_seed(seed + 1)
         # Whether to augment is decided on the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(seed + 2)
-        self._step = ReplayedStep(tape([self._random]) if all(term.replayable for term in self.terms) else None)
-        self._rate = LearningRate(settings.lr, device, recorded=self._step.records)
-        self._optimizer = recordable_adam(
-            self._parameters, recorded=self._step.records, lr=self._rate.of_optimizer, betas=settings.betas
+        make = graphed if all(term.capturable for term in self.terms) else EagerStep
+        self._run_step = make(self._step, generators=[self._random])
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=settings.lr, betas=settings.betas, fused=True, capturable=self._run_step.capturable
         )
-        self._finite = FiniteWatch(f"{settings.what} generator loss", device)
+        self._nan_check = NonFiniteCheck(f"{settings.what} generator loss", device)
         self._watch = BatchNormStatistics(teacher, fused=fused)
         self._recorder = FeatureMaps(teacher)
 
@@ -143,36 +144,45 @@ class GeneratorSource:
         Raises:
             NonFiniteError: every 50 steps, where a loss was not finite since.
         """
+        if not any(term.needs_student and self.steps >= term.start for term in self.terms):
+            student = None
         active = [t for t in self.terms if self.steps >= t.start and (student is not None or not t.needs_student)]
         watched = [*active, *(t for t in self.terms if t not in active and not t.needs_student)]
-        condition, augments = self._draw(size, self._random), self._augments()
+        condition = self._draw(size, self._random)
         decays = self._plan.decays(self._settings.lr_steps, self.steps)
-        self._rate.set(self._optimizer, self._settings.lr * self._settings.lr_factor**decays)
-
-        def step(noise: Tensor, labels: Tensor, *extra: Tensor) -> tuple[Tensor, ...]:
-            return self._pass(Condition(noise, labels, *extra), active, watched, student, augments=augments)
-
-        extra = () if condition.extra is None else (condition.extra,)
-        seen = _seen_of(student) if any(term.needs_student for term in active) else None
-        kind = (tuple(term.name for term in active), tuple(term.name for term in watched), augments, seen)
-        images, logits, *loss = self._step(kind, step, condition.noise, condition.labels, *extra)
+        images, logits, *loss = self._run_step(
+            condition.noise,
+            condition.labels,
+            condition.extra,
+            self._settings.lr * self._settings.lr_factor**decays,
+            key=student.grids() if isinstance(student, Student) else None,
+            active=tuple(active),
+            watched=tuple(watched),
+            student=student,
+            augments=self._augments(),
+        )
         if loss:
-            self._finite.step(loss[0], self.steps + 1)
+            self._nan_check.step(loss[0], self.steps + 1)
         for term in watched:
             term.finish(self.steps)
         self.steps += 1
         return Batch(images, condition.labels, logits)
 
-    def _pass(
+    def _step(
         self,
-        condition: Condition,
+        noise: Tensor,
+        labels: Tensor,
+        extra: Tensor | None,
+        lr: float | Tensor,
+        *,
         active: Sequence[LossTerm],
         watched: Sequence[LossTerm],
         student: nn.Module | None,
-        *,
         augments: bool,
     ) -> tuple[Tensor, ...]:
-        """One step on the device: images, the teacher's logits and, where a term is active, their loss."""
+        """Run one step on the device; return images, the teacher's logits and, where a term is active, the loss."""
+        condition = Condition(noise, labels, extra)
+        self._optimizer.param_groups[0]["lr"] = lr
         with ExitStack() as stack:
             watch = stack.enter_context(self._watch) if any(t.needs_statistics for t in watched) else None
             recorder = stack.enter_context(self._recorder) if any(t.needs_maps for t in watched) else None
@@ -221,7 +231,7 @@ class GeneratorSource:
             "drawing": self._drawing.get_state(),
             "coin": self._coin.get_state(),
             "steps": self.steps,
-            "finite": self._finite.state_dict(),
+            "finite": self._nan_check.state_dict(),
             "terms": {term.name: term.state_dict() for term in self.terms},
         }
 
@@ -233,13 +243,7 @@ class GeneratorSource:
         for stream, name in ((self._random, "random"), (self._drawing, "drawing"), (self._coin, "coin")):
             stream.set_state(state[name].cpu())
         self.steps = int(state["steps"])
-        self._step.forget()
-        self._finite.load_state_dict(state["finite"])
+        self._run_step.reset()
+        self._nan_check.load_state_dict(state["finite"])
         for term in self.terms:
             term.load_state_dict(state["terms"][term.name])
-
-
-def _seen_of(student: nn.Module | None) -> Hashable:
-    """What a step that looks at the student depends on: which one, its mode, and where its grids are."""
-    grids = getattr(student, "grids", None)
-    return None if student is None else (id(student), torch.is_grad_enabled(), grids() if callable(grids) else None)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and failure flags that live on the device, so that no step waits for it."""
+"""Learning-rate schedules that live on the device, so that no step waits for it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from dfqbench.api import NonFiniteError
-
-READ_EVERY = 50
-"""Steps between reads of a flag on the device."""
 
 
 class DevicePlateau:
@@ -75,45 +70,3 @@ class DevicePlateau:
         self.lr.copy_(state["lr"])
         self._best.copy_(state["best"])
         self._bad.copy_(state["bad"])
-
-
-class FiniteWatch:
-    """Remembers the first step at which a loss was NaN or infinite, and looks at it every 50 steps.
-
-    Attributes:
-        what: the quantity, as named in the error.
-    """
-
-    def __init__(self, what: str, device: torch.device) -> None:
-        self.what = what
-        self._first = torch.full((), -1, dtype=torch.int64, device=device)
-
-    @torch.no_grad()
-    def step(self, loss: Tensor, step: int) -> None:
-        """Takes the loss of step `step` (from 1) into account.
-
-        Raises:
-            NonFiniteError: at a multiple of 50 steps, where a loss up to now was not finite.
-        """
-        bad = ~torch.isfinite(loss) & (self._first < 0)
-        self._first.masked_fill_(bad, step)
-        if step % READ_EVERY == 0:
-            self.check()
-
-    def check(self) -> None:
-        """Looks now (one synchronisation).
-
-        Raises:
-            NonFiniteError: a loss up to now was not finite.
-        """
-        first = int(self._first)
-        if first >= 0:
-            raise NonFiniteError(self.what, first)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The first bad step."""
-        return {"first": self._first}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        self._first.copy_(state["first"])

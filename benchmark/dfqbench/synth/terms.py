@@ -108,14 +108,14 @@ class LossTerm(ABC):
         needs_statistics: reads `view.statistics`.
         needs_maps: reads `view.maps`.
         needs_student: reads `view.student_logits`; without a student the term is off.
-        replayable: whether `loss` and `observe` do the same operations on the device each time, whatever the step, and
-            nothing else that must happen anew; a GPU then repeats them from a recording. `finish` is always called.
+        capturable: whether `loss` and `observe` run the same operations on the device at each step and read no value
+            from it, so that a CUDA graph may repeat them. `finish` is called on the host at each step.
     """
 
     needs_statistics = False
     needs_maps = False
     needs_student = False
-    replayable = False
+    capturable = False
 
     def __init__(self, name: str, weight: float, start: int = 0) -> None:
         self.name = name
@@ -141,7 +141,12 @@ class LossTerm(ABC):
 
 
 class FunctionTerm(LossTerm):
-    """A loss without state, from a function of the pass."""
+    """A loss without state, from a function of the pass.
+
+    The function reads no value from the device; derive from `LossTerm` for one that does.
+    """
+
+    capturable = True
 
     def __init__(
         self,
@@ -153,10 +158,8 @@ class FunctionTerm(LossTerm):
         statistics: bool = False,
         maps: bool = False,
         student: bool = False,
-        replayable: bool = False,
     ) -> None:
         super().__init__(name, weight, start)
-        self.replayable = replayable
         self._function = function
         self.needs_statistics = statistics
         self.needs_maps = maps
@@ -169,12 +172,12 @@ class FunctionTerm(LossTerm):
 
 def cross_entropy_term(weight: float) -> LossTerm:
     """CE(P(x), y): images shall look like their class to the teacher (GDFQ, released code)."""
-    return FunctionTerm("ce", weight, lambda view: F.cross_entropy(view.logits, view.labels), replayable=True)
+    return FunctionTerm("ce", weight, lambda view: F.cross_entropy(view.logits, view.labels))
 
 
 def bns_term(weight: float) -> LossTerm:
     """L_BNS of the batch (methods.md 0.3)."""
-    return FunctionTerm("bns", weight, lambda view: bns_loss(view.statistics), statistics=True, replayable=True)
+    return FunctionTerm("bns", weight, lambda view: bns_loss(view.statistics), statistics=True)
 
 
 def margin_term(
@@ -199,4 +202,4 @@ def margin_term(
             return expected_margin_loss(discrepancy, mean, std)
         return sampled_margin_loss(discrepancy, mean, std, view.random)
 
-    return FunctionTerm("margin", weight, loss, start=start, student=True, replayable=True)
+    return FunctionTerm("margin", weight, loss, start=start, student=True)

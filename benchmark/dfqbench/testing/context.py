@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, Precision, SampleSource, budget_named
+from dfqbench.api.graphed import EagerStep, GraphedStep, MakeGraphed, StepFunction
 from dfqbench.native.autocast import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.testing.toys import toy_card
@@ -35,6 +36,7 @@ class ToyContext:
         shared: the shared quantizer, where a test wants one.
         device: where to compute.
         precision: how the training loops compute.
+        make_graphed: makes the results of `graphed` where the precision lets operations be rearranged.
         keep_states: whether the states given at step boundaries are kept.
         fixed_workdir: the work folder; None: a temporary one.
         steps: (step, total) of every report.
@@ -51,6 +53,7 @@ class ToyContext:
     shared: Callable[[nn.Module, SampleSource, ToyContext], Student] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = Precision.FLOAT32
+    make_graphed: MakeGraphed = EagerStep
     keep_states: bool = False
     fixed_workdir: Path | None = None
     steps: list[tuple[int, int]] = field(default_factory=list)
@@ -90,6 +93,10 @@ class ToyContext:
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
         return Autocast(self.device, enabled=self.precision.bfloat16)
+
+    def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
+        """Return the step; it runs eagerly unless the test gave `make_graphed`."""
+        return (self.make_graphed if self.precision.rearranges else EagerStep)(step, generators)
 
     def seed(self, *scope: str | int) -> int:
         """A seed from `root_seed` and the scope."""

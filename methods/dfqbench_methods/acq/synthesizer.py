@@ -59,11 +59,9 @@ def terms(params: AcqParams) -> list[LossTerm]:
     """ACQ's losses; those of weight 0 are left out by the loop."""
     cosine = params.pair_form == "cosine"
     return [
-        FunctionTerm("centre", params.centre_weight, _centre, maps=True, replayable=True),
-        FunctionTerm(
-            "pair", params.pair_weight, _pair_features if cosine else _pair_images, maps=cosine, replayable=True
-        ),
-        FunctionTerm("consistency", params.consistency_weight, _consistency, maps=True, replayable=True),
+        FunctionTerm("centre", params.centre_weight, _centre, maps=True),
+        FunctionTerm("pair", params.pair_weight, _pair_features if cosine else _pair_images, maps=cosine),
+        FunctionTerm("consistency", params.consistency_weight, _consistency, maps=True),
     ]
 
 

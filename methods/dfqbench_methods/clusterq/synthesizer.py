@@ -40,7 +40,7 @@ class CentroidTerm(LossTerm):
     """
 
     needs_statistics = True
-    replayable = True
+    capturable = True
 
     def __init__(self, params: ClusterqParams, *, start: int, epoch_steps: int, classes: int) -> None:
         super().__init__("cluster", params.cluster_weight, start)
@@ -135,7 +135,6 @@ def _terms(ctx: Context, params: ClusterqParams) -> list[LossTerm]:
                 lambda view: released_loss(view.statistics, params, view.random),
                 start=start,
                 statistics=True,
-                replayable=True,
             )
         ]
     return []

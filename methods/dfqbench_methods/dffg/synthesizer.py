@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Context, NonFiniteError
-from dfqbench.replay import ReplayedStep, tape_for
 from dfqbench.synth import (
     BatchNormStatistics,
     FixedSource,
@@ -106,30 +105,27 @@ class _Iteration:
         self._domain = _Domain(ctx, params)
         self._random = ctx.generator
         self._steps = steps
-        self._device = ctx.device
         self._sizes: Tensor | None = None
-        self._make_tape = partial(tape_for, ctx, [ctx.generator])
-        self._step = ReplayedStep(None)
+        self._graphed = ctx.graphed
 
-    def start(self, shape: tuple[int, ...]) -> _Chains:
+    def start(self, shape: tuple[int, ...], watch: BatchNormStatistics) -> _Chains:
         """Noise of natural images' mean and deviation."""
-        self._step = ReplayedStep(self._make_tape())
         noise = torch.randn(shape, generator=self._random, device=self._random.device)
-        return _Chains(noise * self._domain.std + self._domain.mean)
+        chains = _Chains(noise * self._domain.std + self._domain.mean)
+        self._run_step = self._graphed(partial(self._move, chains, watch), generators=[self._random])
+        return chains
 
-    def update(self, chains: _Chains, watch: BatchNormStatistics, step: int, *, keep: bool) -> Tensor:
+    def update(self, chains: _Chains, step: int, *, keep: bool) -> Tensor:
         """One step of every chain; keeps the images of before it where asked. Returns the loss (0-d)."""
         before = chains.images.clone() if keep else None
         size = step_size(step, self._steps, self._params.step, self._params.last_step)
-        # What is recorded reads the step's size from the device.
-        given = (torch.full((), size, device=self._device),) if self._step.records else ()
-        loss, logits = self._step("iteration", partial(self._moved, chains, watch, size), *given)
+        loss, logits = self._run_step(size)
         if before is not None:
             chains.keep(before, logits)
         return loss
 
-    def _moved(self, chains: _Chains, watch: BatchNormStatistics, size: float, *given: Tensor) -> tuple[Tensor, Tensor]:
-        """Moves the images by the given size, where there is one; returns the loss and the logits of before."""
+    def _move(self, chains: _Chains, watch: BatchNormStatistics, size: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Move the images by a step of this size; return the loss and the logits of before."""
         images = chains.images.requires_grad_()
         with self._autocast():
             logits = self._teacher(images)
@@ -140,12 +136,12 @@ class _Iteration:
             noise = torch.randn(gradient.shape, generator=self._random, device=self._random.device)
             gradient = gradient * noise.mul_(self._params.pixel_noise).add_(1)
         direction = accumulate(chains.momentum, gradient, self._params.momentum).sign()
-        if given:
-            moved = chains.images.addcmul_(direction, self._domain.std * -given[0])
+        if isinstance(size, Tensor):
+            moved = chains.images.addcmul_(direction, self._domain.std * -size)
         else:
             moved = chains.images.addcmul_(direction, self._domain.std, value=-size)
         torch.minimum(torch.maximum(moved, self._domain.low, out=moved), self._domain.high, out=moved)
-        return loss.detach(), logits.detach().float()
+        return loss, logits.float()
 
     def _loss(self, statistics: PassStatistics, images: Tensor) -> Tensor:
         if self._params.statistics == "batch":
@@ -185,13 +181,13 @@ def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSou
     first = int(restored["step"])
     with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
         for index in range(len(done), len(sizes)):
-            chains = iteration.start((sizes[index], *ctx.card.input_size))
+            chains = iteration.start((sizes[index], *ctx.card.input_size), watch)
             if restored["current"] is not None:
                 chains.load_state_dict(restored["current"])
                 restored["current"] = None
                 ctx.generator.set_state(restored["random"].cpu())
             for step in range(first, steps):
-                loss = iteration.update(chains, watch, step, keep=step in keep)
+                loss = iteration.update(chains, step, keep=step in keep)
                 ctx.progress(index * steps + step + 1, len(sizes) * steps, loss=loss)
                 ctx.checkpoint(lambda step=step, chains=chains: _state(ctx, done, chains, step + 1))  # type: ignore[misc]
             first = 0

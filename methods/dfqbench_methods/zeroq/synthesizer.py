@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Context, InputStats, NonFiniteError
-from dfqbench.replay import ReplayedStep, recordable_adam, tape_for
 from dfqbench.synth import (
     BatchNormStatistics,
     DevicePlateau,
@@ -47,7 +46,9 @@ def initial_noise(shape: tuple[int, ...], variant: str, generator: torch.Generat
 class _Distillation:
     """One batch of images on its way: pixels, optimizer and learning rate."""
 
-    def __init__(self, images: Tensor, params: ZeroQParams, *, recorded: bool) -> None:
+    def __init__(self, images: Tensor, ctx: Context, params: ZeroQParams, loss: Callable[[Tensor], Tensor]) -> None:
+        self.step = ctx.graphed(self._step)
+        self._loss = loss
         self.images = images.to(memory_format=torch.channels_last).requires_grad_()
         self.plateau = DevicePlateau(
             torch.tensor(params.lr, device=images.device),
@@ -55,14 +56,18 @@ class _Distillation:
             patience=params.plateau_patience,
             min_lr=params.min_lr,
         )
-        self.optimizer = recordable_adam([self.images], recorded=recorded, lr=self.plateau.lr)
+        self.optimizer = torch.optim.Adam(
+            [self.images], lr=self.plateau.lr, fused=True, capturable=self.step.capturable
+        )
 
-    def update(self, loss: Tensor) -> None:
-        """Moves the images down the loss, then lets the schedule look at it."""
+    def _step(self) -> tuple[Tensor]:
+        """Move the images down the loss, then update the learning rate."""
+        loss = self._loss(self.images)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.plateau.step(loss)
+        return (loss,)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -99,27 +104,21 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ZeroQParams) -> FixedSo
 
     with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
 
-        def iterate(current: _Distillation) -> tuple[Tensor]:
+        def image_loss(images: Tensor) -> Tensor:
             with ctx.autocast():
-                teacher(current.images)
-            image = unbiased(sample_moments(current.images), positions(current.images))
-            loss = zeroq_loss(watch.last, image, target, params.eps)
-            current.update(loss)
-            return (loss.detach(),)
+                teacher(images)
+            return zeroq_loss(watch.last, unbiased(sample_moments(images), positions(images)), target, params.eps)
 
         for index in range(len(done), len(sizes)):
             before = ctx.generator.get_state()
             noise = initial_noise((sizes[index], *card.input_size), params.init, ctx.generator)
-            iteration = ReplayedStep(tape_for(ctx, []))
-            current = _Distillation(
-                noise * std.view(-1, 1, 1) + mean.view(-1, 1, 1), params, recorded=iteration.records
-            )
+            current = _Distillation(noise * std.view(-1, 1, 1) + mean.view(-1, 1, 1), ctx, params, image_loss)
             first = 0
             if index == len(restored["done"]) and restored["current"] is not None:
                 current.load_state_dict(restored["current"])
                 first = restored["step"]
             for step in range(first, iterations):
-                (loss,) = iteration("iteration", partial(iterate, current))
+                (loss,) = current.step()
                 ctx.progress(index * iterations + step + 1, len(sizes) * iterations, loss=loss)
                 ctx.checkpoint(
                     lambda current=current, step=step, before=before: {  # type: ignore[misc]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dfqbench.accel.cuda_graph import graphed_steps
 from dfqbench.api import Precision, budget_named
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme, prepare
@@ -27,7 +28,14 @@ from dfqbench.testing.context import ToyContext
 def generator_step(shape: Shape, method: str, precision: Precision) -> Step:
     """One step of a live method with its own recipe, after the phases before."""
     network = shape.teacher().to(memory_format=torch.channels_last)
-    ctx = ToyContext(card=shape.card, bits=parse_scheme("w4a4"), precision=precision, device=torch.device(shape.device))
+    device = torch.device(shape.device)
+    ctx = ToyContext(
+        card=shape.card,
+        bits=parse_scheme("w4a4"),
+        precision=precision,
+        device=device,
+        make_graphed=graphed_steps(device),
+    )
     kind = load_plugins().method_class(method)
     source = kind(kind.params_type()).synthesize(network, ctx)
     for term in source.terms:  # type: ignore[attr-defined]
@@ -81,6 +89,7 @@ class ImageIteration:
             budget=budget_named("short"),
             most=rounds + WARM_ROUNDS + 1,
             device=self._device,
+            make_graphed=graphed_steps(self._device),
         )
         with suppress(_Enough):
             self._kind(self._kind.params_type()).synthesize(self._network, ctx)

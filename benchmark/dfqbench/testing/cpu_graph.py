@@ -1,65 +1,68 @@
-"""A tape for the CPU: records a step's operations and repeats them, as a CUDA graph would.
+"""A recorder for the CPU: captures a step's operations and replays them, as a CUDA graph would.
 
-What a recording misses, it misses alike: numbers that the host has put into an operation, choices that the host made,
-tensors that were replaced afterwards. Reading a value from a tensor fails as it does while a graph is recorded.
+What a CUDA graph misses, it misses, too: numbers that the host has put into an operation, choices that the host made,
+tensors that were replaced afterwards. Reading a value from a tensor fails as it does while a CUDA graph is captured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Result = TypeVar("Result")
+from dfqbench.accel.cuda_graph import Results, Run
 
 _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.nonzero.default}
 
 _Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
 
 
-class CpuTape:
-    """Implements `dfqbench.replay.Tape` in memory; the compiled passes must not be in use.
+class CpuRecorder:
+    """Implements `dfqbench.accel.cuda_graph.Recorder` in memory; the compiled passes must not be in use.
 
     Attributes:
-        warmed: steps that ran as ever.
-        recorded: steps that were recorded.
-        launched: repetitions.
+        device: the CPU.
+        warmed: steps that ran eagerly.
+        captured: steps that were captured.
+        replayed: replays.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self) -> None:
-        self.warmed = self.recorded = self.launched = 0
+        self.warmed = self.captured = self.replayed = 0
 
-    def warm(self, act: Callable[[], Result]) -> Result:
-        """Runs a step as ever."""
+    def warm(self, run: Run) -> Results:
+        """Run a step eagerly."""
         self.warmed += 1
-        return act()
+        return run()
 
-    def record(self, act: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-        """Records a step while it computes, and then sets back what it has changed.
+    def capture(self, run: Run) -> tuple[Results, Callable[[], None]]:
+        """Note a step's operations while it computes, and then undo what it has changed.
 
         Raises:
             RuntimeError: the step reads a value from a tensor.
         """
-        recorder = _Recorder()
+        operations = _Operations()
         try:
-            with recorder:
-                result = act()
+            with operations:
+                results = run()
         finally:
-            recorder.undo()
-        self.recorded += 1
+            operations.undo()
+        self.captured += 1
 
-        def launch() -> None:
-            self.launched += 1
-            recorder.repeat()
+        def replay() -> None:
+            self.replayed += 1
+            operations.repeat()
 
-        return result, launch
+        return results, replay
 
 
-class _Recorder(TorchDispatchMode):
+class _Operations(TorchDispatchMode):
     """Keeps every operation with the tensors it took and gave, and what the tensors of others held before."""
 
     def __init__(self) -> None:
@@ -92,7 +95,7 @@ class _Recorder(TorchDispatchMode):
                 self._before[storage.data_ptr()] = (storage, storage.clone())  # type: ignore[no-untyped-call]
 
     def undo(self) -> None:
-        """Sets back what the step has changed: recording computes nothing."""
+        """Undo what the step has changed: a capture computes nothing."""
         for storage, value in self._before.values():
             storage.copy_(value)
         for generator, state in self._random.values():
@@ -100,7 +103,7 @@ class _Recorder(TorchDispatchMode):
         torch.set_rng_state(self._default)
 
     def repeat(self) -> None:
-        """Does every operation again, on the same tensors."""
+        """Run every operation again, on the same tensors."""
         with torch._C._AutoDispatchBelowAutograd():
             for func, args, kwargs, out in self._calls:
                 again = func(*args, **kwargs)
