@@ -83,7 +83,7 @@ def _devices() -> Iterator[Finding]:
 
     import torch
 
-    from dfqbench.native import built, built_for_gpus
+    from dfqbench.accel.backend import triton_version, why_no_triton
     from dfqbench.targets.health import Finding
 
     features = torch.backends.cpu.get_cpu_capability()
@@ -92,11 +92,6 @@ def _devices() -> Iterator[Finding]:
     yield Finding(
         "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {features}, {bf16}"
     )
-    library = built()
-    if library.path is None:
-        yield Finding("compiled passes", "missing", f"{library.reason}; steps on the CPU are slower without")
-    else:
-        yield Finding("compiled passes", "ok", library.described)
     if not torch.cuda.is_available():
         yield Finding("cuda", "missing", "no device")
         return
@@ -104,11 +99,11 @@ def _devices() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
         yield Finding(f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
-    kernels = built_for_gpus()
-    if kernels.path is None:
-        yield Finding("compiled passes, GPU", "missing", f"{kernels.reason}; steps on GPUs are slower without")
+    version = triton_version()
+    if version is None:
+        yield Finding("triton", "missing", f"{why_no_triton()}; steps on GPUs are slower without")
     else:
-        yield Finding("compiled passes, GPU", "ok", kernels.described)
+        yield Finding("triton", "ok", version)
 
 
 def _plugins(plugins: Plugins) -> Iterator[Finding]:

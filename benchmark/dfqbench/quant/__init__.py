@@ -1,19 +1,22 @@
-"""Fake quantization: schemes, grids, the model rewriter, students, and the measurement of what was quantized."""
+"""Fake quantization: schemes, formulas, the model rewriter, students, and the measurement of what was quantized."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from dfqbench.quant.range_rules import RANGE_RULES, check_range_rule
 from dfqbench.quant.scheme import OFF, PROTOCOLS, Protocol, Scheme, parse_scheme
 
 if TYPE_CHECKING:
-    from dfqbench.quant.ranges import RangeRule, check_rule
+    from dfqbench.quant.fake_quantize_modules import FakeQuantize
+    from dfqbench.quant.observers import Observer
     from dfqbench.quant.student import Student, load_student, prepare, save_student
 
-_HEAVY = {
-    "RangeRule": "dfqbench.quant.ranges",
+_NEEDS_TORCH = {
+    "FakeQuantize": "dfqbench.quant.fake_quantize_modules",
+    "Observer": "dfqbench.quant.observers",
     "Student": "dfqbench.quant.student",
-    "check_rule": "dfqbench.quant.ranges",
     "load_student": "dfqbench.quant.student",
     "prepare": "dfqbench.quant.student",
     "save_student": "dfqbench.quant.student",
@@ -22,11 +25,13 @@ _HEAVY = {
 __all__ = [
     "OFF",
     "PROTOCOLS",
+    "RANGE_RULES",
+    "FakeQuantize",
+    "Observer",
     "Protocol",
-    "RangeRule",
     "Scheme",
     "Student",
-    "check_rule",
+    "check_range_rule",
     "load_student",
     "parse_scheme",
     "prepare",
@@ -34,10 +39,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Schemes are plain data and import without torch; the rest is imported when asked for."""
-    if name in _HEAVY:
-        import importlib
+def __dir__() -> list[str]:
+    return __all__
 
-        return getattr(importlib.import_module(_HEAVY[name]), name)
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch on first use; schemes and range rules are plain data."""
+    if name in _NEEDS_TORCH:
+        return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module 'dfqbench.quant' has no attribute '{name}'")

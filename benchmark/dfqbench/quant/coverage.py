@@ -1,6 +1,6 @@
-"""Coverage: what share of a student's multiply-accumulates really has both operands on grids, measured on the operands.
+"""Coverage: the share of a student's multiply-accumulates whose operands are both quantized, measured on the operands.
 
-The dispatcher is watched while the finished student runs, so that nothing is taken from the rewriter's word: a layer
+A dispatch mode looks at the operands while the finished student runs, independently of what the rewriter says: a layer
 counts only if the weight and the input that reach its kernel take few enough, evenly spaced values.
 """
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dfqbench.quant.levels import is_on_grid, most_levels_per_channel
-from dfqbench.quant.quantizers import ActivationQuantizer
-from dfqbench.quant.scheme import OFF
+from dfqbench.quant.fake_quantize_modules import FakeQuantize
+from dfqbench.quant.levels import is_quantized, most_levels_per_channel
+from dfqbench.quant.scheme import OFF, Placement
 from dfqbench.quant.student import Student
 from dfqbench.quant.trace import WEIGHTED
 
@@ -31,10 +31,10 @@ class Coverage:
     """What was measured.
 
     Attributes:
-        macs_quantized: multiply-accumulates an image with both operands on grids of the claimed width.
+        macs_quantized: multiply-accumulates an image with both operands on quantization levels of the scheme's width.
         macs_total: all multiply-accumulates an image.
         float_layers: layers with an operand that is not, each with the operand (`conv1: input`).
-        violations: operands that the scheme claims and that are off their grid; empty in a valid student.
+        violations: operands that the scheme quantizes and that are off their levels; empty in a valid student.
     """
 
     macs_quantized: int = 0
@@ -44,12 +44,12 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of multiply-accumulates on grids, 0 to 1."""
+        """Share of quantized multiply-accumulates, 0 to 1."""
         return self.macs_quantized / self.macs_total if self.macs_total else 0.0
 
     @property
     def levels_ok(self) -> bool:
-        """Whether every claimed operand is on its grid."""
+        """Whether every quantized operand is on its levels."""
         return not self.violations
 
 
@@ -119,26 +119,26 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._coverage.macs_quantized += macs
 
     def _operands_in_float(self, name: str, product: _Product) -> list[str]:
-        weight_bits, input_bits = claimed_bits(self._student, name)
+        weight_bits, input_bits = expected_bits(self._student, name)
         missing = []
         if weight_bits == OFF or name == OUTSIDE or most_levels_per_channel(product.weight) > 2**weight_bits:
             missing.append("weight")
-        if input_bits == OFF or not is_on_grid(product.input, input_bits):
+        if input_bits == OFF or not is_quantized(product.input, input_bits):
             missing.append("input")
         return missing
 
 
-def claimed_bits(student: Student, name: str) -> tuple[int, int]:
-    """Widths that count as quantized for a layer's weight and input; 32: nothing does.
+def expected_bits(student: Student, name: str) -> tuple[int, int]:
+    """Return the widths that count as quantized for a layer's weight and input; 32: nothing does.
 
-    Under a protocol that quantizes activation outputs no input is claimed as such; it counts where it nevertheless
-    lies on a grid of the scheme's width.
+    Under a protocol that quantizes activation outputs the scheme names no input; one counts where it nevertheless
+    lies on levels of the scheme's width.
     """
     scheme = student.scheme
     layer = student.layers.get(name)
     if layer is None:
         return scheme.w_bits, scheme.a_bits
-    if scheme.protocol.placement == "activation_output":
+    if scheme.protocol.placement is Placement.ACTIVATION_OUTPUT:
         return layer.weight, scheme.a_bits
     return layer.weight, layer.input
 
@@ -160,9 +160,9 @@ def _named_layers(network: nn.Module, stack: list[str]) -> Iterator[None]:
 @contextmanager
 def _checked_activations(student: Student, violations: list[str]) -> Iterator[None]:
     def check(module: nn.Module, _args: Any, out: Tensor) -> None:
-        if isinstance(module, ActivationQuantizer) and f"activation {module.name}" not in violations:
+        if isinstance(module, FakeQuantize) and f"activation {module.name}" not in violations:
             with torch.utils._python_dispatch._disable_current_modes():
-                if not is_on_grid(out, module.bits):
+                if not is_quantized(out, module.bits):
                     violations.append(f"activation {module.name}")
 
     handles = [quantizer.register_forward_hook(check) for quantizer in student.activation_quantizers()]
@@ -175,21 +175,21 @@ def _checked_activations(student: Student, violations: list[str]) -> Iterator[No
 
 @torch.no_grad()
 def measure_coverage(student: Student, images: Tensor) -> Coverage:
-    """Runs a few images through a finished student and measures its operands.
+    """Run a few images through a finished student and measure its operands.
 
     Args:
         student: with frozen ranges.
         images: (N, C, H, W) in normalised input space, on the student's device; a handful suffices.
 
     Returns:
-        Coverage for one image, and every claimed operand that is off its grid.
+        Coverage for one image, and every quantized operand that is off its levels.
     """
     coverage = Coverage()
-    for claim in student.claims:
-        if claim.kind == "weight":
-            weight = student.network.get_submodule(claim.name).weight
-            if not isinstance(weight, Tensor) or most_levels_per_channel(weight) > 2**claim.bits:
-                coverage.violations.append(f"weight {claim.name}")
+    for operand in student.operands:
+        if operand.kind == "weight":
+            weight = student.network.get_submodule(operand.name).weight
+            if not isinstance(weight, Tensor) or most_levels_per_channel(weight) > 2**operand.bits:
+                coverage.violations.append(f"weight {operand.name}")
     stack: list[str] = []
     seen = student.images_seen
     with (
@@ -199,9 +199,9 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
     ):
         student(images)
     student.images_seen = seen
-    unseen = [q.name for q in student.activation_quantizers() if int(q.range.steps) == 0]
+    unseen = [q.name for q in student.activation_quantizers() if int(q.batches) == 0]
     coverage.violations += [f"activation {name} (its range saw no batch)" for name in unseen]
-    missing = {claim.name for claim in student.claims if claim.kind == "activation"}
+    missing = {operand.name for operand in student.operands if operand.kind == "activation"}
     missing -= {quantizer.name for quantizer in student.activation_quantizers()}
     coverage.violations += [f"activation {name} (not in the network)" for name in sorted(missing)]
     return coverage

@@ -1,4 +1,4 @@
-"""Counting levels: does a tensor really take few enough values, evenly spaced?"""
+"""Quantization levels: checks that a tensor takes few enough values, evenly spaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 SAMPLE = 1 << 16
 """Elements looked at first; a tensor in float shows itself within these."""
 TOLERANCE = 0.05
-"""Largest distance from a grid point, in steps; float32 rounding stays far below, values off the grid do not."""
+"""Largest distance from a level, in steps; float32 rounding stays far below, unquantized values do not."""
 
 
 def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
@@ -27,24 +27,24 @@ def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
         return levels
     # The rest is only compared with the levels seen: far cheaper than sorting it.
     nearest = torch.searchsorted(levels, flat).clamp_max(levels.numel() - 1)
-    strangers = flat[levels[nearest] != flat]
-    levels = torch.unique(torch.cat((levels, torch.unique(strangers))))
+    others = flat[levels[nearest] != flat]
+    levels = torch.unique(torch.cat((levels, torch.unique(others))))
     return levels if levels.numel() <= limit else None
 
 
-def is_on_grid(values: Tensor, bits: int) -> bool:
-    """Whether a tensor takes at most 2^bits values, all on one evenly spaced grid of that many points.
+def is_quantized(values: Tensor, bits: int) -> bool:
+    """Check that a tensor takes at most 2^bits values, all on that many evenly spaced levels.
 
     Args:
-        values: any shape, without a graph; non-finite values are never on a grid.
-        bits: claimed width.
+        values: any shape, without a graph; non-finite values are on no level.
+        bits: bit-width.
     """
     levels = distinct_levels(values, 2**bits)
     if levels is None or not bool(torch.isfinite(levels).all()):
         return False
     if levels.numel() <= 2:
         return True
-    # The grid's step is unknown: some number of steps must fit between the outermost levels.
+    # The step is unknown: some number of steps must fit between the outermost levels.
     exact = levels.double()
     steps = torch.arange(levels.numel() - 1, 2**bits, dtype=torch.float64, device=values.device)
     position = (exact - exact[0])[None, :] / (exact[-1] - exact[0]) * steps[:, None]

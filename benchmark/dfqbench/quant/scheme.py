@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from dfqbench.api.errors import UsageError, unknown_name
 
@@ -18,22 +20,45 @@ OFF = 32
 """Bit-width that means: left in float."""
 VALID_BITS = (2, 3, 4, 5, 6, 7, 8, OFF)
 
-Granularity = Literal["channel", "tensor"]
-ClampGradient = Literal["pass", "mask"]
-Placement = Literal["activation_output", "layer_input"]
-Rounding = Literal["integral_shift", "scale_zero_point"]
+
+class Granularity(StrEnum):
+    """What shares one range: an output channel, or the whole tensor."""
+
+    CHANNEL = "channel"
+    TENSOR = "tensor"
+
+
+class ClampGradient(StrEnum):
+    """What happens to the gradient of a clamped element: it passes, or it is masked to zero."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    MASK = "mask"
+
+
+class Placement(StrEnum):
+    """Which activations are quantized: outputs of activation functions, or inputs of convolutions and linear layers."""
+
+    ACTIVATION_OUTPUT = "activation_output"
+    LAYER_INPUT = "layer_input"
+
+
+class Rounding(StrEnum):
+    """The formula: the ZeroQ family's scale and integer shift (methods.md 0.1), or torch's scale and zero point."""
+
+    SHIFTED = "integral_shift"
+    AFFINE = "scale_zero_point"
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """How one kind of operand (weights or activations) is put on a grid.
+    """How one kind of operand (weights or activations) is quantized.
 
     Attributes:
         granularity: one range for each output channel, or one for the tensor.
-        symmetric: grid symmetric about zero (2^bits - 1 levels) rather than min to max (2^bits levels).
+        symmetric: levels symmetric about zero (2^bits - 1 of them) rather than from minimum to maximum (2^bits).
         zero_in_range: whether the range is widened to contain zero.
-        rounding: `integral_shift` is the ZeroQ family's formula (methods.md 0.1); `scale_zero_point` torch's.
-        clamp_gradient: what a clamped element does to the gradient: let it `pass`, or `mask` it.
+        rounding: the formula.
+        clamp_gradient: what a clamped element does to the gradient.
     """
 
     granularity: Granularity
@@ -41,6 +66,13 @@ class Operand:
     zero_in_range: bool
     rounding: Rounding
     clamp_gradient: ClampGradient
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Operand:
+        """Read what `dataclasses.asdict` made of an operand."""
+        granularity, rounding = Granularity(data["granularity"]), Rounding(data["rounding"])
+        gradient = ClampGradient(data["clamp_gradient"])
+        return cls(**{**data, "granularity": granularity, "rounding": rounding, "clamp_gradient": gradient})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +96,9 @@ class Protocol:
 
     Attributes:
         name: label after the `@`.
-        weights: grid of the weights.
-        activations: grid of the activations.
-        placement: quantize what activation functions give, or what convolutions and linear layers take.
+        weights: how weights are quantized.
+        activations: how activations are quantized.
+        placement: which activations are quantized.
         first_bits: bits of the first layer's weight (and input, under `layer_input`), or None: as the others.
         last_bits: the same for the last layer.
         input_bits: bits of the network's input image; 32 leaves it in float.
@@ -87,23 +119,23 @@ class Protocol:
 
 GDFQ = Protocol(
     name="gdfq",
-    weights=Operand("channel", False, False, "integral_shift", "pass"),
-    activations=Operand("tensor", False, False, "integral_shift", "pass"),
-    placement="activation_output",
+    weights=Operand(Granularity.CHANNEL, False, False, Rounding.SHIFTED, ClampGradient.PASS),
+    activations=Operand(Granularity.TENSOR, False, False, Rounding.SHIFTED, ClampGradient.PASS),
+    placement=Placement.ACTIVATION_OUTPUT,
 )
 """What the ZeroQ/GDFQ code family quantizes (methods.md 0.1): all weights, and the output of activation functions."""
 
 DEPLOY = Protocol(
     name="deploy",
-    weights=Operand("channel", True, True, "scale_zero_point", "mask"),
-    activations=Operand("tensor", False, True, "scale_zero_point", "mask"),
-    placement="layer_input",
+    weights=Operand(Granularity.CHANNEL, True, True, Rounding.AFFINE, ClampGradient.MASK),
+    activations=Operand(Granularity.TENSOR, False, True, Rounding.AFFINE, ClampGradient.MASK),
+    placement=Placement.LAYER_INPUT,
     first_bits=8,
     last_bits=8,
     input_bits=8,
     fold_batchnorm=True,
 )
-"""What integer hardware runs: BatchNorm folded, layer inputs on a grid, first and last layer at 8 bits."""
+"""What integer hardware runs: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits."""
 
 PROTOCOLS: dict[str, Protocol] = {GDFQ.name: GDFQ, DEPLOY.name: DEPLOY}
 DEFAULT_PROTOCOL = GDFQ.name
@@ -148,8 +180,9 @@ class Scheme:
         """
         try:
             raw = dict(data["protocol"])
-            raw["weights"] = Operand(**raw["weights"])
-            raw["activations"] = Operand(**raw["activations"])
+            raw["weights"] = Operand.from_dict(raw["weights"])
+            raw["activations"] = Operand.from_dict(raw["activations"])
+            raw["placement"] = Placement(raw["placement"])
             raw["overrides"] = tuple(Override(**item) for item in raw["overrides"])
             return cls(int(data["w_bits"]), int(data["a_bits"]), Protocol(**raw))
         except (KeyError, TypeError, ValueError) as error:

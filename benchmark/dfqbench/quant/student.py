@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,17 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
-from dfqbench.native.autocast import convolutions, torchs_convolutions
-from dfqbench.quant.blocks import join_blocks
-from dfqbench.quant.frozen import freeze_batchnorm
-from dfqbench.quant.grid_conv import GridConvolutions
-from dfqbench.quant.join_units import join_units
-from dfqbench.quant.quantizers import ActivationQuantizer, QuantizedActivation
-from dfqbench.quant.ranges import RangeRule
-from dfqbench.quant.rewrite import Claim, LayerBits, layer_bits, rewrite
+from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
+from dfqbench.quant.integer_conv import QuantizedConv2d
+from dfqbench.quant.rewrite import Rewritten, rewrite
 from dfqbench.quant.scheme import Scheme
-from dfqbench.quant.slices import keep_order_of_slices
 
 STATE_FILE = "student.safetensors"
 DESCRIPTION_FILE = "student.json"
 
 
 class Student(nn.Module):
-    """A network whose claimed operands lie on grids.
+    """A quantized copy of a network: the operands that its scheme names take quantized values only.
 
     Weights are kept in float and rounded in every forward pass, so that the student can be trained; BatchNorm uses its
     running statistics always: `train()` leaves the student in eval mode.
@@ -41,89 +35,95 @@ class Student(nn.Module):
     Attributes:
         network: the rewritten network.
         scheme: what is quantized and how.
-        claims: the operands that are on a grid.
-        layers: claimed widths of each layer by name, in order of execution.
-        grid_convolutions: whether passes that will be differentiated compute their convolutions on the grids' integers
-            in bfloat16.
+        operands: what is quantized in the network.
+        layers: bit-widths of each layer by name, in order of execution.
     """
 
-    def __init__(self, network: nn.Module, scheme: Scheme, claims: list[Claim], layers: dict[str, LayerBits]) -> None:
+    def __init__(self, rewritten: Rewritten, scheme: Scheme) -> None:
         super().__init__()
-        self.network = network
+        self.network = rewritten.network
         self.scheme = scheme
-        self.claims = claims
-        self.layers = layers
+        self.operands = rewritten.operands
+        self.layers = rewritten.layers
         # On the device, so that the passes of a CUDA graph count, too.
-        device = next((parameter.device for parameter in network.parameters()), None)
+        device = next((parameter.device for parameter in self.network.parameters()), None)
         self._images_seen: Tensor
         self.register_buffer("_images_seen", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
-        self.grid_convolutions = False
-        self._quantizers = [m for m in network.modules() if isinstance(m, ActivationQuantizer)]
-        self._restarted = [m for m in network.modules() if isinstance(m, QuantizedActivation)]
+        modules = list(self.network.modules())
+        self._quantizers = [m for m in modules if isinstance(m, FakeQuantize)]
+        self._inner_activations = [m for m in modules if isinstance(m, FakeQuantizedActivation)]
+        self._convolutions = [m for m in modules if isinstance(m, QuantizedConv2d)]
         self.train(False)
 
     def train(self, mode: bool = True) -> Student:  # noqa: ARG002 - torch's signature
-        """Stays in eval mode: BatchNorm statistics and dropout are frozen in every method of this field."""
+        """Stay in eval mode: BatchNorm statistics and dropout are frozen in every method of this field."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W) in the teacher's normalised input space."""
+        """Return logits (N, classes) of images (N, C, H, W) in the teacher's normalised input space."""
         self._images_seen += images.shape[0]
-        for module in self._restarted:
+        for module in self._inner_activations:
             module.restart()
-        on_grids = self.grid_convolutions and torch.is_grad_enabled()
-        for quantizer in self._quantizers:
-            quantizer.keep_codes = on_grids
-        with self._convolutions(images.device):
-            logits: Tensor = self.network(images)
+        logits: Tensor = self.network(images)
         return logits
-
-    def _convolutions(self, device: torch.device) -> AbstractContextManager[Any]:
-        """How convolutions are computed: in evaluation, and whatever else is not differentiated, by torch."""
-        if not torch.is_grad_enabled():
-            return torchs_convolutions()
-        return GridConvolutions() if self.grid_convolutions else convolutions(device)
 
     @property
     def images_seen(self) -> int:
-        """Images that went through (reads the device)."""
+        """Images that went through, for the cost account (reads the device)."""
         return int(self._images_seen)
 
     @images_seen.setter
     def images_seen(self, count: int) -> None:
         self._images_seen.fill_(count)
 
+    def use_integer_convolutions(self, enabled: bool = True) -> None:
+        """Compute the convolutions of passes that will be differentiated on integers in bfloat16, or not."""
+        for convolution in self._convolutions:
+            convolution.integer = enabled
+
     @property
     def range_steps(self) -> int:
-        """Batches that the activation ranges have seen (reads the device); 0 without activation quantizers."""
-        return max((int(quantizer.range.steps) for quantizer in self._quantizers), default=0)
+        """Batches that the activation ranges have seen (reads the device); 0 without quantized activations."""
+        return max((int(quantizer.batches) for quantizer in self._quantizers), default=0)
 
-    @contextmanager
-    def observing(self, rule: RangeRule) -> Iterator[Student]:
-        """Within it each forward pass also updates the activation ranges; quantization stays active.
+    def attach_observers(self, rule: str) -> None:
+        """Give every activation range an observer of a range rule, if it has not one of that rule already.
 
         Args:
-            rule: how ranges follow batches.
+            rule: name of a range rule, such as `minmax` or `ema`.
+
+        Raises:
+            UsageError: unknown rule.
         """
         for quantizer in self._quantizers:
-            quantizer.rule = rule
+            quantizer.attach_observer(rule)
+
+    @contextmanager
+    def observing(self, rule: str) -> Iterator[Student]:
+        """Let each forward pass inside update the activation ranges; quantization stays active.
+
+        Args:
+            rule: how ranges follow the batches (see `attach_observers`).
+
+        Raises:
+            UsageError: unknown rule.
+        """
+        self.attach_observers(rule)
+        for quantizer in self._quantizers:
+            quantizer.observing = True
         try:
             yield self
         finally:
             for quantizer in self._quantizers:
-                quantizer.rule = None
+                quantizer.observing = False
 
-    def grids(self) -> tuple[int, ...]:
-        """Where the activation grids lie in memory: what is computed with a grid that was replaced is out of date."""
-        return tuple(part.data_ptr() for q in self._quantizers for part in (q.scale, q.shift))
-
-    def activation_quantizers(self) -> list[ActivationQuantizer]:
-        """Every activation quantizer, in the order of the network's modules."""
+    def activation_quantizers(self) -> list[FakeQuantize]:
+        """Return every activation's `FakeQuantize`, in the order of the network's modules."""
         return list(self._quantizers)
 
 
 def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
-    """Makes a student of a teacher: a rewritten copy whose parameters train, with activation ranges yet to be learned.
+    """Make a student of a teacher: a rewritten copy whose parameters train, with activation ranges yet to be learned.
 
     Args:
         teacher: full-precision network; left as it is.
@@ -138,34 +138,27 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     """
     network = copy.deepcopy(teacher).eval()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    example = torch.zeros(1, *card.input_size, device=device)
-    traced, claims = rewrite(network, scheme, example)
-    traced.to(device)
-    from dfqbench.quant.probe import probe
-
-    # Of the network as it is written: nothing is joined yet.
-    layers = layer_bits(probe(traced, example), scheme)
-    freeze_batchnorm(traced)
-    join_blocks(traced)
-    keep_order_of_slices(traced)
-    join_units(traced)
-    for parameter in traced.parameters():
+    rewritten = rewrite(network, scheme, torch.zeros(1, *card.input_size, device=device))
+    for parameter in rewritten.network.parameters():
         parameter.requires_grad_(True)
-    traced.to(memory_format=torch.channels_last)
-    return Student(traced, scheme, claims, layers)
+    rewritten.network.to(device).to(memory_format=torch.channels_last)
+    return Student(rewritten, scheme)
 
 
 def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> None:
-    """Writes a student as reference, scheme and safetensors.
+    """Write a student as reference, scheme and safetensors; observers, which have done their work, are left out.
 
     Args:
         student: what to save.
         folder: an existing folder; files of an earlier student in it are replaced.
         model: the teacher's `ModelSpec.as_dict()`.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     # Tied weights would share memory, which safetensors refuses.
-    unique = {name: value.clone() for name, value in state.items()}
+    unique = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in student.state_dict().items()
+        if ".observer." not in name
+    }
     temporary = folder / f"{STATE_FILE}.part"
     save_file(unique, temporary)
     temporary.replace(folder / STATE_FILE)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.modules import module as _every_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api.errors import Unavailable
@@ -80,17 +79,15 @@ def trace(network: nn.Module) -> fx.GraphModule:
 
 
 def called_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
-    """The module that a node calls with one tensor and nothing else; None for other nodes."""
+    """Return the module that a node calls with one tensor and nothing else; None for other nodes."""
     is_call = isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs
     return traced.get_submodule(str(node.target)) if is_call else None
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a module's calls or gradients, or to those of all modules of the process."""
-    return any(getattr(module, kind) or getattr(_every_module, f"_global{kind}") for kind in _HOOKS)
+def has_hooks(module: nn.Module) -> bool:
+    """Check whether hooks are registered on a module itself."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.numerics import widened
-from dfqbench.quant import check_rule, prepare
+from dfqbench.quant import check_range_rule, prepare
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
@@ -53,9 +53,10 @@ class Distillation:
         self._live = is_live(source)
         warmup = params.warmup_epochs_large if large else params.warmup_epochs
         self.plan = TrainingPlan(ctx.budget, params.epochs, params.iterations, params.range_epochs, warmup)
-        check_rule(params.range_rule, self.plan.range_steps)
+        check_range_rule(params.range_rule, self.plan.range_steps)
         self.student: Student = prepare(teacher, ctx.scheme, ctx.card)
-        self.student.grid_convolutions = ctx.precision.bfloat16
+        self.student.use_integer_convolutions(ctx.precision.bfloat16)
+        self.student.attach_observers(params.range_rule)
         self._size = self._batch_size(large)
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
@@ -131,7 +132,6 @@ class Distillation:
             batch.labels,
             batch.teacher_logits,
             self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step),
-            key=self.student.grids(),
             augments=augments,
             mixes=mixes,
         )[0]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from dfqbench.accel.backend import set_kernels
 from dfqbench.accel.cuda_graph import graphed_steps
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named
@@ -22,7 +23,6 @@ from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
-from dfqbench.native import binding
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
@@ -184,7 +184,7 @@ class Attempt:
         if self._leader is None:
             torch.set_num_threads(job.threads)
             compute_on(self._device)
-            binding.use(job.passes)
+            set_kernels(job.device, fast=Precision(job.precision).rearranges)
             self._channel.send("phase", name="setup")
             with self._guard.watching():
                 plugins = load_plugins([Path(path) for path in job.plugin_files])

@@ -22,10 +22,8 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
-TRACING = ("quant/trace.py", "quant/tail.py", "quant/slices.py", "quant/activations.py", "quant/frozen.py")
-"""The host's code by which a teacher becomes a graph."""
-COMPUTING = ("native", "accel")
-"""The host's code of compiled passes, and of CUDA graphs."""
+COMPUTING = ("accel", "quant/operators.py")
+"""The host's code of operators' fast forms and of CUDA graphs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +130,7 @@ class Cell:
     @property
     def source_id(self) -> str:
         """Identity of the images."""
-        return identity(
-            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *TRACING, *COMPUTING)]}
-        )
+        return identity(self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *COMPUTING)]})
 
     @property
     def student_id(self) -> str:

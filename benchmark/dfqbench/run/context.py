@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dfqbench.accel.autocast import autocast
 from dfqbench.api.batch import SampleSource
 from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import NonFiniteError, PluginError
 from dfqbench.api.graphed import EagerStep, GraphedStep, MakeGraphed, StepFunction
 from dfqbench.api.precision import Precision
-from dfqbench.native.autocast import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student
 from dfqbench.run.identity import derived_seed
@@ -156,8 +156,8 @@ class HostContext:
         }
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Convolutions in bfloat16 where the precision says so."""
-        return Autocast(self.device, enabled=self.precision.bfloat16)
+        """Compute convolutions and products inside in bfloat16 where the precision says so."""
+        return autocast(self.device, enabled=self.precision.bfloat16)
 
     def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
         """Return a step that may be repeated as a CUDA graph; it runs eagerly on CPUs and on the reference path."""

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dfqbench.accel.backend import kernels_for
 from dfqbench.api.precision import Precision
-from dfqbench.native.build import Built, built, built_for_gpus
 from dfqbench.run.identity import identity
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
@@ -49,18 +49,13 @@ def describe_environment(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": device,
         "device_name": _device_name(device),
-        "passes": compiled_passes(device).described,
+        "kernels": kernels_for(device),
         "driver": driver_version() if device.startswith("cuda") else None,
         "variables": {name: value for name in VARIABLES if (value := os.environ.get(name)) is not None},
         "deterministic": _deterministic(device),
         "revision": code_revision(),
         "installed": _installed(),
     }
-
-
-def compiled_passes(device: str) -> Built:
-    """The compiled passes that processes on this device compute with."""
-    return built() if device == "cpu" else built_for_gpus()
 
 
 def _deterministic(device: str) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfqbench.accel.backend import using_kernels
 from dfqbench.api.errors import DfqError, Unavailable
+from dfqbench.api.precision import Precision
 from dfqbench.models.build import build_teacher
-from dfqbench.native import binding
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.arithmetic import compute_on
@@ -64,7 +65,8 @@ class Evaluator:
         }
         begin = time.monotonic()
         try:
-            with binding.using(request.get("passes")):
+            precision = Precision(request.get("precision", Precision.FLOAT32))
+            with using_kernels(str(self._device), fast=precision.rearranges):
                 result = operations[request["op"]](request)
         except Exception as error:
             return _described(error)

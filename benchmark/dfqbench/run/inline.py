@@ -52,7 +52,7 @@ class InlineExecutor:
         return self._evaluator
 
     def close(self) -> None:
-        """Leaves the process as it was: its number of threads, its float32, its library of compiled passes."""
+        """Leaves the process as it was: its number of threads and its float32."""
         before, self._before = self._before, None
         if before is not None:
             before.close()
@@ -61,13 +61,13 @@ class InlineExecutor:
         if self._before is None:
             import torch
 
-            from dfqbench.native import binding
+            from dfqbench.accel.backend import using_kernels
 
             self._before = ExitStack()
+            self._before.enter_context(using_kernels(self._device))
             self._before.callback(torch.set_num_threads, torch.get_num_threads())
             for part in (torch.backends.cudnn, torch.backends.cuda.matmul):
                 self._before.callback(setattr, part, "allow_tf32", part.allow_tf32)
-            self._before.enter_context(binding.kept())
 
 
 class _Sink:

@@ -54,7 +54,6 @@ class Job:
         accepted_environment: environment that a saved source must come from, or None: any.
         plugin_files: local plugin files.
         started: the parent's monotonic clock when the attempt began.
-        passes: file of the compiled passes, or empty: torch's operations alone.
         run: the run's folder, in which plugin code may write to its attempt's only.
         checkpoints: folder of the cell's checkpoints, or empty: none are kept.
         checkpoint_every: seconds between two.
@@ -87,7 +86,6 @@ class Job:
     accepted_environment: str | None
     plugin_files: list[str]
     started: float
-    passes: str = ""
     run: str = ""
     checkpoints: str = ""
     checkpoint_every: float = CHECKPOINT_EVERY

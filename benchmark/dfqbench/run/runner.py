@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfqbench.api.precision import Precision
 from dfqbench.plugins import Plugins
 from dfqbench.run.cell import Cell
-from dfqbench.run.environment import compiled_passes, environment_id
+from dfqbench.run.environment import environment_id
 from dfqbench.run.executor import EvaluatorClient
 from dfqbench.run.job import CHECKPOINT_EVERY, Job, Partner
 from dfqbench.run.known import KnownStudent, known_students
@@ -86,7 +85,6 @@ class Runner:
         self.environment = environment_id(dict(site.environment))
         self._site = site
         self._described = False
-        self._passes = str(compiled_passes(site.device).path or "")
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The record that makes running a cell unnecessary, or None.
@@ -177,7 +175,6 @@ class Runner:
             budget=cell.budget.name,
             seed_key=cell.seed_key,
             precision=cell.precision,
-            passes=self._passes_for(cell),
             threads=cell.threads,
             device=self.device,
             attempt=str(attempt),
@@ -215,9 +212,5 @@ class Runner:
             "limit": cell.limit,
             "attempt": str(attempt),
             "families": {name: offer.load for name, offer in self.plugins.models.items()},
-            "passes": self._passes_for(cell),
+            "precision": cell.precision,
         }
-
-    def _passes_for(self, cell: Cell) -> str:
-        """The library of compiled passes; empty for the reference path, which is torch's operations alone."""
-        return self._passes if Precision(cell.precision).rearranges else ""

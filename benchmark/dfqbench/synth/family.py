@@ -41,7 +41,7 @@ def build_generator(ctx: Context, params: GeneratorParams, *, latent: int | None
             embedding=embedding,
             extra=extra,
             stats=card.input_stats if params.input_target == "card" else None,
-            phases=ctx.precision.rearranges,
+            sub_pixel=ctx.precision.rearranges,
         )
     return generator.to(ctx.device)
 
@@ -103,7 +103,6 @@ def generator_source(
         device=ctx.device,
         seed=ctx.seed(what, "conditions"),
         autocast=ctx.autocast,
-        fused=ctx.precision.rearranges,
         graphed=ctx.graphed,
     )
 

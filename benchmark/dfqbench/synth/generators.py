@@ -8,11 +8,8 @@ from torch.nn import functional as F
 
 from dfqbench.api import InputStats
 from dfqbench.api.numerics import widened
-from dfqbench.native import passes
-from dfqbench.quant.trace import is_hooked
-from dfqbench.synth.planes import standardised
-from dfqbench.synth.upsampling import phases_of_conv, weave
-from dfqbench.synth.woven import woven_norm
+from dfqbench.quant.operators import operator
+from dfqbench.synth.sub_pixel import sub_pixel_conv, sub_pixel_norm
 
 WIDTH = 128
 """Channels of the trunk (released code)."""
@@ -25,6 +22,12 @@ SLOPE = 0.2
 """Negative slope of the leaky ReLUs (released code)."""
 UPSAMPLING = 4
 """Two doublings between the linear layer and the image (released code)."""
+
+
+@operator
+def standardize(x: Tensor, eps: float) -> Tensor:
+    """Return (x - mean) / sqrt(var + eps) for each channel of x (N, C, H, W), moments of the batch, var biased."""
+    return F.batch_norm(x, None, None, training=True, eps=eps)
 
 
 def _norm(channels: int, eps: float = 1e-5, *, affine: bool = True) -> nn.BatchNorm2d:
@@ -102,7 +105,7 @@ class Generator(nn.Module):
         embedding: bool = True,
         extra: int = 0,
         stats: InputStats | None = None,
-        phases: bool = False,
+        sub_pixel: bool = False,
     ) -> None:
         """Builds the generator with torch's default initialisation (released code).
 
@@ -113,8 +116,8 @@ class Generator(nn.Module):
             embedding: label embedding (True) or class-conditional BatchNorm (False).
             extra: size of a further condition, concatenated to the vector.
             stats: mean and deviation of the output per channel; None: 0 and 1.
-            phases: whether upsampling and convolution are computed together (images equal up to rounding, less work);
-                the biases of these convolutions, which BatchNorm takes off again, are then left out.
+            sub_pixel: compute upsampling and convolution together (images equal up to rounding, less work); the biases
+                of these convolutions, which BatchNorm takes off again, are then left out.
         """
         super().__init__()
         channels, height, width = image_size
@@ -123,7 +126,7 @@ class Generator(nn.Module):
         self.base = (max(2, height // UPSAMPLING), max(2, width // UPSAMPLING))
         self.latent = latent
         self.extra = extra
-        self.phases = phases
+        self.sub_pixel = sub_pixel
         self.embedding = nn.Embedding(classes, latent) if embedding else None
         self.linear = nn.Linear(latent + extra, WIDTH * self.base[0] * self.base[1])
 
@@ -159,19 +162,14 @@ class Generator(nn.Module):
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         # Three channels are too few to work on side by side: torch is five times faster on one after the other.
         x = x.contiguous()
-        plain = not (self.phases and x.is_cuda) or is_hooked(self.norm4)
-        x = self.norm4(x) if plain else standardised(x, self.norm4.eps)
+        x = standardize(x, self.norm4.eps) if self.sub_pixel else self.norm4(x)
         x = x.contiguous(memory_format=torch.channels_last)
         return x if self.mean is None or self.std is None else torch.addcmul(self.mean, x, self.std)
 
     def _doubled(self, x: Tensor, conv: nn.Conv2d, norm: _Plain | ClassBatchNorm, labels: Tensor) -> Tensor:
         """Nearest upsampling by two, the convolution, BatchNorm, leaky ReLU."""
-        if self.phases:
+        if self.sub_pixel:
             # BatchNorm takes the convolution's bias off again, and gives it no gradient.
-            phases = phases_of_conv(x, conv.weight)
-            if passes.fits(phases) and not any(map(is_hooked, norm.modules())):
-                return woven_norm(phases, *norm.affine(labels), norm.norm.eps, SLOPE)
-            x = weave(phases)
-        else:
-            x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+            return sub_pixel_norm(sub_pixel_conv(x, conv.weight), *norm.affine(labels), norm.norm.eps, SLOPE)
+        x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return F.leaky_relu_(norm(x, labels), SLOPE)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dfqbench.api import Batch
 from dfqbench.api.graphed import EagerStep, MakeGraphed
 from dfqbench.api.numerics import widened
-from dfqbench.quant.student import Student
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.conditions import Condition, Draw
@@ -71,7 +70,6 @@ class GeneratorSource:
         device: torch.device,
         seed: int,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        fused: bool = False,
         graphed: MakeGraphed = EagerStep,
     ) -> None:
         """Builds optimizer and random streams.
@@ -86,7 +84,6 @@ class GeneratorSource:
             device: where to compute.
             seed: of conditions and terms.
             autocast: `Context.autocast`, for the passes of generator and teacher.
-            fused: whether statistics are computed together with BatchNorm.
             graphed: `Context.graphed`, for steps all of whose terms are `capturable`.
         """
         self.generator = generator
@@ -109,7 +106,7 @@ class GeneratorSource:
             self._parameters, lr=settings.lr, betas=settings.betas, fused=True, capturable=self._run_step.capturable
         )
         self._nan_check = NonFiniteCheck(f"{settings.what} generator loss", device)
-        self._watch = BatchNormStatistics(teacher, fused=fused)
+        self._watch = BatchNormStatistics(teacher)
         self._recorder = FeatureMaps(teacher)
 
     @property
@@ -155,7 +152,7 @@ class GeneratorSource:
             condition.labels,
             condition.extra,
             self._settings.lr * self._settings.lr_factor**decays,
-            key=student.grids() if isinstance(student, Student) else None,
+            key=id(student),
             active=tuple(active),
             watched=tuple(watched),
             student=student,

@@ -1,4 +1,4 @@
-"""What a network's BatchNorm layers remember, and what its current input shows them instead."""
+"""Statistics of BatchNorm inputs: the running ones that a network remembers, and those of a pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MethodType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -14,11 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Skip
-from dfqbench.native import binding
-from dfqbench.quant.trace import is_hooked
-from dfqbench.synth.blocks import BlockGraph, Note, block_graph, facts_of
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
-from dfqbench.synth.watched import can_watch, watched_batchnorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LayerConstants:
-    """What does not change from pass to pass, all layers side by side.
+    """Running statistics and weights, the same for every pass, all layers side by side.
 
     Attributes:
         running: running mean and variance (S,), S = sum of the layers' channels.
@@ -56,7 +52,7 @@ class LayerConstants:
 
     @classmethod
     def of(cls, layers: list[LayerStatistics]) -> LayerConstants:
-        """Collects the constants of these layers."""
+        """Collect the constants of these layers."""
         sizes = [layer.running.mean.shape[0] for layer in layers]
         unbias = [layer.positions / (layer.positions - 1) if layer.positions > 1 else 1.0 for layer in layers]
         share = [1 / (len(layers) * size) for size in sizes]
@@ -111,7 +107,7 @@ class PassStatistics:
 
 
 def batchnorm_layers(network: nn.Module) -> list[tuple[str, _BatchNorm]]:
-    """The BatchNorm layers that keep running statistics, in order of definition (timm's fused layers included)."""
+    """Return the BatchNorm layers with running statistics, in order of definition (timm's fused layers included)."""
     return [
         (name, module)
         for name, module in network.named_modules()
@@ -121,11 +117,10 @@ def batchnorm_layers(network: nn.Module) -> list[tuple[str, _BatchNorm]]:
 
 @dataclass
 class BatchNormStatistics:
-    """Watches the inputs of a network's BatchNorm layers while it is entered, and leaves no hook behind.
+    """Records the moments of a network's BatchNorm inputs while it is entered; no hook stays behind.
 
-    Watching the input of BatchNorm, rather than the output of the n-th convolution as the released ZeroQ does, equals
-    the latter where its pairing is valid and is right everywhere else (methods.md 0.5). Moments are computed inside
-    the hook, while the map is still in cache.
+    The input of BatchNorm, rather than the output of the n-th convolution as in the released ZeroQ: the two are equal
+    where the latter's pairing is valid, and the former is right everywhere else (methods.md 0.5).
 
     Example::
 
@@ -134,25 +129,17 @@ class BatchNormStatistics:
             loss = bns_loss(watch.last)
 
     Attributes:
-        network: the network to watch, in eval mode; its running statistics must not change from pass to pass.
-        fused: whether plain frozen BatchNorm layers are computed together with their statistics, and where the
-            compiled passes are in use with the residual and the ReLU that follow (equal up to rounding, less work);
-            the layers' and the network's `forward` are replaced while entered.
+        network: the network, in eval mode; its running statistics must not change from pass to pass.
     """
 
     network: nn.Module
-    fused: bool = False
     _handles: list[Any] = field(default_factory=list, init=False, repr=False)
     _seen: list[LayerStatistics] = field(default_factory=list, init=False, repr=False)
     _constants: dict[tuple[tuple[str, int], ...], LayerConstants] = field(default_factory=dict, init=False, repr=False)
     _paused: bool = field(default=False, init=False, repr=False)
-    _blocks: BlockGraph | None = field(default=None, init=False, repr=False)
-    _facts: list[Any] | None = field(default=None, init=False, repr=False)
-    _agreed: bool = field(default=False, init=False, repr=False)
-    _no_blocks: bool = field(default=False, init=False, repr=False)
 
     def __enter__(self) -> Self:
-        """Places the hooks.
+        """Register the hooks.
 
         Raises:
             Skip: the network has no BatchNorm with running statistics.
@@ -160,60 +147,10 @@ class BatchNormStatistics:
         layers = batchnorm_layers(self.network)
         if not layers:
             raise Skip("the network has no BatchNorm with running statistics")
-        self._look_for_blocks()
         self._handles.append(self.network.register_forward_pre_hook(self._restart))
         for name, layer in layers:
-            note = self._noter(name, layer)
-            if self.fused and type(layer) is nn.BatchNorm2d and "forward" not in vars(layer):
-                self._handles.append(_Replacement(layer, self._fused(layer, note)))
-            else:
-                self._handles.append(layer.register_forward_pre_hook(_recorder(note)))
-        if self._blocks is not None:
-            self._handles.append(_Replacement(self.network, self._by_blocks(self._blocks)))
+            self._handles.append(layer.register_forward_pre_hook(self._recorder(name, layer)))
         return self
-
-    def _look_for_blocks(self) -> None:
-        """Finds the network's blocks where they are of use, anew where it is not the network that it was."""
-        wanted = self.fused and self._compiled() and "forward" not in vars(self.network)
-        facts = facts_of(self.network) if wanted and not any(map(is_hooked, self._inner())) else None
-        if facts is None:
-            self._blocks = None
-        elif facts != self._facts and not self._no_blocks:
-            self._blocks, self._agreed = block_graph(self.network, self._noter), False
-            self._no_blocks = self._blocks is None
-        self._facts = facts
-
-    def _compiled(self) -> bool:
-        parameter = next(self.network.parameters(), None)
-        return parameter is not None and binding.takes(parameter.device.type)
-
-    def _inner(self) -> list[nn.Module]:
-        return [module for module in self.network.modules() if module is not self.network]
-
-    def _by_blocks(self, blocks: BlockGraph) -> Callable[..., Any]:
-        plain, inner = self.network.forward, self._inner()
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            # A hook inside would miss the modules that a block stands for.
-            if self._paused or self._blocks is None or any(map(is_hooked, inner)):
-                return plain(*args, **kwargs)
-            if not self._agreed:
-                self._agreed = self._agree(plain, blocks.network, args, kwargs)
-                if not self._agreed:
-                    self._blocks, self._no_blocks = None, True
-                    return plain(*args, **kwargs)
-            return blocks.network(*args, **kwargs)
-
-        return forward
-
-    def _agree(self, plain: Any, graph: Any, args: Any, kwargs: Any) -> bool:
-        """Whether network and graph give the same for the first images; only then is the graph believed."""
-        with self.paused(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            expected, found = plain(*args, **kwargs), graph(*args, **kwargs)
-        if not isinstance(expected, Tensor) or not isinstance(found, Tensor) or expected.shape != found.shape:
-            return False
-        tolerance = 0.1 if torch.is_autocast_enabled(expected.device.type) else 1e-3
-        return float((found - expected).float().norm()) <= tolerance * float(expected.float().norm())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -225,35 +162,22 @@ class BatchNormStatistics:
 
     def _restart(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002 - torch's signature
         if not self._paused:
-            self._seen = []  # a new list: the old one belongs to whoever took `last`
+            self._seen = []  # a new list: the old one is part of the statistics already returned
 
-    def _noter(self, name: str, layer: _BatchNorm) -> Note:
-        """Notes an input of a layer, with its moments where somebody has them already; nothing while paused."""
+    def _recorder(self, name: str, layer: _BatchNorm) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """Return the hook that records a BatchNorm layer's input statistics."""
         running = Moments(_present(layer.running_mean), _present(layer.running_var))
 
-        def note(x: Tensor, moments: Moments | None = None) -> None:
+        def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if not self._paused:
-                found = sample_moments(x) if moments is None else moments
-                self._seen.append(LayerStatistics(name, found, positions(x), running, layer.eps))
+                moments = sample_moments(args[0])
+                self._seen.append(LayerStatistics(name, moments, positions(args[0]), running, layer.eps))
 
-        return note
-
-    def _fused(self, layer: nn.BatchNorm2d, note: Note) -> Callable[[Tensor], Tensor]:
-        plain = layer.forward
-
-        def forward(x: Tensor) -> Tensor:
-            if self._paused or not can_watch(layer, x):
-                note(x)
-                return plain(x)
-            out, moments = watched_batchnorm(x, layer)
-            note(x, moments)
-            return out
-
-        return forward
+        return record
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Passes inside are not watched."""
+        """Leave the passes inside unrecorded."""
         self._paused, before = True, self._paused
         try:
             yield
@@ -262,48 +186,11 @@ class BatchNormStatistics:
 
     @property
     def last(self) -> PassStatistics:
-        """Statistics of the last watched pass."""
-        if self._blocks is not None:
-            # A block is computed where its ReLU stood, later than its BatchNorm.
-            order = self._blocks.order
-            self._seen.sort(key=lambda layer: order[layer.name])
+        """Statistics of the last recorded pass."""
         key = tuple((layer.name, layer.positions) for layer in self._seen)
         if key not in self._constants:
             self._constants[key] = LayerConstants.of(self._seen)
         return PassStatistics(self._seen, self._constants[key])
-
-
-def _recorder(note: Note) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """As a hook before a layer's call."""
-
-    def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        note(args[0])
-
-    return record
-
-
-class _Replacement:
-    """A module's `forward`, replaced until `remove`; a copy of the module has its own."""
-
-    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        self._module = module
-        module.forward = _Forward(module, forward)
-
-    def remove(self) -> None:
-        """Gives the module its own `forward` back."""
-        del self._module.forward
-
-
-class _Forward:
-    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        self._module = module
-        self._forward = forward
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._forward(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return MethodType(type(self._module).forward, memo.get(id(self._module), self._module))
 
 
 def _present(tensor: Tensor | None) -> Tensor:

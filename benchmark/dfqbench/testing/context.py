@@ -15,7 +15,6 @@ from torch import nn
 
 from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, Precision, SampleSource, budget_named
 from dfqbench.api.graphed import EagerStep, GraphedStep, MakeGraphed, StepFunction
-from dfqbench.native.autocast import Autocast
 from dfqbench.quant.scheme import Scheme
 from dfqbench.testing.toys import toy_card
 
@@ -92,7 +91,7 @@ class ToyContext:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Convolutions in bfloat16 where the precision says so."""
-        return Autocast(self.device, enabled=self.precision.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bfloat16)
 
     def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
         """Return the step; it runs eagerly unless the test gave `make_graphed`."""

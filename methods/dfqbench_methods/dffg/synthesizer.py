@@ -179,7 +179,7 @@ def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSou
         done.append(_Chains(torch.empty_like(state["images"])))
         done[-1].load_state_dict(state)
     first = int(restored["step"])
-    with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
+    with BatchNormStatistics(teacher) as watch:
         for index in range(len(done), len(sizes)):
             chains = iteration.start((sizes[index], *ctx.card.input_size), watch)
             if restored["current"] is not None:

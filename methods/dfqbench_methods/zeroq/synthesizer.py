@@ -102,7 +102,7 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ZeroQParams) -> FixedSo
     done: list[Tensor] = [images.to(device) for images in restored["done"]]
     ctx.generator.set_state(restored["noise"].cpu())
 
-    with BatchNormStatistics(teacher, fused=ctx.precision.rearranges) as watch:
+    with BatchNormStatistics(teacher) as watch:
 
         def image_loss(images: Tensor) -> Tensor:
             with ctx.autocast():

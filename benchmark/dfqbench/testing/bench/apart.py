@@ -12,10 +12,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from dfqbench.accel.backend import set_kernels
 from dfqbench.api import Precision
-from dfqbench.native import binding
 from dfqbench.run.arithmetic import compute_on
-from dfqbench.run.environment import compiled_passes
 from dfqbench.run.memory import peak_mib, reset_peak
 from dfqbench.run.processes import ALLOCATOR
 from dfqbench.testing.bench.measure import contestants, measure
@@ -135,4 +134,4 @@ def set_up(threads: int | None, precision: Precision, device: str = "cpu") -> No
     if threads is not None:
         torch.set_num_threads(threads)
     compute_on(torch.device(device))
-    binding.use(compiled_passes(device).path if precision.rearranges else None)
+    set_kernels(device, fast=precision.rearranges)

@@ -36,7 +36,7 @@ def generator_step(shape: Shape, precision: Precision) -> Step:
         shape.card.input_size,
         shape.card.classes,
         embedding=shape.card.input_size[1] <= 64,
-        phases=precision.rearranges,
+        sub_pixel=precision.rearranges,
     ).to(shape.device)
     noise = torch.randn(shape.batch, 100, device=shape.device)
     labels = torch.arange(shape.batch, device=shape.device) % shape.card.classes

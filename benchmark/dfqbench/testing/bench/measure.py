@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from dfqbench.accel.backend import using_kernels
 from dfqbench.api import Precision
-from dfqbench.native import binding
 from dfqbench.testing.bench import floor, ours, textbook
 from dfqbench.testing.bench.networks import Shape
 from dfqbench.testing.bench.textbook import Step
@@ -67,10 +67,10 @@ class Stepped:
 
 
 def plainly(step: Step) -> Step:
-    """The step without the compiled passes, in which the textbook's student and the floor's generator would share."""
+    """The step in plain torch: the textbook's student and the floor's generator must not share the kernels."""
 
     def run() -> None:
-        with binding.using(None):
+        with using_kernels("cpu"):
             step()
 
     return run

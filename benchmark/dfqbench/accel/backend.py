@@ -1,0 +1,68 @@
+"""Whether Triton kernels compute the operators in this process; free of torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SWITCH = "DFQBENCH_TRITON"
+"""Environment variable; `0` leaves the Triton kernels out."""
+
+_enabled = False
+
+
+def triton_version() -> str | None:
+    """Return the version of Triton, or None where its kernels cannot be used (see `why_no_triton`)."""
+    return None if why_no_triton() else importlib.metadata.version("triton")
+
+
+def why_no_triton() -> str:
+    """Return why Triton cannot be used here, or an empty string."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0"
+    try:
+        importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "Triton is not installed"
+    # Triton compiles the launchers of its kernels with a C compiler against Python's headers.
+    if not os.environ.get("CC") and shutil.which("gcc") is None and shutil.which("clang") is None:
+        return "Triton finds no C compiler (install gcc or clang, or name one in CC)"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "Triton finds no headers of Python (Python.h)"
+    return ""
+
+
+def kernels_for(device: str) -> str:
+    """Name what computes the operators on a device: `torch`, or Triton with its version."""
+    version = triton_version() if device.startswith("cuda") else None
+    return "torch" if version is None else f"triton {version}"
+
+
+def enabled() -> bool:
+    """Check whether Triton kernels are in use."""
+    return _enabled
+
+
+def set_kernels(device: str, *, fast: bool) -> None:
+    """Use the kernels of `kernels_for(device)` in this process from now on, or with `fast=False` plain torch."""
+    global _enabled  # noqa: PLW0603 - a process computes in one way
+    _enabled = fast and kernels_for(device) != "torch"
+    if _enabled:
+        import dfqbench.accel.triton  # noqa: F401 - registers the kernels
+
+
+@contextmanager
+def using_kernels(device: str, *, fast: bool = True) -> Iterator[None]:
+    """Set the kernels as `set_kernels` does; afterwards those in use before are in use again."""
+    global _enabled  # noqa: PLW0603
+    before = _enabled
+    set_kernels(device, fast=fast)
+    try:
+        yield
+    finally:
+        _enabled = before

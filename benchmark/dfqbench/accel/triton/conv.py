@@ -1,0 +1,208 @@
+"""3x3 convolutions between few channels on GPUs, where those of libraries fill their tiles badly.
+
+Operands are multiplied in bfloat16 and summed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from dfqbench.accel.triton import conv_kernels
+from dfqbench.accel.triton.launch import MOST_ELEMENTS, like, power, register, vector
+from dfqbench.quant.integer_conv import integer_conv2d, integers
+
+MOST_CHANNELS = 64
+"""Libraries' convolutions are as fast with more of them."""
+FEW_INPUTS, FEWEST_OUTPUTS = 32, 16
+"""For the gradient in the weight likewise, unless inputs are few, or outputs not too few."""
+FEWEST_OF_PRODUCT = 16
+"""Rows and columns of the smallest matrix that a product takes."""
+MUCH_SHARED_MEMORY = 1 << 17
+"""Bytes of shared memory; large GPUs have them."""
+CONV_POSITIONS, CONV_SLICES = 128, 128
+"""Positions of a convolution's program; slices of the positions for its gradient in the weight."""
+
+
+def _fits(x: Tensor, weight: Tensor, *geometry: Any) -> bool:
+    """Check for a 3x3 convolution with stride 1 and padding 1 between few channels of a channels-last map."""
+    *pairs, groups = geometry
+    return (
+        x.ndim == weight.ndim == 4
+        and weight.shape[1:] == (x.shape[1], 3, 3)
+        and max(weight.shape[:2]) <= MOST_CHANNELS
+        and all(_pair(one) == (1, 1) for one in pairs)
+        and groups == 1
+        and weight.stride(2) == 3 * weight.stride(3)
+        and 0 < x.numel() // x.shape[1] * MOST_CHANNELS < MOST_ELEMENTS
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _pair(number: object) -> tuple[object, ...]:
+    return tuple(number) if isinstance(number, Sequence) and not isinstance(number, str) else (number, number)
+
+
+def _supports(x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Tensor, *geometry: Any) -> bool:  # noqa: ARG001
+    return _fits(x, weight, *geometry)
+
+
+@register(integer_conv2d, _supports)
+def integer_conv2d_form(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    *geometry: Any,  # noqa: ARG001 - see `_fits`
+) -> Tensor:
+    """Convolve on integers, rounding nothing but the gradients to bfloat16."""
+    out: Tensor = _IntegerConv.apply(x, weight, x_scale, w_scale)
+    return out
+
+
+class _IntegerConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
+        n_x, n_w = integers(x, x_scale), integers(weight, w_scale)
+        w_scale = w_scale.flatten()
+        ctx.save_for_backward(n_x, n_w, x_scale, w_scale)
+        return convolved(n_x, n_w, factor=(x_scale * w_scale).reciprocal(), dtype=torch.float32)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        n_x, n_w, x_scale, w_scale = ctx.saved_tensors
+        grad = (grads[0] * w_scale.reciprocal().view(1, -1, 1, 1)).to(torch.bfloat16)
+        to_x = data_gradient(grad, n_w, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        to_w = None
+        if ctx.needs_input_grad[1]:
+            to_w = weight_gradient(n_x, grad, n_w) * (w_scale / x_scale).view(-1, 1, 1, 1)
+        return to_x, to_w, None, None
+
+
+class NarrowConvolutions(TorchFunctionMode):
+    """Replaces `torch.conv2d` inside where the kernels fit and autocast would make bfloat16 of the operands."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv2d and not kwargs and len(args) == 7 and not isinstance(args[4], str):
+            x, weight, bias, *geometry = args
+            if x.is_cuda and _fits(x, weight, *geometry) and torch.is_autocast_enabled("cuda"):
+                out = _Conv.apply(x.to(torch.bfloat16), weight)
+                return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
+        return func(*args, **(kwargs or {}))
+
+
+class _Conv(torch.autograd.Function):
+    """conv2d(x, weight, padding=1), in the type of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return convolved(x, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad = like(grads[0], x)
+        to_x = data_gradient(grad, weight) if ctx.needs_input_grad[0] else None
+        to_weight = weight_gradient(x, grad, weight).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight
+
+
+def convolved(x: Tensor, weight: Tensor, *, factor: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """Return conv2d(x, weight, padding=1), summed in float32 and rounded once.
+
+    Args:
+        x: (N, C, H, W), channels-last.
+        weight: (O, C, 3, 3); taken in the type of `x`.
+        factor: (O,) or (1,) float32, multiplied with the sums.
+        dtype: of the result; None: that of `x`.
+
+    Returns:
+        (N, O, H, W), channels-last.
+    """
+    return _convolved(x, weight, factor, dtype, back=False)
+
+
+def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the gradient (N, C, H, W) in the input of `convolved`, given that at its output (N, O, H, W)."""
+    return _convolved(like(grad, grad), weight, None, dtype, back=True)
+
+
+def _convolved(x: Tensor, weight: Tensor, factor: Tensor | None, dtype: torch.dtype | None, *, back: bool) -> Tensor:
+    samples, channels, height, width = x.shape
+    outer, by_outer, by_inner = weight.shape[0], weight.stride(0), weight.stride(1)
+    if back:
+        outer, by_outer, by_inner = weight.shape[1], by_inner, by_outer
+    out = torch.empty(
+        (samples, outer, height, width),
+        dtype=dtype or x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
+    by_rows = channels < FEWEST_OF_PRODUCT
+    positions = samples * height * width
+    conv_kernels.convolved[(-(-positions // CONV_POSITIONS),)](
+        x, weight, x if factor is None else vector(factor.expand(outer)), out, positions, height, width, channels,
+        outer, by_outer, by_inner, weight.stride(3), BACK=back, SCALED=factor is not None, ROWS=by_rows,
+        P=CONV_POSITIONS, C=_of_product(3 * channels if by_rows else channels), OUT=_of_product(outer),
+        num_stages=_stages(channels, outer, out.device),
+    )  # fmt: skip
+    return out
+
+
+def _stages(channels: int, outer: int, device: torch.device) -> int:
+    """Return the number of loads under way at once, by trial on an H200, where a program has the memory for them."""
+    if channels <= 32:
+        return 1
+    return 4 if outer > 16 and _shared_memory(device) >= MUCH_SHARED_MEMORY else 2
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a program may take."""
+    if device.type != "cuda":
+        return 0
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
+
+
+def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient in the weight (O, C, 3, 3) of `convolved`, float32; the library's where that is as fast.
+
+    Args:
+        x: as given to `convolved`.
+        grad: (N, O, H, W), in the type of `x`.
+        weight: as given to `convolved`.
+    """
+    if weight.shape[1] > FEW_INPUTS and weight.shape[0] < FEWEST_OUTPUTS:
+        ones = [1, 1]
+        gradient: Tensor = torch.ops.aten.convolution_backward(
+            grad, x, weight.to(x.dtype), None, ones, ones, ones, False, [0, 0], 1, [False, True, False]
+        )[1]
+        return gradient.to(torch.float32)
+    out = torch.empty_like(weight, dtype=torch.float32)
+    samples, channels, height, width = x.shape
+    outer, positions, tile = weight.shape[0], samples * height * width, 64
+    length = -(-max(1, positions // CONV_SLICES) // tile) * tile
+    slices = -(-positions // length)
+    partial = out.new_empty(slices, 9 * channels * outer)
+    conv_kernels.weight_sums[slices, 3](
+        x, like(grad, x), partial, positions, height, width, length, channels, outer, P=tile,
+        J=_of_product(3 * channels), OUT=_of_product(outer), num_stages=1 if channels > 32 else 3,
+    )  # fmt: skip
+    at_once = min(CONV_SLICES, power(slices))
+    numbers_at_once = 2048 // at_once
+    conv_kernels.weight_total[(-(-9 * channels * outer // numbers_at_once),)](
+        partial, out, slices, channels, outer, out.stride(0), out.stride(1), out.stride(3), S=at_once, B=numbers_at_once
+    )
+    return out
+
+
+def _of_product(number: int) -> int:
+    return max(FEWEST_OF_PRODUCT, power(number))

@@ -1,0 +1,102 @@
+"""Triton forms of `fake_quantize` and `fake_quantize_channels`."""
+
+# Triton reads these functions as its own language: no annotations but those of its constants.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
+# ruff: noqa: D103, PLR0917, N803
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dfqbench.accel.triton.device import nearest, quantized
+from dfqbench.accel.triton.launch import EXACT, ROW, TILE, has_no_gaps, power, register, rows
+from dfqbench.quant.fake_quantize import SMALLEST_SPAN, fake_quantize, fake_quantize_channels
+
+
+@triton.jit(do_not_specialize=["low", "high"])
+def round_to_levels(x, out, scale, shift, count, low, high, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    inside = i < count
+    s = tl.load(scale)
+    n = quantized(tl.load(x + i, mask=inside, other=0.0), s, tl.load(shift), low, high)
+    tl.store(out + i, tl.div_rn(n, s), mask=inside)
+
+
+@triton.jit(do_not_specialize=["low", "high", "half", "smallest"])
+def round_channels(x, out, scale, count, low, high, half, smallest, B: tl.constexpr):
+    """A program for each output channel, whose numbers lie in a row: rounds them to the levels of their range."""
+    row = tl.program_id(0)
+    least = tl.full([B], float("inf"), tl.float32)
+    most = tl.full([B], float("-inf"), tl.float32)
+    for start in range(0, count, B):
+        i = start + tl.arange(0, B)
+        inside = i < count
+        v = tl.load(x + row * count + i, mask=inside, other=0.0)
+        least = tl.where(inside & (v < least), v, least)
+        most = tl.where(inside & (v > most), v, most)
+    bottom, top = tl.min(least, 0), tl.max(most, 0)
+    span = top - bottom
+    span = tl.where(span < smallest, smallest, span)
+    s = tl.div_rn(1.0, span) * (high - low)
+    shift = nearest(s * bottom) + half
+    tl.store(scale + row, s)
+    for start in range(0, count, B):
+        i = start + tl.arange(0, B)
+        inside = i < count
+        n = quantized(tl.load(x + row * count + i, mask=inside, other=0.0), s, shift, low, high)
+        tl.store(out + row * count + i, tl.div_rn(n, s), mask=inside)
+
+
+def _ends(bits: int) -> tuple[float, float]:
+    return -float(2 ** (bits - 1)), float(2 ** (bits - 1) - 1)
+
+
+def _one_range(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> bool:  # noqa: ARG001 - the operator's arguments
+    return has_no_gaps(x) and scale.ndim == 0 and scale.dtype == shift.dtype == torch.float32
+
+
+@register(fake_quantize, _one_range)
+def fake_quantize_form(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
+    rounded: Tensor = _FakeQuantize.apply(x, scale, shift, bits)
+    return rounded
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
+        out = torch.empty_like(x)
+        round_to_levels[rows(x.numel())](x, out, scale, shift, x.numel(), *_ends(bits), B=ROW, **EXACT)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
+        return grads[0], None, None, None
+
+
+@register(fake_quantize_channels, lambda weight, bits: has_no_gaps(weight))  # noqa: ARG005
+def fake_quantize_channels_form(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    rounded, scale = _FakeQuantizeChannels.apply(weight, bits)
+    return rounded, scale
+
+
+class _FakeQuantizeChannels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        channels, count = weight.shape[0], weight[0].numel()
+        out = torch.empty_like(weight)
+        scale = weight.new_empty(channels, *(1,) * (weight.ndim - 1))
+        low, high = _ends(bits)
+        tile = min(TILE, max(32, power(count)))
+        round_channels[(channels,)](weight, out, scale, count, low, high, -low, SMALLEST_SPAN, B=tile, **EXACT)
+        ctx.mark_non_differentiable(scale)
+        ctx.set_materialize_grads(False)
+        return out, scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 - torch's signature
+        return grads[0], None

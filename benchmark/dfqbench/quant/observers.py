@@ -1,0 +1,94 @@
+"""Observers: how an activation's range follows the batches that it sees."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pkgutil import resolve_name
+
+import torch
+from torch import Tensor, nn
+
+from dfqbench.quant.range_rules import RANGE_RULES, check_range_rule
+
+EMA_DECAY = 0.9
+"""Decay of the moving averages (methods.md 0.1, released code)."""
+
+
+def observer_class(rule: str) -> type[Observer]:
+    """Return the observer class of a range rule.
+
+    Raises:
+        UsageError: unknown rule.
+    """
+    check_range_rule(rule)
+    found: type[Observer] = resolve_name(RANGE_RULES[rule])
+    return found
+
+
+def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return minimum and maximum (0-d) of a tensor, without a copy of a channels-last feature map."""
+    x = x.detach()
+    in_memory_order = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.aminmax(x.permute(0, 2, 3, 1) if in_memory_order else x)
+
+
+class Observer(nn.Module, ABC):
+    """Follows the range of one tensor over batches; what it remembers are buffers, so that checkpoints hold it."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one more batch `x` (any shape) into account and return the range, low and high (0-d)."""
+
+
+class MinMaxObserver(Observer):
+    """The running minimum and maximum, both starting at 0 (ZeroQ, released code)."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Widen the range to the batch's minimum and maximum."""
+        low, high = extremes(x)
+        torch.minimum(self.low, low, out=self.low)
+        torch.maximum(self.high, high, out=self.high)
+        return self.low, self.high
+
+
+class MovingAverageObserver(Observer):
+    """The moving average of each batch's minimum and maximum, with the usual correction of its start.
+
+    Attributes:
+        average: (2,), averages of minimum and maximum before the correction.
+        steps: 0-d int64, batches seen.
+    """
+
+    average: Tensor
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(2))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the averages towards the batch's minimum and maximum."""
+        self.steps += 1
+        self.average.mul_(EMA_DECAY).add_(torch.stack(extremes(x)), alpha=1 - EMA_DECAY)
+        corrected = self.average / (1 - EMA_DECAY ** self.steps.to(self.average.dtype))
+        self._feed_back(corrected)
+        return corrected[0], corrected[1]
+
+    def _feed_back(self, corrected: Tensor) -> None:
+        """Change the averages after the correction; nothing here."""
+
+
+class OfficialMovingAverageObserver(MovingAverageObserver):
+    """The released code's moving average: the corrected value is fed back into the average (methods.md 0.1)."""
+
+    def _feed_back(self, corrected: Tensor) -> None:
+        self.average.copy_(corrected)
