@@ -13,9 +13,9 @@ import pytest
 
 from dfqbench.api import API_VERSION, InputError, Method, PluginError, UsageError
 from dfqbench.grid import load_grid
+from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import BrokenPlugin, Plugins, load_plugins
 from dfqbench.targets.catalogue import Catalogue
-from dfqbench.targets.spec import ModelSpec
 
 EXAMPLES = Path(__file__).parent / "plugins"
 BROKEN = EXAMPLES / "broken"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
-if TYPE_CHECKING:
-    from dfqbench.api.method import FileOffer, Offer
+from dfqbench.api.method import PROJECT, FileOffer, Offer
 
-PROJECT = "dfqbench"
 ENTRY_POINTS = "dfqbench.methods"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec

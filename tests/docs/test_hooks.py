@@ -11,11 +11,11 @@ import torch
 from blocks import DOCS, blocks
 from dfqbench.grid import load_grid
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import Student, parse_scheme
 from dfqbench.report.claims import claims_in
 from dfqbench.targets.catalogue import Catalogue
-from dfqbench.targets.spec import ModelSpec
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Budget, Precision, is_live
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill, DistillParams
@@ -20,7 +21,6 @@ from dfqbench.run.evaluate import percent, predict, standard_error
 from dfqbench.synth import GeneratorPass, LossTerm
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import load_evaluation
-from dfqbench.targets.spec import ModelSpec
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_network
 

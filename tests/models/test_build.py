@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dfqbench.api import DfqError, InputError, ModelCard, PluginError, Unavailable
+from dfqbench.isolation import local_module_name
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.models.summary import summarise
-from dfqbench.targets.spec import ModelSpec
 
 CARD = ModelCard((3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10)
 PHOTO = ModelCard((3, 64, 64), (0.5,) * 3, (0.5,) * 3, 7)
@@ -123,7 +124,7 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
     path.write_text("import no_such_thing")
     with pytest.raises(InputError, match="does not import: ModuleNotFoundError"):
         build_teacher(spec(f"py:{path}:build"))
-    assert not any(name.startswith("dfqbench_user_") for name in sys.modules)
+    assert local_module_name(path) not in sys.modules
     assert set(sys.modules) <= names
     with pytest.raises(InputError, match="there is no Python file"):
         build_teacher(spec(f"py:{tmp_path}/gone.py:build"))

@@ -11,7 +11,7 @@ import pytest
 
 from dfqbench.api import ModelCard
 from dfqbench.models.identity import model_identity
-from dfqbench.targets.spec import ModelSpec
+from dfqbench.models.spec import ModelSpec
 
 CARD = ModelCard((3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10)
 

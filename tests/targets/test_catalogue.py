@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import FileOffer, InputError, UsageError
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.catalogue import Catalogue
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, digits_file, guarded_paths
+from dfqbench.targets.spec import DatasetSpec, MissingModel, digits_file, guarded_paths
 from dfqbench.targets.wnids import wnids
 
 MANIFEST = """

@@ -11,11 +11,12 @@ from PIL import Image
 
 from dfqbench.api import InputError, ModelCard, Unavailable, UsageError
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets import evaluation
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
 from dfqbench.targets.pixels import digits_evaluated
-from dfqbench.targets.spec import DatasetSpec, ModelSpec
+from dfqbench.targets.spec import DatasetSpec
 from dfqbench.targets.wnids import wnids
 
 CARD = ModelCard((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 10)

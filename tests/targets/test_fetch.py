@@ -17,12 +17,12 @@ from torchvision import datasets
 
 from dfqbench.api import DfqError, UsageError
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets import publication
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.download import download, mirrored
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.fetch import fetch
-from dfqbench.targets.spec import ModelSpec
 
 SQUEEZENET = "/models/squeezenet1_1-b8a52dc0.pth"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError
-from dfqbench.targets.fingerprint import file_sha256, fingerprint
+from dfqbench.models.identity import file_sha256
+from dfqbench.targets.fingerprint import fingerprint
 from dfqbench.targets.spec import DatasetSpec
 
 

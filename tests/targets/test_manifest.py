@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, InputStats
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.manifest import read_manifest
-from dfqbench.targets.spec import DatasetSpec, ModelSpec
+from dfqbench.targets.spec import DatasetSpec
 
 DATASET = """
 [datasets.cifar10]

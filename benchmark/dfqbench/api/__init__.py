@@ -14,10 +14,9 @@ from dfqbench.api.errors import (
     UsageError,
     unknown_name,
 )
-from dfqbench.api.method import API_VERSION, Fidelity, FileOffer, Method, Offer, Quantizer, Requires
+from dfqbench.api.method import API_VERSION, Fidelity, FileOffer, Method, Offer, Quantizer, Requires, hookimpl
 from dfqbench.api.params import NoParams, ParamInfo, describe_params, param
 from dfqbench.api.precision import Precision
-from dfqbench.hookspecs import hookimpl
 
 __all__ = [
     "API_VERSION",

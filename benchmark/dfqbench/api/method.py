@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pluggy
+
 from dfqbench.api.params import NoParams
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from dfqbench.api.context import Context
     from dfqbench.quant import Student
 
+PROJECT = "dfqbench"
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Mark a function of a plugin as the implementation of a hook in `dfqbench.hookspecs`."""
 API_VERSION = 1
 """Version of the plugin contract; raised when a plugin written for an older one would break."""
 FIRST_API_VERSION = 1

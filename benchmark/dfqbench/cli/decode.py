@@ -21,10 +21,10 @@ def decode(
     There is one file for each input size of the target's models. It lies in the user's cache folder, or where
     DFQBENCH_DECODED says. Accuracies do not change by it.
     """
+    from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.decoded import checked, decoded
     from dfqbench.targets.folders import data_folders
-    from dfqbench.targets.spec import ModelSpec
 
     catalogue = Catalogue.discover(data_folders(data or []), [], families={})
     dataset = catalogue.target(target).dataset

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.spec import MissingModel, ModelSpec
+    from dfqbench.targets.spec import MissingModel
 
 DataOption = Annotated[
     list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
@@ -118,7 +119,7 @@ def _home(catalogue: Catalogue, name: str) -> str:
     """The target that a model is shown for: the first that offers it, else the one its reference suggests."""
     from dfqbench.api.errors import unknown_name
     from dfqbench.models.reference import is_reference
-    from dfqbench.targets.spec import ModelSpec
+    from dfqbench.models.spec import ModelSpec
 
     offers = [
         (isinstance(model, ModelSpec), target, model.name)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dfqbench.api.errors import PluginError, UsageError, unknown_name
-
-if TYPE_CHECKING:
-    from dfqbench.plugins import Plugins
+from dfqbench.api.method import Method, Quantizer
 
 REAL = "real"
 """The host's own control: images of the target's training split; no plugin may take its name."""
@@ -19,6 +17,33 @@ FLOOR = "noise"
 EVERY = "*"
 
 _CHOICE = re.compile(r"(?P<method>[a-z0-9][a-z0-9_-]*)(?:\+(?P<quantizer>[a-z0-9_-]+)(?::(?P<recipe>[a-z0-9_-]+))?)?")
+
+
+class MethodOffers(Protocol):
+    """The methods and quantizers that plugins offer; `Plugins` is one."""
+
+    @property
+    def methods(self) -> Collection[str]:
+        """Names of the methods."""
+        ...
+
+    @property
+    def quantizers(self) -> Collection[str]:
+        """Names of the shared quantizers."""
+        ...
+
+    @property
+    def broken_names(self) -> Collection[str]:
+        """Names of the plugins that did not load."""
+        ...
+
+    def method_class(self, name: str) -> type[Method]:
+        """Import the class of a method."""
+        ...
+
+    def quantizer_class(self, name: str) -> type[Quantizer]:
+        """Import the class of a shared quantizer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +96,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return items
 
 
-def resolve_methods(names: Iterable[str], plugins: Plugins) -> list[MethodChoice]:
+def resolve_methods(names: Iterable[str], plugins: MethodOffers) -> list[MethodChoice]:
     """Looks method choices up, fills in recipes, and drops doubles.
 
     `*` becomes every offered method that is no control, broken ones included (each is a row with its reason), and
@@ -91,14 +116,14 @@ def resolve_methods(names: Iterable[str], plugins: Plugins) -> list[MethodChoice
     return list(choices)
 
 
-def _every(plugins: Plugins) -> list[MethodChoice]:
+def _every(plugins: MethodOffers) -> list[MethodChoice]:
     competitors = [MethodChoice(name) for name in plugins.methods if not _is_control(name, plugins)]
     broken = [MethodChoice(name) for name in plugins.broken_names]
     floor = [MethodChoice(FLOOR)] if FLOOR in plugins.methods else []
     return [*competitors, *broken, *floor]
 
 
-def _is_control(name: str, plugins: Plugins) -> bool:
+def _is_control(name: str, plugins: MethodOffers) -> bool:
     try:
         return plugins.method_class(name).control
     except PluginError:
@@ -106,7 +131,7 @@ def _is_control(name: str, plugins: Plugins) -> bool:
         return name == FLOOR
 
 
-def _looked_up(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
+def _looked_up(choice: MethodChoice, plugins: MethodOffers) -> MethodChoice:
     valid = (*plugins.methods, *plugins.broken_names, REAL)
     if choice.method not in valid:
         raise unknown_name("method", choice.method, valid)
@@ -118,7 +143,7 @@ def _looked_up(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
     return MethodChoice(choice.method) if own_quantizer(choice.method, plugins) == full else full
 
 
-def own_quantizer(method: str, plugins: Plugins) -> MethodChoice | None:
+def own_quantizer(method: str, plugins: MethodOffers) -> MethodChoice | None:
     """The quantizer and recipe that a method names for itself, written out; None if the method does not load."""
     try:
         named = plugins.method_class(method).quantizer
@@ -129,7 +154,7 @@ def own_quantizer(method: str, plugins: Plugins) -> MethodChoice | None:
         return None
 
 
-def _recipe(choice: MethodChoice, plugins: Plugins) -> str | None:
+def _recipe(choice: MethodChoice, plugins: MethodOffers) -> str | None:
     """The choice's recipe, checked; the quantizer's default where none is written out."""
     quantizer = plugins.quantizer_class(choice.quantizer or "")
     recipes: Sequence[str] = tuple(quantizer.recipes)

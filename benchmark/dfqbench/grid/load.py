@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -13,9 +14,6 @@ from dfqbench.api.errors import InputError, UsageError, unknown_name
 from dfqbench.bounded import read_toml
 from dfqbench.grid.presets import preset_names, preset_path
 from dfqbench.grid.schema import Grid
-
-if TYPE_CHECKING:
-    from dfqbench.plugins import Plugins
 
 _EXAMPLES = {
     "name": 'name = "mygrid"',
@@ -29,6 +27,34 @@ _EXAMPLES = {
     "limit": "limit = 1000",
 }
 """How a key is written, for messages."""
+
+
+class GridOffer(Protocol):
+    """A grid file that a plugin offers; `LoadedFile` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The TOML file."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """The plugin's distribution or file."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The distribution's version, or empty."""
+        ...
+
+
+class GridOffers(Protocol):
+    """The grids that plugins offer; `Plugins` is one."""
+
+    @property
+    def grids(self) -> Mapping[str, GridOffer]:
+        """Grid files by name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +72,7 @@ class GridSource:
     origin: str
 
 
-def available_grids(plugins: Plugins) -> dict[str, GridSource]:
+def available_grids(plugins: GridOffers) -> dict[str, GridSource]:
     """Presets and the grids of plugins, by name."""
     found = {name: GridSource(name, preset_path(name), "dfqbench") for name in preset_names()}
     for name, file in plugins.grids.items():
@@ -54,7 +80,7 @@ def available_grids(plugins: Plugins) -> dict[str, GridSource]:
     return found
 
 
-def load_grid(name_or_path: str | Path, plugins: Plugins) -> Grid:
+def load_grid(name_or_path: str | Path, plugins: GridOffers) -> Grid:
     """Reads a grid.
 
     Args:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +14,12 @@ import torch
 from torch import nn
 
 from dfqbench.api.errors import DfqError, InputError, PluginError, Unavailable, unknown_name
+from dfqbench.isolation import import_local, local_module_name, rolled_back
 from dfqbench.models import cifar, digits
-from dfqbench.models.reference import CODE_SCHEME, Reference, parse_reference
+from dfqbench.models.identity import file_sha256
+from dfqbench.models.reference import CODE_SCHEME, LIBRARIES, Reference, parse_reference
+from dfqbench.models.spec import ModelSpec
 from dfqbench.models.weights import load_weights
-from dfqbench.plugins.isolation import import_local
-from dfqbench.targets.fingerprint import file_sha256
-from dfqbench.targets.manifest import LIBRARIES
-from dfqbench.targets.spec import ModelSpec
 
 _OWN = {"cifar": cifar.ARCHITECTURES, "digits": digits.ARCHITECTURES}
 _FETCHING = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -216,19 +212,13 @@ def _module(reference: Reference) -> ModuleType:
 
 
 def _file_module(path: Path) -> ModuleType:
-    name = f"dfqbench_user_{hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise InputError(f"there is no Python file {path}", "correct the path in the reference")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickling look a class's module up by name.
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with rolled_back(local_module_name(path)):
+            return import_local(path)
     except Exception as error:  # the user's file may raise anything
-        del sys.modules[name]
         raise InputError(f"{path} does not import: {type(error).__name__}: {_line(error)}", "correct it") from error
-    return module
 
 
 def _check_outputs(model: ModelSpec, module: nn.Module, device: torch.device) -> None:

@@ -8,14 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dfqbench.api.errors import InputError
 from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference
-from dfqbench.targets.fingerprint import file_sha256
-from dfqbench.targets.spec import ModelSpec, card_as_dict
+from dfqbench.models.spec import ModelSpec, card_as_dict
 
 _OWN = ("cifar", "digits")
 """Families whose architectures are part of dfqbench."""
 _LIBRARIES = ("torchvision", "timm", "pytorchcv")
 """Recorded by version, not hashed: an upgrade does not throw finished cells away."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}", "check the path and its permissions"
+        ) from error
 
 
 def model_identity(model: ModelSpec, families: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from dfqbench.api.errors import DfqError, InputError, UsageError, unknown_name
 SCHEMES = ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py")
 """Families that the host knows; plugins may offer further ones."""
 CODE_SCHEME = "py"
+LIBRARIES = ("timm.models", "torchvision.models", "pytorchcv.models")
+"""Packages in which a manifest may name callables."""
 ARCHITECTURES = {
     "cifar": tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110)),
     "digits": ("resnet8",),

@@ -17,8 +17,8 @@ import pluggy
 
 from dfqbench import __version__, hookspecs
 from dfqbench.api.errors import InputError, PluginError
-from dfqbench.api.method import API_VERSION, FileOffer, Offer
-from dfqbench.plugins.isolation import PLUGIN_FAILURES, import_local, local_module_name, rolled_back
+from dfqbench.api.method import API_VERSION, PROJECT, FileOffer, Offer
+from dfqbench.isolation import PLUGIN_FAILURES, import_local, local_module_name, rolled_back
 from dfqbench.plugins.offers import BrokenPlugin, Origin
 from dfqbench.plugins.registry import Installed, Plugins
 from dfqbench.quantizers import BUILTIN
@@ -116,7 +116,7 @@ def _imported(candidate: _Candidate) -> object:
         return candidate.load()
     except ImportError as error:
         # A plugin for another version often fails before it could say for which it is.
-        if str(error.name or "").partition(".")[0] != hookspecs.PROJECT:
+        if str(error.name or "").partition(".")[0] != PROJECT:
             raise
         raise PluginError(
             f"it asks dfqbench for what it does not have: {error.msg}; "
@@ -126,7 +126,7 @@ def _imported(candidate: _Candidate) -> object:
 
 
 def _managed(plugin: object, source: Origin) -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name=str(source))
     # A misspelt hook name is a hook that would never be called.

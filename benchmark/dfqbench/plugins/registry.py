@@ -17,8 +17,8 @@ from dfqbench.api.errors import DfqError, PluginError, unknown_name
 from dfqbench.api.method import FileOffer, Method, Offer, Quantizer
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.presets import preset_names
+from dfqbench.isolation import PLUGIN_FAILURES, local_module_name, rolled_back
 from dfqbench.plugins.contract import checked_method, checked_quantizer
-from dfqbench.plugins.isolation import PLUGIN_FAILURES, local_module_name, rolled_back
 from dfqbench.plugins.offers import BrokenPlugin, LoadedFile, LoadedOffer, Origin, one_line
 
 FAMILIES = ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py")

@@ -9,10 +9,11 @@ from typing import Protocol
 
 from dfqbench.api.errors import DfqError, InputError, unknown_name
 from dfqbench.models.reference import is_reference
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.domain import DOMAINS, make_card
 from dfqbench.targets.layouts import EXPECTED, recognised
 from dfqbench.targets.manifest import FETCHED, MANIFEST, Manifest, read_manifest
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, Target
+from dfqbench.targets.spec import DatasetSpec, MissingModel, Target
 from dfqbench.targets.wanted import WELL_KNOWN, missing_reason, requested_model
 
 DIGITS_WEIGHTS = Path(__file__).parent.parent / "models" / "weights" / "digits-resnet8.safetensors"

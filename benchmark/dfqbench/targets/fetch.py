@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import DfqError, InputError, UsageError, unknown_name
+from dfqbench.models.identity import file_sha256
 from dfqbench.models.reference import parse_reference
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.download import Progress, download, mirrored
 from dfqbench.targets.fetched import fetched_models, note_model
-from dfqbench.targets.fingerprint import file_sha256
-from dfqbench.targets.spec import ModelSpec
 from dfqbench.targets.wanted import FETCHABLE
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from filelock import FileLock
 
 from dfqbench.api.errors import InputError
 from dfqbench.bounded import read_toml
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.manifest import FETCHED
-from dfqbench.targets.spec import ModelSpec
 
 _HEADER = "# Written by dfqbench fetch; write your own data sets and models into targets.toml.\n"
 

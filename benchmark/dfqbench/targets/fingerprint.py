@@ -1,4 +1,4 @@
-"""What identifies an evaluation set and a file of weights: SHA-256."""
+"""The identity of an evaluation set: SHA-256."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ import os
 from pathlib import Path
 
 from dfqbench.api.errors import InputError, Unavailable
+from dfqbench.models.identity import file_sha256
 from dfqbench.targets.spec import DatasetSpec, digits_file
 
 _SPLIT_VERSION = b"digits split 1: every 540/1797-th image in order of class"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}", "check the path and its permissions"
-        ) from error
 
 
 def fingerprint(dataset: DatasetSpec) -> str:

@@ -11,11 +11,12 @@ import torch
 
 from dfqbench.api.errors import DfqError
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.domain import make_card
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.pixels import open_split
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, Target
+from dfqbench.targets.spec import DatasetSpec, MissingModel, Target
 
 Status = Literal["ok", "missing", "broken"]
 

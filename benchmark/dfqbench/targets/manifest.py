@@ -16,16 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dfqbench.api.card import InputStats, ModelCard
 from dfqbench.api.errors import InputError, UsageError, unknown_name
 from dfqbench.bounded import read_toml
-from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference, unknown_architecture
+from dfqbench.models.reference import (
+    CODE_SCHEME,
+    LIBRARIES,
+    SCHEMES,
+    Reference,
+    parse_reference,
+    unknown_architecture,
+)
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.domain import make_card
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
+from dfqbench.targets.spec import DatasetSpec, MissingModel
 
 MANIFEST = "targets.toml"
 FETCHED = "fetched.toml"
 """Same form as `targets.toml`; written by `dfqbench fetch`."""
-
-LIBRARIES = ("timm.models", "torchvision.models", "pytorchcv.models")
-"""Packages in which a manifest may name callables."""
 
 
 class _Table(BaseModel):

@@ -8,8 +8,9 @@ from typing import Any
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference, unknown_architecture
+from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.domain import make_card
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec
+from dfqbench.targets.spec import DatasetSpec, MissingModel
 
 FETCHABLE = ("torchvision", "timm", "pytorchcv")
 """Families whose weights `dfqbench fetch` can get."""

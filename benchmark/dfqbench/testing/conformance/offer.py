@@ -23,7 +23,7 @@ IMPORT_LIMIT = 300
 _PROBE = """
 import importlib, json, sys, traceback
 from pathlib import Path
-from dfqbench.plugins.isolation import import_local
+from dfqbench.isolation import import_local
 heavy, load, path, entries = json.loads(sys.argv[1])
 
 class Watch:

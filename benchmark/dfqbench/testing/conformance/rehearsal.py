@@ -85,8 +85,8 @@ def main(argv: list[str]) -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what plugin code prints must not meet the answer
 
+    from dfqbench.isolation import import_local
     from dfqbench.plugins import load_plugins
-    from dfqbench.plugins.isolation import import_local
     from dfqbench.plugins.offers import one_line
     from dfqbench.quant import parse_scheme
     from dfqbench.run.guard import DataGuard

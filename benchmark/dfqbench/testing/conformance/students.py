@@ -137,9 +137,9 @@ def noise(subject: Subject) -> Iterable[str]:
 
 def _digits() -> tuple[nn.Module, ModelCard, Tensor]:
     from dfqbench.models.build import build_teacher
+    from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.evaluation import load_evaluation
-    from dfqbench.targets.spec import ModelSpec
 
     catalogue = Catalogue.discover([], [], families={})
     model, dataset = catalogue.models("digits")[0], catalogue.target("digits").dataset

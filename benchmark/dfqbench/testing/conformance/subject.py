@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, Budget, DfqError, Method, ModelCard, Quantizer, SampleSource, is_live
 from dfqbench.grid.params import build_params
-from dfqbench.plugins.isolation import PLUGIN_FAILURES
+from dfqbench.isolation import PLUGIN_FAILURES
 from dfqbench.quant import Scheme, parse_scheme
 from dfqbench.run.rng import seeded
 from dfqbench.testing.conformance.check import Fault
