@@ -13,7 +13,7 @@ import torch
 from dfqbench.api import UsageError
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.testing import conformance
-from dfqbench.testing.conformance import CHECKS, Finding, Subject
+from dfqbench.testing.conformance import CHECKS, Finding, MethodUnderTest
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 NONCONFORMING = PLUGINS / "faulty" / "nonconforming.py"
@@ -74,7 +74,7 @@ def _settings() -> Iterator[None]:
 
 
 def found(plugins: Plugins, method: str, check: str) -> Finding:
-    return conformance.run_check(BY_NAME[check], Subject(plugins, method))
+    return conformance.run_check(BY_NAME[check], MethodUnderTest(plugins, method))
 
 
 @pytest.mark.parametrize(("method", "check", "message"), FAILING)

@@ -8,8 +8,9 @@ In a plugin's tests::
         method = "mine"
 """
 
-from dfqbench.testing.conformance.check import Check, Fault, Finding
-from dfqbench.testing.conformance.subject import DEFAULT_LIMIT, Subject
+from dfqbench.testing.conformance.check import Check, Finding
+from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.method_under_test import DEFAULT_LIMIT, MethodUnderTest
 from dfqbench.testing.conformance.suite import CHECKS, ConformanceWarning, MethodChecks, examine, run_check
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
     "Fault",
     "Finding",
     "MethodChecks",
-    "Subject",
+    "MethodUnderTest",
     "examine",
     "run_check",
 ]

@@ -1,26 +1,14 @@
-"""What a check is, and how it says what to change."""
+"""A check, and its result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from dfqbench.api.errors import PluginError
-
-if TYPE_CHECKING:
-    from dfqbench.testing.conformance.subject import Subject
+from dfqbench.testing.conformance.method_under_test import MethodUnderTest
 
 Status = Literal["ok", "warning", "failed", "not run"]
-
-
-class Fault(PluginError):  # noqa: N818 - what a check finds, as `Skip` is what a plugin says
-    """A method does not keep the contract.
-
-    Args:
-        message: what was found.
-        hint: what to change.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +18,13 @@ class Check:
     Attributes:
         name: short name, as in `test_conformance[name]`.
         title: the property, as a sentence.
-        run: looks at a subject; raises `Fault` where the property does not hold, returns advice that is no fault.
+        run: examines a method; raises `Fault` where the property does not hold, returns advice that is no fault.
         runs_code: whether it runs `synthesize` in this process, which is safe only once that is known to end.
     """
 
     name: str
     title: str
-    run: Callable[[Subject], Iterable[str]]
+    run: Callable[[MethodUnderTest], Iterable[str]]
     runs_code: bool = True
 
 

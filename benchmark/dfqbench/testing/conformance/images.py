@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, ModelCard, Precision, is_live
 from dfqbench.quant import parse_scheme
-from dfqbench.testing.conformance.check import Fault
-from dfqbench.testing.conformance.subject import BATCH, Run, Subject, same
+from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, Run, same
 from dfqbench.testing.toys import toy_card, toy_network
 
 MANY = 150
 """More images than a method usually makes: drawing goes round, or on."""
 
 
-def images(subject: Subject) -> Iterable[str]:
+def images(method: MethodUnderTest) -> Iterable[str]:
     """Images fit the card, are finite and carry no graph; on three channels and, in bfloat16 training, on one."""
     cases: list[tuple[dict[str, int], Precision]] = [
         ({}, Precision.FLOAT32),
@@ -29,10 +29,10 @@ def images(subject: Subject) -> Iterable[str]:
     ]
     for arguments, precision in cases:
         card = toy_card(**arguments)
-        run = subject.synthesized(teacher=toy_network(**arguments), card=card, precision=precision)
+        run = method.synthesized(teacher=toy_network(**arguments), card=card, precision=precision)
         _check_source(run)
         for size in (BATCH, MANY):
-            check_batch(subject.drawn(run, size), card, size, "sample")
+            check_batch(method.drawn(run, size), card, size, "sample")
         if is_live(run.source):
             check_batch(run.source.train_step(BATCH), card, BATCH, "train_step")
     return ()
@@ -100,14 +100,14 @@ def _check_labels(labels: Tensor, card: ModelCard, size: int, where: str) -> Non
         raise Fault(f"{what} reach beyond the {card.classes} classes", "draw them below ctx.card.classes")
 
 
-def teacher(subject: Subject) -> Iterable[str]:
+def teacher(method: MethodUnderTest) -> Iterable[str]:
     """Synthesis, drawing and quantization leave the teacher as it was."""
     network = toy_network()
     before = _anatomy(network)
-    run = subject.synthesized(teacher=network)
+    run = method.synthesized(teacher=network)
     _compare(before, _anatomy(network), "synthesize")
-    student = subject.quantized(run, "", parse_scheme("w4a4@gdfq"))
-    subject.drawn(run)
+    student = method.quantized(run, "", parse_scheme("w4a4@gdfq"))
+    method.drawn(run)
     if is_live(run.source):
         run.source.train_step(BATCH, student)
     _compare(before, _anatomy(network), "drawing from the source, or quantize,")
@@ -147,18 +147,18 @@ def _compare(before: dict[str, Any], after: dict[str, Any], who: str) -> None:
             raise Fault(f"{who} changed the teacher's {part} ({shown})", _REMEDIES[part])
 
 
-def seeds(subject: Subject) -> Iterable[str]:
+def seeds(method: MethodUnderTest) -> Iterable[str]:
     """Same seed, same bits; another seed, other images."""
-    first = subject.drawn(subject.synthesized()).images
+    first = method.drawn(method.synthesized()).images
     # Numbers drawn before must not matter: another cell may have run in this process.
     torch.rand(7)
-    again = subject.drawn(subject.synthesized()).images
+    again = method.drawn(method.synthesized()).images
     if not torch.equal(first, again):
         raise Fault(
             "two runs with the same seed made different images",
             "draw from ctx.generator or seed your own with ctx.seed('name'); keep no state in modules or classes",
         )
-    if torch.equal(first, subject.drawn(subject.synthesized(seed=1)).images):
+    if torch.equal(first, method.drawn(method.synthesized(seed=1)).images):
         raise Fault(
             "runs with different seeds made the same images",
             "draw from ctx.generator or seed your own with ctx.seed('name'), not with a constant",
@@ -166,17 +166,17 @@ def seeds(subject: Subject) -> Iterable[str]:
     return ()
 
 
-def rng(subject: Subject) -> Iterable[str]:
+def rng(method: MethodUnderTest) -> Iterable[str]:
     """The caller's random numbers and torch's global settings are as before."""
     with _unchanged("synthesize or the source"):
-        run = subject.synthesized()
-        subject.drawn(run)
+        run = method.synthesized()
+        method.drawn(run)
         state = run.source.state_dict()
         run.source.load_state_dict(state)
         build = getattr(type(run.source), "from_state", None)
         if callable(build):
             build(state)
-    found = subject.rehearsed.random
+    found = method.dry_run.random
     if found:
         raise Fault(
             f"importing the plugin changes {', '.join(found)}",

@@ -11,8 +11,8 @@ import torch
 
 from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
-from dfqbench.testing.conformance.check import Fault
-from dfqbench.testing.conformance.subject import BATCH, Subject, as_saved, blamed, same
+from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, blamed, same
 from dfqbench.testing.context import ToyContext
 
 
@@ -31,9 +31,9 @@ class KeepingContext(ToyContext):
 
     def __getattribute__(self, name: str) -> Any:
         if name == "restored" and self.__dict__.get("put_back") is not None:
-            (own, everybodys), self.put_back = self.put_back, None
+            (own, global_states), self.put_back = self.put_back, None
             self.generator.set_state(own)
-            _set_global(everybodys)
+            _set_global(global_states)
         return super().__getattribute__(name)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
@@ -52,10 +52,10 @@ def _set_global(states: tuple[Any, ...]) -> None:
     torch.set_rng_state(states[2])
 
 
-def resume(subject: Subject) -> Iterable[str]:
+def resume(method: MethodUnderTest) -> Iterable[str]:
     """A run stopped at any checkpoint and resumed ends as the straight run does."""
-    ctx = KeepingContext(subject.context())
-    expected = subject.drawn(subject.synthesized(ctx=ctx)).images
+    ctx = KeepingContext(method.context())
+    expected = method.drawn(method.synthesized(ctx=ctx)).images
     count = len(ctx.saved)
     if not count and len(ctx.steps) > 1:
         yield (
@@ -64,49 +64,49 @@ def resume(subject: Subject) -> Iterable[str]:
         )
     for index in sorted({0, count // 2, count - 1} if count else ()):
         restored = as_saved(ctx.saved[index], f"checkpoint {index + 1} of {count}")
-        again = KeepingContext(subject.context(), restored, ctx.random[index])
-        found = subject.drawn(subject.synthesized(ctx=again)).images
+        again = KeepingContext(method.context(), restored, ctx.random[index])
+        found = method.drawn(method.synthesized(ctx=again)).images
         if not same(expected, found):
             raise Fault(
                 f"resumed from checkpoint {index + 1} of {count}, synthesize made other images",
                 "put everything that the next step reads into the checkpoint (images, optimizer, schedule, counters, "
                 "generators of your own) and continue from ctx.restored",
             )
-    _resumed_quantization(subject)
+    _resumed_quantization(method)
 
 
-def _resumed_quantization(subject: Subject) -> None:
+def _resumed_quantization(method: MethodUnderTest) -> None:
     scheme = parse_scheme("w4a4@gdfq")
-    ctx = KeepingContext(subject.context())
-    straight = subject.quantized(subject.synthesized(), "", scheme, ctx)
+    ctx = KeepingContext(method.context())
+    straight = method.quantized(method.synthesized(), "", scheme, ctx)
     count = len(ctx.saved)
     if not count:
         return
     index = count // 2
     restored = as_saved(ctx.saved[index], f"checkpoint {index + 1} of {count} of quantize")
-    again = KeepingContext(subject.context(), restored, ctx.random[index])
-    resumed = subject.quantized(subject.synthesized(), "", scheme, again)
+    again = KeepingContext(method.context(), restored, ctx.random[index])
+    resumed = method.quantized(method.synthesized(), "", scheme, again)
     if not same(straight.state_dict(), resumed.state_dict()):
-        what = "the source's state_dict" if is_live(subject.first.source) else "quantize's checkpoint"
+        what = "the source's state_dict" if is_live(method.first.source) else "quantize's checkpoint"
         raise Fault(
             f"resumed from checkpoint {index + 1} of {count}, quantize made another student",
             f"put everything that the next step reads into {what}: networks, optimizer, counters, random streams",
         )
 
 
-def state(subject: Subject) -> Iterable[str]:
+def state(method: MethodUnderTest) -> Iterable[str]:
     """A source's state survives a `weights_only` load, and a source restored from it hands out the same."""
-    run = subject.synthesized()
-    subject.drawn(run)
+    run = method.synthesized()
+    method.drawn(run)
     with blamed("state_dict"):
         saved = as_saved(run.source.state_dict(), "the source's state_dict")
-    expected = subject.drawn(run)
-    other = subject.synthesized(seed=1)
+    expected = method.drawn(run)
+    other = method.synthesized(seed=1)
     with blamed("load_state_dict"):
         other.source.load_state_dict(saved)
     # Drawing happens in the host's seeded block, whose seed is the cell's: the other run takes over the first's.
     other.ctx.root_seed = run.ctx.root_seed
-    found = subject.drawn(other)
+    found = method.drawn(other)
     if not (same(expected.images, found.images) and same(expected.labels, found.labels)):
         raise Fault(
             "after load_state_dict(state_dict()) a source hands out other images",

@@ -12,8 +12,8 @@ from dfqbench.quant import Scheme, Student, parse_scheme
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.run.lockstep import can_be_common
 from dfqbench.synth.source import FixedSource
-from dfqbench.testing.conformance.check import Fault
-from dfqbench.testing.conformance.subject import BATCH, Run, Subject
+from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, Run
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network_without_batchnorm
 
@@ -23,9 +23,9 @@ MARGIN = 2.0
 """Standard errors of the difference that a method may lie below noise before it is said."""
 
 
-def quantizers(subject: Subject) -> Iterable[str]:
+def quantizers(method: MethodUnderTest) -> Iterable[str]:
     """Every built-in quantizer makes a finite student of the source, under every protocol."""
-    for what, student in subject.students.items():
+    for what, student in method.students.items():
         with torch.no_grad():
             logits = student(toy_images(16))
         if not isinstance(logits, Tensor) or logits.shape != (16, toy_card().classes):
@@ -36,9 +36,9 @@ def quantizers(subject: Subject) -> Iterable[str]:
     return ()
 
 
-def levels(subject: Subject) -> Iterable[str]:
+def levels(method: MethodUnderTest) -> Iterable[str]:
     """Weights and activations of the finished students take at most 2^bits values."""
-    for what, student in subject.students.items():
+    for what, student in method.students.items():
         if not isinstance(student, Student):
             yield (
                 f"{what} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
@@ -65,42 +65,42 @@ class _WatchedContext(ToyContext):
         return super().scheme
 
 
-def requires(subject: Subject) -> Iterable[str]:
+def requires(method: MethodUnderTest) -> Iterable[str]:
     """`requires`, `depends_on_bits` and a source's `needs_student` say what is so."""
-    kind = subject.kind
-    _check_needs_student(subject)
-    base = subject.context()
+    method_class = method.method_class
+    _check_needs_student(method)
+    base = method.context()
     ctx = _WatchedContext(card=base.card, budget=base.budget, bits=base.bits)
-    subject.synthesized(ctx=ctx)
-    if kind.depends_on_bits and not ctx.asked and not is_live(subject.first.source):
+    method.synthesized(ctx=ctx)
+    if method_class.depends_on_bits and not ctx.asked and not is_live(method.first.source):
         yield (
             "depends_on_bits is True but synthesize did not look at ctx.scheme; with False one source serves all "
             "bit-widths and is paid for once"
         )
     plain = toy_network_without_batchnorm()
     try:
-        run = subject.synthesized(teacher=plain)
-        subject.drawn(run)
+        run = method.synthesized(teacher=plain)
+        method.drawn(run)
     except DfqError as error:
-        if not kind.requires.batchnorm:
+        if not method_class.requires.batchnorm:
             raise Fault(
                 f"requires says that no BatchNorm is needed, but without it {error.message}",
                 "set requires = Requires(batchnorm=True)",
             ) from error
     else:
-        if kind.requires.batchnorm:
+        if method_class.requires.batchnorm:
             yield (
                 "requires says that BatchNorm is needed, but it also ran on a network without; if its images are of "
                 "use there, set requires = Requires(batchnorm=False)"
             )
 
 
-def _check_needs_student(subject: Subject) -> None:
+def _check_needs_student(method: MethodUnderTest) -> None:
     """A source that says that it never looks at a student makes the same batches with one and without."""
-    run, other = subject.synthesized(), subject.synthesized()
+    run, other = method.synthesized(), method.synthesized()
     if not is_live(run.source) or not is_live(other.source) or not can_be_common(run.source):
         return
-    student = subject.quantized(subject.synthesized(), "calibrate", parse_scheme("w2a2@gdfq"))
+    student = method.quantized(method.synthesized(), "calibrate", parse_scheme("w2a2@gdfq"))
     for _ in range(STEPS):
         shown, hidden = run.source.train_step(BATCH, student), other.source.train_step(BATCH)
         if not torch.equal(shown.images, hidden.images):
@@ -110,17 +110,17 @@ def _check_needs_student(subject: Subject) -> None:
             )
 
 
-def noise(subject: Subject) -> Iterable[str]:
+def noise(method: MethodUnderTest) -> Iterable[str]:
     """On the toy task, calibration with the images is not worse than with Gaussian noise.
 
     The task: the embedded digits and their network at four bits, a handful of steps. The host draws the digits; the
-    method sees the network alone, as ever.
+    method sees the network alone.
     """
     network, card, digits = _digits()
     scheme = parse_scheme("w4a4@gdfq")
-    own = subject.synthesized(teacher=network, card=card)
+    own = method.synthesized(teacher=network, card=card)
     floor = Run(network, _noise(card), ToyContext(card=card, budget=own.ctx.budget))
-    pair = [subject.quantized(run, "calibrate", scheme) for run in (own, floor)]
+    pair = [method.quantized(run, "calibrate", scheme) for run in (own, floor)]
     with torch.no_grad():
         wanted = network(digits).argmax(1)
         shares = [(student(digits).argmax(1) == wanted).double() for student in pair]
@@ -131,7 +131,7 @@ def noise(subject: Subject) -> Iterable[str]:
         yield (
             f"calibrated with its images, the digits network at w4a4 agrees with full precision on {agreed[0]} of the "
             f"digits, with noise on {agreed[1]}; a handful of steps is no verdict, but look at the images, and at "
-            f"`dfqbench run --grid w4a4 --on digits --methods {subject.name},noise`"
+            f"`dfqbench run --grid w4a4 --on digits --methods {method.name},noise`"
         )
 
 

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dfqbench.api.errors import PluginError
-from dfqbench.testing.conformance import confinement, images, offer, resume, students
+from dfqbench.testing.conformance import images, process, registration, resume, students
 from dfqbench.testing.conformance.check import Check, Finding
-from dfqbench.testing.conformance.subject import DEFAULT_LIMIT, Subject
+from dfqbench.testing.conformance.method_under_test import DEFAULT_LIMIT, MethodUnderTest
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
 
 CHECKS: tuple[Check, ...] = (
-    Check("contract", "the import string names a class that keeps the contract", offer.contract, runs_code=False),
-    Check("light", "listing the method imports no torch", offer.light, runs_code=False),
-    Check("parameters", "parameters survive JSON and say what they mean", offer.parameters, runs_code=False),
-    Check("ends", "a run on a toy network comes to its end", confinement.ends, runs_code=False),
-    Check("confined", "no file outside the work folder, no data, no network", confinement.confined, runs_code=False),
+    Check(
+        "contract", "the import string names a class that keeps the contract", registration.contract, runs_code=False
+    ),
+    Check("light", "listing the method imports no torch", registration.light, runs_code=False),
+    Check("parameters", "parameters survive JSON and say what they mean", registration.parameters, runs_code=False),
+    Check("ends", "a run on a toy network comes to its end", process.ends, runs_code=False),
+    Check("confined", "no file outside the work folder, no data, no network", process.confined, runs_code=False),
     Check("images", "images have the card's shape, are finite, without a graph", images.images),
     Check("teacher", "the teacher stays as it was", images.teacher),
     Check("seeds", "same seed, same bits; another seed, other images", images.seeds),
@@ -60,23 +62,23 @@ def examine(
         UsageError: no plugin offers the name.
         PluginError: its plugin did not load.
     """
-    subject = Subject(plugins, name, limit)
+    method = MethodUnderTest(plugins, name, limit)
     failed: set[str] = set()
     for check in checks:
         blocking = next((first for first in _FIRST if first in failed), None)
         if blocking is not None and check.name != "light" and (check.runs_code or blocking == "contract"):
             yield Finding(check.name, check.title, "not run", f"repair '{blocking}' first")
             continue
-        finding = run_check(check, subject)
+        finding = run_check(check, method)
         if finding.status == "failed":
             failed.add(check.name)
         yield finding
 
 
-def run_check(check: Check, subject: Subject) -> Finding:
+def run_check(check: Check, method: MethodUnderTest) -> Finding:
     """Runs one check; what it raises is what it found."""
     try:
-        advice = list(check.run(subject))
+        advice = list(check.run(method))
     except PluginError as error:
         return Finding(check.name, check.title, "failed", str(error))
     return Finding(check.name, check.title, "warning" if advice else "ok", "; ".join(advice))
@@ -101,16 +103,16 @@ class MethodChecks:
     method: ClassVar[str] = ""
     plugin_files: ClassVar[Sequence[Path | str]] = ()
     limit: ClassVar[float] = DEFAULT_LIMIT
-    _subjects: ClassVar[dict[type[MethodChecks], Subject]] = {}
+    _cache: ClassVar[dict[type[MethodChecks], MethodUnderTest]] = {}
 
     @classmethod
-    def subject(cls) -> Subject:
-        """The method under examination; made once for the class."""
+    def method_under_test(cls) -> MethodUnderTest:
+        """The method under test; made once for the class."""
         from dfqbench.plugins import load_plugins
 
-        if cls not in cls._subjects:
-            cls._subjects[cls] = Subject(load_plugins([Path(f) for f in cls.plugin_files]), cls.method, cls.limit)
-        return cls._subjects[cls]
+        if cls not in cls._cache:
+            cls._cache[cls] = MethodUnderTest(load_plugins([Path(f) for f in cls.plugin_files]), cls.method, cls.limit)
+        return cls._cache[cls]
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """One test a check."""
@@ -122,10 +124,10 @@ class MethodChecks:
         import pytest
 
         try:
-            subject = self.subject()
+            tested = self.method_under_test()
             if check.runs_code:
-                list(confinement.ends(subject))
-            finding = run_check(check, subject)
+                list(process.ends(tested))
+            finding = run_check(check, tested)
         except PluginError as error:
             pytest.fail(str(error), pytrace=False)
         if finding.status == "failed":

@@ -1,4 +1,4 @@
-"""A rehearsal in a process of its own: does it end, and does it keep its hands off other people's files?"""
+"""Run a method once in a process of its own that reports its files and connections."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfqbench.testing.conformance.check import Fault
+from dfqbench.testing.conformance.fault import Fault
 
 if TYPE_CHECKING:
-    from dfqbench.testing.conformance.subject import Subject
+    from dfqbench.plugins import LoadedOffer
 
 START_LIMIT = 300.0
 """Seconds in which the process must have loaded torch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """What was seen of a run in a process of its own.
+class DryRun:
+    """The result of a dry run.
 
     Attributes:
         ended: whether it came to an end within the limit.
@@ -45,66 +45,40 @@ class Rehearsed:
     random: list[str] = field(default_factory=list)
 
 
-def ends(subject: Subject) -> Iterable[str]:
-    """A run on a toy network comes to its end."""
-    found = subject.rehearsed
-    if not found.ended:
-        raise Fault(
-            f"it did not end within {subject.limit:.0f} s on a toy network",
-            "scale its steps by ctx.budget.training_steps(...) or .image_steps(...), and leave no endless loop",
-        )
-    if found.exit_status is not None:
-        raise Fault(
-            f"it ended the process with status {found.exit_status}",
-            "raise an exception instead of os._exit; a negative status is the signal that killed it",
-        )
-    if found.error:
-        raise Fault(f"it failed in a process of its own: {found.error}", "repair it there")
-    return ()
+def run_in_sandbox(offer: LoadedOffer, files: Sequence[Path], limit: float) -> DryRun:
+    """Run import, synthesis, drawing and quantization once in a fresh interpreter that watches files and sockets.
 
+    Args:
+        offer: the method's offer.
+        files: local plugin files to load.
+        limit: seconds that the run may take.
 
-def confined(subject: Subject) -> Iterable[str]:
-    """Nothing is written outside the work folder, nothing read under a data folder, nothing fetched."""
-    found = subject.rehearsed
-    if found.read:
-        raise Fault(f"it opens real data: {', '.join(found.read[:3])}", "data-free methods get no data; remove it")
-    if found.written:
-        raise Fault(
-            f"it writes outside its work folder: {', '.join(found.written[:3])}",
-            "write below ctx.workdir only, or better nothing at all",
-        )
-    if found.connected:
-        raise Fault(
-            f"it connects to {', '.join(found.connected[:3])}", "fetch nothing while it runs; ship files in the package"
-        )
-    return ()
-
-
-def rehearse(subject: Subject) -> Rehearsed:
-    """Runs import, synthesis, drawing and quantization once in a fresh interpreter that watches files and sockets."""
+    Raises:
+        Fault: the process did not start.
+    """
     with tempfile.TemporaryDirectory(prefix="dfqbench-check-") as scratch:
         root = Path(scratch).resolve()
         data, work = root / "data", root / "work"
         _decoy(data)
         work.mkdir()
         request = {
-            "name": subject.name,
-            "load": subject.offer.load,
-            "path": str(subject.offer.path or ""),
-            "files": [str(file) for file in subject.plugins.files],
+            "name": offer.name,
+            "load": offer.load,
+            "path": str(offer.path or ""),
+            "files": [str(file) for file in files],
             "work": str(work),
             "guarded": [str(path) for path in (data, *_real_data())],
         }
         folders = [str(data), *filter(None, [os.environ.get("DFQBENCH_DATA")])]
         environment = os.environ | {"DFQBENCH_DATA": os.pathsep.join(folders), "PYTHONDONTWRITEBYTECODE": "1"}
-        return _answer(request, environment, subject.limit, root / "log")
+        return _answer(request, environment, limit, root / "log")
 
 
 def _decoy(folder: Path) -> None:
     """A data folder with something in it, for a plugin that looks for one."""
     folder.mkdir()
     (folder / "targets.toml").write_text("")
-    (folder / "images.npz").write_bytes(b"not read by anybody")
+    (folder / "images.npz").write_bytes(b"not to be read")
 
 
 def _real_data() -> list[Path]:
@@ -115,8 +89,8 @@ def _real_data() -> list[Path]:
     return [*data_folders([]), *([digits] if digits is not None else [])]
 
 
-def _answer(request: dict[str, Any], environment: dict[str, str], limit: float, log: Path) -> Rehearsed:
-    command = [sys.executable, "-m", "dfqbench.testing.conformance.rehearsal", json.dumps(request)]
+def _answer(request: dict[str, Any], environment: dict[str, str], limit: float, log: Path) -> DryRun:
+    command = [sys.executable, "-m", "dfqbench.testing.conformance.dry_run", json.dumps(request)]
     with log.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True, env=environment
@@ -128,7 +102,7 @@ def _answer(request: dict[str, Any], environment: dict[str, str], limit: float, 
         late.cancel()
         out, _ = process.communicate(timeout=limit if ready else None)
     except subprocess.TimeoutExpired:
-        return Rehearsed(ended=False)
+        return DryRun(ended=False)
     finally:
         late.cancel()
         if process.poll() is None:
@@ -138,7 +112,7 @@ def _answer(request: dict[str, Any], environment: dict[str, str], limit: float, 
             process.stdout.close()
     for line in out.splitlines():
         if line.startswith("{"):
-            return Rehearsed(ended=True, **json.loads(line))
+            return DryRun(ended=True, **json.loads(line))
     if not ready:
-        raise Fault(f"the rehearsal did not start: {log.read_text(errors='replace')[-500:]}")
-    return Rehearsed(ended=True, exit_status=process.returncode)
+        raise Fault(f"the dry run did not start: {log.read_text(errors='replace')[-500:]}")
+    return DryRun(ended=True, exit_status=process.returncode)

@@ -1,4 +1,4 @@
-"""The process of a rehearsal: `python -m dfqbench.testing.conformance.rehearsal REQUEST`."""
+"""The process of a dry run: `python -m dfqbench.testing.conformance.dry_run REQUEST`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WriteGuard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it, writes count."""
+        """Count writes in the block."""
         self._watching = True
         try:
             yield
@@ -73,7 +73,7 @@ class WriteGuard:
 
 
 def main(argv: list[str]) -> int:
-    """Runs a rehearsal and prints what was seen as one line of JSON.
+    """Run the method once and print files, connections and errors as one line of JSON.
 
     Args:
         argv: the request.
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     from dfqbench.quant import parse_scheme
     from dfqbench.run.guard import DataGuard
     from dfqbench.testing.conformance.images import changes, random_state
-    from dfqbench.testing.conformance.subject import Subject
+    from dfqbench.testing.conformance.method_under_test import MethodUnderTest
     from dfqbench.testing.toys import toy_network
 
     _warm(toy_network())
@@ -106,13 +106,13 @@ def main(argv: list[str]) -> int:
             else:
                 importlib.import_module(request["load"].partition(":")[0])
         changed = changes(before, random_state())
-        subject = Subject(load_plugins([Path(file) for file in request["files"]]), request["name"])
-        _ = subject.kind
-        ctx = subject.context(fixed_workdir=Path(request["work"]))
+        method = MethodUnderTest(load_plugins([Path(file) for file in request["files"]]), request["name"])
+        _ = method.method_class
+        ctx = method.context(fixed_workdir=Path(request["work"]))
         with data.watching(), writes.watching():
-            run = subject.synthesized(ctx=ctx)
-            subject.drawn(run)
-            subject.quantized(run, "", parse_scheme("w4a4@gdfq"))
+            run = method.synthesized(ctx=ctx)
+            method.drawn(run)
+            method.quantized(run, "", parse_scheme("w4a4@gdfq"))
     except Exception as caught:
         changed = changes(before, random_state())
         error = one_line(caught)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dfqbench.api import describe_params
 from dfqbench.grid.params import build_params, params_dict
 from dfqbench.report.claims import claims_in
-from dfqbench.testing.conformance.check import Fault
-from dfqbench.testing.conformance.subject import Subject, blamed
+from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.method_under_test import MethodUnderTest, blamed
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy")
 """Libraries that make `methods list` slow."""
@@ -44,21 +44,21 @@ else:
 """
 
 
-def contract(subject: Subject) -> Iterable[str]:
+def contract(method: MethodUnderTest) -> Iterable[str]:
     """The import string resolves to a class that keeps the contract; claims that come with it can be read."""
-    _ = subject.kind
-    subject.method()
-    for file in subject.plugins.claims.values():
-        if file.origin == subject.offer.origin:
+    _ = method.method_class
+    method.instance()
+    for file in method.plugins.claims.values():
+        if file.origin == method.offer.origin:
             with blamed("reading its claims"):
                 claims_in(file.path)
     return ()
 
 
-def light(subject: Subject) -> Iterable[str]:
+def light(method: MethodUnderTest) -> Iterable[str]:
     """Importing the offer and the class imports no heavy library; looked at in a fresh interpreter."""
-    offer = subject.offer
-    arguments = json.dumps([list(HEAVY), offer.load, str(offer.path or ""), _entry_modules(subject)])
+    offer = method.offer
+    arguments = json.dumps([list(HEAVY), offer.load, str(offer.path or ""), _entry_modules(method)])
     command = [sys.executable, "-c", _PROBE, arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_LIMIT)  # noqa: S603 - our own interpreter
@@ -77,31 +77,33 @@ def light(subject: Subject) -> Iterable[str]:
     return ()
 
 
-def _entry_modules(subject: Subject) -> list[str]:
+def _entry_modules(method: MethodUnderTest) -> list[str]:
     from importlib.metadata import entry_points
 
     from dfqbench.hookspecs import ENTRY_POINTS
 
-    if subject.offer.path is not None:
+    if method.offer.path is not None:
         return []
     points = entry_points(group=ENTRY_POINTS)
-    return sorted({p.module for p in points if p.dist is not None and p.dist.name == subject.offer.origin})
+    return sorted({p.module for p in points if p.dist is not None and p.dist.name == method.offer.origin})
 
 
-def parameters(subject: Subject) -> Iterable[str]:
+def parameters(method: MethodUnderTest) -> Iterable[str]:
     """Parameters are a frozen dataclass with defaults, survive JSON, and say what they mean."""
-    kind = subject.kind.params_type
-    defaults = kind()
+    params_type = method.method_class.params_type
+    defaults = params_type()
     plain = json.loads(json.dumps(params_dict(defaults)))
     with blamed("building the parameters from their own values as JSON"):
-        again = build_params(kind, plain, subject.name)
+        again = build_params(params_type, plain, method.name)
     if again != defaults:
-        changed = [f.name for f in dataclasses.fields(kind) if getattr(again, f.name) != getattr(defaults, f.name)]
+        changed = [
+            f.name for f in dataclasses.fields(params_type) if getattr(again, f.name) != getattr(defaults, f.name)
+        ]
         raise Fault(
             f"parameter {', '.join(changed)} does not survive JSON",
             "give it a type that does: numbers, strings, booleans, tuples of them",
         )
-    silent = [info.name for info in describe_params(kind) if not (info.help and info.source)]
+    silent = [info.name for info in describe_params(params_type) if not (info.help and info.source)]
     if silent:
         yield (
             f"parameter {', '.join(silent)} does not say what it means and where its value was read; "

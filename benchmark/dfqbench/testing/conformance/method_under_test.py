@@ -1,4 +1,4 @@
-"""The method under examination, and rehearsals of it: runs on toy networks, as the host would run it."""
+"""The method under test, and its runs on toy networks, as the host would run it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from dfqbench.grid.params import build_params
 from dfqbench.isolation import PLUGIN_FAILURES
 from dfqbench.quant import Scheme, parse_scheme
 from dfqbench.run.rng import seeded
-from dfqbench.testing.conformance.check import Fault
+from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.sandbox import DryRun, run_in_sandbox
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
 
 if TYPE_CHECKING:
     from dfqbench.plugins import LoadedOffer, Plugins
-    from dfqbench.testing.conformance.confinement import Rehearsed
 
 BUDGET = Budget("toy", Fraction(1, 8000), Fraction(1, 50), 3)
-"""Budget of every rehearsal: a handful of steps."""
+"""Budget of every run: a handful of steps."""
 DEFAULT_LIMIT = 120.0
-"""Seconds that the whole rehearsal in a process of its own may take."""
+"""Seconds that the whole dry run in a process of its own may take."""
 BATCH = 6
 """Images of a drawn batch; neither a power of two nor the toy networks' number of classes."""
 _BATCHES = dict.fromkeys(("batch", "batch_few_classes", "generator_batch"), 16)
-"""Parameters of quantizers that make a rehearsal long and decide nothing in it."""
+"""Parameters of quantizers that make a run long and decide nothing in it."""
 _FOREIGN = ("/dfqbench/", "/torch/", "<frozen")
 """Parts of paths that are not a plugin's."""
 LIVE_STEPS = 3
@@ -43,7 +43,7 @@ LIVE_STEPS = 3
 
 @dataclass
 class Run:
-    """One rehearsal of `synthesize`.
+    """One run of `synthesize`.
 
     Attributes:
         teacher: the network.
@@ -61,13 +61,13 @@ class Run:
         return is_live(self.source)
 
 
-class Subject:
-    """A method, with rehearsals that the checks share.
+class MethodUnderTest:
+    """A method, with runs that the checks share.
 
     Args:
         plugins: what was loaded.
         name: the method's name.
-        limit: seconds that the rehearsal in a process of its own may take.
+        limit: seconds that the dry run in a process of its own may take.
 
     Raises:
         UsageError: no plugin offers the name.
@@ -86,7 +86,7 @@ class Subject:
         return self.plugins.methods[self.name]
 
     @property
-    def kind(self) -> type[Method]:
+    def method_class(self) -> type[Method]:
         """The method's class.
 
         Raises:
@@ -94,10 +94,10 @@ class Subject:
         """
         return self.plugins.method_class(self.name)
 
-    def method(self) -> Method:
+    def instance(self) -> Method:
         """The method with its default parameters."""
         with blamed("its constructor", "take the parameters and keep them: `super().__init__(params)`"):
-            return self.kind(build_params(self.kind.params_type, {}, self.name))
+            return self.method_class(build_params(self.method_class.params_type, {}, self.name))
 
     def quantizer(self, label: str = "") -> Quantizer:
         """A shared quantizer.
@@ -105,7 +105,7 @@ class Subject:
         Args:
             label: `name` or `name:recipe`; empty: the method's own.
         """
-        name, _, recipe = (label or self.kind.quantizer).partition(":")
+        name, _, recipe = (label or self.method_class.quantizer).partition(":")
         kind = self.plugins.quantizer_class(name)
         recipe = recipe or kind.default_recipe
         values = dataclasses.asdict(kind.recipes[recipe]) if recipe else {}
@@ -115,8 +115,8 @@ class Subject:
         return kind(build_params(kind.params_type, values, name))
 
     def context(self, seed: int = 0, *, card: ModelCard | None = None, **changes: Any) -> ToyContext:
-        """A context for a rehearsal of `synthesize`."""
-        bits = parse_scheme("w4a4@gdfq") if self.kind.depends_on_bits else None
+        """A context for a run of `synthesize`."""
+        bits = parse_scheme("w4a4@gdfq") if self.method_class.depends_on_bits else None
         context = ToyContext(card=card or toy_card(), budget=BUDGET, root_seed=seed, bits=bits)
         return dataclasses.replace(context, **changes)
 
@@ -143,7 +143,7 @@ class Subject:
         """
         teacher = toy_network() if teacher is None else teacher
         ctx = ctx or self.context(seed, card=card, **changes)
-        method = self.method()
+        method = self.instance()
         with blamed("synthesize"), seeded(ctx.seed("synthesis", "global")), one_thread():
             source = method.synthesize(teacher, ctx)
         return Run(teacher, source, ctx)
@@ -183,7 +183,7 @@ class Subject:
             if label:
                 student: nn.Module = quantizer.quantize(run.teacher, run.source, ctx)
             else:
-                student = self.method().quantize(run.teacher, run.source, ctx)
+                student = self.instance().quantize(run.teacher, run.source, ctx)
         if not isinstance(student, nn.Module):
             raise Fault(
                 f"{what} returned a {type(student).__name__}", "return a student made by dfqbench.quant.prepare"
@@ -192,7 +192,7 @@ class Subject:
 
     @cached_property
     def first(self) -> Run:
-        """A rehearsal that several checks look at; nobody changes it."""
+        """A run that several checks read and none changes."""
         return self.synthesized()
 
     @cached_property
@@ -204,17 +204,15 @@ class Subject:
         for label in ("", *(offer.name for offer in BUILTIN)):
             for scheme in ("w4a4@gdfq", "w3a5@deploy"):
                 parsed = parse_scheme(scheme)
-                bits = parsed if self.kind.depends_on_bits else None
+                bits = parsed if self.method_class.depends_on_bits else None
                 run = self.synthesized(ctx=dataclasses.replace(self.context(), bits=bits))
                 found[f"{label or 'its own quantize'} under {scheme}"] = self.quantized(run, label, parsed)
         return found
 
     @cached_property
-    def rehearsed(self) -> Rehearsed:
-        """What a process of its own saw of a run."""
-        from dfqbench.testing.conformance.confinement import rehearse
-
-        return rehearse(self)
+    def dry_run(self) -> DryRun:
+        """A run in a process of its own."""
+        return run_in_sandbox(self.offer, self.plugins.files, self.limit)
 
 
 @contextmanager
@@ -246,7 +244,7 @@ def _place(error: BaseException) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it torch computes on one thread: same seed, same bits holds for a fixed number of threads."""
+    """Compute on one thread in the block: same seed, same bits holds for a fixed number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
