@@ -14,13 +14,17 @@ import pytest
 
 @dataclass
 class Server:
-    """A web server on this machine; `files` maps paths to content, `short` lists paths that break off."""
+    """A web server on this machine; `files` maps paths to content, `short` lists paths that break off.
+
+    A path in `tags` is answered as the Hugging Face Hub does, with that entity tag.
+    """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    tokens: dict[str, set[str]] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -30,6 +34,7 @@ def server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def _head(self) -> bytes | None:
             state.asked.append(f"{self.command} {self.path}")
+            state.tokens.setdefault(self.path, set()).add(self.headers.get("Authorization", ""))
             content = state.files.get(self.path)
             if content is None:
                 self.send_error(404)
@@ -38,6 +43,7 @@ def server() -> Iterator[Server]:
             self.send_header("Content-Length", str(len(content)))
             if self.path in state.tags:
                 self.send_header("ETag", f'"{state.tags[self.path]}"')
+                self.send_header("X-Repo-Commit", "c0ffee" * 6 + "c0ff")
             self.end_headers()
             return content
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.fetch import fetch
 
 SQUEEZENET = "/models/squeezenet1_1-b8a52dc0.pth"
+TIMM = "test_resnet.r160_in1k"
 
 
 class Server(Protocol):
@@ -33,6 +37,7 @@ class Server(Protocol):
     tags: dict[str, str]
     short: set[str]
     asked: list[str]
+    tokens: dict[str, set[str]]
 
 
 def saved(state: dict[str, Any]) -> bytes:
@@ -169,26 +174,73 @@ def test_weights_with_code_in_them_are_refused(server: Server, tmp_path: Path, m
     assert left(tmp_path) == []
 
 
-def test_weights_of_timm(server: Server, tmp_path: Path) -> None:
+@pytest.fixture
+def on_hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, str]:
+    """A network of timm with other weights, published on the local server as on the hub; and its path there."""
     import timm
     from safetensors.torch import save
 
-    name = "test_resnet.r160_in1k"
     model = seeded(lambda: timm.create_model("test_resnet"))
-    content = save(model.state_dict())
-    path = f"/timm/{name}/resolve/main/model.safetensors"
-    server.files[path] = content
-    server.tags[path] = hashlib.sha256(content).hexdigest()
-    fetch(f"timm:{name}", tmp_path, server.url)
-    (found,) = Catalogue.discover([tmp_path]).models("imagenet", [f"timm:{name}"])
-    assert isinstance(found, ModelSpec)
-    x = torch.rand(1, 3, 96, 96)
-    assert torch.allclose(build_teacher(found)(x), model(x), atol=1e-5)
+    path = f"/timm/{TIMM}/resolve/main/model.safetensors"
+    server.files[path] = save(model.state_dict())
+    server.tags[path] = hashlib.sha256(server.files[path]).hexdigest()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return model, path
 
+
+def test_weights_of_timm(server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    done = fetch(f"timm:{TIMM}", data, server.url)
+    (found,) = Catalogue.discover([data]).models("imagenet", [f"timm:{TIMM}"])
+    assert isinstance(found, ModelSpec)
+    assert found.sha256 == done.sha256
+    x = torch.rand(1, 3, 96, 96)
+    assert torch.allclose(build_teacher(found)(x), on_hub[0](x), atol=1e-5)
+
+    assert not fetch(f"timm:{TIMM}", data, server.url).fresh
+    fetch(f"timm:{TIMM}", tmp_path / "other", server.url)
+    assert server.asked.count(f"GET {on_hub[1]}") == 1, "the hub's cache is not used"
+
+
+def test_corrupt_weights_of_timm_are_downloaded_again(
+    server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path
+) -> None:
+    path = on_hub[1]
+    content = server.files[path]
     server.files[path] = content[:-1] + bytes([content[-1] ^ 1])
-    with pytest.raises(DfqError, match="it is corrupt"):
-        fetch(f"timm:{name}", tmp_path / "other", server.url)
-    assert left(tmp_path / "other") == []
+    with pytest.raises(DfqError, match="it is corrupt; try again"):
+        fetch(f"timm:{TIMM}", tmp_path / "data", server.url)
+    assert left(tmp_path / "data") == []
+    server.files[path] = content
+    assert fetch(f"timm:{TIMM}", tmp_path / "data", server.url).fresh
+
+
+def test_hub_endpoint_and_token_are_read_from_the_environment(
+    server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path
+) -> None:
+    environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path / "home")}
+    done = fetch_in_process(tmp_path, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"timm:{TIMM}: fetched: {tmp_path}" in done.stdout
+    assert server.tokens[on_hub[1]] == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("fault", ["unreachable", "not on the hub"])
+def test_a_hub_without_the_weights_is_one_line(server: Server, tmp_path: Path, fault: str) -> None:
+    endpoint = "http://127.0.0.1:9" if fault == "unreachable" else server.url
+    done = fetch_in_process(tmp_path, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "home"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dfqbench: error: cannot download {endpoint}/timm/{TIMM}/resolve/main/")
+    assert done.stderr.endswith("; check the network, HF_ENDPOINT and HF_TOKEN, or use --mirror\n")
+    assert done.stderr.count("\n") == 1
+    assert left(tmp_path / "data") == []
+
+
+def fetch_in_process(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dfqbench", "fetch", f"timm:{TIMM}", "--data", str(folder / "data")]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=200, env=os.environ | environment
+    )
 
 
 def test_weights_of_pytorchcv(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ def download(
         progress: told of every chunk.
 
     Raises:
-        DfqError: the server cannot be reached, does not have the file, breaks off, or the file has another hash.
+        UsageError: the server cannot be reached, or does not have the file.
+        DfqError: it breaks off, or the file has another hash.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UsageError(f"'{url}' is not an http or https URL", "correct the mirror")
@@ -82,10 +83,10 @@ def _receive(url: str, path: Path, algorithm: str, progress: Progress | None) ->
                     progress(path.name, received, total)
     except urllib.error.HTTPError as error:
         with error:
-            raise DfqError(
+            raise UsageError(
                 f"{url}: the server answers {error.code} {error.reason}", "check the name or the mirror"
             ) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         reason = getattr(error, "reason", None) or error
-        raise DfqError(f"cannot download {url}: {reason}", "check the network, or use --mirror") from error
+        raise UsageError(f"cannot download {url}: {reason}", "check the network, or use --mirror") from error
     return state.hexdigest(), received, total

@@ -13,6 +13,7 @@ from dfqbench.models.reference import parse_reference
 from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.download import Progress, download, mirrored
 from dfqbench.targets.fetched import fetched_models, note_model
+from dfqbench.targets.hub import download_from_hub
 from dfqbench.targets.wanted import FETCHABLE
 
 if TYPE_CHECKING:
@@ -134,8 +135,11 @@ def _converted(found: Publication, scratch: Path, progress: Progress | None) -> 
 
     from dfqbench.targets.publication import load_published
 
-    archive = scratch / Path(found.url.partition("?")[0]).name
-    download(found.url, archive, digest=found.digest, progress=progress)
+    if found.hub is not None:
+        archive = download_from_hub(found.hub)
+    else:
+        archive = scratch / Path(found.url.partition("?")[0]).name
+        download(found.url, archive, digest=found.digest, progress=progress)
     try:
         module = load_published(found, archive)
     except InputError as error:

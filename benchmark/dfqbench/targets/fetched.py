@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from filelock import FileLock
 
 from dfqbench.api.errors import InputError
@@ -39,6 +38,9 @@ def note_model(folder: Path, model: ModelSpec) -> None:
     Args:
         folder: the data folder.
         model: the model; its weights lie below the folder.
+
+    Raises:
+        InputError: a name is not Unicode text (it holds a lone surrogate), or the present file is not TOML.
     """
     path = folder / FETCHED
     with FileLock(folder / f".{FETCHED}.lock"):
@@ -46,7 +48,12 @@ def note_model(folder: Path, model: ModelSpec) -> None:
         tables = [table for table in fetched_models(folder) if (table.get("target"), table.get("name")) != key]
         tables.append(_table(folder, model))
         part = path.with_suffix(".part")
-        part.write_text(_HEADER + "".join(_dumped(table) for table in tables), encoding="utf-8")
+        try:
+            part.write_bytes((_HEADER + tomli_w.dumps({"models": tables})).encode())
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path} cannot hold {model.name!r}: it is not Unicode text", "correct the name"
+            ) from error
         part.replace(path)
 
 
@@ -65,17 +72,3 @@ def _table(folder: Path, model: ModelSpec) -> dict[str, Any]:
     if model.top1 is not None:
         table["top1"] = model.top1
     return table
-
-
-def _dumped(table: Mapping[str, Any]) -> str:
-    lines = ["", "[[models]]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:
-    """A TOML value; numbers, text, booleans and lists are written as in JSON."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value)

@@ -18,6 +18,7 @@ from dfqbench.models.build import near_names
 from dfqbench.models.weights import load_weights
 from dfqbench.targets.domain import DOMAINS
 from dfqbench.targets.download import mirrored
+from dfqbench.targets.hub import HubFile
 
 TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 """The weights that papers start from (69.76 for ResNet-18); later ones were trained by another recipe."""
@@ -36,6 +37,7 @@ class Publication:
         card: input size, normalisation, classes.
         top1: published top-1 in percent, or None.
         digest: start of the file's hash, or None where none is published.
+        hub: the file at `url` on the Hugging Face Hub, or None: an ordinary web server.
         member: file inside the archive at `url`, with its SHA-1, or None: no archive.
     """
 
@@ -46,6 +48,7 @@ class Publication:
     card: ModelCard
     top1: float | None
     digest: str | None
+    hub: HubFile | None = None
     member: tuple[str, str] | None = None
 
 
@@ -141,24 +144,14 @@ def _timm(name: str, mirror: str | None) -> Publication:
         raise unknown_name("weights of timm", name, known)
     if config.num_classes != DOMAINS["imagenet"].classes:
         raise UsageError(f"timm:{name} has {config.num_classes} classes, not ImageNet's 1,000", "fetch other weights")
-    url, digest = _timm_url(config, mirror)
     card = ModelCard(tuple(config.input_size), tuple(config.mean), tuple(config.std), config.num_classes)
-    return Publication("timm", name, "imagenet", url, card, None, digest)
-
-
-def _timm_url(config: Any, mirror: str | None) -> tuple[str, str | None]:
     if not config.hf_hub_id:
-        return mirrored(config.url, mirror), _hash_in_name(config.url)
-    import huggingface_hub
-
-    file = config.hf_hub_filename or "model.safetensors"
-    url = mirrored(huggingface_hub.hf_hub_url(config.hf_hub_id, file), mirror)
-    try:
-        tag = huggingface_hub.get_hf_file_metadata(url).etag or ""
-    except Exception as error:  # its own errors, and those of the HTTP library of its version
-        raise DfqError(f"cannot download {url}: {error}", "check the network, or use --mirror") from error
-    # Large files carry their SHA-256 as the tag.
-    return url, tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None
+        url = mirrored(config.url, mirror)
+        return Publication("timm", name, "imagenet", url, card, None, _hash_in_name(config.url))
+    repo, _, revision = config.hf_hub_id.partition("@")
+    endpoint = None if mirror is None else mirrored("", mirror)
+    hub = HubFile(repo, config.hf_hub_filename or "model.safetensors", revision or None, endpoint)
+    return Publication("timm", name, "imagenet", hub.url, card, None, None, hub)
 
 
 def _pytorchcv(name: str, mirror: str | None) -> Publication:
@@ -183,7 +176,7 @@ def _pytorchcv(name: str, mirror: str | None) -> Publication:
     url = f"{store.imgclsmob_repo_url}/releases/download/{release}/{file}.zip"
     # The error in the name is top-1 for CIFAR (0597: 5.97 %), top-5 for ImageNet.
     top1 = None if target == "imagenet" else round(100 - int(error_value) / 100, 2)
-    return Publication("pytorchcv", name, target, mirrored(url, mirror), card, top1, None, (file, sha1))
+    return Publication("pytorchcv", name, target, mirrored(url, mirror), card, top1, None, None, (file, sha1))
 
 
 def _hash_in_name(url: str) -> str | None:
