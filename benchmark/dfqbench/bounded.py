@@ -6,20 +6,29 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from dfqbench.api.errors import InputError
+
 MOST_BYTES = 2**22
 """A larger file is neither a grid nor a manifest."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Reads a TOML file.
+    """Read a TOML file.
 
     Raises:
-        ValueError: it is not TOML, not UTF-8, too large, or nested without end.
-        OSError: it cannot be read.
+        InputError: it cannot be read, is not TOML, not UTF-8, too large, or nested without end.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"the file is larger than {MOST_BYTES >> 20} MiB")
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MiB", "name another file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("its values are nested too deeply") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{path} cannot be read: {reason}", "check the path and permissions") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        reason = "its values are nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(
+            f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}", "correct the file at that place"
+        ) from error

@@ -61,6 +61,12 @@ class NonFiniteError(DfqError):
         self.step = step
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, shortened; its type's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str], *, error: type[DfqError] = UsageError) -> DfqError:
     """Builds the error for a name that is not known, with the nearest valid ones.
 

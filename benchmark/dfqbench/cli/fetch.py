@@ -33,8 +33,10 @@ def fetch_all(
 ) -> None:
     """Download evaluation sets and weights.
 
-    They are put into a data folder and checked by hash. No other command downloads anything. timm's weights come from the
-    Hugging Face Hub; HF_TOKEN, HF_ENDPOINT and HF_HOME work as for any program that uses it.
+    They are put into a data folder and checked by hash. No other command downloads anything.
+
+    timm's weights come from the Hugging Face Hub, with the token, mirror and cache that HF_TOKEN, HF_ENDPOINT and
+    HF_HOME name.
     """
     from dfqbench.targets.fetch import fetch
     from dfqbench.targets.folders import fetch_folder

@@ -109,11 +109,8 @@ def read_grid(path: Path) -> Grid:
     """
     try:
         data = read_toml(path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"grid file {path} cannot be read: {reason}", "`dfqbench grids list` names grids") from error
-    except ValueError as error:
-        raise InputError(f"grid file {path} is not valid TOML: {_lowered(str(error))}", "correct the file") from error
+    except InputError as error:
+        raise InputError(f"grid file {error.message}", f"{error.hint}; `dfqbench grids list` names grids") from error
     data.setdefault("name", path.stem)
     try:
         return Grid.model_validate(data)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfqbench.api.errors import DfqError, InputError, PluginError, Unavailable, unknown_name
+from dfqbench.api.errors import DfqError, InputError, PluginError, Unavailable, first_line, unknown_name
 from dfqbench.isolation import import_local, local_module_name, rolled_back
 from dfqbench.models import cifar, digits
 from dfqbench.models.identity import file_sha256
-from dfqbench.models.reference import CODE_SCHEME, LIBRARIES, Reference, parse_reference
+from dfqbench.models.reference import CODE_SCHEME, Reference, in_libraries, parse_reference
 from dfqbench.models.spec import ModelSpec
 from dfqbench.models.weights import load_weights
 
@@ -69,7 +69,7 @@ def _construct(model: ModelSpec, reference: Reference, families: Mapping[str, st
         raise
     except Exception as error:  # foreign code: whatever it raises is the reason
         raise InputError(
-            f"{reference.bare} cannot be built: {type(error).__name__}: {_line(error)}", "check its arguments"
+            f"{reference.bare} cannot be built: {type(error).__name__}: {first_line(error)}", "check its arguments"
         ) from error
     if not isinstance(module, nn.Module):
         raise InputError(
@@ -97,13 +97,26 @@ def _builder(model: ModelSpec, reference: Reference, families: Mapping[str, str]
     defaults = {"num_classes": card.classes}
     if channels != 3:
         defaults["in_chans" if scheme == "timm" else "in_channels"] = channels
-    maker = {"torchvision": _torchvision, "timm": _timm, "pytorchcv": _pytorchcv}[scheme]
-    return functools.partial(_call, maker(name), defaults)
+    return functools.partial(_call, library_builder(scheme, name), defaults)
 
 
 def _call(function: Callable[..., Any], defaults: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Calls with defaults for what is not given by position or by name."""
     return function(*args, **{**defaults, **kwargs})
+
+
+def library_builder(library: str, name: str) -> Callable[..., Any]:
+    """The function of a model library that builds a network without weights.
+
+    Args:
+        library: `torchvision`, `timm` or `pytorchcv`.
+        name: name in the library.
+
+    Raises:
+        InputError: the library has no such network.
+        Unavailable: the library is not installed.
+    """
+    return {"torchvision": _torchvision, "timm": _timm, "pytorchcv": _pytorchcv}[library](name)
 
 
 def _torchvision(name: str) -> Callable[..., Any]:
@@ -148,7 +161,7 @@ def _family(scheme: str, load: str) -> Callable[..., Any]:
         found = getattr(home, attribute)
     except Exception as error:  # a plugin's import may raise anything
         raise PluginError(
-            f"model family '{scheme}' does not load from {load}: {_line(error)}", "repair or remove the plugin"
+            f"model family '{scheme}' does not load from {load}: {first_line(error)}", "repair or remove the plugin"
         ) from error
     if not callable(found):
         raise PluginError(f"model family '{scheme}': {load} is not callable", "repair or remove the plugin")
@@ -156,7 +169,7 @@ def _family(scheme: str, load: str) -> Callable[..., Any]:
 
 
 def _callable(model: ModelSpec, reference: Reference) -> Callable[..., Any]:
-    if not model.trusted and (reference.is_file or not _in_libraries(reference.name)):
+    if not model.trusted and (reference.is_file or not _defines_networks(reference.name)):
         raise Unavailable(f"a manifest may not name code such as {model.ref}", "name it on the command line instead")
     module = _file_module(Path(reference.name)) if reference.is_file else _module(reference)
     found = getattr(module, reference.function, None)
@@ -166,17 +179,17 @@ def _callable(model: ModelSpec, reference: Reference) -> Callable[..., Any]:
             f"callable in {reference.name}", reference.function, near_names(reference.function, names), error=InputError
         )
     if not model.trusted:
-        if not _in_libraries(str(getattr(found, "__module__", ""))):
+        if not _defines_networks(str(getattr(found, "__module__", ""))):
             raise Unavailable(f"{model.ref} is code of another package", "name it on the command line instead")
         _refuse_fetching(model, _bound(found, model))
     return found  # type: ignore[no-any-return]
 
 
-def _in_libraries(module: str) -> bool:
+def _defines_networks(module: str) -> bool:
     """Whether a module defines networks: not the libraries' private helpers, which download and write files."""
     if any(part.startswith("_") for part in module.split(".")) or module.startswith(_HELPERS):
         return False
-    return any(module == library or module.startswith(f"{library}.") for library in LIBRARIES)
+    return in_libraries(module)
 
 
 def _bound(function: Callable[..., Any], model: ModelSpec) -> dict[str, Any]:
@@ -208,7 +221,7 @@ def _module(reference: Reference) -> ModuleType:
             raise Unavailable("pytorchcv is not installed", "pip install 'dfqbench[pytorchcv]'") from error
         raise InputError(f"there is no module {error.name}", f"correct the reference {reference.bare}") from error
     except Exception as error:  # the user's module may raise anything
-        raise InputError(f"{reference.name} does not import: {_line(error)}", "correct the module") from error
+        raise InputError(f"{reference.name} does not import: {first_line(error)}", "correct the module") from error
 
 
 def _file_module(path: Path) -> ModuleType:
@@ -218,7 +231,9 @@ def _file_module(path: Path) -> ModuleType:
         with rolled_back(local_module_name(path)):
             return import_local(path)
     except Exception as error:  # the user's file may raise anything
-        raise InputError(f"{path} does not import: {type(error).__name__}: {_line(error)}", "correct it") from error
+        raise InputError(
+            f"{path} does not import: {type(error).__name__}: {first_line(error)}", "correct it"
+        ) from error
 
 
 def _check_outputs(model: ModelSpec, module: nn.Module, device: torch.device) -> None:
@@ -230,15 +245,12 @@ def _check_outputs(model: ModelSpec, module: nn.Module, device: torch.device) ->
         with torch.inference_mode():
             logits = module(image)
     except Exception as error:  # whatever a foreign network raises on the wrong shape
-        raise InputError(f"{model.name} does not take {shape} images: {_line(error)}", "correct input_size") from error
+        raise InputError(
+            f"{model.name} does not take {shape} images: {first_line(error)}", "correct input_size"
+        ) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, model.card.classes):
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(
             f"{model.name} gives {got} for one {shape} image, not (1, {model.card.classes})",
             "correct the number of classes in the card or in the arguments",
         )
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -95,6 +95,11 @@ def unknown_architecture(reference: Reference) -> DfqError | None:
     return unknown_name(f"{reference.scheme} model", reference.name, known, error=InputError)
 
 
+def in_libraries(module: str) -> bool:
+    """Whether a module is one of `LIBRARIES` or lies in one."""
+    return any(module == library or module.startswith(f"{library}.") for library in LIBRARIES)
+
+
 def parse_options(query: str) -> dict[str, Any]:
     """Reads `key=value&key=value`; values are JSON, or strings where they are not JSON.
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dfqbench.api.errors import InputError
+from dfqbench.api.errors import InputError, first_line
 
 _WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts put the weights among other things."""
@@ -52,7 +52,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a safetensors file: {_line(error)}", "copy or fetch it again") from error
+        raise InputError(f"{path} is not a safetensors file: {first_line(error)}", "copy or fetch it again") from error
 
 
 def _check_claims(path: Path) -> None:
@@ -63,7 +63,7 @@ def _check_claims(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a checkpoint: {_line(error)}", "copy or fetch it again") from error
+        raise InputError(f"{path} is not a checkpoint: {first_line(error)}", "copy or fetch it again") from error
     if claimed > path.stat().st_size:
         raise InputError(
             f"{path} claims {claimed:,} bytes and holds {path.stat().st_size:,}: it is compressed or forged",
@@ -81,7 +81,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
             "save the weights alone: torch.save(model.state_dict(), path), or as safetensors",
         ) from error
     except Exception as error:  # torch.load raises whatever its readers do on a damaged file
-        raise InputError(f"{path} is not a checkpoint: {_line(error)}", "copy or fetch it again") from error
+        raise InputError(f"{path} is not a checkpoint: {first_line(error)}", "copy or fetch it again") from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -122,8 +122,3 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(str(size) for size in tensor.shape) or "a scalar"
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -25,11 +25,7 @@ def fetched_models(folder: Path) -> list[dict[str, Any]]:
     path = folder / FETCHED
     if not path.is_file():
         return []
-    try:
-        content = read_toml(path)
-    except ValueError as error:
-        raise InputError(f"{path} is not valid TOML: {error}", "correct or remove it, and fetch again") from error
-    return [dict(table) for table in content.get("models", [])]
+    return [dict(table) for table in read_toml(path).get("models", [])]
 
 
 def note_model(folder: Path, model: ModelSpec) -> None:

@@ -20,7 +20,7 @@ from dfqbench.models.reference import (
     CODE_SCHEME,
     LIBRARIES,
     SCHEMES,
-    Reference,
+    in_libraries,
     parse_reference,
     unknown_architecture,
 )
@@ -127,18 +127,7 @@ def read_manifest(path: Path, families: Iterable[str] = ()) -> Manifest:
 
 def _parsed(path: Path) -> _File:
     try:
-        raw = read_toml(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
-    except ValueError as error:
-        reason = str(error)
-        raise InputError(
-            f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}", "correct the file at that place"
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}", "check the path and permissions") from error
-    try:
-        return _File.model_validate(raw)
+        return _File.model_validate(read_toml(path))
     except ValidationError as error:
         raise _explained(path, error) from error
 
@@ -209,7 +198,7 @@ def _model(
         raise InputError(f"{where}: {unknown.message}", unknown.hint)
     if reference.options:
         raise InputError(f"{where}: '?' in '{ref}'", "write arguments as kwargs = { ... }")
-    if reference.scheme == CODE_SCHEME and not _of_library(reference):
+    if reference.scheme == CODE_SCHEME and (reference.is_file or not in_libraries(reference.name)):
         return MissingModel(
             table.name,
             f"a manifest may name code only in {', '.join(LIBRARIES)}, not '{ref}'; if you trust it, name it on the "
@@ -233,12 +222,6 @@ def _model(
         random_seed=table.random_seed if weights is None else None,
         top1=table.top1,
         sha256=table.sha256,
-    )
-
-
-def _of_library(reference: Reference) -> bool:
-    return not reference.is_file and any(
-        reference.name == library or reference.name.startswith(f"{library}.") for library in LIBRARIES
     )
 
 

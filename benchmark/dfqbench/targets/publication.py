@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from torch import nn
 
 from dfqbench.api.card import ModelCard
-from dfqbench.api.errors import DfqError, Unavailable, UsageError, unknown_name
-from dfqbench.models.build import near_names
+from dfqbench.api.errors import DfqError, UsageError, unknown_name
+from dfqbench.models.build import library_builder, near_names
 from dfqbench.models.weights import load_weights
 from dfqbench.targets.domain import DOMAINS
 from dfqbench.targets.download import mirrored
@@ -84,12 +84,7 @@ def load_published(found: Publication, file: Path) -> nn.Module:
         except Exception as error:  # whatever timm raises on a damaged file
             raise DfqError(f"{found.url} is not a checkpoint of {found.name}: {error}", "try again") from error
         return module
-    if found.library == "torchvision":
-        import torchvision
-
-        module = torchvision.models.get_model(found.name, weights=None)
-    else:
-        module = importlib.import_module("pytorchcv.model_provider").get_model(found.name, pretrained=False)
+    module = library_builder(found.library, found.name)()
     load_weights(module, _unpacked(found, file))
     return module
 
@@ -115,9 +110,7 @@ def _unpacked(found: Publication, file: Path) -> Path:
 def _torchvision(name: str, mirror: str | None) -> Publication:
     import torchvision
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise unknown_name("torchvision model", name, near_names(name, known))
+    library_builder("torchvision", name)
     versions = torchvision.models.get_model_weights(name)
     weights: Any = getattr(versions, TORCHVISION_WEIGHTS, None) or versions.DEFAULT
     transform = weights.transforms()
@@ -133,8 +126,7 @@ def _torchvision(name: str, mirror: str | None) -> Publication:
 def _timm(name: str, mirror: str | None) -> Publication:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
-        raise unknown_name("timm model", name, near_names(name, timm.list_models()))
+    library_builder("timm", name)
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError:  # how timm says that the part after the dot is unknown
@@ -155,16 +147,12 @@ def _timm(name: str, mirror: str | None) -> Publication:
 
 
 def _pytorchcv(name: str, mirror: str | None) -> Publication:
-    try:
-        provider = importlib.import_module("pytorchcv.model_provider")
-        store = importlib.import_module("pytorchcv.models.common.model_store")
-    except ImportError as error:
-        raise Unavailable("pytorchcv is not installed", "pip install 'dfqbench[pytorchcv]'") from error
+    network = library_builder("pytorchcv", name)()
+    store = importlib.import_module("pytorchcv.models.common.model_store")
     published = store.get_model_metainfo_dict()
-    if name not in provider._models or name not in published:
+    if name not in published:
         raise unknown_name("pytorchcv model with weights", name, near_names(name, list(published)))
     _, error_value, sha1, release = published[name]
-    network = provider.get_model(name, pretrained=False)
     suffix = name.rpartition("_")[2]
     target = suffix if suffix in ("cifar10", "cifar100") else "imagenet"
     domain = DOMAINS[target]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
 from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
+from dfqbench.run.rng import capture, restore
 from dfqbench.testing.conformance.fault import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, blamed, same
 from dfqbench.testing.context import ToyContext
@@ -33,23 +32,13 @@ class KeepingContext(ToyContext):
         if name == "restored" and self.__dict__.get("put_back") is not None:
             (own, global_states), self.put_back = self.put_back, None
             self.generator.set_state(own)
-            _set_global(global_states)
+            restore(global_states)
         return super().__getattribute__(name)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
         """Keeps the state and the generators."""
         super().checkpoint(state)
-        self.random.append((self.generator.get_state(), _get_global()))
-
-
-def _get_global() -> tuple[Any, ...]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def _set_global(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
+        self.random.append((self.generator.get_state(), capture()))
 
 
 def resume(method: MethodUnderTest) -> Iterable[str]:
