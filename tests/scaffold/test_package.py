@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def run(arguments: list[str], cwd: Path, source: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ)
     if source is not None:
-        environment["PYTHONPATH"] = str(source)
+        environment["PYTHONPATH"] = os.pathsep.join([str(source), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=250
     )
