@@ -81,7 +81,6 @@ def interpreted() -> Iterator[Any]:
     import numpy as np
     import torch
     import triton.language as tl
-
     from dfqbench.native import gpu
 
     plain = interpreter._convert_float

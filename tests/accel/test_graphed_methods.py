@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from dfqbench.native import binding
 from torch import Tensor
 
 from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api import Precision, budget_named
 from dfqbench.api.graphed import StepFunction
-from dfqbench.native import binding
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
 from dfqbench.native import fused
 from dfqbench.native.autocast import Autocast
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
 

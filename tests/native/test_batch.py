@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dfqbench.native import batch, binding
+from dfqbench.synth.upsampling import weave
+from dfqbench.synth.woven import woven_norm
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfqbench.native import batch, binding
 from dfqbench.synth import Moments, batch_moments
-from dfqbench.synth.upsampling import weave
-from dfqbench.synth.woven import woven_norm
 
 
 @pytest.mark.parametrize("size", [(1, 5), (7, 16), (300, 3), (4, 130)])

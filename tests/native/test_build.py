@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from dfqbench.native import build
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")

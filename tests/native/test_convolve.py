@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from dfqbench.models.cifar import CifarResNet
 from dfqbench.native import binding, convolve
 from dfqbench.native.autocast import Autocast
 from dfqbench.quant.fake import integral_shift, quantize_weight, quantize_with_codes
 from dfqbench.quant.grid_conv import GridConvolutions, on_grid
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.models.cifar import CifarResNet
 
 NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
 SIZES = ((3, 16, 16, 6, 7), (2, 3, 16, 5, 5), (2, 24, 5, 4, 9), (1, 32, 64, 8, 3), (3, 64, 3, 5, 4), (2, 16, 8, 1, 1))

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.native.convolutions import assert_no_thread_changes, drawn
-from torch import Tensor
-
 from dfqbench.native import binding, convolve, fused, passes
 from dfqbench.native.fused import Gradients, Layer
+from tests.native.convolutions import assert_no_thread_changes, drawn
+from torch import Tensor
 
 NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
 CASES = (

@@ -6,18 +6,18 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from dfqbench.native import binding, passes
+from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
+from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of, freeze_batchnorm
+from dfqbench.quant.grid_conv import NOTE, GridConvolutions, on_grid
+from dfqbench.synth.watched import watched_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import binding, passes
 from dfqbench.quant import parse_scheme, prepare
-from dfqbench.quant.fake import integral_shift, quantize_integral_shift, quantize_weight, quantize_with_codes
-from dfqbench.quant.frozen import FrozenBatchNorm2d, affine_of, freeze_batchnorm
-from dfqbench.quant.grid_conv import NOTE, GridConvolutions, on_grid
 from dfqbench.synth.moments import sample_moments
-from dfqbench.synth.watched import watched_batchnorm
 
 TYPES = (torch.float32, torch.bfloat16)
 SIZES = ((3, 8, 1, 1), (2, 16, 5, 7), (4, 24, 17, 16), (1, 130, 40, 33))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dfqbench.native import binding, strided
+from dfqbench.native.autocast import Autocast
+from dfqbench.native.operands import unobserved
 from tests.native.convolutions import CPU, Asked, Counted, assert_no_thread_changes, drawn, learned, second_derivative
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import binding, strided
-from dfqbench.native.autocast import Autocast
-from dfqbench.native.operands import unobserved
 from dfqbench.quant import parse_scheme, prepare
 
 HALVING = ((2, 2), (1, 1), (1, 1), 1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from dfqbench.native import binding, upsampled
 from dfqbench.synth.upsampling import phases_of_conv, weave
+from torch import Tensor
+from torch.nn import functional as F
 
 SIZES = (
     (3, 16, 32, 3, 5),

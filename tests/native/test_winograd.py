@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from dfqbench.native import binding, build, convolve, strided
+from dfqbench.native.autocast import Autocast
+from dfqbench.synth.upsampling import phases_of_conv, weave
 from tests.native.convolutions import (
     CPU,
     Counted,
@@ -26,10 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
-from dfqbench.native import binding, build, convolve, strided
-from dfqbench.native.autocast import Autocast
 from dfqbench.quant import parse_scheme, prepare
-from dfqbench.synth.upsampling import phases_of_conv, weave
 
 NUMBERS = ((1, 1), (1, 1), (1, 1), 1)
 FEW = ((2, 16, 3, 5, 6), (1, 32, 1, 1, 1), (3, 16, 4, 40, 70), (2, 48, 2, 3, 33))

@@ -1,4 +1,4 @@
-"""Coverage must notice what is off its grid: each test makes a fault and wants it found."""
+"""Coverage must notice what is off its quantization levels: each test makes a fault that must be found."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import ModelCard
-from dfqbench.quant import Student, parse_scheme, prepare
+from dfqbench.quant import FakeQuantize, Student, parse_scheme, prepare
 from dfqbench.quant.coverage import measure_coverage
-from dfqbench.quant.levels import distinct_levels, is_on_grid, most_levels_per_channel
+from dfqbench.quant.levels import distinct_levels, is_quantized, most_levels_per_channel
 
 CARD = ModelCard((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 5)
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -55,25 +55,20 @@ def test_an_activation_that_escapes_is_a_violation() -> None:
     assert "2: input" in coverage.float_layers
 
 
-def test_too_wide_a_grid_is_a_violation() -> None:
+def test_too_many_levels_are_a_violation() -> None:
     made = student("w4a4")
     quantizer = made.activation_quantizers()[0]
-    claimed = quantizer.bits
-    quantizer.bits = 8
-    quantizer.refresh()
-    eight = quantizer.forward
-    quantizer.bits = claimed
-    quantizer.refresh()
-
-    def widened(x: Tensor) -> Tensor:
-        quantizer.bits = 8
-        quantizer.refresh()
-        out = eight(x)
-        quantizer.bits = claimed
-        return out
-
-    quantizer.forward = widened  # type: ignore[method-assign]
+    wide = FakeQuantize(quantizer.name, quantizer.operand, 8)
+    wide.set_range(quantizer.low, quantizer.high)
+    quantizer.forward = wide.forward  # type: ignore[method-assign]
     assert measure_coverage(made, IMAGES).violations == [f"activation {quantizer.name}"]
+
+
+def test_ranges_that_were_set_are_no_violation() -> None:
+    made = prepare(network(), parse_scheme("w4a4@gdfq"), CARD)
+    for quantizer in made.activation_quantizers():
+        quantizer.set_range(0.0, 2.5)
+    assert measure_coverage(made, IMAGES).violations == []
 
 
 def test_a_range_that_saw_no_batch_is_a_violation() -> None:
@@ -112,7 +107,7 @@ def test_measuring_leaves_no_trace() -> None:
     ],
 )
 def test_even_spacing(values: Tensor, bits: int, expected: bool) -> None:
-    assert is_on_grid(values, bits) is expected
+    assert is_quantized(values, bits) is expected
 
 
 def test_levels_of_a_large_tensor_are_all_found() -> None:

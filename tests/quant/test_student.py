@@ -70,12 +70,12 @@ def test_nothing_quantized_means_nothing_changed(name: str, protocol: str) -> No
     with torch.no_grad():
         expected = teacher(images)
         found = student(images)
-    assert not student.claims
+    assert not student.operands
     assert (found - expected).norm() <= 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_deploy_puts_every_layer_on_grids(name: str) -> None:
+def test_deploy_quantizes_every_layer(name: str) -> None:
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), images)
     coverage = measure_coverage(student, images)
@@ -98,7 +98,7 @@ def test_gdfq_leaves_in_float_what_the_family_leaves() -> None:
     assert coverage.violations == []
     # One quantizer for each of the 17 calls of a ReLU, although blocks share their ReLU module; 21 weights.
     assert len(student.activation_quantizers()) == 17
-    assert sum(claim.kind == "weight" for claim in student.claims) == 21
+    assert sum(operand.kind == "weight" for operand in student.operands) == 21
 
 
 def test_gdfq_mobilenet_keeps_linear_bottlenecks_in_float() -> None:
@@ -157,7 +157,7 @@ def branching(functional: bool) -> nn.Module:
 def test_an_untraceable_part_gets_a_quantizer_for_each_call() -> None:
     images = torch.randn(2, 3, 8, 8)
     student = observed(prepare(branching(False), parse_scheme("w4a4"), card(8)), images)
-    ranges = {q.name: q.range.high.item() for q in student.activation_quantizers()}
+    ranges = {q.name: q.high.item() for q in student.activation_quantizers()}
     inner = [high for name, high in ranges.items() if "#call" in name]
     assert len(ranges) == 3
     assert len(inner) == 2
@@ -206,13 +206,13 @@ def test_the_teacher_is_left_alone_and_the_student_trains() -> None:
 def test_ranges_move_only_while_observing() -> None:
     images = torch.randn(2, 3, SIDE, SIDE)
     student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), images)
-    high = student.activation_quantizers()[0].range.high.item()
+    high = student.activation_quantizers()[0].high.item()
     student(images * 10)
-    assert student.activation_quantizers()[0].range.high.item() == high
+    assert student.activation_quantizers()[0].high.item() == high
     assert student.range_steps == 1
     with student.observing("minmax"):
         student(images * 10)
-    assert student.activation_quantizers()[0].range.high.item() > high
+    assert student.activation_quantizers()[0].high.item() > high
 
 
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])

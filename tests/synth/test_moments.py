@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfqbench.api import numerics
 from dfqbench.synth import Moments, batch_moments, positions, sample_moments, unbiased
 
 
@@ -39,13 +38,14 @@ def test_sample_moments_gradient(shape: tuple[int, ...], noise: torch.Generator)
     assert torch.autograd.gradcheck(both, (x,))
 
 
-def test_chunks_do_not_change_the_result(noise: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn((9, 4, 5, 5), generator=noise).to(memory_format=torch.channels_last)
-    whole = sample_moments(x)
-    monkeypatch.setattr(numerics, "CHUNK", 1)
-    parts = sample_moments(x)
-    assert torch.equal(whole.mean, parts.mean)
-    torch.testing.assert_close(whole.var, parts.var)
+def test_moments_of_a_narrow_map_are_float32(noise: torch.Generator) -> None:
+    x = torch.randn((4, 3, 5, 6), generator=noise).to(torch.bfloat16).requires_grad_()
+    moments = sample_moments(x)
+    assert moments.mean.dtype == moments.var.dtype == torch.float32
+    torch.testing.assert_close(moments.var, x.detach().float().var((2, 3), correction=0))
+    moments.var.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
 
 
 def test_gradient_keeps_the_memory_format(noise: torch.Generator) -> None:

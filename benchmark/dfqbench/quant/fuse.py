@@ -116,8 +116,9 @@ def _replace(traced: fx.GraphModule, pattern: _Pattern) -> None:
         raise TypeError(f"{name} is no BatchNorm layer")
     traced.set_submodule(name, BatchNormAct2d.from_batch_norm(layer, pattern.upper))
     with traced.graph.inserting_before(pattern.activation):
-        arguments = (pattern.norm.args[0],) if pattern.residual is None else (pattern.norm.args[0], pattern.residual)
-        fused = traced.graph.call_module(name, arguments)
+        # Two arguments always: a plain BatchNorm layer that is put in this place later then fails instead of silently
+        # leaving out the activation.
+        fused = traced.graph.call_module(name, (pattern.norm.args[0], pattern.residual))
     pattern.activation.replace_all_uses_with(fused)
     for node in (pattern.activation, pattern.addition, pattern.norm):
         if node is not None:

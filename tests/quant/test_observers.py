@@ -1,4 +1,4 @@
-"""Range rules on sequences whose answer is known."""
+"""Observers on sequences whose answer is known."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from dfqbench.api import UsageError
-from dfqbench.quant.ranges import Range, RangeRule, check_rule
+from dfqbench.quant.observers import observer_class
+from dfqbench.quant.range_rules import RANGE_RULES, check_range_rule
 
 
-def follow(rule: RangeRule, batches: list[torch.Tensor]) -> list[tuple[float, float]]:
-    ranges = Range()
-    seen = []
+def follow(rule: str, batches: list[torch.Tensor]) -> list[tuple[float, float]]:
+    observer = observer_class(rule)()
+    ranges = []
     for batch in batches:
-        ranges.update(batch, rule)
-        seen.append((ranges.low.item(), ranges.high.item()))
-    return seen
+        low, high = observer(batch)
+        ranges.append((low.item(), high.item()))
+    return ranges
 
 
 def test_minmax_starts_at_zero_on_both_sides() -> None:
@@ -52,32 +53,33 @@ def test_official_ema_overshoots_and_washes_out() -> None:
 
 def test_official_ema_refuses_a_short_phase() -> None:
     with pytest.raises(UsageError, match="at least 200 steps, got 199"):
-        check_rule("ema-official", 199)
-    check_rule("ema-official", 200)
-    check_rule("ema", 1)
+        check_range_rule("ema-official", 199)
+    check_range_rule("ema-official", 200)
+    check_range_rule("ema", 1)
 
 
 def test_an_unknown_rule_names_the_valid_ones() -> None:
     with pytest.raises(UsageError, match=r"did you mean ema.*valid: ema, ema-official, minmax"):
-        check_rule("emaa", 10)
+        check_range_rule("emaa", 10)
 
 
-@pytest.mark.parametrize("rule", ["minmax", "ema", "ema-official"])
-def test_the_range_of_what_relu_gives_needs_no_relu(rule: RangeRule) -> None:
-    random = torch.Generator().manual_seed(0)
-    for shift in (-3.0, 0.0, 3.0):
-        x = torch.randn(4, 3, 5, 6, generator=random) / 3 + shift
-        expected, found, listed = Range(), Range(), Range()
-        for part in x:
-            expected.update(part.relu(), rule)
-            found.update(part, rule, rectified=True)
-            listed.update(part[None].contiguous(memory_format=torch.channels_last), rule, rectified=True)
-        for other in (found, listed):
-            assert torch.equal(other.low, expected.low)
-            assert torch.equal(other.high, expected.high)
+@pytest.mark.parametrize("rule", RANGE_RULES)
+def test_memory_order_does_not_matter(rule: str) -> None:
+    batches = torch.randn(4, 2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    listed = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
+    assert follow(rule, list(batches)) == follow(rule, listed)
 
 
-def test_a_range_of_numbers_that_are_none_is_none() -> None:
-    ranges = Range()
-    ranges.update(torch.tensor([1.0, torch.nan]), "minmax", rectified=True)
-    assert torch.isnan(ranges.high)
+@pytest.mark.parametrize("rule", RANGE_RULES)
+def test_state_of_an_observer_goes_on(rule: str) -> None:
+    batches = list(torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0)))
+    first, second = observer_class(rule)(), observer_class(rule)()
+    for batch in batches[:3]:
+        first(batch)
+    second.load_state_dict(first.state_dict())
+    for batch in batches[3:]:
+        assert first(batch) == second(batch)
+
+
+def test_nan_in_a_batch_is_nan_in_the_range() -> None:
+    assert torch.isnan(torch.tensor(follow("minmax", [torch.tensor([1.0, torch.nan])])[0])).all()
