@@ -15,6 +15,7 @@ from dfqbench.synth import (
     GeneratorPass,
     GeneratorSource,
     LossTerm,
+    base_terms,
     bns_loss,
     generator_source,
 )
@@ -32,7 +33,9 @@ def _source(
     budget: str = "smoke",
 ) -> GeneratorSource:
     ctx = ToyContext(root_seed=seed, budget=budget_named(budget))
-    return generator_source(teacher or toy_network(), ctx, params, what="toy", terms=terms)
+    return generator_source(
+        teacher or toy_network(), ctx, params, what="toy", losses=[*base_terms(ctx, params), *terms]
+    )
 
 
 def _weights(source: GeneratorSource) -> Tensor:
@@ -233,7 +236,9 @@ def test_a_bad_loss_stops_within_fifty_steps() -> None:
 
 def test_one_class_one_image_one_channel() -> None:
     ctx = ToyContext(card=toy_card(classes=1, channels=1))
-    source = generator_source(toy_network(classes=1, channels=1), ctx, PARAMS, what="toy")
+    source = generator_source(
+        toy_network(classes=1, channels=1), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS)
+    )
     batch = source.train_step(1)
     assert batch.images.shape == (1, 1, 8, 8)
     assert torch.isfinite(batch.images).all()
@@ -241,7 +246,7 @@ def test_one_class_one_image_one_channel() -> None:
 
 def test_large_inputs_take_the_class_conditional_generator() -> None:
     ctx = ToyContext(card=toy_card(size=68))
-    source = generator_source(toy_network(size=68), ctx, PARAMS, what="toy")
+    source = generator_source(toy_network(size=68), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS))
     assert source.generator.embedding is None
     assert _source().generator.embedding is not None
     forced = dataclasses.replace(PARAMS, architecture="imagenet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 NATURAL_MEAN = (0.485, 0.456, 0.406)
 """Channel means of natural RGB images in [0, 1] (ImageNet's published constants)."""
@@ -53,6 +54,11 @@ class ModelCard:
         mean = tuple((n - m) / s for n, m, s in zip(NATURAL_MEAN, self.mean, self.std, strict=True))
         std = tuple(n / s for n, s in zip(NATURAL_STD, self.std, strict=True))
         return InputStats(mean, std)
+
+    def target_stats(self, target: Literal["card", "released"]) -> InputStats:
+        """Return the statistics that images aim at: `input_stats`, or the 0 and 1 of the released codes."""
+        zeros, ones = (0.0,) * self.input_size[0], (1.0,) * self.input_size[0]
+        return InputStats(zeros, ones) if target == "released" else self.input_stats
 
     @property
     def lowest(self) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
-"""Building blocks of sources, for built-in methods and strangers alike.
+"""Building blocks of sources, for built-in and third-party methods.
 
-Names are imported when asked for, so that a plugin's torch-free module may take `GeneratorParams` from here.
+Names are imported on first use, so that a plugin's torch-free module may import `GeneratorParams` from here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,16 @@ if TYPE_CHECKING:
         released_diversity_term,
     )
     from dfqbench.synth.conditions import Condition, Draw, class_condition, paired_centre_condition, pairs
-    from dfqbench.synth.family import base_terms, build_generator, generator_plan, generator_source, seeded
+    from dfqbench.synth.family import (
+        base_terms,
+        build_generator,
+        family_margin_term,
+        generator_plan,
+        generator_source,
+        seeded,
+    )
     from dfqbench.synth.generators import ClassBatchNorm, Generator
+    from dfqbench.synth.image_loop import AdamOnPlateau, ImageOptimizer, optimize_images
     from dfqbench.synth.loop import GeneratorSource, LoopSettings
     from dfqbench.synth.losses import ZEROQ_EPS, bns_loss, zeroq_gap, zeroq_loss
     from dfqbench.synth.margin import (
@@ -55,7 +63,7 @@ if TYPE_CHECKING:
     )
     from dfqbench.synth.terms import FunctionTerm, GeneratorPass, LossTerm, bns_term, cross_entropy_term, margin_term
 
-_ROOMS = {
+_MODULES = {
     "attention": (
         "FeatureMaps PassMaps attention_centre attention_consistency_loss attention_map batch_statistics "
         "centre_matching_loss mode_seeking_loss pair_similarity_loss"
@@ -63,9 +71,10 @@ _ROOMS = {
     "augment": "crop_and_flip",
     "centroids": ("ClassCentroids cluster_loss deep_moments deep_start released_cluster_term released_diversity_term"),
     "conditions": "Condition Draw class_condition paired_centre_condition pairs",
-    "family": "base_terms build_generator generator_plan generator_source seeded",
+    "family": "base_terms build_generator family_margin_term generator_plan generator_source seeded",
     "generators": "ClassBatchNorm Generator",
     "loop": "GeneratorSource LoopSettings",
+    "image_loop": "AdamOnPlateau ImageOptimizer optimize_images",
     "losses": "ZEROQ_EPS bns_loss zeroq_gap zeroq_loss",
     "margin": "expected_margin_loss logit_discrepancy probability_discrepancy sampled_margin_loss",
     "moments": "Moments batch_moments positions sample_moments unbiased",
@@ -77,12 +86,13 @@ _ROOMS = {
     "statistics": "BatchNormStatistics LayerConstants LayerStatistics PassStatistics batchnorm_layers",
     "terms": "FunctionTerm GeneratorPass LossTerm bns_term cross_entropy_term margin_term",
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "FEW_CLASSES",
     "SMALL_INPUT",
     "ZEROQ_EPS",
+    "AdamOnPlateau",
     "BatchNormStatistics",
     "ClassBatchNorm",
     "ClassCentroids",
@@ -96,6 +106,7 @@ __all__ = [
     "GeneratorParams",
     "GeneratorPass",
     "GeneratorSource",
+    "ImageOptimizer",
     "LayerConstants",
     "LayerStatistics",
     "LoopSettings",
@@ -123,12 +134,14 @@ __all__ = [
     "deep_moments",
     "deep_start",
     "expected_margin_loss",
+    "family_margin_term",
     "generator_plan",
     "generator_source",
     "is_large",
     "logit_discrepancy",
     "margin_term",
     "mode_seeking_loss",
+    "optimize_images",
     "pair_similarity_loss",
     "paired_centre_condition",
     "pairs",
@@ -143,6 +156,10 @@ __all__ = [
     "zeroq_gap",
     "zeroq_loss",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

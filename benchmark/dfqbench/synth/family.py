@@ -47,9 +47,14 @@ def build_generator(ctx: Context, params: GeneratorParams, *, latent: int | None
 
 
 def base_terms(ctx: Context, params: GeneratorParams) -> list[LossTerm]:
-    """CE + BNS + Gaussian margin, each with its weight from `params`."""
+    """Return GDFQ's losses CE and BNS, and the Gaussian margin, each with its weight from `params`."""
+    return [cross_entropy_term(params.ce_weight), bns_term(params.bns_weight), family_margin_term(ctx, params)]
+
+
+def family_margin_term(ctx: Context, params: GeneratorParams) -> LossTerm:
+    """Return the Gaussian-margin term with its weight, start and form from `params`."""
     start = params.margin_start_large if is_large(ctx.card.input_size) else params.margin_start
-    margin = margin_term(
+    return margin_term(
         params.margin_weight,
         generator_plan(ctx, params).step_of(start),
         mean=params.margin_mean,
@@ -57,7 +62,6 @@ def base_terms(ctx: Context, params: GeneratorParams) -> list[LossTerm]:
         form=params.margin_form,
         distance=params.margin_distance,
     )
-    return [cross_entropy_term(params.ce_weight), bns_term(params.bns_weight), margin]
 
 
 def generator_source(
@@ -66,19 +70,19 @@ def generator_source(
     params: GeneratorParams,
     *,
     what: str,
-    terms: Sequence[LossTerm] = (),
+    losses: Sequence[LossTerm],
     draw: Draw | None = None,
     latent: int | None = None,
     extra: int = 0,
 ) -> GeneratorSource:
-    """A live source with GDFQ's generator and the base terms, plus a method's own.
+    """Build a live source with GDFQ's generator.
 
     Args:
         teacher: full-precision network.
         ctx: the host's side of the cell.
         params: the family's parameters.
         what: name of the method, for errors and seeds.
-        terms: the method's own losses.
+        losses: all losses of the generator; `base_terms` has GDFQ's.
         draw: makes conditions; None: noise and label.
         latent: size of the noise; None: as in `params`.
         extra: size of a further condition that `draw` makes.
@@ -97,7 +101,7 @@ def generator_source(
         teacher,
         build_generator(ctx, params, latent=size, extra=extra),
         draw=draw or class_condition(size, ctx.card.classes),
-        terms=[*base_terms(ctx, params), *terms],
+        terms=losses,
         settings=settings,
         plan=generator_plan(ctx, params),
         device=ctx.device,

@@ -13,6 +13,7 @@ from dfqbench.synth import (
     GeneratorSource,
     LossTerm,
     attention_consistency_loss,
+    base_terms,
     centre_matching_loss,
     generator_source,
     mode_seeking_loss,
@@ -68,4 +69,5 @@ def terms(params: AcqParams) -> list[LossTerm]:
 def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
     """GDFQ's generator, conditioned on attention centres, with batches made of pairs."""
     draw = paired_centre_condition(params.latent, ctx.card.classes, params.centre_reach)
-    return generator_source(teacher, ctx, params, what="acq", terms=terms(params), draw=draw, extra=CENTRE_SIZE)
+    losses = [*base_terms(ctx, params), *terms(params)]
+    return generator_source(teacher, ctx, params, what="acq", losses=losses, draw=draw, extra=CENTRE_SIZE)

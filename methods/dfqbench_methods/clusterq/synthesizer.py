@@ -17,6 +17,7 @@ from dfqbench.synth import (
     LossTerm,
     Moments,
     PassStatistics,
+    base_terms,
     batch_moments,
     cluster_loss,
     deep_moments,
@@ -144,4 +145,5 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ClusterqParams) -> Gene
     """GDFQ's generator with ClusterQ's loss and augmentation."""
     few = not is_large(ctx.card.input_size) and ctx.card.classes <= FEW_CLASSES
     latent = params.latent_few_classes if few else params.latent
-    return generator_source(teacher, ctx, params, what="clusterq", terms=_terms(ctx, params), latent=latent)
+    losses = [*base_terms(ctx, params), *_terms(ctx, params)]
+    return generator_source(teacher, ctx, params, what="clusterq", losses=losses, latent=latent)

@@ -29,10 +29,10 @@ class Gdfq(Method):
     params: GdfqParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Builds the generator; a live source that learns while the student does."""
-        from dfqbench.synth import generator_source
+        """Build the generator; a live source that learns while the student does."""
+        from dfqbench_methods.gdfq.synthesizer import synthesize
 
-        return generator_source(teacher, ctx, self.params, what="gdfq")
+        return synthesize(teacher, ctx, self.params)
 
 
 @hookimpl

@@ -47,9 +47,10 @@ class Temporal(Method):
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Builds the generator with its margin loss; a live source."""
-        from dfqbench.synth import generator_source
+        from dfqbench.synth import base_terms, generator_source
 
-        return generator_source(teacher, ctx, self.params, what="temporal")
+        losses = base_terms(ctx, self.params)
+        return generator_source(teacher, ctx, self.params, what="temporal", losses=losses)
 
 
 @hookimpl

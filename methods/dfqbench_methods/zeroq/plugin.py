@@ -13,24 +13,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+CODE = "released code"
+
+
 @dataclass(frozen=True)
 class ZeroQParams:
     """Hyper-parameters of ZeroQ."""
 
-    iterations: PositiveInt = param(500, help="updates of each batch of images", source="released code", unit="steps")
-    images: PositiveInt = param(64, help="images made in all", source="released code: run.sh")
-    batch: PositiveInt = param(
-        64, help="images updated together", source="released code: run.sh (argparse default: 32)"
-    )
-    lr: PositiveFloat = param(0.5, help="initial learning rate of Adam on the pixels", source="released code")
-    plateau_factor: PositiveFloat = param(
-        0.1, help="factor on the rate where the loss stops falling", source="released code"
-    )
-    plateau_patience: NonNegativeInt = param(
-        100, help="steps without a better loss before that", source="released code"
-    )
-    min_lr: NonNegativeFloat = param(1e-4, help="lowest learning rate", source="released code")
-    eps: PositiveFloat = param(1e-6, help="added to variances before the root", source="released code")
+    iterations: PositiveInt = param(500, help="updates of each batch of images", source=CODE, unit="steps")
+    images: PositiveInt = param(64, help="images made in all", source=f"{CODE}: run.sh")
+    batch: PositiveInt = param(64, help="images updated together", source=f"{CODE}: run.sh (argparse default: 32)")
+    lr: PositiveFloat = param(0.5, help="initial learning rate of Adam on the pixels", source=CODE)
+    plateau_factor: PositiveFloat = param(0.1, help="factor on the rate where the loss stops falling", source=CODE)
+    plateau_patience: NonNegativeInt = param(100, help="steps without a better loss before that", source=CODE)
+    min_lr: NonNegativeFloat = param(1e-4, help="lowest learning rate", source=CODE)
+    eps: PositiveFloat = param(1e-6, help="added to variances before the root", source=CODE)
     init: Literal["released", "intended"] = param(
         "released",
         help="initial noise U{0..254} - 127.5, divided by the variance of U(-128, 127) as released (standard deviation "
