@@ -41,7 +41,7 @@ def optimize_images(
     *,
     count: int,
     batch: int,
-    steps: int,
+    iterations: int,
     what: str,
 ) -> FixedSource:
     """Optimize `count` images, `batch` at a time, with progress and checkpoints.
@@ -52,7 +52,7 @@ def optimize_images(
         start: makes the optimizer of a batch of that many images; random numbers come from `ctx.generator`.
         count: images in all.
         batch: images optimized together.
-        steps: updates of each batch.
+        iterations: published updates of each batch, before the budget.
         what: name of the method, for errors.
 
     Returns:
@@ -61,6 +61,7 @@ def optimize_images(
     Raises:
         NonFiniteError: an image is not finite at the end.
     """
+    steps = ctx.budget.image_steps(iterations)
     sizes = [min(batch, count - first) for first in range(0, count, batch)]
     restored = ctx.restored or {"done": [], "step": 0, "noise": ctx.generator.get_state(), "current": None}
     done: list[Tensor] = [images.to(ctx.device) for images in restored["done"]]

@@ -30,15 +30,14 @@ class ZeroQParams:
     eps: PositiveFloat = param(1e-6, help="added to variances before the root", source=CODE)
     init: Literal["released", "intended"] = param(
         "released",
-        help="initial noise U{0..254} - 127.5, divided by the variance of U(-128, 127) as released (standard deviation "
-        "0.014), or by its standard deviation as intended (1.0)",
-        source="released code; `intended` inferred: a variance stands where a standard deviation was meant",
+        help="initial noise U{0..254} - 127.5, divided by the variance of U(-128, 127) as released (deviation 0.014) "
+        "or by its standard deviation as intended (1.0)",
+        source=f"{CODE}; `intended` inferred: a variance stands where a standard deviation was meant",
     )
     input_target: Literal["card", "released"] = param(
         "card",
-        help="statistics that the image itself should have, and that the initial noise is mapped to: those of natural "
-        "images under the card's normalisation, or 0 and 1 as released",
-        source="released code where the card is ImageNet's; else inferred: 0 and 1 are those of that normalisation",
+        help="statistics of image and initial noise: natural images' under the card's normalisation, or 0 and 1",
+        source=f"{CODE} where the card is ImageNet's; else inferred: 0 and 1 are those of that normalisation",
     )
 
 
@@ -54,7 +53,7 @@ class ZeroQ(Method):
     params: ZeroQParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Distills the images; a fixed source without labels."""
+        """Distill the images; a fixed source without labels."""
         from dfqbench_methods.zeroq.synthesizer import synthesize
 
         return synthesize(teacher, ctx, self.params)

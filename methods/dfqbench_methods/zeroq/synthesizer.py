@@ -33,27 +33,25 @@ def initial_noise(shape: tuple[int, ...], variant: str, generator: torch.Generat
     return (pixels - 127.5) / (UNIFORM_VARIANCE if variant == "released" else UNIFORM_VARIANCE**0.5)
 
 
-def synthesize(teacher: nn.Module, ctx: Context, params: ZeroQParams) -> FixedSource:
-    """Distill `params.images` images, `params.batch` at a time."""
-    stats = ctx.card.target_stats(params.input_target)
-    mean, std = (torch.tensor(values, device=ctx.device) for values in (stats.mean, stats.std))
-    target = Moments(mean, std.square())
-    steps = ctx.budget.image_steps(params.iterations)
+def synthesize(teacher: nn.Module, ctx: Context, p: ZeroQParams) -> FixedSource:
+    """Distill `p.images` images, `p.batch` at a time."""
+    stats = ctx.card.target_stats(p.input_target)
+    mean, std = (torch.tensor(values, device=ctx.device).view(-1, 1, 1) for values in (stats.mean, stats.std))
+    target = Moments(mean.flatten(), std.flatten().square())
 
     with BatchNormStatistics(teacher) as watch:
 
         def loss(images: Tensor) -> Tensor:
             with ctx.autocast():
                 teacher(images)
-            image = unbiased(sample_moments(images), positions(images))
-            return zeroq_loss(watch.last, image, target, params.eps)
+            return zeroq_loss(watch.last, unbiased(sample_moments(images), positions(images)), target, p.eps)
 
         def start(size: int) -> AdamOnPlateau:
-            noise = initial_noise((size, *ctx.card.input_size), params.init, ctx.generator)
-            images = noise * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
-            factor, patience = params.plateau_factor, params.plateau_patience
+            images = initial_noise((size, *ctx.card.input_size), p.init, ctx.generator) * std + mean
             return AdamOnPlateau(
-                ctx, images, loss, lr=params.lr, factor=factor, patience=patience, min_lr=params.min_lr
+                ctx, images, loss, lr=p.lr, factor=p.plateau_factor, patience=p.plateau_patience, min_lr=p.min_lr
             )
 
-        return optimize_images(teacher, ctx, start, count=params.images, batch=params.batch, steps=steps, what="zeroq")
+        return optimize_images(
+            teacher, ctx, start, count=p.images, batch=p.batch, iterations=p.iterations, what="zeroq"
+        )
