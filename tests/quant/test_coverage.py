@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import ModelCard
 from dfqbench.quant import FakeQuantize, Student, parse_scheme, prepare
-from dfqbench.quant.coverage import measure_coverage
-from dfqbench.quant.levels import distinct_levels, is_quantized, most_levels_per_channel
+from dfqbench.quant.coverage import distinct_levels, is_quantized, measure_coverage, most_levels_per_channel
 
 CARD = ModelCard((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 5)
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -1,12 +1,33 @@
-"""BatchNorm with frozen statistics, and the residual sum and activation that follow it, as one operator."""
+"""BatchNorm with frozen statistics, and the residual sum and activation that follow it: one operator, one module.
+
+`fuse_batch_norm_act` puts the module into a traced network in the place of the separate calls.
+"""
 
 from __future__ import annotations
 
+import operator as python_operator
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from dfqbench.quant.operators import operator
+from dfqbench.quant.trace import WEIGHTED, called_module, has_hooks
+
+_ADDITIONS: frozenset[Any] = frozenset({python_operator.add, python_operator.iadd, torch.add, "add", "add_"})
+_MODULES: dict[type[nn.Module], float] = {nn.ReLU: torch.inf, nn.ReLU6: 6.0}
+_FUNCTIONS: dict[Any, float] = {
+    torch.relu: torch.inf,
+    torch.relu_: torch.inf,
+    F.relu: torch.inf,
+    F.relu_: torch.inf,
+    F.relu6: 6.0,
+    "relu": torch.inf,
+    "relu_": torch.inf,
+}
 
 
 @operator
@@ -62,3 +83,101 @@ class BatchNormAct2d(nn.BatchNorm2d):
             raise ValueError("the layer keeps no running statistics")
         statistics = self.running_mean, self.running_var
         return batch_norm_act(x, residual, self.weight, self.bias, *statistics, self.eps, self.upper)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """BatchNorm, an optional addition of another tensor, and an activation, each read by the next alone."""
+
+    norm: fx.Node
+    addition: fx.Node | None
+    residual: fx.Node | None
+    activation: fx.Node
+    upper: float
+
+
+def fuse_batch_norm_act(traced: fx.GraphModule, example: Tensor) -> None:
+    """Replace, in place, BatchNorm + residual sum + ReLU or ReLU6 by calls of `BatchNormAct2d`.
+
+    The fused layer stands under the name of the BatchNorm layer, with the same parameters and buffers.
+
+    Args:
+        traced: in eval mode.
+        example: (N, C, H, W), any values; one forward pass finds the shapes.
+    """
+    with torch.no_grad():
+        ShapeProp(traced).propagate(example)
+    for node in list(traced.graph.nodes):
+        pattern = _match(traced, node)
+        if pattern is not None:
+            _replace(traced, pattern)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _match(traced: fx.GraphModule, norm: fx.Node) -> _Pattern | None:
+    layer = called_module(traced, norm)
+    if type(layer) is not nn.BatchNorm2d or layer.running_mean is None or has_hooks(layer):
+        return None
+    if sum(node.target == norm.target for node in traced.graph.nodes) > 1 or not _is_fresh(traced, norm.args[0]):
+        return None
+    addition, residual, after = None, None, _only_user(norm)
+    if after is not None and after.target in _ADDITIONS and after.op in {"call_function", "call_method"}:
+        addition, residual, after = after, _other_operand(after, norm), _only_user(after)
+        # The sum is taken where the activation stands: nothing may come between that could change the residual.
+        if residual is None or after is not addition.next:
+            return None
+    upper = None if after is None else _upper(traced, after)
+    return None if after is None or upper is None else _Pattern(norm, addition, residual, after, upper)
+
+
+def _is_fresh(traced: fx.GraphModule, node: Any) -> bool:
+    """Check that a node is a layer's output with one reader, so that it may be read later than it is now."""
+    return isinstance(called_module(traced, node), WEIGHTED) and len(node.users) == 1
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _other_operand(addition: fx.Node, norm: fx.Node) -> fx.Node | None:
+    """Return the other tensor of an addition, if it has the same shape and type and stays as it is."""
+    others = [argument for argument in addition.args if argument is not norm]
+    if len(addition.args) != 2 or addition.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
+        return None
+    changes_first = addition.target in {python_operator.iadd, "add_"}
+    if changes_first and addition.args[0] is not norm:
+        return None
+    kinds = [_kind(node) for node in (norm, others[0])]
+    return others[0] if kinds[0] is not None and kinds[0] == kinds[1] else None
+
+
+def _kind(node: fx.Node) -> tuple[torch.Size, torch.dtype] | None:
+    meta: Any = node.meta.get("tensor_meta")
+    return (meta.shape, meta.dtype) if hasattr(meta, "shape") else None
+
+
+def _upper(traced: fx.GraphModule, node: fx.Node) -> float | None:
+    """Return where an activation function clips from above; None for other calls."""
+    module = called_module(traced, node)
+    if module is not None:
+        return None if has_hooks(module) else _MODULES.get(type(module))
+    is_call = node.op in {"call_function", "call_method"} and len(node.args) == 1
+    return _FUNCTIONS.get(node.target) if is_call else None
+
+
+def _replace(traced: fx.GraphModule, pattern: _Pattern) -> None:
+    name = str(pattern.norm.target)
+    layer = traced.get_submodule(name)
+    if not isinstance(layer, nn.BatchNorm2d):
+        raise TypeError(f"{name} is no BatchNorm layer")
+    traced.set_submodule(name, BatchNormAct2d.from_batch_norm(layer, pattern.upper))
+    with traced.graph.inserting_before(pattern.activation):
+        # Two arguments always: a plain BatchNorm layer that is put in this place later then fails instead of silently
+        # leaving out the activation.
+        fused = traced.graph.call_module(name, (pattern.norm.args[0], pattern.residual))
+    pattern.activation.replace_all_uses_with(fused)
+    for node in (pattern.activation, pattern.addition, pattern.norm):
+        if node is not None:
+            traced.graph.erase_node(node)

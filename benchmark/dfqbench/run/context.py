@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dfqbench.accel.autocast import autocast
+from dfqbench.accel import backend
 from dfqbench.api.batch import SampleSource
 from dfqbench.api.budget import Budget
 from dfqbench.api.card import ModelCard
@@ -155,9 +155,17 @@ class HostContext:
             "nan_check": self._nan_check.state_dict(),
         }
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """Compute convolutions and products inside in bfloat16 where the precision says so."""
-        return autocast(self.device, enabled=self.precision.bfloat16)
+        narrow = self.precision.bfloat16
+        kernels: AbstractContextManager[object] = nullcontext()
+        if narrow and backend.enabled():
+            from dfqbench.accel.triton.conv import NarrowConvolutions
+
+            kernels = NarrowConvolutions()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=narrow), kernels:
+            yield
 
     def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
         """Return a step that may be repeated as a CUDA graph; it runs eagerly on CPUs and on the reference path."""

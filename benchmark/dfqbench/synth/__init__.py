@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         released_cluster_term,
         released_diversity_term,
     )
-    from dfqbench.synth.conditions import Condition, Draw, class_condition, paired_centre_condition, pairs
     from dfqbench.synth.family import (
         base_terms,
         build_generator,
@@ -38,15 +37,26 @@ if TYPE_CHECKING:
         generator_source,
         seeded,
     )
-    from dfqbench.synth.generators import ClassBatchNorm, Generator
+    from dfqbench.synth.generators import (
+        ClassBatchNorm,
+        Condition,
+        Draw,
+        Generator,
+        class_condition,
+        paired_centre_condition,
+        pairs,
+    )
     from dfqbench.synth.image_loop import AdamOnPlateau, ImageOptimizer, optimize_images
     from dfqbench.synth.loop import GeneratorSource, LoopSettings
-    from dfqbench.synth.losses import ZEROQ_EPS, bns_loss, zeroq_gap, zeroq_loss
-    from dfqbench.synth.margin import (
+    from dfqbench.synth.losses import (
+        ZEROQ_EPS,
+        bns_loss,
         expected_margin_loss,
         logit_discrepancy,
         probability_discrepancy,
         sampled_margin_loss,
+        zeroq_gap,
+        zeroq_loss,
     )
     from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments, unbiased
     from dfqbench.synth.nan_check import NonFiniteCheck
@@ -70,13 +80,14 @@ _MODULES = {
     ),
     "augment": "crop_and_flip",
     "centroids": ("ClassCentroids cluster_loss deep_moments deep_start released_cluster_term released_diversity_term"),
-    "conditions": "Condition Draw class_condition paired_centre_condition pairs",
     "family": "base_terms build_generator family_margin_term generator_plan generator_source seeded",
-    "generators": "ClassBatchNorm Generator",
+    "generators": "ClassBatchNorm Condition Draw Generator class_condition paired_centre_condition pairs",
     "loop": "GeneratorSource LoopSettings",
     "image_loop": "AdamOnPlateau ImageOptimizer optimize_images",
-    "losses": "ZEROQ_EPS bns_loss zeroq_gap zeroq_loss",
-    "margin": "expected_margin_loss logit_discrepancy probability_discrepancy sampled_margin_loss",
+    "losses": (
+        "ZEROQ_EPS bns_loss expected_margin_loss logit_discrepancy probability_discrepancy sampled_margin_loss "
+        "zeroq_gap zeroq_loss"
+    ),
     "moments": "Moments batch_moments positions sample_moments unbiased",
     "nan_check": "NonFiniteCheck",
     "params": "GeneratorParams",

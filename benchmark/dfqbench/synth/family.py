@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from dfqbench.api import Context
-from dfqbench.synth.conditions import Draw, class_condition
-from dfqbench.synth.generators import Generator
+from dfqbench.synth.generators import Draw, Generator, class_condition
 from dfqbench.synth.loop import GeneratorSource, LoopSettings
 from dfqbench.synth.params import GeneratorParams
 from dfqbench.synth.plan import TrainingPlan, is_large

@@ -15,8 +15,7 @@ from dfqbench.api.graphed import EagerStep, MakeGraphed
 from dfqbench.api.numerics import widened
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
-from dfqbench.synth.conditions import Condition, Draw
-from dfqbench.synth.generators import Generator
+from dfqbench.synth.generators import Condition, Draw, Generator
 from dfqbench.synth.nan_check import NonFiniteCheck
 from dfqbench.synth.plan import TrainingPlan
 from dfqbench.synth.statistics import BatchNormStatistics

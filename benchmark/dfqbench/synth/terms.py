@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from dfqbench.api import PluginError
 from dfqbench.synth.attention import FeatureMaps, PassMaps, batch_statistics
-from dfqbench.synth.conditions import Condition
-from dfqbench.synth.losses import bns_loss
-from dfqbench.synth.margin import (
+from dfqbench.synth.generators import Condition
+from dfqbench.synth.losses import (
+    bns_loss,
     expected_margin_loss,
     logit_discrepancy,
     probability_discrepancy,
