@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -55,6 +55,7 @@ from dfqbench.run.store import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
+    from dfqbench.run.record import Record
     from dfqbench.run.stop import Stop
     from dfqbench.run.sweep import Summary
 
@@ -157,7 +158,7 @@ def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
     for note in summary.notes:
         typer.echo(note, err=True)
     for record in summary.records:
-        if record["status"] == "collapsed":
+        if record.status == "collapsed":
             typer.echo(_line(record), err=True)
     if summary.failed:
         typer.echo(f"{len(summary.failed)} failed; look closer with `dfqbench show CELL`", err=True)
@@ -165,7 +166,7 @@ def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
             typer.echo(f"  {_line(record)}", err=True)
         if len(summary.failed) > SHOWN_FAILURES:
             typer.echo(f"  and {len(summary.failed) - SHOWN_FAILURES} more", err=True)
-        again = retry_for({record["status"] for record in summary.failed})
+        again = retry_for({record.status for record in summary.failed})
         typer.echo(f"run just these again: {again_command(sys.argv[1:], again)}", err=True)
     if stop.reason == "failures":
         typer.echo(f"stopped after a failure; {summary.missing} cells are left", err=True)
@@ -175,14 +176,14 @@ def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
         raise typer.Exit(INTERRUPTED if stop.reason == "interrupt" else PREEMPTED)
     if summary.failed or plugins.broken:
         raise typer.Exit(FAILED)
-    if not any(record.get("top1") is not None for record in summary.records):
+    if not any(record.top1 is not None for record in summary.records):
         typer.echo("no cell could be run; the table says why", err=True)
         raise typer.Exit(FAILED)
 
 
-def _line(record: dict[str, Any]) -> str:
-    message = (record.get("error") or {}).get("message")
-    return f"{record['status']}: {record['cell_id']} {record['label']}: {message}"
+def _line(record: Record) -> str:
+    message = record.error.message if record.error is not None else None
+    return f"{record.status}: {record.cell_id} {record.label}: {message}"
 
 
 def again_command(arguments: Sequence[str], retry: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +14,7 @@ from dfqbench.run.store import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.report.book import ClaimBook
+    from dfqbench.run.record import Record
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
@@ -87,7 +89,7 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def read_runs(out: Path, run: str | None) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def read_runs(out: Path, run: str | None) -> tuple[list[Record], dict[str, str]]:
     """Records of one run or of all, and words for their environments; unreadable records are told on standard error.
 
     Raises:
@@ -97,7 +99,7 @@ def read_runs(out: Path, run: str | None) -> tuple[list[dict[str, Any]], dict[st
     return [record for record, _ in attempts], machines
 
 
-def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[dict[str, Any], Path]], dict[str, str]]:
+def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]], dict[str, str]]:
     """As `read_runs`, each record with the folder of its attempt.
 
     Raises:
@@ -105,20 +107,23 @@ def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[dict[str, Any]
     """
     from dfqbench.api.errors import unknown_name
     from dfqbench.report import hardware
-    from dfqbench.run.store import run_folders, unreadable
+    from dfqbench.run.store import collection_paused, run_folders, unreadable
 
     folders = {folder.name: folder for folder in run_folders(out)}
     if run is not None and run not in folders:
         raise unknown_name("run", run, folders)
-    attempts: list[tuple[dict[str, Any], Path]] = []
+    attempts: list[tuple[Record, Path]] = []
     machines: dict[str, str] = {}
-    for name, folder in folders.items():
-        if run not in {None, name}:
-            continue
-        for record, file in folder.records():
-            if record is None:
-                typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
-            else:
-                attempts.append((record, file.parent))
-        machines |= hardware(folder.path)
+    with collection_paused():
+        for name, folder in folders.items():
+            if run not in {None, name}:
+                continue
+            for record, file in folder.records():
+                if record is None:
+                    typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
+                else:
+                    attempts.append((record, file.parent))
+            machines |= hardware(folder.path)
+        # Records live as long as this process: the collector need not walk through them.
+        gc.freeze()
     return attempts, machines

@@ -1,4 +1,4 @@
-"""The diagnosis of one cell: everything that is measured of its images, as plain data for its record."""
+"""The diagnosis of one cell: everything that is measured of its images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dfqbench.diagnose.attention import attention_spread
 from dfqbench.diagnose.features import centre_margin, homogeneity, silhouette
 from dfqbench.diagnose.kept import Kept
 from dfqbench.diagnose.statistics import layer_distances
+from dfqbench.run.record import Diagnostics
 from dfqbench.synth.attention import FeatureMaps, attention_centre, attention_consistency_loss, batch_statistics
 from dfqbench.synth.losses import bns_loss
 from dfqbench.synth.statistics import BatchNormStatistics, batchnorm_layers
@@ -26,8 +27,8 @@ DIGITS = 6
 
 
 @torch.no_grad()
-def diagnose(teacher: nn.Module, kept: Kept, training: Mapping[int, Kept] | None = None) -> dict[str, Any]:
-    """Measures images.
+def diagnose(teacher: nn.Module, kept: Kept, training: Mapping[int, Kept] | None = None) -> Diagnostics:
+    """Measure images.
 
     Args:
         teacher: in eval mode.
@@ -35,7 +36,7 @@ def diagnose(teacher: nn.Module, kept: Kept, training: Mapping[int, Kept] | None
         training: images of points of the training, by step; empty or None for a fixed source.
 
     Returns:
-        JSON-able data; None where something is not defined for these images or this network.
+        What a record keeps; None where something is not defined for these images or this network.
     """
     device = next(teacher.parameters()).device
     images = kept.images.to(device, memory_format=torch.channels_last)
@@ -57,8 +58,7 @@ def diagnose(teacher: nn.Module, kept: Kept, training: Mapping[int, Kept] | None
     found["over_training"] = [
         {"step": step} | _at_point(teacher, point, device) for step, point in (training or {}).items()
     ]
-    rounded: dict[str, Any] = _rounded(found)
-    return rounded
+    return Diagnostics(**_rounded(found))
 
 
 def _labels(logits: Tensor, labels: Tensor | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from dfqbench.models.build import build_teacher
 from dfqbench.report.status import finished
 from dfqbench.report.values import latest
 from dfqbench.run.identity import canonical
+from dfqbench.run.record import Diagnostics, Record
 from dfqbench.run.store import RunFolder
 
 
@@ -32,7 +32,7 @@ class Diagnosed:
         problems: a line for each cell that could not be.
     """
 
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     done: int = 0
     before: int = 0
     problems: list[str] = field(default_factory=list)
@@ -76,25 +76,23 @@ class Diagnosis:
                 self._cell(folder, record, file, speed.get(id(record)), found)
         return found
 
-    def _cell(
-        self, folder: RunFolder, record: dict[str, Any], file: Path, speed: float | None, found: Diagnosed
-    ) -> None:
-        known = record.get("diagnostics")
-        fresh = isinstance(known, dict) and known.get("version") == VERSION and not self._again
-        label = f"{record.get('label')} {record['cell_id']}"
+    def _cell(self, folder: RunFolder, record: Record, file: Path, speed: float | None, found: Diagnosed) -> None:
+        known = record.diagnostics
+        fresh = known.version == VERSION and not self._again
+        label = f"{record.label} {record.cell_id}"
         try:
-            measured = known if fresh and isinstance(known, dict) else self._measured(file.parent, label)
+            measured = known.model_copy() if fresh else self._measured(file.parent, label)
         except (DfqError, RuntimeError) as error:
             found.problems.append(f"{label}: {error}")
             return
-        changed = measured | {"speed": None if speed is None else float(f"{speed:.4g}")}
+        measured.speed = None if speed is None else float(f"{speed:.4g}")
         found.before += fresh
         found.done += not fresh
-        if changed != known:
-            record["diagnostics"] = changed
+        if measured != known:
+            record.diagnostics = measured
             folder.write_record(file.parent, record)
 
-    def _measured(self, attempt: Path, label: str) -> dict[str, Any]:
+    def _measured(self, attempt: Path, label: str) -> Diagnostics:
         self._say(label)
         kept = kept_images(attempt / IMAGES_FILE)
         model = kept_model(attempt, trust=self._trust)

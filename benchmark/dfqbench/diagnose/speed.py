@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dfqbench.report.columns import seconds_per_image
 from dfqbench.report.labels import model_name
 from dfqbench.report.status import CEILING, finished
-from dfqbench.report.values import Record, text
+from dfqbench.run.record import Record
 
 REFERENCE = "zeroq"
 
@@ -20,11 +20,11 @@ def speeds(records: Iterable[Record]) -> dict[int, float]:
     one, or that do not tell how many images were made, are left out, and so is the real-data control, which makes none.
     Seconds are those of a stand-alone synthesis.
     """
-    found = [record for record in records if finished(record) and text(record, "method") != CEILING]
-    reference: dict[tuple[str, ...], list[float]] = {}
+    found = [record for record in records if finished(record) and record.method != CEILING]
+    reference: dict[tuple[str | int | None, ...], list[float]] = {}
     for record in found:
         seconds = seconds_per_image(record)
-        if text(record, "method") == REFERENCE and seconds:
+        if record.method == REFERENCE and seconds:
             reference.setdefault(_alike(record), []).append(seconds)
     return {
         id(record): statistics.fmean(reference[_alike(record)]) / seconds
@@ -33,6 +33,5 @@ def speeds(records: Iterable[Record]) -> dict[int, float]:
     }
 
 
-def _alike(record: Record) -> tuple[str, ...]:
-    keys = ("target", "budget", "precision", "environment", "threads")
-    return model_name(record), *(text(record, key) for key in keys)
+def _alike(record: Record) -> tuple[str | int | None, ...]:
+    return model_name(record), record.target, record.budget, record.precision, record.environment, record.threads

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dfqbench.api.errors import DfqError
 from dfqbench.report.claims import Claim, claims_in, published_claims
 from dfqbench.report.published import dataset_key, model_key
-from dfqbench.report.values import Record, number, text
+from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
@@ -42,9 +42,9 @@ class ClaimBook:
 
     def about(self, record: Record) -> list[Claim]:
         """Claims about the record's method, data set, network and bits."""
-        name = text(record, "model.name") or text(record, "model.ref") or text(record, "model")
-        bits = f"w{number(record, 'scheme.w_bits') or 0:.0f}a{number(record, 'scheme.a_bits') or 0:.0f}"
-        key = (text(record, "method"), dataset_key(text(record, "dataset.name")), model_key(name), bits)
+        name = record.model.name or record.model.ref or ""
+        bits = f"w{record.scheme.w_bits or 0}a{record.scheme.a_bits or 0}"
+        key = (record.method, dataset_key(record.dataset.name), model_key(name), bits)
         return self._cells.get(key, [])
 
     def full_precisions(self, claim: Claim) -> list[float]:

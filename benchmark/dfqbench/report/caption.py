@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from dfqbench.report.columns import coverage
 from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.sheet import Sheet
 from dfqbench.report.status import finished
-from dfqbench.report.values import Record, duration, items, number, spread, standard_error, text, value
+from dfqbench.report.values import duration, spread
+from dfqbench.run.per_image import standard_error
+from dfqbench.run.record import Record
 
 MOST_LAYERS = 4
 """Layers left in float that the caption names before it counts."""
-_CLASSES = "diagnostics.classes_of"
 
 
 def title(sheet: Sheet) -> str:
@@ -22,11 +22,11 @@ def title(sheet: Sheet) -> str:
     shared = [name for dimension, name in sheet.shared.items() if dimension not in {"target", "budget"}]
     parts = []
     if "target" in {*sheet.layout.rows, *sheet.layout.columns}:
-        parts.append(", ".join(_distinct(text(entry, "target") for entry in sheet.records)))
+        parts.append(", ".join(_distinct(entry.target for entry in sheet.records)))
     else:
         parts.append(_evaluated(record))
     if "budget" not in {*sheet.layout.rows, *sheet.layout.columns}:
-        parts.append(f"budget {text(record, 'budget', 'unknown')}")
+        parts.append(f"budget {record.budget or 'unknown'}")
     return ", ".join([*parts, *shared])
 
 
@@ -45,7 +45,7 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
         _standard_error(sheet),
         *_diagnosed(sheet),
         f"protocol {', '.join(_distinct(scheme_label(record).partition('@')[2] for record in sheet.records))}; "
-        f"precision {', '.join(_distinct(text(record, 'precision') for record in sheet.records))}",
+        f"precision {', '.join(_distinct(record.precision for record in sheet.records))}",
         *_coverage(sheet, names),
         _hardware(sheet, hardware),
         _versions(sheet),
@@ -59,21 +59,20 @@ def caption(sheet: Sheet, hardware: Mapping[str, str]) -> list[str]:
 
 
 def _evaluated(record: Record) -> str:
-    target, dataset = text(record, "target", "unknown target"), text(record, "dataset.name")
-    images = number(record, "dataset.n")
-    size = "" if images is None else f"{images:,.0f} images"
+    target, dataset = record.target or "unknown target", record.dataset.name
+    size = "" if record.dataset.n is None else f"{record.dataset.n:,} images"
     found = ", ".join(part for part in (dataset if dataset != target else "", size, _subset(record)) if part)
     return f"{target}{f' ({found})' if found else ''}"
 
 
 def _fullest(sheet: Sheet) -> Record:
     """The record that says most about the evaluation set."""
-    return max(sheet.records, key=lambda record: (value(record, "dataset.n") is not None, text(record, "dataset.name")))
+    return max(sheet.records, key=lambda record: (record.dataset.n is not None, record.dataset.name))
 
 
 def _subset(record: Record) -> str:
     """What the evaluation set is a part of, and which part of it was used."""
-    parent, part = text(record, "dataset.subset_of"), text(record, "dataset.subset")
+    parent, part = record.dataset.subset_of, record.dataset.subset
     return ", ".join(entry for entry in (f"a subset of {parent}" if parent else "", part) if entry)
 
 
@@ -93,7 +92,7 @@ def _about(sheet: Sheet) -> str:
 
 
 def _seeds(sheet: Sheet) -> str:
-    seeds = sorted({int(seed) for record in sheet.records if (seed := number(record, "seed")) is not None})
+    seeds = sorted({record.seed for record in sheet.records if record.seed is not None})
     if not seeds:
         return ""
     shown = ", ".join(map(str, seeds))
@@ -105,8 +104,7 @@ def _seeds(sheet: Sheet) -> str:
 def _full_precision(sheet: Sheet, names: Mapping[str, str]) -> str:
     parts = []
     for model, records in _by_model(sheet).items():
-        known = [number(record, "fp_top1") for record in records]
-        parts.append(f"{names[model]} {spread(known)}")
+        parts.append(f"{names[model]} {spread(record.fp_top1 for record in records)}")
     return f"full precision, re-measured in this run: {', '.join(parts)}"
 
 
@@ -127,22 +125,22 @@ def _standard_error(sheet: Sheet) -> str:
 
 def _error_of(record: Record) -> float | None:
     """The recorded standard error in percent, else sqrt(p (1 - p) / n)."""
-    recorded = number(record, "top1_se")
-    top1 = number(record, "top1")
-    return recorded if recorded is not None or top1 is None else standard_error(top1, number(record, "dataset.n"))
+    if record.top1_se is not None or record.top1 is None or not record.dataset.n:
+        return record.top1_se
+    return standard_error(record.top1, record.dataset.n)
 
 
 def _diagnosed(sheet: Sheet) -> list[str]:
     """How many images were diagnosed, and what their classes are."""
     if not any(value.diagnosed for value in sheet.layout.values):
         return []
-    measured = [record for record in sheet.records if number(record, "diagnostics.images") is not None]
+    measured = [record for record in sheet.records if record.diagnostics.images is not None]
     if not measured:
         return []
-    counts = _distinct(f"{number(record, 'diagnostics.images'):,.0f}" for record in measured)
-    named = _distinct(text(r, "label") or text(r, "method") for r in measured if text(r, _CLASSES) == "teacher")
+    counts = _distinct(f"{record.diagnostics.images:,}" for record in measured)
+    named = _distinct(r.label or r.method for r in measured if r.diagnostics.classes_of == "teacher")
     classes = f"the teacher's answers where a source gives none ({', '.join(named)})" if named else ""
-    whose = "the source's labels" if any(text(r, _CLASSES) == "labels" for r in measured) else ""
+    whose = "the source's labels" if any(record.diagnostics.classes_of == "labels" for record in measured) else ""
     said = ", ".join(part for part in (whose, classes) if part)
     return [f"diagnosed: {', '.join(counts)} images of each cell" + (f"; classes: {said}" if said else "")]
 
@@ -153,7 +151,7 @@ def _coverage(sheet: Sheet, names: Mapping[str, str]) -> list[str]:
         shares = [share for record in records if (share := coverage(record)) is not None]
         if not shares:
             continue
-        layers = _distinct(str(layer) for record in records for layer in items(record, "coverage.float_layers"))
+        layers = _distinct(layer for r in records if r.coverage is not None for layer in r.coverage.float_layers)
         more = f" and {len(layers) - MOST_LAYERS} more" if len(layers) > MOST_LAYERS else ""
         left = f" (in float: {', '.join(layers[:MOST_LAYERS])}{more})" if layers else ""
         lines.append(f"{names[model]} {spread(shares, 1)} %{left}")
@@ -162,23 +160,23 @@ def _coverage(sheet: Sheet, names: Mapping[str, str]) -> list[str]:
 
 def _hardware(sheet: Sheet, hardware: Mapping[str, str]) -> str:
     """The hardware in words where they are known, else the id of the environment."""
-    environments = _distinct(text(record, "environment") for record in sheet.records)
+    environments = _distinct(record.environment for record in sheet.records)
     known = _distinct(hardware.get(environment, f"environment {environment}") for environment in environments)
     return f"hardware: {'; '.join(known)}" if known else ""
 
 
 def _versions(sheet: Sheet) -> str:
     """Distributions and versions that methods and quantizers came from."""
-    found = {text(record, f"versions.{part}") for record in sheet.records for part in ("method", "quantizer")}
+    found = {name for r in sheet.records for name in (r.versions.method, r.versions.quantizer)}
     # A part of the host's own says only its name where another says the version too.
     known = [name for name in _distinct(found) if not any(other.startswith(f"{name} ") for other in found)]
     return f"versions: {', '.join(known)}" if known else ""
 
 
 def _cost(sheet: Sheet) -> str:
-    walls = [known for record in sheet.records if (known := number(record, "seconds.wall")) is not None]
+    walls = [known for record in sheet.records if (known := record.seconds.wall) is not None]
     return f"{len(sheet.records)} cells, {duration(sum(walls))} in all" if walls else f"{len(sheet.records)} cells"
 
 
-def _distinct(values: Iterable[Any]) -> list[str]:
-    return sorted({str(entry) for entry in values if entry})
+def _distinct(values: Iterable[str]) -> list[str]:
+    return sorted({entry for entry in values if entry})

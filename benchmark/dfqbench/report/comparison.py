@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from dfqbench.api.errors import UsageError, unknown_name
-from dfqbench.report.correct import EVALUATED_ON, correctness, same_images
+from dfqbench.report.correct import correctness, evaluated_on
 from dfqbench.report.escape import markdown
 from dfqbench.report.labels import labels, model_name, scheme_label
 from dfqbench.report.paired import CONFIDENCE, LEVEL, RESAMPLES, Paired, compare_paired
 from dfqbench.report.status import finished
-from dfqbench.report.values import ABSENT, Record, latest, newest_of, number, text
+from dfqbench.report.values import ABSENT, latest, newest_of
+from dfqbench.run.record import Record
 
 ComparisonFormat = Literal["text", "md", "json"]
 COMPARISON_FORMATS: tuple[str, ...] = get_args(ComparisonFormat)
@@ -71,8 +72,8 @@ def compare(records: Sequence[Record], first: str, second: str) -> list[Comparis
         return [_cells(one[1][0], other[1][0], first, second)]
     left, right = _by_place(one[1]), _by_place(other[1])
     found: list[Comparison] = []
-    for place in sorted(set(left) & set(right)):
-        found += _seeds(place[:4], left[place], right[place])
+    for place in sorted(set(left) & set(right), key=str):
+        found += _seeds(left[place], right[place])
     if not found:
         raise UsageError(
             f"'{first}' and '{second}' share no model, scheme, budget and seed on the same images",
@@ -87,8 +88,8 @@ def _chosen(records: Sequence[Record], names: dict[int, str], wanted: str) -> tu
     mine = [record for record in records if wanted in {names[id(record)], names[id(record)].partition(" (")[0]}]
     if mine:
         return wanted, mine
-    cells = [record for record in records if len(wanted) >= 4 and text(record, "cell_id").startswith(wanted)]
-    if len({text(record, "cell_id") for record in cells}) > 1:
+    cells = [record for record in records if len(wanted) >= 4 and record.cell_id.startswith(wanted)]
+    if len({record.cell_id for record in cells}) > 1:
         raise UsageError(f"several cells begin with '{wanted}'", "write more digits")
     if not cells:
         raise unknown_name("method or cell", wanted, plain)
@@ -96,43 +97,35 @@ def _chosen(records: Sequence[Record], names: dict[int, str], wanted: str) -> tu
 
 
 def _cells(one: Record, other: Record, first: str, second: str) -> Comparison:
-    if not same_images(one, other):
+    if evaluated_on(one) != evaluated_on(other):
         raise UsageError(
             f"cells {first} and {second} were evaluated on other images", "compare cells of the same evaluation set"
         )
     names = [
         a if a == b else f"{a} / {b}"
-        for a, b in zip((*_place(one), text(one, "seed")), (*_place(other), text(other, "seed")), strict=True)
+        for a, b in zip((*_place(one), str(one.seed)), (*_place(other), str(other.seed)), strict=True)
     ]
     paired = compare_paired([correctness(one)], [correctness(other)])
     return Comparison((names[0], names[1], names[2], names[3]), names[4], paired)
 
 
 def _place(record: Record) -> tuple[str, str, str, str]:
-    return text(record, "target"), model_name(record), scheme_label(record), text(record, "budget")
+    return record.target, model_name(record), scheme_label(record), record.budget
 
 
-def _by_place(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
-    """Records by place and evaluation set, one for each seed, in the order of seeds."""
-    found: dict[tuple[str, ...], list[Record]] = {}
-    for record in newest_of(
-        records, key=lambda r: (_place(r), text(r, "dataset.sha256"), text(r, "dataset.n"), r.get("seed"))
-    ):
-        images = (text(record, key) for key in ("dataset.sha256", "dataset.n", "dataset.subset", "precision"))
-        found.setdefault((*_place(record), *images), []).append(record)
-    return {place: sorted(group, key=lambda r: number(r, "seed") or 0.0) for place, group in found.items()}
+def _by_place(records: Sequence[Record]) -> dict[tuple[object, ...], list[Record]]:
+    """Records by place and images, one for each seed, in the order of seeds."""
+    found: dict[tuple[object, ...], list[Record]] = {}
+    for record in newest_of(records, key=lambda r: (_place(r), r.dataset.sha256, r.dataset.n, r.seed)):
+        found.setdefault((_place(record), *evaluated_on(record), record.precision), []).append(record)
+    return {place: sorted(group, key=lambda r: r.seed or 0) for place, group in found.items()}
 
 
-def _images(record: Record) -> tuple[str, ...]:
-    """What two records must share to be paired."""
-    return *_place(record), *(text(record, key) for key in (*EVALUATED_ON, "precision"))
-
-
-def _seeds(place: tuple[str, ...], left: Sequence[Record], right: Sequence[Record]) -> list[Comparison]:
-    mine, theirs = ({text(record, "seed"): record for record in side} for side in (left, right))
+def _seeds(left: Sequence[Record], right: Sequence[Record]) -> list[Comparison]:
+    mine, theirs = ({str(record.seed): record for record in side} for side in (left, right))
     shared = [seed for seed in mine if seed in theirs]
     one, other = ([correctness(side[seed]) for seed in shared] for side in (mine, theirs))
-    where = (place[0], place[1], place[2], place[3])
+    where = _place(left[0])
     found = [Comparison(where, seed, compare_paired([a], [b])) for seed, a, b in zip(shared, one, other, strict=True)]
     return [*found, Comparison(where, ALL_SEEDS, compare_paired(one, other))] if len(found) > 1 else found
 

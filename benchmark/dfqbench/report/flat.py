@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dfqbench.report.columns import VALUES, coverage, peak, total_seconds
 from dfqbench.report.status import reason
-from dfqbench.report.values import Record, items, number, plain, text, value
+from dfqbench.report.values import plain
+from dfqbench.report.verdict import Verdict
+from dfqbench.run.record import Record
 
 _SECONDS = ("setup", "synthesis", "paid_synthesis", "quantization", "evaluation", "unattributed", "wall")
 _COUNTS = ("images", "source_steps", "teacher_images", "student_images", "optimizer_steps")
@@ -42,51 +44,57 @@ COLUMNS: Mapping[str, str] = {
     "started_at": "started_at",
     "finished_at": "finished_at",
 }
-"""Columns that hold one value of the record, and its dotted key there."""
+"""Columns that hold one value of the record, and its dotted key in the JSON."""
 
 
-DIAGNOSED = tuple(name for name, known in VALUES.items() if known.diagnosed)
 COMPUTED: Mapping[str, Callable[[Record], float | None]] = {
     "total_s": total_seconds,
     "coverage": coverage,
     "peak_mib": peak,
+    **{name: known.read for name, known in VALUES.items() if known.diagnosed},
 }
-"""Columns that are computed from several keys of the record."""
+"""Columns that are computed, and those of `dfqbench diagnose`."""
 _LISTS = ("params", "flags", "float_layers", "reason")
 _CLAIM = ("claimed_top1", "claimed_drop", "claim_source", "claim_selection", "verdict")
 
 
-def to_csv(records: Iterable[Record], *, claims: bool = False) -> str:
+def to_csv(records: Iterable[Record], claims: Mapping[int, Sequence[Verdict]] | None = None) -> str:
     """One line a record, under a header line; empty fields for missing values.
 
     Args:
         records: what to write.
-        claims: whether the records hold `claims`, whose first (the most comparable) gets columns.
+        claims: verdicts by the record's `id`, of which the first (the most comparable) gets columns; None: no columns.
     """
     out = io.StringIO()
-    names = [*COLUMNS, *COMPUTED, *DIAGNOSED, *_LISTS, *(_CLAIM if claims else ())]
+    names = [*COLUMNS, *COMPUTED, *_LISTS, *(_CLAIM if claims is not None else ())]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        row: dict[str, Any] = {column: _field(value(record, key)) for column, key in COLUMNS.items()}
+        data = record.as_dict()
+        row: dict[str, Any] = {column: _field(_at(data, key)) for column, key in COLUMNS.items()}
         row |= {column: read(record) for column, read in COMPUTED.items()}
-        row |= {name: number(record, f"diagnostics.{name}") for name in DIAGNOSED}
-        row["params"] = _field(value(record, "params"))
-        row["flags"] = ";".join(str(flag) for flag in items(record, "flags"))
-        row["float_layers"] = ";".join(str(layer) for layer in items(record, "coverage.float_layers"))
-        row["reason"] = reason(record) if text(record, "error") else ""
-        if claims:
-            row |= _claim(record)
+        row["params"] = _field(record.params)
+        row["flags"] = ";".join(record.flags)
+        row["float_layers"] = ";".join(record.coverage.float_layers) if record.coverage is not None else ""
+        row["reason"] = reason(record) if record.error is not None else ""
+        if claims is not None:
+            row |= _claim(claims.get(id(record), ()))
         writer.writerow(row)
     return out.getvalue()
 
 
-def _claim(record: Record) -> dict[str, Any]:
-    found = items(record, "claims")
-    if not found:
+def _at(data: Any, key: str) -> Any:
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _claim(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    if not verdicts:
         return dict.fromkeys(_CLAIM, "")
+    found = verdicts[0].as_dict()
     keys = ("top1", "drop", "source", "selection", "verdict")
-    return {column: _field(found[0][key]) for column, key in zip(_CLAIM, keys, strict=True)}
+    return {column: _field(found[key]) for column, key in zip(_CLAIM, keys, strict=True)}
 
 
 def _field(entry: Any) -> Any:

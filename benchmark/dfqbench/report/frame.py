@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from dfqbench.report.values import flattened
+from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Turns records into a table.
 
     Args:
-        records: as in the record files; every attempt is a row.
+        records: every attempt is a row.
 
     Returns:
         Columns such as `method`, `model.ref`, `seconds.synthesis`; lists stay lists.
     """
     import pandas as pd
 
-    return pd.DataFrame([flattened(record) for record in records])
+    return pd.DataFrame([flattened(record.as_dict()) for record in records])

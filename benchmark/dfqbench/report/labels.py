@@ -6,23 +6,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from dfqbench.report.status import control_rank
-from dfqbench.report.values import Record, flattened, plain, text, value
+from dfqbench.report.values import flattened, plain
+from dfqbench.run.record import Record
 
 _MARKS = {0: "", 1: " (control)", 2: " (floor)", 3: " (ceiling)"}
 
 
 def model_name(record: Record) -> str:
-    """The model's name (a missing model has no reference), also where an older record holds it as plain text."""
-    found = value(record, "model")
-    if isinstance(found, str):
-        return found
-    return text(record, "model.name") or text(record, "model.ref", "unknown")
+    """The model's name; a missing model has no reference."""
+    return record.model.name or record.model.ref or "unknown"
 
 
 def scheme_label(record: Record) -> str:
-    """The scheme's label, also where an older record holds it as plain text."""
-    found = value(record, "scheme")
-    return found if isinstance(found, str) else text(record, "scheme.label", "unknown")
+    """The scheme's label."""
+    return record.scheme.label or "unknown"
 
 
 def short_names(models: Iterable[str]) -> dict[str, str]:
@@ -39,13 +36,13 @@ def labels(records: Sequence[Record]) -> dict[int, str]:
     """
     quantizers: dict[str, set[str]] = {}
     for record in records:
-        quantizers.setdefault(text(record, "method"), set()).add(text(record, "quantizer"))
+        quantizers.setdefault(record.method, set()).add(record.quantizer)
     written = _Written()
     names = {}
     params: dict[str, dict[str, set[str]]] = {}
     counted: set[tuple[str, int]] = set()
     for record in records:
-        name = text(record, "label") or _name(record, several=len(quantizers[text(record, "method")] - {""}) > 1)
+        name = record.label or _name(record, several=len(quantizers[record.method] - {""}) > 1)
         names[id(record)] = name
         entries = written(record)
         if (name, id(entries)) in counted:
@@ -73,19 +70,16 @@ class _Written:
         self._known: dict[str, dict[str, str]] = {}
 
     def __call__(self, record: Record) -> dict[str, str]:
-        params = value(record, "params")
-        if not isinstance(params, Mapping):
-            return self._known.setdefault("", {})
-        key = repr(params)
+        key = repr(record.params)
         if key not in self._known:
-            self._known[key] = {param: _as_json(entry) for param, entry in flattened(params).items()}
+            self._known[key] = {param: _as_json(entry) for param, entry in flattened(record.params).items()}
         return self._known[key]
 
 
 def _name(record: Record, *, several: bool) -> str:
     """The method's label where the record does not hold one."""
-    method, quantizer = text(record, "method", "unknown"), text(record, "quantizer")
-    return f"{method}+{quantizer}" if several and quantizer else method
+    method = record.method or "unknown"
+    return f"{method}+{record.quantizer}" if several and record.quantizer else method
 
 
 def _as_json(entry: object) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from dfqbench.report.columns import Value
 from dfqbench.report.status import COLLAPSED, competes, finished, reason, word
-from dfqbench.report.values import ABSENT, Record, items, text
+from dfqbench.report.values import ABSENT
+from dfqbench.run.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,9 @@ def outcome(records: Sequence[Record], values: Sequence[Value]) -> Outcome:
     good = [record for record in records if finished(record)]
     bad = [record for record in records if not finished(record)]
     notes = [_of_seed(record, f"{word(record)}: {reason(record)}", records) for record in bad]
-    fallen = [record for record in good if text(record, "status") == COLLAPSED]
+    fallen = [record for record in good if record.status == COLLAPSED]
     notes += [_of_seed(record, "collapsed: no better than guessing", records) for record in fallen]
-    flags = sorted({str(flag) for record in good for flag in items(record, "flags")})
+    flags = sorted({flag for record in good for flag in record.flags})
     if flags:
         notes.append(f"flagged: {', '.join(flags)}")
     if not good:
@@ -55,7 +56,7 @@ def outcome(records: Sequence[Record], values: Sequence[Value]) -> Outcome:
 
 
 def _of_seed(record: Record, note: str, records: Sequence[Record]) -> str:
-    return f"seed {text(record, 'seed')}: {note}" if len(records) > 1 else note
+    return f"seed {record.seed}: {note}" if len(records) > 1 else note
 
 
 def _shown(value: Value, numbers: Sequence[float], *, first: bool) -> str:

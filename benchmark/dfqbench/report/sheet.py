@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from dfqbench.report.labels import labels, model_name, scheme_label
 from dfqbench.report.layout import Layout
 from dfqbench.report.status import control_rank
-from dfqbench.report.values import Record, latest, newest_of, number, text
+from dfqbench.report.values import latest, newest_of
+from dfqbench.run.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def sheets(records: Iterable[Record], layout: Layout) -> list[Sheet]:
     homeless = []
     current = latest(records)
     for record in current:
-        if number(record, "dataset.n") is not None:
+        if record.dataset.n is not None:
             groups.setdefault(_evaluated(record, layout), []).append(record)
         else:
             homeless.append(record)
@@ -92,12 +93,11 @@ def sheets(records: Iterable[Record], layout: Layout) -> list[Sheet]:
 def _evaluated(record: Record, layout: Layout) -> tuple[str, ...]:
     """What records in one table must share besides the layout's own names."""
     used = {*layout.rows, *layout.columns}
-    target = "" if "target" in used else text(record, "target")
-    budget = "" if "budget" in used else text(record, "budget")
-    dataset = (
-        ("", "", "") if "target" in used else tuple(text(record, f"dataset.{key}") for key in ("name", "n", "subset"))
-    )
-    return target, budget, *dataset, text(record, "precision")
+    data = record.dataset
+    target = "" if "target" in used else record.target
+    budget = "" if "budget" in used else record.budget
+    dataset = ("", "", "") if "target" in used else (data.name, str(data.n or ""), data.subset or "")
+    return target, budget, *dataset, record.precision
 
 
 def _pages(records: Sequence[Record], layout: Layout) -> list[Sheet]:
@@ -120,9 +120,9 @@ def _sheet(records: Sequence[Record], shared: dict[str, str], layout: Layout, sh
             shown[id(record)],
             model_name(record),
             scheme_label(record),
-            text(record, "target"),
-            text(record, "budget"),
-            text(record, "seed"),
+            record.target,
+            record.budget,
+            record.seed,
         ),
     )
     (rows, in_rows), (columns, in_columns) = (_lines(current, names, shown) for names in (layout.rows, layout.columns))
@@ -130,7 +130,7 @@ def _sheet(records: Sequence[Record], shared: dict[str, str], layout: Layout, sh
     for record, row, column in zip(current, in_rows, in_columns, strict=True):
         places.setdefault((row, column), []).append(record)
     for place in places.values():
-        place.sort(key=lambda record: number(record, "seed") or 0.0)
+        place.sort(key=lambda record: record.seed or 0)
     return Sheet(layout, shared, tuple(current), len(records) - len(current), rows, columns, places)
 
 
@@ -153,19 +153,23 @@ def _orders(record: Record, dimensions: Sequence[str], shown: Mapping[int, str])
     return tuple(_order(record, name, shown) for name in dimensions)
 
 
+def _protocol(record: Record) -> str:
+    return scheme_label(record).partition("@")[2] or record.scheme.protocol
+
+
+_NAMES: Mapping[str, Callable[[Record], str]] = {
+    "model": model_name,
+    "scheme": scheme_label,
+    "bits": lambda record: scheme_label(record).partition("@")[0],
+    "protocol": _protocol,
+    "seed": lambda record: "" if record.seed is None else str(record.seed),
+    "target": lambda record: record.target,
+    "budget": lambda record: record.budget,
+}
+
+
 def _name(record: Record, dimension: str, shown: Mapping[int, str]) -> str:
-    match dimension:
-        case "method":
-            return shown[id(record)]
-        case "model":
-            return model_name(record)
-        case "scheme":
-            return scheme_label(record)
-        case "bits":
-            return scheme_label(record).partition("@")[0]
-        case "protocol":
-            return scheme_label(record).partition("@")[2] or text(record, "scheme.protocol", "unknown")
-    return text(record, dimension, "unknown")
+    return shown[id(record)] if dimension == "method" else _NAMES[dimension](record) or "unknown"
 
 
 def _order(record: Record, dimension: str, shown: Mapping[int, str]) -> tuple[object, ...]:
@@ -179,9 +183,9 @@ def _order(record: Record, dimension: str, shown: Mapping[int, str]) -> tuple[ob
         case "bits":
             return *_bits(record), name
         case "seed":
-            return number(record, "seed") or 0.0, name
+            return record.seed or 0, name
     return (name,)
 
 
-def _bits(record: Record) -> tuple[float, float]:
-    return -(number(record, "scheme.w_bits") or 0.0), -(number(record, "scheme.a_bits") or 0.0)
+def _bits(record: Record) -> tuple[int, int]:
+    return -(record.scheme.w_bits or 0), -(record.scheme.a_bits or 0)

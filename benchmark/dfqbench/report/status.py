@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dfqbench.report.values import Record, items, number, text
+from dfqbench.run.record import Error, Record
 
 FINISHED = frozenset({"ok", "finished", "done", "complete", "collapsed"})
 """Statuses of a cell whose numbers count."""
@@ -19,29 +19,28 @@ OURS = frozenset(
 
 def finished(record: Record) -> bool:
     """Whether the record's numbers count."""
-    return text(record, "status", "finished") in FINISHED and number(record, "top1") is not None
+    return record.status in FINISHED and record.top1 is not None
 
 
 def competes(record: Record) -> bool:
     """Whether the record's numbers may be the best: finished, no control, not at chance."""
-    return finished(record) and not control_rank(record) and text(record, "status") != COLLAPSED
+    return finished(record) and not control_rank(record) and record.status != COLLAPSED
 
 
 def word(record: Record) -> str:
     """What the table shows instead of a number."""
-    status = text(record, "status", "failed")
+    status = record.status or "failed"
     return "no result" if status in FINISHED else WORDS.get(status, status)
 
 
 def reason(record: Record) -> str:
     """Why there is no number, or none that counts; one line."""
-    message = " ".join(text(record, "error.message").split())
-    kind = text(record, "error.type")
-    ours = not kind or kind in OURS or kind.lower() == text(record, "status")
-    phase = text(record, "error.phase")
-    what = message if ours else f"{kind}: {message}" if message else kind
-    what = what or text(record, "reason") or ", ".join(map(str, items(record, "flags"))) or "no reason recorded"
-    return f"{what} (in {phase})" if phase else what
+    error = record.error or Error()
+    message = " ".join(error.message.split())
+    ours = not error.type or error.type in OURS or error.type.lower() == record.status
+    what = message if ours else f"{error.type}: {message}" if message else error.type
+    what = what or ", ".join(record.flags) or "no reason recorded"
+    return f"{what} (in {error.phase})" if error.phase else what
 
 
 FLOOR, CEILING = "noise", "real"
@@ -50,9 +49,8 @@ FLOOR, CEILING = "noise", "real"
 
 def control_rank(record: Record) -> int:
     """0 for a competitor; controls come after, the floor first."""
-    method = text(record, "method")
-    if method == CEILING:
+    if record.method == CEILING:
         return 3
-    if method == FLOOR:
+    if record.method == FLOOR:
         return 2
-    return int(record.get("control") is True)
+    return int(record.control)

@@ -12,14 +12,17 @@ from dfqbench.report.flat import to_csv
 from dfqbench.report.layout import Layout, parse_layout
 from dfqbench.report.page import Page, make_page
 from dfqbench.report.sheet import sheets
+from dfqbench.report.status import finished
 from dfqbench.report.values import latest, plain
+from dfqbench.report.verdict import Verdict, verdicts
+from dfqbench.run.record import Record
 
 Format = Literal["text", "md", "latex", "html", "csv", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
 def render(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
     fmt: Format = "text",
     hardware: Mapping[str, str] | None = None,
     *,
@@ -28,11 +31,10 @@ def render(
 ) -> str:
     """Renders records.
 
-    Only the latest attempt at each cell counts. Records of older schemas, with keys missing, are shown as far as
-    they go.
+    Only the latest attempt at each cell counts.
 
     Args:
-        records: as in the record files.
+        records: of one run or more.
         fmt: `text`, `md`, `latex` and `html` for people: one table for each target, evaluation set and budget, seeds
             summed up, with caption and footnotes; `csv` (a row a cell) and `json` (the records) for programs.
         hardware: words for the environments that the records name (see `report.hardware`).
@@ -48,15 +50,17 @@ def render(
     if fmt not in FORMATS:
         raise unknown_name("format", fmt, FORMATS)
     if fmt in {"json", "csv"}:
-        found = latest(records) if claims is None else with_claims(latest(records), claims)
-        if fmt == "json":
-            return json.dumps([plain(record) for record in found], indent=2, allow_nan=False, default=str) + "\n"
-        return to_csv(found, claims=claims is not None)
+        found = latest(records)
+        judged = None if claims is None else claimed(found, claims)
+        if fmt == "csv":
+            return to_csv(found, judged)
+        data = [plain(_with_claims(record, judged)) for record in found]
+        return json.dumps(data, indent=2, allow_nan=False, default=str) + "\n"
     return rendered_pages(make_pages(records, hardware, layout=layout, claims=claims), fmt)
 
 
 def make_pages(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
     hardware: Mapping[str, str] | None = None,
     *,
     layout: Layout | None = None,
@@ -80,38 +84,19 @@ def rendered_pages(pages: Sequence[Page], fmt: str) -> str:
     return "\n\n".join(forms[fmt](page) for page in pages) + "\n" if pages else "no records\n"
 
 
-def with_claims(records: Sequence[Mapping[str, Any]], book: ClaimBook) -> list[dict[str, Any]]:
-    """Records with the key `claims`: what was published about each, with verdicts, best comparable first.
+def _with_claims(record: Record, judged: Mapping[int, Sequence[Verdict]] | None) -> dict[str, Any]:
+    data = record.as_dict()
+    return data if judged is None else data | {"claims": [entry.as_dict() for entry in judged.get(id(record), ())]}
+
+
+def claimed(records: Sequence[Record], book: ClaimBook) -> dict[int, list[Verdict]]:
+    """What was published about finished records, with verdicts, best comparable first, by the record's `id`.
 
     A verdict looks at all seeds of a cell, so that those share it.
     """
-    from dfqbench.report.status import finished
-    from dfqbench.report.verdict import Verdict, verdicts
-
-    seeds: dict[tuple[int, int, int], list[Verdict]] = {}
-    mine: dict[int, tuple[int, int, int]] = {}
-    for at, sheet in enumerate(sheets(records, parse_layout())):
-        for place, group in sheet.places.items():
+    found: dict[int, list[Verdict]] = {}
+    for sheet in sheets(records, parse_layout()):
+        for group in sheet.places.values():
             good = [record for record in group if finished(record)]
-            seeds[(at, *place)] = verdicts(good, book)
-            mine.update({id(record): (at, *place) for record in good})
-    return [
-        dict(record) | {"claims": [_plain(v) for v in seeds.get(mine.get(id(record), (-1, -1, -1)), [])]}
-        for record in records
-    ]
-
-
-def _plain(verdict: Any) -> dict[str, Any]:
-    claim = verdict.claim
-    return {
-        "verdict": verdict.word,
-        "measured": verdict.measured,
-        "tolerance": verdict.tolerance,
-        "top1": claim.top1,
-        "fp_top1": claim.fp_top1,
-        "drop": None if claim.drop is None else round(claim.drop, 4),
-        "selection": claim.selection,
-        "protocol": claim.protocol,
-        "source": claim.source,
-        "notes": claim.notes,
-    }
+            found |= dict.fromkeys(map(id, good), verdicts(good, book))
+    return found

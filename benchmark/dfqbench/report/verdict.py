@@ -6,10 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.claims import Claim
-from dfqbench.report.values import Record, items, number, standard_error, text
+from dfqbench.report.columns import VALUES
+from dfqbench.run.per_image import standard_error
+from dfqbench.run.record import Record
 
 PUBLISHED_BUDGET = "paper"
 SAME_WEIGHTS = 0.1
@@ -42,6 +45,22 @@ class Verdict:
     measured: float | None
     tolerance: float | None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the verdict with its claim as JSON data."""
+        claim = self.claim
+        return {
+            "verdict": self.word,
+            "measured": self.measured,
+            "tolerance": self.tolerance,
+            "top1": claim.top1,
+            "fp_top1": claim.fp_top1,
+            "drop": None if claim.drop is None else round(claim.drop, 4),
+            "selection": claim.selection,
+            "protocol": claim.protocol,
+            "source": claim.source,
+            "notes": claim.notes,
+        }
+
 
 def verdicts(records: Sequence[Record], book: ClaimBook | None = None) -> list[Verdict]:
     """Every claim about one cell, best comparable first, each with its verdict.
@@ -70,7 +89,8 @@ def judge(records: Sequence[Record], claim: Claim, book: ClaimBook | None = None
         book: what other sources print; None: the host's own.
     """
     best = claim.selection == "best"
-    numbers = [known for record in records if (known := number(record, "oracle.top1" if best else "top1")) is not None]
+    read = VALUES["oracle" if best else "top1"].read
+    numbers = [known for record in records if (known := read(record)) is not None]
     # A mean over some of the seeds would be another number than the table's.
     measured = statistics.fmean(numbers) if numbers and len(numbers) == len(records) else None
     other = _other(records, claim, book or published_book())
@@ -78,7 +98,7 @@ def judge(records: Sequence[Record], claim: Claim, book: ClaimBook | None = None
         return Verdict(claim, other, measured, None)
     if measured is None:
         return Verdict(claim, NEEDS_ORACLE, None, None)
-    granted = tolerance(numbers, number(records[0], "dataset.n"))
+    granted = tolerance(numbers, records[0].dataset.n)
     gap = measured - claim.top1
     if abs(gap) <= granted + SLACK:
         return Verdict(claim, "reproduced", measured, granted)
@@ -87,7 +107,7 @@ def judge(records: Sequence[Record], claim: Claim, book: ClaimBook | None = None
 
 def _other(records: Sequence[Record], claim: Claim, book: ClaimBook) -> str:
     """What was done in another way than the claim's authors did, the gravest first; empty: nothing."""
-    if any(text(record, "budget") != PUBLISHED_BUDGET for record in records):
+    if any(record.budget != PUBLISHED_BUDGET for record in records):
         return "other budget"
     if not _same_protocol(records, claim):
         return "other protocol"
@@ -96,14 +116,14 @@ def _other(records: Sequence[Record], claim: Claim, book: ClaimBook) -> str:
     return "" if _same_weights(records, claim, book) else "other weights"
 
 
-def tolerance(numbers: Sequence[float], images: float | None) -> float:
+def tolerance(numbers: Sequence[float], images: int | None) -> float:
     """max(0.5, 2 sqrt(se^2 + sd^2)) in percentage points.
 
     Args:
         numbers: top-1 in percent, one for each seed; their sample standard deviation is sd (0 for one seed).
         images: images of the evaluation set; their binomial standard error at the mean is se (0 where not known).
     """
-    error = standard_error(statistics.fmean(numbers), images) or 0.0
+    error = standard_error(statistics.fmean(numbers), images) if images else 0.0
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
     return max(LEAST_TOLERANCE, 2 * math.sqrt(error**2 + deviation**2))
 
@@ -112,24 +132,24 @@ def _same_protocol(records: Sequence[Record], claim: Claim) -> bool:
     """Whether scheme, quantizer and the extent of the evaluation are those of the claim."""
     quantizer = claim.implemented.partition("+")[2]
     for record in records:
-        protocol = text(record, "scheme.protocol") or text(record, "scheme.label").partition("@")[2]
-        named = text(record, "quantizer").partition(":")[0] == quantizer
+        protocol = record.scheme.protocol or record.scheme.label.partition("@")[2]
+        named = record.quantizer.partition(":")[0] == quantizer
         # A plugin's claim names no quantizer: the method's own is meant.
-        used = named if quantizer else record.get("cross") is not True
-        if protocol != claim.protocol or not used or text(record, "dataset.subset"):
+        used = named if quantizer else not record.cross
+        if protocol != claim.protocol or not used or record.dataset.subset:
             return False
     return True
 
 
 def _same_parameters(records: Sequence[Record]) -> bool:
     """Whether every parameter is what the claim's method takes by itself, as far as records tell (older do not)."""
-    return not any(items(record, "changed_params") for record in records)
+    return not any(record.changed_params for record in records)
 
 
 def _same_weights(records: Sequence[Record], claim: Claim, book: ClaimBook) -> bool:
     """Whether full precision is within 0.1 of the source's; of any source's where this one does not print it."""
     printed = book.full_precisions(claim)
-    mine = [number(record, "fp_top1") for record in records]
+    mine = [record.fp_top1 for record in records]
     return all(
         full is not None and any(abs(full - known) <= SAME_WEIGHTS + SLACK for known in printed) for full in mine
     )

@@ -161,7 +161,7 @@ class Cell:
             "dataset": self.dataset_hash,
             "limit": self.limit,
             "preprocessing": self.preprocessing,
-            "code": host_code(*DATA_CODE, "run/evaluate.py"),
+            "code": host_code(*DATA_CODE, "run/evaluate.py", "run/per_image.py"),
         }
 
     def goes_with(self, other: Cell) -> bool:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dfqbench.run.estimate import spoken
+from dfqbench.run.record import Record
 
 WORDS = {"setup": "loading", "synthesis": "synthesizing", "quantization": "quantizing", "evaluation": "evaluating"}
 
@@ -79,7 +80,7 @@ class Display:
         """A cell starts."""
         return View(self._progress, label, self.say)
 
-    def end(self, label: str, record: Mapping[str, Any], left: float | None) -> None:
+    def end(self, label: str, record: Record, left: float | None) -> None:
         """A cell has ended.
 
         Args:
@@ -88,14 +89,13 @@ class Display:
             left: expected seconds of the rest, or None.
         """
         self._done += 1
-        status = record["status"]
-        message = (record.get("error") or {}).get("message")
-        if record.get("top1") is not None:
-            text = f"top-1 {record['top1']:.2f} (drop {record['drop']:.2f}), {spoken(record['seconds']['wall'])}"
-            if status != "ok":
-                text += f": {status}: {message}"
+        why = f"{record.status}: {record.error.message if record.error is not None else None}"
+        if record.top1 is not None and record.drop is not None:
+            text = f"top-1 {record.top1:.2f} (drop {record.drop:.2f}), {spoken(record.seconds.wall or 0.0)}"
+            if record.status != "ok":
+                text += f": {why}"
         else:
-            text = f"{status}: {message}"
+            text = why
         rest = f"; about {spoken(left)} left" if left and self._done < self._total else ""
         self.say(f"[{self._done}/{self._total}] {label}: {text}{rest}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dfqbench.run.cell import Cell
 from dfqbench.run.identity import identity
+from dfqbench.run.record import Record
 from dfqbench.run.statuses import MEASURED
 
 LONG_HOURS = 24.0
@@ -44,25 +45,27 @@ class History:
         records: finished records of any run.
     """
 
-    def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, records: Iterable[Record]) -> None:
         self._cells: dict[tuple[Any, ...], dict[str, float]] = {}
-        for record in sorted(records, key=lambda r: str(r.get("finished_at"))):
+        for record in sorted(records, key=lambda record: record.finished_at or ""):
             self.note(record)
 
     def seconds(self, cell: Cell, device: str) -> dict[str, float] | None:
         """The seconds of the newest like cell, or None."""
         return self._cells.get(_cell_key(cell, device))
 
-    def note(self, record: Mapping[str, Any]) -> None:
+    def note(self, record: Record) -> None:
         """Adds a record, if it is of a cell that ran to its end."""
-        seconds = record.get("seconds") or {}
-        if record.get("status") not in MEASURED | {"invalid"} or "wall" not in seconds:
+        seconds = record.seconds
+        if record.status not in MEASURED | {"invalid"} or seconds.wall is None:
             return
-        found = {name: float(value) for name, value in seconds.items()}
-        if record.get("source_kind") != "fixed" and not record.get("together_with"):
-            # A live source serves cells in lockstep only: elsewhere every cell pays what it costs.
-            found["synthesis"] = found["paid_synthesis"] = 0.0
-        self._cells[_record_key(record)] = found
+        # A live source serves cells in lockstep only: elsewhere every cell pays what it costs.
+        shared = record.source_kind == "fixed" or bool(record.together_with)
+        self._cells[_record_key(record)] = {
+            "wall": seconds.wall,
+            "synthesis": (seconds.synthesis or 0.0) if shared else 0.0,
+            "paid_synthesis": (seconds.paid_synthesis or 0.0) if shared else 0.0,
+        }
 
     def estimate(
         self,
@@ -105,11 +108,9 @@ def _cell_key(cell: Cell, device: str) -> tuple[Any, ...]:
     return (cell.choice.label, cell.dataset.name, cell.model_name, params, *speed)
 
 
-def _record_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    model = record.get("model") or {}
-    names = ("budget", "precision", "device", "threads")
-    params = identity(record.get("params"))
-    return (record.get("label"), record.get("target"), model.get("name"), params, *(record.get(n) for n in names))
+def _record_key(record: Record) -> tuple[Any, ...]:
+    speed = (record.budget, record.precision, record.device, record.threads)
+    return (record.label, record.target, record.model.name, identity(record.params), *speed)
 
 
 def spoken(seconds: float) -> str:

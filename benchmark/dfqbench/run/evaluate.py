@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from dfqbench.run.per_image import packed, standard_error
 
 if TYPE_CHECKING:
     from dfqbench.targets.evaluation import EvaluationSet
@@ -76,32 +76,6 @@ def percent(flags: Tensor) -> float:
     return 100.0 * float(flags.double().mean())
 
 
-def standard_error(top1: float, n: int) -> float:
-    """Binomial standard error of an accuracy in percent, in percentage points.
-
-    Args:
-        top1: accuracy in percent.
-        n: images.
-    """
-    share = top1 / 100.0
-    return 100.0 * math.sqrt(share * (1.0 - share) / n)
-
-
-def packed(flags: Tensor) -> str:
-    """Booleans (n,) as base64 of bits, most significant first; what a record keeps of each image."""
-    import numpy as np
-
-    return base64.b64encode(np.packbits(flags.numpy()).tobytes()).decode("ascii")
-
-
-def unpacked(text: str, n: int) -> Tensor:
-    """Reads what `packed` wrote: bool (n,)."""
-    import numpy as np
-
-    bits: Any = np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=n)
-    return torch.from_numpy(bits.astype(bool))
-
-
 def accuracy(found: Predictions, teacher: Predictions, data: EvaluationSet) -> dict[str, Any]:
     """The accuracy group of a record, in percent."""
     top1, fp_top1 = percent(found.correct), percent(teacher.correct)
@@ -113,5 +87,5 @@ def accuracy(found: Predictions, teacher: Predictions, data: EvaluationSet) -> d
         "drop": fp_top1 - top1,
         "top1_se": standard_error(top1, data.n),
         "agreement": percent(same),
-        "correct": packed(found.correct),
+        "correct": packed(found.correct.numpy()),
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dfqbench.run.job import Outcome
-from dfqbench.run.record import PHASES
+from dfqbench.run.record import Origin, Record
 from dfqbench.run.statuses import MEASURED
 
 if TYPE_CHECKING:
@@ -31,13 +30,13 @@ class KnownStudent:
         folder: that attempt's.
     """
 
-    record: Mapping[str, Any]
+    record: Record
     folder: Path
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> Origin:
         """Cell and attempt that made it, for a record."""
-        return {"cell_id": self.record["cell_id"], "attempt": self.record["attempt"]}
+        return Origin(cell_id=self.record.cell_id, attempt=self.record.attempt)
 
     def copy_to(self, attempt: Path) -> None:
         """Copies the student, its images and those of its training beside another attempt."""
@@ -49,24 +48,31 @@ class KnownStudent:
             shutil.copytree(training, attempt.parent / TRAINING)
 
     def outcome(self) -> Outcome:
-        """The worker's outcome, as the record tells it."""
+        """Return the worker's outcome, as the record tells it."""
         record = self.record
-        seconds, reused = record["seconds"], None
-        if record.get("reused_from"):
-            unpaid = seconds["synthesis"] - seconds["paid_synthesis"]
-            reused = {"id": record["reused_from"], "seconds": unpaid, "counts": {}}
-            reused["peak_mib"] = record["peak_mib"].get("synthesis")
-        kept = ("source_kind", "source_images", "counts", "real_data_opened", "wrote_outside", "resumed")
-        result = {name: record.get(name) for name in kept if record.get(name) is not None}
-        result["seconds"] = {name: seconds[name] for name in PHASES} | {"synthesis": seconds["paid_synthesis"]}
-        result["peak_mib"] = {name: peak for name, peak in record["peak_mib"].items() if name != "evaluation"}
-        result["flags"] = [flag for flag in record.get("flags") or [] if flag not in EVALUATION_FLAGS]
-        return Outcome("ok", result=result | {"reused": reused})
+        seconds, peaks, reused = record.seconds, record.peak_mib, None
+        paid, synthesis = seconds.paid_synthesis or 0.0, seconds.synthesis or 0.0
+        if record.reused_from:
+            reused = {"id": record.reused_from, "seconds": synthesis - paid, "counts": {}, "peak_mib": peaks.synthesis}
+        return Outcome(
+            "ok",
+            result={
+                "seconds": {"setup": seconds.setup or 0.0, "synthesis": paid, "quantization": seconds.quantization},
+                "source_kind": record.source_kind,
+                "source_images": record.source_images,
+                "counts": record.counts.model_dump(exclude_unset=True),
+                "peak_mib": peaks.model_dump(exclude_unset=True, exclude={"evaluation"}),
+                "real_data_opened": record.real_data_opened,
+                "wrote_outside": record.wrote_outside,
+                "resumed": record.resumed,
+                "flags": [flag for flag in record.flags if flag not in EVALUATION_FLAGS],
+                "reused": reused,
+            },
+        )
 
     def wall(self) -> float:
         """Seconds that it took to make, without any evaluation."""
-        seconds = self.record["seconds"]
-        return float(seconds["wall"] - seconds["evaluation"])
+        return (self.record.seconds.wall or 0.0) - (self.record.seconds.evaluation or 0.0)
 
 
 def known_students(folder: RunFolder, environment: str | None) -> dict[str, KnownStudent]:
@@ -78,17 +84,17 @@ def known_students(folder: RunFolder, environment: str | None) -> dict[str, Know
     """
     found: dict[str, KnownStudent] = {}
     for record, file in folder.records():
-        if record is None or (environment is not None and record.get("environment") != environment):
+        if record is None or (environment is not None and record.environment != environment):
             continue
         attempt = file.parent
         if _is_finished(record) and all((attempt / name).is_file() for name in STUDENT_FILES):
-            found[str(record.get("student_id"))] = KnownStudent(record, attempt)
+            found[record.student_id] = KnownStudent(record, attempt)
     return found
 
 
-def _is_finished(record: Mapping[str, Any]) -> bool:
+def _is_finished(record: Record) -> bool:
     """Whether a record's student came to the end of its training; whatever became of its evaluation."""
-    seconds = record.get("seconds") or {}
-    if "plugin_student" in (record.get("flags") or []) or not {"quantization", "paid_synthesis"} <= seconds.keys():
+    seconds = record.seconds
+    if "plugin_student" in record.flags or seconds.quantization is None or seconds.paid_synthesis is None:
         return False
-    return record["status"] in MEASURED or (record.get("error") or {}).get("phase") == "evaluation"
+    return record.status in MEASURED or (record.error is not None and record.error.phase == "evaluation")

@@ -16,7 +16,8 @@ from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorClient, Execu
 from dfqbench.run.identity import derived_seed
 from dfqbench.run.job import Outcome
 from dfqbench.run.known import KnownStudent
-from dfqbench.run.record import add_accuracy, add_cost, add_curve, blank, close
+from dfqbench.run.record import Error, Record
+from dfqbench.run.record.build import add_accuracy, add_cost, add_curve, blank, close, error_of
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import MEASURED
 from dfqbench.run.stop import Stop
@@ -31,7 +32,7 @@ CHANCE_ERRORS = 2.0
 
 def attempt(
     runner: Runner, cells: Sequence[Cell], slot: Slot, *, executor: Executor, stop: Stop, on_event: OnEvent
-) -> list[dict[str, Any] | None]:
+) -> list[Record | None]:
     """Makes one attempt at a cell, and at partners that its worker may take along, and writes their records.
 
     Args:
@@ -95,7 +96,7 @@ def attempt(
 
 def evaluate_known(
     runner: Runner, found: Sequence[tuple[Cell, KnownStudent]], slot: Slot, *, executor: Executor, stop: Stop
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Makes records of cells whose students another cell of the run's folder has left, in one pass over the data.
 
     Args:
@@ -147,15 +148,14 @@ def _drop(measurements: Iterable[_Measurement]) -> None:
         one.drop()
 
 
-def without_running(runner: Runner, cell: Cell) -> dict[str, Any]:
+def without_running(runner: Runner, cell: Cell) -> Record:
     """The record of a cell that cannot run; a new one only where the reason is new."""
     problem = cell.problem
     if problem is None:
         raise ValueError("the cell can run")
-    error = {"type": problem.status, "message": problem.message, "phase": "plan"}
+    error = Error(type=problem.status, message=problem.message, phase="plan")
     before = runner.folder.latest(cell.cell_id)
-    said = None if before is None else (before["status"], (before.get("error") or {}).get("message"))
-    if before is not None and said == (problem.status, problem.message):
+    if before is not None and (before.status, before.error) == (problem.status, error):
         return before
     folder, number = runner.folder.new_attempt(cell.cell_id)
     record = close(blank(cell, runner.header(number)), problem.status, error)
@@ -196,7 +196,7 @@ class _Measurement:
     @property
     def waits(self) -> bool:
         """Whether a student waits to be evaluated."""
-        return self._outcome is not None and self._outcome.status == "ok" and "seconds" not in self._record
+        return self._outcome is not None and self._outcome.status == "ok" and self._record.seconds.wall is None
 
     def trained(self, outcome: Outcome, wall: float) -> None:
         """Takes what a worker has left.
@@ -205,11 +205,11 @@ class _Measurement:
             outcome: how it ended.
             wall: seconds that it took for this cell.
         """
-        self._record["together_with"] = self.together_with
+        self._record.together_with = self.together_with
         self._outcome, self._wall = outcome, wall
         if outcome.status != "ok":
             add_cost(self._record, outcome, 0.0, wall)
-            close(self._record, outcome.status, outcome.error)
+            close(self._record, outcome.status, error_of(outcome.error))
         elif outcome.result.get("evaluation"):
             own = outcome.result["evaluation"]
             self.evaluated(own, float(own["seconds"]), inside=True)
@@ -217,9 +217,9 @@ class _Measurement:
     def take_over(self, student: KnownStudent) -> None:
         """Takes the student and the account of another cell's attempt."""
         student.copy_to(self.folder)
-        self._record["together_with"] = student.record.get("together_with") or []
-        self._record["student_from"] = student.origin
-        self.warnings += student.record.get("warnings") or []
+        self._record.together_with = student.record.together_with
+        self._record.student_from = student.origin
+        self.warnings += student.record.warnings
         self._outcome, self._wall = student.outcome(), student.wall()
 
     def evaluated(self, answer: Mapping[str, Any] | DfqError, seconds: float, *, inside: bool = False) -> None:
@@ -237,21 +237,22 @@ class _Measurement:
             status = "timeout" if isinstance(answer, EvaluationTimeoutError) else "failed"
             close(self._record, status, _described(answer))
         elif "error" in answer:
-            close(self._record, answer.get("status", "failed"), answer["error"] | {"phase": "evaluation"})
+            close(self._record, answer.get("status", "failed"), error_of(answer["error"], "evaluation"))
         else:
             self._guarded(lambda: self._judge(answer))
 
-    def written(self) -> dict[str, Any]:
+    def written(self) -> Record:
         """Writes the record."""
         record = self._record
         stopped = self._stop.reason is not None
-        if stopped and record["status"] == "failed" and record["error"]["type"] == "EvaluatorDiedError":
+        died = record.error is not None and record.error.type == "EvaluatorDiedError"
+        if stopped and record.status == "failed" and died:
             message = "the run was stopped during the evaluation"
-            close(record, "preempted", {"type": "Preempted", "message": message, "phase": "evaluation"})
-        record["warnings"] = self.warnings
+            close(record, "preempted", Error(type="Preempted", message=message, phase="evaluation"))
+        record.warnings = self.warnings
         _write_traceback(record, self.folder)
         self._runner.folder.write_record(self.folder, record)
-        if record["status"] in MEASURED or record["status"] == "invalid":
+        if record.status in MEASURED or record.status == "invalid":
             # Nothing is left to go on from; optimizers and earlier states are dropped.
             shutil.rmtree(self._runner.folder.checkpoints(self.cell.cell_id), ignore_errors=True)
         return record
@@ -275,13 +276,13 @@ class _Measurement:
     def _prepared(self) -> bool:
         self.baseline = self._ask("baseline")
         if "error" in self.baseline:
-            close(self._record, self.baseline["status"], self.baseline["error"] | {"phase": "setup"})
+            close(self._record, self.baseline["status"], error_of(self.baseline["error"], "setup"))
             return False
         self._runner.describe_torch(self._evaluator)
         if self.cell.method.name == REAL:
             prepared = self._prepare_real()
             if "error" in prepared:
-                close(self._record, prepared["status"], prepared["error"] | {"phase": "synthesis"})
+                close(self._record, prepared["status"], error_of(prepared["error"], "synthesis"))
                 return False
         return True
 
@@ -289,16 +290,15 @@ class _Measurement:
         record, cell = self._record, self.cell
         # The full-precision network was measured once, before, and belongs to no cell.
         add_accuracy(record, self.baseline, answer)
-        record["peak_mib"]["evaluation"] = answer["peak_mib"]
         if self._runner.rules.oracle:
             # After the account is closed: looking at the evaluation set more often is no part of any method.
             found = self._ask("snapshots")
             if "error" in found:
-                close(record, found.get("status", "failed"), found["error"] | {"phase": "oracle"})
+                close(record, found.get("status", "failed"), error_of(found["error"], "oracle"))
                 return False
             add_curve(record, found["curve"])
         if cell.model is not None and cell.model.random_seed is not None:
-            record["flags"].append("random_weights")
+            record.flags.append("random_weights")
         _judged(record, cell.dataset.classes)
         return True
 
@@ -328,21 +328,21 @@ class _Measurement:
         return self._evaluator.ask(request, self._runner.rules.evaluation_limit * answers)
 
 
-def _judged(record: dict[str, Any], classes: int) -> dict[str, Any]:
+def _judged(record: Record, classes: int) -> Record:
     """Ends a measured record: invalid where it breaks a rule, collapsed where the student only guesses."""
     reasons = []
-    if record["real_data_opened"]:
-        reasons.append(f"plugin code opened real data: {record['real_data_opened'][0]}")
-    if record["wrote_outside"]:
-        reasons.append(f"plugin code wrote into the results outside its folder: {record['wrote_outside'][0]}")
-    if record["violations"]:
-        reasons.append(f"claimed operands are off their grid: {', '.join(record['violations'][:3])}")
+    if record.real_data_opened:
+        reasons.append(f"plugin code opened real data: {record.real_data_opened[0]}")
+    if record.wrote_outside:
+        reasons.append(f"plugin code wrote into the results outside its folder: {record.wrote_outside[0]}")
+    if record.violations:
+        reasons.append(f"claimed operands are off their grid: {', '.join(record.violations[:3])}")
     if reasons:
-        return close(record, "invalid", {"type": "Invalid", "message": "; ".join(reasons), "phase": "checks"})
-    limit = chance_limit(classes, int(record["dataset"]["n"]))
-    if record["top1"] <= limit < record["fp_top1"]:
-        message = f"top-1 {record['top1']:.2f} is no better than guessing one of {classes} classes"
-        return close(record, "collapsed", {"type": "Collapsed", "message": message, "phase": "evaluation"})
+        return close(record, "invalid", Error(type="Invalid", message="; ".join(reasons), phase="checks"))
+    top1, full, images = record.top1, record.fp_top1, record.dataset.n
+    if top1 is not None and full is not None and images and top1 <= chance_limit(classes, images) < full:
+        message = f"top-1 {top1:.2f} is no better than guessing one of {classes} classes"
+        return close(record, "collapsed", Error(type="Collapsed", message=message, phase="evaluation"))
     return close(record, "ok")
 
 
@@ -352,12 +352,11 @@ def chance_limit(classes: int, images: int) -> float:
     return 100.0 * (chance + CHANCE_ERRORS * math.sqrt(chance * (1.0 - chance) / images))
 
 
-def _write_traceback(record: dict[str, Any], folder: Path) -> None:
-    error = record.get("error") or {}
-    if error.get("traceback"):
-        (folder / TRACEBACK).write_text(str(error["traceback"]), encoding="utf-8")
-        error["traceback_file"] = TRACEBACK
+def _write_traceback(record: Record, folder: Path) -> None:
+    if record.error is not None and record.error.traceback:
+        (folder / TRACEBACK).write_text(record.error.traceback, encoding="utf-8")
+        record.error.traceback_file = TRACEBACK
 
 
-def _described(error: DfqError) -> dict[str, Any]:
-    return {"type": type(error).__name__, "message": str(error), "phase": "evaluation", "traceback": ""}
+def _described(error: DfqError) -> Error:
+    return Error(type=type(error).__name__, message=str(error), phase="evaluation", traceback="")

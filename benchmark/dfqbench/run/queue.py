@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from dfqbench.run.cell import Cell
 from dfqbench.run.locks import Locks
+from dfqbench.run.record import Record
 from dfqbench.run.runner import Runner
 
 
@@ -65,7 +66,7 @@ class Queue:
         settled: told of a cell, and its record, that another process has finished meanwhile.
     """
 
-    def __init__(self, runner: Runner, slots: int, settled: Callable[[Cell, dict[str, Any]], None]) -> None:
+    def __init__(self, runner: Runner, slots: int, settled: Callable[[Cell, Record], None]) -> None:
         self.waiting: list[Cell] = []
         self._runner = runner
         self._slots = slots
@@ -208,5 +209,5 @@ class Queue:
         return True
 
 
-def _attempt(record: Mapping[str, Any] | None) -> int:
-    return 0 if record is None else int(record.get("attempt") or 0)
+def _attempt(record: Record | None) -> int:
+    return 0 if record is None else record.attempt

@@ -13,7 +13,8 @@ from dfqbench.run.environment import environment_id
 from dfqbench.run.executor import EvaluatorClient
 from dfqbench.run.job import CHECKPOINT_EVERY, Job, Partner
 from dfqbench.run.known import KnownStudent, known_students
-from dfqbench.run.record import Header, now
+from dfqbench.run.record import Record
+from dfqbench.run.record.build import Header, now
 from dfqbench.run.saved import is_saved
 from dfqbench.run.statuses import FAULTY, MEASURED, SETTLED
 from dfqbench.run.store import RunFolder
@@ -86,7 +87,7 @@ class Runner:
         self._site = site
         self._described = False
 
-    def finished(self, cell: Cell) -> dict[str, Any] | None:
+    def finished(self, cell: Cell) -> Record | None:
         """The record that makes running a cell unnecessary, or None.
 
         Cells that could not run are looked at anew, since what was missing may be there now.
@@ -96,16 +97,16 @@ class Runner:
         record = self.folder.latest(cell.cell_id)
         if record is None or not self.serves(record):
             return None
-        if record["status"] in MEASURED and (record.get("oracle_asked") or 0) < self.rules.oracle:
+        if record.status in MEASURED and record.oracle_asked < self.rules.oracle:
             return None
-        if record["status"] in FAULTY and (record["status"] in self.rules.retry or cell.problem is not None):
+        if record.status in FAULTY and (record.status in self.rules.retry or cell.problem is not None):
             return None
         return record
 
-    def serves(self, record: Mapping[str, Any]) -> bool:
+    def serves(self, record: Record) -> bool:
         """Whether a record has come to an end in an environment that counts."""
-        same = record.get("environment") == self.environment
-        return record["status"] in SETTLED and (same or self.rules.any_environment)
+        same = record.environment == self.environment
+        return record.status in SETTLED and (same or self.rules.any_environment)
 
     def paid_sources(self, cells: Iterable[Cell]) -> set[str]:
         """Identities of the sources of some cells that are saved in the run's folder and serve here."""

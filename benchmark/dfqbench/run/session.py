@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.run.display import Display
@@ -14,6 +14,7 @@ from dfqbench.run.estimate import LONG_HOURS, Estimate, History, spoken
 from dfqbench.run.local import GRACE, Host, LocalExecutor
 from dfqbench.run.plan import Plan
 from dfqbench.run.probe import timed_estimate
+from dfqbench.run.record import Record
 from dfqbench.run.runner import Rules, Runner, Site
 from dfqbench.run.slots import Machine, Need, plan_slots
 from dfqbench.run.stop import Stop
@@ -54,7 +55,7 @@ class Options:
     grace: float = GRACE
 
 
-def earlier_records(out: Path) -> list[dict[str, Any]]:
+def earlier_records(out: Path) -> list[Record]:
     """Records of every run in a results folder; empty where there is none."""
     try:
         return read_records(out)[0]
@@ -126,9 +127,7 @@ def _swept(
     return summary
 
 
-def _executor(
-    options: Options, folder: RunFolder, threads: int, earlier: Sequence[Mapping[str, Any]]
-) -> tuple[Executor, str]:
+def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequence[Record]) -> tuple[Executor, str]:
     if options.executor == "inline":
         from dfqbench.run.inline import InlineExecutor
 
@@ -158,7 +157,7 @@ def _refuse_long(estimate: Estimate, options: Options) -> None:
         )
 
 
-def write_tables(folder: RunFolder, records: Iterable[Mapping[str, Any]]) -> str:
+def write_tables(folder: RunFolder, records: Iterable[Record]) -> str:
     """Writes the table into the run's folder as text, Markdown and CSV.
 
     Returns:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dfqbench.run.environment import free_gpu_mib, gpu_names
 from dfqbench.run.executor import Slot
+from dfqbench.run.record import Record
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 UNKNOWN_MIB = 1500.0
@@ -60,7 +60,7 @@ class Need:
     gpu_mib: float = UNKNOWN_GPU_MIB
 
     @classmethod
-    def of(cls, records: Sequence[Mapping[str, Any]], device: str) -> Need:
+    def of(cls, records: Sequence[Record], device: str) -> Need:
         """What jobs on this device needed before; a guess where there were none."""
         return cls(_host_mib(records, device), _gpu_mib(records, device))
 
@@ -107,25 +107,18 @@ def plan_slots(device: str, jobs: int | None, threads: int, need: Need, machine:
     return slots, f"{count} job{'s' if count > 1 else ''} at once instead of {wanted}: {why}"
 
 
-def _host_mib(records: Sequence[Mapping[str, Any]], device: str) -> float:
+def _host_mib(records: Sequence[Record], device: str) -> float:
     if device.startswith("cuda"):
         return UNKNOWN_MIB
     return max(UNKNOWN_MIB, _largest_peak(records, device) + HOST_MIB)
 
 
-def _gpu_mib(records: Sequence[Mapping[str, Any]], device: str) -> float:
+def _gpu_mib(records: Sequence[Record], device: str) -> float:
     return max(UNKNOWN_GPU_MIB, CONTEXTS_MIB + RESERVED * _largest_peak(records, device))
 
 
-def _largest_peak(records: Sequence[Mapping[str, Any]], device: str) -> float:
-    peaks = (
-        float(peak)
-        for record in records
-        if record.get("device") == device
-        for peak in (record.get("peak_mib") or {}).values()
-        if isinstance(peak, int | float)
-    )
-    return max(peaks, default=0.0)
+def _largest_peak(records: Sequence[Record], device: str) -> float:
+    return max((record.peak_mib.largest for record in records if record.device == device), default=0.0)
 
 
 def _free_mib(device: str, machine: Machine) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -11,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import InputError, UsageError
+from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-"""Number of the record's schema; older numbers stay readable."""
 RECORD = "record.json"
 MOST_BYTES = 64 * 2**20
 """A larger file is no record: that of a million images has a fifth of a megabyte."""
@@ -90,7 +90,7 @@ class RunFolder:
         """
         cell = self.path / "cells" / cell_id
         cell.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((_number(folder) for folder in cell.glob("attempt-*")), default=0)
+        number = 1 + max((_number(folder.name) for folder in cell.glob("attempt-*")), default=0)
         while True:
             folder = cell / f"attempt-{number}"
             try:
@@ -100,28 +100,20 @@ class RunFolder:
                 continue
             return folder, number
 
-    def latest(self, cell_id: str) -> dict[str, Any] | None:
+    def latest(self, cell_id: str) -> Record | None:
         """The newest readable record of a cell, or None."""
-        found = [record for record, _ in self._cell_records(self.path / "cells" / cell_id) if record is not None]
+        found = [record for record, _ in _cell_records(f"{self.path}/cells/{cell_id}") if record is not None]
         return found[-1] if found else None
 
-    def records(self) -> Iterator[tuple[dict[str, Any] | None, Path]]:
-        """Every record of the run with its file; None where the file cannot be read."""
-        cells = self.path / "cells"
-        for name in sorted(_names(cells)):
-            yield from self._cell_records(cells / name)
+    def records(self) -> list[tuple[Record | None, Path]]:
+        """Return every record of the run with its file; None where the file cannot be read."""
+        cells = f"{self.path}/cells"
+        with collection_paused():
+            return [entry for name in sorted(_names(cells)) for entry in _cell_records(f"{cells}/{name}")]
 
-    def _cell_records(self, cell: Path) -> Iterator[tuple[dict[str, Any] | None, Path]]:
-        for name in sorted((name for name in _names(cell) if name.startswith("attempt-")), key=_number):
-            path = cell / name / RECORD
-            try:
-                yield _read(path), path
-            except FileNotFoundError:
-                continue
-
-    def write_record(self, attempt: Path, record: Mapping[str, Any]) -> None:
+    def write_record(self, attempt: Path, record: Record) -> None:
         """Writes an attempt's record, whole or not at all."""
-        write_json(attempt / RECORD, dict(record))
+        write_json(attempt / RECORD, record.as_dict())
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
         """Writes the description of an environment; one that says more is not replaced by one that says less."""
@@ -142,7 +134,7 @@ class RunFolder:
         return self.path / "environments" / f"{name}.json"
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: str) -> list[str]:
     """Names in a folder, none where there is no folder; patterns are slow for the thousands of cells of a table."""
     try:
         with os.scandir(folder) as entries:
@@ -151,38 +143,43 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _number(attempt: Path | str) -> int:
-    text = Path(attempt).name.partition("-")[2]
+def _cell_records(cell: str) -> Iterator[tuple[Record | None, Path]]:
+    for name in sorted((name for name in _names(cell) if name.startswith("attempt-")), key=_number):
+        file = Path(f"{cell}/{name}/{RECORD}")
+        try:
+            yield _read(file), file
+        except FileNotFoundError:
+            continue
+
+
+def _number(attempt: str) -> int:
+    """Number of an attempt by the name of its folder."""
+    text = attempt.partition("-")[2]
     return int(text) if text.isdigit() else 0
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    # Several times faster than json; a table reads thousands of records.
-    from pydantic_core import from_json
-
+def _read(file: Path) -> Record | None:
     try:
-        if path.stat().st_size > MOST_BYTES:
-            return None
-        record = from_json(path.read_bytes())
+        with file.open("rb", buffering=0) as stream:
+            if os.fstat(stream.fileno()).st_size > MOST_BYTES:
+                return None
+            return Record.from_json(stream.readall())
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError):
         return None
-    return record if _is_record(record) else None
 
 
-def _is_record(data: Any) -> bool:
-    """Whether the keys that decide anything have the right types; unknown keys are nobody's business."""
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        return False
-    if not isinstance(data.get("status"), str) or not isinstance(data.get("cell_id"), str):
-        return False
-    tables = ("seconds", "error", "model", "scheme", "dataset", "params", "coverage", "counts", "peak_mib")
-    if any(not isinstance(data.get(key), dict | None) for key in tables):
-        return False
-    numbers = [data.get(key) for key in ("top1", "fp_top1", "drop", "top1_se", "agreement", "seed", "attempt")]
-    numbers += list((data.get("seconds") or {}).values())
-    return all(value is None or isinstance(value, int | float) for value in numbers)
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause the cyclic garbage collector, which would walk through thousands of new records over and over."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def run_folders(path: Path) -> list[RunFolder]:
@@ -199,7 +196,7 @@ def run_folders(path: Path) -> list[RunFolder]:
     return found
 
 
-def read_records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def read_records(path: Path) -> tuple[list[Record], list[str]]:
     """Reads every record at a path.
 
     Args:
@@ -244,7 +241,7 @@ def find_cell(path: Path, prefix: str) -> Path:
     attempts = [attempt for cell in cells for attempt in cell.glob("attempt-*")]
     if not attempts:
         raise UsageError(f"cell {next(iter(cells)).name} has no attempt yet", "run its grid again")
-    return max(attempts, key=lambda attempt: (attempt.stat().st_mtime, _number(attempt)))
+    return max(attempts, key=lambda attempt: (attempt.stat().st_mtime, _number(attempt.name)))
 
 
 def records(path: Path | str = DEFAULT_OUT) -> pd.DataFrame:

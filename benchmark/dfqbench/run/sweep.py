@@ -16,11 +16,12 @@ from dfqbench.run.executor import Executor, OnEvent, Slot
 from dfqbench.run.known import KnownStudent
 from dfqbench.run.measure import attempt, evaluate_known, without_running
 from dfqbench.run.queue import Claim, Queue
+from dfqbench.run.record import Record
 from dfqbench.run.runner import Runner
 from dfqbench.run.statuses import FAULTY
 from dfqbench.run.stop import Stop
 
-_Records = list[tuple[Cell, dict[str, Any] | None]]
+_Records = list[tuple[Cell, Record | None]]
 """Cells of a worker with their records; None where one was not run."""
 MOST_AT_ONCE = 16
 """Students that are evaluated in one pass; all of them are in memory."""
@@ -45,10 +46,10 @@ class Summary:
         notes: things to tell at the end.
     """
 
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     reused: int = 0
     elsewhere: int = 0
-    failed: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Record] = field(default_factory=list)
     missing: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -75,7 +76,7 @@ class Sweep:
         self._queue = Queue(runner, len(executor.slots), self._note)
         self._paid: set[str] = set()
         self._free: list[Slot] = []
-        self._found: dict[int, dict[str, Any]] = {}
+        self._found: dict[int, Record] = {}
         self._failures = 0
         self._storage: OSError | None = None
         self._summary = Summary()
@@ -96,7 +97,7 @@ class Sweep:
                 left.append(cell)
             else:
                 self._summary.reused += 1
-                self._summary.elsewhere += before.get("environment") != self._runner.environment
+                self._summary.elsewhere += before.environment != self._runner.environment
                 self._found[id(cell)] = before
         self._queue.fill(left)
         if self._runner.rules.fresh:
@@ -136,7 +137,7 @@ class Sweep:
             self._queue.waiting.remove(cell)
             self._note(cell, record)
 
-    def _made(self, found: Sequence[tuple[Cell, KnownStudent]]) -> list[dict[str, Any]]:
+    def _made(self, found: Sequence[tuple[Cell, KnownStudent]]) -> list[Record]:
         """Evaluates students, and ends that where the run shall stop."""
         slot, executor = self._executor.slots[0], self._executor
         if executor.in_process:
@@ -227,16 +228,16 @@ class Sweep:
             if record is not None:
                 self._note(cell, record)
 
-    def _note(self, cell: Cell, record: dict[str, Any]) -> None:
+    def _note(self, cell: Cell, record: Record) -> None:
         self._found[id(cell)] = record
         self._history.note(record)
         self._paid |= self._runner.paid_sources([cell])
         left = self._history.estimate(self._queue.waiting, self._runner.device, {}, self._paid)
         seconds = left.seconds / max(1, len(self._executor.slots))
         self._display.end(cell.label, record, seconds if left.known else None)
-        for broken in self._runner.plugins.record_finished(record):
+        for broken in self._runner.plugins.record_finished(record.as_dict()):
             self._summary.notes.append(f"plugin {broken.origin} failed in record_finished: {broken.message}")
-        self._failures += record["status"] in FAULTY
+        self._failures += record.status in FAULTY
         if self._runner.rules.max_failures and self._failures >= self._runner.rules.max_failures:
             self._stop.ask("failures")
 
@@ -248,11 +249,11 @@ class Sweep:
                 summary.missing += 1
                 # What an earlier run has found out stays in the table.
                 record = self._runner.folder.latest(cell.cell_id)
-            elif record["status"] == "preempted":
+            elif record.status == "preempted":
                 summary.missing += 1
             if record is None:
                 continue
             summary.records.append(record)
-            if record["status"] in FAULTY:
+            if record.status in FAULTY:
                 summary.failed.append(record)
         return summary

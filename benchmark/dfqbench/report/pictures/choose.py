@@ -13,7 +13,8 @@ from dfqbench.report.labels import labels, model_name, scheme_label, short_names
 from dfqbench.report.pictures.display import pixels, stored
 from dfqbench.report.pictures.grid import class_grid, training_grid
 from dfqbench.report.status import control_rank, finished
-from dfqbench.report.values import Record, items, latest, number, text
+from dfqbench.report.values import latest
+from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,33 +61,33 @@ def pictures(attempts: Iterable[tuple[Record, Path]], *, smooth: bool = False) -
     known = [record for record, _ in pairs]
     newest = [record for record in latest(known) if finished(record)]
     names = labels(newest)
-    order = sorted(newest, key=lambda r: (text(r, "target"), model_name(r), control_rank(r), names[id(r)], _late(r)))
+    order = sorted(newest, key=lambda r: (r.target, model_name(r), control_rank(r), names[id(r)], _late(r)))
     found: list[Picture] = []
     problems: list[str] = []
     done: set[tuple[str, ...]] = set()
     for record in order:
-        key = (text(record, "target"), model_name(record), text(record, "budget"), names[id(record)])
+        key = (record.target, model_name(record), record.budget, names[id(record)])
         if key in done:
             continue
         try:
             made = _pictures(record, folders[id(record)], names[id(record)], smooth=smooth)
         except InputError as error:
-            problems.append(f"{names[id(record)]} {text(record, 'cell_id')}: {error}")
+            problems.append(f"{names[id(record)]} {record.cell_id}: {error}")
             continue
         done.add(key)
         found += made
     return found, problems
 
 
-def _late(record: Record) -> tuple[float, float]:
+def _late(record: Record) -> tuple[int, int]:
     """Many bits first, then the first seed."""
-    return -(number(record, "scheme.w_bits") or 0.0), number(record, "seed") or 0.0
+    return -(record.scheme.w_bits or 0), record.seed or 0
 
 
 def _pictures(record: Record, folder: Path, label: str, *, smooth: bool) -> list[Picture]:
     model = model_name(record)
-    place = f"{text(record, 'target', 'unknown')}, {short_names([model])[model]}"
-    budget, seed = text(record, "budget", "unknown"), text(record, "seed", "?")
+    place = f"{record.target or 'unknown'}, {short_names([model])[model]}"
+    budget, seed = record.budget or "unknown", "?" if record.seed is None else record.seed
     title = f"{label}: {place}, budget {budget}, from the cell at {scheme_label(record)}, seed {seed}"
     name = re.sub(r"[^a-z0-9]+", "-", f"{place} {label} {budget}".lower()).strip("-")[:90]
     images, classes = stored(folder / IMAGES)
@@ -110,15 +111,15 @@ def _captions(record: Record, count: int, classes: Sequence[int] | None) -> tupl
 
     Where the source gave no labels, classes are the teacher's answers, and are marked so.
     """
-    answers, confidences = (items(record, f"diagnostics.{key}") for key in ("answers", "confidences"))
-    answered = len(answers) == len(confidences) == count and all(isinstance(entry, int) for entry in answers)
+    answers, confidences = record.diagnostics.answers, record.diagnostics.confidences
+    answered = len(answers) == len(confidences) == count
     named: Sequence[int] = classes if classes is not None else answers if answered else [0] * count
     order = sorted(range(count), key=lambda at: (named[at], at))
     words = []
     for at in order:
         name = str(named[at]) if classes is not None else ""
         share = ""
-        if answered and isinstance(confidences[at], int | float):
+        if answered:
             share = f"{100 * confidences[at]:.0f}%"
             if classes is None or answers[at] != named[at]:
                 name += f"{'>' if classes is not None else '~'}{answers[at]}"
@@ -128,11 +129,7 @@ def _captions(record: Record, count: int, classes: Sequence[int] | None) -> tupl
 
 def _points(record: Record, folder: Path) -> list[tuple[str, Any]]:
     """Words and images of each point of the training, in order."""
-    confidence = {
-        number(entry, "step"): number(entry, "confidence")
-        for entry in items(record, "diagnostics.over_training")
-        if isinstance(entry, dict)
-    }
+    confidence = {point.step: point.confidence for point in record.diagnostics.over_training}
     place = folder.parent / TRAINING
     steps = sorted(
         int(match[1]) for file in (place.iterdir() if place.is_dir() else ()) if (match := _POINT.fullmatch(file.name))
@@ -140,6 +137,6 @@ def _points(record: Record, folder: Path) -> list[tuple[str, Any]]:
     rows = []
     for step in steps:
         images, _ = stored(place / f"images-{step}.safetensors")
-        share = confidence.get(float(step))
+        share = confidence.get(step)
         rows.append((f"step {step}" + ("" if share is None else f"\n{100 * share:.0f}%"), pixels(images, record)))
     return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
-from dfqbench.report.values import Record, items
+from dfqbench.run.record import Card, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +49,9 @@ def pixels(images: NDArray[np.float32], record: Record) -> NDArray[np.uint8]:
     """
     import numpy as np
 
-    mean, std = (items(record, f"preprocessing.card.{key}") for key in ("mean", "std"))
-    channels = images.shape[1]
-    if not len(mean) == len(std) == channels or not all(isinstance(entry, int | float) for entry in (*mean, *std)):
+    card = record.preprocessing.card or Card()
+    mean, std, channels = card.mean, card.std, images.shape[1]
+    if not len(mean) == len(std) == channels:
         raise InputError(f"the record does not tell how its {channels} channels were normalised", "run its cell again")
     shape = (1, channels, 1, 1)
     shown = images * np.asarray(std, np.float32).reshape(shape) + np.asarray(mean, np.float32).reshape(shape)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dfqbench.report.columns import total_seconds
 from dfqbench.report.plots.groups import Group, mean_and_deviation
 from dfqbench.report.plots.style import GRID, Look
-from dfqbench.report.values import duration, number
+from dfqbench.report.values import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ def accuracy_by_bits(axes: Axes, group: Group, looks: dict[str, Look]) -> None:
     """Top-1 of each method at each width, deviation over seeds as bars, full precision as a line."""
     positions = range(len(group.columns))
     for method in group.methods:
-        found = [mean_and_deviation(place, lambda record: number(record, "top1")) for place in method.places]
+        found = [mean_and_deviation(place, lambda record: record.top1) for place in method.places]
         points = [(x, *entry) for x, entry in zip(positions, found, strict=True) if entry is not None]
         if points:
             xs, means, deviations = zip(*points, strict=True)
@@ -43,7 +43,7 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
     candidates, drawn = [], False
     for method in group.methods:
         place = method.places[column]
-        accuracy = mean_and_deviation(place, lambda record: number(record, "top1"))
+        accuracy = mean_and_deviation(place, lambda record: record.top1)
         seconds = mean_and_deviation(place, total_seconds)
         if accuracy is None or seconds is None or seconds[0] <= 0:
             continue

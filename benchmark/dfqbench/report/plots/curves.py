@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.report.plots.groups import Group
 from dfqbench.report.plots.style import GRID, Look
-from dfqbench.report.values import Record, items, number
+from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def points_of(record: Record, key: str, x: str, y: str) -> list[tuple[float, float]]:
-    """Points of a list of objects in a record, by x; those without both numbers are left out."""
-    entries = [entry for entry in items(record, key) if isinstance(entry, dict)]
-    pairs = [(number(entry, x), number(entry, y)) for entry in entries]
-    return sorted((at, high) for at, high in pairs if at is not None and high is not None)
+Points = Callable[[Record], Iterable[tuple[int | None, float | None]]]
+"""What reads steps and values from a record."""
 
 
 def whole_steps(axes: Axes) -> None:
@@ -33,14 +30,13 @@ def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look
     Returns:
         Whether there was anything to draw.
     """
-    drawn = over_steps(axes, group, column, looks, ("curve", "top1"), markersize=3)
+    drawn = over_steps(axes, group, column, looks, _top1s, markersize=3)
     for look, record, points in drawn:
-        last = number(record, "top1")
-        if last is not None:
-            axes.plot(points[-1][0], last, marker=look.marker, color=look.colour, markersize=7)
-        best, step = number(record, "oracle.top1"), number(record, "oracle.step")
-        if best is not None and step is not None:
-            axes.plot(step, best, marker="o", markersize=12, markerfacecolor="none", color=look.colour)
+        if record.top1 is not None:
+            axes.plot(points[-1][0], record.top1, marker=look.marker, color=look.colour, markersize=7)
+        best = record.oracle
+        if best is not None and best.top1 is not None and best.step is not None:
+            axes.plot(best.step, best.top1, marker="o", markersize=12, markerfacecolor="none", color=look.colour)
     if drawn:
         axes.plot([], [], "o", color="#555555", markersize=7, label="last state (the result)")
         axes.plot([], [], "o", color="#555555", markersize=12, markerfacecolor="none", label="oracle (best snapshot)")
@@ -55,12 +51,20 @@ def homogeneity_curves(axes: Axes, group: Group, column: int, looks: dict[str, L
         Whether there was anything to draw.
     """
     axes.set_ylabel("cosine similarity of features")
-    return bool(over_steps(axes, group, column, looks, ("diagnostics.over_training", "homogeneity")))
+    return bool(over_steps(axes, group, column, looks, _homogeneities))
+
+
+def _top1s(record: Record) -> list[tuple[int | None, float | None]]:
+    return [(point.step, point.top1) for point in record.curve or ()]
+
+
+def _homogeneities(record: Record) -> list[tuple[int | None, float | None]]:
+    return [(point.step, point.homogeneity) for point in record.diagnostics.over_training]
 
 
 def over_steps(
-    axes: Axes, group: Group, column: int, looks: dict[str, Look], keys: tuple[str, str], **style: Any
-) -> list[tuple[Look, Record, list[tuple[float, float]]]]:
+    axes: Axes, group: Group, column: int, looks: dict[str, Look], read: Points, **style: Any
+) -> list[tuple[Look, Record, list[tuple[int, float]]]]:
     """One line for each record that holds points, labelled once for each method.
 
     Args:
@@ -68,7 +72,7 @@ def over_steps(
         group: the records.
         column: which of its schemes.
         looks: of the methods.
-        keys: of the list of points in a record, and of the value in a point.
+        read: gets steps and values from a record; points without both are left out.
         style: of the lines, besides the method's look.
 
     Returns:
@@ -78,7 +82,7 @@ def over_steps(
     for method in group.methods:
         label: str | None = method.label
         for record in method.places[column]:
-            points = points_of(record, keys[0], "step", keys[1])
+            points = sorted((x, y) for x, y in read(record) if x is not None and y is not None)
             if points:
                 look = looks[method.label]
                 axes.plot(*zip(*points, strict=True), label=label, **look.keywords | style)
@@ -116,7 +120,7 @@ def _layers(records: Sequence[Record]) -> list[float]:
     """Mean over seeds of each layer's gap; empty where records do not agree on the layers."""
     found = []
     for record in records:
-        gaps = [number(entry, "mean_gap") for entry in items(record, "diagnostics.layers") if isinstance(entry, dict)]
+        gaps = [layer.mean_gap for layer in record.diagnostics.layers]
         known = [gap for gap in gaps if gap is not None]
         if known and len(known) == len(gaps):
             found.append(known)

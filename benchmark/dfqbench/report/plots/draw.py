@@ -15,7 +15,7 @@ from dfqbench.report.plots.curves import homogeneity_curves, layer_curves, learn
 from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, groups
 from dfqbench.report.plots.style import RC, Look, looks
 from dfqbench.report.plots.time import time_by_phase
-from dfqbench.report.values import Record
+from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
     """Draws every plot for which records hold something.
 
     Args:
-        records: as in the record files.
+        records: of one run or more.
         kinds: which ones.
 
     Raises:

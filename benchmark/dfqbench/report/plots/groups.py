@@ -11,7 +11,7 @@ from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.layout import Layout
 from dfqbench.report.sheet import Sheet, sheets
 from dfqbench.report.status import finished
-from dfqbench.report.values import Record, number, text
+from dfqbench.run.record import Record
 
 BY_BITS = Layout(("method",), ("bits",), ())
 BY_SCHEME = Layout(("method",), ("scheme",), ())
@@ -73,24 +73,24 @@ def _group(sheet: Sheet, title: str) -> Group:
         if any(places):
             methods.append(Method(line.names["method"], line.control, places))
     names = tuple(next(iter(sheet.columns[at].names.values())) for at in columns)
-    known = [full for record in good if (full := number(record, "fp_top1")) is not None]
+    known = [full for record in good if (full := record.fp_top1) is not None]
     return Group(title, names, tuple(methods), statistics.fmean(known) if known else None)
 
 
 def _title(sheet: Sheet) -> str:
     record = sheet.records[0]
     model = model_name(record)
-    parts = [text(record, "target", "unknown"), short_names([model])[model]]
+    parts = [record.target or "unknown", short_names([model])[model]]
     if "protocol" in sheet.layout.pages:
         parts.append("@" + scheme_label(record).partition("@")[2])
-    return ", ".join([*parts, f"budget {text(record, 'budget', 'unknown')}"])
+    return ", ".join([*parts, f"budget {record.budget or 'unknown'}"])
 
 
 def _apart(sheet: Sheet) -> str:
     """What tells sheets of one title apart: evaluation images and precision."""
     record = next((record for record in sheet.records if finished(record)), sheet.records[0])
-    images = number(record, "dataset.n")
-    return f"{'unknown' if images is None else f'{images:,.0f}'} images, {text(record, 'precision', 'unknown')}"
+    images = record.dataset.n
+    return f"{'unknown' if images is None else f'{images:,}'} images, {record.precision or 'unknown'}"
 
 
 def mean_and_deviation(records: Sequence[Record], read: Callable[[Record], float | None]) -> tuple[float, float] | None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dfqbench.report.plots.groups import Group, mean_and_deviation
 from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
-from dfqbench.report.values import Record, duration, number
+from dfqbench.report.values import duration
+from dfqbench.run.record import Record, Seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PHASES = ("setup", "synthesis", "quantization", "evaluation", "unattributed")
+PHASES: Mapping[str, Callable[[Seconds], float | None]] = {
+    "setup": lambda seconds: seconds.setup,
+    "synthesis": lambda seconds: seconds.synthesis,
+    "quantization": lambda seconds: seconds.quantization,
+    "evaluation": lambda seconds: seconds.evaluation,
+    "unattributed": lambda seconds: seconds.unattributed,
+}
 
 
 def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> bool:
@@ -44,9 +51,9 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
 
 
 def _timed(record: Record) -> bool:
-    return any(number(record, f"seconds.{phase}") is not None for phase in PHASES)
+    return any(read(record.seconds) is not None for read in PHASES.values())
 
 
 def _mean(records: Sequence[Record], phase: str) -> float:
-    found = mean_and_deviation(records, lambda record: number(record, f"seconds.{phase}"))
+    found = mean_and_deviation(records, lambda record: PHASES[phase](record.seconds))
     return 0.0 if found is None else found[0]

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dfqbench.report.book import ClaimBook
 from dfqbench.report.columns import VALUES, Value
@@ -15,8 +14,9 @@ from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.outcome import Outcome, outcome
 from dfqbench.report.sheet import Sheet
 from dfqbench.report.status import control_rank, finished, reason, word
-from dfqbench.report.values import Record, flattened, items, number, plain, text, value
+from dfqbench.report.values import flattened, plain
 from dfqbench.report.verdict import verdicts
+from dfqbench.run.record import Error, Record
 
 SUMMARY = tuple(VALUES[name] for name in ("top1", "drop", "agreement", "synthesis", "total"))
 LOG, LOG_LINES, LOG_BYTES = "log.txt", 20, 4000
@@ -95,7 +95,7 @@ class Section:
 
 def anchor(record: Record) -> str:
     """The name of a record's section: letters, digits and `-` only."""
-    parts = (text(record, "run"), text(record, "cell_id"), text(record, "attempt"))
+    parts = (record.run, record.cell_id, str(record.attempt))
     return "cell-" + "-".join("".join(c if c.isascii() and c.isalnum() else "_" for c in part) for part in parts)
 
 
@@ -119,7 +119,7 @@ def summary(sheet: Sheet, known: frozenset[str], book: ClaimBook) -> list[Line]:
         lines.append(
             Line(
                 names,
-                (text(first, "target", "unknown"), text(first, "budget", "unknown")),
+                (first.target or "unknown", first.budget or "unknown"),
                 anchor(first) if anchor(first) in known else "",
                 found.shown,
                 found.means,
@@ -134,7 +134,7 @@ def summary(sheet: Sheet, known: frozenset[str], book: ClaimBook) -> list[Line]:
 
 
 def _fallen(records: Sequence[Record]) -> str:
-    return "collapsed" if any(text(record, "status") == "collapsed" for record in records) else ""
+    return "collapsed" if any(record.status == "collapsed" for record in records) else ""
 
 
 def section(record: Record, folder: Path, label: str, machines: Mapping[str, str]) -> Section:
@@ -147,21 +147,20 @@ def section(record: Record, folder: Path, label: str, machines: Mapping[str, str
         machines: words for environments, by id.
     """
     good = finished(record)
-    error = value(record, "error")
-    fields = error if isinstance(error, Mapping) else {}
-    told = {str(name): entry for name, entry in fields.items() if name != "traceback" and entry is not None}
-    place = f"{text(record, 'target')} {model_name(record)}, {scheme_label(record)}"
+    error = record.error or Error()
+    shown = error.model_dump(exclude_none=True, exclude_unset=True, exclude={"traceback"}, warnings=False)
+    place = f"{record.target} {model_name(record)}, {scheme_label(record)}"
     return Section(
         anchor(record),
-        f"{label}, {place}, seed {text(record, 'seed', '?')}",
-        text(record, "status", "unknown"),
+        f"{label}, {place}, seed {'?' if record.seed is None else record.seed}",
+        record.status or "unknown",
         good,
         f"top-1 {_top1(VALUES['top1'], record)}" if good else f"{word(record)}: {reason(record)}"[:200],
         tuple(_facts(record, machines)),
-        tuple((name.removeprefix("method."), _short(entry)) for name, entry in _params(record).items()),
-        tuple(str(entry) for key in ("flags", "violations", "real_data_opened") for entry in items(record, key)),
-        tuple((name, _short(entry)) for name, entry in told.items()),
-        str(fields.get("traceback") or "")[-MOST_TEXT:],
+        tuple((name.removeprefix("method."), _short(entry)) for name, entry in flattened(record.params).items()),
+        (*record.flags, *record.violations, *record.real_data_opened),
+        tuple((name, _short(entry)) for name, entry in shown.items()),
+        (error.traceback or "")[-MOST_TEXT:],
         log_end(folder / LOG),
         tuple(_layers(record)),
     )
@@ -172,44 +171,32 @@ def _top1(kind: Value, record: Record) -> str:
     return "-" if found is None else kind.show(found)
 
 
-def _params(record: Record) -> Mapping[str, Any]:
-    params = value(record, "params")
-    return flattened(params) if isinstance(params, Mapping) else {}
-
-
 def _facts(record: Record, machines: Mapping[str, str]) -> list[tuple[str, str]]:
-    found = [(key, _short(value(record, key))) for key in KEY_FACTS if value(record, key) not in (None, [])]
-    machine = machines.get(text(record, "environment"))
+    data = record.as_dict()
+    found = [(key, _short(data[key])) for key in KEY_FACTS if data.get(key) not in (None, [])]
+    machine = machines.get(record.environment)
     if machine:
         found.append(("hardware", machine))
     for key in TABLES:
-        entry = value(record, key)
-        if isinstance(entry, Mapping):
-            found += [(f"{key}.{name}", _short(inner)) for name, inner in flattened(entry).items() if inner is not None]
+        if isinstance(data.get(key), dict):
+            facts = flattened(data[key])
+            found += [(f"{key}.{name}", _short(fact)) for name, fact in facts.items() if fact is not None]
     for name in ("coverage", "peak", "per_image"):
         known = VALUES[name].read(record)
         if known is not None:
             found.append((VALUES[name].header, VALUES[name].show(known)))
-    floats = items(record, "coverage.float_layers")
-    if floats:
-        found.append(("in float", _short(", ".join(map(str, floats)))))
-    diagnosed = value(record, "diagnostics")
-    if isinstance(diagnosed, Mapping):
-        found += [
-            (f"diagnosis: {name}", _short(entry))
-            for name, entry in diagnosed.items()
-            if isinstance(entry, int | float | str)
-        ]
-    return found
+    if record.coverage is not None and record.coverage.float_layers:
+        found.append(("in float", _short(", ".join(record.coverage.float_layers))))
+    diagnosed = record.diagnostics.model_dump(exclude_unset=True)
+    numbers = {name: entry for name, entry in diagnosed.items() if isinstance(entry, int | float | str)}
+    return found + [(f"diagnosis: {name}", _short(entry)) for name, entry in numbers.items()]
 
 
 def _layers(record: Record) -> list[tuple[str, str, str, str]]:
     rows = []
-    for entry in items(record, "diagnostics.layers"):
-        if isinstance(entry, Mapping):
-            gaps = [number(entry, key) for key in ("bns", "mean_gap", "std_gap")]
-            one, two, three = ("-" if gap is None else f"{gap:.3g}" for gap in gaps)
-            rows.append((text(entry, "name", "?"), one, two, three))
+    for layer in record.diagnostics.layers:
+        one, two, three = ("-" if gap is None else f"{gap:.3g}" for gap in (layer.bns, layer.mean_gap, layer.std_gap))
+        rows.append((layer.name or "?", one, two, three))
     return rows
 
 

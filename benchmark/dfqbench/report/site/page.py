@@ -19,7 +19,8 @@ from dfqbench.report.sheet import sheets
 from dfqbench.report.site.cells import SUMMARY, anchor, section, summary
 from dfqbench.report.site.media import drawn_pictures, drawn_plots
 from dfqbench.report.templates import template
-from dfqbench.report.values import Record, flattened, latest, number
+from dfqbench.report.values import flattened, latest
+from dfqbench.run.record import Record
 
 MOST_SECTIONS = 400
 """Cells that have a section; failed ones come first where there are more."""
@@ -52,7 +53,7 @@ def report_page(
     newest = latest([record for record, _ in attempts])
     names = labels(newest)
     found = sheets(newest, parse_layout())
-    shown = sorted(newest, key=lambda record: record.get("status") == "ok")[:MOST_SECTIONS]
+    shown = sorted(newest, key=lambda record: record.status == "ok")[:MOST_SECTIONS]
     kept = {id(record) for record in shown}
     ordered = [record for sheet in found for _, place in sorted(sheet.places.items()) for record in place]
     older = [record for record in newest if id(record) not in {id(entry) for entry in ordered}]
@@ -85,9 +86,9 @@ def report_page(
 
 def _diagnosed(records: Sequence[Record], hardware: Mapping[str, str]) -> list[Any]:
     """Tables of what `diagnose` has measured, where it has."""
-    measured = [record for record in records if isinstance(record.get("diagnostics"), Mapping)]
+    measured = [record for record in records if record.diagnostics.version is not None]
     keys = [name for name in DIAGNOSED if any(VALUES[name].read(record) is not None for record in measured)]
-    if not keys or not any(number(record, "diagnostics.version") is not None for record in measured):
+    if not keys:
         return []
     return [make_page(sheet, hardware) for sheet in sheets(measured, parse_layout(values=keys))]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfqbench.run.record import Record
 from dfqbench.run.statuses import MEASURED
 from dfqbench.run.store import RunFolder
 
@@ -101,13 +102,10 @@ class Sweep:
         output, errors = process.communicate(timeout=PATIENCE)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
-    def finished(self) -> dict[str, dict[str, Any]]:
+    def finished(self) -> dict[str, Record]:
         """The measured records by cell."""
-        found = {}
-        for record, _ in self.folder.records():
-            if record is not None and record["status"] in MEASURED:
-                found[record["cell_id"]] = record
-        return found
+        records = [record for record, _ in self.folder.records() if record is not None]
+        return {record.cell_id: record for record in records if record.status in MEASURED}
 
     def torn(self) -> int:
         """Records that cannot be read."""
@@ -117,13 +115,13 @@ class Sweep:
         """What must not depend on faults: numbers, counts, and the bytes of students and images."""
         found: dict[str, Any] = {}
         for record, path in self.folder.records():
-            if record is None or record["status"] not in MEASURED:
+            if record is None or record.status not in MEASURED:
                 continue
             keys = ("status", "top1", "top5", "fp_top1", "drop", "agreement", "correct", "counts", "coverage", "flags")
-            facts = {key: record[key] for key in keys}
+            facts = record.model_dump(include=set(keys))
             for name in ("student.safetensors", "images.safetensors"):
                 facts[name] = (path.parent / name).read_bytes()
-            found[record["cell_id"]] = facts
+            found[record.cell_id] = facts
         return found
 
     def table(self) -> str:
