@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,11 @@ from dfqbench.diagnose.features import centre_margin, homogeneity, silhouette
 from dfqbench.diagnose.kept import Kept, kept_images
 from dfqbench.diagnose.speed import speeds
 from dfqbench.testing.toys import toy_network
+
+
+def diagnosed(network: nn.Module, kept: Kept, training: Mapping[int, Kept] | None = None) -> dict[str, Any]:
+    """The diagnosis as a record keeps it."""
+    return diagnose(network, kept, training).model_dump(exclude_unset=True)
 
 
 def clusters(gap: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -94,21 +101,21 @@ def test_a_cell_s_diagnosis() -> None:
     labels = torch.arange(4).repeat(6)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     training = {1: Kept(images[:4], None), 9: Kept(images[:1].repeat(4, 1, 1, 1), None)}
-    found = diagnose(network, Kept(images, labels), training)
+    found = diagnosed(network, Kept(images, labels), training)
     with torch.no_grad():
         shares = network(images).softmax(1)
     assert found["confidence"] == pytest.approx(float(shares.max(1).values.mean()), rel=1e-4)
     assert found["label_accuracy"] == pytest.approx(100 * float((shares.argmax(1) == labels).float().mean()), rel=1e-4)
     assert found["label_confidence"] == pytest.approx(float(shares[torch.arange(24), labels].mean()), rel=1e-4)
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for layer, inputs, measured in zip(norms, hooked(network, images), found["layers"], strict=True):
+    for layer, inputs, distances in zip(norms, hooked(network, images), found["layers"], strict=True):
         assert layer.running_mean is not None
         assert layer.running_var is not None
         mean, var = inputs.mean((0, 2, 3)), inputs.var((0, 2, 3), correction=0)
         gap = (mean - layer.running_mean) / (layer.running_var + layer.eps).sqrt()
         bns = (mean - layer.running_mean).square().mean() + (var - layer.running_var).square().mean()
-        assert measured["mean_gap"] == pytest.approx(float(gap.square().mean().sqrt()), rel=1e-3)
-        assert measured["bns"] == pytest.approx(float(bns), rel=1e-3)
+        assert distances["mean_gap"] == pytest.approx(float(gap.square().mean().sqrt()), rel=1e-3)
+        assert distances["bns"] == pytest.approx(float(bns), rel=1e-3)
     assert found["bns"] == pytest.approx(sum(layer["bns"] for layer in found["layers"]) / 2, rel=1e-4)
     steps = {point["step"]: point["homogeneity"] for point in found["over_training"]}
     assert list(steps) == [1, 9]
@@ -123,8 +130,8 @@ def test_without_labels_the_teacher_names_the_classes() -> None:
     network = toy_network()
     images = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        named = diagnose(network, Kept(images, network(images).argmax(1)))
-    found = diagnose(network, Kept(images, None))
+        named = diagnosed(network, Kept(images, network(images).argmax(1)))
+    found = diagnosed(network, Kept(images, None))
     assert found["classes_of"] == "teacher"
     assert "label_accuracy" not in found
     assert found["silhouette"] == named["silhouette"]
@@ -139,15 +146,15 @@ def test_attention_of_both_modes_agrees_where_statistics_do() -> None:
         inputs = hooked(network, noise)[0]
         first_norm.running_mean = inputs.mean((0, 2, 3))
         first_norm.running_var = inputs.var((0, 2, 3), correction=0)
-    first = diagnose(network, Kept(noise, None))
-    other = diagnose(network, Kept(noise * 3 + 1, None))
+    first = diagnosed(network, Kept(noise, None))
+    other = diagnosed(network, Kept(noise * 3 + 1, None))
     assert first["layers"][0]["mean_gap"] < 1e-3
     assert first["attention_consistency"] < other["attention_consistency"]
 
 
 def test_a_network_without_batchnorm() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    found = diagnose(network.eval(), Kept(torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), None))
+    found = diagnosed(network.eval(), Kept(torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), None))
     assert "bns" not in found
     assert found["attention_consistency"] is None
     assert found["homogeneity"] is not None

@@ -17,7 +17,8 @@ from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill, DistillParams
 from dfqbench.quantizers.distill_loop import Distillation
 from dfqbench.run.environment import resolve_precision
-from dfqbench.run.evaluate import percent, predict, standard_error
+from dfqbench.run.evaluate import percent, predict
+from dfqbench.run.per_image import standard_error
 from dfqbench.synth import GeneratorPass, LossTerm
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import load_evaluation

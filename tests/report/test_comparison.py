@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.test_table import record
+from tests.report.test_table import changed, record
 
 from dfqbench.api import InputError, UsageError
 from dfqbench.report.comparison import compare, render_comparison
 from dfqbench.report.correct import correctness
 from dfqbench.report.paired import bootstrap_interval, compare_paired, mcnemar
+from dfqbench.run.record import Record
 
 
-def answered(cell: str, flags: Any, **changes: Any) -> dict[str, Any]:
+def answered(cell: str, flags: Any, **changes: Any) -> Record:
     bits = np.asarray(flags, dtype=bool)
     dataset = {"name": "digits", "n": len(bits), "sha256": "d", "subset": None}
     packed = base64.b64encode(np.packbits(bits).tobytes()).decode()
@@ -88,14 +89,14 @@ def test_cells_by_id() -> None:
     assert (found.place[2], found.seed) == ("w4a4@gdfq", "0 / 4")
     other = {"name": "digits", "n": 100, "sha256": "another"}
     with pytest.raises(UsageError, match="other images"):
-        compare([records[0], records[1] | {"dataset": other}], "aaaa", "bbbb")
+        compare([records[0], changed(records[1], dataset=other)], "aaaa", "bbbb")
 
 
 def test_other_images_are_never_paired() -> None:
     one, other = answered("a", flags(100, 0.5, 0)), answered("b", flags(100, 0.9, 1), method="x")
-    changed = other | {"dataset": other["dataset"] | {"sha256": "e"}}
+    elsewhere = changed(other, dataset=other.dataset.model_dump() | {"sha256": "e"})
     with pytest.raises(UsageError, match="share no model, scheme, budget and seed on the same images"):
-        compare([one, changed], "zeroq", "x")
+        compare([one, elsewhere], "zeroq", "x")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_other_images_are_never_paired() -> None:
     ],
 )
 def test_damaged_answers(bits: Any, message: str) -> None:
-    broken = answered("a", flags(100, 0.5, 0)) | {"correct": bits}
+    broken = changed(answered("a", flags(100, 0.5, 0)), correct=bits)
     with pytest.raises(InputError, match=message):
         correctness(broken)
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.report.test_table import failed, record
@@ -16,6 +15,7 @@ from dfqbench.report.book import published_book
 from dfqbench.report.columns import VALUES
 from dfqbench.report.escape import latex
 from dfqbench.report.forms.latex import MOST_ROWS
+from dfqbench.run.record import Record
 
 HOSTILE = "a_b & 100% $x$ #1 {y} ~ ^ \\foo \\end{tabular} <i> | µ é ï ñ Ł Δ × ± … – “q” ✓ 你 \x07 --set ?`\n\nend"
 MODELS = ("torchvision:resnet18", "torchvision:mobilenet_v2")
@@ -23,7 +23,7 @@ NEEDED = {"booktabs.sty", "graphicx.sty"}
 TIMEOUT = 180
 
 
-def paper(seeds: int = 3) -> list[dict[str, Any]]:
+def paper(seeds: int = 3) -> list[Record]:
     """Seeds, controls, failures with footnotes, collapsed cells and text from strangers, where papers print numbers."""
     shared = {"target": "imagenet", "budget": "paper", "dataset": {"name": "imagenet", "n": 50000, "subset": None}}
     made = []
@@ -56,7 +56,7 @@ def forms() -> dict[str, str]:
         "by seed": render(paper(), "latex", layout=parse_layout(["method"], ["seed"], ["top1"])),
         "every value": render(paper(), "latex", layout=every),
         "long": render(long, "latex"),
-        "bare": render([{}], "latex"),
+        "bare": render([Record()], "latex"),
         "empty": render([], "latex"),
     }
 

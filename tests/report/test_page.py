@@ -15,27 +15,28 @@ from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
-from tests.report.test_table import failed, scheme
+from tests.report.test_table import changed, failed, scheme
 
 from dfqbench.report.site import report_page
+from dfqbench.run.record import Record
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>\"'`{{7*7}}&"
 TIMEOUT = 120
 
 
-def attempts(tmp_path: Path) -> list[tuple[dict[str, Any], Path]]:
-    found: list[tuple[dict[str, Any], Path]] = []
+def attempts(tmp_path: Path) -> list[tuple[Record, Path]]:
+    found: list[tuple[Record, Path]] = []
     extra = [
         failed("f1", "failed", "the loss is not finite", "RuntimeError", method="broken", scheme=scheme(4)),
         failed("f2", "oom", "out of memory", method="hungry", scheme=scheme(4)),
     ]
     for made in [*run(), *extra]:
         record = made
-        folder = tmp_path / record["cell_id"] / "attempt-1"
+        folder = tmp_path / record.cell_id / "attempt-1"
         folder.mkdir(parents=True)
-        (folder / "log.txt").write_text("first line\nlast line of " + record["cell_id"] + "\n")
-        if record["status"] == "ok":
-            record = made | {"preprocessing": shown()["preprocessing"]}
+        (folder / "log.txt").write_text("first line\nlast line of " + record.cell_id + "\n")
+        if record.status == "ok":
+            record = changed(made, preprocessing=shown().preprocessing.model_dump())
             images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
             save_file({"images": images, "labels": np.arange(64) % 10}, folder / "images.safetensors")
         found.append((record, folder))
@@ -149,9 +150,13 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
     bad = []
     for record, folder in made:
         (folder / "log.txt").write_text(HOSTILE)
-        entry = hostile(record) | {"finished_at": "2025", "flags": [HOSTILE], "label": HOSTILE + record["method"]}
+        entry = hostile(record.as_dict()) | {
+            "finished_at": "2025",
+            "flags": [HOSTILE],
+            "label": HOSTILE + record.method,
+        }
         entry["error"] = entry["error"] and entry["error"] | {"traceback": HOSTILE}
-        bad.append((entry, folder))
+        bad.append((Record.from_data(entry), folder))
     with warnings.catch_warnings():
         # Fonts may lack characters; the page does not depend on them.
         warnings.simplefilter("ignore")
@@ -170,7 +175,7 @@ def test_strange_records(tmp_path: Path) -> None:
         {"status": "never heard of", "error": "boom", "params": [], "diagnostics": 3, "curve": "x", "seconds": None},
         {"status": "ok", "top1": 10.0, "diagnostics": {"layers": [1, {"name": None}], "over_training": [None]}},
     ]
-    text = report_page([(record, tmp_path) for record in strange], {}, {}, "strange")
+    text = report_page([(Record.from_data(record), tmp_path) for record in strange], {}, {}, "strange")
     assert len(parsed(text).rows) >= 2
     assert "No records" in report_page([], {}, {}, "empty")
 

@@ -9,15 +9,16 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from tests.report.test_table import failed, record, scheme
+from tests.report.test_table import changed, failed, record, scheme
 
 from dfqbench.api import UsageError
 from dfqbench.report.plots import draw_plots, saved
 from dfqbench.report.plots.accuracy import pareto
 from dfqbench.report.plots.style import COLOURS, looks
+from dfqbench.run.record import Record
 
 
-def run() -> list[dict[str, Any]]:
+def run() -> list[Record]:
     times = {"a": 1.0, "b": 10.0, "noise": 0.5}
     tops = {"a": 80.0, "b": 90.0, "noise": 50.0}
     return [
@@ -52,7 +53,7 @@ def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
     return found
 
 
-def axes_of(kind: str, records: list[dict[str, Any]] | None = None) -> Any:
+def axes_of(kind: str, records: list[Record] | None = None) -> Any:
     return draw_plots(run() if records is None else records, [kind])[0].figure.axes[0]
 
 
@@ -86,8 +87,8 @@ def test_time_by_phase() -> None:
 def test_time_is_never_averaged_over_schemes() -> None:
     made = run()
     for entry in made:
-        if entry["scheme"]["w_bits"] == 3:
-            entry["seconds"] = entry["seconds"] | {"synthesis": 100.0}
+        if entry.scheme.w_bits == 3:
+            entry.seconds.synthesis = 100.0
     plots = draw_plots(made, ["phases"])
     assert [plot.title.rpartition(", ")[2] for plot in plots] == ["w4a4@gdfq", "w3a3@gdfq"]
     bars: list[Any] = [plot.figure.axes[0].patches[1] for plot in plots]
@@ -106,12 +107,12 @@ def test_one_seed_has_no_deviation() -> None:
 
 
 def test_a_method_is_named_where_its_first_seed_has_no_curve() -> None:
-    made = [entry | {"curve": None} if entry["seed"] == 0 else entry for entry in run()]
+    made = [changed(entry, curve=None) if entry.seed == 0 else entry for entry in run()]
     assert {"a", "b", "noise (floor)"} <= set(lines(axes_of("curves", made)))
 
 
 def test_plots_of_other_images_or_precisions_are_told_apart() -> None:
-    exact = [entry | {"cell_id": f"x{entry['cell_id']}", "precision": "mixed-bfloat16"} for entry in run()]
+    exact = [changed(entry, cell_id=f"x{entry.cell_id}", precision="mixed-bfloat16") for entry in run()]
     titles = [plot.title for plot in draw_plots([*run(), *exact], ["bits"])]
     assert [title.rpartition(", ")[2] for title in titles] == ["float32", "mixed-bfloat16"]
     assert all("540 images" in title for title in titles)

@@ -12,9 +12,10 @@ import pytest
 
 from dfqbench.api import UsageError
 from dfqbench.report import frame, hardware, render
+from dfqbench.run.record import Record
 
 
-def record(cell: str, **changes: Any) -> dict[str, Any]:
+def record(cell: str, **changes: Any) -> Record:
     made: dict[str, Any] = {
         "schema": 1,
         "run": "w4a4",
@@ -42,14 +43,19 @@ def record(cell: str, **changes: Any) -> dict[str, Any]:
         "environment": "e1",
         "error": None,
     }
-    return made | changes
+    return Record.from_data(made | changes)
+
+
+def changed(made: Record, **changes: Any) -> Record:
+    """The same record with other values."""
+    return Record.from_data(made.as_dict() | changes)
 
 
 def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
     return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits}
 
 
-def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> dict[str, Any]:
+def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> Record:
     error = {"type": kind, "message": message, "phase": "synthesis", "traceback": "..."}
     return record(cell, status=status, error=error, top1=None, drop=None, **changes)
 
@@ -272,12 +278,13 @@ def test_times(seconds: object, shown: str) -> None:
         {"method": "zeroq"},
         {"schema": 0, "model": "resnet18", "scheme": "w4a4", "status": "ok", "top1": 50},
         {"seconds": None, "coverage": 3, "dataset": [], "params": [], "flags": "x", "error": "boom"},
-        record("1", top1=math.nan, fp_top1=None, seconds={"synthesis": math.inf}, attempt="two", seed=None),
+        record("1", top1=math.nan, fp_top1=None, seconds={"synthesis": math.inf}, attempt="two", seed=None).as_dict(),
     ],
 )
 def test_strange_records(strange: dict[str, Any], fmt: Any) -> None:
-    assert render([strange, record("2")], fmt)
-    assert render([strange], fmt)
+    found = Record.from_data(strange)
+    assert render([found, record("2")], fmt)
+    assert render([found], fmt)
 
 
 def test_older_records_with_plain_names() -> None:
@@ -308,7 +315,7 @@ def test_csv() -> None:
 
 def test_json_is_the_records_without_nan() -> None:
     [found] = json.loads(render([record("1", top1=math.nan, unknown_key=[1])], "json"))
-    assert found == record("1", top1=None, unknown_key=[1])
+    assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None}
 
 
 def test_no_records() -> None:

@@ -14,6 +14,7 @@ from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.claims import Claim
 from dfqbench.report.published import method_key, model_key
 from dfqbench.report.verdict import judge, tolerance, verdicts
+from dfqbench.run.record import Record
 
 
 def claim(**changes: Any) -> Claim:
@@ -34,7 +35,7 @@ def claim(**changes: Any) -> Claim:
     return dataclasses.replace(made, **changes)
 
 
-def record(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> Record:
     made: dict[str, Any] = {
         "schema": 1,
         "cell_id": "a",
@@ -51,7 +52,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "top1": 80.2,
         "oracle": None,
     }
-    return made | changes
+    return Record.from_data(made | changes)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_every_seed_needs_its_best_snapshot() -> None:
     best = claim(selection="best")
     known = record(oracle={"top1": 80.0, "step": 7})
     assert judge([known, record(seed=1)], best).word == "needs oracle"
-    short = judge([known | {"budget": "short"}, record(seed=1, budget="short")], best)
+    short = judge([record(oracle={"top1": 80.0, "step": 7}, budget="short"), record(seed=1, budget="short")], best)
     assert (short.word, short.measured) == ("other budget", None)
 
 
@@ -148,7 +149,7 @@ def test_claims_about_a_plugin_s_method() -> None:
     ran = record(method="stripes", quantizer="reconstruct", cross=False)
     [found] = verdicts([ran], ClaimBook([mine]))
     assert found.word == "reproduced"
-    assert judge([ran | {"cross": True}], mine).word == "other protocol"
+    assert judge([record(method="stripes", quantizer="reconstruct", cross=True)], mine).word == "other protocol"
     # Its own source prints no full precision: another of the book does.
     silent, loud = dataclasses.replace(mine, fp_top1=None), claim(fp_top1=93.85, model="cifar:resnet20")
     assert judge([ran], silent, ClaimBook([silent])).word == "other weights"

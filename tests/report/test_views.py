@@ -15,13 +15,14 @@ from dfqbench.api import UsageError
 from dfqbench.report import Layout, parse_layout, render
 from dfqbench.report.escape import latex
 from dfqbench.report.table import make_pages
+from dfqbench.run.record import Record
 
 
 def layout(rows: str, columns: str, value: str = "top1") -> Layout:
     return parse_layout(rows.split(","), columns.split(","), value.split(","))
 
 
-def several() -> list[dict[str, Any]]:
+def several() -> list[Record]:
     values = {"a": 90.0, "b": 91.0, "c": 91.0, "d": 80.0, "noise": 99.0, "real": 99.5}
     return [
         record(f"{name}{bits}", method=name, top1=top1 - bits, drop=None, scheme=scheme(bits))
@@ -36,7 +37,7 @@ def test_best_and_second_of_the_competitors() -> None:
     # Two share the first place: there is no second, and controls have no rank.
     assert found["w4a4@gdfq", "a"] == "86.00"
     assert found["w4a4@gdfq", "_noise (floor)_"] == "95.00"
-    second = [entry for entry in several() if entry["method"] != "c"]
+    second = [entry for entry in several() if entry.method != "c"]
     assert {row[1]: row[2] for row in rows(render(second, "md")) if row[0].startswith("w3")} == {
         "a": "<u>87.00</u>",
         "b": "**88.00**",
@@ -240,7 +241,7 @@ def test_ten_thousand_records_are_no_slower_than_reading_them(tmp_path: Path) ->
         for models in (5, 50)
     )
 
-    def seconds(records: list[dict[str, Any]]) -> float:
+    def seconds(records: list[Record]) -> float:
         best = float("inf")
         for _ in range(3):
             begin = time.process_time()

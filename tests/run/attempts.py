@@ -14,11 +14,17 @@ from dfqbench.run.cell import Cell
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job
 from dfqbench.run.plan import build_plan
+from dfqbench.run.sweep import Summary
 from dfqbench.run.worker import run_job
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 FILES = ("student.safetensors", "images.safetensors")
+
+
+def data_of(summary: Summary) -> list[dict[str, Any]]:
+    """The records of a run as JSON data."""
+    return [record.as_dict() for record in summary.records]
 
 
 class Events:

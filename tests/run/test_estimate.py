@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dfqbench.grid import apply, load_grid, parse_selection
@@ -9,6 +10,7 @@ from dfqbench.plugins import load_plugins
 from dfqbench.run.cell import Cell
 from dfqbench.run.estimate import History, cost_key, spoken
 from dfqbench.run.plan import build_plan
+from dfqbench.run.record import Record
 from dfqbench.targets.catalogue import Catalogue
 
 
@@ -18,8 +20,8 @@ def cells(bits: str = "w4a4,w3a3,w2a2") -> list[Cell]:
     return build_plan(grid, Catalogue.discover([]), plugins).cells
 
 
-def record(cell: Cell, **seconds: float) -> dict[str, Any]:
-    return {
+def record(cell: Cell, changes: Mapping[str, Any] | None = None, **seconds: float) -> Record:
+    made: dict[str, Any] = {
         "status": "ok",
         "source_kind": "fixed",
         "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
@@ -33,6 +35,7 @@ def record(cell: Cell, **seconds: float) -> dict[str, Any]:
         "threads": cell.threads,
         "seconds": {"wall": 0.0} | seconds,
     }
+    return Record.from_data(made | dict(changes or {}))
 
 
 def test_a_shared_source_is_counted_once() -> None:
@@ -52,13 +55,13 @@ def test_a_saved_source_costs_nothing_more() -> None:
 
 def test_a_live_source_is_paid_by_every_cell() -> None:
     found = cells()
-    live = record(found[0], wall=200.0, synthesis=100.0, paid_synthesis=100.0) | {"source_kind": "live"}
+    live = record(found[0], {"source_kind": "live"}, wall=200.0, synthesis=100.0, paid_synthesis=100.0)
     assert History([live]).estimate(found, "cpu", {}).seconds == 600.0
 
 
 def test_other_parameters_are_no_basis() -> None:
     found = cells("w4a4")
-    other = record(found[0], wall=110.0) | {"params": {"method": {"iterations": 1}, "quantizer": {}}}
+    other = record(found[0], {"params": {"method": {"iterations": 1}, "quantizer": {}}}, wall=110.0)
     assert History([other]).estimate(found, "cpu", {}).unknown == 1
 
 
@@ -78,7 +81,7 @@ def test_timed_steps_fill_the_gap() -> None:
 
 def test_failed_records_are_no_basis() -> None:
     found = cells("w4a4")
-    assert History([record(found[0], wall=1.0) | {"status": "failed"}]).seconds(found[0], "cpu") is None
+    assert History([record(found[0], {"status": "failed"}, wall=1.0)]).seconds(found[0], "cpu") is None
 
 
 def test_spoken() -> None:

@@ -14,6 +14,7 @@ import dfqbench
 from dfqbench.api import InputError, Unavailable
 from dfqbench.grid.load import read_grid
 from dfqbench.models.weights import read_weights
+from dfqbench.run.record import Record
 from dfqbench.run.saved import read_description
 from dfqbench.run.store import RunFolder, read_records
 from dfqbench.targets.manifest import read_manifest
@@ -89,7 +90,7 @@ def test_a_cell_id_in_a_record_names_no_path(tmp_path: Path) -> None:
     """Folders come from our own plan, never from what a record says."""
     run = RunFolder(tmp_path / "run")
     folder, _ = run.new_attempt("aa11")
-    run.write_record(folder, {"schema": 1, "cell_id": "../../../outside", "status": "ok", "attempt": 1})
+    run.write_record(folder, Record(schema=1, cell_id="../../../outside", status="ok", attempt=1))
     latest = run.latest("aa11")
     assert latest is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

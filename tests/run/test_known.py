@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from attempts import attempt, cell_of, job_of
+from attempts import attempt, cell_of, data_of, job_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.evaluate import predict, predict_all
@@ -59,7 +59,7 @@ def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None
     anew = swept(tmp_path / "two", None)
     # Two workers, each with two cells, and none for the second run.
     assert len(list((tmp_path / "one").glob("*/cells/*/attempt-*/job.json"))) == 2
-    for old, found, fresh in zip(few.records, all_of_them.records, anew.records, strict=True):
+    for old, found, fresh in zip(data_of(few), data_of(all_of_them), data_of(anew), strict=True):
         assert found["student_from"] == {"cell_id": old["cell_id"], "attempt": 1}
         assert (old["student_from"], fresh["student_from"]) == (None, None)
         assert (old["dataset"]["n"], found["dataset"]["n"]) == (100, 540)
@@ -75,21 +75,21 @@ def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None
 @pytest.mark.parametrize("rules", [Rules(fresh=True), Rules(oracle=2)])
 def test_who_asks_for_training_gets_it(rules: Rules, tmp_path: Path) -> None:
     swept(tmp_path, 100)
-    assert {record["student_from"] for record in swept(tmp_path, None, rules).records} == {None}
+    assert {record["student_from"] for record in data_of(swept(tmp_path, None, rules))} == {None}
 
 
 def test_a_failed_evaluation_is_repeated_without_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", lambda _self, _request: 1 / 0)
         failed = swept(tmp_path, 100)
-    assert {record["status"] for record in failed.records} == {"failed"}
-    for record in failed.records:
+    assert {record["status"] for record in data_of(failed)} == {"failed"}
+    for record in data_of(failed):
         assert record["error"]["phase"] == "evaluation"
         # What the training has cost is known all the same.
         assert record["seconds"]["quantization"] > 0
     again = swept(tmp_path, 100, Rules(retry=frozenset({"failed"})))
-    assert {record["status"] for record in again.records} <= {"ok", "collapsed"}
-    assert [record["student_from"]["attempt"] for record in again.records] == [1] * 4
+    assert {record["status"] for record in data_of(again)} <= {"ok", "collapsed"}
+    assert [record["student_from"]["attempt"] for record in data_of(again)] == [1] * 4
     assert len(list(tmp_path.glob("*/cells/*/attempt-*/job.json"))) == 2
 
 

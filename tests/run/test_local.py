@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from attempts import data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.plan import build_plan
@@ -40,7 +41,7 @@ def swept(
 def test_harm_is_a_row(tmp_path: Path) -> None:
     methods = "leaks,huge,crashes,leaves-children,writes-outside,nan-images,nan-student,wrong-shape,no-batch,noise"
     summary = swept(tmp_path, methods, Rules(memory_mib=3000))
-    found = {record["method"]: record for record in summary.records}
+    found = {record["method"]: record for record in data_of(summary)}
     status = {name: record["status"] for name, record in found.items()}
     assert status == {
         "leaks": "oom",
@@ -75,7 +76,7 @@ def test_harm_is_a_row(tmp_path: Path) -> None:
 def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
     stop = Stop()
     job = next_progress(tmp_path, stop)
-    record = swept(tmp_path, "hangs", Rules(), stop).records[0]
+    record = data_of(swept(tmp_path, "hangs", Rules(), stop))[0]
     job.join()
     assert record["status"] == "preempted"
     assert "did not stop by itself and was killed" in record["error"]["message"]
@@ -86,14 +87,14 @@ def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
 def test_a_worker_whose_signals_a_library_took_is_asked_again(tmp_path: Path) -> None:
     stop = Stop()
     job = next_progress(tmp_path, stop)
-    record = swept(tmp_path, "takes", Rules(), stop, grace=20.0).records[0]
+    record = data_of(swept(tmp_path, "takes", Rules(), stop, grace=20.0))[0]
     job.join()
     assert record["status"] == "preempted"
     assert "goes on from its last step" in record["error"]["message"]
 
 
 def test_a_time_limit(tmp_path: Path) -> None:
-    record = swept(tmp_path, "slow", Rules(time_limit=0.5), grace=60.0).records[0]
+    record = data_of(swept(tmp_path, "slow", Rules(time_limit=0.5), grace=60.0))[0]
     assert record["status"] == "timeout"
     # The limit fell into the loading of libraries: nothing was begun, and nothing is lost.
     assert "the time limit of 0.5 s was reached; it kept no state" in record["error"]["message"]
@@ -105,19 +106,19 @@ def test_a_stop_keeps_the_state_and_the_next_run_goes_on(tmp_path: Path) -> None
     summary = swept(tmp_path, "slow,noise", Rules(), stop)
     job.join()
     assert summary.missing == 2
-    assert [record["status"] for record in summary.records] == ["preempted"]
-    assert "goes on from its last step" in summary.records[0]["error"]["message"]
+    assert [record["status"] for record in data_of(summary)] == ["preempted"]
+    assert "goes on from its last step" in data_of(summary)[0]["error"]["message"]
     assert list((tmp_path / "smoke" / "cells").glob("*/checkpoints/checkpoint-*"))
     again = swept(tmp_path, "slow,noise")
     assert again.missing == 0
-    assert {record["status"] for record in again.records} <= {"ok", "collapsed"}
-    slow = next(record for record in again.records if record["method"] == "slow")
+    assert {record["status"] for record in data_of(again)} <= {"ok", "collapsed"}
+    slow = next(record for record in data_of(again) if record["method"] == "slow")
     assert (slow["attempt"], slow["resumed"]) == (2, 1)
     assert slow["seconds"]["synthesis"] >= 6.0
     parts = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
     assert sum(slow["seconds"][part] for part in parts) == pytest.approx(slow["seconds"]["wall"], abs=1e-6)
     assert not list((tmp_path / "smoke" / "cells").glob("*/checkpoints"))
-    assert again.records[0]["environment"] == again.records[1]["environment"]
+    assert data_of(again)[0]["environment"] == data_of(again)[1]["environment"]
 
 
 def next_progress(out: Path, stop: Stop) -> threading.Thread:
@@ -137,7 +138,7 @@ def next_progress(out: Path, stop: Stop) -> threading.Thread:
 
 def test_failures_can_end_a_run(tmp_path: Path) -> None:
     summary = swept(tmp_path, "exits,raises,noise", Rules(max_failures=1))
-    assert [record["method"] for record in summary.records] == ["exits"]
+    assert [record["method"] for record in data_of(summary)] == ["exits"]
     assert summary.missing == 2
 
 
@@ -145,11 +146,11 @@ def test_several_jobs_give_what_one_gives_and_pay_a_source_once(tmp_path: Path) 
     bits = ("w4a4", "w3a3")
     one = swept(tmp_path / "one", "zeroq,noise", None, None, *bits)
     two = swept(tmp_path / "two", "zeroq,noise", None, None, *bits, jobs=2)
-    for first, second in zip(one.records, two.records, strict=True):
+    for first, second in zip(data_of(one), data_of(two), strict=True):
         for key in ("cell_id", "status", "top1", "correct", "counts", "fp_top1", "reused_from"):
             if key != "reused_from" or first["method"] != "zeroq":
                 assert first[key] == second[key]
-    paid = [record for record in two.records if record["method"] == "zeroq" and record["reused_from"] is None]
+    paid = [record for record in data_of(two) if record["method"] == "zeroq" and record["reused_from"] is None]
     assert len(paid) == 1
     description = json.loads(next((tmp_path / "two" / "smoke" / "environments").glob("*.json")).read_text())
     assert "PyTorch version" in description["torch"]["collect_env"]
@@ -160,14 +161,14 @@ def test_several_jobs_give_what_one_gives_and_pay_a_source_once(tmp_path: Path) 
 def test_fresh_runs_everything_again(tmp_path: Path) -> None:
     first = swept(tmp_path, "zeroq")
     again = swept(tmp_path, "zeroq", Rules(fresh=True))
-    assert (first.records[0]["attempt"], again.records[0]["attempt"]) == (1, 2)
-    assert again.records[0]["reused_from"] is None
-    assert again.records[0]["correct"] == first.records[0]["correct"]
+    assert (data_of(first)[0]["attempt"], data_of(again)[0]["attempt"]) == (1, 2)
+    assert data_of(again)[0]["reused_from"] is None
+    assert data_of(again)[0]["correct"] == data_of(first)[0]["correct"]
     assert swept(tmp_path, "zeroq", Rules(retry=RETRIES["all"])).reused == 1
 
 
 def test_inline_runs_here_and_says_so(tmp_path: Path) -> None:
-    apart = swept(tmp_path / "apart", "zeroq").records[0]
-    here = swept(tmp_path / "here", "zeroq", executor="inline").records[0]
+    apart = data_of(swept(tmp_path / "apart", "zeroq"))[0]
+    here = data_of(swept(tmp_path / "here", "zeroq", executor="inline"))[0]
     assert here["flags"] == [*apart["flags"], "inline"]
     assert here["correct"] == apart["correct"]

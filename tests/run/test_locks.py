@@ -70,7 +70,7 @@ def test_a_cell_waits_for_a_source_that_another_one_makes(shared: bool, tmp_path
     executor = Executor(work)
     plan = plan_of("zeroq,noise", "w4a4,w3a3")
     summary = swept(tmp_path / "run", plan, executor)
-    assert {record["status"] for record in summary.records} <= MEASURED
+    assert {record.status for record in summary.records} <= MEASURED
     assert len(executor.order) == 4
 
 
@@ -112,7 +112,7 @@ def test_a_stop_leaves_the_rest_for_later(tmp_path: Path) -> None:
     executor.slots = executor.slots[:1]
     summary = swept(tmp_path / "run", plan_of("noise", "w4a4,w3a3"), executor, stop)
     assert (len(executor.order), summary.missing, summary.failed) == (1, 2, [])
-    assert [record["status"] for record in summary.records] == ["preempted"]
+    assert [record.status for record in summary.records] == ["preempted"]
 
 
 def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.cell import Cell
 from dfqbench.run.plan import Plan, build_plan
-from dfqbench.run.record import Header, blank
+from dfqbench.run.record.build import Header, blank
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -101,7 +101,7 @@ def test_another_recipe_changes_parameters() -> None:
 def test_the_record_lists_what_was_changed() -> None:
     cell = one(methods="gdfq", settings=["gdfq.lr=0.1", "distill.alpha=3.5"])
     record = blank(cell, Header("r", 1, "e", "cpu", "2025"))
-    assert record["changed_params"] == ["method.lr", "quantizer.alpha"]
+    assert record.changed_params == ["method.lr", "quantizer.alpha"]
 
 
 def test_the_evaluation_set_is_in_the_cell_only() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from attempts import data_of
 from dfqbench.api import UsageError
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
@@ -129,8 +130,8 @@ def test_failed_and_invalid_cells_run_again_on_request_only(tmp_path: Path) -> N
     executor = FakeExecutor()
     bad = FakeEvaluator(violations=["activation relu"], levels_ok=False)
     first = sweep(tmp_path / "smoke", executor, bad)
-    assert [record["status"] for record in first.failed] == ["invalid"]
-    assert "activation relu" in first.failed[0]["error"]["message"]
+    assert [record.status for record in first.failed] == ["invalid"]
+    assert "activation relu" in str(first.failed[0].error)
     again = sweep(tmp_path / "smoke", executor, FakeEvaluator())
     assert (len(executor.jobs), len(again.failed)) == (1, 1)
     retried = sweep(tmp_path / "smoke", executor, FakeEvaluator(), retry=RETRIES["failed"])
@@ -148,10 +149,10 @@ class WithCurve(FakeEvaluator):
 
 def test_the_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
     executor = FakeExecutor()
-    plain = sweep(tmp_path / "smoke", executor, FakeEvaluator()).records[0]
+    plain = data_of(sweep(tmp_path / "smoke", executor, FakeEvaluator()))[0]
     assert (plain["oracle"], plain["curve"], plain["oracle_asked"]) == (None, None, 0)
     # A cell that was finished without it, or with fewer points, runs again; one with as many does not.
-    found = sweep(tmp_path / "smoke", executor, WithCurve(), oracle=2).records[0]
+    found = data_of(sweep(tmp_path / "smoke", executor, WithCurve(), oracle=2))[0]
     assert (found["top1"], found["oracle"]) == (90.0, {"top1": 95.0, "step": 5})
     assert [job.snapshots for job in executor.jobs] == [0, 2]
     for oracle, jobs in ((1, 2), (0, 2), (3, 3)):
@@ -164,15 +165,15 @@ def test_the_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> N
 
 def test_opened_data_makes_a_record_invalid(tmp_path: Path) -> None:
     summary = sweep(tmp_path / "smoke", FakeExecutor(real_data_opened=["/data/test.npz"]), FakeEvaluator())
-    assert summary.records[0]["status"] == "invalid"
-    assert "opened real data: /data/test.npz" in summary.records[0]["error"]["message"]
+    assert data_of(summary)[0]["status"] == "invalid"
+    assert "opened real data: /data/test.npz" in data_of(summary)[0]["error"]["message"]
 
 
 def test_a_shared_source_shows_its_stand_alone_cost(tmp_path: Path) -> None:
     executor = FakeExecutor(
         counts={"images": 3}, reused={"id": "abcd", "seconds": 100.0, "counts": {"images": 64}, "peak_mib": 5.0}
     )
-    record = sweep(tmp_path / "smoke", executor, FakeEvaluator()).records[0]
+    record = data_of(sweep(tmp_path / "smoke", executor, FakeEvaluator()))[0]
     assert record["seconds"]["synthesis"] == 102.0
     assert record["seconds"]["paid_synthesis"] == 2.0
     assert record["reused_from"] == "abcd"
@@ -194,7 +195,7 @@ def test_an_evaluator_that_dies_costs_one_cell(tmp_path: Path) -> None:
                 raise EvaluatorDiedError("the evaluator was killed by SIGKILL")
             return super().ask(request, limit)
 
-    record = sweep(tmp_path / "smoke", FakeExecutor(), Dying()).records[0]
+    record = data_of(sweep(tmp_path / "smoke", FakeExecutor(), Dying()))[0]
     assert record["status"] == "failed"
     assert "killed by SIGKILL" in record["error"]["message"]
     written = json.loads(next((tmp_path / "smoke").glob("cells/*/attempt-1/record.json")).read_text())
@@ -212,12 +213,12 @@ def test_an_evaluation_that_takes_too_long_costs_one_cell(tmp_path: Path) -> Non
             return super().ask(request, limit)
 
     summary = sweep(tmp_path / "smoke", FakeExecutor(), Slow(), evaluation_limit=7.0)
-    (record,) = summary.records
+    (record,) = data_of(summary)
     assert ("baseline", 7.0) in limits
     assert ("evaluate", 7.0) in limits
     assert (record["status"], record["error"]["type"]) == ("timeout", "EvaluationTimeoutError")
     assert record["error"]["phase"] == "evaluation"
-    assert summary.failed == [record]
+    assert summary.failed == summary.records
 
 
 def test_a_run_of_more_than_a_day_wants_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +241,6 @@ def test_unavailable_cells_leave_one_record(tmp_path: Path) -> None:
     options = Options(tmp_path, None, "cpu")
     for _ in range(2):
         summary, folder = run_plan(plan, plugins, options, Console(quiet=True))
-        assert [record["status"] for record in summary.records] == ["unavailable"]
+        assert [record["status"] for record in data_of(summary)] == ["unavailable"]
         assert summary.failed == []
     assert len(list(folder.path.glob("cells/*/attempt-*"))) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dfqbench.run.processes import clean_environment
+from dfqbench.run.record import PeakMemory, Record
 from dfqbench.run.slots import Machine, Need, plan_slots, visible_gpus
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
@@ -54,15 +55,19 @@ def test_visible_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
 
 
+def with_peak(device: str, synthesis: float) -> Record:
+    return Record(device=device, peak_mib=PeakMemory(synthesis=synthesis))
+
+
 def test_memory_from_earlier_records() -> None:
     assert Need.of([], "cpu") == Need(1500.0, 4000.0)
-    records = [{"device": "cpu", "peak_mib": {"synthesis": 3000.0}}, {"device": "cuda", "peak_mib": {"synthesis": 1e6}}]
+    records = [with_peak("cpu", 3000.0), with_peak("cuda", 1e6)]
     assert Need.of(records, "cpu").host_mib == 3600.0
 
 
 def test_a_gpus_memory_from_earlier_records() -> None:
     assert Need.of([], "cuda") == Need(1500.0, 4000.0)
-    records = [{"device": "cuda", "peak_mib": {"synthesis": 1000.0}}, {"device": "cpu", "peak_mib": {"synthesis": 1e6}}]
+    records = [with_peak("cuda", 1000.0), with_peak("cpu", 1e6)]
     assert Need.of(records, "cuda") == Need(1500.0, 6000.0)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, UsageError
+from dfqbench.run.record import Record
 from dfqbench.run.store import RunFolder, find_cell, read_records, records, write_json
 
 BAD_SECONDS = '{"schema": 1, "status": "ok", "cell_id": "bb22", "seconds": {"wall": "a"}}'
@@ -16,7 +17,8 @@ BAD_TOP1 = '{"schema": 1, "status": "ok", "cell_id": "bb22", "top1": "high"}'
 
 def make(run: RunFolder, cell: str, **facts: object) -> Path:
     attempt, number = run.new_attempt(cell)
-    run.write_record(attempt, {"schema": 1, "cell_id": cell, "attempt": number, "status": "ok", **facts})
+    data = {"schema": 1, "cell_id": cell, "attempt": number, "status": "ok", **facts}
+    run.write_record(attempt, Record.from_data(data))
     return attempt
 
 
@@ -26,7 +28,7 @@ def test_attempts_are_numbered_and_the_newest_counts(tmp_path: Path) -> None:
     make(run, "aa11", top1=2.0)
     latest = run.latest("aa11")
     assert latest is not None
-    assert (latest["attempt"], latest["top1"]) == (2, 2.0)
+    assert (latest.attempt, latest.top1) == (2, 2.0)
     assert run.latest("bb22") is None
 
 
@@ -36,7 +38,7 @@ def test_ten_attempts_are_not_sorted_as_text(tmp_path: Path) -> None:
         make(run, "aa11", top1=float(number))
     latest = run.latest("aa11")
     assert latest is not None
-    assert latest["attempt"] == 11
+    assert latest.attempt == 11
 
 
 def test_a_failed_write_leaves_the_old_record_and_no_scrap(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_a_corrupt_record_is_a_warning(content: str, tmp_path: Path) -> None:
     bad = make(run, "bb22")
     (bad / "record.json").write_text(content)
     found, warnings = read_records(tmp_path)
-    assert [record["cell_id"] for record in found] == ["aa11"]
+    assert [record.cell_id for record in found] == ["aa11"]
     assert len(warnings) == 1
     assert "bb22" in warnings[0]
     assert "not a readable record" in warnings[0]
@@ -65,7 +67,7 @@ def test_a_corrupt_record_is_a_warning(content: str, tmp_path: Path) -> None:
 
 def test_unknown_keys_are_kept(tmp_path: Path) -> None:
     make(RunFolder(tmp_path / "w4a4"), "aa11", from_the_future={"x": 1})
-    assert read_records(tmp_path)[0][0]["from_the_future"] == {"x": 1}
+    assert read_records(tmp_path)[0][0].as_dict()["from_the_future"] == {"x": 1}
 
 
 def test_a_cell_is_found_by_its_first_digits(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from attempts import PLUGINS
+from attempts import PLUGINS, data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.estimate import History
@@ -64,7 +64,7 @@ def test_cells_of_one_source_go_together(tmp_path: Path) -> None:
     work = Together()
     summary = pretended(tmp_path / "run", plan_of("gdfq,noise", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [4, 3, 2]]
-    assert [len(record["together_with"]) for record in summary.records] == [2] * 6
+    assert [len(record["together_with"]) for record in data_of(summary)] == [2] * 6
     assert attempts(tmp_path / "run") == {1}
 
 
@@ -97,7 +97,7 @@ def test_what_a_worker_declines_waits_again_at_once(tmp_path: Path) -> None:
 
     summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
     assert sorted(groups) == [[2], [3], [4, 3]]
-    assert [record["together_with"] for record in summary.records] == [[]] * 3
+    assert [record["together_with"] for record in data_of(summary)] == [[]] * 3
     assert attempts(tmp_path / "run") == {1}
 
 
@@ -105,7 +105,7 @@ def test_a_partner_of_which_nothing_is_said_runs_by_itself(tmp_path: Path) -> No
     work = Together([None, done()])
     summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [3]]
-    assert [len(record["together_with"]) for record in summary.records] == [2, 0, 2]
+    assert [len(record["together_with"]) for record in data_of(summary)] == [2, 0, 2]
     assert attempts(tmp_path / "run") == {1}
 
 
@@ -115,7 +115,7 @@ def test_where_a_worker_dies_each_of_its_cells_has_one_of_its_own(status: str, t
     work = Together([done(), None], died)
     summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [4], [3], [2]]
-    assert [record["together_with"] for record in summary.records] == [[]] * 3
+    assert [record["together_with"] for record in data_of(summary)] == [[]] * 3
     assert summary.failed == []
     assert attempts(tmp_path / "run") == {1}
 
@@ -130,7 +130,7 @@ def test_a_stop_ends_all_of_them(tmp_path: Path) -> None:
         return Outcome("preempted", error=dict(PREEMPTED), partners=ended[:1])
 
     summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work), stop)
-    assert [record["status"] for record in summary.records] == ["preempted", "preempted"]
+    assert [record["status"] for record in data_of(summary)] == ["preempted", "preempted"]
     assert summary.missing == 3
 
 
@@ -142,7 +142,7 @@ def swept(
     grid = apply(load_grid("smoke", plugins), selection).model_copy(update={"threads": 1})
     plan = build_plan(grid, Catalogue.discover([]), plugins)
     summary = run_plan(plan, plugins, Options(out, None, "cpu", **options), Console(quiet=True))[0]
-    return summary, {record["scheme"]["label"].partition("@")[0]: record for record in summary.records}
+    return summary, {record["scheme"]["label"].partition("@")[0]: record for record in data_of(summary)}
 
 
 def test_a_real_worker_that_exits_is_found_out(tmp_path: Path) -> None:

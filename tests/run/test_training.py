@@ -16,7 +16,8 @@ from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.clock import Clock
 from dfqbench.run.context import HostContext
 from dfqbench.run.meter import Counts, MeteredLiveSource
-from dfqbench.run.record import add_curve
+from dfqbench.run.record import Record, Snapshot
+from dfqbench.run.record.build import add_curve
 from dfqbench.run.training import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, load_state, part_of
 from dfqbench.testing.toys import toy_card, toy_network
 
@@ -148,7 +149,7 @@ def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolde
 
 
 def test_the_oracle_is_the_best_and_the_headline_stays() -> None:
-    record: dict[str, Any] = {"top1": 50.0, "oracle": None}
+    record = Record(top1=50.0, oracle=None)
     points = [
         {"step": 1, "top1": 40.0},
         {"step": 2, "top1": 60.0},
@@ -156,7 +157,8 @@ def test_the_oracle_is_the_best_and_the_headline_stays() -> None:
         {"step": 4, "top1": 50.0},
     ]
     add_curve(record, points)
-    assert record["oracle"] == {"top1": 60.0, "step": 2}
-    assert record["top1"] == 50.0
-    add_curve(record, [])
-    assert (record["oracle"], record["curve"]) == (None, [])
+    assert record.oracle == Snapshot(top1=60.0, step=2)
+    assert record.top1 == 50.0
+    empty = Record(top1=50.0)
+    add_curve(empty, [])
+    assert (empty.oracle, empty.curve) == (None, [])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dfqbench.run.record import Record
 from dfqbench.testing.faults.__main__ import Disturbance, disturb, report
 from dfqbench.testing.faults.catalogue import KINDS, choose, counted
 from dfqbench.testing.faults.sweeps import Findings, Sweep, compare
@@ -39,7 +40,7 @@ def test_a_difference_would_be_noticed(tmp_path: Path) -> None:
         folder, _ = sweep.folder.new_attempt("cell1")
         keys = ("top5", "fp_top1", "drop", "agreement", "correct", "counts", "coverage", "flags")
         record = {"schema": 1, "cell_id": "cell1", "status": "ok", "top1": top1} | dict.fromkeys(keys)
-        sweep.folder.write_record(folder, record)
+        sweep.folder.write_record(folder, Record.from_data(record))
         for file in ("student.safetensors", "images.safetensors"):
             (folder / file).write_bytes(b"same")
         (sweep.folder.path / "table.txt").write_text(f"{top1}   1.2 s")

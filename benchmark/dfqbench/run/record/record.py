@@ -176,7 +176,9 @@ class Record(Part):
         try:
             record = cls.model_validate_json(content)
         except ValidationError:
-            return cls.from_data(_checked(_upgraded(json.loads(content))))
+            data = json.loads(content)
+            _check(_upgraded(data))
+            return cls.from_data(data)
         if not {"schema_number", "cell_id", "status"} <= record.model_fields_set:
             raise ValueError("a required key is missing")
         return record
@@ -227,17 +229,16 @@ def _upgraded(data: Any) -> Any:
     return {**data} | {key: {name: data[key]} for key, name in _PLAIN.items() if isinstance(data.get(key), str)}
 
 
-def _checked(data: Any) -> dict[str, Any]:
-    """Return the data of a readable record.
+def _check(data: Any) -> None:
+    """Check the keys that decide how a record is read.
 
     Raises:
-        ValueError: a key that decides how it is read is missing or of another type.
+        ValueError: one is missing or of another type, or there are none.
     """
     kinds = _REQUIRED | dict.fromkeys(_OBJECTS, dict | None) | dict.fromkeys(_NUMBERS, int | float | None)
     readable = isinstance(data, dict) and all(isinstance(data.get(key), kind) for key, kind in kinds.items())
     if not readable or not all(isinstance(n, int | float | None) for n in (data.get("seconds") or {}).values()):
         raise ValueError("a key that decides how a record is read is missing or of another type")
-    return dict(data)
 
 
 def _remove(data: Any, location: tuple[int | str, ...]) -> None:

@@ -1,0 +1,103 @@
+"""The type of a record: every earlier shape is read, nothing read is lost, and the JSON schema is up to date."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfqbench.report.flat import COLUMNS
+from dfqbench.run.record import SCHEMA, Diagnostics, Record
+from dfqbench.run.record.__main__ import json_schema
+
+SHAPES = Path(__file__).parent / "records"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "record.schema.json"
+
+
+def data_of(shape: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SHAPES / f"{shape}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("shape", ["schema-0", "schema-1-first", "schema-1"])
+def test_earlier_shapes_are_read_and_keep_what_they_hold(shape: str) -> None:
+    record = Record.from_json((SHAPES / f"{shape}.json").read_bytes())
+    assert record.as_dict() == data_of(shape)
+    assert record.schema_number < SCHEMA
+    assert (record.model.name or "")[-1] == "8"
+    assert record.scheme.label == "w4a4@gdfq"
+    assert record.top1 is not None
+
+
+def test_what_an_earlier_record_lacks_is_neutral() -> None:
+    record = Record.from_json((SHAPES / "schema-0.json").read_bytes())
+    assert (record.attempt, record.flags, record.changed_params, record.oracle_asked) == (0, [], [], 0)
+    assert (record.seconds.wall, record.counts.images, record.dataset.n, record.peak_mib.largest) == (None,) * 3 + (
+        0.0,
+    )
+    assert (record.error, record.oracle, record.coverage, record.curve) == (None,) * 4
+    assert (record.diagnostics.version, record.preprocessing.card) == (None, None)
+
+
+def test_values_are_attributes() -> None:
+    record = Record.from_data(data_of("schema-1"))
+    assert record.seconds.wall == pytest.approx(4.789443374999962)
+    assert record.counts.teacher_images == 704
+    assert record.coverage is not None
+    assert record.coverage.float_layers == ["conv1: input", "linear: input"]
+    assert record.preprocessing.card is not None
+    assert record.preprocessing.card.std == [0.3762]
+    assert record.diagnostics.layers[0].mean_gap == 0.1
+
+
+def test_unknown_keys_are_kept_at_every_depth() -> None:
+    data = data_of("schema-1") | {"from_the_future": {"x": [1]}}
+    data["seconds"]["transfer"] = 1.5
+    data["diagnostics"]["layers"][0]["rank"] = 3
+    record = Record.from_json(json.dumps(data).encode())
+    record.flags = ["seen"]
+    assert record.as_dict() == data | {"flags": ["seen"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("flags", "x"),
+        ("flags", ["kept", 3]),
+        ("diagnostics", 3),
+        ("curve", [{"step": 1, "top1": 50.0}, None]),
+        ("top5", float("nan")),
+        ("coverage", {"macs_total": "many"}),
+        ("label", None),
+    ],
+)
+def test_a_value_of_another_type_reads_as_missing_and_is_kept(key: str, value: Any) -> None:
+    data = data_of("schema-1") | {key: value}
+    record = Record.from_json(json.dumps(data).encode())
+    assert record.top1 == data["top1"]
+    assert json.dumps(record.as_dict(), sort_keys=True) == json.dumps(data, sort_keys=True)
+    assert record.flags == (["kept"] if value == ["kept", 3] else [])
+    assert record.coverage is None or record.coverage.macs_total in {747136, None}
+
+
+def test_a_new_value_replaces_one_that_could_not_be_read() -> None:
+    record = Record.from_data(data_of("schema-1") | {"diagnostics": "broken", "flags": "x"})
+    record.diagnostics = Diagnostics(version=1)
+    assert record.as_dict()["diagnostics"] == {"version": 1}
+    assert record.as_dict()["flags"] == "x"
+
+
+def test_the_published_schema_is_that_of_the_type() -> None:
+    assert PUBLISHED.read_text() == json_schema(), "python -m dfqbench.run.record > docs/reference/record.schema.json"
+
+
+def test_columns_of_csv_are_in_the_schema() -> None:
+    schema = json.loads(json_schema())
+    for key in COLUMNS.values():
+        place = schema
+        for part in key.split("."):
+            found = place["properties"][part]
+            reference = found.get("$ref") or next((one["$ref"] for one in found.get("anyOf", ()) if "$ref" in one), "")
+            place = schema["$defs"].get(reference.rpartition("/")[2], {})
