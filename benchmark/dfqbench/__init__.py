@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dfqbench.quant.student import load_student
-    from dfqbench.run.store import records
+    from dfqbench.report.frame import records
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_student", "records"]
@@ -15,7 +15,7 @@ __all__ = ["__version__", "load_student", "records"]
 def __getattr__(name: str) -> Any:
     """Imports pandas or torch only when the function that needs it is asked for."""
     if name == "records":
-        from dfqbench.run.store import records
+        from dfqbench.report.frame import records
 
         return records
     if name == "load_student":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfqbench.report.values import flattened
 from dfqbench.run.record import Record
+from dfqbench.run.store import DEFAULT_OUT, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,3 +26,15 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame([flattened(record.as_dict()) for record in records])
+
+
+def records(path: Path | str = DEFAULT_OUT) -> pd.DataFrame:
+    """Return every readable record at a path as a table, one row an attempt.
+
+    Args:
+        path: a run's folder or a folder of runs.
+
+    Raises:
+        InputError: there is no run.
+    """
+    return frame(read_records(Path(path))[0])

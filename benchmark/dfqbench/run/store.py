@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import InputError, UsageError
-from dfqbench.run.record import Record
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from dfqbench.run.record import Record
 
 RECORD = "record.json"
 MOST_BYTES = 64 * 2**20
@@ -159,6 +158,9 @@ def _number(attempt: str) -> int:
 
 
 def _read(file: Path) -> Record | None:
+    # Pydantic is not loaded before there is something to read.
+    from dfqbench.run.record import Record
+
     try:
         with file.open("rb", buffering=0) as stream:
             if os.fstat(stream.fileno()).st_size > MOST_BYTES:
@@ -242,17 +244,3 @@ def find_cell(path: Path, prefix: str) -> Path:
     if not attempts:
         raise UsageError(f"cell {next(iter(cells)).name} has no attempt yet", "run its grid again")
     return max(attempts, key=lambda attempt: (attempt.stat().st_mtime, _number(attempt.name)))
-
-
-def records(path: Path | str = DEFAULT_OUT) -> pd.DataFrame:
-    """Every readable record at a path as a table, one row an attempt.
-
-    Args:
-        path: a run's folder or a folder of runs.
-
-    Raises:
-        InputError: there is no run.
-    """
-    from dfqbench.report.frame import frame
-
-    return frame(read_records(Path(path))[0])
