@@ -151,6 +151,7 @@ def loaded(code: str) -> set[str]:
         "report",
         "quant.scheme",
         "cli.main",
+        "run.record",
         "run.store",
         "run.session",
         "run.worker",
