@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
     from dfqbench.run.record import Record
     from dfqbench.run.stop import Stop
+    from dfqbench.run.store import RunFolder
     from dfqbench.run.sweep import Summary
 
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
@@ -105,7 +106,7 @@ def run(
     from rich.console import Console
 
     from dfqbench.run.runner import Rules
-    from dfqbench.run.session import Options, run_plan, write_tables
+    from dfqbench.run.session import Options, run_plan
     from dfqbench.run.stop import Stop
 
     device = checked_device(device)
@@ -148,9 +149,33 @@ def run(
     found, plugins = planned(request)
     stop = Stop()
     summary, folder = run_plan(found, plugins, options, Console(stderr=True), stop)
-    typer.echo(write_tables(folder, summary.records))
+    typer.echo(_write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
     _end(summary, plugins, stop)
+
+
+def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
+    """Write the table into the run's folder as text, Markdown and CSV.
+
+    Returns:
+        The text form.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    from dfqbench.report import hardware, render
+    from dfqbench.run.session import unusable
+    from dfqbench.run.store import write_text
+
+    words = hardware(folder.path)
+    text = render(records, "text", words)
+    forms = {"txt": text, "md": render(records, "md", words), "csv": render(records, "csv", words)}
+    try:
+        for name, content in forms.items():
+            write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
+    except OSError as error:
+        raise unusable(folder, error) from error
+    return text
 
 
 def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:

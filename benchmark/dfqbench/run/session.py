@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +18,7 @@ from dfqbench.run.record import Record
 from dfqbench.run.runner import Rules, Runner, Site
 from dfqbench.run.slots import Machine, Need, plan_slots
 from dfqbench.run.stop import Stop
-from dfqbench.run.store import RunFolder, read_records, write_json, write_text
+from dfqbench.run.store import RunFolder, read_records, write_json
 from dfqbench.run.sweep import StorageError, Summary, Sweep
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def run_plan(
         summary = _swept(plan, plugins, options, folder=folder, console=console, stop=stop)
         write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise unusable(folder, error) from error
     return summary, folder
 
 
@@ -157,28 +157,8 @@ def _refuse_long(estimate: Estimate, options: Options) -> None:
         )
 
 
-def write_tables(folder: RunFolder, records: Iterable[Record]) -> str:
-    """Writes the table into the run's folder as text, Markdown and CSV.
-
-    Returns:
-        The text form.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
-    from dfqbench.report import hardware, render
-
-    found, words = list(records), hardware(folder.path)
-    text = render(found, "text", words)
-    try:
-        for name, content in (("txt", text), ("md", render(found, "md", words)), ("csv", render(found, "csv", words))):
-            write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    return text
-
-
-def _unusable(folder: RunFolder, error: OSError) -> StorageError:
+def unusable(folder: RunFolder, error: OSError) -> StorageError:
+    """Return the error of a results folder that cannot be read or written."""
     return StorageError(
         f"{folder.path} cannot be used: {error.strerror or error}",
         "finished cells are safe; make room or repair it, and give the same command again",
