@@ -67,28 +67,36 @@ def _student(recorders: _Recorders, recipe: str, images: Tensor, logits: Tensor 
     """A student of a fixed source, in training."""
     source = FixedSource(images, teacher_logits=logits)
     ctx = _context(Precision.FLOAT32_FAST, recorders)
-    return Distillation(toy_network(), source, ctx, Distill.recipes[recipe])
+    return Distillation(toy_network(), source, [ctx], Distill.recipes[recipe])
+
+
+def _state(training: Distillation) -> dict[str, Tensor]:
+    (trained,) = training.students
+    assert trained is not None
+    return trained.student.state_dict()
 
 
 def _run(method: str, overrides: dict[str, Any], precision: Precision) -> tuple[dict[str, Tensor], Counts, _Recorders]:
     """Return what is learned in some steps, what they count, and the recorders."""
     network, recorders = toy_network(), _Recorders()
     kind = load_plugins().method_class(method)
-    with counting(network, lambda: recorders.counts):
+    with counting(network, recorders.counts):
         ctx = _context(precision, recorders)
         source: Any = kind(kind.params_type(**overrides)).synthesize(network, ctx)
         for term in source.terms:
             term.start = min(term.start, STARTS)
-        training = Distillation(network, source, ctx, Distill.recipes[kind.quantizer.partition(":")[2]])
-        training._size = 4
+        training = Distillation(network, source, [ctx], Distill.recipes[kind.quantizer.partition(":")[2]])
+        training.size = 4
         for _ in range(RANGES):
-            training._step(0)
+            training.step(0)
         for _ in range(TRAINED):
-            training._step(training.plan.student_start)
+            training.step(training.plan.student_start)
     learned = {f"g.{name}": value for name, value in source.generator.state_dict().items()}
-    learned |= {f"s.{name}": value for name, value in training.student.state_dict().items()}
-    learned |= {"random": source._random.get_state(), "more": training._random.get_state()}
-    recorders.counts.student_images = training.student.images_seen
+    (trained,) = training.students
+    assert trained is not None
+    learned |= {f"s.{name}": value for name, value in trained.student.state_dict().items()}
+    learned |= {"random": source._random.get_state(), "more": trained._random.get_state()}
+    recorders.counts.student_images = trained.student.images_seen
     return learned, recorders.counts, recorders
 
 
@@ -131,13 +139,13 @@ def test_a_long_range_phase_leaves_the_generators_steps_captured() -> None:
     recorders = _Recorders()
     ctx, network = _context(Precision.FLOAT32_FAST, recorders), toy_network()
     kind = load_plugins().method_class("gdfq")
-    training = Distillation(network, kind(kind.params_type()).synthesize(network, ctx), ctx, Distill.recipes["gdfq"])
-    training._size = 4
+    training = Distillation(network, kind(kind.params_type()).synthesize(network, ctx), [ctx], Distill.recipes["gdfq"])
+    training.size = 4
     # Each replaces scales of the student, at which the generator does not look.
     for _ in range(40):
-        training._step(0)
+        training.step(0)
     for _ in range(10):
-        training._step(training.plan.student_start)
+        training.step(training.plan.student_start)
     shown = [(recorder.warmed, recorder.captured, recorder.replayed) for recorder in recorders]
     assert shown == [(3, 1, 47), (3, 1, 37), (3, 1, 7)]
 
@@ -159,7 +167,7 @@ def test_captured_iterations_make_the_same_images(case: str, monkeypatch: pytest
         ctx = _context(Precision.FLOAT32_FAST, recorders)
         ctx.budget = budget_named("short")
         kind = load_plugins().method_class(method)
-        with counting(network, lambda: recorders.counts):
+        with counting(network, recorders.counts):
             source: Any = kind(kind.params_type(**overrides)).synthesize(network, ctx)
         return source.state_dict(), (recorders.counts, ctx.steps, ctx.scalars), recorders
 
@@ -185,11 +193,11 @@ def test_a_student_of_a_fixed_source_with_and_without_logits(recipe: str, monkey
                 recorders = _Recorders()
                 training = _student(recorders, recipe, images, logits)
                 for _ in range(RANGES):
-                    training._step(0)
+                    training.step(0)
                 for _ in range(TRAINED):
-                    training._step(training.plan.student_start)
+                    training.step(training.plan.student_start)
             assert (recorders[-1].replayed > 2) == captured
-            states.append(training.student.state_dict())
+            states.append(_state(training))
         assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
 
 
@@ -201,13 +209,15 @@ def test_ranges_that_move_after_a_capture_count(monkeypatch: pytest.MonkeyPatch)
             if not captured:
                 _never_capture(patch)
             training = _student(_Recorders(), "gdfq", images)
-            training._step(0)
+            training.step(0)
             start = training.plan.student_start
             for _ in range(6):
-                training._step(start)
-            with torch.no_grad(), training.student.observing("minmax"):
-                training.student(3 * images)
+                training.step(start)
+            (trained,) = training.students
+            assert trained is not None
+            with torch.no_grad(), trained.student.observing("minmax"):
+                trained.student(3 * images)
             for _ in range(2):
-                training._step(start)
-        states.append(training.student.state_dict())
+                training.step(start)
+        states.append(_state(training))
     assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []

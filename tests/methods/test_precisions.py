@@ -14,8 +14,9 @@ from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
-from dfqbench.quantizers.distill import Distill, DistillParams
+from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
+from dfqbench.quantizers.distill_params import DistillParams
 from dfqbench.run.environment import resolve_precision
 from dfqbench.run.evaluate import percent, predict
 from dfqbench.run.per_image import standard_error
@@ -56,11 +57,10 @@ def losses(method: str, precision: Precision) -> list[tuple[str, float]]:
         for term in source.terms:  # type: ignore[attr-defined]
             term.loss = _Listening(term, heard)
             term.start = 0
-    training = Distillation(teacher, source, ctx, PARAMS)
-    for step in range(training.plan.student_start):
-        training._step(step)
-    scalars = training._step(training.plan.student_start)
-    return [*heard, ("student", float(scalars["loss"]))]
+    training = Distillation(teacher, source, [ctx], PARAMS)
+    for step in range(training.plan.student_start + 1):
+        training.step(step)
+    return [*heard, ("student", ctx.scalars[-1]["loss"])]
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32_FAST, Precision.MIXED_BFLOAT16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,8 +31,9 @@ STEPS = 6
 class _Chance:
     """Draws its images from the global generators."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], fails_at: int = 0) -> None:
         self._shape = shape
+        self._fails_at = fails_at
         self._steps = 0
 
     def sample(self, size: int) -> Batch:
@@ -41,6 +43,8 @@ class _Chance:
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         self._steps += 1
+        if self._steps == self._fails_at:
+            raise ValueError("the source's own mistake")
         return self.sample(size)
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,16 +60,23 @@ class _Open(_Chance):
     needs_student = False
 
 
+@dataclass(frozen=True)
+class FeedsParams:
+    fails_at: int = param(0, help="step at which the source goes wrong", source="a test")
+
+
 class Feeds(Method):
     name = "feeds"
-    title = "For tests of lockstep"
+    title = "For tests of shared loops"
     paper = "none"
     fidelity = Fidelity.RECONSTRUCTION
     requires = Requires(batchnorm=False)
     quantizer = "fragile"
+    params_type = FeedsParams
+    params: FeedsParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return _Open(ctx.card.input_size)
+        return _Open(ctx.card.input_size, self.params.fails_at)
 
 
 class FeedsSilently(Feeds):
@@ -87,7 +98,7 @@ class MakesItsOwn(Feeds):
 @dataclass(frozen=True)
 class FragileParams:
     bits: int = param(0, help="bits of the weights at which it goes wrong", source="a test")
-    how: Literal["raises", "exits", "dies", "nan", "asks-otherwise", "memory"] = param(
+    how: Literal["raises", "exits", "dies", "nan", "asks-otherwise", "draws-otherwise", "memory"] = param(
         "raises", help="how", source="a test"
     )
 
@@ -99,35 +110,44 @@ class Fragile(Quantizer):
     params: FragileParams
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
-        import torch
+        (student,) = self.quantize_many(teacher, source, [ctx])
+        assert student is not None
+        return student
 
+    def quantize_many(
+        self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
+    ) -> Sequence[Student | None]:
         from dfqbench.quant import prepare
 
         assert is_live(source)
-        student = prepare(teacher, ctx.scheme, ctx.card)
-        first = 0
+        students = [ctx.for_student(prepare, teacher, ctx.scheme, ctx.card) for ctx in contexts]
+        pairs = [(ctx, student) for ctx, student in zip(contexts, students, strict=True) if student is not None]
+        states = [ctx.for_student(self._restored, ctx, student) for ctx, student in pairs]
+        state = next((state for state in states if state is not None), None)
+        if state is not None:
+            source.load_state_dict(state["source"])
+        for step in range(0 if state is None else state["step"], STEPS):
+            batch = source.train_step(8)
+            for ctx, student in pairs:
+                ctx.for_student(self._step, step, batch, source, ctx, student)
+        return students
+
+    def _restored(self, ctx: Context, student: Student) -> dict[str, Any] | None:
         if ctx.restored is not None:
-            first = ctx.restored["step"]
             student.load_state_dict(ctx.restored["student"])
-            source.load_state_dict(ctx.restored["source"])
-        for step in range(first, STEPS):
-            batch = source.train_step(8, student)
-            # What one student does to its batch must not reach the next.
-            images = batch.images.mul_(0.5).add_(torch.randn(()))
-            loss = torch.ones(())
-            if self.params.bits == ctx.scheme.w_bits and step == STEPS // 2:
-                loss = self._goes_wrong(source)
-            with torch.no_grad(), student.observing("minmax"):
-                student(images)
-            ctx.progress(step + 1, STEPS, loss=loss)
-            ctx.checkpoint(
-                lambda step=step: {  # type: ignore[misc]
-                    "step": step + 1,
-                    "student": student.state_dict(),
-                    "source": source.state_dict(),
-                }
-            )
-        return student
+        return ctx.restored
+
+    def _step(self, step: int, batch: Batch, source: SampleSource, ctx: Context, student: Student) -> None:
+        import torch
+
+        images = batch.images * 0.5 + torch.randn(())
+        loss = torch.ones(())
+        if self.params.bits == ctx.scheme.w_bits and step == STEPS // 2:
+            loss = self._goes_wrong(source)
+        with torch.no_grad(), student.observing("minmax"):
+            student(images)
+        ctx.progress(step + 1, STEPS, loss=loss)
+        ctx.checkpoint(lambda: {"step": step + 1, "student": student.state_dict(), "source": source.state_dict()})
 
     def _goes_wrong(self, source: SampleSource) -> Any:
         import os
@@ -145,6 +165,8 @@ class Fragile(Quantizer):
             raise MemoryError
         if self.params.how == "asks-otherwise":
             source.sample(3)
+        if self.params.how == "draws-otherwise":
+            torch.rand(())
         return torch.full((), torch.nan if self.params.how == "nan" else 1.0)
 
 

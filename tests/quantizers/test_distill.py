@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, Budget, NonFiniteError, UsageError, budget_named
 from dfqbench.quant import Student, parse_scheme, prepare
-from dfqbench.quantizers.distill import Distill, DistillParams
+from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
+from dfqbench.quantizers.distill_params import DistillParams
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
@@ -70,7 +71,7 @@ def test_a_step_equals_the_textbook_step() -> None:
     ctx = _context()
     student = Distill(params).quantize(teacher, FixedSource(images), ctx)
     twin = prepare(teacher, ctx.scheme, ctx.card)
-    plan = Distillation(teacher, FixedSource(images), ctx, params).plan
+    plan = Distillation(teacher, FixedSource(images), [ctx], params).plan
     cursor = 0
 
     def draw() -> Tensor:
@@ -100,14 +101,16 @@ def test_a_step_equals_the_textbook_step() -> None:
 def test_phases_ranges_then_warmup_then_weights() -> None:
     params = dataclasses.replace(PARAMS, warmup_epochs=84)
     ctx, source, teacher = _context(), Recording(), toy_network()
-    run = Distillation(teacher, source, ctx, params)
+    run = Distillation(teacher, source, [ctx], params)
+    (trained,) = run.students
+    assert trained is not None
     assert (run.plan.range_steps, run.plan.warmup_steps, run.plan.total) == (10, 4, 30)
     history: list[tuple[int, Tensor]] = []
-    before = run.student.network.get_parameter("0.parametrizations.weight.original").detach().clone()
+    before = trained.student.network.get_parameter("0.parametrizations.weight.original").detach().clone()
 
     def note(step: int, total: int, **scalars: Any) -> None:
-        weight = run.student.network.get_parameter("0.parametrizations.weight.original")
-        history.append((run.student.range_steps, weight.detach().clone()))
+        weight = trained.student.network.get_parameter("0.parametrizations.weight.original")
+        history.append((trained.student.range_steps, weight.detach().clone()))
 
     ctx.progress = note  # type: ignore[method-assign]
     run.run()
@@ -116,7 +119,7 @@ def test_phases_ranges_then_warmup_then_weights() -> None:
     assert moved == [step > 14 for step in range(1, 31)]
     assert source.steps == 30
     assert source.sizes == [16] * 30
-    assert all(student is run.student for student in source.students)
+    assert all(student is trained.student for student in source.students)
 
 
 def test_batchnorm_statistics_stay_and_affine_trains() -> None:
@@ -184,8 +187,8 @@ def test_a_small_fixed_source_is_used_whole() -> None:
 def test_batch_sizes(card: Any, size: int) -> None:
     ctx = _context(card=card)
     teacher = toy_network(classes=card.classes, size=card.input_size[1])
-    run = Distillation(teacher, Recording(), ctx, Distill.recipes["clusterq"])
-    assert run._size == size
+    run = Distillation(teacher, Recording(), [ctx], Distill.recipes["clusterq"])
+    assert run.size == size
 
 
 def test_recipes_differ_where_they_should() -> None:

@@ -56,7 +56,7 @@ def test_images_steps_and_time_are_counted() -> None:
 def test_teacher_passes_and_optimizer_steps_are_counted_and_no_hook_is_left() -> None:
     teacher = nn.Linear(2, 2)
     counts = Counts()
-    with counting(teacher, lambda: counts):
+    with counting(teacher, counts):
         twin = copy.deepcopy(teacher)
         optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
         teacher(torch.zeros(7, 2))

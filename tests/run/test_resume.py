@@ -149,4 +149,4 @@ def test_a_state_that_cannot_be_saved_is_a_warning(tmp_path: Path) -> None:
     cell = cell_of("odd-state", plugins)
     events = attempt(job_of(cell, tmp_path, "attempt-1", plugins, checkpoint_every=0.0))
     assert events.last["event"] == "result"
-    assert "state.plugin.thing is a object, which cannot be saved" in events.warnings()[0]
+    assert "plugin.thing is a object, which cannot be saved" in events.warnings()[0]

@@ -132,7 +132,7 @@ def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolde
 
     timeline = Timeline(folder, host)
     ctx = context(tmp_path, timeline=timeline)
-    source = MeteredLiveSource(Live(), Clock(), Counts(), (1, 8, 8), timeline)
+    source = MeteredLiveSource(Live(), Clock(), Counts(), (1, 8, 8), lambda: [timeline])
     for step in range(1, 101):
         batch = source.train_step(40)
         assert float(batch.images[0, 0, 0, 0]) == step

@@ -46,7 +46,7 @@ class LiveSource(SampleSource, Protocol):
     """A source with a generator that still learns while the student trains.
 
     A source whose losses never look at the student may have an attribute `needs_student` that is False: one generator
-    then feeds the students of several bit-widths in lockstep, and `train_step` is called without a student.
+    then feeds the students of several bit-widths in one loop, and `train_step` is called without a student.
     """
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
@@ -62,3 +62,8 @@ class LiveSource(SampleSource, Protocol):
 def is_live(source: SampleSource) -> TypeGuard[LiveSource]:
     """Whether the source still learns (has `train_step`)."""
     return callable(getattr(source, "train_step", None))
+
+
+def serves_many(source: SampleSource) -> bool:
+    """Whether a live source says that it never looks at a student, so that one serves several."""
+    return is_live(source) and getattr(source, "needs_student", True) is False and not hasattr(source, "__len__")

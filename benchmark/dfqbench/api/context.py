@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dfqbench.api.graphed import GraphedStep, StepFunction
     from dfqbench.api.precision import Precision
     from dfqbench.quant import Scheme, Student
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Context(Protocol):
@@ -128,6 +131,19 @@ class Context(Protocol):
 
         Called with every step, it costs next to nothing: `state()` is asked for every few minutes, and when the run is
         asked to stop. It holds tensors, numbers, strings, None, and dicts, lists and tuples of these.
+        """
+        ...
+
+    def for_student(
+        self, act: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result | None:
+        """Call a function with the part of a step that belongs to this context's student alone.
+
+        For loops over several students (`Quantizer.quantize_many`): build and train each student, and report its
+        progress and state, inside this call, once a step for each context in order; call the source outside. The time
+        is then this student's, the global random generators are as if the others did not exist, and an exception ends
+        this student only: the result is None, and later calls do nothing. The exception of the last student left is
+        raised.
         """
         ...
 

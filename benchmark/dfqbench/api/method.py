@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -119,6 +119,25 @@ class Quantizer(ABC):
     @abstractmethod
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
         """Makes a student of the teacher; arguments as in :meth:`Method.quantize`."""
+
+    def quantize_many(
+        self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
+    ) -> Sequence[Student | None]:
+        """Make several students from one live source that does not look at them; optional.
+
+        A quantizer that defines it makes the students of all bit-widths at the price of one source. Each student must
+        be bit for bit what `quantize` makes of it alone. What concerns one student only goes through its context's
+        `for_student`.
+
+        Args:
+            teacher: as in `quantize`.
+            source: called for all students at once.
+            contexts: one for each student; they differ in the scheme.
+
+        Returns:
+            The students in the order of the contexts; None for those that have failed.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

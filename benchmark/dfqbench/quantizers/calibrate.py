@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from dfqbench.api.batch import SampleSource, is_live
+from dfqbench.api.batch import LiveSource, SampleSource, is_live
 from dfqbench.api.method import Quantizer
 from dfqbench.api.params import param
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dfqbench.api.context import Context
     from dfqbench.quant import Student
@@ -51,32 +52,57 @@ class Calibrate(Quantizer):
     params_type = CalibrateParams
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
-        """Makes the student.
+        """Make one student.
 
         Args:
             teacher: full-precision network, left as it is.
             source: fixed, or live: then its generator is trained alone first, without losses that need a student.
             ctx: the host's side of the cell.
         """
-        import torch
+        (student,) = self.quantize_many(teacher, source, [ctx])
+        return cast("Student", student)  # the error of a single student is raised
 
-        from dfqbench.quant import prepare
+    def quantize_many(
+        self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
+    ) -> Sequence[Student | None]:
+        """Make one student for each context from the same images; arguments as in `quantize`."""
+        if is_live(source):
+            self._train(source, contexts)
+        images = source.sample(self.params.images).images
+        return [ctx.for_student(_calibrated, teacher, images, ctx) for ctx in contexts]
+
+    def _train(self, source: LiveSource, contexts: Sequence[Context]) -> None:
+        """Train the generator alone."""
         from dfqbench.synth.plan import is_large
 
-        if is_live(source):
-            large = is_large(ctx.card.input_size)
-            size = self.params.generator_batch_large if large else self.params.generator_batch
-            steps = ctx.budget.training_steps(self.params.generator_steps)
-            first = 0
-            if ctx.restored is not None:
-                source.load_state_dict(ctx.restored["source"])
-                first = int(ctx.restored["step"])
-            for step in range(first, steps):
-                source.train_step(size)
-                ctx.progress(step + 1, steps)
-                ctx.checkpoint(lambda step=step: {"step": step + 1, "source": source.state_dict()})  # type: ignore[misc]
-        images = source.sample(self.params.images).images
-        student = prepare(teacher, ctx.scheme, ctx.card)
-        with torch.no_grad(), student.observing("minmax"):
-            student(images.to(ctx.device, memory_format=torch.channels_last))
-        return student
+        card, budget = contexts[0].card, contexts[0].budget
+        size = self.params.generator_batch_large if is_large(card.input_size) else self.params.generator_batch
+        steps = budget.training_steps(self.params.generator_steps)
+
+        def report(ctx: Context, step: int) -> None:
+            ctx.progress(step, steps)
+            ctx.checkpoint(lambda: {"step": step, "source": source.state_dict()})
+
+        states = [ctx.for_student(_restored, ctx) for ctx in contexts]
+        state = next((state for state in states if state is not None), None)
+        if state is not None:
+            source.load_state_dict(state["source"])
+        for step in range(0 if state is None else int(state["step"]), steps):
+            source.train_step(size)
+            for ctx in contexts:
+                ctx.for_student(report, ctx, step + 1)
+
+
+def _restored(ctx: Context) -> dict[str, Any] | None:
+    return ctx.restored
+
+
+def _calibrated(teacher: nn.Module, images: Tensor, ctx: Context) -> Student:
+    import torch
+
+    from dfqbench.quant import prepare
+
+    student = prepare(teacher, ctx.scheme, ctx.card)
+    with torch.no_grad(), student.observing("minmax"):
+        student(images.to(ctx.device, memory_format=torch.channels_last))
+    return student

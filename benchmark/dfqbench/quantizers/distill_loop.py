@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,48 +19,98 @@ from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
 if TYPE_CHECKING:
     from dfqbench.api.context import Context
     from dfqbench.quant import Student
-    from dfqbench.quantizers.distill import DistillParams
+    from dfqbench.quantizers.distill_params import DistillParams
 
 
 class Distillation:
-    """One student in training.
+    """The training of some students on the batches of one source.
 
-    Three phases (see `TrainingPlan`): activation ranges follow the batches; a live source learns alone; the student's
+    Three phases (see `TrainingPlan`): activation ranges follow the batches; a live source learns alone; the students'
     parameters move.
 
     Attributes:
-        student: the student.
         plan: lengths of the phases.
+        size: images of a batch.
+        students: one for each context; None where it could not be made.
     """
 
-    def __init__(self, teacher: nn.Module, source: SampleSource, ctx: Context, params: DistillParams) -> None:
-        """Prepares student and optimizer.
+    def __init__(
+        self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context], params: DistillParams
+    ) -> None:
+        """Prepare students and optimizers, and go on from the last checkpoint where there is one.
 
         Args:
             teacher: full-precision network, left as it is.
-            source: fixed or live.
-            ctx: the host's side of the cell.
+            source: fixed or live; live ones that look at the student have one context only.
+            contexts: the host's side of each student.
             params: hyper-parameters.
 
         Raises:
             UsageError: the range phase is too short for the range rule.
         """
-        large = is_large(ctx.card.input_size)
-        self._teacher = teacher
-        self._source = source
-        self._ctx = ctx
-        self._params = params
-        self._live = is_live(source)
+        card = contexts[0].card
+        large = is_large(card.input_size)
         warmup = params.warmup_epochs_large if large else params.warmup_epochs
-        self.plan = TrainingPlan(ctx.budget, params.epochs, params.iterations, params.range_epochs, warmup)
+        self.plan = TrainingPlan(contexts[0].budget, params.epochs, params.iterations, params.range_epochs, warmup)
         check_range_rule(params.range_rule, self.plan.range_steps)
+        size = params.batch_large if large else params.batch
+        if not large and card.classes <= FEW_CLASSES:
+            size = params.batch_few_classes
+        # More images than a fixed source has would only be repetitions: the same gradient for more work.
+        self.size = min(size, len(source)) if isinstance(source, Sized) else size
+        self._source = source
+        self._first = 0
+        self.students = [ctx.for_student(TrainedStudent, teacher, ctx, params, self.plan) for ctx in contexts]
+        states = [student.ctx.for_student(student.restore) for student in self.students if student is not None]
+        state = next((state for state in states if state is not None), None)
+        if state is not None:
+            self._first = int(state["step"])
+            source.load_state_dict(state["source"])
+
+    def run(self) -> list[Student | None]:
+        """Run all phases; return the students.
+
+        Raises:
+            NonFiniteError: the loss of the only student is not finite.
+        """
+        for step in range(self._first, self.plan.total):
+            self.step(step)
+        return [None if student is None else student.student for student in self.students]
+
+    def step(self, step: int) -> None:
+        """Run one step (from 0): a batch of the source, from which each student learns."""
+        students = [student for student in self.students if student is not None]
+        batch = None
+        if is_live(self._source):
+            batch = self._source.train_step(self.size, students[0].student if len(self.students) == 1 else None)
+        elif not self.plan.range_steps <= step < self.plan.student_start:
+            batch = self._source.sample(self.size)
+        for student in students:
+            student.ctx.for_student(student.step, step, batch, self._source)
+
+
+class TrainedStudent:
+    """One student in training, with its optimizer and its random numbers.
+
+    Attributes:
+        ctx: the host's side.
+        student: the student.
+    """
+
+    def __init__(self, teacher: nn.Module, ctx: Context, params: DistillParams, plan: TrainingPlan) -> None:
+        large = is_large(ctx.card.input_size)
+        self.ctx = ctx
+        self._teacher = teacher
+        self._params = params
+        self._plan = plan
         self.student: Student = prepare(teacher, ctx.scheme, ctx.card)
         self.student.use_integer_convolutions(ctx.precision.bfloat16)
         self.student.attach_observers(params.range_rule)
-        self._size = self._batch_size(large)
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
         self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
+        # Whether a step is augmented or interpolated is decided on the host, so that no step waits for the device.
+        self._coin = torch.Generator().manual_seed(ctx.seed("distill", "coin"))
         self._run_observe = ctx.graphed(self._observe)
         self._run_update = ctx.graphed(self._update, generators=[self._random])
         self._optimizer = torch.optim.SGD(
@@ -71,46 +121,26 @@ class Distillation:
             weight_decay=params.weight_decay,
             fused=True,
         )
-        # Whether a step is augmented or interpolated is decided on the host, so that no step waits for the device.
-        self._coin = torch.Generator().manual_seed(ctx.seed("distill", "coin"))
 
-    def _batch_size(self, large: bool) -> int:
-        params = self._params
-        size = params.batch_large if large else params.batch
-        if not large and self._ctx.card.classes <= FEW_CLASSES:
-            size = params.batch_few_classes
-        # More images than a fixed source has would only be repetitions: the same gradient for more work.
-        return min(size, len(self._source)) if isinstance(self._source, Sized) else size
+    def restore(self) -> dict[str, Any] | None:
+        """Go on from the last checkpoint's state where there is one; return it."""
+        state = self.ctx.restored
+        if state is not None:
+            self._load(state)
+        return state
 
-    def run(self) -> Student:
-        """Runs all phases, from the last checkpoint where there is one.
-
-        Raises:
-            NonFiniteError: the loss is not finite.
-        """
-        first = 0
-        if self._ctx.restored is not None:
-            self._load(self._ctx.restored)
-            first = int(self._ctx.restored["step"])
-        for step in range(first, self.plan.total):
-            scalars = self._step(step)
-            self._ctx.progress(step + 1, self.plan.total, **scalars)
-            trained = step + 1 - self.plan.student_start
-            if trained > 0 and (trained % self.plan.epoch_steps == 0 or step + 1 == self.plan.total):
-                self._ctx.snapshot(self.student, step + 1)
-            self._ctx.checkpoint(lambda step=step: self._state(step + 1))  # type: ignore[misc]
-        return self.student
-
-    def _step(self, step: int) -> dict[str, Any]:
-        if step < self.plan.range_steps:
-            # Drawn before: what the generator sees of the student must not count for the ranges.
-            self._run_observe(self._draw().images)
-            return {}
-        if step < self.plan.student_start:
-            if self._live:
-                self._draw()
-            return {}
-        return {"loss": self._train(self._draw(), step)}
+    def step(self, step: int, batch: Batch | None, source: SampleSource) -> None:
+        """Learn from the batch of one step (from 0), report the step and offer its state."""
+        plan, scalars = self._plan, {}
+        if batch is not None and step < plan.range_steps:
+            self._run_observe(batch.images)
+        elif batch is not None and step >= plan.student_start:
+            scalars["loss"] = self._train(batch, step)
+        self.ctx.progress(step + 1, plan.total, **scalars)
+        trained = step + 1 - plan.student_start
+        if trained > 0 and (trained % plan.epoch_steps == 0 or step + 1 == plan.total):
+            self.ctx.snapshot(self.student, step + 1)
+        self.ctx.checkpoint(lambda: self._state(step + 1) | {"source": source.state_dict()})
 
     @torch.no_grad()
     def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -118,63 +148,56 @@ class Distillation:
             self.student(images)
         return ()
 
-    def _draw(self) -> Batch:
-        if is_live(self._source):
-            return self._source.train_step(self._size, self.student)
-        return self._source.sample(self._size)
-
     def _train(self, batch: Batch, step: int) -> Tensor:
-        """One update of the student's parameters; returns its loss (0-d)."""
+        """Update the student's parameters once; return the loss (0-d)."""
         params = self._params
-        augments, mixes = self._happens(params.augment_share), self._happens(params.interpolation)
         return self._run_update(
             batch.images,
             batch.labels,
             batch.teacher_logits,
-            self._lr * params.lr_factor ** self.plan.decays(self._lr_steps, step),
-            augments=augments,
-            mixes=mixes,
+            self._lr * params.lr_factor ** self._plan.decays(self._lr_steps, step),
+            augments=self._happens(params.augment_share),
+            mixes=self._happens(params.interpolation),
         )[0]
 
     def _update(
         self,
         images: Tensor,
         labels: Tensor | None,
-        logits: Tensor | None,
+        teacher_logits: Tensor | None,
         lr: float | Tensor,
         *,
         augments: bool,
         mixes: bool,
     ) -> tuple[Tensor]:
+        batch = Batch(images, labels, teacher_logits)
+        if augments:
+            batch = Batch(crop_and_flip(images, self._params.augment_scale, self._random), labels)
+        if mixes:
+            batch = interpolate(batch, self.ctx.card.classes, self._random)
+        teacher_logits = batch.teacher_logits
+        if teacher_logits is None:
+            with torch.no_grad(), self.ctx.autocast():
+                teacher_logits = self._teacher(batch.images)
+            teacher_logits = widened(teacher_logits)
+        loss = self._loss(teacher_logits, self.student(batch.images), batch.labels)
         self._optimizer.param_groups[0]["lr"] = lr
-        batch = self._varied(Batch(images, labels, logits), augments=augments, mixes=mixes)
-        wanted = batch.teacher_logits
-        if wanted is None:
-            with torch.no_grad(), self._ctx.autocast():
-                wanted = self._teacher(batch.images)
-            wanted = widened(wanted)
-        loss = self._loss(wanted, self.student(batch.images), batch.labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return (loss,)
 
-    def _loss(self, wanted: Tensor, found: Tensor, labels: Tensor | None) -> Tensor:
+    def _loss(self, teacher_logits: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
         """CE(Q(x), y) + alpha T^2 KL(P || Q) + weight MSE of logits, those that are switched on."""
         params = self._params
         terms = []
         if params.ce_weight > 0:
-            terms.append(params.ce_weight * F.cross_entropy(found, hard_or_soft(labels, wanted)))
+            terms.append(params.ce_weight * F.cross_entropy(logits, hard_or_soft(labels, teacher_logits)))
         if params.alpha > 0:
-            terms.append(params.alpha * kd_loss(wanted, found, params.temperature, params.reduction))
+            terms.append(params.alpha * kd_loss(teacher_logits, logits, params.temperature, params.reduction))
         if params.mse_weight > 0:
-            terms.append(params.mse_weight * logit_mse_loss(wanted, found))
+            terms.append(params.mse_weight * logit_mse_loss(teacher_logits, logits))
         return torch.stack(terms).sum()
-
-    def _varied(self, batch: Batch, *, augments: bool, mixes: bool) -> Batch:
-        if augments:
-            batch = Batch(crop_and_flip(batch.images, self._params.augment_scale, self._random), batch.labels)
-        return interpolate(batch, self._ctx.card.classes, self._random) if mixes else batch
 
     def _happens(self, share: float) -> bool:
         return share > 0 and float(torch.rand((), generator=self._coin)) < share
@@ -185,7 +208,6 @@ class Distillation:
             "student": self.student.state_dict(),
             "images_seen": self.student.images_seen,
             "optimizer": self._optimizer.state_dict()["state"],
-            "source": self._source.state_dict(),
             "random": self._random.get_state(),
             "coin": self._coin.get_state(),
         }
@@ -197,6 +219,5 @@ class Distillation:
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self._run_observe.reset()
         self._run_update.reset()
-        self._source.load_state_dict(state["source"])
         self._random.set_state(state["random"].cpu())
         self._coin.set_state(state["coin"].cpu())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
 from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.checkpoint import Checkpoints
-from dfqbench.run.context import REPORT_EVERY, HostContext
+from dfqbench.run.context import REPORT_EVERY, ForStudent, HostContext
 from dfqbench.run.costs import SHARED, Costs
 from dfqbench.run.first_steps import FirstSteps, ProbeDone
 from dfqbench.run.flag import StopFlag
@@ -36,7 +36,7 @@ from dfqbench.run.guard import DataGuard
 from dfqbench.run.job import Job
 from dfqbench.run.keeper import Account, StateKeeper
 from dfqbench.run.memory import reset_peak
-from dfqbench.run.meter import counting, metered
+from dfqbench.run.meter import MeteredSource, SharedCounts, counting, metered
 from dfqbench.run.product import KEPT_IMAGES, check_finite, evaluated_here, save_images
 from dfqbench.run.rng import seeded
 from dfqbench.run.source import load_source, save_source, shared_state
@@ -46,7 +46,7 @@ from dfqbench.targets.spec import ModelSpec
 
 if TYPE_CHECKING:
     from dfqbench.run.channel import Sink
-    from dfqbench.run.lockstep import CommonFlag
+    from dfqbench.run.meter import Timed, Timelines
 
 WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
@@ -72,6 +72,7 @@ class Attempt:
         phase: the phase under way.
         plugin: whose code is running, or empty.
         costs: what it has cost and shown until now.
+        counters: raise the counts of the attempts for which work is done; one for all of a worker.
         surroundings: set by `begin` or `join`.
         source: set by `begin` or `join`.
         has_saved_source: whether the source is on disk, for other cells.
@@ -86,7 +87,8 @@ class Attempt:
     surroundings: Surroundings
     source: SampleSource
     _method: Method | None
-    _quantizer: Quantizer
+    quantizer: Quantizer
+    counters: SharedCounts
 
     def __init__(self, job: Job, channel: Sink, flag: StopFlag | None = None, leader: Attempt | None = None) -> None:
         self.phase = "setup"
@@ -102,15 +104,16 @@ class Attempt:
         # One guard for all of a worker: they run the same plugin's code, and what it opens spoils every record.
         self._guard: DataGuard = _guard(job) if leader is None else leader._guard
         self._flag = flag or StopFlag()
-        self._counts_itself = True
         self.has_saved_source = False
         self._device = torch.device(job.device)
         self.costs = Costs(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
+        self.counters = SharedCounts(self.costs.counts) if leader is None else leader.counters
         self._model = ModelSpec.from_dict(job.model)
         self.keeper = StateKeeper(
             self._checkpoints(),
             self._flag,
             Account(lambda: self.costs.account(self.phase), self.costs.go_on_from),
+            student=str(job.scheme["label"]),
             clock=self.costs.clock,
             guard=self._guard,
             warn=lambda text: channel.send("warning", message=text),
@@ -127,31 +130,23 @@ class Attempt:
     def begin(self) -> None:
         """Runs setup and synthesis."""
         self._set_up()
-        with self._counted():
+        self.counters.present = [self.costs.counts]
+        with counting(self.surroundings.teacher, self.counters):
             self.source = self._synthesis(self.surroundings.teacher)
 
-    def join(self, source: SampleSource, others: Sequence[Attempt]) -> None:
-        """Takes a live source that the leader has made, instead of making one.
+    def join(self, leader: Attempt) -> bool:
+        """Takes the live source that another attempt has made, instead of making one.
 
-        Args:
-            source: the member's view of it.
-            others: who pays for it; the leader is the first.
+        Returns:
+            Whether both begin, or go on from the same boundary.
         """
         self._set_up()
-        self.source = source
-        self.costs.share(Path(self._job.source).name, [other.costs for other in others])
+        self.source = leader.source
+        return self.keeper.join(leader.keeper)
 
-    def follow(self, flag: CommonFlag, waited: Callable[[], float], leader: Attempt) -> None:
-        """Stops and keeps states in step with others.
-
-        Args:
-            flag: whether to stop.
-            waited: seconds that others had the turn.
-            leader: the first of them.
-        """
-        self.keeper.follow(leader.keeper, flag, flag.now)
-        self.costs.wait(waited)
-        self._counts_itself = False
+    def share(self, group: Sequence[Attempt]) -> None:
+        """Shares source and worker with others; the first of them has made the source."""
+        self.costs.share(Path(self._job.source).name, [other.costs for other in group])
 
     def finish(self) -> dict[str, Any]:
         """Makes the student, and keeps it.
@@ -159,11 +154,15 @@ class Attempt:
         Returns:
             Seconds, counts, peaks, flags and checks, as plain data for the record.
         """
-        with self._counted():
-            student = self._quantization(self.surroundings.teacher)
+        self.counters.present = [self.costs.counts]
+        return self.keep(self._quantization(self.surroundings.teacher))
+
+    def keep(self, student: nn.Module) -> dict[str, Any]:
+        """Keeps the student; returns what `finish` returns."""
         self.phase = "saving"
-        self._keep(student)
-        evaluation = None if isinstance(student, Student) else self._evaluated_here(student)
+        with self.costs.saving():
+            self._keep(student)
+            evaluation = None if isinstance(student, Student) else self._evaluated_here(student)
         return self.costs.so_far() | {"evaluation": evaluation}
 
     @property
@@ -172,6 +171,11 @@ class Attempt:
         if not self._job.own_quantize or self._job.method == REAL:
             return True
         return self.surroundings.plugins.method_class(self._job.method).quantize is Method.quantize
+
+    @property
+    def makes_many(self) -> bool:
+        """Whether the quantizer can make the students of several schemes in one loop."""
+        return type(self.quantizer).quantize_many is not Quantizer.quantize_many
 
     @property
     def trains(self) -> bool:
@@ -194,17 +198,13 @@ class Attempt:
             self.surroundings = self._leader.surroundings
         with self._guard.watching():
             self._method = self._make_method(self.surroundings.plugins)
-            self._quantizer = self._make_quantizer(self.surroundings.plugins)
+            self.quantizer = self._make_quantizer(self.surroundings.plugins)
         self._check_requirements(self._method, self.surroundings.teacher)
         if self.trains or not (self._method is None or self._method.control):
             # The first optimizer would load it, and a second or two of that would count as synthesis.
             importlib.import_module("torch._dynamo")
         self.keeper.load(self._device)
         self.costs.clock.add("setup", time.monotonic() - begin)
-
-    def _counted(self) -> AbstractContextManager[object]:
-        """Within it, passes of the teacher and steps of optimizers are counted, where nobody else does it."""
-        return counting(self.surroundings.teacher, lambda: self.costs.counts) if self._counts_itself else nullcontext()
 
     def _checkpoints(self) -> Checkpoints | None:
         job = self._job
@@ -246,7 +246,7 @@ class Attempt:
         if method is None:
             raise PluginError("the images of the real-data control were not prepared")
         scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
-        self._context = context = self._make_context("synthesis", model, scheme, None)
+        self._context = context = self._make_context("synthesis", model, scheme)
         reset_peak(device)
         try:
             with seeded(context.seed("global")), self._guard.watching(), self.costs.clock.phase("synthesis"):
@@ -277,8 +277,42 @@ class Attempt:
         return source
 
     def _quantization(self, teacher: nn.Module) -> nn.Module:
-        source, model, device = self.source, self._model, self._device
-        method, quantizer = self._method, self._quantizer
+        method = self._method
+        context = self.open_quantization()
+        source = self.metered(self.costs.clock, self.timelines)
+        with self.quantizing(context), self.costs.clock.phase("quantization", inside="synthesis"):
+            if self._job.own_quantize and method is not None:
+                student: nn.Module = method.quantize(teacher, source, context)
+            else:
+                student = self.quantizer.quantize(teacher, source, context)
+        return self.checked(student, source)
+
+    def metered(self, clock: Timed, timelines: Timelines) -> MeteredSource:
+        """The source, with its calls timed and counted."""
+        return metered(self.source, clock, self.counters, tuple(self._model.card.input_size), timelines)
+
+    @contextmanager
+    def quantizing(self, context: HostContext) -> Iterator[None]:
+        """Prepares for a quantizer's code: global random generators, data guard, counts and peak memory."""
+        reset_peak(self._device)
+        with (
+            seeded(context.seed("global")),
+            self._guard.watching(),
+            counting(self.surroundings.teacher, self.counters),
+        ):
+            yield
+
+    def timelines(self) -> list[Timeline]:
+        """Where images of the source's training are kept."""
+        return [] if self._timeline is None else [self._timeline]
+
+    def open_quantization(self, for_student: ForStudent | None = None) -> HostContext:
+        """Enters the phase.
+
+        Args:
+            for_student: runs the parts of a loop over several students that belong to this one.
+        """
+        source = self.source
         self._enter("quantization")
         if is_live(source) and self._job.quantizer == "calibrate":
             self.costs.flag("generator_alone")
@@ -290,22 +324,21 @@ class Attempt:
             self._timeline = Timeline(self._training, self.aside) if is_live(source) else None
             if self._job.snapshots:
                 self._snapshots = Snapshots(self._training, self._job.snapshots, self.aside)
-        self._context = context = self._make_context("quantization", model, scheme, quantizer.quantize)
-        handed = metered(source, self.costs.clock, self.costs.counts, tuple(model.card.input_size), self._timeline)
-        reset_peak(device)
-        with (
-            seeded(context.seed("global")),
-            self._guard.watching(),
-            self.costs.clock.phase("quantization", inside="synthesis"),
-        ):
-            if self._job.own_quantize and method is not None:
-                student: nn.Module = method.quantize(teacher, handed, context)
-            else:
-                student = quantizer.quantize(teacher, handed, context)
+        shared = self.quantizer.quantize
+        self._context = self._make_context("quantization", self._model, scheme, shared, for_student)
+        return self._context
+
+    def checked(self, student: nn.Module | None, source: MeteredSource) -> nn.Module:
+        """Ends the phase, checks what it gave, and returns it.
+
+        Raises:
+            PluginError: the quantizer gave no student.
+            NonFiniteError: the student or an image of the source is not finite.
+        """
         self.costs.peaks["quantization"] = self.costs.peak(self.phase)
         if not isinstance(student, nn.Module):
             raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
-        handed.check()
+        source.check()
         check_finite(student)
         if isinstance(student, Student):
             self.costs.counts.student_images = student.images_seen
@@ -315,7 +348,7 @@ class Attempt:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """The host's own work amid a plugin's call, or another's turn: no phase pays, and the guard does not hear."""
+        """Pause the clock and the data guard while the host does its own work."""
         with self.costs.clock.paused(), self._guard.off():
             yield
 
@@ -336,7 +369,14 @@ class Attempt:
         self.costs.flag("plugin_student")
         return evaluated_here(student, self.surroundings.teacher, self._job, self._device)
 
-    def _make_context(self, phase: str, model: ModelSpec, scheme: Scheme | None, shared: Any) -> HostContext:
+    def _make_context(
+        self,
+        phase: str,
+        model: ModelSpec,
+        scheme: Scheme | None,
+        shared: Any = None,
+        for_student: ForStudent | None = None,
+    ) -> HostContext:
         workdir = self._folder / WORK
         workdir.mkdir(exist_ok=True)
         return HostContext(
@@ -355,7 +395,8 @@ class Attempt:
             keeper=self.keeper,
             restored=self.keeper.restored(),
             precision=Precision(self._job.precision),
-            make_graphed=graphed_steps(self._device, self.costs.counts),
+            make_graphed=graphed_steps(self._device, self.counters),
+            for_student=for_student,
         )
 
     def _enter(self, phase: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import secrets
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,42 +44,54 @@ class Checkpoints:
         self._now = now
         self._last = now()
 
-    def follow(self, other: Checkpoints, now: Callable[[], float]) -> None:
-        """Is due when another cell's are: both count from the same moment.
-
-        Args:
-            other: of a cell that runs in step with this one.
-            now: seconds that stand still while one step of all cells is under way.
-        """
-        self._last = other._last
-        self._now = now
-
     @property
     def due(self) -> bool:
         """Whether the last one is old enough."""
         return self._now() - self._last >= self._every
 
-    def write(self, state: Mapping[str, Any]) -> None:
-        """Writes a checkpoint and drops all but the newest two.
-
-        Raises:
-            PluginError: the state holds what cannot be saved.
-            OSError: it cannot be written; the older ones are left as they were.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files = _files(self.folder)
-        number = files[-1][0] + 1 if files else 1
-        write_tree(self.folder / f"checkpoint-{number}.safetensors", {"identity": self._identity, "state": dict(state)})
-        for _, old in files[: max(0, len(files) + 1 - KEPT)]:
-            old.unlink(missing_ok=True)
-        self._last = self._now()
-
-    def read(self, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest checkpoint that can be trusted, or None.
+    def write(self, students: Mapping[str, Mapping[str, Any]], others: Iterable[Checkpoints] = ()) -> None:
+        """Writes one file with the states of all students of a loop, and drops all but the newest two.
 
         Args:
+            students: each student's state, by its scheme.
+            others: checkpoints of the other students' cells, which get the same file.
+
+        Raises:
+            PluginError: a state holds what cannot be saved.
+            OSError: it cannot be written; the older ones are left as they were.
+        """
+        path = self._next()
+        state = {"boundary": secrets.token_hex(8), "students": dict(students)}
+        write_tree(path, {"identity": self._identity, "state": state})
+        self._drop_old()
+        self._last = self._now()
+        for other in others:
+            place = other._next()
+            try:
+                place.hardlink_to(path)
+            except OSError:
+                shutil.copyfile(path, place)
+            other._drop_old()
+            other._last = self._last
+
+    def _next(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = _files(self.folder)
+        return self.folder / f"checkpoint-{files[-1][0] + 1 if files else 1}.safetensors"
+
+    def _drop_old(self) -> None:
+        for _, old in _files(self.folder)[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def read(self, student: str, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """Return one student's state in the newest checkpoint that can be trusted, or None.
+
+        Its key `boundary` is the same for all students that were kept together.
+
+        Args:
+            student: its scheme.
             device: where its tensors go.
-            warn: is told of every one that had to be passed over.
+            warn: takes a message for each checkpoint that had to be passed over.
         """
         for _, path in reversed(_files(self.folder)):
             try:
@@ -85,14 +99,15 @@ class Checkpoints:
             except (TornFileError, FileNotFoundError) as error:
                 warn(f"checkpoint {path.name} is passed over: {error}")
                 continue
-            if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
+            state = content.get("state") if isinstance(content, dict) else None
+            students = state.get("students") if isinstance(state, dict) else None
+            if not isinstance(state, dict) or not isinstance(students, dict) or student not in students:
                 warn(f"checkpoint {path.name} is passed over: it holds something else")
                 continue
             if content.get("identity") != self._identity:
                 warn(f"checkpoint {path.name} is passed over: it was made in another environment")
                 continue
-            state: dict[str, Any] = content["state"]
-            return state
+            return {**students[student], "boundary": state["boundary"]}
         return None
 
 

@@ -1,15 +1,15 @@
 """The clock: where the seconds of an attempt go.
 
-Synthesis is everything inside calls of the source, whoever asks for it. On CUDA, kernels run behind the host's back, so
-that segments are marked with events; there is one synchronisation at the end of a phase, and an interleaved phase's
-wall time is split in proportion to its event sums.
+Synthesis is everything inside calls of the source, regardless of the caller. A loop in which source and students take
+turns is split by who was at work: by the host's time on the CPU, and on CUDA, where kernels run asynchronously, in
+proportion to the sums of device time between events, with one synchronisation at the end.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -30,31 +30,8 @@ class Event(Protocol):
         ...
 
 
-class EventSums:
-    """Sums of device time between events, folded up as they complete so that long phases hold few events."""
-
-    def __init__(self) -> None:
-        self.seconds = {"inside": 0.0, "outside": 0.0}
-        self._open: deque[tuple[str, Event, Event]] = deque()
-
-    def add(self, side: str, begin: Event, end: Event) -> None:
-        """Notes a segment; sums those that the device has finished."""
-        self._open.append((side, begin, end))
-        while self._open and self._open[0][2].query():
-            self._fold()
-
-    def finish(self) -> None:
-        """Sums the rest; the device must have been synchronised."""
-        while self._open:
-            self._fold()
-
-    def _fold(self) -> None:
-        side, begin, end = self._open.popleft()
-        self.seconds[side] += begin.elapsed_time(end) / 1000.0
-
-
-class Clock:
-    """Seconds by phase.
+class Timers:
+    """Where the time comes from.
 
     Args:
         synchronize: waits for the device; None on the CPU.
@@ -68,126 +45,207 @@ class Clock:
         make_event: Callable[[], Event] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.seconds: dict[str, float] = {}
+        self.make_event = make_event
+        self.now = now
         self._synchronize = synchronize
-        self._make_event = make_event
-        self._now = now
-        self._inside_seconds = 0.0
-        self._depth = 0
-        self._sums: EventSums | None = None
-        self._mark: Event | None = None
-        self._open: tuple[str, str | None] | None = None
-        self._begin = 0.0
 
-    @contextmanager
-    def phase(self, name: str, inside: str | None = None) -> Iterator[None]:
-        """Charges the time within to `name`, and that spent in :meth:`inside` to `inside`.
-
-        Args:
-            name: phase that pays for the time.
-            inside: phase that pays for the marked segments, or None: `name` pays for these too.
-        """
-        self._open = (name, inside)
-        self._start()
-        try:
-            yield
-        finally:
-            self.seconds = self.so_far()
-            self._open = self._sums = self._mark = None
-
-    def _start(self) -> None:
-        self._begin = self._now()
-        self._inside_seconds = 0.0
-        if self._make_event is not None:
-            self._sums = EventSums()
-            self._mark = self._event()
-
-    def so_far(self) -> dict[str, float]:
-        """Seconds by phase until now, the open phase included; waits for the device."""
-        found = dict(self.seconds)
-        if self._open is None:
-            return found
-        name, inside = self._open
-        self._cut("inside" if self._depth else "outside")
+    def synchronize(self) -> None:
+        """Waits for the device, if there is one."""
         if self._synchronize is not None:
             self._synchronize()
-        wall = self._now() - self._begin
-        share = self._inside_share(wall) if inside is not None else 0.0
-        parts = (
-            [(name, wall * (1.0 - share))] if inside is None else [(inside, wall * share), (name, wall * (1 - share))]
-        )
-        for phase, seconds in parts:
-            found[phase] = found.get(phase, 0.0) + seconds
-        return found
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time within is nobody's: it is part of no phase."""
-        if self._open is None:
-            yield
+
+class Segments:
+    """Sums of time by label; events are summed as they complete, so that long phases hold few."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+        self._sums: defaultdict[Hashable, float] = defaultdict(float)
+        self._open: deque[tuple[Hashable, Event, Event]] = deque()
+        self._label: Hashable = None
+        self._event: Event | None = None
+        self._moment = 0.0
+
+    def switch(self, label: Hashable) -> None:
+        """Ends the running segment and begins one of another label; time labelled None is not counted."""
+        ended, event, moment = self._label, self._event, self._moment
+        self._label, self._moment = label, self._timers.now()
+        if self._timers.make_event is None:
+            self._sums[ended] += self._moment - moment
             return
-        self._cut("inside" if self._depth else "outside")
-        if self._synchronize is not None:
-            self._synchronize()
-        begin = self._now()
-        try:
-            yield
-        finally:
-            spent = self._now() - begin
-            self._begin += spent
-            if self._depth:
-                self._inside_seconds -= spent
-            if self._make_event is not None:
-                self._mark = self._event()
+        self._event = self._timers.make_event()
+        self._event.record()
+        if event is not None:
+            self._open.append((ended, event, self._event))
+        while self._open and self._open[0][2].query():
+            self._fold()
 
-    def go_on_from(self, seconds: Mapping[str, float]) -> None:
-        """Sets the account to an earlier one; an open phase begins now, and what it took until now is nobody's."""
-        self.seconds = dict(seconds)
-        if self._open is not None:
-            self._start()
+    def sums(self) -> Mapping[Hashable, float]:
+        """Seconds by label until the last switch; the device must have been synchronised."""
+        while self._open:
+            self._fold()
+        return {label: seconds for label, seconds in self._sums.items() if label is not None}
 
-    def _cut(self, side: str) -> None:
-        """Ends the running segment of device time and begins the next."""
-        if self._sums is not None and self._mark is not None:
-            now = self._event()
-            self._sums.add(side, self._mark, now)
-            self._mark = now
+    def _fold(self) -> None:
+        label, begin, end = self._open.popleft()
+        self._sums[label] += begin.elapsed_time(end) / 1000.0
+
+
+class Phase:
+    """A phase that one student has to itself, or several share in one loop.
+
+    Attributes:
+        payer: number of the student that the source's time is charged to.
+
+    Args:
+        name: what the students' time is charged to.
+        inside: what the source's time is charged to, or None: also `name`.
+        timers: where the time comes from.
+        students: how many share the phase.
+    """
+
+    def __init__(self, name: str, inside: str | None, timers: Timers, students: int = 1) -> None:
+        self.payer = 0
+        self._name = name
+        self._inside = inside
+        self._timers = timers
+        self._students = students
+        self._depth = 0
+        # The student at work; None: what they have in common.
+        self._current: int | None = 0 if students == 1 else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the time until now."""
+        self._begin = self._timers.now()
+        self._segments = Segments(self._timers)
+        self._switch()
+
+    def _switch(self) -> None:
+        self._segments.switch(("source", self.payer) if self._depth else ("student", self._current))
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Marks a segment that belongs to the source; nested marks count once."""
+        """Marks the source's work; nested marks count once."""
         self._depth += 1
-        if self._depth > 1:
-            try:
-                yield
-            finally:
-                self._depth -= 1
-            return
-        begin = self._now()
-        self._cut("outside")
+        self._switch()
         try:
             yield
         finally:
             self._depth -= 1
-            self._inside_seconds += self._now() - begin
-            self._cut("inside")
+            self._switch()
+
+    @contextmanager
+    def student(self, number: int) -> Iterator[None]:
+        """Marks the work of one of several students."""
+        before, self._current = self._current, number
+        self._switch()
+        try:
+            yield
+        finally:
+            self._current = before
+            self._switch()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of a block."""
+        self._segments.switch(None)
+        self._timers.synchronize()
+        begin = self._timers.now()
+        try:
+            yield
+        finally:
+            self._begin += self._timers.now() - begin
+            self._switch()
+
+    def split(self, number: int) -> dict[str, float]:
+        """Seconds until now of one student, by phase; the device is synchronised.
+
+        The wall time is split by the sums of each student's and the source's segments; what the students have in common
+        is split as their own segments are.
+        """
+        self._switch()
+        self._timers.synchronize()
+        wall, sums = self._timers.now() - self._begin, self._segments.sums()
+        total = sum(sums.values())
+        own = sums.get(("student", number), 0.0)
+        every = sum(sums.get(("student", other), 0.0) for other in range(self._students))
+        common = sums.get(("student", None), 0.0)
+        own += common * (own / every if every > 0.0 else 1.0 / self._students)
+        source = sums.get(("source", number), 0.0)
+        if total <= 0.0:
+            own, source, total = 1.0, 0.0, float(self._students)
+        if self._inside is None:
+            return {self._name: wall * (own + source) / total}
+        return {self._inside: wall * source / total, self._name: wall * own / total}
+
+
+class Clock:
+    """Seconds of one attempt by phase; arguments as of `Timers`."""
+
+    def __init__(
+        self,
+        synchronize: Callable[[], None] | None = None,
+        make_event: Callable[[], Event] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.seconds: dict[str, float] = {}
+        self._timers = Timers(synchronize, make_event, now)
+        self._phase: Phase | None = None
+        self._number = 0
+
+    def shared_phase(self, name: str, inside: str | None, students: int) -> Phase:
+        """Makes a phase for several students, each of whose clocks enters it with `part_of`."""
+        return Phase(name, inside, self._timers, students)
+
+    @contextmanager
+    def phase(self, name: str, inside: str | None = None) -> Iterator[None]:
+        """Charges the time of a block to `name`, and that spent in :meth:`inside` to `inside`, if it is given."""
+        with self.part_of(self.shared_phase(name, inside, 1), 0):
+            yield
+
+    @contextmanager
+    def part_of(self, phase: Phase, number: int) -> Iterator[None]:
+        """Charges the part of one student of a phase; it ends with the block."""
+        self._phase, self._number = phase, number
+        try:
+            yield
+        finally:
+            self.seconds = self.so_far()
+            self._phase = None
+
+    def so_far(self) -> dict[str, float]:
+        """Seconds by phase until now, the open phase included; the device is then synchronised."""
+        seconds = dict(self.seconds)
+        if self._phase is not None:
+            for name, more in self._phase.split(self._number).items():
+                seconds[name] = seconds.get(name, 0.0) + more
+        return seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of a block: it is part of no phase."""
+        if self._phase is None:
+            yield
+            return
+        with self._phase.paused():
+            yield
+
+    def go_on_from(self, seconds: Mapping[str, float]) -> None:
+        """Sets the account to an earlier one; an open phase begins now."""
+        self.seconds = dict(seconds)
+        if self._phase is not None:
+            self._phase.restart()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Marks a block that belongs to the source; nested marks count once."""
+        if self._phase is None:
+            yield
+            return
+        with self._phase.inside():
+            yield
 
     def add(self, name: str, seconds: float) -> None:
         """Charges seconds to a phase."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    def _inside_share(self, wall: float) -> float:
-        if wall <= 0.0:
-            return 0.0
-        if self._sums is None:
-            return min(1.0, self._inside_seconds / wall)
-        self._sums.finish()
-        inside, outside = self._sums.seconds["inside"], self._sums.seconds["outside"]
-        return inside / (inside + outside) if inside + outside > 0.0 else 0.0
-
-    def _event(self) -> Event:
-        if self._make_event is None:  # pragma: no cover - guarded by the callers
-            raise RuntimeError("the clock has no device events")
-        event = self._make_event()
-        event.record()
-        return event

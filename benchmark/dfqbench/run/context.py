@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ REPORT_EVERY = 0.5
 
 Report = Callable[[int, int, dict[str, float]], None]
 State = Callable[[], dict[str, Any]]
+ForStudent = Callable[[Callable[[], Any]], Any]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 SharedQuantize = Callable[[nn.Module, SampleSource, "HostContext"], Student]
 
 
@@ -97,6 +100,7 @@ class HostContext:
         restored: Restored | None = None,
         precision: Precision = Precision.FLOAT32,
         make_graphed: MakeGraphed = EagerStep,
+        for_student: ForStudent | None = None,
     ) -> None:
         self.device = device
         self.card = card
@@ -120,6 +124,7 @@ class HostContext:
         self._keeper = keeper
         self._restored = restored
         self._keeps = False
+        self._for_student = for_student
         self.generator.manual_seed(self.seed("generator"))
 
     @property
@@ -137,12 +142,12 @@ class HostContext:
         """State of a checkpoint; None in a fresh attempt. Reading it also sets the random generators back."""
         if self._restored is None:
             return None
-        found = self._restored.context
-        self.generator.set_state(found["generator"].cpu())
-        self.steps = int(found["steps"])
+        state = self._restored.context
+        self.generator.set_state(state["generator"].cpu())
+        self.steps = int(state["steps"])
         if self._timeline is not None:
-            self._timeline.reached(self.steps, int(found.get("total", 0)))
-        self._nan_check.load_state_dict(found["nan_check"])
+            self._timeline.reached(self.steps, int(state.get("total", 0)))
+        self._nan_check.load_state_dict(state["nan_check"])
         self._restored.on_read()
         return self._restored.state
 
@@ -215,6 +220,15 @@ class HostContext:
             NonFiniteError: one was NaN or infinite.
         """
         self._nan_check.check()
+
+    def for_student(
+        self, act: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result | None:
+        """Call a function with the part of a step that belongs to this context's student alone."""
+        if self._for_student is None:
+            return act(*args, **kwargs)
+        result: Result | None = self._for_student(lambda: act(*args, **kwargs))
+        return result
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Runs the cell's shared quantizer."""

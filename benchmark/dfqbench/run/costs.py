@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,9 +50,10 @@ class Costs:
         self._device = device
         self._guard = guard
         self._started = started
-        self._waited: Callable[[], float] = lambda: 0.0
         self._wall_before = 0.0
-        self._others: Sequence[Costs] = ()
+        self._seconds_before = 0.0
+        self._saving = 0.0
+        self._group: Sequence[Costs] = ()
         self._others_before = 0.0
 
     def flag(self, name: str) -> None:
@@ -63,22 +65,33 @@ class Costs:
         """Peak memory of the phase under way, that of earlier processes included."""
         return max(peak_mib(self._device), self.peaks.get(phase, 0.0))
 
-    def wait(self, waited: Callable[[], float]) -> None:
-        """Leaves out the seconds that others had the turn, as `waited` tells them."""
-        self._waited = waited
-
-    def share(self, name: str, others: Sequence[Costs]) -> None:
-        """Counts on others for the source: what it has cost them until now, and what it will.
+    def share(self, name: str, group: Sequence[Costs]) -> None:
+        """Shares a source and a worker.
 
         Args:
             name: of the source.
-            others: who pays for it; the first has made it.
+            group: all that share them, this one included; the first has made the source.
         """
-        maker = others[0]
-        self.source_kind = maker.source_kind
-        self.counts.take(maker.counts.as_dict())
-        self.reused = {"id": name, "seconds": 0.0, "counts": {}, "peak_mib": maker.peaks.get("synthesis")}
-        self._others = others
+        self._group, maker = group, group[0]
+        if maker is not self:
+            self.source_kind = maker.source_kind
+            self.counts.take(maker.counts.as_dict())
+            self.reused = {"id": name, "seconds": 0.0, "counts": {}, "peak_mib": maker.peaks.get("synthesis")}
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Notes the time of a block that belongs to no phase."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._saving += time.monotonic() - begin
+
+    def wall(self) -> float:
+        """Seconds of this process for the attempt; of those that share a worker, the first has the rest."""
+        if self._group and self._group[0] is not self:
+            return sum(self.clock.so_far().values()) - self._seconds_before + self._saving
+        return time.monotonic() - self._started - sum(other.wall() for other in self._group[1:])
 
     def so_far(self) -> dict[str, Any]:
         """As plain data for the record."""
@@ -94,7 +107,7 @@ class Costs:
             "wrote_outside": list(self._guard.writes),
             "resumed": self.resumed,
             "wall_before": self._wall_before,
-            "wall": time.monotonic() - self._started - self._waited(),
+            "wall": self.wall(),
         }
 
     def account(self, phase: str) -> dict[str, Any]:
@@ -107,6 +120,7 @@ class Costs:
     def go_on_from(self, account: Mapping[str, Any]) -> None:
         """Takes over what an earlier process of this cell had spent when it kept its state."""
         self.clock.go_on_from(account["seconds"])
+        self._seconds_before = sum(account["seconds"].values())
         self.counts.take(account["counts"])
         self.peaks = dict(account["peak_mib"])
         self.flags = list(dict.fromkeys([*account["flags"], *self.flags]))
@@ -120,13 +134,13 @@ class Costs:
 
     def _reused_now(self) -> dict[str, Any] | None:
         """What the source would have cost this attempt alone, beyond what it paid."""
-        if self.reused is None or not self._others:
+        if self.reused is None or not self._group:
             return self.reused
         more = self._paid_by_others() - self._others_before
         return self.reused | {"seconds": self.reused["seconds"] + more}
 
     def _paid_by_others(self) -> float:
-        return sum(other.clock.so_far().get("synthesis", 0.0) for other in self._others if other is not self)
+        return sum(other.clock.so_far().get("synthesis", 0.0) for other in self._group if other is not self)
 
 
 def _device_clock(device: torch.device) -> Clock:

@@ -1,4 +1,4 @@
-"""Keeping an attempt's state at step boundaries, and ending it in good order when somebody asks."""
+"""Keeping an attempt's state at step boundaries, and ending it in good order when a stop is requested."""
 
 from __future__ import annotations
 
@@ -25,19 +25,68 @@ class Account:
     write: Callable[[Mapping[str, Any]], None]
 
 
+class Boundary:
+    """The step boundary of the students of one loop: all of them are kept in one file, or none.
+
+    Attributes:
+        students: checkpoints of the students that still train, by scheme; None: none are kept.
+        contents: states of the students that have come to the present boundary.
+        stopping: whether the loop ends at the present boundary.
+        keeps: whether the present boundary is kept.
+
+    Args:
+        flag: whether to stop; read once a step.
+    """
+
+    def __init__(self, flag: StopFlag) -> None:
+        self.students: dict[str, Checkpoints | None] = {}
+        self.contents: dict[str, dict[str, Any]] = {}
+        self.stopping = False
+        self.keeps = False
+        self._flag = flag
+        self._seen: set[str] = set()
+
+    def reach(self, student: str) -> None:
+        """Notes that a student has come to a boundary; the first of a step decides for all."""
+        if not self._seen or student in self._seen:
+            self._seen, self.contents = set(), {}
+            self.stopping = self._flag.asked
+            checkpoints = self.students[student]
+            self.keeps = checkpoints is not None and (self.stopping or checkpoints.due)
+        self._seen.add(student)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all students have come to the present boundary."""
+        return self._seen >= self.students.keys()
+
+    def write(self) -> None:
+        """Writes the states.
+
+        Raises:
+            PluginError: a state holds what cannot be saved.
+            OSError: the file cannot be written.
+        """
+        first, *others = [self.students[student] for student in self.contents]
+        if first is not None:
+            first.write(self.contents, [other for other in others if other is not None])
+
+
 class StateKeeper:
     """Implements `Keeper`: writes checkpoints of one attempt and knows the one that it goes on from.
 
     Attributes:
         phase: the phase under way.
+        student: the student's scheme, by which it is found in a file of several.
 
     Args:
         checkpoints: where states go; None: none are kept.
         flag: whether to stop.
         account: what the attempt has cost.
+        student: the student's scheme.
         clock: time spent here belongs to no phase.
         guard: what is written here is the host's.
-        warn: is told of checkpoints that could not be written or read.
+        warn: takes messages about checkpoints that could not be written or read.
     """
 
     def __init__(
@@ -46,13 +95,17 @@ class StateKeeper:
         flag: StopFlag,
         account: Account,
         *,
+        student: str,
         clock: Clock,
         guard: DataGuard,
         warn: Callable[[str], None],
     ) -> None:
         self.phase = "setup"
+        self.student = student
         self._checkpoints = checkpoints
         self._flag = flag
+        self._boundary = Boundary(flag)
+        self._boundary.students[student] = checkpoints
         self._account = account
         self._clock = clock
         self._guard = guard
@@ -63,26 +116,35 @@ class StateKeeper:
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked the attempt to stop."""
+        """Whether a stop of the attempt was requested."""
         return self._flag.asked
 
-    def follow(self, other: StateKeeper, flag: StopFlag, now: Callable[[], float]) -> None:
-        """Keeps states and stops at the same steps as another attempt that runs in step with this one.
+    def join(self, leader: StateKeeper) -> bool:
+        """Keeps states together with the attempt that made the source, which alone looks whether to stop.
 
-        Args:
-            other: the attempt that made the source.
-            flag: whether to stop, the same for all during one step.
-            now: seconds that stand still during one step.
+        Returns:
+            Whether both go on from the same boundary, or both begin.
         """
-        self._flag = flag
-        if self._checkpoints is not None and other._checkpoints is not None:
-            self._checkpoints.follow(other._checkpoints, now)
-        self._earlier = other._earlier
+        self._flag = StopFlag()
+        self._boundary = leader._boundary
+        self._boundary.students[self.student] = self._checkpoints
+        self._earlier = leader._earlier
+        return self._from == leader._from
+
+    def leave(self) -> None:
+        """Is no longer waited for at the boundaries of the others."""
+        self._boundary.students.pop(self.student, None)
+        self._boundary.contents.pop(self.student, None)
+
+    @property
+    def _from(self) -> str | None:
+        """The boundary that the quantization goes on from, or None."""
+        return self._saved["boundary"] if self._saved is not None and self._saved["phase"] == "quantization" else None
 
     def load(self, device: Any) -> None:
         """Looks for a state to go on from."""
         if self._checkpoints is not None:
-            self._saved = self._checkpoints.read(device, self._warn)
+            self._saved = self._checkpoints.read(self.student, device, self._warn)
 
     def enter(self, phase: str) -> None:
         """Begins a phase; an attempt that shall stop ends here, between two phases."""
@@ -114,46 +176,53 @@ class StateKeeper:
         if self._saved is not None and self._saved["phase"] != "synthesis":
             self._earlier = self._saved["synthesis"]
         elif self._checkpoints is not None and (self._synthesis_kept or self._saved is not None):
-            found = self._checkpoints.read(device, self._warn)
+            found = self._checkpoints.read(self.student, device, self._warn)
             if found is not None and found["phase"] == "synthesis":
                 self._earlier = {key: found[key] for key in ("plugin", "context", "rng")}
 
     def boundary(self, context: HostContext, state: State) -> None:
-        """Writes a checkpoint where one is due, and ends the attempt where it shall stop."""
-        stopping = self.stopping
-        if self._checkpoints is None or not (stopping or self._checkpoints.due):
-            if stopping:
-                raise Stopped(kept=False)
-            return
-        with self._clock.paused():
-            kept = self._write(self._checkpoints, context, state)
-        if stopping:
+        """Keeps the state where that is due; the last student of a step writes all, and ends them if they shall stop.
+
+        Raises:
+            Stopped: a stop was requested.
+        """
+        boundary = self._boundary
+        boundary.reach(self.student)
+        kept = False
+        if boundary.keeps:
+            with self._clock.paused():
+                boundary.contents[self.student] = self._content(context, state)
+                kept = boundary.complete and self._write(boundary)
+        if boundary.complete and boundary.stopping:
             raise Stopped(kept)
 
     def stop(self) -> None:
         """Ends the attempt where the phase offers no state."""
         raise Stopped(kept=False)
 
-    def _write(self, checkpoints: Checkpoints, context: HostContext, state: State) -> bool:
+    def _content(self, context: HostContext, state: State) -> dict[str, Any]:
         context.check()
         rng = capture()
-        content = {
-            "phase": self.phase,
-            "plugin": state(),
-            "context": context.own_state(),
-            "rng": rng,
-            "account": self._account.read(),
-            "synthesis": self._earlier,
-        }
+        try:
+            return {
+                "phase": self.phase,
+                "plugin": state(),
+                "context": context.own_state(),
+                "rng": rng,
+                "account": self._account.read(),
+                "synthesis": self._earlier,
+            }
+        finally:
+            # Random numbers that the plugin's `state` has drawn do not count.
+            restore(rng)
+
+    def _write(self, boundary: Boundary) -> bool:
         try:
             with self._guard.off():
-                checkpoints.write(content)
+                boundary.write()
         except (OSError, PluginError) as error:
             # The result can still be had; only an interruption would cost more.
             self._warn(f"no checkpoint could be written: {error}")
             return False
-        finally:
-            # Whatever the plugin's `state` has drawn does not count.
-            restore(rng)
         self._synthesis_kept = self._synthesis_kept or self.phase == "synthesis"
         return True

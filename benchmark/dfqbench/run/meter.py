@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
 from dfqbench.api.errors import NonFiniteError, PluginError
@@ -13,8 +13,10 @@ from dfqbench.api.errors import NonFiniteError, PluginError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dfqbench.run.clock import Clock
+    from dfqbench.accel.cuda_graph import Counters
     from dfqbench.run.training import Timeline
+
+    Timelines = Callable[[], Iterable[Timeline]]
 
 
 @dataclass(slots=True)
@@ -49,23 +51,39 @@ class Counts:
         self.take({name: getattr(self, name) + count for name, count in more.items()})
 
 
-@contextmanager
-def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None]:
-    """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards.
+class SharedCounts:
+    """Counts of the attempts for which work is done now.
 
-    Args:
-        teacher: the network.
-        present: whose counts these are now.
+    Attributes:
+        present: their counts.
     """
+
+    def __init__(self, *present: Counts) -> None:
+        self.present: Sequence[Counts] = present
+        self._total = Counts()
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all that was ever added."""
+        return self._total.as_dict()
+
+    def add(self, more: Mapping[str, int]) -> None:
+        """Raise the counts of each of the attempts."""
+        for counts in (self._total, *self.present):
+            counts.add(more)
+
+
+@contextmanager
+def counting(teacher: nn.Module, counts: Counters) -> Iterator[None]:
+    """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     def passed(module: nn.Module, args: tuple[Any, ...]) -> None:
         # A copy of the teacher carries the hook along; its passes are not the teacher's.
         if module is teacher and args and hasattr(args[0], "shape"):
-            present().teacher_images += int(args[0].shape[0])
+            counts.add({"teacher_images": int(args[0].shape[0])})
 
     def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
-        present().optimizer_steps += 1
+        counts.add({"optimizer_steps": 1})
 
     handles = [teacher.register_forward_pre_hook(passed), register_optimizer_step_post_hook(stepped)]
     try:
@@ -75,11 +93,19 @@ def counting(teacher: nn.Module, present: Callable[[], Counts]) -> Iterator[None
             handle.remove()
 
 
+class Timed(Protocol):
+    """Charges the time of the source's calls."""
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Mark a block that belongs to the source."""
+        ...
+
+
 class MeteredSource:
     """A source whose calls are charged to synthesis, whoever makes them."""
 
     def __init__(
-        self, source: SampleSource, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None
+        self, source: SampleSource, clock: Timed, counts: Counters, shape: tuple[int, ...] | None = None
     ) -> None:
         self._source = source
         self._clock = clock
@@ -99,7 +125,7 @@ class MeteredSource:
         # Gathered where the images are, and read once at the end.
         bad = ~batch.images.isfinite().all()
         self._bad = bad if self._bad is None else self._bad | bad
-        self._counts.images += len(batch.images)
+        self._counts.add({"images": len(batch.images)})
         return batch
 
     def check(self) -> None:
@@ -133,7 +159,7 @@ class MeteredImages(MeteredSource):
     """The same for a source that knows how many images it has."""
 
     def __init__(
-        self, source: SampleSource, size: int, clock: Clock, counts: Counts, shape: tuple[int, ...] | None = None
+        self, source: SampleSource, size: int, clock: Timed, counts: Counters, shape: tuple[int, ...] | None = None
     ) -> None:
         super().__init__(source, clock, counts, shape)
         self._size = size
@@ -148,14 +174,14 @@ class MeteredLiveSource(MeteredSource):
     def __init__(
         self,
         source: LiveSource,
-        clock: Clock,
-        counts: Counts,
+        clock: Timed,
+        counts: Counters,
         shape: tuple[int, ...] | None = None,
-        timeline: Timeline | None = None,
+        timelines: Timelines = tuple,
     ) -> None:
         super().__init__(source, clock, counts, shape)
         self._live = source
-        self._timeline = timeline
+        self._timelines = timelines
 
     @property
     def needs_student(self) -> bool:
@@ -167,31 +193,30 @@ class MeteredLiveSource(MeteredSource):
         with self._clock.inside():
             batch = self._live.train_step(size, student)
         self._check_shape(batch)
-        self._counts.images += len(batch.images)
-        self._counts.source_steps += 1
-        if self._timeline is not None:
-            self._timeline.offer(batch)
+        self._counts.add({"images": len(batch.images), "source_steps": 1})
+        for timeline in self._timelines():
+            timeline.offer(batch)
         return batch
 
 
 def metered(
     source: SampleSource,
-    clock: Clock,
-    counts: Counts,
+    clock: Timed,
+    counts: Counters,
     shape: tuple[int, ...] | None = None,
-    timeline: Timeline | None = None,
+    timelines: Timelines = tuple,
 ) -> MeteredSource:
     """Wraps a source for the clock and the counts.
 
     Args:
         source: fixed or live.
-        clock: is told of its time.
+        clock: charges its time.
         counts: of its images.
         shape: (C, H, W) that its images must have; None: any.
-        timeline: sees the batches of a live one.
+        timelines: of the present attempts; they keep some batches of a live one.
     """
     if is_live(source):
-        return MeteredLiveSource(source, clock, counts, shape, timeline)
+        return MeteredLiveSource(source, clock, counts, shape, timelines)
     if isinstance(source, Sized):
         return MeteredImages(source, len(source), clock, counts, shape)
     return MeteredSource(source, clock, counts, shape)

@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ class TornFileError(DfqError):
     """A state file cannot be trusted: cut short, changed, or not made by dfqbench."""
 
 
+@dataclass(slots=True)
+class _Tensors:
+    """The tensors of a tree: flat, by name, and the name of each place in memory."""
+
+    flat: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[Any, str] = field(default_factory=dict)
+
+
 def write_tree(path: Path, tree: Any) -> None:
     """Writes a tree under a temporary name, flushes it to disk, and renames it: whole or not at all.
 
@@ -43,13 +52,13 @@ def write_tree(path: Path, tree: Any) -> None:
         PluginError: something else is in the tree.
         OSError: the disk is full, or the folder cannot be written to.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors = _Tensors()
     outline = json.dumps(_outlined(tree, tensors, "state"), allow_nan=False)
-    metadata = {"format": FORMAT, "tree": outline, "digest": _digest(outline, tensors)}
+    metadata = {"format": FORMAT, "tree": outline, "digest": _digest(outline, tensors.flat)}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         try:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(tensors.flat, temporary, metadata=metadata)
         except SafetensorError as error:
             # The library reports a full disk in an error of its own.
             raise OSError(f"{path} cannot be written: {error}") from error
@@ -101,7 +110,7 @@ def _digest(outline: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _outlined(entry: Any, tensors: dict[str, Tensor], where: str) -> Any:
+def _outlined(entry: Any, tensors: _Tensors, where: str) -> Any:
     if isinstance(entry, Tensor):
         return _put(entry, tensors, where)
     if isinstance(entry, float):
@@ -119,15 +128,18 @@ def _outlined(entry: Any, tensors: dict[str, Tensor], where: str) -> Any:
     )
 
 
-def _put(tensor: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
+def _put(tensor: Tensor, tensors: _Tensors, where: str) -> dict[str, Any]:
     data = tensor.detach()
     if data.is_sparse or data.is_quantized or data.is_complex():
         raise PluginError(f"{where} is a tensor of a kind that cannot be saved", "save its parts")
+    # What lies at one place is written once: states of several students hold the same source.
+    place: Any = (data.data_ptr(), data.dtype, data.device, data.numel())
     if not _is_dense(data.shape, data.stride()):
-        data = data.contiguous()
-    name = f"{len(tensors):06d}"
-    # The elements in the order of memory, copied: tensors may share storage, and a file may not.
-    tensors[name] = data.as_strided((data.numel(),), (1,)).to("cpu", copy=True)
+        data, place = data.contiguous(), object()
+    name = tensors.names.setdefault(place if data.numel() else object(), f"{len(tensors.flat):06d}")
+    if name not in tensors.flat:
+        # The elements in the order of memory, copied: tensors may share storage, and a file may not.
+        tensors.flat[name] = data.as_strided((data.numel(),), (1,)).to("cpu", copy=True)
     return {"t": name, "shape": list(data.shape), "stride": list(data.stride()), "on": data.device.type}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from dfqbench.testing.toys import toy_card
 
 if TYPE_CHECKING:
     from dfqbench.quant import Student
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -122,6 +125,12 @@ class ToyContext:
         """Keeps a copy of the state, where `keep_states` is set."""
         if self.keep_states:
             self.saved.append(_copied(state()))
+
+    def for_student(
+        self, act: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result | None:
+        """Call the function; an exception is raised."""
+        return act(*args, **kwargs)
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Runs `shared`.

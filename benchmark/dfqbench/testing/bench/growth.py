@@ -10,9 +10,7 @@ import itertools
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -25,8 +23,6 @@ from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
-from dfqbench.run.lockstep import CommonSource, MemberSource, Turns
-from dfqbench.run.meter import Counts
 from dfqbench.testing.bench.apart import set_up
 from dfqbench.testing.bench.networks import CIFAR
 from dfqbench.testing.context import ToyContext
@@ -52,7 +48,7 @@ class Setting:
         batch: images of a step.
         side: of an image in pixels.
         layers: of the CIFAR ResNet.
-        students: in lockstep on one generator.
+        students: in one loop on one generator.
         workers: at once.
     """
 
@@ -117,22 +113,13 @@ def _measured(setting: Setting, precision: Precision) -> float:
     source: Any = method(method.params_type()).synthesize(network, contexts[0])
     for term in source.terms:
         term.start = 0
-    turns = Turns(setting.students)
-    counts = [Counts() for _ in contexts]
-    common = CommonSource(source, turns, counts, [nullcontext for _ in contexts])
-    times: list[float] = []
-
-    def member(number: int) -> None:
-        training = Distillation(network, MemberSource(common, number), contexts[number], Distill.recipes["gdfq"])
-        training._size = shape.batch
-        training._step(0)
-        for _ in range(ROUNDS + 1):
-            training._step(training.plan.student_start)
-            if number == 0:
-                times.append(time.perf_counter())
-
-    turns.run([partial(member, number) for number in range(setting.students)])
-    # The last step of the first student ends before those of the others; the steps before are whole.
+    training = Distillation(network, source, contexts, Distill.recipes["gdfq"])
+    training.size = shape.batch
+    training.step(0)
+    times = []
+    for _ in range(ROUNDS + 1):
+        training.step(training.plan.student_start)
+        times.append(time.perf_counter())
     return statistics.median(after - before for before, after in itertools.pairwise(times))
 
 

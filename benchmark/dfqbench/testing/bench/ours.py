@@ -41,13 +41,13 @@ def generator_step(shape: Shape, method: str, precision: Precision) -> Step:
     for term in source.terms:  # type: ignore[attr-defined]
         term.start = 0
     params = Distill.recipes[kind.quantizer.partition(":")[2]]
-    training = Distillation(network, source, ctx, params)
-    training._size = shape.batch
-    training._step(0)
+    training = Distillation(network, source, [ctx], params)
+    training.size = shape.batch
+    training.step(0)
     start = training.plan.student_start
 
     def step() -> None:
-        training._step(start)
+        training.step(start)
 
     return step
 

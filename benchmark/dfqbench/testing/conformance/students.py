@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import DfqError, ModelCard, is_live
+from dfqbench.api.batch import serves_many
 from dfqbench.quant import Scheme, Student, parse_scheme
 from dfqbench.quant.coverage import measure_coverage
-from dfqbench.run.lockstep import can_be_common
 from dfqbench.synth.source import FixedSource
 from dfqbench.testing.conformance.fault import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, Run
@@ -98,7 +98,7 @@ def requires(method: MethodUnderTest) -> Iterable[str]:
 def _check_needs_student(method: MethodUnderTest) -> None:
     """A source that says that it never looks at a student makes the same batches with one and without."""
     run, other = method.synthesized(), method.synthesized()
-    if not is_live(run.source) or not is_live(other.source) or not can_be_common(run.source):
+    if not is_live(run.source) or not is_live(other.source) or not serves_many(run.source):
         return
     student = method.quantized(method.synthesized(), "calibrate", parse_scheme("w2a2@gdfq"))
     for _ in range(STEPS):

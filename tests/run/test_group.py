@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,148 +13,15 @@ import torch
 
 from attempts import PLUGINS, Events, StopsAt, attempt, cell_of, content, job_of, measured
 from dfqbench.accel.cuda_graph import GraphedStep
-from dfqbench.api import Batch
 from dfqbench.api.graphed import MakeGraphed, StepFunction
 from dfqbench.plugins import Plugins, load_plugins
-from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job, Partner
-from dfqbench.run.lockstep import CommonFlag, CommonSource, MemberSource, OutOfStepError, Turns, can_be_common, same
-from dfqbench.run.meter import Counts
+from dfqbench.run.meter import SharedCounts
+from dfqbench.run.tree import write_tree
 from dfqbench.testing.cpu_graph import CpuRecorder
 
 pytestmark = pytest.mark.timeout(900)
 BITS = ("w4a4", "w3a3", "w2a2")
-
-
-class Numbers:
-    """A live source that counts, and draws from the global generator."""
-
-    needs_student = False
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def train_step(self, size: int, student: object = None) -> Batch:
-        self.steps += 1
-        if self.steps == 4:
-            raise ValueError("the source's own mistake")
-        return Batch(torch.rand(size, 1, 1, 1) + self.steps)
-
-    def sample(self, size: int) -> Batch:
-        return Batch(torch.rand(size, 1, 1, 1))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
-
-
-def in_turns(acts: list[Callable[[MemberSource], Any]]) -> tuple[list[Any], Numbers]:
-    """What each act gave or raised."""
-    source, turns = Numbers(), Turns(len(acts))
-    guards = [torch.no_grad for _ in acts]
-    common = CommonSource(source, turns, [Counts() for _ in acts], guards)
-    found: list[Any] = [None] * len(acts)
-
-    def member(number: int) -> None:
-        torch.manual_seed(7)
-        try:
-            found[number] = acts[number](MemberSource(common, number))
-        except BaseException as error:
-            found[number] = error
-
-    turns.run([partial(member, number) for number in range(len(acts))])
-    return found, source
-
-
-def steps(count: int, *, draws: int = 0) -> Callable[[MemberSource], list[float]]:
-    def act(source: MemberSource) -> list[float]:
-        seen = []
-        for _ in range(count):
-            batch = source.train_step(2)
-            seen += [float(batch.images[1]), float(torch.rand(()))]
-            batch.images.zero_()
-            for _ in range(draws):
-                torch.rand(())
-        return seen
-
-    return act
-
-
-def test_members_see_what_they_would_see_alone() -> None:
-    (alone,), _ = in_turns([steps(3)])
-    found, source = in_turns([steps(3), steps(3), steps(3)])
-    assert found == [alone] * 3
-    assert source.steps == 3
-
-
-def test_a_member_that_ends_early_leaves_the_others() -> None:
-    (alone,), _ = in_turns([steps(3)])
-    for lengths in ((1, 3, 3), (3, 1, 3), (3, 3, 1), (0, 3, 2)):
-        found, source = in_turns([steps(length) for length in lengths])
-        assert found == [alone[: 2 * length] for length in lengths]
-        assert source.steps == 3
-
-
-def test_an_error_of_the_source_reaches_every_member() -> None:
-    found, source = in_turns([steps(5), steps(5)])
-    assert [str(error) for error in found] == ["the source's own mistake"] * 2
-    assert source.steps == 4
-
-
-def test_who_asks_otherwise_has_to_go_alone() -> None:
-    (alone,), _ = in_turns([steps(3)])
-    found, _ = in_turns([steps(3), lambda source: source.train_step(3), lambda source: source.sample(2), steps(3)])
-    assert found[0] == found[3] == alone
-    assert isinstance(found[1], OutOfStepError)
-    assert isinstance(found[2], OutOfStepError)
-
-
-def test_who_draws_otherwise_has_to_go_alone() -> None:
-    (alone,), _ = in_turns([steps(3)])
-    found, _ = in_turns([steps(3), steps(3, draws=1)])
-    assert found[0] == alone
-    assert isinstance(found[1], OutOfStepError)
-
-
-def test_other_states_do_not_go_together() -> None:
-    def load(steps: int) -> Callable[[MemberSource], float]:
-        def act(source: MemberSource) -> float:
-            source.load_state_dict({"steps": steps})
-            return float(source.train_step(2).images[0])
-
-        return act
-
-    found, source = in_turns([load(10), load(10), load(9)])
-    assert found[0] == found[1] > 11
-    assert isinstance(found[2], OutOfStepError)
-    assert source.steps == 11
-
-
-def test_the_wish_to_stop_is_the_same_for_all_during_a_step() -> None:
-    real, turns, seen = StopFlag(), Turns(2), {}  # type: ignore[var-annotated]
-    first, second = (CommonFlag(real, turns, number, seen) for number in range(2))
-    looks = [first.asked]
-    real.asked = True
-    looks += [second.asked, first.asked, second.asked]
-    assert looks == [False, False, True, True]
-    moment = first.now()
-    assert second.now() == second.now() == moment
-
-
-def test_equal_trees() -> None:
-    tree = {"a": [torch.ones(2), (1, "x")], "b": None}
-    assert same(tree, {"a": [torch.ones(2), (1, "x")], "b": None})
-    for other in ({"a": [torch.zeros(2), (1, "x")], "b": None}, {"a": [torch.ones(2), (1, "x")]}, {"a": 1, "b": None}):
-        assert not same(tree, other)
-
-
-def test_only_a_source_that_says_so_serves_several() -> None:
-    assert can_be_common(Numbers())
-    plugins = load_plugins()
-    assert not can_be_common(object())
-    assert plugins.methods
 
 
 def group_job(method: str, folder: Path, attempt: str, plugins: Plugins, *settings: str, **changes: Any) -> Job:
@@ -220,7 +86,7 @@ def test_together_equals_separate(method: str, how: str, tmp_path: Path) -> None
 def test_captured_steps_together_equal_captured_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugins, recorders = load_plugins(), list[CpuRecorder]()
 
-    def graphed(_device: torch.device, counts: Counts) -> MakeGraphed:
+    def graphed(_device: torch.device, counts: SharedCounts) -> MakeGraphed:
         def make(step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
             del generators
             recorders.append(CpuRecorder())
@@ -311,8 +177,65 @@ def test_one_that_goes_wrong_does_not_take_the_others_along(how: str, bits: int,
         assert end["event"] == "result" or words in end["message"]
 
 
-def test_a_member_that_asks_otherwise_says_nothing_of_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["asks-otherwise", "draws-otherwise"])
+@pytest.mark.parametrize("bits", [3, 2])
+def test_a_member_that_goes_another_way_runs_by_itself(how: str, bits: int, tmp_path: Path) -> None:
     plugins = load_plugins([PLUGINS / "common.py"])
-    wrong = ("fragile.bits=3", "fragile.how=asks-otherwise")
-    events = attempt(group_job("feeds", tmp_path, "attempt-1", plugins, *wrong))
-    assert [end.get("event") for end in ends(events)] == ["result", None, "result"]
+    wrong = (f"fragile.bits={bits}", f"fragile.how={how}")
+    events = attempt(group_job("feeds", tmp_path / "group", "attempt-1", plugins, *wrong))
+    found = dict(zip(BITS, ends(events), strict=True))
+    left = found.pop(f"w{bits}a{bits}")
+    assert left.get("event") is None
+    assert any(
+        "it runs by itself" in event["line"].get("message", "") for event in events.seen if event["event"] == "partner"
+    )
+    for label, end in found.items():
+        assert end["event"] == "result"
+        cell = cell_of("feeds", plugins, label, *wrong)
+        attempt(job_of(cell, tmp_path / "alone" / label, "attempt-1", plugins))
+        assert content(tmp_path / "group" / label, "attempt-1") == content(tmp_path / "alone" / label, "attempt-1")
+
+
+def test_when_the_first_fails_the_others_are_as_alone(tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "common.py"])
+    wrong = ("fragile.bits=4", "fragile.how=raises")
+    found = ends(attempt(group_job("feeds", tmp_path / "group", "attempt-1", plugins, *wrong)))
+    for label, end in zip(BITS[1:], found[1:], strict=True):
+        cell = cell_of("feeds", plugins, label, *wrong)
+        alone = attempt(job_of(cell, tmp_path / "alone" / label, "attempt-1", plugins)).last
+        assert content(tmp_path / "group" / label, "attempt-1") == content(tmp_path / "alone" / label, "attempt-1")
+        assert measured(end) == measured(alone)
+    # Who is left pays for the source.
+    assert found[1]["seconds"]["synthesis"] > 0
+    assert found[2]["seconds"]["synthesis"] == 0
+
+
+def test_an_error_of_the_source_ends_all(tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "common.py"])
+    found = ends(attempt(group_job("feeds", tmp_path, "attempt-1", plugins, "feeds.fails_at=4")))
+    assert [(end["event"], end["step"]) for end in found] == [("error", 3)] * 3
+    assert all("the source's own mistake" in end["message"] for end in found)
+
+
+def test_a_checkpoint_holds_all_students_and_one_source(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    alone = attempt(
+        job_of(cell_of("gdfq", plugins, "w4a4", *SMALL), tmp_path / "alone", "attempt-1", plugins), StopsAt(15)
+    )
+    assert alone.last["kept"]
+    found = ends(attempt(group_job("gdfq", tmp_path / "group", "attempt-1", plugins, *SMALL), StopsAt(15)))
+    assert all(end["kept"] for end in found)
+    (one,) = (tmp_path / "alone" / "checkpoints").glob("*.safetensors")
+    files = [next((tmp_path / "group" / bits / "checkpoints").glob("*.safetensors")) for bits in BITS]
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert files[0].stat().st_size < 2 * one.stat().st_size
+
+
+def test_states_of_another_form_are_passed_over(tmp_path: Path) -> None:
+    plugins = load_plugins()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    write_tree(folder / "checkpoint-1.safetensors", {"identity": {"environment": "here"}, "state": {"phase": "x"}})
+    events = attempt(job_of(cell_of("gdfq", plugins, "w4a4", *SMALL), tmp_path, "attempt-1", plugins))
+    assert (events.last["event"], events.last["resumed"]) == ("result", 0)
+    assert "it holds something else" in events.warnings()[0]
