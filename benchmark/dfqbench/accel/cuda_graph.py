@@ -26,12 +26,9 @@ Run = Callable[[], Results]
 
 
 class Recorder(Protocol):
-    """Captures the operations of one step."""
+    """Captures the operations of one step, which computes on `device`."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the step computes."""
-        ...
+    device: torch.device
 
     def warm(self, run: Run) -> Results:
         """Run a step eagerly, in the state in which graphs will be captured."""
@@ -130,8 +127,7 @@ class GraphedStep:
         self._recorder = recorder
         self._counters = counters
         self._calls: dict[Hashable, int] = {}
-        # In the order of their last use.
-        self._graphs: dict[Hashable, _Graph] = {}
+        self._graphs: dict[Hashable, _Graph] = {}  # in the order of their last use
 
     def reset(self) -> None:
         """Forget all graphs."""
@@ -152,7 +148,7 @@ class GraphedStep:
             graph.replay()
             if self._counters is not None:
                 self._counters.add(graph.counts)
-            return _cloned(graph.results)
+            return tuple(result.clone() for result in graph.results)
         places = tuple(self._on_device(value) for value in inputs)
         calls = self._calls.get(kind, 0)
         self._calls[kind] = calls + 1
@@ -187,15 +183,13 @@ class GraphedStep:
         # The capture has counted for the replay just made.
         after = {} if self._counters is None else self._counters.as_dict()
         self._graphs[kind] = _Graph(places, results, replay, {name: after[name] - before[name] for name in before})
-        return _cloned(results)
+        return tuple(result.clone() for result in results)
 
 
 def graphed_steps(device: torch.device, counters: Counters | None = None) -> MakeGraphed:
     """Return the constructor of the steps of a device: captured on CUDA devices, eager elsewhere.
 
-    Args:
-        device: where the steps compute.
-        counters: counts that a replay must raise.
+    A replay raises `counters`.
     """
     if device.type != "cuda" or os.environ.get(SWITCH) == "0":
         return EagerStep
@@ -204,7 +198,3 @@ def graphed_steps(device: torch.device, counters: Counters | None = None) -> Mak
 
 def _layout(value: Tensor | float | None) -> Hashable:
     return (tuple(value.shape), value.dtype, value.stride()) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _cloned(results: Results) -> Results:
-    return tuple(result.clone() for result in results)

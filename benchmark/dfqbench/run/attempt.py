@@ -6,7 +6,6 @@ import importlib
 import time
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,19 +51,6 @@ WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the attempts of one worker share.
-
-    Attributes:
-        plugins: what is offered.
-        teacher: the full-precision network.
-    """
-
-    plugins: Plugins
-    teacher: nn.Module
-
-
 class Attempt:
     """Runs a job from the teacher to the saved student: `begin` makes the source, `finish` the student.
 
@@ -73,7 +59,8 @@ class Attempt:
         plugin: whose code is running, or empty.
         costs: what it has cost and shown until now.
         counters: raise the counts of the attempts for which work is done; one for all of a worker.
-        surroundings: set by `begin` or `join`.
+        plugins: what is offered; set by `begin` or `join`.
+        teacher: the full-precision network; set by `begin` or `join`.
         source: set by `begin` or `join`.
         has_saved_source: whether the source is on disk, for other cells.
 
@@ -84,7 +71,8 @@ class Attempt:
         leader: the attempt whose worker takes this one along, or None: it has the worker to itself.
     """
 
-    surroundings: Surroundings
+    plugins: Plugins
+    teacher: nn.Module
     source: SampleSource
     _method: Method | None
     quantizer: Quantizer
@@ -131,8 +119,8 @@ class Attempt:
         """Runs setup and synthesis."""
         self._set_up()
         self.counters.present = [self.costs.counts]
-        with counting(self.surroundings.teacher, self.counters):
-            self.source = self._synthesis(self.surroundings.teacher)
+        with counting(self.teacher, self.counters):
+            self.source = self._synthesis()
 
     def join(self, leader: Attempt) -> bool:
         """Takes the live source that another attempt has made, instead of making one.
@@ -155,7 +143,7 @@ class Attempt:
             Seconds, counts, peaks, flags and checks, as plain data for the record.
         """
         self.counters.present = [self.costs.counts]
-        return self.keep(self._quantization(self.surroundings.teacher))
+        return self.keep(self._quantization())
 
     def keep(self, student: nn.Module) -> dict[str, Any]:
         """Keeps the student; returns what `finish` returns."""
@@ -170,7 +158,7 @@ class Attempt:
         """Whether the student is the shared quantizer's work alone, so that it can be made beside others."""
         if not self._job.own_quantize or self._job.method == REAL:
             return True
-        return self.surroundings.plugins.method_class(self._job.method).quantize is Method.quantize
+        return self.plugins.method_class(self._job.method).quantize is Method.quantize
 
     @property
     def makes_many(self) -> bool:
@@ -180,7 +168,7 @@ class Attempt:
     @property
     def trains(self) -> bool:
         """Whether the quantizer takes long enough for a process of its own."""
-        return self.surroundings.plugins.quantizer_class(self._job.quantizer).trains
+        return self.plugins.quantizer_class(self._job.quantizer).trains
 
     def _set_up(self) -> None:
         job = self._job
@@ -191,15 +179,15 @@ class Attempt:
             set_kernels(job.device, fast=Precision(job.precision).rearranges)
             self._channel.send("phase", name="setup")
             with self._guard.watching():
-                plugins = load_plugins([Path(path) for path in job.plugin_files])
-            families = {name: offer.load for name, offer in plugins.models.items()}
-            self.surroundings = Surroundings(plugins, build_teacher(self._model, self._device, families))
+                self.plugins = load_plugins([Path(path) for path in job.plugin_files])
+            families = {name: offer.load for name, offer in self.plugins.models.items()}
+            self.teacher = build_teacher(self._model, self._device, families)
         else:
-            self.surroundings = self._leader.surroundings
+            self.plugins, self.teacher = self._leader.plugins, self._leader.teacher
         with self._guard.watching():
-            self._method = self._make_method(self.surroundings.plugins)
-            self.quantizer = self._make_quantizer(self.surroundings.plugins)
-        self._check_requirements(self._method, self.surroundings.teacher)
+            self._method = self._make_method()
+            self.quantizer = self._make_quantizer()
+        self._check_requirements()
         if self.trains or not (self._method is None or self._method.control):
             # The first optimizer would load it, and a second or two of that would count as synthesis.
             importlib.import_module("torch._dynamo")
@@ -212,23 +200,24 @@ class Attempt:
             return None
         return Checkpoints(Path(job.checkpoints), {"environment": job.environment}, job.checkpoint_every)
 
-    def _make_method(self, plugins: Plugins) -> Method | None:
+    def _make_method(self) -> Method | None:
         if self._job.method == REAL:
             return None
         self.plugin = self._job.method
-        kind = plugins.method_class(self._job.method)
+        kind = self.plugins.method_class(self._job.method)
         return kind(build_params(kind.params_type, self._job.method_params, self._job.method))
 
-    def _make_quantizer(self, plugins: Plugins) -> Quantizer:
-        kind = plugins.quantizer_class(self._job.quantizer)
+    def _make_quantizer(self) -> Quantizer:
+        kind = self.plugins.quantizer_class(self._job.quantizer)
         return kind(build_params(kind.params_type, self._job.quantizer_params, self._job.quantizer))
 
-    def _check_requirements(self, method: Method | None, teacher: nn.Module) -> None:
-        norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    def _check_requirements(self) -> None:
+        method = self._method
+        norms = [m for m in self.teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if method is not None and method.requires.batchnorm and not any(m.running_mean is not None for m in norms):
             raise Skip(f"{method.name} needs BatchNorm statistics, and this network has none")
 
-    def _synthesis(self, teacher: nn.Module) -> SampleSource:
+    def _synthesis(self) -> SampleSource:
         """The source, made or taken from an earlier cell."""
         method, device, model = self._method, self._device, self._model
         self._enter("synthesis")
@@ -246,11 +235,11 @@ class Attempt:
         if method is None:
             raise PluginError("the images of the real-data control were not prepared")
         scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
-        self._context = context = self._make_context("synthesis", model, scheme)
+        self._context = context = self._make_context("synthesis", scheme)
         reset_peak(device)
         try:
             with seeded(context.seed("global")), self._guard.watching(), self.costs.clock.phase("synthesis"):
-                source = method.synthesize(teacher, context)
+                source = method.synthesize(self.teacher, context)
         except ProbeDone:
             # Enough was timed; any images serve to time the quantizer.
             return FixedSource(torch.randn(KEPT_IMAGES, *model.card.input_size, device=device))
@@ -276,15 +265,15 @@ class Attempt:
         self.keeper.remember_synthesis(device)
         return source
 
-    def _quantization(self, teacher: nn.Module) -> nn.Module:
+    def _quantization(self) -> nn.Module:
         method = self._method
         context = self.open_quantization()
         source = self.metered(self.costs.clock, self.timelines)
         with self.quantizing(context), self.costs.clock.phase("quantization", inside="synthesis"):
             if self._job.own_quantize and method is not None:
-                student: nn.Module = method.quantize(teacher, source, context)
+                student: nn.Module = method.quantize(self.teacher, source, context)
             else:
-                student = self.quantizer.quantize(teacher, source, context)
+                student = self.quantizer.quantize(self.teacher, source, context)
         return self.checked(student, source)
 
     def metered(self, clock: Timed, timelines: Timelines) -> MeteredSource:
@@ -298,7 +287,7 @@ class Attempt:
         with (
             seeded(context.seed("global")),
             self._guard.watching(),
-            counting(self.surroundings.teacher, self.counters),
+            counting(self.teacher, self.counters),
         ):
             yield
 
@@ -324,8 +313,7 @@ class Attempt:
             self._timeline = Timeline(self._training, self.aside) if is_live(source) else None
             if self._job.snapshots:
                 self._snapshots = Snapshots(self._training, self._job.snapshots, self.aside)
-        shared = self.quantizer.quantize
-        self._context = self._make_context("quantization", self._model, scheme, shared, for_student)
+        self._context = self._make_context("quantization", scheme, self.quantizer.quantize, for_student)
         return self._context
 
     def checked(self, student: nn.Module | None, source: MeteredSource) -> nn.Module:
@@ -367,22 +355,17 @@ class Attempt:
     def _evaluated_here(self, student: nn.Module) -> dict[str, Any]:
         """Evaluates a module that only the plugin's code can run; it is flagged."""
         self.costs.flag("plugin_student")
-        return evaluated_here(student, self.surroundings.teacher, self._job, self._device)
+        return evaluated_here(student, self.teacher, self._job, self._device)
 
     def _make_context(
-        self,
-        phase: str,
-        model: ModelSpec,
-        scheme: Scheme | None,
-        shared: Any = None,
-        for_student: ForStudent | None = None,
+        self, phase: str, scheme: Scheme | None, shared: Any = None, for_student: ForStudent | None = None
     ) -> HostContext:
         workdir = self._folder / WORK
         workdir.mkdir(exist_ok=True)
         return HostContext(
             phase=phase,
             device=torch.device(self._job.device),
-            card=model.card,
+            card=self._model.card,
             budget=budget_named(self._job.budget),
             scheme=scheme,
             seed_key=self._job.seed_key,

@@ -146,7 +146,7 @@ class SharedLoop:
             self._phase.restart()
             with leader.quantizing(contexts[0]):
                 self._share_counts()
-                students = list(leader.quantizer.quantize_many(leader.surroundings.teacher, source, contexts))
+                students = list(leader.quantizer.quantize_many(leader.teacher, source, contexts))
         except OutOfStepError:
             return
         except (Exception, Stopped) as error:
