@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
-from dfqbench.run.rng import seeded
+from dfqbench.run.rng import capture, restore, same, seeded
 
 
 def draws() -> tuple[float, float, float]:
@@ -39,3 +41,13 @@ def test_an_exception_restores_too() -> None:
     with contextlib.suppress(KeyError), seeded(9):
         raise KeyError
     assert torch.equal(torch.rand(()), expected)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(())])
+def test_states_are_the_same_until_a_number_is_drawn(draw: Callable[[], object]) -> None:
+    before = capture()
+    assert same(before, capture())
+    draw()
+    assert not same(before, capture())
+    restore(before)
+    assert same(before, capture())
