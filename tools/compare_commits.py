@@ -94,7 +94,10 @@ def main() -> int:
             subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)  # noqa: S603, S607
             subprocess.run(["git", "checkout", "--quiet", given.base], check=True, cwd=tree)  # noqa: S603, S607
             run_cells(tree, base, options)
-        run_cells(ROOT, work, options)
+        # A copy, so that the work tree may change while the cells run.
+        for name in ("benchmark", "methods"):
+            shutil.copytree(ROOT / name, Path(temporary) / "work" / name)
+        run_cells(Path(temporary) / "work", work, options)
         return report(read_cells(base), read_cells(work))
 
 

@@ -25,6 +25,11 @@ def dfqbench_quantizers() -> Iterable[Offer]:  # type: ignore[empty-body]
 
 
 @hookspec
+def dfqbench_range_rules() -> Iterable[Offer]:  # type: ignore[empty-body]
+    """Range rules: `load` names a subclass of `dfqbench.quant.Observer`."""
+
+
+@hookspec
 def dfqbench_models() -> Iterable[Offer]:  # type: ignore[empty-body]
     """Model families: `load` names a callable `(name, **kwargs) -> nn.Module`; users write `offer:name`."""
 

@@ -239,3 +239,20 @@ def test_a_folder_without_a_student(tmp_path: Path) -> None:
     (tmp_path / "student.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="cannot be read"):
         load_student(tmp_path)
+
+
+def test_finished_state_of_a_trained_student_loads_into_a_new_one() -> None:
+    images = torch.randn(2, 3, 16, 16)
+    student = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
+    with torch.no_grad(), student.observing("ema"):
+        student(images)
+    other = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
+    other.load_state_dict(student.finished_state())
+    assert torch.equal(other(images), student(images))
+    resumed = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
+    resumed.attach_observers("ema")
+    resumed.load_state_dict(student.state_dict())
+    for network in (student, resumed):
+        with torch.no_grad(), network.observing("ema"):
+            network(2 * images)
+    assert torch.equal(resumed(images), student(images))

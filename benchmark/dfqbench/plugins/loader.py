@@ -15,17 +15,19 @@ from typing import Any
 
 import pluggy
 
-from dfqbench import __version__, hookspecs
+from dfqbench import __version__, hookspecs, quantizers
 from dfqbench.api.errors import InputError, PluginError
 from dfqbench.api.method import API_VERSION, PROJECT, FileOffer, Offer
 from dfqbench.isolation import PLUGIN_FAILURES, import_local, local_module_name, rolled_back
 from dfqbench.plugins.offers import BrokenPlugin, Origin
 from dfqbench.plugins.registry import Installed, Plugins
-from dfqbench.quantizers import BUILTIN
+from dfqbench.quant.range_rules import BUILTIN as BUILTIN_RANGE_RULES
+from dfqbench.quant.range_rules import set_range_rules
 
 OFFER_HOOKS = {
     "methods": Offer,
     "quantizers": Offer,
+    "range_rules": Offer,
     "models": Offer,
     "targets": FileOffer,
     "grids": FileOffer,
@@ -59,11 +61,12 @@ def load_plugins(files: Sequence[Path] = ()) -> Plugins:
     """
     paths = tuple(dict.fromkeys(_checked_file(Path(file)) for file in files))
     plugins = Plugins(files=paths)
-    plugins.install(Installed(HOST, None, {"quantizers": BUILTIN}))
+    plugins.install(Installed(HOST, None, {"quantizers": quantizers.BUILTIN, "range_rules": BUILTIN_RANGE_RULES}))
     for candidate in (*_installed_candidates(), *map(_local_candidate, paths)):
         broken = _load_one(candidate, plugins)
         if broken is not None:
             plugins.broken.append(broken)
+    set_range_rules({name: offer.load for name, offer in plugins.range_rules.items()})
     return plugins
 
 

@@ -35,7 +35,7 @@ class Installed:
     Attributes:
         source: where it came from.
         manager: its own hook manager; None for the host's parts.
-        offers: what it offers, by kind (`methods`, `quantizers`, `models`, `targets`, `grids`, `claims`).
+        offers: what it offers, by kind (`methods`, `quantizers`, `range_rules`, `models`, `targets`, ...).
     """
 
     source: Origin
@@ -55,7 +55,12 @@ class Plugins:
         self.files = files
         self.broken: list[BrokenPlugin] = []
         self._installed: list[Installed] = []
-        self._offers: dict[str, dict[str, LoadedOffer]] = {"methods": {}, "quantizers": {}, "models": {}}
+        self._offers: dict[str, dict[str, LoadedOffer]] = {
+            "methods": {},
+            "quantizers": {},
+            "range_rules": {},
+            "models": {},
+        }
         self._files: dict[str, dict[str, LoadedFile]] = {"targets": {}, "grids": {}, "claims": {}}
         self._method_classes: dict[str, type[Method]] = {}
         self._quantizer_classes: dict[str, type[Quantizer]] = {}
@@ -69,6 +74,11 @@ class Plugins:
     def quantizers(self) -> Mapping[str, LoadedOffer]:
         """Shared quantizers by name."""
         return MappingProxyType(self._offers["quantizers"])
+
+    @property
+    def range_rules(self) -> Mapping[str, LoadedOffer]:
+        """Range rules by name."""
+        return MappingProxyType(self._offers["range_rules"])
 
     @property
     def models(self) -> Mapping[str, LoadedOffer]:
@@ -113,7 +123,7 @@ class Plugins:
         self._installed.append(plugin)
 
     def _check_name(self, kind: str, name: object, fresh: Mapping[str, object]) -> None:
-        what = kind.removesuffix("s")
+        what = kind.removesuffix("s").replace("_", " ")
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             raise PluginError(f"{what} name {name!r} is not valid", "use lower case letters, digits, '_' and '-'")
         owner = self._owner(kind, name) or ("the same plugin" if name in fresh else "")

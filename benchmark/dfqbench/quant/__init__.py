@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dfqbench.quant.range_rules import RANGE_RULES, check_range_rule
+from dfqbench.quant.range_rules import check_range_rule, range_rules
 from dfqbench.quant.scheme import OFF, PROTOCOLS, Protocol, Scheme, parse_scheme
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _NEEDS_TORCH = {
 __all__ = [
     "OFF",
     "PROTOCOLS",
-    "RANGE_RULES",
     "FakeQuantize",
     "Observer",
     "Protocol",
@@ -35,6 +34,7 @@ __all__ = [
     "load_student",
     "parse_scheme",
     "prepare",
+    "range_rules",
     "save_student",
 ]
 

@@ -8,7 +8,8 @@ from pkgutil import resolve_name
 import torch
 from torch import Tensor, nn
 
-from dfqbench.quant.range_rules import RANGE_RULES, check_range_rule
+from dfqbench.api.errors import PluginError
+from dfqbench.quant.range_rules import check_range_rule, range_rules
 
 EMA_DECAY = 0.9
 """Decay of the moving averages (methods.md 0.1, released code)."""
@@ -19,9 +20,18 @@ def observer_class(rule: str) -> type[Observer]:
 
     Raises:
         UsageError: unknown rule.
+        PluginError: the name does not lead to a subclass of `Observer`.
     """
     check_range_rule(rule)
-    found: type[Observer] = resolve_name(RANGE_RULES[rule])
+    load = range_rules()[rule]
+    try:
+        found = resolve_name(load)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"range rule '{rule}': '{load}' does not load: {error}", "fix the `load` string") from error
+    if not isinstance(found, type) or not issubclass(found, Observer):
+        raise PluginError(
+            f"range rule '{rule}': '{load}' is no observer", "derive the class from dfqbench.quant.Observer"
+        )
     return found
 
 

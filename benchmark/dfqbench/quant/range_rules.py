@@ -1,18 +1,38 @@
-"""Names of range rules, and where their observers are; free of torch, so that parameters can be checked early."""
+"""Range rules by name, and where their observers are; free of torch, so that parameters can be checked early."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.api.method import Offer
 
 OFFICIAL_EMA_STEPS = 200
 """Steps after which the overshoot of the official moving average has settled (methods.md 0.1)."""
+BUILTIN: tuple[Offer, ...] = (
+    Offer("minmax", "dfqbench.quant.observers:MinMaxObserver"),
+    Offer("ema", "dfqbench.quant.observers:MovingAverageObserver"),
+    Offer("ema-official", "dfqbench.quant.observers:OfficialMovingAverageObserver"),
+)
+"""The range rules that come with the host; plugins offer more (hook `dfqbench_range_rules`)."""
 
-RANGE_RULES: dict[str, str] = {
-    "minmax": "dfqbench.quant.observers:MinMaxObserver",
-    "ema": "dfqbench.quant.observers:MovingAverageObserver",
-    "ema-official": "dfqbench.quant.observers:OfficialMovingAverageObserver",
-}
-"""The observer class of each range rule, as `module:class`; plugins add theirs (hook `dfqbench_range_rules`)."""
+_rules: dict[str, str] = {offer.name: offer.load for offer in BUILTIN}
+
+
+def range_rules() -> Mapping[str, str]:
+    """Return the observer class of each range rule of this process, as `module:class` by name."""
+    return MappingProxyType(_rules)
+
+
+def set_range_rules(rules: Mapping[str, str]) -> None:
+    """Set the range rules of this process, as `load_plugins` does.
+
+    Args:
+        rules: `module:class` by name, the host's own included.
+    """
+    _rules.clear()
+    _rules.update(rules)
 
 
 def check_range_rule(rule: str, steps: int | None = None) -> None:
@@ -26,8 +46,8 @@ def check_range_rule(rule: str, steps: int | None = None) -> None:
         UsageError: unknown rule, or `ema-official` for fewer than 200 steps (its range would be hundreds of times too
             wide: the bias-corrected value is fed back into the average).
     """
-    if rule not in RANGE_RULES:
-        raise unknown_name("range rule", rule, RANGE_RULES)
+    if rule not in _rules:
+        raise unknown_name("range rule", rule, _rules)
     if rule == "ema-official" and steps is not None and steps < OFFICIAL_EMA_STEPS:
         raise UsageError(
             f"range rule 'ema-official' needs at least {OFFICIAL_EMA_STEPS} steps, got {steps}",

@@ -117,6 +117,10 @@ class Student(nn.Module):
             for quantizer in self._quantizers:
                 quantizer.observing = False
 
+    def finished_state(self) -> dict[str, Tensor]:
+        """Return parameters, buffers and ranges; observers, which are needed during training only, are left out."""
+        return {name: value.detach() for name, value in self.state_dict().items() if ".observer." not in name}
+
     def activation_quantizers(self) -> list[FakeQuantize]:
         """Return every activation's `FakeQuantize`, in the order of the network's modules."""
         return list(self._quantizers)
@@ -154,11 +158,7 @@ def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> No
         model: the teacher's `ModelSpec.as_dict()`.
     """
     # Tied weights would share memory, which safetensors refuses.
-    unique = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in student.state_dict().items()
-        if ".observer." not in name
-    }
+    unique = {name: value.cpu().contiguous().clone() for name, value in student.finished_state().items()}
     temporary = folder / f"{STATE_FILE}.part"
     save_file(unique, temporary)
     temporary.replace(folder / STATE_FILE)

@@ -73,7 +73,7 @@ class Calibrate(Quantizer):
 
     def _train(self, source: LiveSource, contexts: Sequence[Context]) -> None:
         """Train the generator alone."""
-        from dfqbench.synth.plan import is_large
+        from dfqbench.synth.params import is_large
 
         card, budget = contexts[0].card, contexts[0].budget
         size = self.params.generator_batch_large if is_large(card.input_size) else self.params.generator_batch

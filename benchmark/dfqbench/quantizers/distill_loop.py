@@ -14,7 +14,7 @@ from dfqbench.api.numerics import widened
 from dfqbench.quant import check_range_rule, prepare
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
 from dfqbench.synth.augment import crop_and_flip
-from dfqbench.synth.plan import FEW_CLASSES, TrainingPlan, is_large
+from dfqbench.synth.params import FEW_CLASSES, TrainingPlan, is_large
 
 if TYPE_CHECKING:
     from dfqbench.api.context import Context

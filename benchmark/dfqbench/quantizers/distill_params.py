@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dfqbench.api import UsageError, param
+from dfqbench.quant import check_range_rule
 
 GDFQ = "released code (GDFQ)"
 
@@ -49,10 +50,10 @@ class DistillParams:
     range_epochs: NonNegativeInt = param(
         4, help="first epochs, in which activation ranges follow the batches", source=GDFQ, unit="epochs"
     )
-    range_rule: Literal["ema", "ema-official", "minmax"] = param(
+    range_rule: str = param(
         "ema",
-        help="how ranges follow: plain moving average; the released one, which overshoots and wants 200 steps; or "
-        "running minimum and maximum",
+        help="range rule: `ema`, a moving average; `ema-official`, the released one, which overshoots and needs 200 "
+        "steps; `minmax`, running minimum and maximum; or a plugin's",
         source="inferred: what the released rule settles to (methods.md 0.1)",
     )
     warmup_epochs: NonNegativeInt = param(
@@ -86,6 +87,7 @@ class DistillParams:
     def __post_init__(self) -> None:
         if self.alpha == self.ce_weight == self.mse_weight == 0:
             raise UsageError("distill has no loss left", "set one of alpha, ce_weight and mse_weight above 0")
+        check_range_rule(self.range_rule)
 
 
 _GDFQ = DistillParams()

@@ -117,7 +117,9 @@ class Snapshots:
         with self._aside():
             if part in kept:
                 kept[part].unlink(missing_ok=True)
-            self._folder.save("student", step, {name: _copied(value) for name, value in student.state_dict().items()})
+            self._folder.save(
+                "student", step, {name: _copied(value) for name, value in student.finished_state().items()}
+            )
 
 
 class Timeline:

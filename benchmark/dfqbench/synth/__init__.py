@@ -60,8 +60,7 @@ if TYPE_CHECKING:
     )
     from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments, unbiased
     from dfqbench.synth.nan_check import NonFiniteCheck
-    from dfqbench.synth.params import GeneratorParams
-    from dfqbench.synth.plan import FEW_CLASSES, SMALL_INPUT, TrainingPlan, is_large
+    from dfqbench.synth.params import FEW_CLASSES, SMALL_INPUT, GeneratorParams, TrainingPlan, is_large
     from dfqbench.synth.schedule import DevicePlateau
     from dfqbench.synth.source import FixedSource
     from dfqbench.synth.statistics import (
@@ -90,8 +89,7 @@ _MODULES = {
     ),
     "moments": "Moments batch_moments positions sample_moments unbiased",
     "nan_check": "NonFiniteCheck",
-    "params": "GeneratorParams",
-    "plan": "FEW_CLASSES SMALL_INPUT TrainingPlan is_large",
+    "params": "FEW_CLASSES SMALL_INPUT GeneratorParams TrainingPlan is_large",
     "schedule": "DevicePlateau",
     "source": "FixedSource",
     "statistics": "BatchNormStatistics LayerConstants LayerStatistics PassStatistics batchnorm_layers",

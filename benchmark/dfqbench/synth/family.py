@@ -11,8 +11,7 @@ from torch import nn
 from dfqbench.api import Context
 from dfqbench.synth.generators import Draw, Generator, class_condition
 from dfqbench.synth.loop import GeneratorSource, LoopSettings
-from dfqbench.synth.params import GeneratorParams
-from dfqbench.synth.plan import TrainingPlan, is_large
+from dfqbench.synth.params import GeneratorParams, TrainingPlan, is_large
 from dfqbench.synth.terms import LossTerm, bns_term, cross_entropy_term, margin_term
 
 

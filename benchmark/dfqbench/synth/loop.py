@@ -17,7 +17,7 @@ from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.generators import Condition, Draw, Generator
 from dfqbench.synth.nan_check import NonFiniteCheck
-from dfqbench.synth.plan import TrainingPlan
+from dfqbench.synth.params import TrainingPlan
 from dfqbench.synth.statistics import BatchNormStatistics
 from dfqbench.synth.terms import GeneratorPass, LossTerm
 
