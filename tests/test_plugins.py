@@ -255,6 +255,8 @@ def test_every_offering_hook_is_used(tmp_path: Path) -> None:
         @hookimpl
         def dfqbench_quantizers(): return (Offer("mine", ":Mine"),)
         @hookimpl
+        def dfqbench_range_rules(): return [Offer("widest", ":Widest")]
+        @hookimpl
         def dfqbench_models(): yield Offer("family", ":build")
         @hookimpl
         def dfqbench_targets(): return [FileOffer("data", str(Path(__file__).parent))]
@@ -267,6 +269,7 @@ def test_every_offering_hook_is_used(tmp_path: Path) -> None:
     plugins = load_plugins([mine])
     assert plugins.broken == []
     assert plugins.quantizer_class("mine").default_recipe == "hot"
+    assert plugins.range_rules["widest"].load.endswith(":Widest")
     assert plugins.models["family"].load.endswith(":build")
     assert plugins.targets["data"].path == tmp_path
     assert plugins.grids["grid"].path == mine

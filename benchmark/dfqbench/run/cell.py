@@ -22,8 +22,10 @@ DATA_CODE = (
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
-COMPUTING = ("accel", "quant/operators.py")
+FAST_FORMS = ("accel",)
 """The host's code of operators' fast forms and of CUDA graphs."""
+QUANT_IN_SYNTH = ("quant/operators.py",)
+"""The files of `quant` that `synth` imports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ class Cell:
     @property
     def source_id(self) -> str:
         """Identity of the images."""
-        return identity(self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *COMPUTING)]})
+        return identity(
+            self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *QUANT_IN_SYNTH, *FAST_FORMS)]}
+        )
 
     @property
     def student_id(self) -> str:
@@ -141,7 +145,7 @@ class Cell:
             "quantizer": self.quantizer.name,
             "params": self.quantizer.params,
             "own": self.choice.quantizer is None,
-            "code": [self.quantizer.code, host_code("quant", "quantizers", *COMPUTING)],
+            "code": [self.quantizer.code, host_code("quant", "quantizers", *FAST_FORMS)],
         }
         return identity(facts)
 

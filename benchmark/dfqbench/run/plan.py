@@ -163,17 +163,10 @@ def _quantizer(name: str, recipe: str | None, usual: str | None, grid: Grid, plu
     params = build_params(kind.params_type, _recipe(kind, recipe) | grid.settings_for(name), name)
     plain = build_params(kind.params_type, _recipe(kind, usual), name)
     part = _offered(name, plugins.quantizers[name], params_dict(params), params_dict(plain))
-    foreign = _foreign_rules(plugins)
-    rules = [
-        plugins.range_rules[value] for value in part.params.values() if isinstance(value, str) and value in foreign
-    ]
-    code = [source_hash(source_files(rule.load, rule.path)) for rule in rules]
+    # The code of a plugin's range rule decides the student, too.
+    named = [rule for name, rule in plugins.range_rules.items() if name in part.params.values()]
+    code = [source_hash(source_files(rule.load, rule.path)) for rule in named if rule.origin != "dfqbench"]
     return replace(part, code="+".join([part.code, *code]))
-
-
-def _foreign_rules(plugins: Plugins) -> set[str]:
-    """Names of the range rules that plugins offer; their code decides a student, too."""
-    return {name for name, offer in plugins.range_rules.items() if offer.origin != "dfqbench"}
 
 
 def _recipe(kind: type[Quantizer], recipe: str | None) -> dict[str, Any]:
