@@ -63,13 +63,13 @@ def sub_pixel_norm(phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slo
         slope: negative slope of the leaky ReLU.
 
     Returns:
-        (N, C, 2 H, 2 W), channels-last.
+        (N, C, 2 H, 2 W), channels-last, in the type of `phases`.
     """
     x = merge_phases(phases)
     if len(scale) == 1:
         return F.leaky_relu_(F.batch_norm(x, None, None, scale[0], shift[0], training=True, eps=eps), slope)
     x = F.batch_norm(x, None, None, training=True, eps=eps)
-    return F.leaky_relu_(torch.addcmul(shift[..., None, None], x, scale[..., None, None]), slope)
+    return F.leaky_relu_(torch.addcmul(shift[..., None, None], x, scale[..., None, None]), slope).to(phases.dtype)
 
 
 def merge_phases(phases: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from dfqbench.accel.triton import conv_kernels
-from dfqbench.accel.triton.launch import MOST_ELEMENTS, like, power, register, vector
+from dfqbench.accel.triton.launch import MOST_ELEMENTS, TYPES, like, power, register, vector
 from dfqbench.quant.integer_conv import integer_conv2d, integers
 
 MOST_CHANNELS = 64
@@ -29,37 +30,25 @@ CONV_POSITIONS, CONV_SLICES = 128, 128
 """Positions of a convolution's program; slices of the positions for its gradient in the weight."""
 
 
-def _fits(x: Tensor, weight: Tensor, *geometry: Any) -> bool:
+def _supports(x: Tensor, weight: Tensor, *geometry: Any) -> bool:
     """Check for a 3x3 convolution with stride 1 and padding 1 between few channels of a channels-last map."""
     *pairs, groups = geometry
     return (
-        x.ndim == weight.ndim == 4
+        x.dtype in TYPES
+        and weight.dtype in TYPES
+        and x.ndim == weight.ndim == 4
         and weight.shape[1:] == (x.shape[1], 3, 3)
         and max(weight.shape[:2]) <= MOST_CHANNELS
-        and all(_pair(one) == (1, 1) for one in pairs)
+        and all(pair == 1 or (isinstance(pair, Sequence) and tuple(pair) == (1, 1)) for pair in pairs)
         and groups == 1
-        and weight.stride(2) == 3 * weight.stride(3)
+        and any(weight.is_contiguous(memory_format=order) for order in (torch.channels_last, torch.contiguous_format))
         and 0 < x.numel() // x.shape[1] * MOST_CHANNELS < MOST_ELEMENTS
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 
-def _pair(number: object) -> tuple[object, ...]:
-    return tuple(number) if isinstance(number, Sequence) and not isinstance(number, str) else (number, number)
-
-
-def _supports(x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Tensor, *geometry: Any) -> bool:  # noqa: ARG001
-    return _fits(x, weight, *geometry)
-
-
-@register(integer_conv2d, _supports)
-def integer_conv2d_form(
-    x: Tensor,
-    weight: Tensor,
-    x_scale: Tensor,
-    w_scale: Tensor,
-    *geometry: Any,  # noqa: ARG001 - see `_fits`
-) -> Tensor:
+@register(integer_conv2d, lambda x, weight, x_scale, w_scale, *geometry: _supports(x, weight, *geometry))  # noqa: ARG005
+def integer_conv2d_form(x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Tensor, *_geometry: Any) -> Tensor:
     """Convolve on integers, rounding nothing but the gradients to bfloat16."""
     out: Tensor = _IntegerConv.apply(x, weight, x_scale, w_scale)
     return out
@@ -86,15 +75,33 @@ class _IntegerConv(torch.autograd.Function):
 
 
 class NarrowConvolutions(TorchFunctionMode):
-    """Replaces `torch.conv2d` inside where the kernels fit and autocast would make bfloat16 of the operands."""
+    """Computes `torch.conv2d` by the kernels where they fit and autocast would make bfloat16 of the operands.
+
+    Args:
+        device: the type of the devices whose convolutions it computes.
+    """
+
+    def __init__(self, device: str = "cuda") -> None:
+        super().__init__()
+        self._device = device
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7 and not isinstance(args[4], str):
-            x, weight, bias, *geometry = args
-            if x.is_cuda and _fits(x, weight, *geometry) and torch.is_autocast_enabled("cuda"):
-                out = _Conv.apply(x.to(torch.bfloat16), weight)
-                return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
+        if func is torch.conv2d and not kwargs and len(args) == 7 and self._fits(*args):
+            x, weight, bias, *_ = args
+            out = _Conv.apply(x.to(torch.bfloat16), weight)
+            return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
         return func(*args, **(kwargs or {}))
+
+    def _fits(self, x: Any, weight: Any, bias: Any, *geometry: Any) -> bool:  # noqa: ARG002 - as conv2d
+        return (
+            # Neither a proxy of a tracer nor a subclass.
+            {type(x), type(weight)} <= {Tensor, Parameter}
+            and x.device.type == self._device
+            and torch.is_autocast_enabled(self._device)
+            and torch.get_autocast_dtype(self._device) == torch.bfloat16
+            and not torch._C._are_functorch_transforms_active()
+            and _supports(x, weight, *geometry)
+        )
 
 
 class _Conv(torch.autograd.Function):
@@ -106,9 +113,11 @@ class _Conv(torch.autograd.Function):
         return convolved(x, weight)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # The gradients will be differentiated, too.
+            return _library_gradients(grads[0], x, weight, [*ctx.needs_input_grad, False])
         grad = like(grads[0], x)
         to_x = data_gradient(grad, weight) if ctx.needs_input_grad[0] else None
         to_weight = weight_gradient(x, grad, weight).to(weight.dtype) if ctx.needs_input_grad[1] else None
@@ -181,11 +190,8 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
         weight: as given to `convolved`.
     """
     if weight.shape[1] > FEW_INPUTS and weight.shape[0] < FEWEST_OUTPUTS:
-        ones = [1, 1]
-        gradient: Tensor = torch.ops.aten.convolution_backward(
-            grad, x, weight.to(x.dtype), None, ones, ones, ones, False, [0, 0], 1, [False, True, False]
-        )[1]
-        return gradient.to(torch.float32)
+        to_weight: Tensor = _library_gradients(grad, x, weight, [False, True, False])[1]
+        return to_weight.to(torch.float32)
     out = torch.empty_like(weight, dtype=torch.float32)
     samples, channels, height, width = x.shape
     outer, positions, tile = weight.shape[0], samples * height * width, 64
@@ -202,6 +208,14 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
         partial, out, slices, channels, outer, out.stride(0), out.stride(1), out.stride(3), S=at_once, B=numbers_at_once
     )
     return out
+
+
+def _library_gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: list[bool]) -> tuple[Any, Any]:
+    ones = [1, 1]
+    to_x, to_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight.to(x.dtype), None, ones, ones, ones, False, [0, 0], 1, needed
+    )
+    return to_x, to_weight
 
 
 def _of_product(number: int) -> int:

@@ -14,31 +14,31 @@ import triton.language as tl
 
 
 @triton.jit
-def _seen(x, p, inside, row, column, height, width, channels, tap, C: tl.constexpr):
-    """(P, C): what positions see under a tap of the window."""
+def _load_tap(x, p, mask, row, column, height, width, channels, tap, C: tl.constexpr):
+    """(P, C): the values under a tap of the window, for P positions."""
     c = tl.arange(0, C)
     down, right = tap // 3 - 1, tap % 3 - 1
-    there = inside & (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
+    in_map = mask & (row + down >= 0) & (row + down < height) & (column + right >= 0) & (column + right < width)
     at = (p + down * width + right)[:, None] * channels + c[None, :]
-    return tl.load(x + at, mask=there[:, None] & (c < channels)[None, :], other=0.0)
+    return tl.load(x + at, mask=in_map[:, None] & (c < channels)[None, :], other=0.0)
 
 
 @triton.jit
-def _seen_in_a_row(x, p, inside, row, column, height, width, channels, down, J: tl.constexpr):
-    """(P, J): what positions see under the three taps of a row of the window, which lie side by side in memory."""
+def _load_row(x, p, mask, row, column, height, width, channels, down, J: tl.constexpr):
+    """(P, J): the values under the three taps of a row of the window, which lie side by side in memory."""
     j = tl.arange(0, J)
     beside = column[:, None] + (j // channels)[None, :] - 1
-    there = (inside & (row + down >= 0) & (row + down < height))[:, None] & (j < 3 * channels)[None, :]
+    in_map = (mask & (row + down >= 0) & (row + down < height))[:, None] & (j < 3 * channels)[None, :]
     at = (p + down * width - 1)[:, None] * channels + j[None, :]
-    return tl.load(x + at, mask=there & (beside >= 0) & (beside < width), other=0.0)
+    return tl.load(x + at, mask=in_map & (beside >= 0) & (beside < width), other=0.0)
 
 
 @triton.jit
 def _weights(weight, taps, i, o, channels, outer, of_outer, of_inner, of_tap, BACK: tl.constexpr):
     """(len(i), OUT): weights between channels under taps, (len(i),) or one; backwards the window is turned around."""
     at = (8 - taps if BACK else taps) * of_tap + i * of_inner
-    here = (i < channels)[:, None] & (o < outer)[None, :]
-    return tl.load(weight + at[:, None] + o[None, :] * of_outer, mask=here, other=0.0)
+    mask = (i < channels)[:, None] & (o < outer)[None, :]
+    return tl.load(weight + at[:, None] + o[None, :] * of_outer, mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["height", "width"])
@@ -51,22 +51,22 @@ def convolved(
     ROWS: a row of the window at a time, for fewer channels than a product takes; C is then that of three taps.
     """
     p = tl.program_id(0) * P + tl.arange(0, P)
-    inside = p < positions
+    mask = p < positions
     column, row = p % width, (p // width) % height
     j, o = tl.arange(0, C), tl.arange(0, OUT)
     total = tl.zeros([P, OUT], tl.float32)
     for k in range(3 if ROWS else 9):
         if ROWS:
-            v = _seen_in_a_row(x, p, inside, row, column, height, width, channels, k - 1, C)
+            v = _load_row(x, p, mask, row, column, height, width, channels, k - 1, C)
             taps, i = 3 * k + j // channels, tl.where(j < 3 * channels, j % channels, channels)
         else:
-            v = _seen(x, p, inside, row, column, height, width, channels, k, C)
+            v = _load_tap(x, p, mask, row, column, height, width, channels, k, C)
             taps, i = k, j
         w = _weights(weight, taps, i, o, channels, outer, of_outer, of_inner, of_tap, BACK)
         total = tl.dot(v, w.to(v.dtype), total, input_precision="ieee")
     if SCALED:
         total *= tl.load(factor + o, mask=o < outer, other=0.0)[None, :]
-    tl.store(out + p[:, None] * outer + o[None, :], total, mask=inside[:, None] & (o < outer)[None, :])
+    tl.store(out + p[:, None] * outer + o[None, :], total, mask=mask[:, None] & (o < outer)[None, :])
 
 
 @triton.jit(do_not_specialize=["height", "width", "length"])
@@ -82,10 +82,10 @@ def weight_sums(
     total = tl.zeros([J, OUT], tl.float32)
     for start in range(begin, end, P):
         p = start + tl.arange(0, P)
-        inside = p < end
-        v = _seen_in_a_row(x, p, inside, (p // width) % height, p % width, height, width, channels, k - 1, J)
+        mask = p < end
+        v = _load_row(x, p, mask, (p // width) % height, p % width, height, width, channels, k - 1, J)
         to = p[:, None] * outer + o[None, :]
-        g = tl.load(grad + to, mask=inside[:, None] & (o < outer)[None, :], other=0.0)
+        g = tl.load(grad + to, mask=mask[:, None] & (o < outer)[None, :], other=0.0)
         total = tl.dot(tl.trans(v), g, total, input_precision="ieee")
     to = ((part * 3 + k) * 3 * channels + j[:, None]) * outer + o[None, :]
     tl.store(partial + to, total, mask=(j < 3 * channels)[:, None] & (o < outer)[None, :])

@@ -13,18 +13,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dfqbench.accel.triton.device import nearest, quantized
 from dfqbench.accel.triton.launch import EXACT, ROW, TILE, has_no_gaps, power, register, rows
 from dfqbench.quant.fake_quantize import SMALLEST_SPAN, fake_quantize, fake_quantize_channels
+
+ROUND = tl.constexpr(12582912.0)
+"""1.5 * 2^23: added and taken off again, it rounds a smaller float32 half to even."""
+
+
+@triton.jit
+def quantized(x, scale, shift, low, high):
+    """The integer S times the level nearest to x (`quant.fake_quantize`)."""
+    n = x * scale - shift
+    # In this order NaN stays NaN.
+    n = tl.where(n < low, low, n)
+    n = tl.where(n > high, high, n)
+    return ((n + ROUND) - ROUND) + shift
+
+
+@triton.jit
+def nearest(x):
+    """The nearest integer, half to even, however large x is."""
+    down = tl.floor(x)
+    above = x - down
+    odd = down - 2.0 * tl.floor(down * 0.5)
+    return down + tl.where(above == 0.5, odd, tl.where(above > 0.5, 1.0, 0.0))
 
 
 @triton.jit(do_not_specialize=["low", "high"])
 def round_to_levels(x, out, scale, shift, count, low, high, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
-    inside = i < count
+    mask = i < count
     s = tl.load(scale)
-    n = quantized(tl.load(x + i, mask=inside, other=0.0), s, tl.load(shift), low, high)
-    tl.store(out + i, tl.div_rn(n, s), mask=inside)
+    n = quantized(tl.load(x + i, mask=mask, other=0.0), s, tl.load(shift), low, high)
+    tl.store(out + i, tl.div_rn(n, s), mask=mask)
 
 
 @triton.jit(do_not_specialize=["low", "high", "half", "smallest"])
@@ -35,10 +56,10 @@ def round_channels(x, out, scale, count, low, high, half, smallest, B: tl.conste
     most = tl.full([B], float("-inf"), tl.float32)
     for start in range(0, count, B):
         i = start + tl.arange(0, B)
-        inside = i < count
-        v = tl.load(x + row * count + i, mask=inside, other=0.0)
-        least = tl.where(inside & (v < least), v, least)
-        most = tl.where(inside & (v > most), v, most)
+        mask = i < count
+        v = tl.load(x + row * count + i, mask=mask, other=0.0)
+        least = tl.where(mask & (v < least), v, least)
+        most = tl.where(mask & (v > most), v, most)
     bottom, top = tl.min(least, 0), tl.max(most, 0)
     span = top - bottom
     span = tl.where(span < smallest, smallest, span)
@@ -47,9 +68,9 @@ def round_channels(x, out, scale, count, low, high, half, smallest, B: tl.conste
     tl.store(scale + row, s)
     for start in range(0, count, B):
         i = start + tl.arange(0, B)
-        inside = i < count
-        n = quantized(tl.load(x + row * count + i, mask=inside, other=0.0), s, shift, low, high)
-        tl.store(out + row * count + i, tl.div_rn(n, s), mask=inside)
+        mask = i < count
+        n = quantized(tl.load(x + row * count + i, mask=mask, other=0.0), s, shift, low, high)
+        tl.store(out + row * count + i, tl.div_rn(n, s), mask=mask)
 
 
 def _ends(bits: int) -> tuple[float, float]:
@@ -57,7 +78,7 @@ def _ends(bits: int) -> tuple[float, float]:
 
 
 def _one_range(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> bool:  # noqa: ARG001 - the operator's arguments
-    return has_no_gaps(x) and scale.ndim == 0 and scale.dtype == shift.dtype == torch.float32
+    return has_no_gaps(x) and scale.ndim == shift.ndim == 0 and scale.dtype == shift.dtype == torch.float32
 
 
 @register(fake_quantize, _one_range)

@@ -28,6 +28,8 @@ FEWEST_CHANNELS = 8
 TYPES = (torch.float32, torch.bfloat16)
 EXACT = {"enable_fp_fusion": False}
 """Products are rounded before they are added, as torch's are."""
+KEYS = ("AutogradCUDA", "CUDA")
+"""Dispatch keys of the forms: autograd's, so that a form has its own gradient, and the one below it."""
 
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "IMPL")  # type: ignore[no-untyped-call]
 
@@ -42,6 +44,9 @@ def register(operator: Form, supports: Callable[..., bool]) -> Callable[[Form], 
     Args:
         operator: as made by `dfqbench.quant.operators.operator`.
         supports: whether the form takes these arguments.
+
+    Returns:
+        A decorator. It returns the registered function; the form is that function's attribute `__wrapped__`.
     """
     definition: Form = operator.__wrapped__  # type: ignore[attr-defined]
 
@@ -50,9 +55,9 @@ def register(operator: Form, supports: Callable[..., bool]) -> Callable[[Form], 
         def dispatch(*args: Any) -> Any:
             return form(*args) if backend.enabled() and supports(*args) else definition(*args)
 
-        for key in ("AutogradCUDA", "CUDA"):
+        for key in KEYS:
             _LIBRARY.impl(definition.__name__, dispatch, key)
-        return form
+        return dispatch
 
     return add
 
@@ -78,7 +83,7 @@ def has_no_gaps(x: Tensor) -> bool:
 
 
 def like(other: Tensor, x: Tensor) -> Tensor:
-    """Return a map in the type and memory order of `x`; a copy only where it has another."""
+    """Return a map in the type of `x` and in channels-last order; a copy only where it has another."""
     return other.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
@@ -92,11 +97,9 @@ def rows(count: int) -> tuple[int]:
     return (-(-count // ROW),)
 
 
-def elements(channels: int, positions: int | None = None) -> dict[str, Any]:
-    """Return the constants of a kernel that takes elements in a row: about channels and, if given, samples."""
-    channel_power = channels if power(channels) == channels else 0
-    of_samples = {} if positions is None else {"WHOLE": positions * channels % ROW == 0}
-    return {"POWER": channel_power, "B": ROW, **of_samples}
+def elements(channels: int) -> dict[str, int]:
+    """Return the constants of a kernel that takes elements in a row (see `device.channel`)."""
+    return {"POWER": channels if power(channels) == channels else 0, "B": ROW}
 
 
 def cut(
