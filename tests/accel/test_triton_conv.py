@@ -1,0 +1,257 @@
+"""Triton's convolutions between few channels, interpreted, against torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.models.cifar import CifarResNet
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
+from dfqbench.quant.integer_conv import integer_conv2d
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from dfqbench.accel.triton import conv
+from dfqbench.accel.triton.conv import (
+    FEW_INPUTS,
+    FEWEST_OUTPUTS,
+    NarrowConvolutions,
+    convolved,
+    data_gradient,
+    integer_conv2d_form,
+    weight_gradient,
+)
+
+pytestmark = pytest.mark.usefixtures("interpreter")
+
+GEOMETRY = [1, 1], [1, 1], [1, 1], 1
+ORDERS = (torch.channels_last, torch.contiguous_format)
+SIZES = ((3, 16, 16, 6, 7), (2, 3, 16, 5, 5), (2, 24, 5, 4, 9), (1, 32, 64, 8, 3), (3, 64, 3, 5, 4), (2, 16, 8, 1, 1))
+"""Samples, channels of input and output, height and width."""
+
+
+def operands(size: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
+    """Return input, weight and the gradient at the output, whose values are those that the type holds."""
+    samples, channels, outer, height, width = size
+    random = torch.Generator().manual_seed(0)
+    shapes = (samples, channels, height, width), (outer, channels, 3, 3), (samples, outer, height, width)
+    x, weight, grad = (
+        torch.randn(shape, generator=random).to(dtype).contiguous(memory_format=torch.channels_last) for shape in shapes
+    )
+    return x, weight, grad
+
+
+def exact(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
+    """Return the output and the gradients in input and weight in double precision."""
+    leaves = [x.double().requires_grad_(), weight.double().requires_grad_()]
+    out = F.conv2d(leaves[0], leaves[1], padding=1)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad.double())]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("order", ORDERS)
+def test_convolution_and_its_gradients_are_those_of_double_precision(
+    size: tuple[int, ...], dtype: torch.dtype, order: torch.memory_format
+) -> None:
+    channels, outer = size[1:3]
+    x, weight, grad = operands(size, dtype)
+    expected = exact(x, weight, grad)
+    weight = weight.contiguous(memory_format=order)
+    found = [
+        convolved(x, weight, dtype=torch.float32),
+        data_gradient(grad.contiguous(), weight, dtype=torch.float32),
+        weight_gradient(x, grad.contiguous(), weight),
+    ]
+    by_library = channels > FEW_INPUTS and outer < FEWEST_OUTPUTS and dtype == torch.bfloat16
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        # The library rounds the gradient in the weight to bfloat16.
+        rtol, atol = (2**-8, 0.1) if by_library and index == 2 else (1e-5, 1e-4)
+        torch.testing.assert_close(one.double(), other, rtol=rtol, atol=atol)
+    narrow = convolved(x, weight)
+    assert narrow.dtype == dtype
+    assert torch.equal(narrow, found[0].to(dtype))
+    assert narrow.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("positions", [257, 1000])
+def test_weight_gradient_sums_many_slices_of_positions(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
+    """More slices than are added up at once; several tiles in a slice."""
+    monkeypatch.setattr(conv, "CONV_SLICES", 4)
+    x, weight, grad = operands((1, 1, 1, 1, positions))
+    torch.testing.assert_close(
+        weight_gradient(x, grad, weight).double(), exact(x, weight, grad)[2], rtol=1e-5, atol=1e-4
+    )
+
+
+def test_float32_weight_is_rounded_as_torch_rounds_it() -> None:
+    x, _, grad = operands((2, 16, 16, 5, 5))
+    weight = torch.randn(16, 16, 3, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(convolved(x, weight), convolved(x, weight.to(torch.bfloat16)))
+    assert torch.equal(data_gradient(grad, weight), data_gradient(grad, weight.to(torch.bfloat16)))
+
+
+@pytest.mark.parametrize("size", [(2, 16, 24, 5, 6), (2, 48, 8, 3, 5)])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_integer_conv2d_computes_exactly_on_the_integers(
+    size: tuple[int, ...], order: torch.memory_format, per_channel: bool
+) -> None:
+    """The second size takes the library's gradient in the weight."""
+    x, weight, grad = operands(size, torch.float32)
+    weight = weight.contiguous(memory_format=order)
+    x_scale, shift = shifted_qparams(x.min(), x.max(), 4)
+    x = fake_quantize(x, x_scale, shift, 4)
+    if per_channel:
+        weight, w_scale = fake_quantize_channels(weight, 4)
+    else:
+        w_scale, shift = shifted_qparams(weight.min(), weight.max(), 4)
+        weight = fake_quantize(weight, w_scale, shift, 4)
+    leaves = [x.requires_grad_(), weight.requires_grad_()]
+
+    def train(form: Any) -> list[Tensor]:
+        out = form.__wrapped__(*leaves, x_scale, w_scale, *GEOMETRY)
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+    found, definition = train(integer_conv2d_form), train(integer_conv2d)
+    integers = F.conv2d((x * x_scale).round().double(), (weight * w_scale).round().double(), padding=1)
+    factor = (x_scale * w_scale.view(1, -1, 1, 1)).reciprocal()
+    assert torch.equal(found[0], (integers.float() * factor).detach())
+    # The definition rounds its sums to bfloat16.
+    for one, other, whole in zip(found, definition, exact(x, weight, grad), strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert relative_error(one, other) <= 2**-7
+        assert relative_error(one, whole) <= 2**-8
+
+
+def test_what_the_kernels_do_not_support() -> None:
+    x, weight, _ = operands((2, 16, 16, 6, 6))
+    assert conv._supports(x, weight, *GEOMETRY)
+    assert conv._supports(x, weight, 1, 1, 1, 1)
+    for geometry in (
+        ([2, 2], [1, 1], [1, 1], 1),
+        ([1, 1], [0, 0], [1, 1], 1),
+        ([1, 1], "same", [1, 1], 1),
+        ([1, 1], [1, 1], [2, 2], 1),
+        ([1, 1], [1, 1], [1, 1], 4),
+    ):
+        assert not conv._supports(x, weight, *geometry)
+    for other in (
+        torch.randn(16, 16, 1, 1),
+        torch.randn(128, 16, 3, 3),
+        weight.double(),
+        torch.randn(16, 16, 3),
+        weight.transpose(0, 1),
+    ):
+        assert not conv._supports(x, other, *GEOMETRY)
+    for other in (x.contiguous(), x.double(), x[:0], x[0]):
+        assert not conv._supports(other, weight, *GEOMETRY)
+
+
+class Launches:
+    """Outputs and inputs of the convolutions that the kernels computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.channels: list[tuple[int, ...]] = []
+        launch = conv.convolved
+
+        def counted(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+            self.channels.append(tuple(weight.shape[:2]))
+            return launch(x, weight, **options)
+
+        monkeypatch.setattr(conv, "convolved", counted)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    return Launches(monkeypatch)
+
+
+def autocast(dtype: torch.dtype = torch.bfloat16) -> torch.autocast:
+    return torch.autocast("cpu", dtype)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.conv2d(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+
+
+def test_narrow_convolutions_train_a_network_as_torch_does(launches: Launches) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1, bias=False), nn.Conv2d(8, 4, 1)
+    ).to(memory_format=torch.channels_last)
+    images = torch.randn(3, 3, 7, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def train() -> list[Tensor]:
+        with autocast():
+            out = network(images).float()
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), [images, *network.parameters()])]
+
+    expected = train()
+    assert not launches.channels
+    with NarrowConvolutions("cpu"):
+        found = train()
+    assert launches.channels == [(16, 3), (8, 16)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert relative_error(one, other) <= 0.02
+
+
+def test_narrow_convolutions_compute_all_of_a_teacher_but_its_strides(launches: Launches) -> None:
+    network = CifarResNet(20).eval().to(memory_format=torch.channels_last)
+    images = torch.randn(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), autocast(), NarrowConvolutions("cpu"):
+        network(images)
+    assert sorted(launches.channels) == sorted([(16, 3)] + [(16, 16)] * 6 + [(32, 32)] * 5 + [(64, 64)] * 5)
+
+
+def test_narrow_convolutions_leave_the_rest_to_torch(launches: Launches) -> None:
+    x, weight, _ = operands((2, 16, 16, 5, 5), torch.float32)
+
+    class Special(Tensor):
+        pass
+
+    with NarrowConvolutions("cpu"):
+        assert conv2d(x, weight).dtype == torch.float32  # no autocast
+        with autocast(torch.float16):
+            assert conv2d(x, weight).dtype == torch.float16
+        with autocast():
+            assert conv2d(x.double(), weight.double()).dtype == torch.float64
+            conv2d(x.as_subclass(Special), weight)
+            F.conv2d(x, weight, stride=2)
+            graph = torch.fx.symbolic_trace(nn.Conv2d(16, 16, 3, padding=1))
+            gradient = torch.func.grad(lambda w: conv2d(x, w).float().square().sum())(weight)
+            mapped = torch.func.vmap(lambda image: conv2d(image[None], weight))(x)
+    with NarrowConvolutions(), autocast():
+        conv2d(x, weight)  # a tensor of another device
+    assert not launches.channels
+    assert graph(x).shape == x.shape
+    with autocast():
+        assert torch.equal(gradient, torch.func.grad(lambda w: conv2d(x, w).float().square().sum())(weight))
+        assert relative_error(mapped[:, 0], conv2d(x, weight)) <= 2**-7
+
+
+def test_second_derivatives_of_narrow_convolutions_are_torchs(launches: Launches) -> None:
+    x, weight, _ = operands((2, 16, 16, 5, 5), torch.float32)
+    leaf = x.requires_grad_()
+
+    def second(convolve: Callable[..., Tensor]) -> Tensor:
+        with autocast():
+            out = convolve(leaf, weight, torch.ones(16))
+        (first,) = torch.autograd.grad(out.float().square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0]
+
+    expected = second(conv2d)
+    with NarrowConvolutions("cpu"):
+        found = second(conv2d)
+    assert launches.channels == [(16, 16)]
+    assert relative_error(found, expected) <= 0.02

@@ -1,0 +1,265 @@
+"""Which calls of an operator the Triton forms compute, and which its definition."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dfqbench.accel.autocast import autocast
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from dfqbench.accel import backend
+from dfqbench.quant.batch_norm_act import batch_norm_act
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels
+from dfqbench.quant.integer_conv import integer_conv2d
+from dfqbench.quant.operators import operator
+from dfqbench.synth.generators import standardize
+from dfqbench.synth.moments import batch_norm_stats
+from dfqbench.synth.sub_pixel import sub_pixel_norm
+
+
+def channels_last(*size: int) -> Tensor:
+    return torch.randn(size).contiguous(memory_format=torch.channels_last)
+
+
+def of_batch_norm(x: Tensor, residual: Tensor | None = None, *, affine: bool = True) -> tuple[Any, ...]:
+    ones, zeros = torch.ones(x.shape[1], dtype=x.dtype), torch.zeros(x.shape[1], dtype=x.dtype)
+    return x, residual, *((ones, zeros) if affine else (None, None)), zeros, ones, 1e-5, torch.inf
+
+
+X = channels_last(2, 16, 4, 4)
+CONTIGUOUS = torch.randn(2, 16, 4, 4)
+RANGE = torch.tensor(2.0), torch.tensor(-3.0)
+GEOMETRY = [1, 1], [1, 1], [1, 1], 1
+WEIGHT = torch.randn(16, 16, 3, 3)
+
+SUPPORTED: dict[Any, tuple[Any, ...]] = {
+    fake_quantize: (X, *RANGE, 4),
+    fake_quantize_channels: (WEIGHT, 4),
+    batch_norm_act: of_batch_norm(X, X),
+    batch_norm_stats: (X,),
+    sub_pixel_norm: (X, torch.ones(1, 4), torch.zeros(1, 4), 1e-5, 0.2),
+    standardize: (X, 1e-5),
+    integer_conv2d: (X, WEIGHT, *RANGE[:1] * 2, *GEOMETRY),
+}
+REFUSED: list[tuple[Any, tuple[Any, ...]]] = [
+    (fake_quantize, (X.double(), *RANGE, 4)),
+    (fake_quantize, (X.bfloat16(), *RANGE, 4)),
+    (fake_quantize, (X[:, :8], *RANGE, 4)),
+    (fake_quantize, (X[:0], *RANGE, 4)),
+    (fake_quantize, (X, torch.ones(16, 1, 1), torch.zeros(16, 1, 1), 4)),
+    (fake_quantize_channels, (WEIGHT.double(), 4)),
+    (fake_quantize_channels, (WEIGHT[:, ::2], 4)),
+    (batch_norm_act, of_batch_norm(X.double())),
+    (batch_norm_act, of_batch_norm(CONTIGUOUS)),
+    (batch_norm_act, of_batch_norm(channels_last(2, 3, 4, 4))),
+    (batch_norm_act, of_batch_norm(X[:0])),
+    (batch_norm_act, of_batch_norm(X, affine=False)),
+    (batch_norm_act, of_batch_norm(X, torch.randn(2, 16, 1, 1))),
+    (batch_norm_act, of_batch_norm(X, X.bfloat16())),
+    (batch_norm_stats, (X.double(),)),
+    (batch_norm_stats, (CONTIGUOUS,)),
+    (batch_norm_stats, (channels_last(2, 3, 4, 4),)),
+    (batch_norm_stats, (torch.randn(2, 16, 4),)),
+    (sub_pixel_norm, (X.double(), *(torch.ones(1, 4, dtype=torch.float64),) * 2, 1e-5, 0.2)),
+    (sub_pixel_norm, (CONTIGUOUS, torch.ones(1, 4), torch.zeros(1, 4), 1e-5, 0.2)),
+    (sub_pixel_norm, (channels_last(2, 4, 4, 4), torch.ones(1, 1), torch.zeros(1, 1), 1e-5, 0.2)),
+    (standardize, (X.double(), 1e-5)),
+    (integer_conv2d, (X.double(), WEIGHT.double(), *RANGE[:1] * 2, *GEOMETRY)),
+    (integer_conv2d, (CONTIGUOUS, WEIGHT, *RANGE[:1] * 2, *GEOMETRY)),
+    (integer_conv2d, (X, WEIGHT, *RANGE[:1] * 2, [2, 2], *GEOMETRY[1:])),
+]
+
+
+NAMES = [op.__name__ for op in SUPPORTED]
+
+
+@pytest.fixture(scope="module")
+def forms() -> dict[str, Any]:
+    """The functions registered for CUDA, by the operator's name."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from dfqbench.accel.triton import batch_norm_act, conv, fake_quantize, statistics, sub_pixel
+
+    modules = batch_norm_act, conv, fake_quantize, statistics, sub_pixel
+    attributes = [pair for module in modules for pair in vars(module).items()]
+    return {name.removesuffix("_form"): value for name, value in attributes if name.endswith("_form")}
+
+
+@pytest.fixture
+def kernels_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_enabled", True)
+
+
+def as_list(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def is_of_form(function: Any, args: tuple[Any, ...]) -> bool:
+    """Check, by its node in autograd's graph, whether a form or a definition computed a result."""
+    x, *rest = args
+    node = type(as_list(function(x.detach().requires_grad_(), *rest))[0].grad_fn)
+    return "accel" in getattr(getattr(node, "_forward_cls", None), "__module__", "")
+
+
+@pytest.mark.usefixtures("interpreter", "kernels_in_use")
+@pytest.mark.parametrize("op", SUPPORTED, ids=NAMES)
+def test_forms_compute_what_they_support_while_kernels_are_in_use(
+    monkeypatch: pytest.MonkeyPatch, forms: dict[str, Any], op: Any
+) -> None:
+    assert set(forms) == set(NAMES)
+    form, args = forms[op.__name__], SUPPORTED[op]
+    assert is_of_form(form, args)
+    assert not is_of_form(op, args)  # tensors of the CPU
+    monkeypatch.setattr(backend, "_enabled", False)
+    assert not is_of_form(form, args)
+
+
+@pytest.mark.usefixtures("kernels_in_use")
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[0].__name__)
+def test_definition_computes_what_a_form_does_not_support(
+    forms: dict[str, Any], case: tuple[Any, tuple[Any, ...]]
+) -> None:
+    op, args = case
+    form = forms[op.__name__]
+    assert not is_of_form(form, args)
+    for one, other in zip(as_list(form(*args)), as_list(op.__wrapped__(*args)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("op", SUPPORTED, ids=NAMES)
+def test_forms_are_registered_for_cuda_only(forms: dict[str, Any], op: Any) -> None:
+    name = f"dfqbench::{op.__name__}"
+    keys = ("CUDA", "AutogradCUDA", "CPU", "AutogradCPU")
+    assert op.__name__ in forms
+    has_kernel = [torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys]
+    assert has_kernel == [True, True, False, False]
+
+
+def on_fake_cuda(mode: FakeTensorMode, args: tuple[Any, ...]) -> list[Any]:
+    """Return arguments whose tensors are of a GPU for the dispatcher, and hold no numbers."""
+    with mode:
+        return [
+            torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device="cuda", requires_grad=index == 0)
+            if isinstance(arg, Tensor)
+            else arg
+            for index, arg in enumerate(args)
+        ]
+
+
+@pytest.mark.parametrize("op", SUPPORTED, ids=NAMES)
+def test_definition_computes_on_a_gpu_while_kernels_are_not_in_use(forms: dict[str, Any], op: Any) -> None:
+    args = SUPPORTED[op]
+    expected = as_list(op.__wrapped__(*args))
+    assert forms
+    with FakeTensorMode() as mode:
+        results = as_list(op(*on_fake_cuda(mode, args)))
+    for one, other in zip(results, expected, strict=True):
+        assert (one.device.type, one.shape, one.dtype) == ("cuda", other.shape, other.dtype)
+
+
+def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dfqbench.accel.triton.launch import register
+
+    @operator
+    def dispatch_of_a_test(x: Tensor, number: float) -> Tensor:
+        return x * number
+
+    @register(dispatch_of_a_test, lambda x, number: x.ndim == 1 and number > 0)
+    def form(x: Tensor, number: float) -> Tensor:
+        return x.new_zeros(len(x), round(number))
+
+    with FakeTensorMode() as mode:
+        vector, matrix = on_fake_cuda(mode, (torch.zeros(3), torch.zeros(3, 3)))
+        monkeypatch.setattr(backend, "_enabled", True)
+        assert dispatch_of_a_test(vector, 2.0).shape == (3, 2)
+        assert dispatch_of_a_test(vector, number=4.0).shape == (3, 4)
+        assert dispatch_of_a_test(vector, -2.0).shape == (3,)
+        assert dispatch_of_a_test(matrix, 2.0).shape == (3, 3)
+        monkeypatch.setattr(backend, "_enabled", False)
+        assert dispatch_of_a_test(vector, 2.0).shape == (3,)
+    monkeypatch.setattr(backend, "_enabled", True)
+    assert torch.equal(dispatch_of_a_test(torch.ones(3), 2.0), torch.full((3,), 2.0))
+
+
+@pytest.fixture
+def usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton, a C compiler and Python's headers, for `backend`."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.delenv(backend.SWITCH, raising=False)
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+
+
+@pytest.mark.usefixtures("usable")
+def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_enabled", False)
+    version = importlib.metadata.version("triton")
+    assert backend.kernels_for("cpu") == "torch"
+    assert backend.kernels_for("cuda:1") == f"triton {version}"
+    for device, fast, in_use in (("cuda", True, True), ("cuda", False, False), ("cpu", True, False)):
+        backend.set_kernels(device, fast=fast)
+        assert backend.enabled() is in_use
+    monkeypatch.setenv(backend.SWITCH, "0")
+    backend.set_kernels("cuda", fast=True)
+    assert not backend.enabled()
+    assert backend.kernels_for("cuda") == "torch"
+
+
+@pytest.mark.usefixtures("usable")
+def test_using_kernels_restores_the_kernels_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (True, False):
+        monkeypatch.setattr(backend, "_enabled", before)
+        with pytest.raises(RuntimeError, match="inside"), backend.using_kernels("cuda", fast=not before):
+            assert backend.enabled() is not before
+            raise RuntimeError("inside")
+        assert backend.enabled() is before
+
+
+@pytest.mark.usefixtures("usable")
+def test_reasons_why_triton_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not backend.why_no_triton()
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert "Python.h" in backend.why_no_triton()
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert "CC" in backend.why_no_triton()
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert backend.why_no_triton() == "Triton is not installed"
+    assert backend.triton_version() is None
+    monkeypatch.setenv(backend.SWITCH, "0")
+    assert backend.why_no_triton() == f"{backend.SWITCH}=0"
+
+
+@pytest.mark.filterwarnings("ignore:(User provided device_type of 'cuda'|CUDA is not available)")
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [(("cuda", True, True), 1), (("cuda", False, True), 0), (("cuda", True, False), 0), (("cpu", True, True), 0)],
+)
+def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
+    monkeypatch: pytest.MonkeyPatch, forms: dict[str, Any], case: tuple[str, bool, bool], expected: int
+) -> None:
+    device, enabled, kernels = case
+    entered = []
+
+    @contextmanager
+    def narrow_convolutions() -> Iterator[None]:
+        entered.append(1)
+        yield
+
+    assert forms
+    monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
+    monkeypatch.setattr(backend, "_enabled", kernels)
+    with autocast(torch.device(device), enabled=enabled):
+        pass
+    assert len(entered) == expected
