@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,12 +67,27 @@ REFUSED: list[tuple[Any, tuple[Any, ...]]] = [
     (sub_pixel_norm, (CONTIGUOUS, torch.ones(1, 4), torch.zeros(1, 4), 1e-5, 0.2)),
     (sub_pixel_norm, (channels_last(2, 4, 4, 4), torch.ones(1, 1), torch.zeros(1, 1), 1e-5, 0.2)),
     (standardize, (X.double(), 1e-5)),
-    (integer_conv2d, (X.double(), WEIGHT.double(), *RANGE[:1] * 2, *GEOMETRY)),
-    (integer_conv2d, (CONTIGUOUS, WEIGHT, *RANGE[:1] * 2, *GEOMETRY)),
-    (integer_conv2d, (X, WEIGHT, *RANGE[:1] * 2, [2, 2], *GEOMETRY[1:])),
+    *(
+        (integer_conv2d, (x, weight, *RANGE[:1] * 2, *GEOMETRY))
+        for x, weight in (
+            (X.double(), WEIGHT.double()),
+            (CONTIGUOUS, WEIGHT),
+            (X[:0], WEIGHT),
+            (X, torch.randn(128, 16, 3, 3)),
+            (X, WEIGHT.transpose(0, 1)),
+            (X, torch.randn(16, 16, 1, 1)),
+        )
+    ),
+    *(
+        (integer_conv2d, (X, WEIGHT[:, : 16 // geometry[3]], *RANGE[:1] * 2, *geometry))
+        for geometry in (
+            ([2, 2], [1, 1], [1, 1], 1),
+            ([1, 1], [0, 0], [1, 1], 1),
+            ([1, 1], [1, 1], [2, 2], 1),
+            ([1, 1], [1, 1], [1, 1], 4),
+        )
+    ),
 ]
-
-
 NAMES = [op.__name__ for op in SUPPORTED]
 
 
@@ -113,7 +123,6 @@ def is_of_form(function: Any, args: tuple[Any, ...]) -> bool:
 def test_forms_compute_what_they_support_while_kernels_are_in_use(
     monkeypatch: pytest.MonkeyPatch, forms: dict[str, Any], op: Any
 ) -> None:
-    assert set(forms) == set(NAMES)
     form, args = forms[op.__name__], SUPPORTED[op]
     assert is_of_form(form, args)
     assert not is_of_form(op, args)  # tensors of the CPU
@@ -133,13 +142,11 @@ def test_definition_computes_what_a_form_does_not_support(
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("op", SUPPORTED, ids=NAMES)
-def test_forms_are_registered_for_cuda_only(forms: dict[str, Any], op: Any) -> None:
-    name = f"dfqbench::{op.__name__}"
-    keys = ("CUDA", "AutogradCUDA", "CPU", "AutogradCPU")
-    assert op.__name__ in forms
-    has_kernel = [torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys]
-    assert has_kernel == [True, True, False, False]
+def test_forms_are_registered_for_cuda_only(forms: dict[str, Any]) -> None:
+    assert set(forms) == set(NAMES)
+    for name in NAMES:
+        for key, expected in (("CUDA", True), ("AutogradCUDA", True), ("CPU", False), ("AutogradCPU", False)):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dfqbench::{name}", key) is expected
 
 
 def on_fake_cuda(mode: FakeTensorMode, args: tuple[Any, ...]) -> list[Any]:
@@ -155,16 +162,15 @@ def on_fake_cuda(mode: FakeTensorMode, args: tuple[Any, ...]) -> list[Any]:
 
 @pytest.mark.parametrize("op", SUPPORTED, ids=NAMES)
 def test_definition_computes_on_a_gpu_while_kernels_are_not_in_use(forms: dict[str, Any], op: Any) -> None:
-    args = SUPPORTED[op]
-    expected = as_list(op.__wrapped__(*args))
-    assert forms
+    assert op.__name__ in forms
     with FakeTensorMode() as mode:
-        results = as_list(op(*on_fake_cuda(mode, args)))
-    for one, other in zip(results, expected, strict=True):
+        results = as_list(op(*on_fake_cuda(mode, SUPPORTED[op])))
+    for one, other in zip(results, as_list(op.__wrapped__(*SUPPORTED[op])), strict=True):
         assert (one.device.type, one.shape, one.dtype) == ("cuda", other.shape, other.dtype)
 
 
 def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
     from dfqbench.accel.triton.launch import register
 
     @operator
@@ -186,80 +192,3 @@ def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytes
         assert dispatch_of_a_test(vector, 2.0).shape == (3,)
     monkeypatch.setattr(backend, "_enabled", True)
     assert torch.equal(dispatch_of_a_test(torch.ones(3), 2.0), torch.full((3,), 2.0))
-
-
-@pytest.fixture
-def usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton, a C compiler and Python's headers, for `backend`."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    monkeypatch.delenv(backend.SWITCH, raising=False)
-    monkeypatch.setenv("CC", "cc")
-    monkeypatch.setattr(Path, "is_file", lambda _: True)
-
-
-@pytest.mark.usefixtures("usable")
-def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_enabled", False)
-    version = importlib.metadata.version("triton")
-    assert backend.kernels_for("cpu") == "torch"
-    assert backend.kernels_for("cuda:1") == f"triton {version}"
-    for device, fast, in_use in (("cuda", True, True), ("cuda", False, False), ("cpu", True, False)):
-        backend.set_kernels(device, fast=fast)
-        assert backend.enabled() is in_use
-    monkeypatch.setenv(backend.SWITCH, "0")
-    backend.set_kernels("cuda", fast=True)
-    assert not backend.enabled()
-    assert backend.kernels_for("cuda") == "torch"
-
-
-@pytest.mark.usefixtures("usable")
-def test_using_kernels_restores_the_kernels_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    for before in (True, False):
-        monkeypatch.setattr(backend, "_enabled", before)
-        with pytest.raises(RuntimeError, match="inside"), backend.using_kernels("cuda", fast=not before):
-            assert backend.enabled() is not before
-            raise RuntimeError("inside")
-        assert backend.enabled() is before
-
-
-@pytest.mark.usefixtures("usable")
-def test_reasons_why_triton_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not backend.why_no_triton()
-    monkeypatch.setattr(Path, "is_file", lambda _: False)
-    assert "Python.h" in backend.why_no_triton()
-    monkeypatch.delenv("CC")
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert "CC" in backend.why_no_triton()
-
-    def version(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    assert backend.why_no_triton() == "Triton is not installed"
-    assert backend.triton_version() is None
-    monkeypatch.setenv(backend.SWITCH, "0")
-    assert backend.why_no_triton() == f"{backend.SWITCH}=0"
-
-
-@pytest.mark.filterwarnings("ignore:(User provided device_type of 'cuda'|CUDA is not available)")
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [(("cuda", True, True), 1), (("cuda", False, True), 0), (("cuda", True, False), 0), (("cpu", True, True), 0)],
-)
-def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
-    monkeypatch: pytest.MonkeyPatch, forms: dict[str, Any], case: tuple[str, bool, bool], expected: int
-) -> None:
-    device, enabled, kernels = case
-    entered = []
-
-    @contextmanager
-    def narrow_convolutions() -> Iterator[None]:
-        entered.append(1)
-        yield
-
-    assert forms
-    monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
-    monkeypatch.setattr(backend, "_enabled", kernels)
-    with autocast(torch.device(device), enabled=enabled):
-        pass
-    assert len(entered) == expected

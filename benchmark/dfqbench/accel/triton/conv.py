@@ -66,8 +66,8 @@ class _IntegerConv(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         n_x, n_w, x_scale, w_scale = ctx.saved_tensors
-        grad = (grads[0] * w_scale.reciprocal().view(1, -1, 1, 1)).to(torch.bfloat16)
-        to_x = data_gradient(grad, n_w, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        grad = like(grads[0] * w_scale.reciprocal().view(1, -1, 1, 1), n_x)
+        to_x = convolved(grad, n_w, dtype=torch.float32, back=True) if ctx.needs_input_grad[0] else None
         to_w = None
         if ctx.needs_input_grad[1]:
             to_w = weight_gradient(n_x, grad, n_w) * (w_scale / x_scale).view(-1, 1, 1, 1)
@@ -119,42 +119,29 @@ class _Conv(torch.autograd.Function):
             # The gradients will be differentiated, too.
             return _library_gradients(grads[0], x, weight, [*ctx.needs_input_grad, False])
         grad = like(grads[0], x)
-        to_x = data_gradient(grad, weight) if ctx.needs_input_grad[0] else None
+        to_x = convolved(grad, weight, back=True) if ctx.needs_input_grad[0] else None
         to_weight = weight_gradient(x, grad, weight).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return to_x, to_weight
 
 
-def convolved(x: Tensor, weight: Tensor, *, factor: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """Return conv2d(x, weight, padding=1), summed in float32 and rounded once.
+def convolved(
+    x: Tensor, weight: Tensor, *, factor: Tensor | None = None, dtype: torch.dtype | None = None, back: bool = False
+) -> Tensor:
+    """Return conv2d(x, weight, padding=1), summed in float32 and rounded once; channels-last.
 
     Args:
-        x: (N, C, H, W), channels-last.
+        x: (N, C, H, W), channels-last; with `back` the gradient at the output, (N, O, H, W).
         weight: (O, C, 3, 3); taken in the type of `x`.
         factor: (O,) or (1,) float32, multiplied with the sums.
         dtype: of the result; None: that of `x`.
-
-    Returns:
-        (N, O, H, W), channels-last.
+        back: compute the gradient in the convolution's input instead.
     """
-    return _convolved(x, weight, factor, dtype, back=False)
-
-
-def data_gradient(grad: Tensor, weight: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the gradient (N, C, H, W) in the input of `convolved`, given that at its output (N, O, H, W)."""
-    return _convolved(like(grad, grad), weight, None, dtype, back=True)
-
-
-def _convolved(x: Tensor, weight: Tensor, factor: Tensor | None, dtype: torch.dtype | None, *, back: bool) -> Tensor:
     samples, channels, height, width = x.shape
     outer, by_outer, by_inner = weight.shape[0], weight.stride(0), weight.stride(1)
     if back:
         outer, by_outer, by_inner = weight.shape[1], by_inner, by_outer
-    out = torch.empty(
-        (samples, outer, height, width),
-        dtype=dtype or x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last,
-    )
+    shape = samples, outer, height, width
+    out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
     by_rows = channels < FEWEST_OF_PRODUCT
     positions = samples * height * width
     conv_kernels.convolved[(-(-positions // CONV_POSITIONS),)](
@@ -186,7 +173,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         x: as given to `convolved`.
-        grad: (N, O, H, W), in the type of `x`.
+        grad: (N, O, H, W), in type and order of `x`.
         weight: as given to `convolved`.
     """
     if weight.shape[1] > FEW_INPUTS and weight.shape[0] < FEWEST_OUTPUTS:
@@ -199,7 +186,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
     slices = -(-positions // length)
     partial = out.new_empty(slices, 9 * channels * outer)
     conv_kernels.weight_sums[slices, 3](
-        x, like(grad, x), partial, positions, height, width, length, channels, outer, P=tile,
+        x, grad, partial, positions, height, width, length, channels, outer, P=tile,
         J=_of_product(3 * channels), OUT=_of_product(outer), num_stages=1 if channels > 32 else 3,
     )  # fmt: skip
     at_once = min(CONV_SLICES, power(slices))

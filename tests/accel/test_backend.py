@@ -1,0 +1,92 @@
+"""Whether Triton computes the operators of a process, and the convolutions under autocast."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from dfqbench.accel import backend
+from dfqbench.accel.autocast import autocast
+
+
+@pytest.fixture
+def usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton, a C compiler and Python's headers, for `backend`."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.delenv(backend.SWITCH, raising=False)
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+
+
+@pytest.mark.usefixtures("usable")
+def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_enabled", False)
+    version = importlib.metadata.version("triton")
+    assert backend.kernels_for("cpu") == "torch"
+    assert backend.kernels_for("cuda:1") == f"triton {version}"
+    for device, fast, in_use in (("cuda", True, True), ("cuda", False, False), ("cpu", True, False)):
+        backend.set_kernels(device, fast=fast)
+        assert backend.enabled() is in_use
+    monkeypatch.setenv(backend.SWITCH, "0")
+    backend.set_kernels("cuda", fast=True)
+    assert not backend.enabled()
+    assert backend.kernels_for("cuda") == "torch"
+
+
+@pytest.mark.usefixtures("usable")
+def test_using_kernels_restores_the_kernels_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (True, False):
+        monkeypatch.setattr(backend, "_enabled", before)
+        with pytest.raises(RuntimeError, match="inside"), backend.using_kernels("cuda", fast=not before):
+            assert backend.enabled() is not before
+            raise RuntimeError("inside")
+        assert backend.enabled() is before
+
+
+@pytest.mark.usefixtures("usable")
+def test_reasons_why_triton_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not backend.why_no_triton()
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert "Python.h" in backend.why_no_triton()
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert "CC" in backend.why_no_triton()
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert backend.why_no_triton() == "Triton is not installed"
+    assert backend.triton_version() is None
+    monkeypatch.setenv(backend.SWITCH, "0")
+    assert backend.why_no_triton() == f"{backend.SWITCH}=0"
+
+
+@pytest.mark.filterwarnings("ignore:(User provided device_type of 'cuda'|CUDA is not available)")
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [(("cuda", True, True), 1), (("cuda", False, True), 0), (("cuda", True, False), 0), (("cpu", True, True), 0)],
+)
+def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
+    monkeypatch: pytest.MonkeyPatch, case: tuple[str, bool, bool], expected: int
+) -> None:
+    device, enabled, kernels = case
+    entered = []
+
+    @contextmanager
+    def narrow_convolutions() -> Iterator[None]:
+        entered.append(1)
+        yield
+
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
+    monkeypatch.setattr(backend, "_enabled", kernels)
+    with autocast(torch.device(device), enabled=enabled):
+        pass
+    assert len(entered) == expected
