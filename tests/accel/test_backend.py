@@ -1,18 +1,14 @@
-"""Whether Triton computes the operators of a process, and the convolutions under autocast."""
+"""Whether Triton computes the operators of a process."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from dfqbench.accel import backend
-from dfqbench.accel.autocast import autocast
 
 
 @pytest.fixture
@@ -66,27 +62,3 @@ def test_reasons_why_triton_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert backend.triton_version() is None
     monkeypatch.setenv(backend.SWITCH, "0")
     assert backend.why_no_triton() == f"{backend.SWITCH}=0"
-
-
-@pytest.mark.filterwarnings("ignore:(User provided device_type of 'cuda'|CUDA is not available)")
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [(("cuda", True, True), 1), (("cuda", False, True), 0), (("cuda", True, False), 0), (("cpu", True, True), 0)],
-)
-def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
-    monkeypatch: pytest.MonkeyPatch, case: tuple[str, bool, bool], expected: int
-) -> None:
-    device, enabled, kernels = case
-    entered = []
-
-    @contextmanager
-    def narrow_convolutions() -> Iterator[None]:
-        entered.append(1)
-        yield
-
-    pytest.importorskip("triton", reason="Triton is not installed")
-    monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
-    monkeypatch.setattr(backend, "_enabled", kernels)
-    with autocast(torch.device(device), enabled=enabled):
-        pass
-    assert len(entered) == expected

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from dfqbench.native import binding
 from torch import Tensor
 
 from dfqbench.accel.cuda_graph import GraphedStep
@@ -27,13 +26,6 @@ from dfqbench.testing.toys import toy_card, toy_network
 def _never_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run all steps eagerly, with numbers on the device in float32 as for captured ones."""
     monkeypatch.setattr("dfqbench.accel.cuda_graph.WARM_CALLS", 1000)
-
-
-@pytest.fixture(autouse=True)
-def _plain_operations() -> Iterator[None]:
-    """Use no compiled pass: a recorder does not see what it does."""
-    with binding.using(None):
-        yield
 
 
 RANGES, TRAINED = 6, 12

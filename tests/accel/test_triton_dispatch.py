@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from dfqbench.accel.autocast import autocast
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from dfqbench.accel import backend
-from dfqbench.quant.batch_norm_act import batch_norm_act
+from dfqbench.quant.batch_norm import batch_norm_act
 from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels
 from dfqbench.quant.integer_conv import integer_conv2d
 from dfqbench.quant.operators import operator

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfqbench.quant.batch_norm_act import batch_norm_act
+from dfqbench.quant.batch_norm import batch_norm_act
 from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
 from dfqbench.synth.generators import standardize
 from dfqbench.synth.moments import batch_norm_stats

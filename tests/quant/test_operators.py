@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfqbench.quant.batch_norm_act import batch_norm_act
+from dfqbench.quant.batch_norm import batch_norm_act
 from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels
 from dfqbench.quant.integer_conv import integer_conv2d
 from dfqbench.quant.operators import operator

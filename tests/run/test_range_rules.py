@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dfqbench.api import PluginError
 from dfqbench.cli.main import build_app, main
 from dfqbench.plugins import load_plugins
-from dfqbench.quant import range_rules
+from dfqbench.quant import known_range_rules
 from dfqbench.quant.observers import observer_class
 
 RULE = """
@@ -63,7 +63,7 @@ def test_observer_class_of_a_plugin(plugin: Path) -> None:
         with pytest.raises(PluginError, match=f"range rule '{name}'"):
             observer_class(name)
     load_plugins()
-    assert "half" not in range_rules()
+    assert "half" not in known_range_rules()
 
 
 def test_unknown_rule_is_refused_before_anything_runs(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api.errors import PluginError
-from dfqbench.quant.range_rules import check_range_rule, range_rules
+from dfqbench.quant.range_rules import check_range_rule, known_range_rules
 
 EMA_DECAY = 0.9
 """Decay of the moving averages (methods.md 0.1, released code)."""
@@ -23,7 +23,7 @@ def observer_class(rule: str) -> type[Observer]:
         PluginError: the name does not lead to a subclass of `Observer`.
     """
     check_range_rule(rule)
-    load = range_rules()[rule]
+    load = known_range_rules()[rule]
     try:
         found = resolve_name(load)
     except (ImportError, AttributeError) as error:

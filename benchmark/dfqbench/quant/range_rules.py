@@ -20,7 +20,7 @@ BUILTIN: tuple[Offer, ...] = (
 _rules: dict[str, str] = {offer.name: offer.load for offer in BUILTIN}
 
 
-def range_rules() -> Mapping[str, str]:
+def known_range_rules() -> Mapping[str, str]:
     """Return the observer class of each range rule of this process, as `module:class` by name."""
     return MappingProxyType(_rules)
 

@@ -10,9 +10,8 @@ from torch.nn.utils import parametrize
 
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant.activations import FUNCTIONS, METHODS, is_activation
-from dfqbench.quant.batch_norm_act import fuse_batch_norm_act
+from dfqbench.quant.batch_norm import fold_batchnorm, fuse_batch_norm_act, unfuse_norm_activations
 from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation, FakeQuantizeWeight
-from dfqbench.quant.fold import fold_batchnorm, unfuse_norm_activations
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.scheme import OFF, Placement, Scheme
 from dfqbench.quant.trace import WEIGHTED, Probe, called_module, has_hooks, probe, trace

@@ -165,7 +165,7 @@ class HostContext:
         """Compute convolutions and products inside in bfloat16 where the precision says so."""
         narrow = self.precision.bfloat16
         kernels: AbstractContextManager[object] = nullcontext()
-        if narrow and backend.enabled():
+        if narrow and self.device.type == "cuda" and backend.enabled():
             from dfqbench.accel.triton.conv import NarrowConvolutions
 
             kernels = NarrowConvolutions()

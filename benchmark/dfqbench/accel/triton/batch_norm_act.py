@@ -26,7 +26,7 @@ from dfqbench.accel.triton.launch import (
     rows,
     vector,
 )
-from dfqbench.quant.batch_norm_act import batch_norm_act
+from dfqbench.quant.batch_norm import batch_norm_act
 
 
 @triton.jit(do_not_specialize=["eps"])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
 from dfqbench.quant import Student, parse_scheme, prepare
-from dfqbench.quant.batch_norm_act import BatchNormAct2d
+from dfqbench.quant.batch_norm import BatchNormAct2d
 from dfqbench.quant.trace import trace
 
 CARD = ModelCard((3, 16, 16), (0.0,) * 3, (1.0,) * 3, 10)

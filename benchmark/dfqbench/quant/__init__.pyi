@@ -1,0 +1,13 @@
+from .fake_quantize_modules import FakeQuantize as FakeQuantize
+from .observers import Observer as Observer
+from .range_rules import check_range_rule as check_range_rule
+from .range_rules import known_range_rules as known_range_rules
+from .scheme import OFF as OFF
+from .scheme import PROTOCOLS as PROTOCOLS
+from .scheme import Protocol as Protocol
+from .scheme import Scheme as Scheme
+from .scheme import parse_scheme as parse_scheme
+from .student import Student as Student
+from .student import load_student as load_student
+from .student import prepare as prepare
+from .student import save_student as save_student
