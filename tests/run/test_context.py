@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dfqbench.api import ModelCard, NonFiniteError, PluginError, budget_named
+from dfqbench.accel import backend
+from dfqbench.api import ModelCard, NonFiniteError, PluginError, Precision, budget_named
 from dfqbench.quant import parse_scheme
 from dfqbench.run.context import HostContext
 
@@ -76,3 +79,38 @@ def test_the_shared_quantizer_is_for_quantize_only(tmp_path: Path) -> None:
     ctx, _ = context(tmp_path)
     with pytest.raises(PluginError, match="call it in quantize only"):
         ctx.shared_quantize(torch.nn.Identity(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:(User provided device_type of 'cuda'|CUDA is not available)")
+@pytest.mark.parametrize(
+    ("device", "precision", "kernels", "expected"),
+    [
+        ("cuda", Precision.MIXED_BFLOAT16, True, 1),
+        ("cuda", Precision.FLOAT32_FAST, True, 0),
+        ("cuda", Precision.MIXED_BFLOAT16, False, 0),
+        ("cpu", Precision.MIXED_BFLOAT16, True, 0),
+    ],
+)
+def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    precision: Precision,
+    kernels: bool,
+    expected: int,
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    entered = []
+
+    @contextmanager
+    def narrow_convolutions() -> Iterator[None]:
+        entered.append(1)
+        yield
+
+    monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
+    monkeypatch.setattr(backend, "_enabled", kernels)
+    ctx, _ = context(tmp_path, precision=precision)
+    ctx.device = torch.device(device)
+    with ctx.autocast():
+        pass
+    assert len(entered) == expected
