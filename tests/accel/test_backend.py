@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dfqbench import accel
 from dfqbench.accel import backend
 
 
@@ -27,10 +28,10 @@ def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert backend.kernels_for("cpu") == "torch"
     assert backend.kernels_for("cuda:1") == f"triton {version}"
     for device, fast, in_use in (("cuda", True, True), ("cuda", False, False), ("cpu", True, False)):
-        backend.set_kernels(device, fast=fast)
+        accel.set_kernels(device, fast=fast)
         assert backend.enabled() is in_use
     monkeypatch.setenv(backend.SWITCH, "0")
-    backend.set_kernels("cuda", fast=True)
+    accel.set_kernels("cuda", fast=True)
     assert not backend.enabled()
     assert backend.kernels_for("cuda") == "torch"
 
@@ -39,7 +40,7 @@ def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> No
 def test_using_kernels_restores_the_kernels_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
     for before in (True, False):
         monkeypatch.setattr(backend, "_enabled", before)
-        with pytest.raises(RuntimeError, match="inside"), backend.using_kernels("cuda", fast=not before):
+        with pytest.raises(RuntimeError, match="inside"), accel.using_kernels("cuda", fast=not before):
             assert backend.enabled() is not before
             raise RuntimeError("inside")
         assert backend.enabled() is before

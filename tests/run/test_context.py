@@ -83,22 +83,18 @@ def test_the_shared_quantizer_is_for_quantize_only(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:(User provided device_type of 'cuda'|CUDA is not available)")
 @pytest.mark.parametrize(
-    ("device", "precision", "kernels", "expected"),
+    ("case", "expected"),
     [
-        ("cuda", Precision.MIXED_BFLOAT16, True, 1),
-        ("cuda", Precision.FLOAT32_FAST, True, 0),
-        ("cuda", Precision.MIXED_BFLOAT16, False, 0),
-        ("cpu", Precision.MIXED_BFLOAT16, True, 0),
+        (("cuda", Precision.MIXED_BFLOAT16, True), 1),
+        (("cuda", Precision.FLOAT32_FAST, True), 0),
+        (("cuda", Precision.MIXED_BFLOAT16, False), 0),
+        (("cpu", Precision.MIXED_BFLOAT16, True), 0),
     ],
 )
 def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    device: str,
-    precision: Precision,
-    kernels: bool,
-    expected: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: tuple[str, Precision, bool], expected: int
 ) -> None:
+    device, precision, kernels = case
     pytest.importorskip("triton", reason="Triton is not installed")
     entered = []
 

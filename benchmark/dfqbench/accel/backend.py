@@ -6,8 +6,6 @@ import importlib.metadata
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 SWITCH = "DFQBENCH_TRITON"
@@ -48,21 +46,7 @@ def enabled() -> bool:
     return _enabled
 
 
-def set_kernels(device: str, *, fast: bool) -> None:
-    """Use the kernels of `kernels_for(device)` in this process from now on, or with `fast=False` plain torch."""
+def set_enabled(enabled: bool) -> None:
+    """Let registered kernels compute the operators, or the definitions."""
     global _enabled  # noqa: PLW0603 - a process computes in one way
-    _enabled = fast and kernels_for(device) != "torch"
-    if _enabled:
-        import dfqbench.accel.triton  # noqa: F401 - registers the kernels
-
-
-@contextmanager
-def using_kernels(device: str, *, fast: bool = True) -> Iterator[None]:
-    """Set the kernels as `set_kernels` does; afterwards those in use before are in use again."""
-    global _enabled  # noqa: PLW0603
-    before = _enabled
-    set_kernels(device, fast=fast)
-    try:
-        yield
-    finally:
-        _enabled = before
+    _enabled = enabled

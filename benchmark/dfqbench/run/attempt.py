@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dfqbench.accel.backend import set_kernels
+from dfqbench.accel import set_kernels
 from dfqbench.accel.cuda_graph import graphed_steps
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.budget import budget_named

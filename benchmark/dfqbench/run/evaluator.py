@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfqbench.accel.backend import using_kernels
+from dfqbench.accel import using_kernels
 from dfqbench.api.errors import DfqError, Unavailable
 from dfqbench.api.precision import Precision
 from dfqbench.models.build import build_teacher

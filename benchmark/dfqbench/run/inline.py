@@ -61,7 +61,7 @@ class InlineExecutor:
         if self._before is None:
             import torch
 
-            from dfqbench.accel.backend import using_kernels
+            from dfqbench.accel import using_kernels
 
             self._before = ExitStack()
             self._before.enter_context(using_kernels(self._device))

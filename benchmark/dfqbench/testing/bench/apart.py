@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dfqbench.accel.backend import set_kernels
+from dfqbench.accel import set_kernels
 from dfqbench.api import Precision
 from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.memory import peak_mib, reset_peak

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dfqbench.accel.backend import using_kernels
+from dfqbench.accel import using_kernels
 from dfqbench.api import Precision
 from dfqbench.testing.bench import floor, ours, textbook
 from dfqbench.testing.bench.networks import Shape
