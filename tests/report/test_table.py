@@ -348,10 +348,12 @@ def test_hardware(tmp_path: Any) -> None:
     compiled = {"device": "cpu", "device_name": "Toy", "cores": 2, "passes": "compiled by g++ 12"}
     (folder / "e4.json").write_text(json.dumps(compiled))
     (folder / "e5.json").write_text(json.dumps(compiled | {"passes": "torch"}))
+    (folder / "e6.json").write_text(json.dumps({"device": "cuda", "device_name": "Fast", "kernels": "triton 3.6"}))
     assert hardware(tmp_path) == {
         "e1": "cpu: Toy, 2 cores, torch 2.9",
         "e2": "cuda: Fast",
         "e4": "cpu: Toy, 2 cores, compiled passes",
+        "e6": "cuda: Fast, triton 3.6",
         "e5": "cpu: Toy, 2 cores",
     }
     assert hardware(tmp_path / "absent") == {}

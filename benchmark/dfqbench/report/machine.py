@@ -34,12 +34,14 @@ def _words(environment: Mapping[str, Any]) -> str:
     device = str(environment.get("device") or "unknown device")
     name = environment.get("device_name") or environment.get("cpu")
     cores = environment.get("cores")
-    packages = environment.get("packages")
+    packages, kernels = environment.get("packages"), str(environment.get("kernels") or "")
     torch = packages.get("torch") if isinstance(packages, Mapping) else None
     parts = [
         f"{device}: {name}" if name else device,
         f"{cores} cores" if cores and device == "cpu" else "",
         f"torch {torch}" if torch else "",
+        kernels if kernels.startswith("triton") else "",
+        # As records of before the operators were Triton's alone have it.
         "compiled passes" if str(environment.get("passes") or "").startswith("compiled") else "",
     ]
     return ", ".join(part for part in parts if part)

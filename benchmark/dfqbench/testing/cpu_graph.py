@@ -22,7 +22,7 @@ _Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
 
 
 class CpuRecorder:
-    """Implements `dfqbench.accel.cuda_graph.Recorder` in memory; the compiled passes must not be in use.
+    """Implements `dfqbench.accel.cuda_graph.Recorder` in memory.
 
     Attributes:
         device: the CPU.
