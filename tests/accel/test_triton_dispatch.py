@@ -29,7 +29,7 @@ def of_batch_norm(x: Tensor, residual: Tensor | None = None, *, affine: bool = T
 
 
 X = channels_last(2, 16, 4, 4)
-CONTIGUOUS = torch.randn(2, 16, 4, 4)
+CONTIGUOUS = X.contiguous()
 RANGE = torch.tensor(2.0), torch.tensor(-3.0)
 GEOMETRY = [1, 1], [1, 1], [1, 1], 1
 WEIGHT = torch.randn(16, 16, 3, 3)
@@ -46,6 +46,7 @@ SUPPORTED: dict[Any, tuple[Any, ...]] = {
 REFUSED: list[tuple[Any, tuple[Any, ...]]] = [
     (fake_quantize, (X.double(), *RANGE, 4)),
     (fake_quantize, (X.bfloat16(), *RANGE, 4)),
+    (fake_quantize, (X, RANGE[0].double(), RANGE[1], 4)),
     (fake_quantize, (X[:, :8], *RANGE, 4)),
     (fake_quantize, (X[:0], *RANGE, 4)),
     (fake_quantize, (X, torch.ones(16, 1, 1), torch.zeros(16, 1, 1), 4)),
@@ -69,7 +70,8 @@ REFUSED: list[tuple[Any, tuple[Any, ...]]] = [
     *(
         (integer_conv2d, (x, weight, *RANGE[:1] * 2, *GEOMETRY))
         for x, weight in (
-            (X.double(), WEIGHT.double()),
+            (X.double(), WEIGHT),
+            (X, WEIGHT.double()),
             (CONTIGUOUS, WEIGHT),
             (X[:0], WEIGHT),
             (X, torch.randn(128, 16, 3, 3)),

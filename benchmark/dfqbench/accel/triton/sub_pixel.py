@@ -24,7 +24,7 @@ OVER = (0, 2, 3)
 
 
 @triton.jit(do_not_specialize=["row", "negative_slope"])
-def forward_kernel(
+def phase_forward(
     phases, scale, shift, out, count, row, height: tl.constexpr, width: tl.constexpr, channels: tl.constexpr,
     negative_slope, B: tl.constexpr,
 ):  # fmt: skip
@@ -41,7 +41,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["slices", "row", "negative_slope"])
-def sums_kernel(
+def phase_sums(
     phases, grad, scale, shift, centre, by_x, total, row, height: tl.constexpr, width: tl.constexpr, slices,
     channels: tl.constexpr, negative_slope, P: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
@@ -69,7 +69,7 @@ def sums_kernel(
 
 
 @triton.jit(do_not_specialize=["row", "negative_slope"])
-def backward_kernel(
+def phase_backward(
     phases, grad, scale, shift, slope_of_moments, offset, out, count, row, height: tl.constexpr, width: tl.constexpr,
     channels: tl.constexpr, negative_slope, B: tl.constexpr,
 ):  # fmt: skip
@@ -89,7 +89,7 @@ def backward_kernel(
     s = tl.load(scale + to, mask=in_map, other=0.0)
     g = tl.where(v * s + tl.load(shift + to, mask=in_map, other=0.0) > 0.0, g, g * negative_slope)
     of_moments = tl.load(offset + c, mask=in_map, other=0.0) + tl.load(slope_of_moments + c, mask=in_map, other=0.0) * v
-    tl.store(out + i, tl.where(in_map, of_moments + g * s, 0.0), mask=mask)
+    tl.store(out + i, of_moments + g * s, mask=mask)
 
 
 @register(sub_pixel_norm, lambda phases, *rest: is_feature_map(phases))  # noqa: ARG005
@@ -117,7 +117,7 @@ class _SubPixelNorm(torch.autograd.Function):
             device=phases.device,
             memory_format=torch.channels_last,
         )
-        forward_kernel[rows(out.numel())](
+        phase_forward[rows(out.numel())](
             phases, a, b, out, out.numel(), _row(a), height // 2, width // 2, channels, slope, B=ROW, **EXACT
         )
         ctx.save_for_backward(phases, scale, mean, inverse, a, b)
@@ -132,7 +132,7 @@ class _SubPixelNorm(torch.autograd.Function):
         grad = like(grads[0], phases)
         tile, slices, blocks = cut(samples, height * width, channels, MANY_PROGRAMS)
         by_x, total = (scale.new_empty(slices, samples, channels) for _ in range(2))
-        sums_kernel[samples, slices, blocks](
+        phase_sums[samples, slices, blocks](
             phases, grad, a, b, mean, by_x, total, _row(a), height // 2, width // 2, slices, channels, ctx.slope,
             **tile, **EXACT,
         )  # fmt: skip
@@ -145,7 +145,7 @@ class _SubPixelNorm(torch.autograd.Function):
         of_moments = (to_scale * scale).sum(0) * inverse.square() / -count
         offset = (to_shift * scale).sum(0) * inverse / -count - of_moments * mean
         out = torch.empty_like(phases)
-        backward_kernel[rows(out.numel())](
+        phase_backward[rows(out.numel())](
             phases, grad, a, b, of_moments, offset, out, out.numel(), _row(a), height // 2, width // 2, channels,
             ctx.slope, B=ROW, **EXACT,
         )  # fmt: skip
