@@ -21,7 +21,7 @@ from dfqbench.quant.integer_conv import integer_conv2d, integers
 MOST_CHANNELS = 64
 """Libraries' convolutions are as fast with more of them."""
 FEW_INPUTS, FEWEST_OUTPUTS = 32, 16
-"""For the gradient in the weight likewise, unless inputs are few, or outputs not too few."""
+"""The gradient in the weight is left to the library where inputs are more and outputs fewer: it is as fast."""
 FEWEST_OF_PRODUCT = 16
 """Rows and columns of the smallest matrix that a product takes."""
 MUCH_SHARED_MEMORY = 1 << 17
