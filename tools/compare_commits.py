@@ -40,8 +40,6 @@ def run_cells(tree: Path, out: Path, options: list[str]) -> None:
         "run",
         "--grid",
         "smoke",
-        "--on",
-        "digits",
         "--out",
         str(out),
         *options,
@@ -80,10 +78,13 @@ def main() -> int:
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--bits", default=BITS)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--on", default="digits", help="target; others than digits need DFQBENCH_DATA")
+    parser.add_argument("--limit", help="evaluation images; all by default")
     parser.add_argument("--fast", action="store_true", help="without --exact")
     parser.add_argument("--keep", type=Path, help="folder in which results stay; those of the base are used again")
     given = parser.parse_args()
-    options = ["--methods", given.methods, "--bits", given.bits, "--seeds", given.seeds]
+    options = ["--methods", given.methods, "--bits", given.bits, "--seeds", given.seeds, "--on", given.on]
+    options += ["--limit", given.limit] if given.limit else []
     options += [] if given.fast else ["--exact"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
