@@ -27,8 +27,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     "file",
     [
         "dfqbench/py.typed",
-        "dfqbench/native/kernels/library.cpp",
-        "dfqbench/native/kernels/numbers.h",
+        "dfqbench/quant/__init__.pyi",
+        "dfqbench/synth/__init__.pyi",
         "dfqbench_methods/py.typed",
         "dfqbench/models/weights/digits-resnet8.safetensors",
         "dfqbench/targets/wnids.txt",
