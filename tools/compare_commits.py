@@ -79,12 +79,14 @@ def main() -> int:
     parser.add_argument("--bits", default=BITS)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--on", default="digits", help="target; others than digits need DFQBENCH_DATA")
+    parser.add_argument("--models", help="networks of the target; the grid's by default")
     parser.add_argument("--limit", help="evaluation images; all by default")
     parser.add_argument("--fast", action="store_true", help="without --exact")
     parser.add_argument("--keep", type=Path, help="folder in which results stay; those of the base are used again")
     given = parser.parse_args()
     options = ["--methods", given.methods, "--bits", given.bits, "--seeds", given.seeds, "--on", given.on]
-    options += ["--limit", given.limit] if given.limit else []
+    for name in ("models", "limit"):
+        options += [f"--{name}", getattr(given, name)] if getattr(given, name) else []
     options += [] if given.fast else ["--exact"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
