@@ -96,6 +96,20 @@ def test_float_student_has_outputs_and_gradients_of_its_teacher(shortcut: Litera
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_gradient_of_a_padded_shortcut_keeps_the_memory_order() -> None:
+    student = prepare(with_random_norms(resnet("A")), parse_scheme("w32a32"), CARD)
+    first = student.network.get_submodule("layer1.0.bn2")
+    gradients: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: object, out: Tensor) -> None:
+        out.register_hook(gradients.append)
+
+    first.register_forward_hook(keep)
+    student(images().requires_grad_()).sum().backward()
+    (gradient,) = gradients
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def in_place(x: Tensor, residual: Tensor) -> Tensor:
     x += residual
     return F.relu_(x)

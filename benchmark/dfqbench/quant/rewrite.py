@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from dfqbench.api.errors import Unavailable
@@ -72,6 +74,7 @@ def rewrite(network: nn.Module, scheme: Scheme, example: Tensor) -> Rewritten:
     """
     unfuse_norm_activations(network)
     traced = trace(network)
+    _pool_strided_slices(traced)
     if scheme.protocol.fold_batchnorm:
         fold_batchnorm(traced)
     found = probe(traced, example)
@@ -86,6 +89,33 @@ def rewrite(network: nn.Module, scheme: Scheme, example: Tensor) -> Rewritten:
     _link_integer_convolutions(traced)
     fuse_batch_norm_act(traced, example)
     return Rewritten(traced, operands, bits)
+
+
+def _pool_strided_slices(traced: fx.GraphModule) -> None:
+    """Replace `F.pad(x[:, :, ::s, ::s], ...)`, as CIFAR's shortcuts have it, by a padded pooling of one value.
+
+    The values are the same. The gradient keeps the memory order of x, in which the other branch's gradient lies.
+    """
+    for node in list(traced.graph.nodes):
+        readers = list(node.users)
+        step = _stride_of_slice(node)
+        if step is not None and len(readers) == 1 and readers[0].target is F.pad:
+            # Where the padding stands: until then a slice shows what is written to x.
+            with traced.graph.inserting_before(readers[0]):
+                pooled = traced.graph.call_function(F.max_pool2d, (node.args[0], 1, step))
+            node.replace_all_uses_with(pooled)
+            traced.graph.erase_node(node)
+    traced.recompile()
+
+
+def _stride_of_slice(node: fx.Node) -> int | None:
+    """Return s of a slice [:, :, ::s, ::s], or None for another node."""
+    if node.op != "call_function" or node.target is not operator.getitem:
+        return None
+    index: Any = node.args[1]
+    step = index[-1].step if isinstance(index, tuple) and len(index) == 4 and isinstance(index[-1], slice) else None
+    whole, strided = slice(None), slice(None, None, step)
+    return step if isinstance(step, int) and step > 0 and index == (whole, whole, strided, strided) else None
 
 
 def layer_bits(found: Probe, scheme: Scheme) -> dict[str, LayerBits]:
