@@ -11,6 +11,7 @@ import torch
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins
 from dfqbench.run.cell import Cell
+from dfqbench.run.events import Event, Finished, Interrupted, Warned
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job
 from dfqbench.run.plan import build_plan
@@ -31,17 +32,31 @@ class Events:
     """Keeps what an attempt sends."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
+        self.seen: list[Event] = []
 
-    def send(self, event: str, **data: Any) -> None:
-        self.seen.append({"event": event, **data})
+    def send(self, event: Event) -> None:
+        self.seen.append(event)
 
     @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Event:
         return self.seen[-1]
 
+    @property
+    def result(self) -> dict[str, Any]:
+        return result_of(self.last)
+
+    @property
+    def interrupted(self) -> Interrupted:
+        assert isinstance(self.last, Interrupted), self.last
+        return self.last
+
     def warnings(self) -> list[str]:
-        return [event["message"] for event in self.seen if event["event"] == "warning"]
+        return [event.message for event in self.seen if isinstance(event, Warned)]
+
+
+def result_of(event: Event | None) -> dict[str, Any]:
+    assert isinstance(event, Finished), event
+    return event.result
 
 
 class StopsAt(StopFlag):
@@ -104,8 +119,8 @@ def content(folder: Path, name: str) -> list[bytes]:
     return [(folder / name / file).read_bytes() for file in FILES]
 
 
-def measured(event: dict[str, Any]) -> dict[str, Any]:
+def measured(result: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on interruptions, besides the files."""
-    shared = (event["reused"] or {}).get("counts", {})
-    counts = {name: count + shared.get(name, 0) for name, count in event["counts"].items()}
-    return {key: event[key] for key in ("flags", "source_kind", "real_data_opened")} | {"counts": counts}
+    shared = (result["reused"] or {}).get("counts", {})
+    counts = {name: count + shared.get(name, 0) for name, count in result["counts"].items()}
+    return {key: result[key] for key in ("flags", "source_kind", "real_data_opened")} | {"counts": counts}

@@ -13,7 +13,7 @@ from dfqbench.plugins import load_plugins
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
 from dfqbench.run.estimate import History
-from dfqbench.run.executor import Slot
+from dfqbench.run.executor import OnEvent, Slot
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.plan import Plan, build_plan
 from dfqbench.run.runner import Rules, Runner, Site
@@ -21,8 +21,6 @@ from dfqbench.run.stop import Stop
 from dfqbench.run.store import RunFolder
 from dfqbench.run.sweep import Summary, Sweep
 from dfqbench.targets.catalogue import Catalogue
-
-OnEvent = Callable[[Mapping[str, Any]], None]
 
 
 class Evaluator:

@@ -112,7 +112,7 @@ def test_a_student_that_cannot_be_read_does_not_spoil_the_others(tmp_path: Path)
     plugins = load_plugins()
     cell = cell_of("noise", plugins)
     for name in ("attempt-1", "attempt-2"):
-        assert attempt(job_of(cell, tmp_path, name, plugins)).last["event"] == "result"
+        assert attempt(job_of(cell, tmp_path, name, plugins)).result
     (tmp_path / "attempt-1" / "student.safetensors").write_bytes(b"0")
     assert cell.model is not None
     request = {

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from dfqbench.run.events import SourceReady
+from dfqbench.run.executor import OnEvent
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.locks import Locks
 from dfqbench.run.saved import DESCRIPTION
@@ -18,7 +20,7 @@ from dfqbench.run.statuses import MEASURED
 from dfqbench.run.stop import Stop
 from dfqbench.run.store import RunFolder, write_json
 from dfqbench.run.sweep import Summary
-from pretend import Executor, OnEvent, at_once, done, plan_of, swept
+from pretend import Executor, at_once, done, plan_of, swept
 
 HOLD = """
 import sys, time
@@ -64,7 +66,7 @@ def test_a_cell_waits_for_a_source_that_another_one_makes(shared: bool, tmp_path
                 Path(job.source).mkdir(parents=True)
                 facts = {"class": "x:y", "environment": job.environment, "cost": {"seconds": 1.0}}
                 write_json(Path(job.source) / DESCRIPTION, facts)
-            on_event({"event": "source", "kind": "fixed", "shared": shared})
+            on_event(SourceReady(shared))
         return done()
 
     executor = Executor(work)

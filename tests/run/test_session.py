@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from dfqbench.run import session
 from dfqbench.run.display import Display
 from dfqbench.run.environment import describe_environment
 from dfqbench.run.estimate import Estimate, History
-from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorDiedError, Slot
+from dfqbench.run.events import Phase, Progress
+from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorDiedError, OnEvent, Slot
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.plan import Plan, build_plan
 from dfqbench.run.runner import Rules, Runner, Site
@@ -53,8 +54,8 @@ class FakeExecutor:
     def close(self) -> None:
         pass
 
-    def run(self, job: Job, slot: Slot, on_event: Callable[[Mapping[str, Any]], None], stop: Stop) -> Outcome:
-        on_event({"event": "progress", "phase": "synthesis", "step": 1, "total": 2, "scalars": {}})
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
+        on_event(Progress(Phase.SYNTHESIS, 1, 2, {}))
         self.jobs.append(job)
         return Outcome("ok", result=self.result)
 

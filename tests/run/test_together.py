@@ -13,6 +13,8 @@ from attempts import PLUGINS, data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.estimate import History
+from dfqbench.run.events import SharedJob, Sharing, SourceReady
+from dfqbench.run.executor import OnEvent
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.plan import build_plan
 from dfqbench.run.runner import Rules
@@ -20,7 +22,7 @@ from dfqbench.run.session import Options, run_plan
 from dfqbench.run.stop import Stop
 from dfqbench.run.sweep import Summary
 from dfqbench.targets.catalogue import Catalogue
-from pretend import Executor, OnEvent, done, plan_of
+from pretend import Executor, done, plan_of
 from pretend import swept as pretended
 
 pytestmark = pytest.mark.timeout(900)
@@ -43,8 +45,8 @@ class Together:
 
     def __call__(self, job: Job, on_event: OnEvent, _stop: Stop) -> Outcome:
         self.groups.append(widths(job))
-        on_event({"event": "source", "kind": "live", "shared": False})
-        on_event({"event": "together", "how": "in lockstep" if job.partners else "alone", "partners": 0})
+        on_event(SourceReady(shared=False))
+        on_event(SharedJob(Sharing.ONE_LOOP if job.partners else Sharing.ALONE, 0))
         outcome = self._first if job.partners and self._first is not None else done()
         outcome.partners = (self._ended or [done() for _ in job.partners]) if job.partners else []
         return outcome
@@ -87,8 +89,8 @@ def test_what_a_worker_declines_waits_again_at_once(tmp_path: Path) -> None:
 
     def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
         groups.append(widths(job))
-        on_event({"event": "source", "kind": "live", "shared": False})
-        on_event({"event": "together", "how": "alone", "partners": len(job.partners)})
+        on_event(SourceReady(shared=False))
+        on_event(SharedJob(Sharing.ALONE, len(job.partners)))
         if len(groups) > 1:
             second.set()
         # The other slot takes what was declined while this job is still at work.
@@ -124,7 +126,7 @@ def test_a_stop_ends_all_of_them(tmp_path: Path) -> None:
     stop = Stop()
 
     def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
-        on_event({"event": "together", "how": "in lockstep", "partners": 2})
+        on_event(SharedJob(Sharing.ONE_LOOP, 2))
         stop.ask("signal")
         ended = [Outcome("preempted", error=dict(PREEMPTED)) for _ in range(3)]
         return Outcome("preempted", error=dict(PREEMPTED), partners=ended[:1])

@@ -29,6 +29,7 @@ from dfqbench.run.arithmetic import compute_on
 from dfqbench.run.checkpoint import Checkpoints
 from dfqbench.run.context import REPORT_EVERY, ForStudent, HostContext
 from dfqbench.run.costs import SHARED, Costs
+from dfqbench.run.events import EventSink, Phase, PhaseStarted, Probed, Progress, SourceReady, Warned
 from dfqbench.run.first_steps import FirstSteps, ProbeDone
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.guard import DataGuard
@@ -44,7 +45,6 @@ from dfqbench.synth.source import FixedSource
 from dfqbench.targets.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from dfqbench.run.channel import Sink
     from dfqbench.run.meter import Timed, Timelines
 
 WORK = "work"
@@ -66,7 +66,7 @@ class Attempt:
 
     Args:
         job: what to do.
-        channel: is told of everything.
+        events: takes the events.
         flag: whether to stop.
         leader: the attempt whose worker takes this one along, or None: it has the worker to itself.
     """
@@ -78,20 +78,18 @@ class Attempt:
     quantizer: Quantizer
     counters: SharedCounts
 
-    def __init__(self, job: Job, channel: Sink, flag: StopFlag | None = None, leader: Attempt | None = None) -> None:
-        self.phase = "setup"
+    def __init__(self, job: Job, events: EventSink, flag: StopFlag, leader: Attempt | None = None) -> None:
+        self.phase = Phase.SETUP
         self.plugin = ""
         self._job = job
-        self._channel = channel
+        self._events = events
         self._context: HostContext | None = None
         self._folder = Path(job.attempt)
-        self._first_steps = FirstSteps(
-            job.probe_seconds, lambda seconds: channel.send("probe", phase=self.phase, seconds=seconds)
-        )
+        self._first_steps = FirstSteps(job.probe_seconds, lambda seconds: events.send(Probed(self.phase, seconds)))
         self._leader = leader
         # One guard for all of a worker: they run the same plugin's code, and what it opens spoils every record.
         self._guard: DataGuard = _guard(job) if leader is None else leader._guard
-        self._flag = flag or StopFlag()
+        self._flag = flag
         self.has_saved_source = False
         self._device = torch.device(job.device)
         self.costs = Costs(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
@@ -104,7 +102,7 @@ class Attempt:
             student=str(job.scheme["label"]),
             clock=self.costs.clock,
             guard=self._guard,
-            warn=lambda text: channel.send("warning", message=text),
+            warn=lambda text: events.send(Warned(text)),
         )
         self._training = TrainingFolder(self._folder)
         self._snapshots: Snapshots | None = None
@@ -147,7 +145,7 @@ class Attempt:
 
     def keep(self, student: nn.Module) -> dict[str, Any]:
         """Keeps the student; returns what `finish` returns."""
-        self.phase = "saving"
+        self.phase = Phase.SAVING
         with self.costs.saving():
             self._keep(student)
             evaluation = None if isinstance(student, Student) else self._evaluated_here(student)
@@ -177,7 +175,7 @@ class Attempt:
             torch.set_num_threads(job.threads)
             compute_on(self._device)
             set_kernels(job.device, fast=Precision(job.precision).rearranges)
-            self._channel.send("phase", name="setup")
+            self._events.send(PhaseStarted(Phase.SETUP))
             with self._guard.watching():
                 self.plugins = load_plugins([Path(path) for path in job.plugin_files])
             families = {name: offer.load for name, offer in self.plugins.models.items()}
@@ -220,7 +218,7 @@ class Attempt:
     def _synthesis(self) -> SampleSource:
         """The source, made or taken from an earlier cell."""
         method, device, model = self._method, self._device, self._model
-        self._enter("synthesis")
+        self._enter(Phase.SYNTHESIS)
         with self._guard.watching():
             packages = {type(method).__module__.partition(".")[0]}
             shared = load_source(Path(self._job.source), device, self._job.accepted_environment, packages)
@@ -230,12 +228,12 @@ class Attempt:
                 self.costs.flag(SHARED)
             self.has_saved_source = True
             self.costs.source_kind = "fixed"
-            self._channel.send("source", kind="fixed", shared=True)
+            self._events.send(SourceReady(shared=True))
             return source
         if method is None:
             raise PluginError("the images of the real-data control were not prepared")
         scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
-        self._context = context = self._make_context("synthesis", scheme)
+        self._context = context = self._make_context(scheme)
         reset_peak(device)
         try:
             with seeded(context.seed("global")), self._guard.watching(), self.costs.clock.phase("synthesis"):
@@ -261,7 +259,7 @@ class Attempt:
             folder, environment = Path(self._job.source), self._job.environment
             saved = state is not None and save_source(source, folder, environment, cost, state)
         self.has_saved_source = saved
-        self._channel.send("source", kind=self.costs.source_kind, shared=saved)
+        self._events.send(SourceReady(shared=saved))
         self.keeper.remember_synthesis(device)
         return source
 
@@ -302,7 +300,7 @@ class Attempt:
             for_student: runs the parts of a loop over several students that belong to this one.
         """
         source = self.source
-        self._enter("quantization")
+        self._enter(Phase.QUANTIZATION)
         if is_live(source) and self._job.quantizer == "calibrate":
             self.costs.flag("generator_alone")
         scheme = Scheme.from_dict(self._job.scheme)
@@ -313,7 +311,7 @@ class Attempt:
             self._timeline = Timeline(self._training, self.aside) if is_live(source) else None
             if self._job.snapshots:
                 self._snapshots = Snapshots(self._training, self._job.snapshots, self.aside)
-        self._context = self._make_context("quantization", scheme, self.quantizer.quantize, for_student)
+        self._context = self._make_context(scheme, self.quantizer.quantize, for_student)
         return self._context
 
     def checked(self, student: nn.Module | None, source: MeteredSource) -> nn.Module:
@@ -358,12 +356,12 @@ class Attempt:
         return evaluated_here(student, self.teacher, self._job, self._device)
 
     def _make_context(
-        self, phase: str, scheme: Scheme | None, shared: Any = None, for_student: ForStudent | None = None
+        self, scheme: Scheme | None, shared: Any = None, for_student: ForStudent | None = None
     ) -> HostContext:
         workdir = self._folder / WORK
         workdir.mkdir(exist_ok=True)
         return HostContext(
-            phase=phase,
+            phase=self.phase,
             device=torch.device(self._job.device),
             card=self._model.card,
             budget=budget_named(self._job.budget),
@@ -382,16 +380,16 @@ class Attempt:
             for_student=for_student,
         )
 
-    def _enter(self, phase: str) -> None:
+    def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self._context = None
         self._first_steps.begin()
         self.keeper.enter(phase)
-        self._channel.send("phase", name=phase)
+        self._events.send(PhaseStarted(phase))
 
     def _report(self, step: int, total: int, scalars: dict[str, float]) -> None:
         self._first_steps.step(step, total)
-        self._channel.send("progress", phase=self.phase, step=step, total=total, scalars=scalars)
+        self._events.send(Progress(self.phase, step, total, scalars))
 
 
 def _guard(job: Job) -> DataGuard:

@@ -91,7 +91,7 @@ class Segments:
         self._sums[label] += begin.elapsed_time(end) / 1000.0
 
 
-class Phase:
+class PhaseTimer:
     """A phase that one student has to itself, or several share in one loop.
 
     Attributes:
@@ -191,12 +191,12 @@ class Clock:
     ) -> None:
         self.seconds: dict[str, float] = {}
         self._timers = Timers(synchronize, make_event, now)
-        self._phase: Phase | None = None
+        self._phase: PhaseTimer | None = None
         self._number = 0
 
-    def shared_phase(self, name: str, inside: str | None, students: int) -> Phase:
+    def shared_phase(self, name: str, inside: str | None, students: int) -> PhaseTimer:
         """Makes a phase for several students, each of whose clocks enters it with `part_of`."""
-        return Phase(name, inside, self._timers, students)
+        return PhaseTimer(name, inside, self._timers, students)
 
     @contextmanager
     def phase(self, name: str, inside: str | None = None) -> Iterator[None]:
@@ -205,7 +205,7 @@ class Clock:
             yield
 
     @contextmanager
-    def part_of(self, phase: Phase, number: int) -> Iterator[None]:
+    def part_of(self, phase: PhaseTimer, number: int) -> Iterator[None]:
         """Charges the part of one student of a phase; it ends with the block."""
         self._phase, self._number = phase, number
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dfqbench.run.clock import Clock
+from dfqbench.run.events import Phase
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.memory import peak_mib
 from dfqbench.run.meter import Counts
@@ -61,7 +62,7 @@ class Costs:
         if name not in self.flags:
             self.flags.append(name)
 
-    def peak(self, phase: str) -> float:
+    def peak(self, phase: Phase) -> float:
         """Peak memory of the phase under way, that of earlier processes included."""
         return max(peak_mib(self._device), self.peaks.get(phase, 0.0))
 
@@ -110,10 +111,10 @@ class Costs:
             "wall": self.wall(),
         }
 
-    def account(self, phase: str) -> dict[str, Any]:
+    def account(self, phase: Phase) -> dict[str, Any]:
         """As plain data for a checkpoint in the midst of a phase."""
         found = self.so_far() | {"seconds": self.clock.so_far()}
-        found["peak_mib"] = self.peaks | {phase: self.peak(phase)}
+        found["peak_mib"] = self.peaks | {str(phase): self.peak(phase)}
         found["wall_before"] = self._wall_before + found["wall"]
         return found
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBars
 
 from dfqbench.run.estimate import spoken
+from dfqbench.run.events import Event, Phase, PhaseStarted, Progress, SharedJob, Sharing, Warned
 from dfqbench.run.record import Record
 
-WORDS = {"setup": "loading", "synthesis": "synthesizing", "quantization": "quantizing", "evaluation": "evaluating"}
+WORDS = {
+    Phase.SETUP: "loading",
+    Phase.SYNTHESIS: "synthesizing",
+    Phase.QUANTIZATION: "quantizing",
+    Phase.SAVING: "saving",
+    Phase.EVALUATION: "evaluating",
+}
 
 
 class View:
@@ -23,29 +30,28 @@ class View:
         say: prints a line.
     """
 
-    def __init__(self, progress: Progress | None, label: str, say: Callable[[str], None]) -> None:
+    def __init__(self, progress: ProgressBars | None, label: str, say: Callable[[str], None]) -> None:
         self._progress = progress
         self._label = label
         self._say = say
         self._task: TaskID | None = None if progress is None else progress.add_task(label, total=None, note="")
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        """A phase, progress or warning of the cell; from any thread."""
-        kind = event.get("event")
-        if kind == "warning":
-            self._say(f"{self._label}: warning: {event.get('message')}")
+    def event(self, event: Event) -> None:
+        """Show a phase, progress or a warning of the cell; called from any thread."""
+        if isinstance(event, Warned):
+            self._say(f"{self._label}: warning: {event.message}")
         if self._progress is None or self._task is None:
             return
-        if kind == "phase":
-            word = WORDS.get(str(event.get("name")), str(event.get("name")))
-            self._progress.reset(self._task, total=None, note=word)
-        elif kind == "together" and event.get("how") != "alone":
-            self._progress.update(self._task, description=f"{self._label} and {event['partners']} more")
-        elif kind == "progress":
-            loss = event.get("scalars", {}).get("loss")
-            word = WORDS.get(str(event.get("phase")), "")
-            note = word if loss is None else f"{word}, loss {loss:.4g}"
-            self._progress.update(self._task, total=event["total"], completed=event["step"], note=note)
+        match event:
+            case PhaseStarted(phase):
+                self._progress.reset(self._task, total=None, note=WORDS[phase])
+            case SharedJob(sharing, members) if sharing is not Sharing.ALONE:
+                self._progress.update(self._task, description=f"{self._label} and {members} more")
+            case Progress(phase, step, total, scalars):
+                note = WORDS[phase] + (f", loss {scalars['loss']:.4g}" if "loss" in scalars else "")
+                self._progress.update(self._task, total=total, completed=step, note=note)
+            case _:
+                pass
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -66,10 +72,10 @@ class Display:
         self._console = console
         self._total = total
         self._done = 0
-        self._progress: Progress | None = None
+        self._progress: ProgressBars | None = None
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self._progress = ProgressBars(*columns, TimeRemainingColumn(), console=console, transient=True)
             self._progress.start()
 
     def say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""How an attempt ends, as its worker tells the parent."""
+"""How an attempt ends, as its worker reports it to the parent."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from dfqbench.api.errors import DfqError, Skip, Unavailable
 from dfqbench.run.attempt import Attempt
+from dfqbench.run.events import EventSink, Failed, Interrupted
 from dfqbench.run.first_steps import ProbeDone
 from dfqbench.run.flag import Stopped
-
-if TYPE_CHECKING:
-    from dfqbench.run.channel import Sink
 
 _NO_MEMORY = ("not enough memory", "t allocate memory", "annot allocate memory")
 
 
 @contextlib.contextmanager
-def told(attempt: Attempt, channel: Sink) -> Iterator[None]:
-    """Within it, whatever ends an attempt is sent to the parent."""
+def report_failure(attempt: Attempt, events: EventSink) -> Iterator[None]:
+    """Send what ends an attempt in the block, instead of raising it."""
     try:
         yield
     except ProbeDone:
         pass
     except Stopped as end:
-        channel.send("stopped", kept=end.kept, phase=attempt.phase, step=attempt.step, so_far=attempt.costs.so_far())
+        events.send(Interrupted(end.kept, attempt.phase, attempt.step, attempt.costs.so_far()))
     except Exception as error:
-        channel.send("error", status=_status(error), **_described(error, attempt))
+        events.send(_failed(error, attempt))
 
 
 def _status(error: Exception) -> str:
@@ -49,17 +47,18 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _described(error: BaseException, attempt: Attempt) -> dict[str, Any]:
+def _failed(error: Exception, attempt: Attempt) -> Failed:
     text = " ".join(str(error).split()) or ("memory ran out" if isinstance(error, MemoryError) else "no message")
-    return {
-        "type": type(error).__name__,
-        "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
-        "phase": attempt.phase,
-        "step": attempt.step,
-        "plugin": attempt.plugin,
-        "traceback": "".join(traceback.format_exception(error)),
-        "so_far": attempt.costs.so_far(),
-    }
+    return Failed(
+        status=_status(error),
+        type=type(error).__name__,
+        message=text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+        phase=attempt.phase,
+        step=attempt.step,
+        plugin=attempt.plugin,
+        traceback="".join(traceback.format_exception(error)),
+        so_far=attempt.costs.so_far(),
+    )
 
 
 def die(error: BaseException) -> NoReturn:

@@ -59,7 +59,7 @@ class History:
         seconds = record.seconds
         if record.status not in MEASURED | {"invalid"} or seconds.wall is None:
             return
-        # A live source serves cells in lockstep only: elsewhere every cell pays what it costs.
+        # A live source serves several cells in one loop only: elsewhere every cell pays what it costs.
         shared = record.source_kind == "fixed" or bool(record.together_with)
         self._cells[_record_key(record)] = {
             "wall": seconds.wall,

@@ -2,20 +2,35 @@
 
 An executor has as many slots as jobs may run at once. The runner calls `run` from one thread a slot and hands over the
 attempt's folder; whatever carries the job out (a process here, a batch system, a cluster) runs
-`python -m dfqbench.run.worker <attempt>/job.json`, relays its JSON lines to `on_event`, and passes a stop on to it.
+`python -m dfqbench.run.worker <attempt>/job.json`, reads its events (`EventReader`), and passes a stop on to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from dfqbench.api.errors import DfqError
+from dfqbench.run.events import (
+    Event,
+    EventError,
+    Failed,
+    Finished,
+    Interrupted,
+    MemberEvent,
+    PhaseStarted,
+    Probed,
+    Progress,
+    SharedJob,
+    SourceReady,
+    Warned,
+    WorkerStarted,
+)
 from dfqbench.run.job import Job, Outcome
 from dfqbench.run.stop import Stop
 
-OnEvent = Callable[[Mapping[str, Any]], None]
+OnEvent = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +100,7 @@ class Executor(Protocol):
         Args:
             job: what to run; its attempt folder exists.
             slot: where.
-            on_event: is told of phases, progress and warnings.
+            on_event: takes phases, progress and warnings.
             stop: once asked, the job keeps its state and ends as `preempted`.
         """
         ...
@@ -99,43 +114,55 @@ class Executor(Protocol):
         ...
 
 
-class Reading:
-    """Makes an outcome of the lines that a worker sends.
+class EventReader:
+    """Makes an outcome of the events that a worker sends.
 
     Args:
-        on_event: is told of phases, progress and warnings.
-        partners: how many the job has.
+        on_event: takes the other events: phases, progress, warnings.
+        members: number of cells of the job beside the first.
     """
 
-    def __init__(self, on_event: OnEvent, partners: int = 0) -> None:
+    def __init__(self, on_event: OnEvent, members: int = 0) -> None:
         self._own: Outcome | None = None
         self._on_event = on_event
-        self._partners = [Reading(on_event) for _ in range(partners)]
+        self._members = [EventReader(on_event) for _ in range(members)]
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the job ended, or None: not a word about it yet."""
-        return None if self._own is None else replace(self._own, partners=self.partners)
+        """How the job ended, or None: no event has said so yet."""
+        return None if self._own is None else replace(self._own, partners=self.members)
 
     @property
-    def partners(self) -> list[Outcome | None]:
-        """How the partners ended, as far as known."""
-        return [partner.outcome for partner in self._partners]
+    def members(self) -> list[Outcome | None]:
+        """How the members ended, as far as known."""
+        return [member.outcome for member in self._members]
 
-    def take(self, line: Mapping[str, Any]) -> None:
-        """Takes one line into account."""
-        event = dict(line)
-        kind = event.pop("event", None)
-        if kind == "result":
-            self._own = Outcome("ok", result=event)
-        elif kind == "error":
-            self._own = Outcome(event.pop("status"), result=event.pop("so_far"), error=event)
-        elif kind == "stopped":
-            self._own = Outcome("preempted", result=event.pop("so_far"), error=event)
-        elif kind == "partner":
-            self._partners[event["number"]].take(event["line"])
-        else:
-            self._on_event({"event": kind, **event})
+    def send(self, event: Event) -> None:
+        """Takes one event into account.
+
+        Raises:
+            EventError: the job has no member of the event's number.
+        """
+        match event:
+            case Finished(result):
+                self._own = Outcome("ok", result=result)
+            case Failed():
+                error = {name: getattr(event, name) for name in ("type", "message", "step", "plugin", "traceback")}
+                self._own = Outcome(event.status, result=event.so_far, error=error | {"phase": str(event.phase)})
+            case Interrupted():
+                self._own = Outcome("preempted", result=event.so_far, error=_where(event))
+            case MemberEvent(number, member_event):
+                if not 0 <= number < len(self._members):
+                    raise EventError(f"a worker sent an event of member {number} of {len(self._members)}")
+                self._members[number].send(member_event)
+            case WorkerStarted() | PhaseStarted() | Progress() | Warned() | SourceReady() | SharedJob() | Probed():
+                self._on_event(event)
+            case _:
+                assert_never(event)
+
+
+def _where(event: Interrupted) -> dict[str, Any]:
+    return {"kept": event.kept, "phase": str(event.phase), "step": event.step}
 
 
 def stopped_error(reason: str, found: Mapping[str, Any] | None, limit: float) -> dict[str, Any]:

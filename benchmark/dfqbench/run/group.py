@@ -1,4 +1,4 @@
-"""A job and its partners in one worker: cells that differ in the bits only, from one source."""
+"""Jobs that share a worker: cells that differ in the bits only, from one source."""
 
 from __future__ import annotations
 
@@ -7,82 +7,79 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.batch import serves_many
 from dfqbench.run.attempt import Attempt
-from dfqbench.run.ending import told
+from dfqbench.run.ending import report_failure
+from dfqbench.run.events import Event, EventSink, Finished, MemberEvent, OfMember, SharedJob, Sharing, Warned
 from dfqbench.run.flag import Stopped
 from dfqbench.run.rng import capture, restore, same
 
 if TYPE_CHECKING:
     from dfqbench.api.batch import Batch, SampleSource
-    from dfqbench.run.channel import Sink
     from dfqbench.run.flag import StopFlag
     from dfqbench.run.job import Job
     from dfqbench.run.training import Timeline
 
-How = Literal["alone", "in turn", "in lockstep"]
-"""`in turn`: one after the other, each from the saved source. `in lockstep`: in one loop, from one live source."""
-FOR_ALL = frozenset({"result", "error", "stopped", "warning"})
-"""Events of a partner that concern the parent; progress and phases are those of the first."""
 
-
-class PartnerSink:
-    """A partner's line to the parent.
+class MemberEvents:
+    """Sends the events of a member that concern the parent; progress and phases are those of the job's first cell.
 
     Args:
-        channel: the worker's.
-        number: of the partner.
+        events: takes the worker's events.
+        number: of the member.
     """
 
-    def __init__(self, channel: Sink, number: int) -> None:
-        self._channel = channel
+    def __init__(self, events: EventSink, number: int) -> None:
+        self._events = events
         self._number = number
 
-    def send(self, event: str, **data: Any) -> None:
+    def send(self, event: Event) -> None:
         """Sends one event, wrapped."""
-        if event in FOR_ALL:
-            self._channel.send("partner", number=self._number, line={"event": event, **data})
+        if isinstance(event, OfMember):
+            self._events.send(MemberEvent(self._number, event))
 
 
-def run_group(leader: Attempt, job: Job, channel: Sink, flag: StopFlag) -> None:
-    """Brings an attempt that has its source to its end, and its partners with it where that is possible.
+def run_group(leader: Attempt, job: Job, events: EventSink, flag: StopFlag) -> None:
+    """Finish an attempt that has its source, and the other members of its job where they can share the worker.
 
     Args:
         leader: an attempt that has begun.
-        job: its job, which names the partners.
-        channel: the line to the parent.
+        job: its job, which names the members.
+        events: takes the events.
         flag: whether to stop.
     """
-    how = _how(leader, job)
-    channel.send("together", how=how, partners=len(job.partners))
-    sinks = [PartnerSink(channel, number) for number in range(len(job.partners) if how != "alone" else 0)]
-    if how == "in lockstep":
-        loop = SharedLoop(leader, channel)
-        for number, sink in enumerate(sinks):
+    sharing = _sharing(leader, job)
+    events.send(SharedJob(sharing, len(job.partners)))
+    members = [MemberEvents(events, number) for number in range(len(job.partners))]
+    if sharing is Sharing.ONE_LOOP:
+        loop = SharedLoop(leader, events)
+        for number, sink in enumerate(members):
             loop.add(Attempt(_begun(job, number), sink, flag, leader), sink)
         loop.run()
         return
-    channel.send("result", **leader.finish())
-    for number, sink in enumerate(sinks):
-        partner = Attempt(_begun(job, number), sink, flag, leader)
-        with told(partner, sink):
-            partner.begin()
-            sink.send("result", **partner.finish())
+    events.send(Finished(leader.finish()))
+    if sharing is Sharing.ALONE:
+        return
+    for number, sink in enumerate(members):
+        member = Attempt(_begun(job, number), sink, flag, leader)
+        with report_failure(member, sink):
+            member.begin()
+            sink.send(Finished(member.finish()))
 
 
 def _begun(job: Job, number: int) -> Job:
     return replace(job.partner(number), started=time.monotonic())
 
 
-def _how(leader: Attempt, job: Job) -> How:
+def _sharing(leader: Attempt, job: Job) -> Sharing:
     if not job.partners or job.probe_seconds or not leader.shares_its_quantizer:
-        return "alone"
+        return Sharing.ALONE
     if hasattr(leader.source, "train_step"):
-        return "in lockstep" if serves_many(leader.source) and leader.makes_many else "alone"
+        return Sharing.ONE_LOOP if serves_many(leader.source) and leader.makes_many else Sharing.ALONE
     # A training of its own is worth a process of its own: others need not wait for it, and cannot lose it.
-    return "alone" if leader.trains or not leader.has_saved_source else "in turn"
+    return Sharing.ALONE if leader.trains or not leader.has_saved_source else Sharing.ONE_BY_ONE
 
 
 class OutOfStepError(BaseException):
@@ -91,10 +88,10 @@ class OutOfStepError(BaseException):
 
 @dataclass(slots=True)
 class _Member:
-    """An attempt of a shared loop, its line to the parent, and what is closed when it ends."""
+    """An attempt of a shared loop, what takes its events, and what is closed when it ends."""
 
     attempt: Attempt
-    sink: Sink
+    events: EventSink
     stack: ExitStack = field(default_factory=ExitStack)
 
 
@@ -106,28 +103,28 @@ class SharedLoop:
 
     Args:
         leader: the attempt that has made the source.
-        channel: its line to the parent.
+        events: takes its events.
     """
 
-    def __init__(self, leader: Attempt, channel: Sink) -> None:
+    def __init__(self, leader: Attempt, events: EventSink) -> None:
         self._leader = leader
         self._counters = leader.counters
         # Those that have neither failed nor left, by number.
-        self._members = {0: _Member(leader, channel)}
+        self._members = {0: _Member(leader, events)}
         self._working = False
         # Of the present step: whose parts are done, and the generators before and after each.
         self._done: set[int] = set()
         self._before: dict[str, Any] = {}
         self._after: dict[str, Any] | None = None
 
-    def add(self, attempt: Attempt, sink: Sink) -> None:
-        """Adds a partner, unless it has to run by itself."""
-        with told(attempt, sink):
+    def add(self, attempt: Attempt, events: EventSink) -> None:
+        """Adds a member, unless it has to run by itself."""
+        with report_failure(attempt, events):
             if attempt.join(self._leader):
-                self._members[len(self._members)] = _Member(attempt, sink)
+                self._members[len(self._members)] = _Member(attempt, events)
             else:
                 attempt.keeper.leave()
-                sink.send("warning", message="its state is not that of the other cells; it runs by itself")
+                events.send(Warned("its state is not that of the other cells; it runs by itself"))
 
     def run(self) -> None:
         """Makes the students, and sends how each of them ends."""
@@ -156,10 +153,10 @@ class SharedLoop:
         last = _SampledOnce(leader.source)
         for number, member in list(self._members.items()):
             self._end(number)
-            with told(member.attempt, member.sink):
+            with report_failure(member.attempt, member.events):
                 student = students[number] if number < len(students) else None
                 member.attempt.source = last
-                member.sink.send("result", **member.attempt.keep(member.attempt.checked(student, source)))
+                member.events.send(Finished(member.attempt.keep(member.attempt.checked(student, source))))
 
     def _for_student(self, number: int, act: Callable[[], Any]) -> Any:
         """Implements `Context.for_student`."""
@@ -177,7 +174,7 @@ class SharedLoop:
             self._check_generators()
         except OutOfStepError:
             message = "its steps differ from those of the other cells; it runs by itself"
-            self._members[number].sink.send("warning", message=message)
+            self._members[number].events.send(Warned(message))
             self._end(number)
         except Exception as error:
             if len(self._members) == 1:
@@ -224,7 +221,7 @@ class SharedLoop:
         member.stack.close()
         self._phase.payer = min(self._members, default=0)
         if error is not None:
-            with told(member.attempt, member.sink):
+            with report_failure(member.attempt, member.events):
                 raise error
 
 

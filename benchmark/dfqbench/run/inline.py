@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.executor import EvaluatorClient, OnEvent, Reading, Slot, all_stopped
+from dfqbench.run.executor import EvaluatorClient, EventReader, OnEvent, Slot, all_stopped
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.stop import Stop
@@ -35,10 +35,10 @@ class InlineExecutor:
 
         self._remember()
         job.write(Path(job.attempt) / JOB)
-        reading = Reading(on_event, len(job.partners))
+        reader = EventReader(on_event, len(job.partners))
         flag = _Flag(stop, job.time_limit)
-        run_job(job, _Sink(reading), flag)
-        outcome = reading.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
+        run_job(job, reader, flag)
+        outcome = reader.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
         for one in (outcome, *outcome.partners):
             if one is not None and one.status == "ok":
                 one.result = {**one.result, "flags": [*one.result["flags"], FLAG]}
@@ -68,14 +68,6 @@ class InlineExecutor:
             self._before.callback(torch.set_num_threads, torch.get_num_threads())
             for part in (torch.backends.cudnn, torch.backends.cuda.matmul):
                 self._before.callback(setattr, part, "allow_tf32", part.allow_tf32)
-
-
-class _Sink:
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-
-    def send(self, event: str, **data: Any) -> None:
-        self._reading.take({"event": event, **data})
 
 
 class _Flag(StopFlag):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import PluginError
 from dfqbench.run.context import HostContext, Restored, State
+from dfqbench.run.events import Phase
 from dfqbench.run.flag import StopFlag, Stopped
 from dfqbench.run.rng import capture, restore
 
@@ -100,7 +101,7 @@ class StateKeeper:
         guard: DataGuard,
         warn: Callable[[str], None],
     ) -> None:
-        self.phase = "setup"
+        self.phase = Phase.SETUP
         self.student = student
         self._checkpoints = checkpoints
         self._flag = flag
@@ -139,14 +140,15 @@ class StateKeeper:
     @property
     def _from(self) -> str | None:
         """The boundary that the quantization goes on from, or None."""
-        return self._saved["boundary"] if self._saved is not None and self._saved["phase"] == "quantization" else None
+        saved = self._saved
+        return saved["boundary"] if saved is not None and saved["phase"] == Phase.QUANTIZATION else None
 
     def load(self, device: Any) -> None:
         """Looks for a state to go on from."""
         if self._checkpoints is not None:
             self._saved = self._checkpoints.read(self.student, device, self._warn)
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase: Phase) -> None:
         """Begins a phase; an attempt that shall stop ends here, between two phases."""
         self.phase = phase
         if self.stopping:
@@ -158,7 +160,7 @@ class StateKeeper:
             return None
         if self._saved["phase"] == self.phase:
             part, account = self._saved, self._saved["account"]
-        elif self.phase == "synthesis" and self._saved["synthesis"] is not None:
+        elif self.phase is Phase.SYNTHESIS and self._saved["synthesis"] is not None:
             # A source that still learned when the attempt ended: only its synthesis is repeated, from its own state.
             part, account = self._saved["synthesis"], None
         else:
@@ -173,11 +175,11 @@ class StateKeeper:
 
     def remember_synthesis(self, device: Any) -> None:
         """Keeps the synthesis' last state beside those of the quantization, for a source that is not saved itself."""
-        if self._saved is not None and self._saved["phase"] != "synthesis":
+        if self._saved is not None and self._saved["phase"] != Phase.SYNTHESIS:
             self._earlier = self._saved["synthesis"]
         elif self._checkpoints is not None and (self._synthesis_kept or self._saved is not None):
             found = self._checkpoints.read(self.student, device, self._warn)
-            if found is not None and found["phase"] == "synthesis":
+            if found is not None and found["phase"] == Phase.SYNTHESIS:
                 self._earlier = {key: found[key] for key in ("plugin", "context", "rng")}
 
     def boundary(self, context: HostContext, state: State) -> None:
@@ -205,7 +207,7 @@ class StateKeeper:
         rng = capture()
         try:
             return {
-                "phase": self.phase,
+                "phase": str(self.phase),
                 "plugin": state(),
                 "context": context.own_state(),
                 "rng": rng,
@@ -224,5 +226,5 @@ class StateKeeper:
             # The result can still be had; only an interruption would cost more.
             self._warn(f"no checkpoint could be written: {error}")
             return False
-        self._synthesis_kept = self._synthesis_kept or self.phase == "synthesis"
+        self._synthesis_kept = self._synthesis_kept or self.phase is Phase.SYNTHESIS
         return True

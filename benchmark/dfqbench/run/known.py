@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dfqbench.run.events import Phase
 from dfqbench.run.job import Outcome
 from dfqbench.run.record import Origin, Record
 from dfqbench.run.statuses import MEASURED
@@ -97,4 +98,4 @@ def _is_finished(record: Record) -> bool:
     seconds = record.seconds
     if "plugin_student" in record.flags or seconds.quantization is None or seconds.paid_synthesis is None:
         return False
-    return record.status in MEASURED or (record.error is not None and record.error.phase == "evaluation")
+    return record.status in MEASURED or (record.error is not None and record.error.phase == Phase.EVALUATION)

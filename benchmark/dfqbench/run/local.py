@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dfqbench.run.evaluator_process import EvaluatorProcess
-from dfqbench.run.executor import OnEvent, Reading, Slot, all_stopped, stopped_error
+from dfqbench.run.events import EventError, from_line
+from dfqbench.run.executor import EventReader, OnEvent, Slot, all_stopped, stopped_error
 from dfqbench.run.job import JOB, Job, Outcome
 from dfqbench.run.processes import death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.stop import Stop
@@ -68,7 +70,7 @@ class LocalExecutor:
         job = replace(job, shares_gpu=slot.shares_gpu)
         job.write(folder / JOB)
         starved = out_of_memory_kills()
-        reading = Reading(on_event, len(job.partners))
+        reader = EventReader(on_event, len(job.partners))
         with (folder / LOG).open("w", encoding="utf-8") as log:
             process = spawn(
                 "dfqbench.run.worker",
@@ -82,15 +84,18 @@ class LocalExecutor:
         with process:
             watch = _Watch(process, stop, job.time_limit, self._host.grace)
             try:
-                _follow(process, reading, watch)
+                _follow(process, reader, watch)
                 process.wait()
+            except EventError as error:
+                # Sent by plugin code into the worker's own stream; the run goes on with its other cells.
+                return Outcome("failed", error=_no_event(error), died=True, partners=reader.members)
             except BaseException:
                 process.kill()
                 raise
             finally:
                 watch.end()
                 end_group(process)
-        return _ended(process, reading, watch, starved=out_of_memory_kills() > starved)
+        return _ended(process, reader, watch, starved=out_of_memory_kills() > starved)
 
     def evaluator(self, slot: Slot) -> EvaluatorProcess:
         """The slot's evaluator, started when first asked."""
@@ -161,24 +166,29 @@ class _Watch:
             self._process.send_signal(signal.SIGTERM)
 
 
-def _follow(process: subprocess.Popen[str], reading: Reading, watch: _Watch) -> None:
+def _follow(process: subprocess.Popen[str], reader: EventReader, watch: _Watch) -> None:
     if process.stdout is None:  # pragma: no cover - always piped
         return
     for line in process.stdout:
-        watch.heard()
         try:
-            event = json.loads(line)
-        except ValueError:
+            event = from_line(line)
+        except json.JSONDecodeError:
+            # Printed before the worker took over its standard output, or cut off by its death.
             continue
-        reading.take(event)
+        watch.heard()
+        reader.send(event)
 
 
-def _ended(process: subprocess.Popen[str], reading: Reading, watch: _Watch, *, starved: bool) -> Outcome:
-    outcome = reading.outcome
+def _no_event(error: EventError) -> dict[str, Any]:
+    return {"type": "EventError", "message": str(error), **dict.fromkeys(("phase", "step", "plugin")), "traceback": ""}
+
+
+def _ended(process: subprocess.Popen[str], reader: EventReader, watch: _Watch, *, starved: bool) -> Outcome:
+    outcome = reader.outcome
     if outcome is not None:
         # Signals that came from elsewhere (a batch system) preempt as ours do.
         return all_stopped(outcome, watch.reason or "preempted", watch.limit)
-    partners = reading.partners
+    partners = reader.members
     if watch.reason is not None:
         error = stopped_error(watch.reason, None, watch.limit)
         others = all_stopped(Outcome("failed", partners=partners), watch.reason, watch.limit).partners

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dfqbench.api.errors import DfqError
 from dfqbench.grid.choice import REAL
 from dfqbench.run.cell import Cell
+from dfqbench.run.events import Event, Phase, PhaseStarted, SharedJob, Sharing, Warned
 from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Slot
 from dfqbench.run.identity import derived_seed
 from dfqbench.run.job import Outcome
@@ -41,7 +42,7 @@ def attempt(
         slot: where.
         executor: carries out jobs.
         stop: whether to stop.
-        on_event: is told of phases and progress.
+        on_event: takes the worker's events, and those of the evaluation.
 
     Returns:
         The records; None for a cell that was not run, and has to run by itself.
@@ -54,17 +55,20 @@ def attempt(
     leader, partners = group[0], group[1:]
     for one in group:
         one.together_with = [cell.cell_id for cell in cells if cell is not one.cell]
-    how = "alone"
+    sharing = Sharing.ALONE
 
-    def listen(event: Mapping[str, Any]) -> None:
-        nonlocal how
-        if event.get("event") == "warning":
-            leader.warnings.append(str(event.get("message")))
-        if event.get("event") == "together":
-            how = str(event.get("how"))
-            if how == "alone":
-                leader.together_with = []
-                _drop(partners)
+    def note(event: Event) -> None:
+        nonlocal sharing
+        match event:
+            case Warned(message):
+                leader.warnings.append(message)
+            case SharedJob():
+                sharing = event.sharing
+                if sharing is Sharing.ALONE:
+                    leader.together_with = []
+                    _drop(partners)
+            case _:
+                pass
         on_event(event)
 
     if not leader.prepare():
@@ -73,18 +77,18 @@ def attempt(
     for partner in partners:
         partner.baseline = leader.baseline
     begin = time.monotonic()
-    outcome = executor.run(runner.job([(one.cell, one.folder) for one in group], begin), slot, listen, stop)
+    outcome = executor.run(runner.job([(one.cell, one.folder) for one in group], begin), slot, note, stop)
     spent = time.monotonic() - begin
-    if how != "alone" and (outcome.status == "oom" or (outcome.died and outcome.status == "failed")):
+    if sharing is not Sharing.ALONE and (outcome.status == "oom" or (outcome.died and outcome.status == "failed")):
         # One of them has taken the others along: which one shows when each has a worker of its own.
-        on_event({"event": "warning", "message": f"{(outcome.error or {})['message']}; its cells run one by one"})
+        on_event(Warned(f"{(outcome.error or {})['message']}; its cells run one by one"))
         _drop(group)
         return [None for _ in group]
     ended = [outcome, *outcome.partners, *[None] * (len(partners) - len(outcome.partners))]
     ended[1:] = [None if one is None or one.status == "oom" else one for one in ended[1:]]
     walls = [0.0 if one is None else float(one.result.get("wall", 0.0)) for one in ended]
     walls[0] = spent - sum(walls[1:])
-    on_event({"event": "phase", "name": "evaluation"})
+    on_event(PhaseStarted(Phase.EVALUATION))
     for one, its_outcome, wall in zip(group, ended, walls, strict=True):
         if its_outcome is None:
             one.drop()

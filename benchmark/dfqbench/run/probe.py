@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.grid.choice import REAL
 from dfqbench.run.estimate import Estimate, History, cost_key
+from dfqbench.run.events import Event, Phase, Probed
 from dfqbench.run.stop import Stop
 
 if TYPE_CHECKING:
@@ -63,18 +64,18 @@ def probe_seconds(runner: Runner, executor: Executor, cell: Cell) -> dict[str, f
         Expected seconds of the cell without evaluation (`wall`, `synthesis`, `paid_synthesis`);
         None where it failed (the run will say why).
     """
-    rest: dict[str, float] = {}
+    rest: dict[Phase, float] = {}
 
-    def listen(event: Mapping[str, Any]) -> None:
-        if event.get("event") == "probe":
-            rest[str(event["phase"])] = max(0.0, float(event["seconds"]) - TIMED_SECONDS)
+    def on_event(event: Event) -> None:
+        if isinstance(event, Probed):
+            rest[event.phase] = max(0.0, event.seconds - TIMED_SECONDS)
 
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=runner.folder.path) as attempt:
         begin = time.monotonic()
         job = runner.job([(cell, Path(attempt))], begin, TIMED_SECONDS)
-        outcome = executor.run(job, executor.slots[0], listen, Stop())
+        outcome = executor.run(job, executor.slots[0], on_event, Stop())
     if outcome.status != "ok" and not rest:
         return None
     wall = time.monotonic() - begin + sum(rest.values())
-    synthesis = rest.get("synthesis", 0.0)
+    synthesis = rest.get(Phase.SYNTHESIS, 0.0)
     return {"wall": wall, "synthesis": synthesis, "paid_synthesis": synthesis}

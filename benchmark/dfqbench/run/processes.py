@@ -20,8 +20,8 @@ ALLOCATOR = (
     ":glibc.malloc.arena_max=1"
 )
 """Large tensors are given and taken back at every step; kept by the process instead of returned to the kernel they cost
-no fresh pages (8 % of a step of GDFQ on one core; the results are the same). One arena serves all threads: students in
-lockstep reuse one another's memory (three of GDFQ's on CIFAR-10: 1,372 MiB instead of 1,924). Read by glibc, ignored
+no fresh pages (8 % of a step of GDFQ on one core; the results are the same). One arena serves all threads: students of
+one loop reuse one another's memory (three of GDFQ's on CIFAR-10: 1,372 MiB instead of 1,924). Read by glibc, ignored
 elsewhere."""
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from filelock import FileLock
 
 from dfqbench.run.cell import Cell
+from dfqbench.run.events import Event, SharedJob, Sharing, SourceReady
 from dfqbench.run.locks import Locks
 from dfqbench.run.record import Record
 from dfqbench.run.runner import Runner
@@ -55,7 +55,7 @@ class Claim:
 class Queue:
     """The cells that are left to run, in the plan's order.
 
-    All methods but `hear` belong to the sweep's own thread.
+    All methods but `on_event` belong to the sweep's own thread.
 
     Attributes:
         waiting: cells that nobody here has in hand.
@@ -132,16 +132,19 @@ class Queue:
             return claim
         return None
 
-    def hear(self, claim: Claim, event: Mapping[str, Any]) -> None:
-        """Listens to what a claim's worker says of its source and its partners; from any thread."""
-        if event.get("event") == "source":
-            if not event.get("shared"):
-                # Others would not find it either: nobody need wait for it again.
-                self._unshared.add(claim.cell.source_id)
-            claim.free_source()
-        if event.get("event") == "together" and event.get("how") == "alone":
-            # The sweep's own thread puts them back.
-            claim.alone = True
+    def on_event(self, claim: Claim, event: Event) -> None:
+        """Note what a claim's worker reports of its source and its members; called from any thread."""
+        match event:
+            case SourceReady(shared):
+                if not shared:
+                    # Other cells would not find it either: none needs to wait for it again.
+                    self._unshared.add(claim.cell.source_id)
+                claim.free_source()
+            case SharedJob(Sharing.ALONE):
+                # The sweep's own thread puts them back.
+                claim.alone = True
+            case _:
+                pass
 
     def take_back(self) -> None:
         """Puts the partners that a worker has declined among the waiting again."""

@@ -12,6 +12,7 @@ from dfqbench.api.errors import DfqError
 from dfqbench.run.cell import Cell
 from dfqbench.run.display import Display
 from dfqbench.run.estimate import History
+from dfqbench.run.events import Event, Phase, PhaseStarted
 from dfqbench.run.executor import Executor, OnEvent, Slot
 from dfqbench.run.known import KnownStudent
 from dfqbench.run.measure import attempt, evaluate_known, without_running
@@ -128,7 +129,7 @@ class Sweep:
     def _evaluate_part(self, cells: Sequence[Cell], known: Mapping[str, KnownStudent]) -> None:
         with self._queue.held(cells) as mine:
             view = self._display.begin(f"{len(mine)} students that are there already")
-            view.event({"event": "phase", "name": "evaluation"})
+            view.event(PhaseStarted(Phase.EVALUATION))
             try:
                 made = self._made([(cell, known[cell.student_id]) for cell in mine]) if mine else []
             finally:
@@ -211,11 +212,11 @@ class Sweep:
             view.close()
 
     def _listener(self, claim: Claim, view: Any) -> OnEvent:
-        def listen(event: Mapping[str, Any]) -> None:
-            self._queue.hear(claim, event)
+        def on_event(event: Event) -> None:
+            self._queue.on_event(claim, event)
             view.event(event)
 
-        return listen
+        return on_event
 
     def _finish(self, claim: Claim, found: _Records | OSError) -> None:
         if isinstance(found, OSError):

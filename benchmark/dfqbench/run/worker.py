@@ -1,8 +1,8 @@
 """The worker: one process for the plugin code of one attempt.
 
-Run as `python -m dfqbench.run.worker JOB`. It sends one JSON object a line on its standard output; everything that
-plugin code prints goes to the log. SIGTERM, SIGINT and SIGUSR1 ask it to keep its state at the next step boundary and
-end; SIGUSR2 writes where it is to the log.
+Run as `python -m dfqbench.run.worker JOB`. It writes events as lines to its standard output; everything that plugin
+code prints goes to the log. SIGTERM, SIGINT and SIGUSR1 ask it to keep its state at the next step boundary and end;
+SIGUSR2 writes where it is to the log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dfqbench.run.channel import Channel, Sink
+from dfqbench.run.events import EventSink, EventWriter, Failed, Phase, WorkerStarted
 from dfqbench.run.flag import StopFlag
 from dfqbench.run.job import Job
 
@@ -41,39 +41,40 @@ def main(argv: list[str]) -> int:
         0; whatever went wrong was sent to the parent.
     """
     _end_with_the_parent()
-    channel = Channel()
+    events = EventWriter()
     flag = StopFlag()
     flag.listen()
     # A native crash leaves its stack in the log, and so does a worker that hangs and is about to be killed.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR2, all_threads=True)
-    channel.send("listening")
+    events.send(WorkerStarted())
     job = Job.read(Path(argv[0]))
     _limit_memory(job.memory_mib)
     try:
         with _sole_worker(job.checkpoints), contextlib.ExitStack() as stack:
-            run_job(_with_free_partners(job, stack), channel, flag)
+            run_job(_with_free_members(job, stack), events, flag)
     except Timeout:
         message = "an earlier worker of this cell is still alive"
-        channel.send("error", status="failed", type="Orphan", message=message, phase="setup", step=None, so_far={})
+        events.send(Failed("failed", "Orphan", message, Phase.SETUP, None, plugin="", traceback="", so_far={}))
     return 0
 
 
-def run_job(job: Job, channel: Sink, flag: StopFlag | None = None) -> None:
-    """Runs a job in this process, and its partners where one source can serve all of them.
+def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
+    """Runs a job in this process, and its members where one source can serve all of them.
 
-    Sends how each of them ends as `result`, `error` or `stopped`; a partner's are wrapped in `partner`, and one of
-    which nothing is sent shall run by itself.
+    Sends how each of them ends as `Finished`, `Failed` or `Interrupted`; a member's are wrapped in `MemberEvent`, and a
+    member of which nothing is sent runs by itself.
     """
     # Imported here, so that the parent's clock has seen the process start before torch loads.
     from dfqbench.run.attempt import Attempt
-    from dfqbench.run.ending import told
+    from dfqbench.run.ending import report_failure
     from dfqbench.run.group import run_group
 
-    attempt = Attempt(job, channel, flag)
-    with told(attempt, channel):
+    flag = flag or StopFlag()
+    attempt = Attempt(job, events, flag)
+    with report_failure(attempt, events):
         attempt.begin()
-        run_group(attempt, job, channel, flag or StopFlag())
+        run_group(attempt, job, events, flag)
 
 
 def _end_with_the_parent() -> None:
@@ -104,7 +105,7 @@ def _sole_worker(folder: str) -> Iterator[None]:
         yield
 
 
-def _with_free_partners(job: Job, stack: contextlib.ExitStack) -> Job:
+def _with_free_members(job: Job, stack: contextlib.ExitStack) -> Job:
     """The job, with its partners if no other worker has one of them in hand."""
     try:
         for partner in job.partners:

@@ -1,0 +1,265 @@
+"""Events that a worker sends to its parent, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cache
+from typing import IO, Any, ClassVar, Protocol, TypeAlias, cast, get_args, get_origin, get_type_hints
+
+from dfqbench.api.errors import DfqError
+
+
+class Phase(StrEnum):
+    """Part of an attempt at a cell."""
+
+    SETUP = "setup"
+    SYNTHESIS = "synthesis"
+    QUANTIZATION = "quantization"
+    SAVING = "saving"
+    EVALUATION = "evaluation"
+
+
+class Sharing(StrEnum):
+    """How cells that differ in the bits only share a worker.
+
+    `ALONE`: not at all. `ONE_BY_ONE`: one after the other, each from the saved source. `ONE_LOOP`: in one loop, from
+    one live source.
+    """
+
+    ALONE = "alone"
+    ONE_BY_ONE = "one by one"
+    ONE_LOOP = "one loop"
+
+
+class EventError(DfqError):
+    """A line or an object of JSON data is no event."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """The worker handles signals from now on."""
+
+    name: ClassVar[str] = "started"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    """A phase has begun."""
+
+    name: ClassVar[str] = "phase"
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A plugin has reported a step.
+
+    Attributes:
+        phase: the phase under way.
+        step: of the phase, from 1.
+        total: steps of the phase.
+        scalars: losses and other numbers, by name.
+    """
+
+    name: ClassVar[str] = "progress"
+    phase: Phase
+    step: int
+    total: int
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that a person should know; it ends nothing."""
+
+    name: ClassVar[str] = "warning"
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReady:
+    """The source of images is made or loaded.
+
+    Attributes:
+        shared: whether it is on disk, for other cells.
+    """
+
+    name: ClassVar[str] = "source"
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SharedJob:
+    """How the members of a job share its worker.
+
+    Attributes:
+        sharing: `ALONE` where the members need workers of their own.
+        members: number of cells of the job beside the first.
+    """
+
+    name: ClassVar[str] = "shared_job"
+    sharing: Sharing
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Expected seconds of a whole phase, from its first steps."""
+
+    name: ClassVar[str] = "probe"
+    phase: Phase
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The student is saved; `result` is `Attempt.finish()`."""
+
+    name: ClassVar[str] = "result"
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An exception has ended the attempt.
+
+    Attributes:
+        status: as in the record.
+        type: class of the exception.
+        message: one line.
+        phase: in which it happened.
+        step: last step that the plugin reported, or None.
+        plugin: whose code was running; empty: the host's.
+        traceback: of the exception.
+        so_far: `Costs.so_far()`.
+    """
+
+    name: ClassVar[str] = "error"
+    status: str
+    type: str
+    message: str
+    phase: Phase
+    step: int | None
+    plugin: str
+    traceback: str
+    so_far: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A requested stop has ended the attempt.
+
+    Attributes:
+        kept: whether a state was written just before.
+        phase: in which it happened.
+        step: last step that the plugin reported, or None.
+        so_far: `Costs.so_far()`.
+    """
+
+    name: ClassVar[str] = "stopped"
+    kept: bool
+    phase: Phase
+    step: int | None
+    so_far: dict[str, Any]
+
+
+OfMember: TypeAlias = Finished | Failed | Interrupted | Warned
+"""Events of a member that concern the parent; progress and phases are those of the job's first cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEvent:
+    """An event of a cell that shares the worker.
+
+    Attributes:
+        number: of the member, from 0.
+        event: what happened to it.
+    """
+
+    name: ClassVar[str] = "member"
+    number: int
+    event: OfMember
+
+
+Event: TypeAlias = WorkerStarted | PhaseStarted | Progress | SourceReady | SharedJob | Probed | OfMember | MemberEvent
+
+
+class EventSink(Protocol):
+    """Takes the events of an attempt."""
+
+    def send(self, event: Event) -> None:
+        """Sends one event."""
+        ...
+
+
+class EventWriter:
+    """Writes events as lines to the standard output; whatever else is printed there goes to standard error."""
+
+    def __init__(self) -> None:
+        self._stream: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        os.dup2(2, 1)
+
+    def send(self, event: Event) -> None:
+        """Writes one event."""
+        self._stream.write(to_line(event) + "\n")
+        self._stream.flush()
+
+
+def to_line(event: Event) -> str:
+    """Return an event as JSON; values that JSON does not know become text."""
+    return json.dumps(event, default=_plain)
+
+
+def from_line(line: str) -> Event:
+    """Return the event that `to_line` has made a line of.
+
+    Raises:
+        EventError: the line is JSON, and no event.
+        json.JSONDecodeError: the line is no JSON: text that something else printed, or a line cut off.
+    """
+    return cast(Event, _event(json.loads(line), _KINDS))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Event):
+        return {"name": value.name} | {field.name: getattr(value, field.name) for field in fields(value)}
+    return str(value)
+
+
+_KINDS = {kind.name: kind for kind in get_args(Event)}
+_KINDS_OF_MEMBERS = {kind.name: kind for kind in get_args(OfMember)}
+
+
+def _event(data: Any, kinds: dict[str, Any]) -> object:
+    if not isinstance(data, dict):
+        raise EventError(f"a worker's event is a {type(data).__name__}, not an object")
+    name = data.get("name")
+    kind = kinds.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise EventError(f"a worker sent an unknown event {name!r}")
+    types = _types(kind)
+    if (found := data.keys() - {"name"}) != types.keys():
+        raise EventError(f"a worker's event {name!r} has {sorted(found)}, not {sorted(types)}")
+    return kind(**{field: _value(data[field], types[field], f"{name}.{field}") for field in types})
+
+
+@cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _value(value: Any, expected: Any, where: str) -> object:
+    if expected == OfMember:
+        return _event(value, _KINDS_OF_MEMBERS)
+    if isinstance(expected, type) and issubclass(expected, StrEnum):
+        if value in list(expected):
+            return expected(value)
+        raise EventError(f"{where} of a worker's event is {value!r}, not one of {', '.join(expected)}")
+    accepted = dict if get_origin(expected) is dict else int | float if expected is float else expected
+    if not isinstance(value, accepted):
+        raise EventError(f"{where} of a worker's event is a {type(value).__name__}, not {expected}")
+    return value

@@ -1,0 +1,159 @@
+"""Events between worker and parent: lines, and what the parent makes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from attempts import cell_of, job_of
+from dfqbench.plugins import load_plugins
+from dfqbench.run.events import (
+    Event,
+    EventError,
+    Failed,
+    Finished,
+    Interrupted,
+    MemberEvent,
+    Phase,
+    PhaseStarted,
+    Probed,
+    Progress,
+    SharedJob,
+    Sharing,
+    SourceReady,
+    Warned,
+    WorkerStarted,
+    from_line,
+    to_line,
+)
+from dfqbench.run.executor import EventReader, Slot
+from dfqbench.run.job import Outcome
+from dfqbench.run.local import Host, LocalExecutor
+from dfqbench.run.stop import Stop
+
+FAILED = Failed("oom", "MemoryError", "path \udcff", Phase.SETUP, None, "noise", "Traceback", {"wall": 1.5})
+EVENTS: list[Event] = [
+    WorkerStarted(),
+    PhaseStarted(Phase.SYNTHESIS),
+    Progress(Phase.QUANTIZATION, 3, 10, {"loss": 0.25, "kl": math.inf}),
+    Warned("ä\nb"),
+    SourceReady(shared=True),
+    SharedJob(Sharing.ONE_LOOP, 2),
+    Probed(Phase.SYNTHESIS, 12.5),
+    Finished({"seconds": {}, "reused": None}),
+    FAILED,
+    Interrupted(True, Phase.QUANTIZATION, 7, {"wall": 2}),
+    MemberEvent(1, FAILED),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.name)
+def test_events_come_back_from_lines(event: Event) -> None:
+    line = to_line(event)
+    assert "\n" not in line
+    assert from_line(line) == event
+
+
+def test_every_kind_of_event_is_tested() -> None:
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+    assert len({kind.name for kind in get_args(Event)}) == len(get_args(Event))
+
+
+def test_values_that_json_does_not_know_become_text() -> None:
+    assert from_line(to_line(Finished({"folder": Path("a/b")}))) == Finished({"folder": "a/b"})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (5, "is a int, not an object"),
+        ([], "is a list, not an object"),
+        ({}, "unknown event None"),
+        ({"name": "listening"}, "unknown event 'listening'"),
+        ({"name": ["progress"]}, "unknown event"),
+        ({"name": "warning"}, r"has \[\], not \['message'\]"),
+        ({"name": "warning", "message": "x", "more": 1}, r"not \['message'\]"),
+        ({"name": "warning", "message": 3}, "warning.message of a worker's event is a int"),
+        ({"name": "phase", "phase": "lunch"}, "'lunch', not one of setup, synthesis"),
+        ({"name": "phase", "phase": {}}, "not one of setup, synthesis"),
+        ({"name": "probe", "phase": "setup", "seconds": "3"}, "probe.seconds of a worker's event is a str"),
+        ({"name": "stopped", "kept": True, "phase": "setup", "step": "3", "so_far": {}}, r"int \| None"),
+        ({"name": "member", "number": 0, "event": {"name": "phase", "phase": "setup"}}, "unknown event 'phase'"),
+        ({"name": "member", "number": 0, "event": None}, "not an object"),
+    ],
+)
+def test_other_data_is_no_event(data: Any, words: str) -> None:
+    with pytest.raises(EventError, match=words):
+        from_line(json.dumps(data))
+
+
+@pytest.mark.parametrize("line", ["hello", '{"name": "warni', ""])
+def test_text_is_told_apart_from_wrong_events(line: str) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        from_line(line)
+
+
+def test_reader_makes_outcomes_and_passes_the_rest_on() -> None:
+    seen: list[Event] = []
+    reader = EventReader(seen.append, members=3)
+    warned = Warned("of a member")
+    for event in (*EVENTS[:7], MemberEvent(0, warned), MemberEvent(1, FAILED), MemberEvent(2, Finished({"wall": 1.0}))):
+        reader.send(event)
+    assert seen == [*EVENTS[:7], warned]
+    assert [reader.outcome] == [None]
+    reader.send(Interrupted(True, Phase.QUANTIZATION, 7, {"wall": 2}))
+    outcome = reader.outcome
+    assert outcome is not None
+    assert (outcome.status, outcome.result) == ("preempted", {"wall": 2})
+    assert outcome.error == {"kept": True, "phase": "quantization", "step": 7}
+    error = {
+        **{"type": "MemoryError", "message": "path \udcff", "phase": "setup"},
+        **{"step": None, "plugin": "noise", "traceback": "Traceback"},
+    }
+    members = [None, Outcome("oom", {"wall": 1.5}, error, partners=[]), Outcome("ok", {"wall": 1.0}, partners=[])]
+    assert outcome.partners == members
+
+
+@pytest.mark.parametrize("number", [-1, 1])
+def test_members_that_the_job_lacks_send_no_events(number: int) -> None:
+    with pytest.raises(EventError, match=f"member {number} of 1"):
+        EventReader(lambda _: None, members=1).send(MemberEvent(number, Warned("x")))
+
+
+def outcome_of(lines: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Outcome, list[Event]]:
+    """What the local executor makes of a worker that prints lines and waits for its end."""
+    script = f"import sys\nprint({chr(10).join(lines)!r}, flush=True)\nsys.stdin.read()"
+
+    def spawn(*_: Any, **__: Any) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **pipes)
+
+    monkeypatch.setattr("dfqbench.run.local.spawn", spawn)
+    plugins = load_plugins()
+    job = job_of(cell_of("noise", plugins), folder, "attempt-1", plugins, time_limit=1.0)
+    seen: list[Event] = []
+    executor = LocalExecutor([Slot(0)], Host(folder, 1, "cpu", grace=0.5))
+    return executor.run(job, Slot(0), seen.append, Stop()), seen
+
+
+def test_a_wrong_event_of_a_worker_ends_its_job_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [to_line(WorkerStarted()), '{"name": "surprise", "step": 1}', to_line(Finished({}))]
+    outcome, seen = outcome_of(lines, tmp_path, monkeypatch)
+    assert seen == [WorkerStarted()]
+    assert (outcome.status, outcome.died) == ("failed", True)
+    assert outcome.error is not None
+    assert outcome.error["type"] == "EventError"
+    assert outcome.error["message"] == "a worker sent an unknown event 'surprise'"
+
+
+def test_text_in_the_stream_of_a_worker_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["a greeting", to_line(Warned("one")), '{"name": "progr']
+    outcome, seen = outcome_of(lines, tmp_path, monkeypatch)
+    assert seen == [Warned("one")]
+    assert outcome.status == "timeout"
