@@ -218,7 +218,8 @@ def from_line(line: str) -> Event:
 
     Raises:
         EventError: the line is JSON, and no event.
-        json.JSONDecodeError: the line is no JSON: text that something else printed, or a line cut off.
+        ValueError: the line is no JSON: text that something else printed, or a line cut off.
+        RecursionError: the line is nested too deep.
     """
     return cast(Event, _event(json.loads(line), _KINDS))
 

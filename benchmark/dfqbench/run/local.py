@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import threading
@@ -172,7 +171,7 @@ def _follow(process: subprocess.Popen[str], reader: EventReader, watch: _Watch) 
     for line in process.stdout:
         try:
             event = from_line(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             # Printed before the worker took over its standard output, or cut off by its death.
             continue
         watch.heard()
