@@ -170,6 +170,21 @@ class Fragile(Quantizer):
         return torch.full((), torch.nan if self.params.how == "nan" else 1.0)
 
 
+class Halved(Fragile):
+    """Overrides `quantize` alone: the `quantize_many` that it inherits would make other students."""
+
+    name = "halved"
+
+    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
+        import torch
+
+        student = super().quantize(teacher, source, ctx)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(0.5)
+        return student
+
+
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
     return [Offer(kind.name, f":{kind.__name__}") for kind in (Feeds, FeedsSilently, MakesItsOwn)]
@@ -177,4 +192,4 @@ def dfqbench_methods() -> list[Offer]:
 
 @hookimpl
 def dfqbench_quantizers() -> list[Offer]:
-    return [Offer("fragile", ":Fragile")]
+    return [Offer("fragile", ":Fragile"), Offer("halved", ":Halved")]

@@ -132,7 +132,7 @@ def timeline(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "training").glob("*")}
 
 
-@pytest.mark.parametrize("method", ["feeds-silently", "makes-its-own", "zeroq+distill", "temporal"])
+@pytest.mark.parametrize("method", ["feeds-silently", "makes-its-own", "feeds+halved", "zeroq+distill", "temporal"])
 def test_what_must_go_alone_does(method: str, tmp_path: Path) -> None:
     plugins = load_plugins([PLUGINS / "common.py"])
     if method == "temporal":

@@ -159,11 +159,6 @@ class Attempt:
         return self.plugins.method_class(self._job.method).quantize is Method.quantize
 
     @property
-    def makes_many(self) -> bool:
-        """Whether the quantizer can make the students of several schemes in one loop."""
-        return type(self.quantizer).quantize_many is not Quantizer.quantize_many
-
-    @property
     def trains(self) -> bool:
         """Whether the quantizer takes long enough for a process of its own."""
         return self.plugins.quantizer_class(self._job.quantizer).trains

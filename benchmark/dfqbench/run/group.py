@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.batch import serves_many
+from dfqbench.api.method import Quantizer
 from dfqbench.run.attempt import Attempt
 from dfqbench.run.ending import report_failure
 from dfqbench.run.events import Event, EventSink, Finished, MemberEvent, OfMember, SharedJob, Sharing, Warned
@@ -77,9 +78,16 @@ def _sharing(leader: Attempt, job: Job) -> Sharing:
     if not job.partners or job.probe_seconds or not leader.shares_its_quantizer:
         return Sharing.ALONE
     if hasattr(leader.source, "train_step"):
-        return Sharing.ONE_LOOP if serves_many(leader.source) and leader.makes_many else Sharing.ALONE
+        return Sharing.ONE_LOOP if serves_many(leader.source) and _makes_many(leader.quantizer) else Sharing.ALONE
     # A training of its own is worth a process of its own: others need not wait for it, and cannot lose it.
     return Sharing.ALONE if leader.trains or not leader.has_saved_source else Sharing.ONE_BY_ONE
+
+
+def _makes_many(quantizer: Quantizer) -> bool:
+    """Check that a quantizer defines `quantize_many`, and that no class derived from that one overrides `quantize`."""
+    definitions = {"quantize", "quantize_many"}
+    owner = next(kind for kind in type(quantizer).__mro__ if not definitions.isdisjoint(vars(kind)))
+    return owner is not Quantizer and "quantize_many" in vars(owner)
 
 
 class OutOfStepError(BaseException):
