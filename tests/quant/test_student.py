@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,27 @@ def test_an_untraceable_part_gets_a_quantizer_for_each_call() -> None:
     assert torch.equal(before, student(images))
 
 
+class TwoNames(Branching):
+    """Cannot be traced, and holds its convolution under two names."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.again = self.conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.again(super().forward(x))
+        return y
+
+
+@pytest.mark.parametrize("label", ["w4a4@gdfq", "w4a4@deploy"])
+def test_a_layer_with_two_names_in_an_untraceable_part(label: str) -> None:
+    images = torch.randn(2, 3, 8, 8)
+    teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), TwoNames(), nn.Flatten(), nn.Linear(8 * 36, 1000)).eval()
+    student = observed(prepare(teacher, parse_scheme(label), card(8)), images)
+    assert measure_coverage(student, images).violations == []
+    assert "2.conv" in {operand.name for operand in student.operands if operand.kind == "weight"}
+
+
 def test_an_unreachable_activation_is_refused_not_ignored() -> None:
     with pytest.raises(Unavailable, match=r"untraceable part cannot be reached: 2"):
         prepare(branching(True), parse_scheme("w4a4"), card(8))
@@ -239,6 +261,17 @@ def test_a_folder_without_a_student(tmp_path: Path) -> None:
     (tmp_path / "student.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="cannot be read"):
         load_student(tmp_path)
+
+
+def test_a_layer_named_observer_is_saved() -> None:
+    network = nn.Sequential(OrderedDict(observer=nn.Sequential(nn.Conv2d(3, 4, 1)), act=nn.ReLU(), flat=nn.Flatten()))
+    student = prepare(network.eval(), parse_scheme("w4a4"), card(4))
+    images = torch.randn(2, 3, 4, 4)
+    with student.observing("ema"):
+        student(images)
+    other = prepare(network, parse_scheme("w4a4"), card(4))
+    other.load_state_dict(student.finished_state())
+    assert torch.equal(other(images), student(images))
 
 
 def test_finished_state_of_a_trained_student_loads_into_a_new_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,11 +140,14 @@ def layer_bits(found: Probe, scheme: Scheme) -> dict[str, LayerBits]:
 
 def _quantize_weights(traced: fx.GraphModule, scheme: Scheme, bits: dict[str, LayerBits]) -> list[QuantizedOperand]:
     operands = []
+    # An untraced part may hold a layer under further names; replacing it under one would leave the others behind.
+    names = Counter(id(module) for _, module in traced.named_modules(remove_duplicate=False))
     for name, module in list(traced.named_modules()):
         if isinstance(module, WEIGHTED) and name in bits and bits[name].weight != OFF:
             quantizer = FakeQuantizeWeight(scheme.protocol.weights, bits[name].weight)
             layer = module
-            if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not has_hooks(module):
+            is_plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not has_hooks(module)
+            if is_plain and names[id(module)] == 1:
                 layer = QuantizedConv2d.from_float(module)
                 traced.set_submodule(name, layer)
             # unsafe: the check would run a forward and backward of the quantizer for nothing.

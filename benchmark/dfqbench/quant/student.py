@@ -19,6 +19,7 @@ from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError
 from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
 from dfqbench.quant.integer_conv import QuantizedConv2d
+from dfqbench.quant.observers import Observer
 from dfqbench.quant.rewrite import Rewritten, rewrite
 from dfqbench.quant.scheme import Scheme
 
@@ -119,7 +120,8 @@ class Student(nn.Module):
 
     def finished_state(self) -> dict[str, Tensor]:
         """Return parameters, buffers and ranges; observers, which are needed during training only, are left out."""
-        return {name: value.detach() for name, value in self.state_dict().items() if ".observer." not in name}
+        observers = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, Observer))
+        return {name: value.detach() for name, value in self.state_dict().items() if not name.startswith(observers)}
 
     def activation_quantizers(self) -> list[FakeQuantize]:
         """Return every activation's `FakeQuantize`, in the order of the network's modules."""
