@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from dfqbench.api import InputError, ModelCard, Unavailable
 from dfqbench.quant import Scheme, Student, load_student, parse_scheme, prepare, save_student
 from dfqbench.quant.coverage import measure_coverage
+from dfqbench.quant.range_rules import known_range_rules
 from dfqbench.quant.scheme import GDFQ, Override
 
 SIDE = 64
@@ -263,8 +264,22 @@ def test_a_folder_without_a_student(tmp_path: Path) -> None:
         load_student(tmp_path)
 
 
-def test_a_layer_named_observer_is_saved() -> None:
-    network = nn.Sequential(OrderedDict(observer=nn.Sequential(nn.Conv2d(3, 4, 1)), act=nn.ReLU(), flat=nn.Flatten()))
+@pytest.mark.parametrize("rule", known_range_rules())
+def test_ranges_go_on_from_a_state_in_a_new_student(rule: str) -> None:
+    teacher, batches = Functional().eval(), list(torch.randn(6, 4, 3, 16, 16))
+    student, other = (prepare(teacher, parse_scheme("w4a4"), card(16)) for _ in range(2))
+    for number, batch in enumerate(batches):
+        if number == 3:
+            other.load_state_dict(student.state_dict())
+        for member in (student,) if number < 3 else (student, other):
+            with torch.no_grad(), member.observing(rule):
+                member(batch)
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in other.state_dict().items())
+    assert torch.equal(student(batches[0]), other(batches[0]))
+
+
+def test_a_layer_named_observers_is_saved() -> None:
+    network = nn.Sequential(OrderedDict(observers=nn.Sequential(nn.Conv2d(3, 4, 1)), act=nn.ReLU(), flat=nn.Flatten()))
     student = prepare(network.eval(), parse_scheme("w4a4"), card(4))
     images = torch.randn(2, 3, 4, 4)
     with student.observing("ema"):

@@ -126,8 +126,8 @@ class Quantizer(ABC):
         """Make several students from one live source that does not look at them; optional.
 
         A quantizer that defines it makes the students of all bit-widths at the price of one source. Each student must
-        be bit for bit what `quantize` makes of it alone; a class that overrides only `quantize` of one that defines both
-        makes one student at a time. What concerns one student only goes through its context's `for_student`.
+        be bit for bit what `quantize` makes of it alone; where a class derived from it overrides only `quantize`, that
+        is called for each student. What concerns one student only goes through its context's `for_student`.
 
         Args:
             teacher: as in `quantize`.

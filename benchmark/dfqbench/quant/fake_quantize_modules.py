@@ -14,8 +14,11 @@ from dfqbench.quant.fake_quantize import (
     fake_quantize_weight,
     shifted_qparams,
 )
-from dfqbench.quant.observers import Observer, observer_class
+from dfqbench.quant.observers import observer_class
 from dfqbench.quant.scheme import Operand, Rounding
+
+RULE = "rule:"
+"""Begins an observer's name in a state; the name of a range rule alone might be that of one of torch's methods."""
 
 
 class FakeQuantizeWeight(nn.Module):
@@ -42,7 +45,7 @@ class FakeQuantize(nn.Module):
         name: dotted name of the place in the network.
         operand: how activations are quantized.
         bits: k.
-        observer: the observer of the range rule, or None before one was chosen.
+        observers: the observer, by `RULE` and the name of its range rule; empty before one was chosen.
         observing: whether a forward pass updates the range.
         low: 0-d, lower end of the range.
         high: 0-d, upper end of the range.
@@ -62,7 +65,7 @@ class FakeQuantize(nn.Module):
         self.name = name
         self.operand = operand
         self.bits = bits
-        self.observer: Observer | None = None
+        self.observers = nn.ModuleDict()
         self.observing = False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
@@ -71,17 +74,18 @@ class FakeQuantize(nn.Module):
         # Derived from the range; not saved, so that a saved student holds one range.
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
+        self.register_load_state_dict_pre_hook(_attach_before_load)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_update_after_load)  # type: ignore[no-untyped-call]
 
     def attach_observer(self, rule: str) -> None:
-        """Give the range a new observer of this range rule; keep the present one where it is of the same class.
+        """Give the range a new observer of this range rule; keep the present one where it is of the same rule.
 
         Raises:
             UsageError: unknown rule.
         """
         observer = observer_class(rule)
-        if type(self.observer) is not observer:
-            self.observer = observer().to(self.low.device)
+        if RULE + rule not in self.observers:
+            self.observers = nn.ModuleDict({RULE + rule: observer().to(self.low.device)})
 
     @torch.no_grad()
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:
@@ -115,10 +119,11 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round `x` (any shape); while observing, update the range first."""
-        if self.observing and self.observer is not None:
+        if self.observing:
             with torch.no_grad():
                 self.batches += 1
-                self._set(*self.observer(x))
+                for observer in self.observers.values():
+                    self._set(*observer(x))
         if self.operand.rounding is Rounding.SHIFTED:
             return fake_quantize(x, self.scale, self.shift, self.bits)
         return fake_quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
@@ -130,6 +135,14 @@ class FakeQuantize(nn.Module):
     def extra_repr(self) -> str:
         """Name and bits, for printing."""
         return f"{self.name}, bits={self.bits}"
+
+
+def _attach_before_load(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ARG001
+    """Give a `FakeQuantize` the observer that a state was saved with, so that a training in progress can go on."""
+    start = f"{prefix}observers.{RULE}"
+    for name in state:
+        if name.startswith(start) and isinstance(module, FakeQuantize):
+            module.attach_observer(name[len(start) :].partition(".")[0])
 
 
 def _update_after_load(module: nn.Module, keys: Any) -> None:  # noqa: ARG001 - torch's signature

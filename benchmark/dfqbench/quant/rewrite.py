@@ -146,8 +146,8 @@ def _quantize_weights(traced: fx.GraphModule, scheme: Scheme, bits: dict[str, La
         if isinstance(module, WEIGHTED) and name in bits and bits[name].weight != OFF:
             quantizer = FakeQuantizeWeight(scheme.protocol.weights, bits[name].weight)
             layer = module
-            is_plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not has_hooks(module)
-            if is_plain and names[id(module)] == 1:
+            replaceable = names[id(module)] == 1 and not has_hooks(module)
+            if replaceable and type(module) is nn.Conv2d and module.padding_mode == "zeros":
                 layer = QuantizedConv2d.from_float(module)
                 traced.set_submodule(name, layer)
             # unsafe: the check would run a forward and backward of the quantizer for nothing.
