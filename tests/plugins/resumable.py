@@ -151,7 +151,43 @@ class LearnsTwice(Method):
         return _Drifting(mean, ctx)
 
 
+class _Shaken:
+    """Images that move by random numbers, the context's and the global ones; an `ImageOptimizer`."""
+
+    def __init__(self, ctx: Context, count: int) -> None:
+        self._random = ctx.generator
+        self.images = self._noise((count, *ctx.card.input_size))
+
+    def _noise(self, shape: tuple[int, ...]) -> Any:
+        import torch
+
+        return torch.randn(shape, generator=self._random) + torch.randn(shape)
+
+    def step(self) -> Any:
+        self.images = 0.9 * self.images + self._noise(self.images.shape)
+        return self.images.mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.images = state["images"]
+
+
+class ShakesImages(_Base):
+    """Draws in the steps of the image loop, and not only where a batch begins."""
+
+    name = "shakes-images"
+
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        from dfqbench.synth import optimize_images
+
+        return optimize_images(
+            teacher, ctx, lambda count: _Shaken(ctx, count), count=64, batch=32, iterations=STEPS * 25, what="shaken"
+        )
+
+
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    kinds = (CountsOnChance, PeeksEarly, KeepsNothing, OddState, LearnsTwice)
+    kinds = (CountsOnChance, PeeksEarly, KeepsNothing, OddState, LearnsTwice, ShakesImages)
     return [Offer(kind.name, f":{kind.__name__}") for kind in kinds]

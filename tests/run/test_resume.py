@@ -24,6 +24,7 @@ EVERYTHING = (
     "gdfq+calibrate",
     "counts-on-chance",
     "learns-twice",
+    "shakes-images",
 )
 
 

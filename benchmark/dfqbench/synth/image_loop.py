@@ -63,20 +63,19 @@ def optimize_images(
     """
     steps = ctx.budget.image_steps(iterations)
     sizes = [min(batch, count - first) for first in range(0, count, batch)]
-    restored = ctx.restored or {"done": [], "step": 0, "noise": ctx.generator.get_state(), "current": None}
-    done: list[Tensor] = [images.to(ctx.device) for images in restored["done"]]
-    ctx.generator.set_state(restored["noise"].cpu())
+    restored = ctx.restored
+    done: list[Tensor] = [] if restored is None else [images.to(ctx.device) for images in restored["done"]]
     for index in range(len(done), len(sizes)):
-        noise = ctx.generator.get_state()
-        current = start(sizes[index])
-        first = 0
-        if index == len(restored["done"]) and restored["current"] is not None:
+        current, first = start(sizes[index]), 0
+        # Read again after the start, whose random numbers the images of the checkpoint replace.
+        restored = None if restored is None else ctx.restored
+        if restored is not None:
             current.load_state_dict(restored["current"])
-            first = restored["step"]
+            first, restored = restored["step"], None
         for step in range(first, steps):
             loss = current.step()
             ctx.progress(index * steps + step + 1, len(sizes) * steps, loss=loss)
-            state = {"done": done, "step": step + 1, "noise": noise}
+            state = {"done": done, "step": step + 1}
             ctx.checkpoint(lambda current=current, state=state: state | {"current": current.state_dict()})  # type: ignore[misc]
         done.append(current.images.detach())
     images = torch.cat(done)
