@@ -119,7 +119,7 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Round `x` (any shape); while observing, update the range first."""
-        if self.observing:
+        if self.observing and self.observers:
             with torch.no_grad():
                 self.batches += 1
                 for observer in self.observers.values():
