@@ -56,6 +56,20 @@ def test_source_calls_are_charged_to_synthesis() -> None:
     assert clock.seconds == pytest.approx({"synthesis": 5 + 9, "quantization": 11})
 
 
+def test_account_read_in_a_pause_does_not_end_the_pause() -> None:
+    time = Time()
+    clock = Clock(now=lambda: time.host)
+    with clock.phase("quantization", inside="synthesis"):
+        for _ in range(3):
+            with clock.inside():
+                time.host += 2
+            time.host += 1
+            with clock.paused():
+                clock.so_far()
+                time.host += 5
+    assert clock.seconds == pytest.approx({"synthesis": 6, "quantization": 3})
+
+
 def test_an_exception_still_charges_the_time() -> None:
     time = Time()
     clock = Clock(now=lambda: time.host)

@@ -111,6 +111,7 @@ class PhaseTimer:
         self._timers = timers
         self._students = students
         self._depth = 0
+        self._paused = False
         # The student at work; None: what they have in common.
         self._current: int | None = 0 if students == 1 else None
         self.restart()
@@ -122,7 +123,8 @@ class PhaseTimer:
         self._switch()
 
     def _switch(self) -> None:
-        self._segments.switch(("source", self.payer) if self._depth else ("student", self._current))
+        label = ("source", self.payer) if self._depth else ("student", self._current)
+        self._segments.switch(None if self._paused else label)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -149,12 +151,17 @@ class PhaseTimer:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves out the time of a block."""
-        self._segments.switch(None)
+        if self._paused:
+            yield
+            return
+        self._paused = True
+        self._switch()
         self._timers.synchronize()
         begin = self._timers.now()
         try:
             yield
         finally:
+            self._paused = False
             self._begin += self._timers.now() - begin
             self._switch()
 
