@@ -52,7 +52,8 @@ def read_cells(out: Path) -> dict[str, tuple[dict[str, Any], Path]]:
     cells = {}
     for file in sorted(out.rglob("record.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
-        cells[f"{record['label']} {record['scheme']['label']} seed {record['seed']}"] = record, file.parent
+        name = f"{record['label']} {record['model']['name']} {record['scheme']['label']} seed {record['seed']}"
+        cells[name] = record, file.parent
     return cells
 
 

@@ -67,16 +67,23 @@ def optimize_images(
     done: list[Tensor] = [] if restored is None else [images.to(ctx.device) for images in restored["done"]]
     for index in range(len(done), len(sizes)):
         current, first = start(sizes[index]), 0
-        # Read again after the start, whose random numbers the images of the checkpoint replace.
-        restored = None if restored is None else ctx.restored
         if restored is not None:
+            # The start has drawn random numbers: set the generators back to the checkpoint, the host's by reading again.
+            restored = ctx.restored or restored
+            ctx.generator.set_state(restored["random"].cpu())
             current.load_state_dict(restored["current"])
             first, restored = restored["step"], None
         for step in range(first, steps):
             loss = current.step()
             ctx.progress(index * steps + step + 1, len(sizes) * steps, loss=loss)
-            state = {"done": done, "step": step + 1}
-            ctx.checkpoint(lambda current=current, state=state: state | {"current": current.state_dict()})  # type: ignore[misc]
+            ctx.checkpoint(
+                lambda current=current, step=step: {  # type: ignore[misc]
+                    "done": done,
+                    "step": step + 1,
+                    "random": ctx.generator.get_state(),
+                    "current": current.state_dict(),
+                }
+            )
         done.append(current.images.detach())
     images = torch.cat(done)
     if not bool(torch.isfinite(images).all()):
