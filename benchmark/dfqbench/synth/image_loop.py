@@ -68,7 +68,7 @@ def optimize_images(
     for index in range(len(done), len(sizes)):
         current, first = start(sizes[index]), 0
         if restored is not None:
-            # The start has drawn random numbers: set the generators back to the checkpoint, the host's by reading again.
+            # The start has drawn random numbers: set the generators back, the host's by reading the state again.
             restored = ctx.restored or restored
             ctx.generator.set_state(restored["random"].cpu())
             current.load_state_dict(restored["current"])
