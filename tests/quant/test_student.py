@@ -278,6 +278,22 @@ def test_ranges_go_on_from_a_state_in_a_new_student(rule: str) -> None:
     assert torch.equal(student(batches[0]), other(batches[0]))
 
 
+def test_minimum_and_maximum_widen_a_range_that_is_known() -> None:
+    student, other = (prepare(Functional().eval(), parse_scheme("w4a4"), card(16)) for _ in range(2))
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad(), student.observing("minmax"):
+        student(images)
+    other.load_state_dict(student.finished_state())
+    with torch.no_grad(), other.observing("minmax"):
+        other(0.01 * images)
+    ranges = [[q.high.item() for q in member.activation_quantizers()] for member in (student, other)]
+    assert ranges[0][0] == ranges[1][0]
+    other.activation_quantizers()[0].set_range(0.0, 100.0)
+    with torch.no_grad(), other.observing("ema"):
+        other(images)
+    assert other.activation_quantizers()[0].high.item() == pytest.approx(ranges[0][0])
+
+
 def test_a_layer_named_observers_is_saved() -> None:
     network = nn.Sequential(OrderedDict(observers=nn.Sequential(nn.Conv2d(3, 4, 1)), act=nn.ReLU(), flat=nn.Flatten()))
     student = prepare(network.eval(), parse_scheme("w4a4"), card(4))

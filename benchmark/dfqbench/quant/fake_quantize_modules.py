@@ -85,7 +85,9 @@ class FakeQuantize(nn.Module):
         """
         observer = observer_class(rule)
         if RULE + rule not in self.observers:
-            self.observers = nn.ModuleDict({RULE + rule: observer().to(self.low.device)})
+            new = observer().to(self.low.device)
+            new.start(self.low, self.high)
+            self.observers = nn.ModuleDict({RULE + rule: new})
 
     @torch.no_grad()
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:

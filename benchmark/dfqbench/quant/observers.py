@@ -45,13 +45,16 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
 class Observer(nn.Module, ABC):
     """Follows the range of one tensor over batches; what it remembers are buffers, so that checkpoints hold it."""
 
+    def start(self, low: Tensor, high: Tensor) -> None:
+        """Take the present range (0-d; 0 and 0 where none is known) into account before the first batch."""
+
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take one more batch `x` (any shape) into account and return the range, low and high (0-d)."""
 
 
 class MinMaxObserver(Observer):
-    """The running minimum and maximum, both starting at 0 (ZeroQ, released code)."""
+    """The running minimum and maximum, both starting at 0 (ZeroQ, released code) or at a range that is known."""
 
     low: Tensor
     high: Tensor
@@ -60,6 +63,11 @@ class MinMaxObserver(Observer):
         super().__init__()
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
+
+    def start(self, low: Tensor, high: Tensor) -> None:
+        """Begin with the present range."""
+        self.low.copy_(low)
+        self.high.copy_(high)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Widen the range to the batch's minimum and maximum."""
