@@ -1,8 +1,9 @@
 """Convolutions of a student in training, computed on the integers of its quantization levels in bfloat16.
 
-A quantized tensor is integers over a scale, x = n / S. bfloat16 holds integers up to 256 exactly, so a convolution in
-bfloat16 multiplies the integers without rounding any operand; sums are accumulated in float32, and only the result and
-the gradients are rounded to bfloat16. Evaluation never computes this way.
+A quantized tensor is integers over a scale, x = n / S. bfloat16 holds integers up to 256 exactly, so where the range
+contains zero, a convolution in bfloat16 multiplies the integers without rounding any operand. (The integers of a range far
+from zero are larger; bfloat16 rounds them as it would round x itself, by 0.2 % at most.) Sums are accumulated in float32.
+Only the result and the gradients are rounded to bfloat16. Evaluation never computes this way.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def integer_conv2d(  # noqa: PLR0917 - operators take their arguments by positio
     """Convolve quantized tensors: conv(S_x x, S_w w) / (S_x S_w), with the integers in bfloat16.
 
     Args:
-        x: (N, C, H, W), S_x x are integers of at most 8 bits.
-        weight: (O, C / groups, ...), S_w w likewise.
+        x: (N, C, H, W), S_x x are integers.
+        weight: (O, C / groups, ...), S_w w are integers.
         x_scale: S_x, 0-d.
         w_scale: S_w, 0-d or (O, 1, 1, 1).
         stride: as of `torch.nn.functional.conv2d`.
