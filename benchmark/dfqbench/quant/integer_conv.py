@@ -1,9 +1,9 @@
 """Convolutions of a student in training, computed on the integers of its quantization levels in bfloat16.
 
 A quantized tensor is integers over a scale, x = n / S. bfloat16 holds integers up to 256 exactly, so where the range
-contains zero, a convolution in bfloat16 multiplies the integers without rounding any operand. (The integers of a range far
-from zero are larger; bfloat16 rounds them as it would round x itself, by 0.2 % at most.) Sums are accumulated in float32.
-Only the result and the gradients are rounded to bfloat16. Evaluation never computes this way.
+contains zero, a convolution in bfloat16 multiplies the integers without rounding any operand. (The integers of a range
+far from zero are larger; bfloat16 rounds them as it would round x itself, by 0.2 % at most.) Sums are accumulated in
+float32. Only the result and the gradients are rounded to bfloat16. Evaluation never computes this way.
 """
 
 from __future__ import annotations
