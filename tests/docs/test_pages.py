@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -148,3 +149,11 @@ def test_links_between_pages_and_cited_sections_exist() -> None:
     assert len(cited) > 5
     for number in cited:
         assert re.search(rf"^(## {number} |\*\*{re.escape(number)} )", sections, re.MULTILINE), number
+
+
+def test_reference_pages_name_modules_that_exist() -> None:
+    reference = Path(__file__).parents[2] / "docs" / "reference"
+    lines = [line for page in reference.glob("*.md") for line in page.read_text().splitlines()]
+    modules = [line.removeprefix("::: ") for line in lines if line.startswith("::: ")]
+    assert len(modules) > 20
+    assert [module for module in modules if importlib.util.find_spec(module) is None] == []
