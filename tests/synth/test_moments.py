@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dfqbench.synth import Moments, batch_moments, positions, sample_moments, unbiased
+from dfqbench.synth import batch_moments, positions, sample_moments, unbiased
 
 
 @pytest.fixture
@@ -72,8 +72,3 @@ def test_unbiased_variance_stays_finite_for_one_position(noise: torch.Generator)
     torch.testing.assert_close(unbiased(sample_moments(x), positions(x)).var, x.var((2, 3)))
     alone = unbiased(sample_moments(x[..., :1, :1]), 1)
     assert torch.equal(alone.var, torch.zeros(2, 3, dtype=torch.float64))
-
-
-def test_detach_drops_the_graph() -> None:
-    x = torch.ones((2, 3), requires_grad=True)
-    assert not Moments(x * 2, x * 3).detach().var.requires_grad

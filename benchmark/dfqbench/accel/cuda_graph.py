@@ -32,7 +32,6 @@ class Recorder(Protocol):
 
     def warm(self, run: Run) -> Results:
         """Run a step eagerly, in the state in which graphs will be captured."""
-        ...
 
     def capture(self, run: Run) -> tuple[Results, Callable[[], None]]:
         """Capture a step without computing anything.
@@ -43,7 +42,6 @@ class Recorder(Protocol):
         Raises:
             RuntimeError: the step cannot be captured.
         """
-        ...
 
 
 class Counters(Protocol):
@@ -51,11 +49,9 @@ class Counters(Protocol):
 
     def as_dict(self) -> dict[str, int]:
         """Return the present counts."""
-        ...
 
     def add(self, more: Mapping[str, int]) -> None:
         """Raise the counts."""
-        ...
 
 
 class CudaRecorder:

@@ -191,8 +191,7 @@ def unfuse_norm_activations(network: nn.Module) -> None:
     """
     for path, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and isinstance(getattr(module, "act", None), nn.Module) and path:
-            parent, _, child = path.rpartition(".")
-            network.get_submodule(parent).add_module(child, _split(module))
+            network.set_submodule(path, _split(module))
 
 
 def _split(fused: nn.BatchNorm2d) -> nn.Sequential:
@@ -214,31 +213,23 @@ def _split(fused: nn.BatchNorm2d) -> nn.Sequential:
     return nn.Sequential(parts).train(fused.training)
 
 
-def fold_batchnorm(traced: fx.GraphModule) -> int:
+def fold_batchnorm(traced: fx.GraphModule) -> None:
     """Folds each BatchNorm into the convolution that directly precedes it, in place.
 
     Left alone: a convolution whose output is also used elsewhere, and modules called more than once.
-
-    Returns:
-        Number of BatchNorms folded.
     """
     calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
-    folded = 0
     for node in list(traced.graph.nodes):
         pair = _foldable(traced, node, calls)
         if pair is None:
             continue
         before, convolution, norm = pair
-        parent, _, child = str(before.target).rpartition(".")
         with torch.no_grad():
-            fused = fuse_conv_bn_eval(convolution, norm)
-        traced.get_submodule(parent).add_module(child, fused)
+            traced.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
-        folded += 1
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return folded
 
 
 def _foldable(traced: fx.GraphModule, node: fx.Node, calls: Counter[str]) -> tuple[fx.Node, _ConvNd, _BatchNorm] | None:

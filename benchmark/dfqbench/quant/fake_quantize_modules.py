@@ -33,10 +33,6 @@ class FakeQuantizeWeight(nn.Module):
         """Round the weight (out, ...) to the levels of its present range."""
         return fake_quantize_weight(weight, self.operand, self.bits)[0]
 
-    def extra_repr(self) -> str:
-        """Bits, for printing."""
-        return f"bits={self.bits}"
-
 
 class FakeQuantize(nn.Module):
     """Rounds an activation to the levels of its range; the range follows the batches while `observing` is set.

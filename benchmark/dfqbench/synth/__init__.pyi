@@ -31,7 +31,6 @@ from .image_loop import AdamOnPlateau as AdamOnPlateau
 from .image_loop import ImageOptimizer as ImageOptimizer
 from .image_loop import optimize_images as optimize_images
 from .loop import GeneratorSource as GeneratorSource
-from .loop import LoopSettings as LoopSettings
 from .losses import ZEROQ_EPS as ZEROQ_EPS
 from .losses import bns_loss as bns_loss
 from .losses import expected_margin_loss as expected_margin_loss

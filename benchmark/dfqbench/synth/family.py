@@ -10,7 +10,7 @@ from torch import nn
 
 from dfqbench.api import Context
 from dfqbench.synth.generators import Draw, Generator, class_condition
-from dfqbench.synth.loop import GeneratorSource, LoopSettings
+from dfqbench.synth.loop import GeneratorSource
 from dfqbench.synth.params import GeneratorParams, TrainingPlan, is_large
 from dfqbench.synth.terms import LossTerm, bns_term, cross_entropy_term, margin_term
 
@@ -86,26 +86,15 @@ def generator_source(
         extra: size of a further condition that `draw` makes.
     """
     size = params.latent if latent is None else latent
-    settings = LoopSettings(
-        lr=params.lr,
-        betas=(params.beta1, params.beta2),
-        lr_steps=params.lr_steps,
-        lr_factor=params.lr_factor,
-        augment_share=params.augment_share,
-        augment_scale=params.augment_scale,
-        what=what,
-    )
     return GeneratorSource(
         teacher,
         build_generator(ctx, params, latent=size, extra=extra),
+        ctx,
+        params,
         draw=draw or class_condition(size, ctx.card.classes),
         terms=losses,
-        settings=settings,
         plan=generator_plan(ctx, params),
-        device=ctx.device,
-        seed=ctx.seed(what, "conditions"),
-        autocast=ctx.autocast,
-        graphed=ctx.graphed,
+        what=what,
     )
 
 

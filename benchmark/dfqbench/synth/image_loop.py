@@ -19,19 +19,15 @@ class ImageOptimizer(Protocol):
     @property
     def images(self) -> Tensor:
         """The images (N, C, H, W) as they are now."""
-        ...
 
     def step(self) -> Tensor:
         """Update the images once and return the loss (0-d) of before the update."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images and everything else that the next steps depend on."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        ...
 
 
 def optimize_images(

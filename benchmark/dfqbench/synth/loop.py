@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Batch
-from dfqbench.api.graphed import EagerStep, MakeGraphed
+from dfqbench.api import Batch, Context
+from dfqbench.api.graphed import EagerStep
 from dfqbench.api.numerics import widened
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.generators import Condition, Draw, Generator
 from dfqbench.synth.nan_check import NonFiniteCheck
-from dfqbench.synth.params import TrainingPlan
+from dfqbench.synth.params import GeneratorParams, TrainingPlan
 from dfqbench.synth.statistics import BatchNormStatistics
 from dfqbench.synth.terms import GeneratorPass, LossTerm
-
-
-@dataclass(frozen=True, slots=True)
-class LoopSettings:
-    """Numbers of the loop.
-
-    Attributes:
-        lr: learning rate of Adam.
-        betas: Adam's decays.
-        lr_steps: published epochs at which the rate decays.
-        lr_factor: factor of each decay.
-        augment_share: share of batches that are cropped and flipped before the teacher sees them.
-        augment_scale: smallest share of the area that a crop keeps.
-        what: name of the method, for errors.
-    """
-
-    lr: float
-    betas: tuple[float, float]
-    lr_steps: tuple[int, ...]
-    lr_factor: float
-    augment_share: float
-    augment_scale: float
-    what: str
 
 
 class GeneratorSource:
@@ -61,50 +37,48 @@ class GeneratorSource:
         self,
         teacher: nn.Module,
         generator: Generator,
+        ctx: Context,
+        params: GeneratorParams,
         *,
         draw: Draw,
         terms: Sequence[LossTerm],
-        settings: LoopSettings,
         plan: TrainingPlan,
-        device: torch.device,
-        seed: int,
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        graphed: MakeGraphed = EagerStep,
+        what: str,
     ) -> None:
-        """Builds optimizer and random streams.
+        """Build optimizer and random streams.
 
         Args:
             teacher: in eval mode, parameters frozen; hooked only inside `train_step`.
-            generator: on `device`.
+            generator: on the context's device.
+            ctx: the host's side of the cell.
+            params: learning rate, augmentation and the like.
             draw: makes the conditions.
             terms: the losses; those of weight 0 are left out.
-            settings: numbers of the loop.
             plan: places the learning rate's decays.
-            device: where to compute.
-            seed: of conditions and terms.
-            autocast: `Context.autocast`, for the passes of generator and teacher.
-            graphed: `Context.graphed`, for steps all of whose terms are `capturable`.
+            what: name of the method, for errors and seeds.
         """
         self.generator = generator
         self.terms = [term for term in terms if term.weight != 0]
         self.steps = 0
         self._teacher = teacher
-        self._autocast = autocast
+        self._autocast = ctx.autocast
         self._draw = draw
-        self._settings = settings
+        self._params = params
         self._plan = plan
         self._parameters = list(generator.parameters())
-        # Drawing has a stream of its own: how often somebody looks does not change what is learned.
-        self._random = torch.Generator(device).manual_seed(seed)
-        self._drawing = torch.Generator(device).manual_seed(seed + 1)
+        seed = ctx.seed(what, "conditions")
+        # Drawing has a stream of its own: how often images are drawn does not change what is learned.
+        self._random = torch.Generator(ctx.device).manual_seed(seed)
+        self._drawing = torch.Generator(ctx.device).manual_seed(seed + 1)
         # Whether to augment is decided on the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(seed + 2)
-        make = graphed if all(term.capturable for term in self.terms) else EagerStep
+        make = ctx.graphed if all(term.capturable for term in self.terms) else EagerStep
         self._run_step = make(self._step, generators=[self._random])
+        betas, capturable = (params.beta1, params.beta2), self._run_step.capturable
         self._optimizer = torch.optim.Adam(
-            self._parameters, lr=settings.lr, betas=settings.betas, fused=True, capturable=self._run_step.capturable
+            self._parameters, lr=params.lr, betas=betas, fused=True, capturable=capturable
         )
-        self._nan_check = NonFiniteCheck(f"{settings.what} generator loss", device)
+        self._nan_check = NonFiniteCheck(f"{what} generator loss", ctx.device)
         self._watch = BatchNormStatistics(teacher)
         self._recorder = FeatureMaps(teacher)
 
@@ -124,7 +98,7 @@ class GeneratorSource:
         return widened(logits)
 
     def _augments(self) -> bool:
-        share = self._settings.augment_share
+        share = self._params.augment_share
         return share > 0 and float(torch.rand((), generator=self._coin)) < share
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
@@ -145,12 +119,12 @@ class GeneratorSource:
         active = [t for t in self.terms if self.steps >= t.start and (student is not None or not t.needs_student)]
         watched = [*active, *(t for t in self.terms if t not in active and not t.needs_student)]
         condition = self._draw(size, self._random)
-        decays = self._plan.decays(self._settings.lr_steps, self.steps)
+        decays = self._plan.decays(self._params.lr_steps, self.steps)
         images, logits, *loss = self._run_step(
             condition.noise,
             condition.labels,
             condition.extra,
-            self._settings.lr * self._settings.lr_factor**decays,
+            self._params.lr * self._params.lr_factor**decays,
             key=id(student),
             active=tuple(active),
             watched=tuple(watched),
@@ -184,7 +158,7 @@ class GeneratorSource:
             recorder = stack.enter_context(self._recorder) if any(t.needs_maps for t in watched) else None
             images = self._images(condition)
             if augments:
-                images = crop_and_flip(images, self._settings.augment_scale, self._random)
+                images = crop_and_flip(images, self._params.augment_scale, self._random)
             logits = self._answer(images)
             view = GeneratorPass(
                 images=images,

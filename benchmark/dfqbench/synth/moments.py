@@ -24,10 +24,6 @@ class Moments:
     mean: Tensor
     var: Tensor
 
-    def detach(self) -> Moments:
-        """Return the same values without a graph."""
-        return Moments(self.mean.detach(), self.var.detach())
-
 
 @operator
 def batch_norm_stats(x: Tensor) -> tuple[Tensor, Tensor]:
