@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SMALL_IMAGE = 64
 """Side in pixels up to which images go in large batches."""
+BATCH, LARGE_BATCH = 50, 200
+"""Images of a batch. With more small images the maps leave a CPU's caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def predict_all(networks: Sequence[nn.Module], data: EvaluationSet, device: torc
         Predictions of each network on the CPU, in the order of the labels. A row of logits with a NaN is never correct.
     """
     side = int(next(iter(data.batches(1, device)))[0].shape[-1])
-    size = 500 if side <= SMALL_IMAGE else 50
+    size = LARGE_BATCH if side <= SMALL_IMAGE else BATCH
     answers: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in networks]
     # Weights are put on their grids once for the whole pass instead of once a batch.
     with parametrize.cached():
