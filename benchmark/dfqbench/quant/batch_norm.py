@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dfqbench.quant.operators import operator
-from dfqbench.quant.trace import WEIGHTED, called_module, has_hooks
+from dfqbench.quant.trace import WEIGHTED, BatchNorm, called_module, has_hooks
 
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _ADDITIONS: frozenset[Any] = frozenset({python_operator.add, python_operator.iadd, torch.add, "add", "add_"})
 _MODULES: dict[type[nn.Module], float] = {nn.ReLU: torch.inf, nn.ReLU6: 6.0}
 _FUNCTIONS: dict[Any, float] = {
@@ -232,16 +231,16 @@ def fold_batchnorm(traced: fx.GraphModule) -> None:
     traced.recompile()
 
 
-def _foldable(traced: fx.GraphModule, node: fx.Node, calls: Counter[str]) -> tuple[fx.Node, _ConvNd, _BatchNorm] | None:
+def _foldable(traced: fx.GraphModule, node: fx.Node, calls: Counter[str]) -> tuple[fx.Node, Conv, BatchNorm] | None:
     if node.op != "call_module" or calls[str(node.target)] != 1:
         return None
     norm = traced.get_submodule(str(node.target))
     before = node.args[0] if node.args else None
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or not isinstance(before, fx.Node):
+    if not isinstance(norm, BatchNorm) or norm.running_mean is None or not isinstance(before, fx.Node):
         return None
     if before.op != "call_module" or len(before.users) != 1 or calls[str(before.target)] != 1:
         return None
     convolution = traced.get_submodule(str(before.target))
-    if not isinstance(convolution, _ConvNd) or convolution.transposed:
+    if not isinstance(convolution, Conv):
         return None
     return before, convolution, norm

@@ -100,9 +100,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         out = func(*args, **(kwargs or {}))
         if func in PRODUCTS:
-            # The measurement's own operations must not be measured.
-            with torch.utils._python_dispatch._disable_current_modes():
-                self._count(PRODUCTS[func](args, out))
+            self._count(PRODUCTS[func](args, out))
         return out
 
     def _count(self, product: _Product) -> None:
@@ -159,10 +157,9 @@ def _named_layers(network: nn.Module, stack: list[str]) -> Iterator[None]:
 @contextmanager
 def _checked_activations(student: Student, violations: list[str]) -> Iterator[None]:
     def check(module: nn.Module, _args: Any, out: Tensor) -> None:
-        if isinstance(module, FakeQuantize) and f"activation {module.name}" not in violations:
-            with torch.utils._python_dispatch._disable_current_modes():
-                if not is_quantized(out, module.bits):
-                    violations.append(f"activation {module.name}")
+        name = f"activation {module.name}"
+        if name not in violations and isinstance(module, FakeQuantize) and not is_quantized(out, module.bits):
+            violations.append(name)
 
     handles = [quantizer.register_forward_hook(check) for quantizer in student.activation_quantizers()]
     try:

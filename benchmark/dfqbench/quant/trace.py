@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant.activations import FUNCTIONS, is_activation
 
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers that schemes quantize; their weight's first dimension is the output channel."""
 MOST_RETRIES = 200
@@ -31,7 +31,7 @@ class _Tracer(fx.Tracer):
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self._whole or isinstance(m, (*WEIGHTED, _BatchNorm)) or is_activation(m):
+        if module_qualified_name in self._whole or isinstance(m, (*WEIGHTED, BatchNorm)) or is_activation(m):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

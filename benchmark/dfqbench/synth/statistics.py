@@ -11,10 +11,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dfqbench.api import Skip
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,12 @@ class PassStatistics:
         return batch_moments(self.per_sample)
 
 
-def batchnorm_layers(network: nn.Module) -> list[tuple[str, _BatchNorm]]:
+def batchnorm_layers(network: nn.Module) -> list[tuple[str, BatchNorm]]:
     """Return the BatchNorm layers with running statistics, in order of definition (timm's fused layers included)."""
     return [
         (name, module)
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
+        if isinstance(module, BatchNorm) and module.running_mean is not None and module.running_var is not None
     ]
 
 
@@ -164,7 +165,7 @@ class BatchNormStatistics:
         if not self._paused:
             self._seen = []  # a new list: the old one is part of the statistics already returned
 
-    def _recorder(self, name: str, layer: _BatchNorm) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _recorder(self, name: str, layer: BatchNorm) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         """Return the hook that records a BatchNorm layer's input statistics."""
         running = Moments(_present(layer.running_mean), _present(layer.running_var))
 
