@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dfqbench.run.clock import Clock
+from dfqbench.run.clock import Clock, Timers
 
 
 @dataclass
@@ -42,7 +42,7 @@ class FakeEvent:
 
 def test_source_calls_are_charged_to_synthesis() -> None:
     time = Time()
-    clock = Clock(now=lambda: time.host)
+    clock = Clock(Timers(now=lambda: time.host))
     with clock.phase("synthesis"):
         time.host += 5
     with clock.phase("quantization", inside="synthesis"):
@@ -58,7 +58,7 @@ def test_source_calls_are_charged_to_synthesis() -> None:
 
 def test_account_read_in_a_pause_does_not_end_the_pause() -> None:
     time = Time()
-    clock = Clock(now=lambda: time.host)
+    clock = Clock(Timers(now=lambda: time.host))
     with clock.phase("quantization", inside="synthesis"):
         for _ in range(3):
             with clock.inside():
@@ -72,7 +72,7 @@ def test_account_read_in_a_pause_does_not_end_the_pause() -> None:
 
 def test_an_exception_still_charges_the_time() -> None:
     time = Time()
-    clock = Clock(now=lambda: time.host)
+    clock = Clock(Timers(now=lambda: time.host))
     with pytest.raises(RuntimeError), clock.phase("quantization", inside="synthesis"), clock.inside():
         time.host += 4
         raise RuntimeError
@@ -81,7 +81,7 @@ def test_an_exception_still_charges_the_time() -> None:
 
 def test_a_device_phase_synchronises_once_and_splits_by_events() -> None:
     time = Time()
-    clock = Clock(time.synchronize, lambda: FakeEvent(time), lambda: time.host)
+    clock = Clock(Timers(time.synchronize, lambda: FakeEvent(time), lambda: time.host))
     with clock.phase("quantization", inside="synthesis"):
         for _ in range(100):
             with clock.inside():
@@ -98,7 +98,7 @@ def test_a_device_phase_synchronises_once_and_splits_by_events() -> None:
 
 def test_events_of_one_phase_do_not_leak_into_the_next() -> None:
     time = Time()
-    clock = Clock(time.synchronize, lambda: FakeEvent(time), lambda: time.host)
+    clock = Clock(Timers(time.synchronize, lambda: FakeEvent(time), lambda: time.host))
     for _ in range(2):
         with clock.phase("quantization", inside="synthesis"), clock.inside():
             time.device += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
@@ -188,16 +188,15 @@ class PhaseTimer:
 
 
 class Clock:
-    """Seconds of one attempt by phase; arguments as of `Timers`."""
+    """Seconds of one attempt by phase.
 
-    def __init__(
-        self,
-        synchronize: Callable[[], None] | None = None,
-        make_event: Callable[[], Event] | None = None,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
+    Args:
+        timers: where the time comes from; None: the host's monotonic clock.
+    """
+
+    def __init__(self, timers: Timers | None = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._timers = Timers(synchronize, make_event, now)
+        self._timers = timers or Timers()
         self._phase: PhaseTimer | None = None
         self._number = 0
 
@@ -229,14 +228,9 @@ class Clock:
                 seconds[name] = seconds.get(name, 0.0) + more
         return seconds
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Leaves out the time of a block: it is part of no phase."""
-        if self._phase is None:
-            yield
-            return
-        with self._phase.paused():
-            yield
+        return nullcontext() if self._phase is None else self._phase.paused()
 
     def go_on_from(self, seconds: Mapping[str, float]) -> None:
         """Sets the account to an earlier one; an open phase begins now."""
@@ -244,14 +238,9 @@ class Clock:
         if self._phase is not None:
             self._phase.restart()
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
+    def inside(self) -> AbstractContextManager[None]:
         """Marks a block that belongs to the source; nested marks count once."""
-        if self._phase is None:
-            yield
-            return
-        with self._phase.inside():
-            yield
+        return nullcontext() if self._phase is None else self._phase.inside()
 
     def add(self, name: str, seconds: float) -> None:
         """Charges seconds to a phase."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dfqbench.run.clock import Clock
+from dfqbench.run.clock import Clock, Timers
 from dfqbench.run.events import Phase
 from dfqbench.run.guard import DataGuard
 from dfqbench.run.memory import peak_mib
@@ -147,7 +147,8 @@ class Costs:
 def _device_clock(device: torch.device) -> Clock:
     if device.type != "cuda":
         return Clock()
-    return Clock(
+    timers = Timers(
         synchronize=lambda: torch.cuda.synchronize(device),
         make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call, arg-type, return-value]
     )
+    return Clock(timers)

@@ -17,6 +17,7 @@ from dfqbench.accel.triton.device import phase_offset, slice_of
 from dfqbench.accel.triton.launch import EXACT, MANY_PROGRAMS, ROW, cut, is_feature_map, like, register, rows, vector
 from dfqbench.accel.triton.statistics import moments
 from dfqbench.synth.generators import standardize
+from dfqbench.synth.moments import Moments, batch_moments
 from dfqbench.synth.sub_pixel import sub_pixel_norm
 
 OVER = (0, 2, 3)
@@ -106,9 +107,8 @@ class _SubPixelNorm(torch.autograd.Function):
         scale, shift = vector(scale), vector(shift)
         sizes = samples, height * width, channels
         means, variances = moments(phases, sizes, phase_width=width // 2, programs=MANY_PROGRAMS)
-        # Moments of the batch by the law of total variance.
-        mean = means.mean(0)
-        inverse = torch.rsqrt(variances.mean(0) + (means - mean).square_().mean(0) + eps)
+        of_batch = batch_moments(Moments(means, variances))
+        mean, inverse = of_batch.mean, torch.rsqrt(of_batch.var + eps)
         a = scale * inverse
         b = shift - mean * a
         out = torch.empty(
