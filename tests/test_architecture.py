@@ -143,10 +143,10 @@ def loaded(code: str) -> set[str]:
         "report",
         "quant.scheme",
         "cli.main",
-        "run.record",
-        "run.store",
-        "run.session",
-        "run.worker",
+        "run.store.record",
+        "run.store.run_folder",
+        "run.schedule.run",
+        "run.worker.main",
     ],
 )
 def test_light_modules(module: str) -> None:

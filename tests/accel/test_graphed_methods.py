@@ -16,7 +16,7 @@ from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
-from dfqbench.run.meter import Counts, counting
+from dfqbench.run.worker.instrumented_source import Counts, counting
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.cpu_graph import CpuRecorder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from dfqbench.run.environment import resolve_precision
+from dfqbench.run.store.environment import resolve_precision
 from dfqbench.testing.bench.apart import measured
 from dfqbench.testing.bench.measure import GENERATORS, ITERATIONS, kinds
 from dfqbench.testing.bench.networks import SHAPES

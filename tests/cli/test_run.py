@@ -10,7 +10,7 @@ from dfqbench.api import UsageError
 from dfqbench.cli.main import main
 from dfqbench.cli.run import again_command
 from dfqbench.cli.run_options import seconds_of
-from dfqbench.run.statuses import FAULTY, MEASURED, RETRIES, SETTLED, STATUSES, retry_for
+from dfqbench.run.store.status import FAULTY, MEASURED, RETRIES, SETTLED, STATUSES, retry_for
 
 
 @pytest.mark.parametrize(

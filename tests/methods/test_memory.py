@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dfqbench.run.environment import resolve_precision
+from dfqbench.run.store.environment import resolve_precision
 from dfqbench.testing.bench.apart import peak_memory, resident
 from dfqbench.testing.bench.networks import SHAPES
 

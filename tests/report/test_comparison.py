@@ -15,7 +15,7 @@ from dfqbench.api import InputError, UsageError
 from dfqbench.report.comparison import compare, render_comparison
 from dfqbench.report.correct import correctness
 from dfqbench.report.paired import bootstrap_interval, compare_paired, mcnemar
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 def answered(cell: str, flags: Any, **changes: Any) -> Record:

@@ -15,7 +15,7 @@ from dfqbench.report.book import published_book
 from dfqbench.report.columns import VALUES
 from dfqbench.report.escape import latex
 from dfqbench.report.forms.latex import MOST_ROWS
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 HOSTILE = "a_b & 100% $x$ #1 {y} ~ ^ \\foo \\end{tabular} <i> | µ é ï ñ Ł Δ × ± … – “q” ✓ 你 \x07 --set ?`\n\nend"
 MODELS = ("torchvision:resnet18", "torchvision:mobilenet_v2")

@@ -15,7 +15,7 @@ from dfqbench.report.pictures import pictures
 from dfqbench.report.pictures.choose import _captions
 from dfqbench.report.pictures.display import pixels, stored
 from dfqbench.report.pictures.grid import GAP, LEFT, TEXT, TILE
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 CARD = {"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.5, 1.0], "input_size": [3, 8, 8]}
 

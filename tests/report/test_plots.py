@@ -15,7 +15,7 @@ from dfqbench.api import UsageError
 from dfqbench.report.plots import draw_plots, saved
 from dfqbench.report.plots.accuracy import pareto
 from dfqbench.report.plots.style import COLOURS, looks
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 def run() -> list[Record]:

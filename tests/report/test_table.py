@@ -12,7 +12,7 @@ import pytest
 
 from dfqbench.api import UsageError
 from dfqbench.report import frame, hardware, render
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 def record(cell: str, **changes: Any) -> Record:

@@ -14,7 +14,7 @@ from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.claims import Claim
 from dfqbench.report.published import method_key, model_key
 from dfqbench.report.verdict import judge, tolerance, verdicts
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 def claim(**changes: Any) -> Claim:

@@ -15,7 +15,7 @@ from dfqbench.api import UsageError
 from dfqbench.report import Layout, parse_layout, render
 from dfqbench.report.escape import latex
 from dfqbench.report.table import make_pages
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 def layout(rows: str, columns: str, value: str = "top1") -> Layout:

@@ -10,13 +10,13 @@ import torch
 
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins
-from dfqbench.run.cell import Cell
-from dfqbench.run.events import Event, Finished, Interrupted, Warned
-from dfqbench.run.flag import StopFlag
-from dfqbench.run.job import Job
-from dfqbench.run.plan import build_plan
-from dfqbench.run.sweep import Summary
-from dfqbench.run.worker import run_job
+from dfqbench.run.execute.events import Event, Finished, Interrupted, Warned
+from dfqbench.run.execute.job import Job
+from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.plan import build_plan
+from dfqbench.run.schedule.scheduler import Summary
+from dfqbench.run.worker.main import run_job
+from dfqbench.run.worker.stop_flag import StopFlag
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"

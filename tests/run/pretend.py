@@ -10,16 +10,16 @@ from rich.console import Console
 
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.display import Display
-from dfqbench.run.environment import describe_environment
-from dfqbench.run.estimate import History
-from dfqbench.run.executor import OnEvent, Slot
-from dfqbench.run.job import Job, Outcome
-from dfqbench.run.plan import Plan, build_plan
-from dfqbench.run.runner import Rules, Runner, Site
-from dfqbench.run.stop import Stop
-from dfqbench.run.store import RunFolder
-from dfqbench.run.sweep import Summary, Sweep
+from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.executor import OnEvent, Slot
+from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.plan.estimate import History
+from dfqbench.run.plan.plan import Plan, build_plan
+from dfqbench.run.schedule.progress import Display
+from dfqbench.run.schedule.runner import Rules, Runner, Site
+from dfqbench.run.schedule.scheduler import Summary, Sweep
+from dfqbench.run.store.environment import describe_environment
+from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.catalogue import Catalogue
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dfqbench.run.clock import Clock, Timers
+from dfqbench.run.worker.clock import Clock, Timers
 
 
 @dataclass

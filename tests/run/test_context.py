@@ -13,7 +13,7 @@ import torch
 from dfqbench.accel import backend
 from dfqbench.api import ModelCard, NonFiniteError, PluginError, Precision, budget_named
 from dfqbench.quant import parse_scheme
-from dfqbench.run.context import HostContext
+from dfqbench.run.worker.context import HostContext
 
 CARD = ModelCard((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 4)
 

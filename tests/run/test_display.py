@@ -7,8 +7,18 @@ import io
 import pytest
 from rich.console import Console
 
-from dfqbench.run.display import Display
-from dfqbench.run.events import Event, Phase, PhaseStarted, Probed, Progress, SharedJob, Sharing, SourceReady, Warned
+from dfqbench.run.execute.events import (
+    Event,
+    Phase,
+    PhaseStarted,
+    Probed,
+    Progress,
+    SharedJob,
+    Sharing,
+    SourceReady,
+    Warned,
+)
+from dfqbench.run.schedule.progress import Display
 
 
 def shown(*events: Event, terminal: bool = True) -> str:

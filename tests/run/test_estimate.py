@@ -7,10 +7,10 @@ from typing import Any
 
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.cell import Cell
-from dfqbench.run.estimate import History, cost_key, spoken
-from dfqbench.run.plan import build_plan
-from dfqbench.run.record import Record
+from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.estimate import History, cost_key, spoken
+from dfqbench.run.plan.plan import build_plan
+from dfqbench.run.store.record import Record
 from dfqbench.targets.catalogue import Catalogue
 
 

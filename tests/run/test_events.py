@@ -13,7 +13,8 @@ import pytest
 
 from attempts import cell_of, job_of
 from dfqbench.plugins import load_plugins
-from dfqbench.run.events import (
+from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.events import (
     Event,
     EventError,
     Failed,
@@ -32,10 +33,9 @@ from dfqbench.run.events import (
     from_line,
     to_line,
 )
-from dfqbench.run.executor import EventReader, Slot
-from dfqbench.run.job import Outcome
-from dfqbench.run.local import Host, LocalExecutor
-from dfqbench.run.stop import Stop
+from dfqbench.run.execute.executor import EventReader, Slot
+from dfqbench.run.execute.job import Outcome
+from dfqbench.run.execute.local import Host, LocalExecutor
 
 FAILED = Failed("oom", "MemoryError", "path \udcff", Phase.SETUP, None, "noise", "Traceback", {"wall": 1.5})
 EVENTS: list[Event] = [
@@ -134,7 +134,7 @@ def outcome_of(lines: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) 
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **pipes)
 
-    monkeypatch.setattr("dfqbench.run.local.spawn", spawn)
+    monkeypatch.setattr("dfqbench.run.execute.local.spawn", spawn)
     plugins = load_plugins()
     job = job_of(cell_of("noise", plugins), folder, "attempt-1", plugins, time_limit=1.0)
     seen: list[Event] = []

@@ -15,10 +15,10 @@ from attempts import PLUGINS, Events, StopsAt, attempt, cell_of, content, job_of
 from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api.graphed import MakeGraphed, StepFunction
 from dfqbench.plugins import Plugins, load_plugins
-from dfqbench.run.events import Event, Failed, Finished, Interrupted, MemberEvent, SharedJob, Sharing, Warned
-from dfqbench.run.job import Job, Partner
-from dfqbench.run.meter import SharedCounts
-from dfqbench.run.tree import write_tree
+from dfqbench.run.execute.events import Event, Failed, Finished, Interrupted, MemberEvent, SharedJob, Sharing, Warned
+from dfqbench.run.execute.job import Job, Partner
+from dfqbench.run.store.state_file import write_tree
+from dfqbench.run.worker.instrumented_source import SharedCounts
 from dfqbench.testing.cpu_graph import CpuRecorder
 
 pytestmark = pytest.mark.timeout(900)
@@ -117,7 +117,7 @@ def test_captured_steps_together_equal_captured_steps_alone(tmp_path: Path, monk
 
         return make
 
-    monkeypatch.setattr("dfqbench.run.attempt.graphed_steps", graphed)
+    monkeypatch.setattr("dfqbench.run.worker.attempt.graphed_steps", graphed)
     job = group_job("gdfq", tmp_path / "group", "attempt-1", plugins, *SMALL)
     together = attempt(dataclasses.replace(job, partners=job.partners[:1]))
     assert [recorder.captured for recorder in recorders] == [1, 1, 1, 1, 1]

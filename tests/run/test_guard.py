@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfqbench.run.guard import DataGuard
+from dfqbench.run.worker.data_guard import DataGuard
 
 
 @pytest.fixture

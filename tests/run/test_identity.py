@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import dfqbench
-from dfqbench.run.cell import QUANT_IN_SYNTH
-from dfqbench.run.identity import canonical, derived_seed, host_code, identity
+from dfqbench.run.plan.cell import QUANT_IN_SYNTH
+from dfqbench.run.plan.identity import canonical, derived_seed, host_code, identity
 
 
 def test_order_of_keys_does_not_matter() -> None:

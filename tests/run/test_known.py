@@ -15,12 +15,12 @@ from torch import Tensor
 from attempts import attempt, cell_of, data_of, job_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.evaluate import predict, predict_all
-from dfqbench.run.evaluator import Evaluator
-from dfqbench.run.plan import build_plan
-from dfqbench.run.runner import Rules
-from dfqbench.run.session import Options, run_plan
-from dfqbench.run.sweep import Summary
+from dfqbench.run.evaluate.accuracy import predict, predict_all
+from dfqbench.run.evaluate.evaluator import Evaluator
+from dfqbench.run.plan.plan import build_plan
+from dfqbench.run.schedule.run import Options, run_plan
+from dfqbench.run.schedule.runner import Rules
+from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import EvaluationSet
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from attempts import data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.plan import build_plan
-from dfqbench.run.runner import Rules
-from dfqbench.run.session import Options, run_plan
-from dfqbench.run.statuses import RETRIES
-from dfqbench.run.stop import Stop
-from dfqbench.run.sweep import Summary
+from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.plan.plan import build_plan
+from dfqbench.run.schedule.run import Options, run_plan
+from dfqbench.run.schedule.runner import Rules
+from dfqbench.run.schedule.scheduler import Summary
+from dfqbench.run.store.status import RETRIES
 from dfqbench.targets.catalogue import Catalogue
 
 FAULTY = Path(__file__).parent.parent / "plugins" / "faulty"

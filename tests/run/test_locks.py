@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from dfqbench.run.events import SourceReady
-from dfqbench.run.executor import OnEvent
-from dfqbench.run.job import Job, Outcome
-from dfqbench.run.locks import Locks
-from dfqbench.run.saved import DESCRIPTION
-from dfqbench.run.statuses import MEASURED
-from dfqbench.run.stop import Stop
-from dfqbench.run.store import RunFolder, write_json
-from dfqbench.run.sweep import Summary
+from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.events import SourceReady
+from dfqbench.run.execute.executor import OnEvent
+from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.schedule.scheduler import Summary
+from dfqbench.run.store.locks import Locks
+from dfqbench.run.store.run_folder import RunFolder, write_json
+from dfqbench.run.store.source_description import DESCRIPTION
+from dfqbench.run.store.status import MEASURED
 from pretend import Executor, at_once, done, plan_of, swept
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dfqbench.run.locks import Locks
+from dfqbench.run.store.locks import Locks
 lock = Locks(Path(sys.argv[1])).cell("aa11")
 assert lock is not None
 print("held", flush=True)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dfqbench.api import Batch, SampleSource, is_live
-from dfqbench.run.clock import Clock
-from dfqbench.run.meter import Counts, counting, metered
+from dfqbench.run.worker.clock import Clock
+from dfqbench.run.worker.instrumented_source import Counts, counting, metered
 from dfqbench.synth.source import FixedSource
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.run.training import TrainingFolder
+from dfqbench.run.store.training_folder import TrainingFolder
 from test_sweep import run
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]

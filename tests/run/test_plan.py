@@ -10,9 +10,9 @@ import pytest
 from dfqbench.api import UsageError
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.cell import Cell
-from dfqbench.run.plan import Plan, build_plan
-from dfqbench.run.record.build import Header, blank
+from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.plan import Plan, build_plan
+from dfqbench.run.store.record.build import Header, blank
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"

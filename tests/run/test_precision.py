@@ -9,10 +9,10 @@ from dfqbench.api import Precision
 from dfqbench.cli.main import build_app
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run import environment
-from dfqbench.run.cell import Cell
-from dfqbench.run.environment import resolve_precision
-from dfqbench.run.plan import build_plan
+from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.plan import build_plan
+from dfqbench.run.store import environment
+from dfqbench.run.store.environment import resolve_precision
 from dfqbench.targets.catalogue import Catalogue
 
 

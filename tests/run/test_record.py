@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dfqbench.report.flat import COLUMNS
-from dfqbench.run.record import SCHEMA, Diagnostics, Record
-from dfqbench.run.record.__main__ import json_schema
+from dfqbench.run.store.record import SCHEMA, Diagnostics, Record
+from dfqbench.run.store.record.__main__ import json_schema
 
 SHAPES = Path(__file__).parent / "records"
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "record.schema.json"
@@ -90,7 +90,9 @@ def test_a_new_value_replaces_one_that_could_not_be_read() -> None:
 
 
 def test_the_published_schema_is_that_of_the_type() -> None:
-    assert PUBLISHED.read_text() == json_schema(), "python -m dfqbench.run.record > docs/reference/record.schema.json"
+    assert PUBLISHED.read_text() == json_schema(), (
+        "python -m dfqbench.run.store.record > docs/reference/record.schema.json"
+    )
 
 
 def test_columns_of_csv_are_in_the_schema() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from attempts import PLUGINS, StopsAt, attempt, cell_of, content, job_of, measured, result_of
 from dfqbench.plugins import load_plugins
-from dfqbench.run.events import Finished, Interrupted
+from dfqbench.run.execute.events import Finished, Interrupted
 
 EVERYTHING = (
     "zeroq",

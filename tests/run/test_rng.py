@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfqbench.run.rng import capture, restore, same, seeded
+from dfqbench.run.worker.rng import capture, restore, same, seeded
 
 
 def draws() -> tuple[float, float, float]:

@@ -14,20 +14,20 @@ from attempts import data_of
 from dfqbench.api import UsageError
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
-from dfqbench.run import session
-from dfqbench.run.display import Display
-from dfqbench.run.environment import describe_environment
-from dfqbench.run.estimate import Estimate, History
-from dfqbench.run.events import Phase, Progress
-from dfqbench.run.executor import EvaluationTimeoutError, EvaluatorDiedError, OnEvent, Slot
-from dfqbench.run.job import Job, Outcome
-from dfqbench.run.plan import Plan, build_plan
-from dfqbench.run.runner import Rules, Runner, Site
-from dfqbench.run.session import Options, run_plan
-from dfqbench.run.statuses import RETRIES
-from dfqbench.run.stop import Stop
-from dfqbench.run.store import RunFolder
-from dfqbench.run.sweep import Summary, Sweep
+from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.events import Phase, Progress
+from dfqbench.run.execute.executor import EvaluationTimeoutError, EvaluatorDiedError, OnEvent, Slot
+from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.plan.estimate import Estimate, History
+from dfqbench.run.plan.plan import Plan, build_plan
+from dfqbench.run.schedule import run as session
+from dfqbench.run.schedule.progress import Display
+from dfqbench.run.schedule.run import Options, run_plan
+from dfqbench.run.schedule.runner import Rules, Runner, Site
+from dfqbench.run.schedule.scheduler import Summary, Sweep
+from dfqbench.run.store.environment import describe_environment
+from dfqbench.run.store.run_folder import RunFolder
+from dfqbench.run.store.status import RETRIES
 from dfqbench.targets.catalogue import Catalogue
 
 OBSERVER = Path(__file__).parent.parent / "plugins" / "observer.py"

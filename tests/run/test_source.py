@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dfqbench.run.source import load_source, save_source
+from dfqbench.run.store.source_cache import load_source, save_source
 from dfqbench.synth.source import FixedSource
 
 CPU = torch.device("cpu")

@@ -12,15 +12,15 @@ from rich.console import Console
 from attempts import PLUGINS, data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.estimate import History
-from dfqbench.run.events import SharedJob, Sharing, SourceReady
-from dfqbench.run.executor import OnEvent
-from dfqbench.run.job import Job, Outcome
-from dfqbench.run.plan import build_plan
-from dfqbench.run.runner import Rules
-from dfqbench.run.session import Options, run_plan
-from dfqbench.run.stop import Stop
-from dfqbench.run.sweep import Summary
+from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.events import SharedJob, Sharing, SourceReady
+from dfqbench.run.execute.executor import OnEvent
+from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.plan.estimate import History
+from dfqbench.run.plan.plan import build_plan
+from dfqbench.run.schedule.run import Options, run_plan
+from dfqbench.run.schedule.runner import Rules
+from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.targets.catalogue import Catalogue
 from pretend import Executor, done, plan_of
 from pretend import swept as pretended

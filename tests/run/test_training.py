@@ -13,12 +13,12 @@ from torch import nn
 
 from dfqbench.api import Batch, budget_named
 from dfqbench.quant import Student, parse_scheme, prepare
-from dfqbench.run.clock import Clock
-from dfqbench.run.context import HostContext
-from dfqbench.run.meter import Counts, MeteredLiveSource
-from dfqbench.run.record import Record, Snapshot
-from dfqbench.run.record.build import add_curve
-from dfqbench.run.training import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, load_state, part_of
+from dfqbench.run.store.record import Record, Snapshot
+from dfqbench.run.store.record.build import add_curve
+from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, load_state, part_of
+from dfqbench.run.worker.clock import Clock
+from dfqbench.run.worker.context import HostContext
+from dfqbench.run.worker.instrumented_source import Counts, MeteredLiveSource
 from dfqbench.testing.toys import toy_card, toy_network
 
 

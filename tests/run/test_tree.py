@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from dfqbench.api import PluginError
-from dfqbench.run.tree import FORMAT, TornFileError, _digest, read_tree, write_tree
+from dfqbench.run.store.state_file import FORMAT, TornFileError, _digest, read_tree, write_tree
 
 CPU = torch.device("cpu")
 

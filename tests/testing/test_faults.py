@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 from dfqbench.testing.faults.__main__ import Disturbance, disturb, report
 from dfqbench.testing.faults.catalogue import KINDS, choose, counted
 from dfqbench.testing.faults.sweeps import Findings, Sweep, compare

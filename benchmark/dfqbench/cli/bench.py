@@ -84,7 +84,7 @@ def _checked(device: str) -> str:
 
 
 def _precision(device: str, *, exact: bool) -> Precision:
-    from dfqbench.run.environment import resolve_precision
+    from dfqbench.run.store.environment import resolve_precision
 
     return Precision.FLOAT32 if exact else resolve_precision("auto", device)
 

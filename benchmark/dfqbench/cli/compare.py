@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from dfqbench.cli.table import OutOption, read_runs
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
 def register(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from dfqbench.cli.options import DeviceOption, PluginOption
 from dfqbench.cli.table import OutOption
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 SHOWN = ("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency")
 LABELS = ("label_accuracy", "confidence", "per_image", "speed")
@@ -42,7 +42,7 @@ def diagnose(
     from dfqbench.diagnose.run import Diagnosis
     from dfqbench.plugins import load_plugins
     from dfqbench.report import hardware, parse_layout, render
-    from dfqbench.run.store import run_folders
+    from dfqbench.run.store.run_folder import run_folders
 
     folders = {folder.name: folder for folder in run_folders(out)}
     if run not in folders:

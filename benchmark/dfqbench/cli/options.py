@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.run.plan import Plan
+    from dfqbench.run.plan.plan import Plan
     from dfqbench.targets.catalogue import Catalogue
 
 GridOption = Annotated[
@@ -89,7 +89,7 @@ def planned(request: Request) -> tuple[Plan, Plugins]:
     from dfqbench.api.method import FileOffer
     from dfqbench.grid import apply, load_grid, parse_selection
     from dfqbench.plugins import load_plugins
-    from dfqbench.run.plan import build_plan
+    from dfqbench.run.plan.plan import build_plan
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.folders import data_folders
 
@@ -141,7 +141,7 @@ def checked_device(text: str) -> str:
         UsageError: it has another form.
     """
     from dfqbench.api.errors import UsageError
-    from dfqbench.run.environment import resolve_device
+    from dfqbench.run.store.environment import resolve_device
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
         raise UsageError(f"'{text}' is not a device", "write --device auto, cpu, cuda or cuda:0")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dfqbench.cli.table import OutOption, RunArgument, read_attempts
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
 def register(app: typer.Typer) -> None:

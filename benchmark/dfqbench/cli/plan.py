@@ -26,12 +26,12 @@ from dfqbench.cli.options import (
     checked_device,
     planned,
 )
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.run.cell import Cell
-    from dfqbench.run.estimate import Estimate, History
+    from dfqbench.run.plan.cell import Cell
+    from dfqbench.run.plan.estimate import Estimate, History
 
 
 def plan(
@@ -56,8 +56,8 @@ def plan(
 
     Cells that cannot run are listed with the reason. Nothing is run or written.
     """
-    from dfqbench.run.estimate import History
-    from dfqbench.run.session import earlier_records
+    from dfqbench.run.plan.estimate import History
+    from dfqbench.run.schedule.run import earlier_records
 
     device = checked_device(device)
     request = Request(
@@ -98,12 +98,12 @@ def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -
     import tempfile
     from pathlib import Path
 
-    from dfqbench.run.environment import describe_environment
-    from dfqbench.run.executor import Slot
-    from dfqbench.run.local import Host, LocalExecutor
-    from dfqbench.run.probe import timed_estimate
-    from dfqbench.run.runner import Runner, Site
-    from dfqbench.run.store import RunFolder
+    from dfqbench.run.execute.executor import Slot
+    from dfqbench.run.execute.local import Host, LocalExecutor
+    from dfqbench.run.schedule.probe import timed_estimate
+    from dfqbench.run.schedule.runner import Runner, Site
+    from dfqbench.run.store.environment import describe_environment
+    from dfqbench.run.store.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory(prefix="dfqbench-plan-") as scratch:
         folder = RunFolder(Path(scratch))

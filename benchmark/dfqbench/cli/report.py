@@ -9,7 +9,7 @@ import typer
 
 from dfqbench.cli.options import PluginOption
 from dfqbench.cli.table import OutOption, RunArgument, claim_book, read_attempts
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def report(
     from dfqbench.cli.options import checked_out
     from dfqbench.report.machine import environments
     from dfqbench.report.site import report_page
-    from dfqbench.run.store import run_folders
+    from dfqbench.run.store.run_folder import run_folders
 
     attempts, machines = read_attempts(out, run)
     found: dict[str, dict[str, Any]] = {}

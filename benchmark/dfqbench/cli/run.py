@@ -50,15 +50,15 @@ from dfqbench.cli.run_options import (
     checked_retry,
     seconds_of,
 )
-from dfqbench.run.statuses import retry_for
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
+from dfqbench.run.store.status import retry_for
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.run.record import Record
-    from dfqbench.run.stop import Stop
-    from dfqbench.run.store import RunFolder
-    from dfqbench.run.sweep import Summary
+    from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.schedule.scheduler import Summary
+    from dfqbench.run.store.record import Record
+    from dfqbench.run.store.run_folder import RunFolder
 
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 """Exit statuses besides 0 (everything ok or skipped) and 2 (the request was wrong)."""
@@ -105,9 +105,9 @@ def run(
     """
     from rich.console import Console
 
-    from dfqbench.run.runner import Rules
-    from dfqbench.run.session import Options, run_plan
-    from dfqbench.run.stop import Stop
+    from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.schedule.run import Options, run_plan
+    from dfqbench.run.schedule.runner import Rules
 
     device = checked_device(device)
     request = Request(
@@ -164,8 +164,8 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
         StorageError: they cannot be written.
     """
     from dfqbench.report import hardware, render
-    from dfqbench.run.session import unusable
-    from dfqbench.run.store import write_text
+    from dfqbench.run.schedule.run import unusable
+    from dfqbench.run.store.run_folder import write_text
 
     words = hardware(folder.path)
     text = render(records, "text", words)

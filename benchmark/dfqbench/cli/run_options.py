@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfqbench.run.statuses import RETRIES
+from dfqbench.run.store.status import RETRIES
 
 if TYPE_CHECKING:
-    from dfqbench.run.session import ExecutorName
+    from dfqbench.run.schedule.run import ExecutorName
 
 EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dfqbench.cli.table import OutOption
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 LOG = "log.txt"
 """What plugin code and the worker printed, in the attempt's folder."""
@@ -32,7 +32,7 @@ def show(
 
     Those of the latest attempt; of the log only the end.
     """
-    from dfqbench.run.store import RECORD, find_cell
+    from dfqbench.run.store.run_folder import RECORD, find_cell
 
     attempt = find_cell(out, cell)
     record = _record(attempt / RECORD)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dfqbench.cli.options import PluginOption
-from dfqbench.run.store import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.report.book import ClaimBook
-    from dfqbench.run.record import Record
+    from dfqbench.run.store.record import Record
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
@@ -107,7 +107,7 @@ def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]]
     """
     from dfqbench.api.errors import unknown_name
     from dfqbench.report import hardware
-    from dfqbench.run.store import collection_paused, run_folders, unreadable
+    from dfqbench.run.store.run_folder import collection_paused, run_folders, unreadable
 
     folders = {folder.name: folder for folder in run_folders(out)}
     if run is not None and run not in folders:

@@ -15,7 +15,7 @@ from dfqbench.diagnose.attention import attention_spread
 from dfqbench.diagnose.features import centre_margin, homogeneity, silhouette
 from dfqbench.diagnose.kept import Kept
 from dfqbench.diagnose.statistics import layer_distances
-from dfqbench.run.record import Diagnostics
+from dfqbench.run.store.record import Diagnostics
 from dfqbench.synth.attention import FeatureMaps, attention_centre, attention_consistency_loss, batch_statistics
 from dfqbench.synth.losses import bns_loss
 from dfqbench.synth.statistics import BatchNormStatistics, batchnorm_layers

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dfqbench.api.errors import InputError
 from dfqbench.quant.student import DESCRIPTION_FILE
-from dfqbench.run.job import JOB
-from dfqbench.run.training import TrainingFolder
+from dfqbench.run.execute.job import JOB
+from dfqbench.run.store.training_folder import TrainingFolder
 from dfqbench.targets.spec import ModelSpec
 
 IMAGES_FILE = "images.safetensors"

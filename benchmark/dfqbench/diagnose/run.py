@@ -16,9 +16,9 @@ from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
 from dfqbench.report.status import finished
 from dfqbench.report.values import latest
-from dfqbench.run.identity import canonical
-from dfqbench.run.record import Diagnostics, Record
-from dfqbench.run.store import RunFolder
+from dfqbench.run.plan.identity import canonical
+from dfqbench.run.store.record import Diagnostics, Record
+from dfqbench.run.store.run_folder import RunFolder
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dfqbench.report.columns import seconds_per_image
 from dfqbench.report.labels import model_name
 from dfqbench.report.status import CEILING, finished
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 REFERENCE = "zeroq"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dfqbench.api.errors import DfqError
 from dfqbench.report.claims import Claim, claims_in, published_claims
 from dfqbench.report.published import dataset_key, model_key
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins

@@ -9,8 +9,8 @@ from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.sheet import Sheet
 from dfqbench.report.status import finished
 from dfqbench.report.values import duration, spread
-from dfqbench.run.per_image import standard_error
-from dfqbench.run.record import Record
+from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.store.record import Record
 
 MOST_LAYERS = 4
 """Layers left in float that the caption names before it counts."""

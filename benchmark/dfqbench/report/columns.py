@@ -8,7 +8,7 @@ from typing import Literal
 
 from dfqbench.api.errors import UsageError, unknown_name
 from dfqbench.report.values import duration
-from dfqbench.run.record import Diagnostics, Record
+from dfqbench.run.store.record import Diagnostics, Record
 
 Better = Literal["higher", "lower", ""]
 Read = Callable[[Record], float | None]

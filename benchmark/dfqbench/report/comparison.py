@@ -15,7 +15,7 @@ from dfqbench.report.labels import labels, model_name, scheme_label
 from dfqbench.report.paired import CONFIDENCE, LEVEL, RESAMPLES, Paired, compare_paired
 from dfqbench.report.status import finished
 from dfqbench.report.values import ABSENT, latest, newest_of
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 ComparisonFormat = Literal["text", "md", "json"]
 COMPARISON_FORMATS: tuple[str, ...] = get_args(ComparisonFormat)

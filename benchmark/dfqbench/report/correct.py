@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
-from dfqbench.run.per_image import unpacked
-from dfqbench.run.record import Record
+from dfqbench.run.evaluate.per_image import unpacked
+from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

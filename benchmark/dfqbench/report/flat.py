@@ -12,7 +12,7 @@ from dfqbench.report.columns import VALUES, coverage, peak, total_seconds
 from dfqbench.report.status import reason
 from dfqbench.report.values import plain
 from dfqbench.report.verdict import Verdict
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 _SECONDS = ("setup", "synthesis", "paid_synthesis", "quantization", "evaluation", "unattributed", "wall")
 _COUNTS = ("images", "source_steps", "teacher_images", "student_images", "optimizer_steps")

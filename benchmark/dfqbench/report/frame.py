@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfqbench.report.values import flattened
-from dfqbench.run.record import Record
-from dfqbench.run.store import DEFAULT_OUT, read_records
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.run_folder import DEFAULT_OUT, read_records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dfqbench.report.status import control_rank
 from dfqbench.report.values import flattened, plain
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 _MARKS = {0: "", 1: " (control)", 2: " (floor)", 3: " (ceiling)"}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dfqbench.report.columns import Value
 from dfqbench.report.status import COLLAPSED, competes, finished, reason, word
 from dfqbench.report.values import ABSENT
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dfqbench.report.labels import labels, model_name, scheme_label
 from dfqbench.report.layout import Layout
 from dfqbench.report.status import control_rank
 from dfqbench.report.values import latest, newest_of
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dfqbench.run.record import Error, Record
+from dfqbench.run.store.record import Error, Record
 
 FINISHED = frozenset({"ok", "finished", "done", "complete", "collapsed"})
 """Statuses of a cell whose numbers count."""

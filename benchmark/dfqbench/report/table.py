@@ -15,7 +15,7 @@ from dfqbench.report.sheet import sheets
 from dfqbench.report.status import finished
 from dfqbench.report.values import latest, plain
 from dfqbench.report.verdict import Verdict, verdicts
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 Format = Literal["text", "md", "latex", "html", "csv", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)

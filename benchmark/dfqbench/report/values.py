@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 ABSENT = "-"
 """What a table shows where there is no value."""

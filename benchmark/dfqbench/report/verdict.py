@@ -11,8 +11,8 @@ from typing import Any
 from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.claims import Claim
 from dfqbench.report.columns import VALUES
-from dfqbench.run.per_image import standard_error
-from dfqbench.run.record import Record
+from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.store.record import Record
 
 PUBLISHED_BUDGET = "paper"
 SAME_WEIGHTS = 0.1

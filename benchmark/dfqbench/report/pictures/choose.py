@@ -14,7 +14,7 @@ from dfqbench.report.pictures.display import pixels, stored
 from dfqbench.report.pictures.grid import class_grid, training_grid
 from dfqbench.report.status import control_rank, finished
 from dfqbench.report.values import latest
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
-from dfqbench.run.record import Card, Record
+from dfqbench.run.store.record import Card, Record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfqbench.report.plots.groups import Group
 from dfqbench.report.plots.style import GRID, Look
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

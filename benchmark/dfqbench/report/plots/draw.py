@@ -15,7 +15,7 @@ from dfqbench.report.plots.curves import homogeneity_curves, layer_curves, learn
 from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, groups
 from dfqbench.report.plots.style import RC, Look, looks
 from dfqbench.report.plots.time import time_by_phase
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.layout import Layout
 from dfqbench.report.sheet import Sheet, sheets
 from dfqbench.report.status import finished
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 BY_BITS = Layout(("method",), ("bits",), ())
 BY_SCHEME = Layout(("method",), ("scheme",), ())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dfqbench.report.plots.groups import Group, mean_and_deviation
 from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
 from dfqbench.report.values import duration
-from dfqbench.run.record import Record, Seconds
+from dfqbench.run.store.record import Record, Seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from dfqbench.report.sheet import Sheet
 from dfqbench.report.status import control_rank, finished, reason, word
 from dfqbench.report.values import flattened, plain
 from dfqbench.report.verdict import verdicts
-from dfqbench.run.record import Error, Record
+from dfqbench.run.store.record import Error, Record
 
 SUMMARY = tuple(VALUES[name] for name in ("top1", "drop", "agreement", "synthesis", "total"))
 LOG, LOG_LINES, LOG_BYTES = "log.txt", 20, 4000

@@ -10,7 +10,7 @@ from pathlib import Path
 from dfqbench.report.pictures import pictures
 from dfqbench.report.pictures.grid import encoded
 from dfqbench.report.plots import KINDS, draw_plots
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 PLOT_ROOM, PICTURE_ROOM = 1_900_000, 2_200_000
 """Bytes of the page that plots and pictures may take, so that it stays under five megabytes."""

@@ -20,7 +20,7 @@ from dfqbench.report.site.cells import SUMMARY, anchor, section, summary
 from dfqbench.report.site.media import drawn_pictures, drawn_plots
 from dfqbench.report.templates import template
 from dfqbench.report.values import flattened, latest
-from dfqbench.run.record import Record
+from dfqbench.run.store.record import Record
 
 MOST_SECTIONS = 400
 """Cells that have a section; failed ones come first where there are more."""

@@ -18,7 +18,7 @@ from dfqbench.quant import parse_scheme, prepare
 from dfqbench.quantizers.calibrate import Calibrate, CalibrateParams
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
-from dfqbench.run.evaluate import predict
+from dfqbench.run.evaluate.accuracy import predict
 from dfqbench.synth import FixedSource
 from dfqbench.testing.bench.networks import Shape
 from dfqbench.testing.bench.textbook import CHAINS, Step

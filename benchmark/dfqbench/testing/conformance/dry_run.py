@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
     from dfqbench.plugins import load_plugins
     from dfqbench.plugins.offers import one_line
     from dfqbench.quant import parse_scheme
-    from dfqbench.run.guard import DataGuard
+    from dfqbench.run.worker.data_guard import DataGuard
     from dfqbench.testing.conformance.images import changes, random_state
     from dfqbench.testing.conformance.method_under_test import MethodUnderTest
     from dfqbench.testing.toys import toy_network

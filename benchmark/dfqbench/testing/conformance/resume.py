@@ -9,7 +9,7 @@ import torch
 
 from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
-from dfqbench.run.rng import capture, restore
+from dfqbench.run.worker.rng import capture, restore
 from dfqbench.testing.conformance.fault import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, blamed, same
 from dfqbench.testing.context import ToyContext

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.record import Record
-from dfqbench.run.statuses import MEASURED
-from dfqbench.run.store import RunFolder
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.run_folder import RunFolder
+from dfqbench.run.store.status import MEASURED
 
 HERE = Path(__file__).parent
 TOY = HERE / "toy.py"

@@ -1,0 +1,1 @@
+"""Accuracy of networks on evaluation sets, in a process of its own."""

@@ -1,0 +1,219 @@
+"""The evaluator: the host's own process that touches real data, and never runs plugin code.
+
+Run as `python -m dfqbench.run.evaluate.evaluator`. It answers one JSON request a line with one JSON object a line, and
+keeps decoded evaluation sets and the teachers' predictions between requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfqbench.accel import using_kernels
+from dfqbench.api.errors import DfqError, Unavailable
+from dfqbench.api.precision import Precision
+from dfqbench.models.build import build_teacher
+from dfqbench.quant.coverage import measure_coverage
+from dfqbench.quant.student import Student, load_student
+from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
+from dfqbench.run.plan.identity import canonical
+from dfqbench.run.store.source_cache import save_source
+from dfqbench.run.store.training_folder import TrainingFolder, load_state
+from dfqbench.run.worker.device_setup import compute_on
+from dfqbench.run.worker.memory import peak_mib, reset_peak
+from dfqbench.synth.source import FixedSource
+from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
+from dfqbench.targets.spec import DatasetSpec, ModelSpec
+
+CHECKED_IMAGES = 4
+"""Evaluation images on which operands are checked; a grid holds for every image or for none."""
+
+
+class Evaluator:
+    """Answers requests.
+
+    Args:
+        threads: CPU threads.
+        device: where networks run.
+    """
+
+    def __init__(self, threads: int, device: str) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        compute_on(self._device)
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
+        self._sets: dict[str, EvaluationSet] = {}
+        self._teachers: dict[str, Predictions] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers one request; errors are part of the answer."""
+        operations = {
+            "baseline": self.baseline,
+            "evaluate": self.evaluate,
+            "snapshots": self.snapshots,
+            "real": self.real,
+            "environment": self.environment,
+        }
+        begin = time.monotonic()
+        try:
+            precision = Precision(request.get("precision", Precision.FLOAT32))
+            with using_kernels(str(self._device), fast=precision.rearranges):
+                result = operations[request["op"]](request)
+        except Exception as error:
+            return _described(error)
+        return result | {"seconds": time.monotonic() - begin}
+
+    def baseline(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Measures the full-precision network once for each evaluation set."""
+        data, model = self._data(request), ModelSpec.from_dict(request["model"])
+        teacher = self._teacher(request, model, data)
+        return {
+            "fp_top1": percent(teacher.correct),
+            "n": data.n,
+            "subset": data.subset,
+            "parameters": sum(p.numel() for p in build_teacher(model, "cpu", request["families"]).parameters()),
+        }
+
+    def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Evaluates and checks the students of some attempts at one network, in one pass over the data.
+
+        Returns:
+            `students`: for each attempt what a record says of it, or an error.
+        """
+        reset_peak(self._device)
+        data, model = self._data(request), ModelSpec.from_dict(request["model"])
+        teacher = self._teacher(request, model, data)
+        images = next(iter(data.batches(CHECKED_IMAGES, self._device)))[0]
+        answers: list[dict[str, Any]] = []
+        students: list[Student] = []
+        for attempt in request["attempts"]:
+            try:
+                # The user named the model, and this run's own worker wrote the folder.
+                student = load_student(Path(attempt), self._device, request["families"], trusted=model.trusted)
+                answers.append(_checked(student, images))
+                students.append(student)
+            except Exception as error:
+                answers.append(_described(error))
+        whole = [answer for answer in answers if "error" not in answer]
+        found = predict_all(students, data, self._device) if students else []
+        for answer, predictions in zip(whole, found, strict=True):
+            answer.update(accuracy(predictions, teacher, data), peak_mib=peak_mib(self._device))
+        return {"students": answers}
+
+    def snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Evaluates the states of a student that its training has left, and removes them."""
+        data = self._data(request)
+        attempt = Path(request["attempt"])
+        folder = TrainingFolder(attempt)
+        files = folder.students()
+        curve = []
+        student = load_student(attempt, self._device, request["families"]) if files else None
+        for step, file in files.items():
+            if student is not None:
+                student.load_state_dict(load_state(file, str(self._device)))
+                curve.append({"step": step, "top1": percent(predict(student, data, self._device).correct)})
+        folder.drop_students()
+        return {"curve": curve}
+
+    def real(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Makes the source of the real-data control from the target's training split."""
+        model = ModelSpec.from_dict(request["model"])
+        dataset = DatasetSpec.from_dict(request["dataset"])
+        begin = time.monotonic()
+        images, labels, dropped = load_training(
+            dataset, model.card, request["count"], request["seed"], self._data(request | {"limit": None})
+        )
+        cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
+        save_source(FixedSource(images, labels), Path(request["source"]), request["environment"], cost)
+        return {"images": len(images), "dropped": dropped}
+
+    def environment(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """What torch says of itself and of the machine."""
+        from torch.utils.collect_env import get_pretty_env_info
+
+        return {
+            "torch": {
+                "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+                "cudnn_deterministic": torch.backends.cudnn.deterministic,
+                "cudnn_benchmark": torch.backends.cudnn.benchmark,
+                "cudnn_tensor_float32": torch.backends.cudnn.allow_tf32,
+                "float32_matmul_precision": torch.get_float32_matmul_precision(),
+                "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+                "threads": torch.get_num_threads(),
+                "collect_env": get_pretty_env_info(),  # type: ignore[no-untyped-call]
+            }
+        }
+
+    def _data(self, request: dict[str, Any]) -> EvaluationSet:
+        key = canonical([request["dataset"], request["model"]["card"], request["limit"]])
+        if key not in self._sets:
+            # One set at a time: decoded ImageNet is large, and cells come sorted by target and model.
+            self._sets.clear()
+            dataset, model = DatasetSpec.from_dict(request["dataset"]), ModelSpec.from_dict(request["model"])
+            self._sets[key] = load_evaluation(dataset, model.card, request["limit"])
+        return self._sets[key]
+
+    def _teacher(self, request: dict[str, Any], model: ModelSpec, data: EvaluationSet) -> Predictions:
+        key = canonical([request["dataset"], request["model"], request["limit"]])
+        if key not in self._teachers:
+            self._teachers[key] = predict(build_teacher(model, self._device, request["families"]), data, self._device)
+        return self._teachers[key]
+
+
+def _checked(student: Student, images: Tensor) -> dict[str, Any]:
+    """What the operands of a student show on a few images."""
+    coverage = measure_coverage(student, images)
+    return {
+        "coverage": {
+            "macs_quantized": coverage.macs_quantized,
+            "macs_total": coverage.macs_total,
+            "float_layers": coverage.float_layers,
+        },
+        "violations": coverage.violations,
+        "levels_ok": coverage.levels_ok,
+    }
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    text = " ".join(str(error).split()) or "no message"
+    status = "unavailable" if isinstance(error, Unavailable) else "failed"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        status = "oom"
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+            "traceback": "".join(traceback.format_exception(error)),
+        },
+        "status": status,
+    }
+
+
+def main() -> int:
+    """Serves requests from standard input until it closes."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    settings = json.loads(sys.stdin.readline())
+    try:
+        evaluator = Evaluator(settings["threads"], settings["device"])
+    except DfqError as error:
+        stream.write(json.dumps({"error": {"message": str(error)}}) + "\n")
+        return 2
+    stream.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
+    for line in sys.stdin:
+        stream.write(json.dumps(evaluator.answer(json.loads(line))) + "\n")
+        stream.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

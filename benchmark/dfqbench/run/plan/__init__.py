@@ -1,0 +1,1 @@
+"""What to run: cells, their identities, and the time that a plan will take."""

@@ -1,0 +1,122 @@
+"""Estimates: how long a run will take, from what earlier cells took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.identity import identity
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.status import MEASURED
+
+LONG_HOURS = 24.0
+"""A run that is expected to take longer wants `--yes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Expected time of some cells.
+
+    Attributes:
+        seconds: of the cells with a basis.
+        known: cells with a basis.
+        unknown: cells without one.
+    """
+
+    seconds: float
+    known: int
+    unknown: int
+
+    def __str__(self) -> str:
+        if not self.known and not self.unknown:
+            return "nothing to run"
+        if not self.known:
+            return f"time not known for any of the {self.unknown} cells"
+        rest = f", and {self.unknown} cells of unknown time" if self.unknown else ""
+        return f"about {spoken(self.seconds)} for {self.known} cells{rest}"
+
+
+class History:
+    """Seconds of finished cells, by what decides them.
+
+    Args:
+        records: finished records of any run.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._cells: dict[tuple[Any, ...], dict[str, float]] = {}
+        for record in sorted(records, key=lambda record: record.finished_at or ""):
+            self.note(record)
+
+    def seconds(self, cell: Cell, device: str) -> dict[str, float] | None:
+        """The seconds of the newest like cell, or None."""
+        return self._cells.get(_cell_key(cell, device))
+
+    def note(self, record: Record) -> None:
+        """Adds a record, if it is of a cell that ran to its end."""
+        seconds = record.seconds
+        if record.status not in MEASURED | {"invalid"} or seconds.wall is None:
+            return
+        # A live source serves several cells in one loop only: elsewhere every cell pays what it costs.
+        shared = record.source_kind == "fixed" or bool(record.together_with)
+        self._cells[_record_key(record)] = {
+            "wall": seconds.wall,
+            "synthesis": (seconds.synthesis or 0.0) if shared else 0.0,
+            "paid_synthesis": (seconds.paid_synthesis or 0.0) if shared else 0.0,
+        }
+
+    def estimate(
+        self,
+        cells: Iterable[Cell],
+        device: str,
+        probed: Mapping[tuple[Any, ...], dict[str, float]],
+        paid: Iterable[str] = (),
+    ) -> Estimate:
+        """Expected time of cells; a shared source is counted once.
+
+        Args:
+            cells: cells that can run and are not finished.
+            device: torch device.
+            paid: identities of sources that are saved already.
+            probed: `wall`, `synthesis` and `paid_synthesis` from timed steps, by :func:`cost_key`.
+        """
+        total, known, unknown = 0.0, 0, 0
+        sources = set(paid)
+        for cell in cells:
+            found = self.seconds(cell, device) or probed.get(cost_key(cell, device))
+            if found is not None:
+                wall = found["wall"] - found.get("paid_synthesis", 0.0)
+                first = cell.source_id not in sources
+                total += wall + (found.get("synthesis", 0.0) if first else 0.0)
+                known += 1
+            else:
+                unknown += 1
+            sources.add(cell.source_id)
+        return Estimate(total, known, unknown)
+
+
+def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
+    """What decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed."""
+    return _cell_key(cell, device)
+
+
+def _cell_key(cell: Cell, device: str) -> tuple[Any, ...]:
+    params = identity({"method": cell.method.params, "quantizer": cell.quantizer.params})
+    speed = (cell.budget.name, cell.precision, device, cell.threads)
+    return (cell.choice.label, cell.dataset.name, cell.model_name, params, *speed)
+
+
+def _record_key(record: Record) -> tuple[Any, ...]:
+    speed = (record.budget, record.precision, record.device, record.threads)
+    return (record.label, record.target, record.model.name, identity(record.params), *speed)
+
+
+def spoken(seconds: float) -> str:
+    """Seconds as people say them: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

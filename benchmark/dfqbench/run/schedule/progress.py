@@ -1,0 +1,111 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBars
+
+from dfqbench.run.execute.events import Event, Phase, PhaseStarted, Progress, SharedJob, Sharing, Warned
+from dfqbench.run.plan.estimate import spoken
+from dfqbench.run.store.record import Record
+
+WORDS = {
+    Phase.SETUP: "loading",
+    Phase.SYNTHESIS: "synthesizing",
+    Phase.QUANTIZATION: "quantizing",
+    Phase.SAVING: "saving",
+    Phase.EVALUATION: "evaluating",
+}
+
+
+class View:
+    """One cell under way: on a terminal, its bar.
+
+    Args:
+        progress: the bars, or None: not on a terminal.
+        label: of the cell.
+        say: prints a line.
+    """
+
+    def __init__(self, progress: ProgressBars | None, label: str, say: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._label = label
+        self._say = say
+        self._task: TaskID | None = None if progress is None else progress.add_task(label, total=None, note="")
+
+    def event(self, event: Event) -> None:
+        """Show a phase, progress or a warning of the cell; called from any thread."""
+        if isinstance(event, Warned):
+            self._say(f"{self._label}: warning: {event.message}")
+        if self._progress is None or self._task is None:
+            return
+        match event:
+            case PhaseStarted(phase):
+                self._progress.reset(self._task, total=None, note=WORDS[phase])
+            case SharedJob(sharing, members) if sharing is not Sharing.ALONE:
+                self._progress.update(self._task, description=f"{self._label} and {members} more")
+            case Progress(phase, step, total, scalars):
+                note = WORDS[phase] + (f", loss {scalars['loss']:.4g}" if "loss" in scalars else "")
+                self._progress.update(self._task, total=total, completed=step, note=note)
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+class Display:
+    """One line a finished cell, and on a terminal a bar for each one under way.
+
+    Args:
+        console: where to print (standard error, so that a table on standard output stays clean).
+        total: cells to run.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._done = 0
+        self._progress: ProgressBars | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            self._progress = ProgressBars(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self._progress.start()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, label: str) -> View:
+        """A cell starts."""
+        return View(self._progress, label, self.say)
+
+    def end(self, label: str, record: Record, left: float | None) -> None:
+        """A cell has ended.
+
+        Args:
+            label: of the cell.
+            record: its record.
+            left: expected seconds of the rest, or None.
+        """
+        self._done += 1
+        why = f"{record.status}: {record.error.message if record.error is not None else None}"
+        if record.top1 is not None and record.drop is not None:
+            text = f"top-1 {record.top1:.2f} (drop {record.drop:.2f}), {spoken(record.seconds.wall or 0.0)}"
+            if record.status != "ok":
+                text += f": {why}"
+        else:
+            text = why
+        rest = f"; about {spoken(left)} left" if left and self._done < self._total else ""
+        self.say(f"[{self._done}/{self._total}] {label}: {text}{rest}")
+
+    def close(self) -> None:
+        """Takes the bars away."""
+        if self._progress is not None:
+            self._progress.stop()

@@ -1,0 +1,1 @@
+"""One attempt inside its own process: synthesis, quantization, accounting, checkpoints."""
