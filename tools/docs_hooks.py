@@ -1,10 +1,11 @@
-"""What mkdocs does with each page: parameter tables from the code, formulas as MathML.
+"""mkdocs hook: parameter, check and recipe tables from the code, and formulas as MathML.
 
-`<!-- parameters: zeroq -->` becomes the table that `dfqbench methods show zeroq` prints, so that pages cannot drift.
+`<!-- parameters: zeroq -->` becomes the table that `dfqbench methods show zeroq` prints.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -12,31 +13,28 @@ from latex2mathml.converter import convert
 
 _PARAMETERS = re.compile(r"^<!-- parameters: ([a-z-]+) -->$", re.MULTILINE)
 _RECIPES = re.compile(r"^<!-- recipes: ([a-z-]+) -->$", re.MULTILINE)
+_CHECKS = re.compile(r"^<!-- checks -->$", re.MULTILINE)
 _BLOCK = re.compile(r"^\$\$\n?(.+?)\n?\$\$$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<![\\`$\w])\$([^$\n`]+)\$(?!\w)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces tables and formulas outside fenced code."""
+    """Replace tables and formulas outside fenced code."""
     parts = _FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else _replaced(part) for part in parts)
+    return "".join(part if part.startswith("```") else _replace(part) for part in parts)
 
 
-def _replaced(text: str) -> str:
-    text = _PARAMETERS.sub(lambda match: parameter_table(match.group(1)), text)
-    text = text.replace("<!-- checks -->", check_rows()) if "<!-- checks -->" in text else text
-    text = _RECIPES.sub(lambda match: recipe_table(match.group(1)), text)
-    text = _BLOCK.sub(lambda match: f'<div class="formula">{convert(match.group(1), display="block")}</div>', text)
-    return _INLINE.sub(lambda match: convert(match.group(1)), text)
+def _replace(text: str) -> str:
+    text = _PARAMETERS.sub(lambda match: parameter_table(match[1]), text)
+    text = _CHECKS.sub(lambda _: check_rows(), text)
+    text = _RECIPES.sub(lambda match: recipe_table(match[1]), text)
+    text = _BLOCK.sub(lambda match: f'<div class="formula">{convert(match[1], display="block")}</div>', text)
+    return _INLINE.sub(lambda match: convert(match[1]), text)
 
 
 def parameter_table(name: str) -> str:
-    """The parameters of a method or quantizer as a Markdown table.
-
-    Args:
-        name: of the method or quantizer.
-    """
+    """Return the parameters of a method or quantizer as a Markdown table."""
     from dfqbench.cli.methods import describe
     from dfqbench.plugins import load_plugins
 
@@ -48,26 +46,20 @@ def parameter_table(name: str) -> str:
 
 
 def check_rows() -> str:
-    """The conformance checks as rows of a Markdown table."""
+    """Return the conformance checks as rows of a Markdown table."""
     from dfqbench.testing.conformance import CHECKS
 
     return "\n".join(f"| `{check.name}` | {check.title} |" for check in CHECKS)
 
 
 def recipe_table(name: str) -> str:
-    """The recipes of a quantizer, with what differs from its defaults, as a Markdown table.
-
-    Args:
-        name: of the quantizer.
-    """
-    import dataclasses
-
+    """Return the recipes of a quantizer, with the values that differ from its defaults, as a Markdown table."""
     from dfqbench.plugins import load_plugins
 
-    kind = load_plugins().quantizer_class(name)
-    defaults = dataclasses.asdict(kind.params_type())
+    quantizer_cls = load_plugins().quantizer_class(name)
+    defaults = dataclasses.asdict(quantizer_cls.params_type())
     rows = ["| recipe | differs from the defaults in |", "|---|---|"]
-    for recipe, params in kind.recipes.items():
+    for recipe, params in quantizer_cls.recipes.items():
         changed = {key: value for key, value in dataclasses.asdict(params).items() if value != defaults[key]}
         text = ", ".join(f"`{key}` = {value}" for key, value in changed.items()) or "nothing"
         rows.append(f"| `{name}:{recipe}` | {text} |")

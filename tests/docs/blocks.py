@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^>]*?) -->\n)?^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One fenced block.
 
     Attributes:
         page: the page's path below `docs`.
-        section: heading that it stands under.
+        section: heading above it.
         language: as written.
         title: as written; the name of a file, or empty.
         mark: comment on the line before, or empty: `slow`, `not run: reason`.
@@ -33,26 +37,29 @@ class Block:
     mark: str
     text: str
 
+    @property
+    def lines(self) -> list[str]:
+        return [line for line in self.text.splitlines() if line.strip() and not line.startswith("#")]
+
 
 def blocks(page: Path) -> list[Block]:
-    """Every block of a page, in order."""
+    """Return every block of a page, in order."""
     text = page.read_text(encoding="utf-8")
-    found = []
+    name = page.relative_to(DOCS).as_posix()
+    result = []
     for match in _BLOCK.finditer(text):
-        headings = re.findall(r"^## (.+)$", text[: match.start()], re.MULTILINE)
-        found.append(
-            Block(
-                page.relative_to(DOCS).as_posix(),
-                headings[-1] if headings else "",
-                match["language"],
-                match["title"] or "",
-                (match["mark"] or "").strip(),
-                match["text"],
-            )
-        )
-    return found
+        headings = re.findall(r"^## (.+)$", text[: match.start()], re.MULTILINE) or [""]
+        optional = (match["title"] or "", (match["mark"] or "").strip())
+        result.append(Block(name, headings[-1], match["language"], *optional, match["text"]))
+    return result
 
 
-def pages() -> list[Path]:
-    """Every page."""
-    return sorted(DOCS.rglob("*.md"))
+def write_files(page: Iterable[Block], folder: Path) -> None:
+    """Write the blocks that have a file name as title, and an evaluation set beside each `targets.toml`."""
+    for block in page:
+        if "." in block.title:
+            path = folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+            if path.name == "targets.toml":
+                np.savez(path.with_name("test.npz"), x=np.zeros((4, 32, 32, 3), np.uint8), y=np.array([0, 1, 0, 1]))

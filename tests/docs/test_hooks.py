@@ -1,14 +1,13 @@
-"""The examples of `docs/hooks.md`: ten lines each, and each does what the page says."""
+"""The examples of `docs/hooks.md` are short, and each does what the page says."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from blocks import DOCS, blocks
+from blocks import DOCS, blocks, write_files
 from dfqbench.grid import load_grid
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
@@ -19,72 +18,68 @@ from dfqbench.targets.catalogue import Catalogue
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network
 
-EXAMPLES = {block.title: block.text for block in blocks(DOCS / "hooks.md") if block.title}
+EXAMPLES = [block for block in blocks(DOCS / "hooks.md") if block.title]
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for title, text in EXAMPLES.items():
-        (tmp_path / title).parent.mkdir(exist_ok=True)
-        (tmp_path / title).write_text(text)
-    np.savez(tmp_path / "blobs" / "test.npz", x=np.zeros((4, 32, 32, 3), np.uint8), y=np.array([0, 1, 0, 1]))
+    write_files(EXAMPLES, tmp_path)
     return tmp_path
 
 
-def loaded(example: Path, file: str) -> Plugins:
+def load(example: Path, file: str) -> Plugins:
     plugins = load_plugins([example / file])
     assert plugins.broken == []
     return plugins
 
 
-def test_they_are_short() -> None:
-    for title, text in EXAMPLES.items():
-        assert len([line for line in text.splitlines() if line.strip()]) <= 12, title
+def test_examples_are_short() -> None:
+    assert [example.title for example in EXAMPLES if len(example.lines) > 12] == []
 
 
 def test_quantizer(example: Path) -> None:
     from dfqbench.synth.source import FixedSource
 
-    kind = loaded(example, "one_image.py").quantizer_class("one-image")
+    quantizer_cls = load(example, "one_image.py").quantizer_class("one-image")
     ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
-    student = kind(kind.params_type()).quantize(toy_network(), FixedSource(toy_images(8)), ctx)
+    student = quantizer_cls(quantizer_cls.params_type()).quantize(toy_network(), FixedSource(toy_images(8)), ctx)
     assert isinstance(student, Student)
     assert student.range_steps == 1
     assert student.images_seen == 1
 
 
 def test_networks(example: Path) -> None:
-    plugins = loaded(example, "plain.py")
+    plugins = load(example, "plain.py")
     families = {name: offer.load for name, offer in plugins.models.items()}
     card = toy_card(classes=7, channels=1)
     model = ModelSpec("toy", "plain:small", "plain:small", card, kwargs={"classes": 7}, random_seed=0)
     network = build_teacher(model, families=families)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
-    # The evaluator builds networks without loading plugins: the file's path is enough.
+    # The evaluator builds networks from this string alone, without loading plugins.
     assert families["plain"] == f"{example / 'plain.py'}:build"
 
 
 def test_target(example: Path) -> None:
-    plugins = loaded(example, "blobs.py")
+    plugins = load(example, "blobs.py")
     catalogue = Catalogue.discover([], plugins.targets.values(), families={})
     assert [model.name for model in catalogue.models("blobs")] == ["torchvision:resnet18"]
     assert catalogue.target("blobs").dataset is not None
 
 
 def test_grid(example: Path) -> None:
-    grid = load_grid("sweep", loaded(example, "sweep.py"))
+    grid = load_grid("sweep", load(example, "sweep.py"))
     assert grid.seeds == (0, 1, 2)
     assert len(grid.parsed_schemes) == 3
 
 
 def test_claims(example: Path) -> None:
-    file = loaded(example, "printed.py").claims["mine"].path
+    file = load(example, "printed.py").claims["mine"].path
     [claim] = [claim for claim in claims_in(file) if claim.method == "mine"]
     assert (claim.top1, claim.place) == (68.10, "Table 2")
 
 
 def test_observer(example: Path) -> None:
-    plugins = loaded(example, "notify.py")
+    plugins = load(example, "notify.py")
     assert plugins.record_finished({"method": "zeroq", "status": "ok", "top1": 90.5}) == []
     assert (example / "finished.log").read_text() == "zeroq ok 90.5\n"

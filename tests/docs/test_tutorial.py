@@ -1,4 +1,4 @@
-"""The tutorial's text alone, followed from an empty folder: ends with a method of one's own in the table."""
+"""Follow the tutorial from an empty folder to a method in the table."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ TUTORIAL = blocks(DOCS / "tutorial.md")
 STEPS = [block for block in TUTORIAL if block.mark == "slow: tutorial"]
 EDITS = {block.title: block.text for block in TUTORIAL if block.title in {"loss", "loop", "parameter"}}
 
-slow = pytest.mark.skipif(
-    os.environ.get("DFQBENCH_DOCS") != "slow", reason="installs a package and runs grids: `tox -e docs`"
-)
-
 
 def shell(text: str, folder: Path) -> str:
-    # The interpreter's own folder comes first, as in an activated environment.
+    # As in an activated environment: the interpreter's folder comes first.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-ec", text], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1500
@@ -32,13 +28,13 @@ def shell(text: str, folder: Path) -> str:
 
 
 def edited(text: str, pattern: str, replacement: str) -> str:
-    found, count = re.subn(pattern, lambda _: replacement, text, flags=re.MULTILINE | re.DOTALL)
-    assert count == 1, f"the tutorial edits what the package no longer has: {pattern}"
-    return found
+    result, count = re.subn(pattern, lambda _: replacement, text, flags=re.MULTILINE | re.DOTALL)
+    assert count == 1, f"the tutorial edits lines that the package does not have: {pattern}"
+    return result
 
 
 def apply(package: Path) -> None:
-    """The edits of the section 'Your idea', as its text says."""
+    """Edit the package as the section 'Your idea' says."""
     file = package / "src/dfqbench_calm/synthesizer.py"
     text = edited(file.read_text(), r"def smoothness_loss.*?\n\n\n", EDITS["loss"] + "\n\n")
     text = edited(text, r"^            teacher\(images\)\n            loss = [^\n]*\n", EDITS["loop"])
@@ -47,9 +43,9 @@ def apply(package: Path) -> None:
     file.write_text(edited(file.read_text(), r"^    smoothness: [^\n]*\n", EDITS["parameter"]))
 
 
-@slow
+@pytest.mark.skipif(os.environ.get("DFQBENCH_DOCS") != "slow", reason="installs a package: `tox -e docs`")
 @pytest.mark.timeout(6000)
-def test_following_the_text_leads_into_the_table(tmp_path: Path) -> None:
+def test_following_the_tutorial_makes_a_row(tmp_path: Path) -> None:
     first, *others = STEPS
     try:
         out = shell(first.text, tmp_path)
@@ -63,7 +59,7 @@ def test_following_the_text_leads_into_the_table(tmp_path: Path) -> None:
         shell(f"{sys.executable} -m pip uninstall --yes --quiet dfqbench-calm", tmp_path)
 
 
-def test_the_edits_fit_the_package(tmp_path: Path) -> None:
+def test_edits_fit_the_package(tmp_path: Path) -> None:
     from dfqbench.scaffold import new_package
 
     folder, *_ = new_package("calm", "images", tmp_path)
