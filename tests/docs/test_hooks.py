@@ -68,7 +68,7 @@ def test_target(example: Path) -> None:
 
 
 def test_grid(example: Path) -> None:
-    grid = load_grid("sweep", load(example, "sweep.py"))
+    grid = load_grid("widths", load(example, "widths.py"))
     assert grid.seeds == (0, 1, 2)
     assert len(grid.parsed_schemes) == 3
 
