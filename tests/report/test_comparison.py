@@ -12,9 +12,9 @@ import pytest
 from tests.report.test_table import changed, record
 
 from dfqbench.api import InputError, UsageError
-from dfqbench.report.comparison import compare, render_comparison
-from dfqbench.report.correct import correctness
-from dfqbench.report.paired import bootstrap_interval, compare_paired, mcnemar
+from dfqbench.report.comparison.compare import compare, per_image
+from dfqbench.report.comparison.paired import bootstrap_interval, compare_paired, mcnemar
+from dfqbench.report.renderers.comparison import render_comparison
 from dfqbench.run.store.record import Record
 
 
@@ -112,7 +112,7 @@ def test_other_images_are_never_paired() -> None:
 def test_damaged_answers(bits: Any, message: str) -> None:
     broken = changed(answered("a", flags(100, 0.5, 0)), correct=bits)
     with pytest.raises(InputError, match=message):
-        correctness(broken)
+        per_image(broken)
 
 
 def test_unknown_names() -> None:

@@ -11,10 +11,10 @@ import pytest
 from tests.report.test_table import failed, record
 
 from dfqbench.report import parse_layout, render
-from dfqbench.report.book import published_book
-from dfqbench.report.columns import VALUES
-from dfqbench.report.escape import latex
-from dfqbench.report.forms.latex import MOST_ROWS
+from dfqbench.report.literature.publication_index import published_index
+from dfqbench.report.metrics import METRICS
+from dfqbench.report.renderers.escape import latex
+from dfqbench.report.renderers.latex import MOST_ROWS
 from dfqbench.run.store.record import Record
 
 HOSTILE = "a_b & 100% $x$ #1 {y} ~ ^ \\foo \\end{tabular} <i> | µ é ï ñ Ł Δ × ± … – “q” ✓ 你 \x07 --set ?`\n\nend"
@@ -46,12 +46,12 @@ def paper(seeds: int = 3) -> list[Record]:
 def forms() -> dict[str, str]:
     """Every form of the table."""
     machines = {"e1": "cuda: Toy_1 & 2", "e2": HOSTILE}
-    every = parse_layout(["model", "method"], ["scheme"], list(VALUES))
+    every = parse_layout(["model", "method"], ["scheme"], list(METRICS))
     long = [record(str(at), method=f"m{at}", seed=0) for at in range(2 * MOST_ROWS + 1)]
     return {
-        "with claims": render(paper(), "latex", machines, claims=published_book()),
+        "with claims": render(paper(), "latex", machines, publications=published_index()),
         "without claims": render(paper(1), "latex", machines),
-        "no claim known": render([record("a")], "latex", claims=published_book()),
+        "no claim known": render([record("a")], "latex", publications=published_index()),
         "by bits": render(paper(), "latex", layout=parse_layout(["method"], ["bits"], ["synthesis", "top1"])),
         "by seed": render(paper(), "latex", layout=parse_layout(["method"], ["seed"], ["top1"])),
         "every value": render(paper(), "latex", layout=every),

@@ -17,7 +17,7 @@ from tests.report.test_pictures import shown
 from tests.report.test_plots import run
 from tests.report.test_table import changed, failed, scheme
 
-from dfqbench.report.site import report_page
+from dfqbench.report.html.page import report_page
 from dfqbench.run.store.record import Record
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>\"'`{{7*7}}&"

@@ -11,10 +11,9 @@ from safetensors.numpy import save_file
 from tests.report.test_table import record
 
 from dfqbench.api import InputError
-from dfqbench.report.pictures import pictures
-from dfqbench.report.pictures.choose import _captions
-from dfqbench.report.pictures.display import pixels, stored
+from dfqbench.report.pictures.draw import _captions, draw_pictures
 from dfqbench.report.pictures.grid import GAP, LEFT, TEXT, TILE
+from dfqbench.report.pictures.images import load_images, pixels
 from dfqbench.run.store.record import Record
 
 CARD = {"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.5, 1.0], "input_size": [3, 8, 8]}
@@ -71,7 +70,7 @@ def test_one_grid_for_each_method(tmp_path: Path) -> None:
     for step in (1, 20, 100):
         save_file({"images": np.zeros((8, 3, 8, 8), np.float16)}, training / f"images-{step}.safetensors")
     (training / "student-1.safetensors").write_bytes(b"")
-    found, problems = pictures(attempts)
+    found, problems = draw_pictures(attempts)
     assert problems == []
     assert [(picture.method, picture.over_training) for picture in found] == [("a", False), ("a", True), ("b", False)]
     assert found[0].image.size == (8 * (TILE + GAP) + GAP, 2 * (TILE + TEXT + GAP) + GAP)
@@ -82,9 +81,9 @@ def test_one_grid_for_each_method(tmp_path: Path) -> None:
 
 def test_a_cell_without_images_is_told_and_another_seed_serves(tmp_path: Path) -> None:
     (tmp_path / "attempt-1").mkdir()
-    found, problems = pictures([(shown(), tmp_path / "attempt-1")])
+    found, problems = draw_pictures([(shown(), tmp_path / "attempt-1")])
     assert found == []
-    assert "cannot be read" in problems[0]
+    assert "is missing" in problems[0]
     save_file({"images": np.zeros((2, 3, 4)).astype(np.float32)}, tmp_path / "attempt-1" / "images.safetensors")
     with pytest.raises(InputError, match="does not hold images"):
-        stored(tmp_path / "attempt-1" / "images.safetensors")
+        load_images(tmp_path / "attempt-1" / "images.safetensors")

@@ -12,8 +12,8 @@ from PIL import Image
 from tests.report.test_table import changed, failed, record, scheme
 
 from dfqbench.api import UsageError
-from dfqbench.report.plots import draw_plots, saved
-from dfqbench.report.plots.accuracy import pareto
+from dfqbench.report.plots.charts import pareto
+from dfqbench.report.plots.draw import draw_plots, save_plots
 from dfqbench.report.plots.style import COLOURS, looks
 from dfqbench.run.store.record import Record
 
@@ -155,11 +155,11 @@ def test_files(tmp_path: Path) -> None:
     plots = draw_plots(
         [record("1", method=hostile, scheme=scheme(4)), record("2", method=hostile, scheme=scheme(3))], ["bits"]
     )
-    files = saved(plots, tmp_path / "plots")
+    files = save_plots(plots, tmp_path / "plots")
     assert [file.suffix for file in files] == [".png", ".svg"]
     assert Image.open(io.BytesIO(files[0].read_bytes())).width > 600
     ElementTree.fromstring(files[1].read_text())  # noqa: S314 - our own file
     assert "<script>" not in files[1].read_text()
     assert "&lt;script&gt;" in files[1].read_text()
-    again = saved(plots, tmp_path / "again")
+    again = save_plots(plots, tmp_path / "again")
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.report import frame, hardware, render
+from dfqbench.report import describe_hardware, frame, render
 from dfqbench.run.store.record import Record
 
 
@@ -337,7 +337,7 @@ def test_frame() -> None:
     assert frame([]).empty
 
 
-def test_hardware(tmp_path: Any) -> None:
+def test_describe_hardware(tmp_path: Any) -> None:
     folder = tmp_path / "environments"
     folder.mkdir()
     (folder / "e1.json").write_text(
@@ -349,11 +349,11 @@ def test_hardware(tmp_path: Any) -> None:
     (folder / "e4.json").write_text(json.dumps(compiled))
     (folder / "e5.json").write_text(json.dumps(compiled | {"passes": "torch"}))
     (folder / "e6.json").write_text(json.dumps({"device": "cuda", "device_name": "Fast", "kernels": "triton 3.6"}))
-    assert hardware(tmp_path) == {
+    assert describe_hardware(tmp_path) == {
         "e1": "cpu: Toy, 2 cores, torch 2.9",
         "e2": "cuda: Fast",
         "e4": "cpu: Toy, 2 cores, compiled passes",
         "e6": "cuda: Fast, triton 3.6",
         "e5": "cpu: Toy, 2 cores",
     }
-    assert hardware(tmp_path / "absent") == {}
+    assert describe_hardware(tmp_path / "absent") == {}

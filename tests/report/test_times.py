@@ -9,7 +9,8 @@ import json
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.report.times import published_times, render_times, select_times
+from dfqbench.report.literature.published_times import published_times, select_times
+from dfqbench.report.renderers.literature import render_times
 
 
 def test_every_time_says_what_and_where() -> None:

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from dfqbench.report import render
-from dfqbench.report.book import ClaimBook, published_book
-from dfqbench.report.claims import Claim
-from dfqbench.report.published import method_key, model_key
-from dfqbench.report.verdict import judge, tolerance, verdicts
+from dfqbench.report.literature.names import method_key, model_key
+from dfqbench.report.literature.publication_index import PublicationIndex, published_index
+from dfqbench.report.literature.published_numbers import PublishedNumber
+from dfqbench.report.literature.verdict import judge, tolerance, verdicts
 from dfqbench.run.store.record import Record
 
 
-def claim(**changes: Any) -> Claim:
-    made = Claim(
+def claim(**changes: Any) -> PublishedNumber:
+    made = PublishedNumber(
         paper="Cai CVPR20",
         reported_in="ZeroQ repo README",
         place="README table",
@@ -132,7 +132,7 @@ def test_changed_parameters_are_never_reproduced() -> None:
     assert judge([record(changed_params=[])], claim()).word == "reproduced"
     seeds = [record(changed_params=[]), record(seed=1, changed_params=["quantizer.alpha"])]
     assert judge(seeds, claim()).word == "other parameters"
-    assert "other parameters" in render(seeds[1:], "text", claims=ClaimBook([claim()]))
+    assert "other parameters" in render(seeds[1:], "text", publications=PublicationIndex([claim()]))
 
 
 def test_every_seed_needs_its_best_snapshot() -> None:
@@ -144,16 +144,16 @@ def test_every_seed_needs_its_best_snapshot() -> None:
 
 
 def test_claims_about_a_plugin_s_method() -> None:
-    mine = claim(method="Stripes", offered="stripes", notes="")
+    mine = claim(method="Stripes", plugin_method="stripes", notes="")
     assert mine.implemented == "stripes"
     ran = record(method="stripes", quantizer="reconstruct", cross=False)
-    [found] = verdicts([ran], ClaimBook([mine]))
+    [found] = verdicts([ran], PublicationIndex([mine]))
     assert found.word == "reproduced"
     assert judge([record(method="stripes", quantizer="reconstruct", cross=True)], mine).word == "other protocol"
     # Its own source prints no full precision: another of the book does.
     silent, loud = dataclasses.replace(mine, fp_top1=None), claim(fp_top1=93.85, model="cifar:resnet20")
-    assert judge([ran], silent, ClaimBook([silent])).word == "other weights"
-    assert judge([ran], silent, ClaimBook([silent, loud])).word == "reproduced"
+    assert judge([ran], silent, PublicationIndex([silent])).word == "other weights"
+    assert judge([ran], silent, PublicationIndex([silent, loud])).word == "reproduced"
 
 
 def test_only_claims_about_the_same_cell() -> None:
@@ -166,8 +166,8 @@ def test_only_claims_about_the_same_cell() -> None:
         claim(dataset="CIFAR-100"),
         claim(model="VGG16bn"),
     ]
-    assert [found.claim.top1 for found in verdicts([record()], ClaimBook(others))] == [70.0]
-    assert verdicts([record(scheme=three)], ClaimBook(others)) == []
+    assert [found.number.top1 for found in verdicts([record()], PublicationIndex(others))] == [70.0]
+    assert verdicts([record(scheme=three)], PublicationIndex(others)) == []
     subset = {"name": "imagenet-val1300", "n": 1300}
     net = {"name": "torchvision:resnet18"}
     assert verdicts([record(dataset=subset, model=net)]) == []
@@ -176,7 +176,7 @@ def test_only_claims_about_the_same_cell() -> None:
 
 def test_the_order_of_claims_ignores_how_they_compare() -> None:
     far, near = claim(top1=10.0), claim(top1=80.2, reported_in="somebody's note")
-    assert [found.claim.top1 for found in verdicts([record()], ClaimBook([near, far]))] == [10.0, 80.2]
+    assert [found.number.top1 for found in verdicts([record()], PublicationIndex([near, far]))] == [10.0, 80.2]
 
 
 @pytest.mark.parametrize(
@@ -205,24 +205,24 @@ def test_names_of_methods() -> None:
 
 
 def test_tables_show_claims_with_source_and_verdict() -> None:
-    text = " ".join(render([record()], "text", claims=published_book()).split())
+    text = " ".join(render([record()], "text", publications=published_index()).split())
     assert "Published numbers for these cells" in text
     assert "w4a4@gdfq zeroq resnet20 80.20 79.30" in text
     assert "other weights" in text  # DSG's 94.08
     assert "AIT CVPR22" in text
     for fmt in ("md", "latex", "html"):
-        shown = render([record()], fmt, claims=published_book())
+        shown = render([record()], fmt, publications=published_index())
         assert "AIT CVPR22" in shown
         assert "79.30" in shown
-    [found] = json.loads(render([record()], "json", claims=published_book()))
+    [found] = json.loads(render([record()], "json", publications=published_index()))
     assert {entry["verdict"] for entry in found["claims"]} >= {"other weights", "above"}
-    digits = render([record(dataset={"name": "digits", "n": 540})], "text", claims=published_book())
+    digits = render([record(dataset={"name": "digits", "n": 540})], "text", publications=published_index())
     assert "No published number is known" in digits
 
 
 def test_no_claims_unless_asked_for() -> None:
     assert "Published" not in render([record()], "text")
     assert "verdict" not in render([record()], "csv")
-    header, line = render([record()], "csv", claims=published_book()).splitlines()
+    header, line = render([record()], "csv", publications=published_index()).splitlines()
     assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,verdict")
     assert "79.3" in line

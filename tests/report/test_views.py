@@ -13,8 +13,8 @@ from tests.report.test_table import failed, record, rows, scheme
 
 from dfqbench.api import UsageError
 from dfqbench.report import Layout, parse_layout, render
-from dfqbench.report.escape import latex
-from dfqbench.report.table import make_pages
+from dfqbench.report.render import build_tables
+from dfqbench.report.renderers.escape import latex
 from dfqbench.run.store.record import Record
 
 
@@ -85,7 +85,7 @@ def test_methods_by_bits() -> None:
 
 
 def test_what_is_in_neither_rows_nor_columns_has_pages() -> None:
-    pages = make_pages(several(), layout=layout("method", "model"))
+    pages = build_tables(several(), {}, layout("method", "model"))
     assert [page.title.rpartition(", ")[2] for page in pages] == ["w4a4@gdfq", "w3a3@gdfq"]
     assert all(len(page.rows) == 6 for page in pages)
 
@@ -98,7 +98,7 @@ def test_seeds_in_columns_are_not_averaged() -> None:
 
 def test_targets_in_columns() -> None:
     records = [record("1"), record("2", target="cifar10", dataset={"name": "cifar10", "n": 10000}, top1=50.0)]
-    [page] = make_pages(records, layout=layout("method", "target"))
+    [page] = build_tables(records, {}, layout("method", "target"))
     assert [column.name for column in page.columns] == ["cifar10", "digits"]
     assert [entry.text for entry in page.rows[0].entries] == ["50.00", "90.25"]
 

@@ -14,8 +14,7 @@ from dfqbench.diagnose.cell import VERSION, diagnose
 from dfqbench.diagnose.kept import IMAGES_FILE, kept_images, kept_model, kept_training
 from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
-from dfqbench.report.status import finished
-from dfqbench.report.values import latest
+from dfqbench.report.record_access import finished, latest
 from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.record import Diagnostics, Record
 from dfqbench.run.store.run_folder import RunFolder

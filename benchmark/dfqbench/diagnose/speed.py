@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from dfqbench.report.columns import seconds_per_image
-from dfqbench.report.labels import model_name
-from dfqbench.report.status import CEILING, finished
+from dfqbench.report.metrics import seconds_per_image
+from dfqbench.report.record_access import CEILING, finished, model_name
 from dfqbench.run.store.record import Record
 
 REFERENCE = "zeroq"

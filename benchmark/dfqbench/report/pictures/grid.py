@@ -21,7 +21,7 @@ LEFT = 78
 
 
 def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool = False) -> Image:
-    """Images in rows of eight, each with words beneath.
+    """Draw images in rows of eight, each with words beneath.
 
     Args:
         images: (N, H, W, 3), in the order in which they are shown.
@@ -38,27 +38,27 @@ def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool 
 
 
 def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]], *, smooth: bool = False) -> Image:
-    """A row of images for each point of the training, with words before it.
+    """Draw a row of images for each point of the training, with words before it.
 
     Args:
-        rows: words and images (N, H, W, 3); of these the first eight are shown.
-        smooth: as of `class_grid`.
+        rows: words and images (N, H, W, 3), of which the first eight are shown.
+        smooth: as in `class_grid`.
     """
     canvas = _canvas(LEFT + COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + GAP) + GAP)
-    for at, (word, images) in enumerate(rows):
+    for at, (words, images) in enumerate(rows):
         y = GAP + at * (TILE + GAP)
-        for line, part in enumerate(word.split("\n")):
+        for line, part in enumerate(words.split("\n")):
             _write(canvas, part, GAP, y + TILE // 2 - TEXT + line * TEXT)
         for column, image in enumerate(images[:COLUMNS]):
             _paste(canvas, image, LEFT + column * (TILE + GAP), y, smooth=smooth)
     return canvas
 
 
-def encoded(image: Image, form: Literal["png", "jpeg"]) -> bytes:
-    """The file's content; JPEG without loss of colour resolution, for pages that must stay small."""
+def encode(image: Image, form: Literal["png", "jpeg"]) -> bytes:
+    """Return the file's content; JPEG, for pages that must stay small, without loss of colour resolution."""
     stream = io.BytesIO()
-    options = {"quality": 65, "subsampling": 0, "optimize": True} if form == "jpeg" else {"optimize": True}
-    image.save(stream, form.upper(), **options)
+    options = {"quality": 65, "subsampling": 0} if form == "jpeg" else {}
+    image.save(stream, form.upper(), optimize=True, **options)
     return stream.getvalue()
 
 
