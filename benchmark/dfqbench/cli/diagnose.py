@@ -39,7 +39,7 @@ def diagnose(
 
     from dfqbench.api.errors import unknown_name
     from dfqbench.cli.options import checked_device
-    from dfqbench.diagnose.run import Diagnosis
+    from dfqbench.diagnose.run import diagnose_run
     from dfqbench.plugins import load_plugins
     from dfqbench.report import describe_hardware, parse_layout, render
     from dfqbench.run.store.run_folder import run_folders
@@ -50,8 +50,9 @@ def diagnose(
     families = {name: offer.load for name, offer in load_plugins(plugin or ()).models.items()}
     console = Console(stderr=True)
     with console.status("diagnosing") as status:
-        diagnosis = Diagnosis(checked_device(device), families, trust=trust, again=again, say=status.update)
-        found = diagnosis.run(folders[run])
+        found = diagnose_run(
+            folders[run], checked_device(device), families, trust=trust, again=again, say=status.update
+        )
     words = describe_hardware(folders[run].path)
     for values in (SHOWN, LABELS):
         layout = parse_layout(("scheme", "method"), ("model",), values)
