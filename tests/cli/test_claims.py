@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from dfqbench.api import UsageError
 from dfqbench.cli import claims
-from dfqbench.report.literature.published_numbers import disagreements, published_numbers, select_numbers
+from dfqbench.report.literature.published_numbers import disagreements, published_numbers
+from dfqbench.report.literature.select import select
 
 
 def run(*arguments: str) -> Result:
@@ -58,7 +59,7 @@ def test_times() -> None:
 
 
 def test_rounding_is_no_disagreement() -> None:
-    found = select_numbers(published_numbers(), method="gdfq", model="resnet18", bits="w4a4")
+    found = select(published_numbers(), method="gdfq", model="resnet18", bits="w4a4")
     assert len({claim.top1 for claim in found}) > 1
     assert disagreements(found) == []
 

@@ -9,7 +9,8 @@ import json
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.report.literature.published_times import published_times, select_times
+from dfqbench.report.literature.published_times import published_times
+from dfqbench.report.literature.select import select
 from dfqbench.report.renderers.literature import render_times
 
 
@@ -25,17 +26,17 @@ def test_every_time_says_what_and_where() -> None:
 
 def test_choosing() -> None:
     times = published_times()
-    own = select_times(times, method="dffg")
+    own = select(times, method="dffg")
     assert [(t.value, t.unit, t.source) for t in own] == [("10", "x faster", "DFFG abstract (BMVC23/514)")]
-    named = select_times(times, method="zeroq", model="torchvision:resnet50", dataset="imagenet", bits="W4A4")
+    named = select(times, method="zeroq", model="torchvision:resnet50", dataset="imagenet", bits="W4A4")
     # The abstract's claim names no width: it is for any.
     assert [(t.value, t.unit, t.hardware) for t in named] == [("<30", "s", ""), ("92", "s", "A100")]
-    assert not select_times(times, method="zeroq", bits="w8a8", model="resnet18")
-    assert not select_times(times, method="zeroq", dataset="cifar10")
+    assert not select(times, method="zeroq", bits="w8a8", model="resnet18")
+    assert not select(times, method="zeroq", dataset="cifar10")
 
 
 def test_forms_hold_the_same_numbers() -> None:
-    times = select_times(published_times(), method="GDFQ")
+    times = select(published_times(), method="GDFQ")
     found = list(csv.DictReader(io.StringIO(render_times(times, "csv"))))
     assert found == json.loads(render_times(times, "json"))
     assert [row["value"] for row in found] == ["1.7", "3.1", "5.7", "4.8", "1.9"]

@@ -36,8 +36,8 @@ def claims(
     """
     from dfqbench.api.errors import UsageError, unknown_name
     from dfqbench.report.literature.names import dataset_key, model_key
-    from dfqbench.report.literature.published_numbers import select_numbers
-    from dfqbench.report.literature.published_times import published_times, select_times
+    from dfqbench.report.literature.published_times import published_times
+    from dfqbench.report.literature.select import select
     from dfqbench.report.renderers.literature import (
         LITERATURE_FORMATS,
         LiteratureFormat,
@@ -63,8 +63,8 @@ def claims(
         raise unknown_name("method", method.lower(), methods - {""})
     form = cast("LiteratureFormat", fmt)
     if times:
-        chosen = select_times(published_times(), method=method, model=model, dataset=dataset, bits=bits)
+        chosen = select(published_times(), method=method, model=model, dataset=dataset, bits=bits)
         typer.echo(render_times(chosen, form), nl=False)
         return
-    found = select_numbers(known, method=method, model=model, dataset=dataset, bits=bits)
+    found = select(known, method=method, model=model, dataset=dataset, bits=bits)
     typer.echo(render_numbers(found, form), nl=False)

@@ -17,10 +17,8 @@ from dfqbench.synth.attention import FeatureMaps, attention_centre, attention_co
 from dfqbench.synth.losses import bns_loss
 from dfqbench.synth.statistics import BatchNormStatistics, batchnorm_layers
 
-VERSION = 1
-"""Of what is measured; cells with another version are diagnosed again."""
-DIGITS = 6
-"""Significant digits that are kept."""
+VERSION = 1  # of what is measured; cells with another version are diagnosed again
+DIGITS = 6  # significant digits that are kept
 
 
 @torch.no_grad()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-ABSENT = "-"
-"""Shown where there is no value."""
+ABSENT = "-"  # shown where there is no value
 
 
 def decimals(digits: int) -> Callable[[float], str]:

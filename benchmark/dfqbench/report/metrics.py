@@ -152,4 +152,3 @@ _ALL = (
     _diagnosed("speed", "speed", "ZeroQ's seconds an image over this method's, same network and budget", digits=2),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
-"""Every metric by name."""

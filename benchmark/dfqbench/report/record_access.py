@@ -9,10 +9,8 @@ from typing import Any
 from dfqbench.run.store.record import Error, Record
 from dfqbench.run.store.status import MEASURED
 
-COLLAPSED = "collapsed"
-"""Status of a measured student that guesses: a result, but never the best."""
-FLOOR, CEILING = "noise", "real"
-"""Names of the two controls."""
+COLLAPSED = "collapsed"  # status of a measured student that guesses: a result, but never the best
+FLOOR, CEILING = "noise", "real"  # names of the two controls
 _STATUS_WORDS = {"oom": "out of memory", "timeout": "time limit"}
 _SELF_EXPLAINING = frozenset(
     {"Invalid", "Collapsed", "Timeout", "Preempted", "WorkerDied", "Unavailable", "Skip", "PluginError", "UsageError"}

@@ -10,12 +10,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EXACT_UP_TO = 1000
-"""Most images on which two students differ for the exact binomial test; above, the chi-squared one."""
+EXACT_UP_TO = 1000  # most images on which two students differ for the exact binomial test; above, the chi-squared one
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-LEVEL = 0.05
-"""A smaller p is significant."""
+LEVEL = 0.05  # a smaller p is significant
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +73,9 @@ def compare_paired(first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's test: exact for few images, else chi-squared with continuity correction.
+    """Return the two-sided p of McNemar's test, from the numbers of images that only one student gets right.
 
-    Args:
-        only_first: images that only the first gets right.
-        only_second: images that only the second gets right.
+    Exact for few images, else chi-squared with continuity correction.
     """
     from scipy import stats
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dfqbench.report.formatting import ABSENT, optional
 from dfqbench.report.literature.publication_index import PublicationIndex
@@ -24,54 +24,20 @@ from dfqbench.report.record_access import (
     short_names,
     status_word,
 )
-from dfqbench.report.tables.aggregate import Aggregate, aggregate
+from dfqbench.report.tables.aggregate import aggregate
 from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.store.record import Error, Record
 
 SUMMARY = tuple(METRICS[name] for name in ("top1", "drop", "agreement", "synthesis", "total"))
 LOG, LOG_LINES, LOG_BYTES = "log.txt", 20, 4000
-MOST_TEXT = 6000
-"""Characters of a traceback that are shown."""
+MOST_TEXT = 6000  # characters of a traceback that are shown
 _FACTS = (
     *("status", "run", "attempt", "started_at", "finished_at", "method", "quantizer", "recipe", "fidelity"),
     *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from", "source_images"),
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok", "changed_params", "together_with"),
 )
 _NESTED_FACTS = ("seconds", "counts", "peak_mib", "versions", "dataset", "model", "oracle", "student_from")
-Facts = list[tuple[str, str]]
-"""Names and values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the summary: a method on a network under a scheme, over its seeds."""
-
-    names: tuple[str, ...]  # method, network, scheme
-    run_on: tuple[str, ...]  # target and budget
-    anchor: str  # of the first seed's section; empty: the page has none
-    numbers: Aggregate
-    seeds: int  # that finished
-    state: str  # `ok`, or what went wrong
-    verdict: str  # about the most comparable published number, or empty
-    claimed: str  # its top-1 with its source, or empty
-    control: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """The section of one cell."""
-
-    anchor: str
-    title: str  # method, network, scheme and seed
-    good: bool  # whether its numbers count
-    result: str  # top-1, or why there is none
-    facts: Facts
-    params: Facts
-    flags: list[str]  # flags, operands off their quantization levels, and files of real data
-    error: Facts  # without its traceback
-    traceback: str  # the end of it
-    log: str  # the end of it
-    layers: list[tuple[str, ...]]  # distances to the BatchNorm statistics by layer
+Facts = list[tuple[str, str]]  # names and values
 
 
 def anchor(record: Record) -> str:
@@ -80,13 +46,10 @@ def anchor(record: Record) -> str:
     return "cell-" + "-".join("".join(c if c.isascii() and c.isalnum() else "_" for c in part) for part in parts)
 
 
-def summary(pivot: Pivot, anchors: frozenset[str], publications: PublicationIndex) -> list[Line]:
-    """Return the summary's lines for methods by networks.
+def summary(pivot: Pivot, anchors: frozenset[str], publications: PublicationIndex) -> list[dict[str, Any]]:
+    """Return the summary's lines, one for each method on a network under a scheme, as the template shows them.
 
-    Args:
-        pivot: with rows of scheme and method, columns of networks.
-        anchors: of the sections that the page has.
-        publications: published numbers.
+    Rows of the pivot are schemes and methods, columns networks; lines link to the sections in `anchors`.
     """
     lines = []
     models = short_names(pivot.models)
@@ -95,52 +58,50 @@ def summary(pivot: Pivot, anchors: frozenset[str], publications: PublicationInde
         first = (good or records)[0]
         names = pivot.rows[row].names
         faults = {status_word(r) for r in records if not finished(r)} | {
-            COLLAPSED for r in good if r.status == COLLAPSED
+            r.status for r in good if r.status == COLLAPSED
         }
         best = next(iter(verdicts(good, publications)), None)
         lines.append(
-            Line(
-                (names["method"], models[pivot.columns[column].names["model"]], names["scheme"]),
-                (first.target or "unknown", first.budget or "unknown"),
-                anchor(first) if anchor(first) in anchors else "",
-                aggregate(records, SUMMARY),
-                len(good),
-                ", ".join(sorted(faults)) or "ok",
-                best.word if best else "",
-                f"{best.number.top1:.2f} ({best.number.reported_in})" if best else "",
-                control_rank(first) > 0,
-            )
+            {
+                "names": (names["method"], models[pivot.columns[column].names["model"]], names["scheme"]),
+                "run_on": (first.target or "unknown", first.budget or "unknown"),
+                "anchor": anchor(first) if anchor(first) in anchors else "",
+                "numbers": aggregate(records, SUMMARY),
+                "seeds": len(good),
+                "state": ", ".join(sorted(faults)) or "ok",
+                "verdict": best.word if best else "",
+                "claimed": f"{best.number.top1:.2f} ({best.number.reported_in})" if best else "",
+                "control": control_rank(first) > 0,
+            }
         )
     return lines
 
 
-def section(record: Record, folder: Path, label: str, hardware: Mapping[str, str]) -> Section:
-    """Return the section of a record.
+def section(record: Record, folder: Path, label: str, hardware: Mapping[str, str]) -> dict[str, Any]:
+    """Return the section of a record, as the template shows it.
 
-    Args:
-        record: the record.
-        folder: of its attempt.
-        label: the method's in tables.
-        hardware: words for environments, by id.
+    `folder` is that of its attempt, `label` the method's in tables; `hardware` holds words for environments.
     """
     good = finished(record)
     error = record.error or Error()
-    facts = error.model_dump(exclude_none=True, exclude_unset=True, exclude={"traceback"}, warnings=False)
+    described = error.model_dump(exclude_none=True, exclude_unset=True, exclude={"traceback"}, warnings=False)
     seed = "?" if record.seed is None else record.seed
-    layers = record.diagnostics.layers
-    return Section(
-        anchor(record),
-        f"{label}, {record.target} {model_name(record)}, {scheme_label(record)}, seed {seed}",
-        good,
-        f"top-1 {optional(record.top1)}" if good else f"{status_word(record)}: {reason(record)}"[:200],
-        _facts(record, hardware),
-        [(name.removeprefix("method."), _short(value)) for name, value in flattened(record.params).items()],
-        [*record.flags, *record.violations, *record.real_data_opened],
-        [(name, _short(value)) for name, value in facts.items()],
-        (error.traceback or "")[-MOST_TEXT:],
-        _log_end(folder / LOG),
-        [(layer.name or "?", *map(_gap, (layer.bns, layer.mean_gap, layer.std_gap))) for layer in layers],
-    )
+    return {
+        "anchor": anchor(record),
+        "title": f"{label}, {record.target} {model_name(record)}, {scheme_label(record)}, seed {seed}",
+        "good": good,
+        "result": f"top-1 {optional(record.top1)}" if good else f"{status_word(record)}: {reason(record)}"[:200],
+        "facts": _facts(record, hardware),
+        "params": [(name.removeprefix("method."), _short(value)) for name, value in flattened(record.params).items()],
+        "flags": [*record.flags, *record.violations, *record.real_data_opened],
+        "error": [(name, _short(value)) for name, value in described.items()],
+        "traceback": (error.traceback or "")[-MOST_TEXT:],
+        "log": _log_end(folder / LOG),
+        "layers": [
+            (layer.name or "?", *map(_gap, (layer.bns, layer.mean_gap, layer.std_gap)))
+            for layer in record.diagnostics.layers
+        ],
+    }
 
 
 def _facts(record: Record, hardware: Mapping[str, str]) -> Facts:

@@ -24,8 +24,7 @@ from dfqbench.report.tables.pivot import parse_layout, pivots
 from dfqbench.report.tables.table import Table, build_table
 from dfqbench.run.store.record import Record
 
-MOST_SECTIONS = 400
-"""Cells that have a section; failed ones come first where there are more."""
+MOST_SECTIONS = 400  # cells that have a section; failed ones come first where there are more
 PLOT_BYTES, PICTURE_BYTES = 1_900_000, 2_200_000
 """Most bytes of plots and of pictures, so that the page stays under five megabytes."""
 DIAGNOSED = (
@@ -73,7 +72,7 @@ def report_page(
     ordered += [record for record in newest if id(record) not in placed]
     shown = {id(record) for record in sorted(newest, key=lambda record: record.status == "ok")[:MOST_SECTIONS]}
     sections = [section(r, folders[id(r)], labels[id(r)], hardware) for r in ordered if id(r) in shown]
-    anchors = frozenset(entry.anchor for entry in sections)
+    anchors = frozenset(entry["anchor"] for entry in sections)
     plots, plots_left = _fitting(_plots(newest), PLOT_BYTES)
     pictures, problems = draw_pictures(((record, folders[id(record)]) for record in newest), smooth=True)
     figures, pictures_left = _fitting(map(_picture, pictures), PICTURE_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,30 +13,19 @@ from pathlib import Path
 from typing import Literal
 
 from dfqbench.api.errors import InputError
-from dfqbench.report.literature.names import dataset_key, method_key, model_key
+from dfqbench.report.literature.names import method_key
 
 Selection = Literal["best", "unknown"]
 """`best`: the source says that the best epoch on the test set is printed; `unknown`: it does not say."""
 _BEST_EPOCH = "best test epoch"
-FAMILY_PROTOCOL = "gdfq"
-"""Protocol of a number whose source names no other operands: that of the ZeroQ/GDFQ family."""
-_OTHER_PROTOCOL_NOTES = (
-    "8-bit first/last",
-    "first/last layers 8 bit",
-    "fc input 8 bit",
-    "symmetric",
-    "reconstruction",
-    "int8",
-    "residual expansion",
-    "quantizer details not seen",
-    "not strictly data-free",
-    "ablation",
+FAMILY_PROTOCOL = "gdfq"  # protocol of a number whose source names no other operands: that of the ZeroQ/GDFQ family
+_OTHER_PROTOCOL = re.compile(
+    "8-bit first/last|first/last layers 8 bit|fc input 8 bit|symmetric|reconstruction|int8|residual expansion|"
+    "quantizer details not seen|not strictly data-free|ablation"
 )
 """Words in notes that mean that something else was quantized, or in another way."""
-_AUTHORS_SOURCES = ("readme", "abstract")
-"""Words in `reported_in` of a source that is the authors' own."""
-_SECOND_HAND_SOURCES = ("secondary", "note", "issue", "third party", "fork")
-"""Words in `reported_in` of a source that quotes or re-runs others."""
+_AUTHORS = re.compile("readme|abstract")  # in `reported_in` of a source that is the authors' own
+_SECOND_HAND = re.compile("secondary|note|issue|third party|fork")  # of one that quotes or re-runs others
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,7 @@ class PublishedNumber:
     @property
     def drop(self) -> float | None:
         """Full precision minus top-1 in percentage points, or None where full precision is not printed."""
-        return None if self.fp_top1 is None else self.fp_top1 - self.top1
+        return None if self.fp_top1 is None else round(self.fp_top1 - self.top1, 4)
 
     @property
     def implemented(self) -> str:
@@ -73,8 +63,7 @@ class PublishedNumber:
     @property
     def protocol(self) -> str:
         """`gdfq` for the family's quantizer, else `other`: the source names other operands or other widths."""
-        notes = self.notes.lower()
-        return "other" if any(words in notes for words in _OTHER_PROTOCOL_NOTES) else FAMILY_PROTOCOL
+        return "other" if _OTHER_PROTOCOL.search(self.notes.lower()) else FAMILY_PROTOCOL
 
     @property
     def bits(self) -> str:
@@ -90,9 +79,9 @@ class PublishedNumber:
     def distance(self) -> int:
         """0: printed by its authors; 1: printed by others; 2: quoted from notes, issues or re-runs."""
         source = self.reported_in.lower()
-        if any(word in source for word in _SECOND_HAND_SOURCES):
+        if _SECOND_HAND.search(source):
             return 2
-        return 0 if any(word in source for word in _AUTHORS_SOURCES) and self.method.lower() in source else 1
+        return 0 if _AUTHORS.search(source) and self.method.lower() in source else 1
 
 
 @cache
@@ -156,30 +145,3 @@ def disagreements(numbers: Iterable[PublishedNumber], least: float = 0.1) -> lis
 def spread(cell: list[PublishedNumber]) -> float:
     """Return the highest minus the lowest of numbers in rising order, in percentage points."""
     return cell[-1].top1 - cell[0].top1
-
-
-def select_numbers(
-    numbers: Iterable[PublishedNumber],
-    *,
-    method: str | None = None,
-    model: str | None = None,
-    dataset: str | None = None,
-    bits: str | None = None,
-) -> list[PublishedNumber]:
-    """Return the numbers that match every argument.
-
-    Args:
-        numbers: to choose from.
-        method: as printed or as named here, in any case.
-        model: as printed or as named here, for example `resnet18` or `torchvision:resnet18`.
-        dataset: as printed or as the target is named here.
-        bits: for example `w4a4`.
-    """
-    return [
-        number
-        for number in numbers
-        if (method is None or method.lower() in {number.method.lower(), number.implemented.partition("+")[0]})
-        and (model is None or model_key(model) == model_key(number.model))
-        and (dataset is None or dataset_key(dataset) == dataset_key(number.dataset))
-        and (bits is None or bits.lower() == number.bits)
-    ]

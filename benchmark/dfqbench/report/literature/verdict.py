@@ -14,14 +14,10 @@ from dfqbench.run.evaluate.per_image import standard_error
 from dfqbench.run.store.record import Record
 
 PUBLISHED_BUDGET = "paper"
-SAME_WEIGHTS = 0.1
-"""Percentage points of full precision up to which weights count as the same."""
-LEAST_TOLERANCE = 0.5
-"""Percentage points that are granted however precise the measurement is."""
-NEEDS_ORACLE = "needs oracle"
-"""The number is the best epoch on the test set, and the record holds the last one only."""
-SLACK = 1e-9
-"""For sums of decimal fractions: 0.1 is not more than 0.1."""
+SAME_WEIGHTS = 0.1  # percentage points of full precision up to which weights count as the same
+LEAST_TOLERANCE = 0.5  # percentage points that are granted however precise the measurement is
+NEEDS_ORACLE = "needs oracle"  # the number is the best epoch on the test set, and the record holds the last one only
+SLACK = 1e-9  # for sums of decimal fractions: 0.1 is not more than 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class Verdict:
             "tolerance": self.tolerance,
             "top1": number.top1,
             "fp_top1": number.fp_top1,
-            "drop": None if number.drop is None else round(number.drop, 4),
+            "drop": number.drop,
             "selection": number.selection,
             "protocol": number.protocol,
             "source": number.source,

@@ -19,8 +19,7 @@ from dfqbench.run.store.student_cache import IMAGES_FILE
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_ON_PAGE = 32
-"""Images of a cell that an HTML page shows."""
+MOST_ON_PAGE = 32  # images of a cell that an HTML page shows
 
 
 @dataclass(frozen=True, slots=True)

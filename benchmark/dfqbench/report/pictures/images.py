@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_BYTES = 1 << 30
-"""Larger files are not read."""
+MOST_BYTES = 1 << 30  # larger files are not read
 
 
 def load_images(file: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:

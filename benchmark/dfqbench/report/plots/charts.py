@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.report.formatting import duration
 from dfqbench.report.metrics import total_seconds
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PHASES = ("setup", "synthesis", "quantization", "evaluation", "unattributed")
-Points = list[tuple[int | None, float | None]]
-"""Steps and values."""
+Points = list[tuple[int | None, float | None]]  # steps and values
 _TOP1 = attrgetter("top1")
 
 
@@ -33,9 +32,7 @@ def accuracy_by_bits(axes: Axes, group: Group, _: int, looks: dict[str, Look]) -
         axes.axhline(group.full, color="black", linewidth=0.8, linestyle=":", label=f"full precision {group.full:.2f}")
     axes.set_xticks(list(positions), list(group.columns))
     axes.set_xlim(-0.3, len(group.columns) - 0.7)
-    axes.set_ylabel("top-1 (%)")
-    axes.set_xlabel("bits of weights and activations")
-    axes.grid(axis="y", **GRID)
+    _label(axes, "bits of weights and activations", "top-1 (%)", "y")
     return len(group.columns) > 1
 
 
@@ -62,9 +59,7 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda seconds, _: duration(seconds).replace(".0 ", " "))
     axes.xaxis.set_minor_formatter(lambda *_: "")
-    axes.set_xlabel("synthesis and quantization")
-    axes.set_ylabel("top-1 (%)")
-    axes.grid(**GRID)
+    _label(axes, "synthesis and quantization", "top-1 (%)")
     return drawn
 
 
@@ -95,8 +90,7 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
         ends.append(begin)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(0, 1.15 * max(ends, default=1.0) or 1.0)
-    axes.set_xlabel("seconds")
-    axes.grid(axis="x", **GRID)
+    _label(axes, "seconds", "", "x")
     axes.set_axisbelow(True)
     return bool(labels)
 
@@ -104,7 +98,7 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
 def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw top-1 of snapshots against steps; the last state filled and large, the best snapshot (the oracle) ringed."""
     ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none"}
-    drawn = _over_steps(axes, group, column, looks, _snapshots, markersize=3)
+    drawn = _over_steps(axes, group, column, looks, "top-1 (%)", _snapshots, markersize=3)
     for look, record, last_step in drawn:
         if record.top1 is not None:
             axes.plot(last_step, record.top1, marker=look.marker, color=look.colour, markersize=7)
@@ -114,14 +108,12 @@ def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look
     if drawn:
         axes.plot([], [], "o", color="#555555", markersize=7, label="last state (the result)")
         axes.plot([], [], "o", color="#555555", label="oracle (best snapshot)", **ring)
-    axes.set_ylabel("top-1 (%)")
     return bool(drawn)
 
 
 def homogeneity_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw homogeneity of a live source's images against steps of its training."""
-    axes.set_ylabel("cosine similarity of features")
-    return bool(_over_steps(axes, group, column, looks, _homogeneity))
+    return bool(_over_steps(axes, group, column, looks, "cosine similarity of features", _homogeneity))
 
 
 def _snapshots(record: Record) -> Points:
@@ -137,22 +129,11 @@ def _over_steps(
     group: Group,
     column: int,
     looks: dict[str, Look],
+    name: str,
     read: Callable[[Record], Points],
     **style: Any,
 ) -> list[tuple[Look, Record, int]]:
-    """Draw one line for each record with points, labelled once for each method.
-
-    Args:
-        axes: to draw on.
-        group: the records.
-        column: which of its schemes.
-        looks: of the methods.
-        read: returns steps and values of a record; points without both are left out.
-        style: of the lines, besides the method's look.
-
-    Returns:
-        Look, record and last step of each line.
-    """
+    """Draw a line for each record with points, labelled once a method; return look, record and last step of each."""
     drawn = []
     for method in group.methods:
         label: str | None = method.label
@@ -163,10 +144,15 @@ def _over_steps(
                 axes.plot(*zip(*points, strict=True), label=label, **look.keywords | style)
                 drawn.append((look, record, points[-1][0]))
                 label = None
-    axes.set_xlabel("step")
     _whole_steps(axes)
-    axes.grid(**GRID)
+    _label(axes, "step", name)
     return drawn
+
+
+def _label(axes: Axes, x: str, y: str, grid: Literal["both", "x", "y"] = "both") -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis=grid, **GRID)
 
 
 def _whole_steps(axes: Axes) -> None:
@@ -177,20 +163,16 @@ def _whole_steps(axes: Axes) -> None:
 
 def layer_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw the distance of the images' means to the BatchNorm layers', in standard deviations, layer by layer."""
-    drawn = False
-    for method in group.methods:
-        gaps = _layer_gaps(method.places[column])
-        if gaps:
-            drawn = True
-            axes.plot(range(1, len(gaps) + 1), gaps, label=method.label, **looks[method.label].keywords)
+    gaps = {method.label: _layer_gaps(method.places[column]) for method in group.methods}
+    for label, means in gaps.items():
+        if means:
+            axes.plot(range(1, len(means) + 1), means, label=label, **looks[label].keywords)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(lambda gap, _: f"{gap:g}" if f"{gap:e}"[0] in "25" else "")
     _whole_steps(axes)
-    axes.set_xlabel("BatchNorm layer, in order of execution")
-    axes.set_ylabel("gap of means (standard deviations)")
-    axes.grid(**GRID)
-    return drawn
+    _label(axes, "BatchNorm layer, in order of execution", "gap of means (standard deviations)")
+    return any(gaps.values())
 
 
 def _layer_gaps(records: Sequence[Record]) -> list[float]:

@@ -38,8 +38,7 @@ _CHARTS: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool]] = {
     "homogeneity": charts.homogeneity_curves,
     "layers": charts.layer_curves,
 }
-WIDTH, HEIGHT = 6.4, 3.6
-"""Inches."""
+WIDTH, HEIGHT = 6.4, 3.6  # inches
 
 
 @dataclass(frozen=True, slots=True)

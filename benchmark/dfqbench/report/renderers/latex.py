@@ -11,8 +11,7 @@ from dfqbench.report.tables.table import BEST, SECOND, VERDICT_RULE, Entry, Row,
 PREAMBLE = "% \\usepackage{booktabs,graphicx}"
 MOST_ROWS = 30
 """Rows of a float: more do not fit on a page beneath a caption; sources of published numbers may take two lines."""
-SOURCE_WIDTH = r"p{16em}"
-"""Of the column of sources, whose lines break."""
+SOURCE_WIDTH = r"p{16em}"  # of the column of sources, whose lines break
 _NOT_WIDER = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 _GAPS = {"block": [r"\midrule"], "controls": [r"\addlinespace"], "": []}
 
@@ -22,7 +21,7 @@ def to_latex(table: Table) -> str:
 
     What is wider than the line is made smaller; what is longer than a page goes on in another float.
     """
-    alignment = "l" * len(table.heads) + "r" * sum(len(column.metrics) for column in table.columns)
+    alignment = "l" * len(table.heads) + "r" * len(table.columns) * len(table.metrics)
     title = f"{latex(table.title)}."
     parts = list(_parts(table.rows))
     lines = [PREAMBLE]
@@ -81,14 +80,12 @@ def _caption(table: Table) -> str:
 
 
 def _header(table: Table) -> list[str]:
-    at = len(table.heads) + 1
     groups, rules, names = [""] * len(table.heads), [], list(table.heads)
-    for column in table.columns:
-        span = len(column.metrics)
-        groups.append(rf"\multicolumn{{{span}}}{{c}}{{{latex(column.name)}}}")
-        rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
-        names += [metric.header for metric in column.metrics]
-        at += span
+    span = len(table.metrics)
+    for name in table.columns:
+        groups.append(rf"\multicolumn{{{span}}}{{c}}{{{latex(name)}}}")
+        rules.append(rf"\cmidrule(lr){{{len(names) + 1}-{len(names) + span}}}")
+        names += [metric.header for metric in table.metrics]
     return [" & ".join(groups).strip() + r" \\", " ".join(rules), " & ".join(map(latex, names)) + r" \\"]
 
 

@@ -43,7 +43,8 @@ def render_numbers(numbers: Sequence[PublishedNumber], fmt: LiteratureFormat = "
         UsageError: the format is unknown.
     """
     ordered = sorted(numbers, key=lambda n: (n.dataset, n.model, -n.w_bits, -n.top1, n.method.lower()))
-    data = _for_programs([_row(number) for number in ordered], _COLUMNS, fmt)
+    rows = [{column: getattr(number, column) for column in _COLUMNS} for number in ordered]
+    data = _for_programs(rows, _COLUMNS, fmt)
     if data is not None:
         return data
     if not ordered:
@@ -90,11 +91,6 @@ def _for_programs(rows: Sequence[dict[str, Any]], columns: Sequence[str], fmt: s
     if fmt == "json":
         return json.dumps(rows, indent=2) + "\n"
     return csv_text(columns, rows) if fmt == "csv" else None
-
-
-def _row(number: PublishedNumber) -> dict[str, Any]:
-    row = {column: getattr(number, column) for column in _COLUMNS}
-    return row | {"drop": None if number.drop is None else round(number.drop, 4)}
 
 
 def _table(numbers: Sequence[PublishedNumber], fmt: str) -> str:

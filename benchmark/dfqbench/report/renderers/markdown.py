@@ -10,9 +10,9 @@ from dfqbench.report.tables.table import BEST, SECOND, VERDICT_RULE, Entry, Row,
 def to_markdown(table: Table) -> str:
     """Return the table as Markdown: best in bold, second underlined, controls in italics."""
     headers = list(table.heads)
-    for column in table.columns:
-        first, *others = (metric.header for metric in column.metrics)
-        headers += [f"{markdown(column.name)}<br>{first}", *others]
+    first, *others = (metric.header for metric in table.metrics)
+    for name in table.columns:
+        headers += [f"{markdown(name)}<br>{first}", *others]
     body = [[*_head(row), *map(_field, row.entries)] for row in table.rows]
     heads = len(table.heads)
     shown = grid(body, headers, ["left"] * heads + ["right"] * (len(headers) - heads), "md")

@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-WIDTH = 100
-"""Columns of a terminal."""
+WIDTH = 100  # columns of a terminal
 
 
 def grid(

@@ -28,19 +28,18 @@ def to_text(table: Table) -> str:
 
 def _most_columns(table: Table) -> int:
     """Return how many groups of columns may stand side by side at most, which saves trying more."""
-    name = min(len(column.name) for column in table.columns)
-    fields = min(sum(2 + len(metric.header) for metric in column.metrics) for column in table.columns)
-    return max(1, min(len(table.columns), WIDTH // max(1, name, fields)))
+    fields = sum(2 + len(metric.header) for metric in table.metrics)
+    return max(1, min(len(table.columns), WIDTH // max(fields, min(map(len, table.columns)))))
 
 
 def _grid(table: Table, columns: range) -> str:
     from tabulate import SEPARATING_LINE
 
     headers = list(table.heads)
-    for column in (table.columns[at] for at in columns):
-        first, *others = (metric.header for metric in column.metrics)
-        headers += [f"{column.name}\n{first}", *(f"\n{header}" for header in others)]
-    width = len(table.columns[0].metrics)
+    first, *others = (metric.header for metric in table.metrics)
+    for at in columns:
+        headers += [f"{table.columns[at]}\n{first}", *(f"\n{header}" for header in others)]
+    width = len(table.metrics)
     body: list[Any] = []
     for gap, head, row in with_gaps(table.rows):
         if gap == "block":

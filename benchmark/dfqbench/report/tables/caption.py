@@ -11,8 +11,7 @@ from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.evaluate.per_image import standard_error
 from dfqbench.run.store.record import Record
 
-MOST_LAYERS = 4
-"""Layers left in float that are named; more are counted."""
+MOST_LAYERS = 4  # layers left in float that are named; more are counted
 
 
 def title(pivot: Pivot) -> str:
@@ -28,9 +27,7 @@ def title(pivot: Pivot) -> str:
 def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
     """Return what a reader must know to compare the numbers, one statement a line.
 
-    Args:
-        pivot: the table's records.
-        hardware: words for the environments that records name.
+    `hardware` holds words for the environments that records name.
     """
     records, names = pivot.records, short_names(pivot.models)
     protocols = _distinct(scheme_label(record).partition("@")[2] for record in records)

@@ -19,8 +19,7 @@ DIMENSIONS = ("scheme", "method", "model", "bits", "protocol", "seed", "target",
 """What rows and columns can be made of; `bits` and `protocol` are the two halves of `scheme`."""
 DEFAULT_ROWS = ("scheme", "method")
 DEFAULT_COLUMNS = ("model",)
-Key = tuple[tuple[Any, ...], ...]
-"""For each dimension a sort key, whose last element is the name."""
+Key = tuple[tuple[Any, ...], ...]  # for each dimension a sort key, whose last element is the name
 
 
 @dataclass(frozen=True, slots=True)

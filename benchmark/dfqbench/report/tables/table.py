@@ -42,21 +42,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A group of columns: one entry for each metric."""
-
-    name: str
-    metrics: tuple[Metric, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
     """One table."""
 
     title: str
     heads: tuple[str, ...]  # names of the row dimensions
     across: tuple[str, ...]  # names of the column dimensions
-    columns: tuple[Column, ...]
+    columns: tuple[str, ...]  # names of groups of columns, each with all metrics
+    metrics: tuple[Metric, ...]
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]  # in the order of their numbers
     caption: tuple[str, ...]  # one statement an entry
@@ -86,10 +79,7 @@ class Table:
 def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: PublicationIndex | None = None) -> Table:
     """Build the table of a pivot.
 
-    Args:
-        pivot: the records.
-        hardware: words for the environments that records name.
-        publications: published numbers to compare with; None: no comparison.
+    `hardware` holds words for the environments that records name; without `publications` nothing is compared.
     """
     metrics = pivot.layout.metrics
     aggregates = {place: aggregate(records, metrics) for place, records in pivot.places.items()}
@@ -115,7 +105,8 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         title(pivot),
         pivot.layout.rows,
         pivot.layout.columns,
-        tuple(Column(name, metrics) for name in columns),
+        tuple(columns),
+        metrics,
         tuple(rows),
         tuple(footnotes),
         tuple(caption(pivot, hardware)),
