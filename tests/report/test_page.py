@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
+from tests.report.html_reader import HtmlReader
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
 from tests.report.test_table import changed, failed, scheme
@@ -53,47 +53,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-class Cells(HTMLParser):
-    """The summary's rows, tags that are open, and everything that would reach outside or run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.open: list[str] = []
-        self.active: list[str] = []
-        self.inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in {"meta", "br", "img", "input", "link", "hr"}:
-            self.open.append(tag)
-        if tag in {"script", "iframe", "object", "embed", "link", "base"} or any(key.startswith("on") for key in given):
-            self.active.append(tag)
-        for key in ("src", "href"):
-            if not (given.get(key) or "#").startswith(("#", "data:image/")):
-                self.active.append(f"{tag} {given[key]}")
-        self.inside = self.inside or (tag == "table" and given.get("id") == "summary")
-        if tag == "tr" and self.inside:
-            self.rows.append([])
-        elif tag == "td" and self.inside:
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self.inside = self.inside and tag != "table"
-
-    def handle_data(self, data: str) -> None:
-        if self.inside and "td" in self.open:
-            self.rows[-1][-1] += data
-
-
-def parsed(text: str) -> Cells:
-    reader = Cells()
-    reader.feed(text)
-    assert reader.open == []
-    return reader
-
-
 def expected() -> dict[tuple[str, str], tuple[str, str]]:
     """Top-1 and synthesis of the test's run, by method and scheme."""
     found = {}
@@ -104,7 +63,7 @@ def expected() -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def test_numbers_are_those_of_the_records(page: Path) -> None:
-    rows = parsed(page.read_text(encoding="utf-8")).rows[1:]
+    rows = HtmlReader(page.read_text(encoding="utf-8")).summary
     found = {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"}
     assert found == expected()
     assert {row[0]: (row[3], row[9]) for row in rows if row[9] != "ok"} == {
@@ -116,7 +75,7 @@ def test_numbers_are_those_of_the_records(page: Path) -> None:
 def test_the_page_holds_everything_and_reaches_nowhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(text) < 5_000_000
-    assert parsed(text).active == ["script"]
+    assert HtmlReader(text).active == ["script"]
     assert "script-src 'sha256-" in text
     for part in (
         "last line of a40",
@@ -161,11 +120,11 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
         # Fonts may lack characters; the page does not depend on them.
         warnings.simplefilter("ignore")
         text = report_page(bad, {HOSTILE: HOSTILE}, {HOSTILE: {HOSTILE: HOSTILE}}, HOSTILE)
-    reader = parsed(text)
+    reader = HtmlReader(text)
     assert reader.active == ["script"]
     assert "onerror=alert(1)>" not in text
     assert html.escape("{{7*7}}&") in text
-    assert any(HOSTILE in field for row in reader.rows for field in row)
+    assert any(HOSTILE in field for row in reader.summary for field in row)
 
 
 def test_strange_records(tmp_path: Path) -> None:
@@ -176,7 +135,7 @@ def test_strange_records(tmp_path: Path) -> None:
         {"status": "ok", "top1": 10.0, "diagnostics": {"layers": [1, {"name": None}], "over_training": [None]}},
     ]
     text = report_page([(Record.from_data(record), tmp_path) for record in strange], {}, {}, "strange")
-    assert len(parsed(text).rows) >= 2
+    assert len(HtmlReader(text).summary) >= 1
     assert "No records" in report_page([], {}, {}, "empty")
 
 

@@ -7,11 +7,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.html_reader import HtmlReader
 
 METHODS = "dffg,noise,real"
 SCHEMES = "w4a4,w2a2"
@@ -19,46 +19,9 @@ UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 MARKS = {"noise": " (floor)", "real": " (ceiling)"}
 TIMEOUT = 400
 
+pytestmark = pytest.mark.slow
+
 Key = tuple[str, str, str]
-
-
-class Page(HTMLParser):
-    """What a page shows: rows of its tables, and names and values of each cell's section."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tables: list[tuple[str, list[list[str]]]] = []
-        self.sections: dict[str, list[tuple[str, str]]] = {}
-        self._section = ""
-        self._into: list[str] | None = None
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag == "table":
-            self.tables.append((given.get("id") or given.get("class") or "", []))
-        elif tag == "tr":
-            self.tables[-1][1].append([])
-        elif tag == "details":
-            self._section = given.get("id") or ""
-            self.sections.setdefault(self._section, [])
-        if tag in {"td", "th", "dt", "dd"}:
-            self._into = [""]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in {"td", "th", "dt", "dd"} or self._into is None:
-            return
-        found, self._into = self._into[0].strip(), None
-        if tag in {"td", "th"}:
-            self.tables[-1][1][-1].append(found)
-        elif tag == "dt":
-            self.sections[self._section].append((found, ""))
-        else:
-            self.sections[self._section][-1] = (self.sections[self._section][-1][0], found)
-
-    def handle_data(self, data: str) -> None:
-        if self._into is not None:
-            self._into[0] += data
 
 
 def seconds(shown: str) -> float:
@@ -95,9 +58,8 @@ def percent(values: Sequence[float], *, spread: bool = True, count: bool = False
 
 def check(text: str, records: Sequence[Mapping[str, Any]]) -> int:
     """Holds a page against records, and returns how many places it has compared."""
-    page, places = Page(text), by_place(records)
-    [summary] = [rows[1:] for name, rows in page.tables if name == "summary"]
-    shown = {(row[0], row[1], row[2]): row for row in summary if row[9] in {"ok", "collapsed"}}
+    page, places = HtmlReader(text), by_place(records)
+    shown = {(row[0], row[1], row[2]): row for row in page.summary if row[9] in {"ok", "collapsed"}}
     assert set(shown) == set(places)
     for key, group in places.items():
         row = shown[key]
@@ -115,7 +77,7 @@ def check(text: str, records: Sequence[Mapping[str, Any]]) -> int:
     return len(places)
 
 
-def _check_tables(page: Page, places: Mapping[Key, Sequence[Mapping[str, Any]]]) -> None:
+def _check_tables(page: HtmlReader, places: Mapping[Key, Sequence[Mapping[str, Any]]]) -> None:
     """The tables of results and of diagnoses: rows of scheme and method, a group of columns for the network."""
     compared = set()
     for name, rows in page.tables:
@@ -157,7 +119,7 @@ def _check_field(header: str, field: str, group: Sequence[Mapping[str, Any]]) ->
             assert field.partition("± ")[2].partition(" ")[0] == f"{statistics.stdev(known):.3f}"
 
 
-def _check_section(page: Page, record: Mapping[str, Any]) -> None:
+def _check_section(page: HtmlReader, record: Mapping[str, Any]) -> None:
     """Facts, times and every parameter of a cell's own section."""
     shown = page.sections[f"cell-{record['run']}-{record['cell_id']}-{record['attempt']}"]
     facts = dict(reversed(shown))

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import pytest
+from tests.report.test_table import record
 
 from dfqbench.report import render
 from dfqbench.report.literature.names import method_key, model_key
@@ -35,24 +36,18 @@ def claim(**changes: Any) -> PublishedNumber:
     return dataclasses.replace(made, **changes)
 
 
-def record(**changes: Any) -> Record:
+def cell(**changes: Any) -> Record:
+    """Return a record of ZeroQ on CIFAR-10 at the paper's budget."""
     made: dict[str, Any] = {
-        "schema": 1,
-        "cell_id": "a",
-        "status": "ok",
-        "method": "zeroq",
-        "quantizer": "calibrate",
         "target": "cifar10",
         "model": {"name": "cifar:resnet20", "ref": "cifar:resnet20"},
         "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": "gdfq"},
         "budget": "paper",
-        "seed": 0,
         "dataset": {"name": "cifar10", "n": 10000, "subset": None},
         "fp_top1": 93.85,
         "top1": 80.2,
-        "oracle": None,
     }
-    return Record.from_data(made | changes)
+    return record("a", **made | changes)
 
 
 @pytest.mark.parametrize(
@@ -61,18 +56,18 @@ def record(**changes: Any) -> Record:
 )
 def test_numbers_decide_within_twice_the_standard_error(top1: float, word: str) -> None:
     # 2 sqrt(0.808 * 0.192 / 10000) is 0.788 points, 2 sqrt(0.792 * 0.208 / 10000) is 0.812.
-    assert judge([record(top1=top1)], claim()).word == word
+    assert judge([cell(top1=top1)], claim()).word == word
 
 
 def test_half_a_point_is_always_granted() -> None:
     sure = {"name": "cifar10", "n": 10**9}
-    assert judge([record(top1=80.5, dataset=sure)], claim()).word == "reproduced"
-    assert judge([record(top1=80.51, dataset=sure)], claim()).word == "above"
-    assert judge([record(top1=79.49, dataset=sure)], claim()).word == "below"
+    assert judge([cell(top1=80.5, dataset=sure)], claim()).word == "reproduced"
+    assert judge([cell(top1=80.51, dataset=sure)], claim()).word == "above"
+    assert judge([cell(top1=79.49, dataset=sure)], claim()).word == "below"
 
 
 def test_seeds_count_with_mean_and_deviation() -> None:
-    seeds = [record(top1=top1, seed=seed) for seed, top1 in enumerate((78.0, 80.0, 82.0))]
+    seeds = [cell(top1=top1, seed=seed) for seed, top1 in enumerate((78.0, 80.0, 82.0))]
     found = judge(seeds, claim(top1=84.0))
     assert found.measured == pytest.approx(80.0)
     assert found.tolerance == pytest.approx(2 * math.sqrt(0.16 + 4.0))
@@ -87,69 +82,69 @@ def test_tolerance_of_one_seed() -> None:
 
 def test_order_of_the_reasons() -> None:
     wrong: dict[str, Any] = {"budget": "short", "quantizer": "distill", "fp_top1": 91.0, "top1": 10.0}
-    assert judge([record(**wrong)], claim()).word == "other budget"
+    assert judge([cell(**wrong)], claim()).word == "other budget"
     del wrong["budget"]
-    assert judge([record(**wrong)], claim()).word == "other protocol"
+    assert judge([cell(**wrong)], claim()).word == "other protocol"
     del wrong["quantizer"]
     wrong["changed_params"] = ["method.iterations"]
-    assert judge([record(**wrong)], claim()).word == "other parameters"
+    assert judge([cell(**wrong)], claim()).word == "other parameters"
     del wrong["changed_params"]
-    assert judge([record(**wrong)], claim()).word == "other weights"
+    assert judge([cell(**wrong)], claim()).word == "other weights"
     del wrong["fp_top1"]
-    assert judge([record(**wrong)], claim()).word == "below"
+    assert judge([cell(**wrong)], claim()).word == "below"
 
 
 def test_other_protocols() -> None:
     deploy = {"label": "w4a4@deploy", "w_bits": 4, "a_bits": 4, "protocol": "deploy"}
-    assert judge([record(scheme=deploy)], claim()).word == "other protocol"
+    assert judge([cell(scheme=deploy)], claim()).word == "other protocol"
     part = {"name": "cifar10", "n": 100, "subset": "100 random images"}
-    assert judge([record(dataset=part)], claim()).word == "other protocol"
-    assert judge([record()], claim(notes="fine-tuned on ZeroQ images")).word == "other protocol"
-    assert judge([record(quantizer="distill")], claim(notes="fine-tuned on ZeroQ images")).word == "reproduced"
+    assert judge([cell(dataset=part)], claim()).word == "other protocol"
+    assert judge([cell()], claim(notes="fine-tuned on ZeroQ images")).word == "other protocol"
+    assert judge([cell(quantizer="distill")], claim(notes="fine-tuned on ZeroQ images")).word == "reproduced"
     eight = "PTQ reconstruction; 8-bit first/last"
-    assert judge([record()], claim(notes=eight)).word == "other protocol"
+    assert judge([cell()], claim(notes=eight)).word == "other protocol"
 
 
 def test_weights_are_the_same_up_to_a_tenth_of_a_point() -> None:
-    assert judge([record(fp_top1=93.8)], claim()).word == "reproduced"
-    assert judge([record(fp_top1=93.79)], claim()).word == "other weights"
+    assert judge([cell(fp_top1=93.8)], claim()).word == "reproduced"
+    assert judge([cell(fp_top1=93.79)], claim()).word == "other weights"
     # Where the source prints none, those that any source prints for the network count: 93.89 to 94.08.
-    assert judge([record(fp_top1=93.85)], claim(fp_top1=None)).word == "reproduced"
-    assert judge([record(fp_top1=91.73)], claim(fp_top1=None)).word == "other weights"
-    assert judge([record(fp_top1=None)], claim()).word == "other weights"
+    assert judge([cell(fp_top1=93.85)], claim(fp_top1=None)).word == "reproduced"
+    assert judge([cell(fp_top1=91.73)], claim(fp_top1=None)).word == "other weights"
+    assert judge([cell(fp_top1=None)], claim()).word == "other weights"
 
 
 def test_a_best_epoch_is_held_against_the_oracle_only() -> None:
     best = claim(selection="best")
-    assert judge([record(top1=80.0)], best).word == "needs oracle"
-    found = judge([record(top1=10.0, oracle={"top1": 80.1, "step": 7})], best)
+    assert judge([cell(top1=80.0)], best).word == "needs oracle"
+    found = judge([cell(top1=10.0, oracle={"top1": 80.1, "step": 7})], best)
     assert (found.word, found.measured) == ("reproduced", 80.1)
     # And a claim that is not one never sees the oracle.
-    assert judge([record(top1=10.0, oracle={"top1": 80.1, "step": 7})], claim()).word == "below"
+    assert judge([cell(top1=10.0, oracle={"top1": 80.1, "step": 7})], claim()).word == "below"
 
 
 def test_changed_parameters_are_never_reproduced() -> None:
-    assert judge([record(changed_params=[])], claim()).word == "reproduced"
-    seeds = [record(changed_params=[]), record(seed=1, changed_params=["quantizer.alpha"])]
+    assert judge([cell(changed_params=[])], claim()).word == "reproduced"
+    seeds = [cell(changed_params=[]), cell(seed=1, changed_params=["quantizer.alpha"])]
     assert judge(seeds, claim()).word == "other parameters"
     assert "other parameters" in render(seeds[1:], "text", publications=PublicationIndex([claim()]))
 
 
 def test_every_seed_needs_its_best_snapshot() -> None:
     best = claim(selection="best")
-    known = record(oracle={"top1": 80.0, "step": 7})
-    assert judge([known, record(seed=1)], best).word == "needs oracle"
-    short = judge([record(oracle={"top1": 80.0, "step": 7}, budget="short"), record(seed=1, budget="short")], best)
+    known = cell(oracle={"top1": 80.0, "step": 7})
+    assert judge([known, cell(seed=1)], best).word == "needs oracle"
+    short = judge([cell(oracle={"top1": 80.0, "step": 7}, budget="short"), cell(seed=1, budget="short")], best)
     assert (short.word, short.measured) == ("other budget", None)
 
 
 def test_claims_about_a_plugin_s_method() -> None:
     mine = claim(method="Stripes", plugin_method="stripes", notes="")
     assert mine.implemented == "stripes"
-    ran = record(method="stripes", quantizer="reconstruct", cross=False)
+    ran = cell(method="stripes", quantizer="reconstruct", cross=False)
     [found] = verdicts([ran], PublicationIndex([mine]))
     assert found.word == "reproduced"
-    assert judge([record(method="stripes", quantizer="reconstruct", cross=True)], mine).word == "other protocol"
+    assert judge([cell(method="stripes", quantizer="reconstruct", cross=True)], mine).word == "other protocol"
     # Its own source prints no full precision: another of the book does.
     silent, loud = dataclasses.replace(mine, fp_top1=None), claim(fp_top1=93.85, model="cifar:resnet20")
     assert judge([ran], silent, PublicationIndex([silent])).word == "other weights"
@@ -157,7 +152,7 @@ def test_claims_about_a_plugin_s_method() -> None:
 
 
 def test_only_claims_about_the_same_cell() -> None:
-    assert verdicts([record()])
+    assert verdicts([cell()])
     three = {"label": "w3a3@gdfq", "w_bits": 3, "a_bits": 3, "protocol": "gdfq"}
     others = [
         claim(top1=70.0),
@@ -166,17 +161,17 @@ def test_only_claims_about_the_same_cell() -> None:
         claim(dataset="CIFAR-100"),
         claim(model="VGG16bn"),
     ]
-    assert [found.number.top1 for found in verdicts([record()], PublicationIndex(others))] == [70.0]
-    assert verdicts([record(scheme=three)], PublicationIndex(others)) == []
+    assert [found.number.top1 for found in verdicts([cell()], PublicationIndex(others))] == [70.0]
+    assert verdicts([cell(scheme=three)], PublicationIndex(others)) == []
     subset = {"name": "imagenet-val1300", "n": 1300}
     net = {"name": "torchvision:resnet18"}
-    assert verdicts([record(dataset=subset, model=net)]) == []
+    assert verdicts([cell(dataset=subset, model=net)]) == []
     assert verdicts([]) == []
 
 
 def test_the_order_of_claims_ignores_how_they_compare() -> None:
     far, near = claim(top1=10.0), claim(top1=80.2, reported_in="somebody's note")
-    assert [found.number.top1 for found in verdicts([record()], PublicationIndex([near, far]))] == [10.0, 80.2]
+    assert [found.number.top1 for found in verdicts([cell()], PublicationIndex([near, far]))] == [10.0, 80.2]
 
 
 @pytest.mark.parametrize(
@@ -205,24 +200,24 @@ def test_names_of_methods() -> None:
 
 
 def test_tables_show_claims_with_source_and_verdict() -> None:
-    text = " ".join(render([record()], "text", publications=published_index()).split())
+    text = " ".join(render([cell()], "text", publications=published_index()).split())
     assert "Published numbers for these cells" in text
     assert "w4a4@gdfq zeroq resnet20 80.20 79.30" in text
     assert "other weights" in text  # DSG's 94.08
     assert "AIT CVPR22" in text
     for fmt in ("md", "latex", "html"):
-        shown = render([record()], fmt, publications=published_index())
+        shown = render([cell()], fmt, publications=published_index())
         assert "AIT CVPR22" in shown
         assert "79.30" in shown
-    [found] = json.loads(render([record()], "json", publications=published_index()))
+    [found] = json.loads(render([cell()], "json", publications=published_index()))
     assert {entry["verdict"] for entry in found["claims"]} >= {"other weights", "above"}
-    digits = render([record(dataset={"name": "digits", "n": 540})], "text", publications=published_index())
+    digits = render([cell(dataset={"name": "digits", "n": 540})], "text", publications=published_index())
     assert "No published number is known" in digits
 
 
 def test_no_claims_unless_asked_for() -> None:
-    assert "Published" not in render([record()], "text")
-    assert "verdict" not in render([record()], "csv")
-    header, line = render([record()], "csv", publications=published_index()).splitlines()
+    assert "Published" not in render([cell()], "text")
+    assert "verdict" not in render([cell()], "csv")
+    header, line = render([cell()], "csv", publications=published_index()).splitlines()
     assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,verdict")
     assert "79.3" in line

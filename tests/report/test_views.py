@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html.parser
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.report.html_reader import HtmlReader
 from tests.report.test_table import failed, record, rows, scheme
 
 from dfqbench.api import UsageError
@@ -99,7 +98,7 @@ def test_seeds_in_columns_are_not_averaged() -> None:
 def test_targets_in_columns() -> None:
     records = [record("1"), record("2", target="cifar10", dataset={"name": "cifar10", "n": 10000}, top1=50.0)]
     [page] = build_tables(records, {}, layout("method", "target"))
-    assert [column.name for column in page.columns] == ["cifar10", "digits"]
+    assert page.columns == ("cifar10", "digits")
     assert [entry.text for entry in page.rows[0].entries] == ["50.00", "90.25"]
 
 
@@ -187,41 +186,13 @@ def test_latex_sees_no_command() -> None:
     assert latex("2025-01 a-1\n\x07b") == "2025-01 a-1 b"
 
 
-class Reader(html.parser.HTMLParser):
-    """Rows of the tables of a document, and whether its tags close."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.open: list[str] = []
-        self.scripts = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.scripts += tag == "script"
-        if tag not in {"meta", "br", "img", "input", "link", "hr"}:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in {"td", "th"}:
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if {"td", "th"} & set(self.open[-3:]):
-            self.rows[-1][-1] += data
-
-
 def test_html() -> None:
     hostile = "<script>alert(1)</script>\"'&"
-    reader = Reader()
     text = render([*several(), failed("x", "failed", hostile, method=hostile)], "html")
-    reader.feed(text)
-    assert reader.open == []
-    assert reader.scripts == 0
+    reader = HtmlReader(text)
+    assert reader.active == []
     assert "&lt;script&gt;" in text
-    body = {row[1].strip(): row[2].strip() for row in reader.rows if row[0] == "w4a4@gdfq"}
+    body = {row[1]: row[2] for _, table in reader.tables for row in table if row[0] == "w4a4@gdfq"}
     assert body["b"] == "87.00"
     assert body[hostile] == "failed 1"
     assert '<td class="number best"><b>87.00</b></td>' in text

@@ -98,7 +98,7 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
 def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw top-1 of snapshots against steps; the last state filled and large, the best snapshot (the oracle) ringed."""
     ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none"}
-    drawn = _over_steps(axes, group, column, looks, "top-1 (%)", _snapshots, markersize=3)
+    drawn = _over_steps(axes, group, column, looks, name="top-1 (%)", read=_snapshots, markersize=3)
     for look, record, last_step in drawn:
         if record.top1 is not None:
             axes.plot(last_step, record.top1, marker=look.marker, color=look.colour, markersize=7)
@@ -113,7 +113,7 @@ def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look
 
 def homogeneity_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw homogeneity of a live source's images against steps of its training."""
-    return bool(_over_steps(axes, group, column, looks, "cosine similarity of features", _homogeneity))
+    return bool(_over_steps(axes, group, column, looks, name="cosine similarity of features", read=_homogeneity))
 
 
 def _snapshots(record: Record) -> Points:
@@ -129,6 +129,7 @@ def _over_steps(
     group: Group,
     column: int,
     looks: dict[str, Look],
+    *,
     name: str,
     read: Callable[[Record], Points],
     **style: Any,
