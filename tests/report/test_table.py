@@ -181,10 +181,7 @@ def test_crosses_name_their_quantizer() -> None:
 def test_parameters_that_vary_are_rows() -> None:
     records = [record("1"), record("2", params={"method": {"iterations": 100}, "quantizer": {"images": 64}}, top1=50.0)]
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
-    assert found == {
-        "zeroq \\[iterations=500\\]": "**90.25**",
-        "zeroq \\[iterations=100\\]": "<u>50.00</u>",
-    }
+    assert found == {"zeroq \\[iterations=500\\]": "**90.25**", "zeroq \\[iterations=100\\]": "<u>50.00</u>"}
 
 
 def test_targets_sizes_and_budgets_have_tables_of_their_own() -> None:

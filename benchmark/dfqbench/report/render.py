@@ -70,10 +70,7 @@ def render(
 
 
 def build_tables(
-    records: Sequence[Record],
-    hardware: Mapping[str, str],
-    layout: Layout,
-    publications: PublicationIndex | None = None,
+    records: Sequence[Record], hardware: Mapping[str, str], layout: Layout, publications: PublicationIndex | None = None
 ) -> list[Table]:
     """Return the records' tables before they are rendered; arguments as in :func:`render`."""
     return [build_table(pivot, hardware, publications) for pivot in pivots(records, layout)]
