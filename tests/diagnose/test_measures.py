@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.report.test_table import record
+from tests.report.records import record
 from torch import Tensor, nn
 
 from dfqbench.diagnose.cell import diagnose
@@ -30,7 +30,7 @@ def clusters(gap: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     return centres[labels] + torch.randn(32, 6, generator=random), labels
 
 
-def test_separated_classes_are_told_from_mixed_ones() -> None:
+def test_separability_grows_with_distance() -> None:
     for measure in (silhouette, centre_margin):
         far, near = measure(*clusters(50.0)), measure(*clusters(0.0))
         assert far is not None
@@ -70,7 +70,7 @@ def test_homogeneity() -> None:
     assert homogeneity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-1.0)
 
 
-def test_spread_of_attention_centres() -> None:
+def test_attention_spread() -> None:
     centres = torch.tensor([[0.0, 0.0], [0.0, 0.2], [0.5, 0.5], [0.9, 0.5], [1.0, 1.0]])
     # Squared distances to the class means: 2 * 0.01 and 2 * 0.04, over 4 images less 2 means.
     expected = ((0.02 + 0.08) / 2) ** 0.5
@@ -92,7 +92,7 @@ def hooked(network: nn.Module, images: Tensor) -> list[Tensor]:
     return seen
 
 
-def test_a_cell_s_diagnosis() -> None:
+def test_diagnosis_of_a_cell() -> None:
     network = toy_network()
     images = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4).repeat(6)
@@ -123,7 +123,7 @@ def test_a_cell_s_diagnosis() -> None:
     assert not network.training
 
 
-def test_without_labels_the_teacher_names_the_classes() -> None:
+def test_teacher_answers_replace_missing_labels() -> None:
     network = toy_network()
     images = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_without_labels_the_teacher_names_the_classes() -> None:
     assert named["label_accuracy"] == 100.0
 
 
-def test_attention_of_both_modes_agrees_where_statistics_do() -> None:
+def test_attention_consistency_follows_statistics() -> None:
     network = toy_network()
     noise = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_attention_of_both_modes_agrees_where_statistics_do() -> None:
     assert first["attention_consistency"] < other["attention_consistency"]
 
 
-def test_a_network_without_batchnorm() -> None:
+def test_network_without_batchnorm() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     found = diagnosed(network.eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert "bns" not in found
@@ -157,7 +157,7 @@ def test_a_network_without_batchnorm() -> None:
     assert found["homogeneity"] is not None
 
 
-def test_speed_is_relative_to_zeroq_at_equal_images() -> None:
+def test_speed_is_relative_to_zeroq() -> None:
     zeroq = [record(str(seed), seed=seed, seconds={"synthesis": 60.0 + seed * 8}, source_images=64) for seed in (0, 1)]
     dffg = record("d", method="dffg", seconds={"synthesis": 32.0}, source_images=320)
     other = record("o", method="dffg", seconds={"synthesis": 32.0}, source_images=320, budget="paper")

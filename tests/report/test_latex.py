@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.report.test_table import failed, record
+from tests.report.records import failed, record
 
 from dfqbench.report import parse_layout, render
 from dfqbench.report.literature.publication_index import published_index
@@ -66,7 +66,7 @@ def tables(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", forms())
-def test_structure(form: str) -> None:
+def test_latex_structure(form: str) -> None:
     text = forms()[form]
     assert text.isascii()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
@@ -88,7 +88,7 @@ def test_structure(form: str) -> None:
     assert "foo" not in commands
 
 
-def test_a_long_table_goes_on_in_another_float() -> None:
+def test_long_table_is_split_into_floats() -> None:
     parts = tables(forms()["long"])
     assert len(parts) == 3
     found = [name for part in parts for name in re.findall(r"& m(\d+) &", part)]
@@ -96,7 +96,7 @@ def test_a_long_table_goes_on_in_another_float() -> None:
     assert ["Continued." in part for part in parts] == [False, True, True]
 
 
-def test_blocks_stay_together() -> None:
+def test_floats_end_between_blocks() -> None:
     """A float ends between two schemes where it can."""
     made = []
     for bits in (4, 3):
@@ -115,7 +115,7 @@ def test_blocks_stay_together() -> None:
         ("--set", "-{}-set"),
     ],
 )
-def test_characters(text: str, shown: str) -> None:
+def test_latex_characters(text: str, shown: str) -> None:
     assert latex(text) == shown
 
 
@@ -145,7 +145,7 @@ def missing() -> str:
 
 @pytest.mark.timeout(TIMEOUT + 30)
 @pytest.mark.skipif(bool(missing()), reason=missing())
-def test_every_form_compiles(tmp_path: Path) -> None:
+def test_latex_compiles(tmp_path: Path) -> None:
     log = compiled("\n\n\\clearpage\n".join(forms().values()), tmp_path)
     assert "Overfull \\hbox" not in log
     assert "Float too large" not in log

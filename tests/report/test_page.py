@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
 from tests.report.html_reader import HtmlReader
+from tests.report.records import changed, failed, scheme
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
-from tests.report.test_table import changed, failed, scheme
 
 from dfqbench.report.html.page import report_page
 from dfqbench.run.store.record import Record
@@ -62,7 +62,7 @@ def expected() -> dict[tuple[str, str], tuple[str, str]]:
     return found
 
 
-def test_numbers_are_those_of_the_records(page: Path) -> None:
+def test_summary_shows_the_records_numbers(page: Path) -> None:
     rows = HtmlReader(page.read_text(encoding="utf-8")).summary
     found = {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"}
     assert found == expected()
@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_records(page: Path) -> None:
     }
 
 
-def test_the_page_holds_everything_and_reaches_nowhere(page: Path) -> None:
+def test_page_is_complete_and_self_contained(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(text) < 5_000_000
     assert HtmlReader(text).active == ["script"]
@@ -104,7 +104,7 @@ def hostile(data: Any) -> Any:
     return HOSTILE if isinstance(data, str) else data
 
 
-def test_hostile_text_is_text(tmp_path: Path) -> None:
+def test_markup_in_records_is_escaped(tmp_path: Path) -> None:
     made = attempts(tmp_path)
     bad = []
     for record, folder in made:
@@ -127,7 +127,7 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
     assert any(HOSTILE in field for row in reader.summary for field in row)
 
 
-def test_strange_records(tmp_path: Path) -> None:
+def test_incomplete_records(tmp_path: Path) -> None:
     strange: list[dict[str, Any]] = [
         {},
         {"status": "ok", "top1": 50, "model": "resnet18", "scheme": "w4a4"},
@@ -166,7 +166,7 @@ TYPE = """(() => { const box = document.querySelector('#filters input');
 @needs_browser
 @pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def test_the_rendered_table(browser: Browser, page: Path, width: int, height: int) -> None:
+def test_rendered_summary(browser: Browser, page: Path, width: int, height: int) -> None:
     browser.open(page, width, height)
     assert browser.run("document.documentElement.dataset.ready") == "yes"
     assert browser.run("innerWidth") == width
@@ -202,7 +202,7 @@ def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
 
 @needs_browser
 @pytest.mark.timeout(TIMEOUT)
-def test_without_a_script(browser: Browser, page: Path) -> None:
+def test_page_without_javascript(browser: Browser, page: Path) -> None:
     browser.open(page, 390, 844, script=False)
     assert browser.run("document.documentElement.dataset.ready") is None
     found = {(row[0], row[2]): (row[3], row[6]) for row in browser.run(TABLE) if row[9] == "ok"}
@@ -212,7 +212,7 @@ def test_without_a_script(browser: Browser, page: Path) -> None:
 
 @needs_browser
 @pytest.mark.timeout(TIMEOUT)
-def test_a_link_opens_the_cell(browser: Browser, page: Path) -> None:
+def test_link_opens_the_cell(browser: Browser, page: Path) -> None:
     browser.open(page, 1280, 900)
     browser.run("document.querySelector('#summary a').click()")
     browser.run("new Promise(done => setTimeout(done, 200))")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.report.test_table import record
+from tests.report.records import record
 
 from dfqbench.api import InputError
 from dfqbench.report.pictures.draw import _captions, draw_pictures
@@ -23,7 +23,7 @@ def shown(cell: str = "c", **changes: Any) -> Record:
     return record(cell, preprocessing={"card": CARD}, **changes)
 
 
-def test_display_space() -> None:
+def test_pixels_undo_normalisation() -> None:
     images = np.zeros((2, 3, 8, 8), np.float32)
     images[1] = 100.0
     images[0, :, 0, 0] = np.nan
@@ -39,7 +39,7 @@ def test_display_space() -> None:
 
 
 @pytest.mark.parametrize("card", [{}, {"mean": [0.5], "std": [0.5]}, {"mean": ["x"] * 3, "std": [1.0] * 3}])
-def test_unknown_normalisation(card: dict[str, Any]) -> None:
+def test_unknown_normalisation_is_an_input_error(card: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="how its 3 channels were normalised"):
         pixels(np.zeros((1, 3, 8, 8), np.float32), record("c", preprocessing={"card": card}))
 
@@ -79,7 +79,7 @@ def test_one_grid_for_each_method(tmp_path: Path) -> None:
     assert found[0].image.getpixel((GAP + 5, GAP + 5)) == (128, 64, 0)
 
 
-def test_a_cell_without_images_is_told_and_another_seed_serves(tmp_path: Path) -> None:
+def test_cell_without_images_is_reported(tmp_path: Path) -> None:
     (tmp_path / "attempt-1").mkdir()
     found, problems = draw_pictures([(shown(), tmp_path / "attempt-1")])
     assert found == []

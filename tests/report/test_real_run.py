@@ -145,7 +145,7 @@ def run(*arguments: str) -> None:
 
 
 @pytest.mark.timeout(TIMEOUT)
-def test_the_page_of_a_real_run(tmp_path: Path) -> None:
+def test_page_of_a_real_run(tmp_path: Path) -> None:
     grid = ("run", "--grid", "bits", "--on", "digits", "--budget", "smoke", "--seeds", "0,1", "--executor", "inline")
     out = ("--out", str(tmp_path))
     run(*grid, "--methods", METHODS, "--bits", SCHEMES, *out)

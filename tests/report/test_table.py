@@ -9,61 +9,11 @@ import math
 from typing import Any
 
 import pytest
+from tests.report.records import failed, record, rows, scheme
 
 from dfqbench.api import UsageError
 from dfqbench.report import describe_hardware, frame, render
 from dfqbench.run.store.record import Record
-
-
-def record(cell: str, **changes: Any) -> Record:
-    made: dict[str, Any] = {
-        "schema": 1,
-        "run": "w4a4",
-        "cell_id": cell,
-        "attempt": 1,
-        "status": "ok",
-        "flags": [],
-        "finished_at": "2025-01-01T00:00:00Z",
-        "method": "zeroq",
-        "quantizer": "calibrate",
-        "params": {"method": {"iterations": 500}, "quantizer": {"images": 64}},
-        "target": "digits",
-        "model": {"name": "digits:resnet8", "ref": "digits:resnet8"},
-        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": {"name": "gdfq"}},
-        "budget": "short",
-        "precision": "float32",
-        "seed": 0,
-        "dataset": {"name": "digits", "n": 540, "subset_of": None, "subset": None},
-        "fp_top1": 98.5,
-        "top1": 90.25,
-        "drop": 8.25,
-        "top1_se": 1.28,
-        "seconds": {"synthesis": 12.34, "wall": 20.0},
-        "coverage": {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]},
-        "environment": "e1",
-        "error": None,
-    }
-    return Record.from_data(made | changes)
-
-
-def changed(made: Record, **changes: Any) -> Record:
-    """The same record with other values."""
-    return Record.from_data(made.as_dict() | changes)
-
-
-def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
-    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits}
-
-
-def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> Record:
-    error = {"type": kind, "message": message, "phase": "synthesis", "traceback": "..."}
-    return record(cell, status=status, error=error, top1=None, drop=None, **changes)
-
-
-def rows(text: str) -> list[list[str]]:
-    """Fields of the Markdown table's body."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[field.strip() for field in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 def test_one_cell() -> None:
@@ -71,7 +21,7 @@ def test_one_cell() -> None:
     assert row == ["w4a4@gdfq", "zeroq", "90.25", "8.25", "12.3 s"]
 
 
-def test_seeds_are_summed_up() -> None:
+def test_seeds_are_averaged() -> None:
     records = [record(str(seed), seed=seed, top1=value, drop=None) for seed, value in enumerate((90.0, 92.0, 94.0))]
     [row] = rows(render(records, "md"))
     assert row[2:4] == ["92.00 ± 2.00 (3)", "6.50"]
@@ -85,13 +35,13 @@ def test_only_the_latest_attempt_counts() -> None:
     assert [entry["top1"] for entry in json.loads(render(records, "json"))] == [70.0]
 
 
-def test_the_same_cell_in_two_runs_counts_once() -> None:
+def test_cell_in_two_runs_counts_once() -> None:
     old = record("a", run="one", attempt=5, top1=80.0)
     new = record("a", run="two", attempt=1, top1=70.0, finished_at="2025-01-02T00:00:00Z")
     assert rows(render([new, old], "md"))[0][2] == "70.00"
 
 
-def test_an_older_cell_of_the_same_place_is_no_second_seed() -> None:
+def test_superseded_cell_is_no_second_seed() -> None:
     old = record("a", top1=80.0)
     new = record("b", top1=70.0, finished_at="2025-01-02T00:00:00Z")
     text = render([new, old], "md")
@@ -141,19 +91,19 @@ def test_failures_are_rows_with_reasons() -> None:
     assert "[4] skipped: no BatchNorm (in synthesis)" in text
 
 
-def test_a_failed_seed_is_a_footnote_beside_the_others() -> None:
+def test_failed_seed_is_a_footnote() -> None:
     text = render([record("1"), failed("2", "failed", "boom", seed=1)], "text")
     assert "90.25 [1]" in text
     assert "[1] seed 1: failed: boom (in synthesis)" in text
 
 
-def test_the_same_reason_has_one_number() -> None:
+def test_equal_reasons_share_a_footnote() -> None:
     records = [failed(name, "failed", "boom", method=name) for name in ("a", "b")]
     assert render(records, "text").count("[1]") == 3
     assert "[2]" not in render(records, "text")
 
 
-def test_a_cell_without_evaluation_set_stays_in_its_target_s_table() -> None:
+def test_cell_without_evaluation_set_stays_in_its_table() -> None:
     missing: dict[str, Any] = {
         "dataset": {"name": "digits", "n": None},
         "model": {"name": "digits:resnet8", "ref": None},
@@ -184,7 +134,7 @@ def test_parameters_that_vary_are_rows() -> None:
     assert found == {"zeroq \\[iterations=500\\]": "**90.25**", "zeroq \\[iterations=100\\]": "<u>50.00</u>"}
 
 
-def test_targets_sizes_and_budgets_have_tables_of_their_own() -> None:
+def test_targets_sizes_and_budgets_have_separate_tables() -> None:
     records = [
         record("1"),
         record("2", budget="paper"),
@@ -221,12 +171,12 @@ def test_caption() -> None:
     assert "hardware: environment e1" in render(records, "text")
 
 
-def test_only_cells_that_count_enter_the_caption_s_error() -> None:
+def test_standard_error_ignores_invalid_cells() -> None:
     invalid = record("2", method="x", status="invalid", top1=50.0, top1_se=2.15)
     assert "binomial standard error of a top-1: 1.28\n" in render([record("1"), invalid], "text")
 
 
-def test_standard_error_is_computed_where_it_is_missing() -> None:
+def test_missing_standard_error_is_computed() -> None:
     text = render([record("1", top1=50.0, top1_se=None, dataset={"name": "digits", "n": 100})], "text")
     assert "binomial standard error of a top-1: 5.00" in text
 
@@ -263,7 +213,7 @@ def test_text_fits_the_terminal(models: int) -> None:
         ("long", "-"),
     ],
 )
-def test_times(seconds: object, shown: str) -> None:
+def test_durations(seconds: object, shown: str) -> None:
     assert rows(render([record("1", seconds={"synthesis": seconds})], "md"))[0][4] == shown
 
 
@@ -278,7 +228,7 @@ def test_times(seconds: object, shown: str) -> None:
         record("1", top1=math.nan, fp_top1=None, seconds={"synthesis": math.inf}, attempt="two", seed=None).as_dict(),
     ],
 )
-def test_strange_records(strange: dict[str, Any], fmt: Any) -> None:
+def test_incomplete_records(strange: dict[str, Any], fmt: Any) -> None:
     found = Record.from_data(strange)
     assert render([found, record("2")], fmt)
     assert render([found], fmt)
@@ -310,7 +260,7 @@ def test_csv() -> None:
     assert second["reason"] == "boom (in synthesis)"
 
 
-def test_json_is_the_records_without_nan() -> None:
+def test_json_replaces_nan() -> None:
     [found] = json.loads(render([record("1", top1=math.nan, unknown_key=[1])], "json"))
     assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None}
 

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from tests.report.test_table import record
+from tests.report.records import record
 
 from dfqbench.report import render
 from dfqbench.report.literature.names import method_key, model_key
@@ -54,19 +54,19 @@ def cell(**changes: Any) -> Record:
     ("top1", "word"),
     [(80.0, "reproduced"), (80.78, "reproduced"), (80.8, "above"), (79.2, "reproduced"), (79.1, "below")],
 )
-def test_numbers_decide_within_twice_the_standard_error(top1: float, word: str) -> None:
+def test_verdict_allows_twice_the_standard_error(top1: float, word: str) -> None:
     # 2 sqrt(0.808 * 0.192 / 10000) is 0.788 points, 2 sqrt(0.792 * 0.208 / 10000) is 0.812.
     assert judge([cell(top1=top1)], claim()).word == word
 
 
-def test_half_a_point_is_always_granted() -> None:
+def test_verdict_allows_half_a_point() -> None:
     sure = {"name": "cifar10", "n": 10**9}
     assert judge([cell(top1=80.5, dataset=sure)], claim()).word == "reproduced"
     assert judge([cell(top1=80.51, dataset=sure)], claim()).word == "above"
     assert judge([cell(top1=79.49, dataset=sure)], claim()).word == "below"
 
 
-def test_seeds_count_with_mean_and_deviation() -> None:
+def test_verdict_uses_mean_and_deviation_over_seeds() -> None:
     seeds = [cell(top1=top1, seed=seed) for seed, top1 in enumerate((78.0, 80.0, 82.0))]
     found = judge(seeds, claim(top1=84.0))
     assert found.measured == pytest.approx(80.0)
@@ -80,7 +80,7 @@ def test_tolerance_of_one_seed() -> None:
     assert tolerance([50.0], None) == 0.5
 
 
-def test_order_of_the_reasons() -> None:
+def test_precedence_of_differences() -> None:
     wrong: dict[str, Any] = {"budget": "short", "quantizer": "distill", "fp_top1": 91.0, "top1": 10.0}
     assert judge([cell(**wrong)], claim()).word == "other budget"
     del wrong["budget"]
@@ -94,7 +94,7 @@ def test_order_of_the_reasons() -> None:
     assert judge([cell(**wrong)], claim()).word == "below"
 
 
-def test_other_protocols() -> None:
+def test_other_protocol() -> None:
     deploy = {"label": "w4a4@deploy", "w_bits": 4, "a_bits": 4, "protocol": "deploy"}
     assert judge([cell(scheme=deploy)], claim()).word == "other protocol"
     part = {"name": "cifar10", "n": 100, "subset": "100 random images"}
@@ -105,7 +105,7 @@ def test_other_protocols() -> None:
     assert judge([cell()], claim(notes=eight)).word == "other protocol"
 
 
-def test_weights_are_the_same_up_to_a_tenth_of_a_point() -> None:
+def test_weights_agree_within_a_tenth_of_a_point() -> None:
     assert judge([cell(fp_top1=93.8)], claim()).word == "reproduced"
     assert judge([cell(fp_top1=93.79)], claim()).word == "other weights"
     # Where the source prints none, those that any source prints for the network count: 93.89 to 94.08.
@@ -114,7 +114,7 @@ def test_weights_are_the_same_up_to_a_tenth_of_a_point() -> None:
     assert judge([cell(fp_top1=None)], claim()).word == "other weights"
 
 
-def test_a_best_epoch_is_held_against_the_oracle_only() -> None:
+def test_best_epoch_is_compared_with_the_oracle() -> None:
     best = claim(selection="best")
     assert judge([cell(top1=80.0)], best).word == "needs oracle"
     found = judge([cell(top1=10.0, oracle={"top1": 80.1, "step": 7})], best)
@@ -138,7 +138,7 @@ def test_every_seed_needs_its_best_snapshot() -> None:
     assert (short.word, short.measured) == ("other budget", None)
 
 
-def test_claims_about_a_plugin_s_method() -> None:
+def test_numbers_about_a_plugin_method() -> None:
     mine = claim(method="Stripes", plugin_method="stripes", notes="")
     assert mine.implemented == "stripes"
     ran = cell(method="stripes", quantizer="reconstruct", cross=False)
@@ -151,7 +151,7 @@ def test_claims_about_a_plugin_s_method() -> None:
     assert judge([ran], silent, PublicationIndex([silent, loud])).word == "reproduced"
 
 
-def test_only_claims_about_the_same_cell() -> None:
+def test_verdicts_are_about_the_same_cell() -> None:
     assert verdicts([cell()])
     three = {"label": "w3a3@gdfq", "w_bits": 3, "a_bits": 3, "protocol": "gdfq"}
     others = [
@@ -169,7 +169,7 @@ def test_only_claims_about_the_same_cell() -> None:
     assert verdicts([]) == []
 
 
-def test_the_order_of_claims_ignores_how_they_compare() -> None:
+def test_order_of_verdicts_ignores_accuracy() -> None:
     far, near = claim(top1=10.0), claim(top1=80.2, reported_in="somebody's note")
     assert [found.number.top1 for found in verdicts([cell()], PublicationIndex([near, far]))] == [10.0, 80.2]
 
@@ -188,18 +188,18 @@ def test_the_order_of_claims_ignores_how_they_compare() -> None:
         ("MobileNetV1", "mobilenetv1"),
     ],
 )
-def test_names_of_networks(name: str, key: str) -> None:
+def test_model_key(name: str, key: str) -> None:
     assert model_key(name) == key
 
 
-def test_names_of_methods() -> None:
+def test_method_key() -> None:
     assert method_key("ZeroQ") == ("zeroq", "calibrate")
     assert method_key("ZeroQ", "fine-tuned on ZeroQ/DSG images") == ("zeroq", "distill")
     assert method_key("ZeroQ", "calibration only (no fine-tuning)") == ("zeroq", "calibrate")
     assert method_key("GDFQ+AIT") == ("", "")
 
 
-def test_tables_show_claims_with_source_and_verdict() -> None:
+def test_tables_show_published_numbers_with_verdicts() -> None:
     text = " ".join(render([cell()], "text", publications=published_index()).split())
     assert "Published numbers for these cells" in text
     assert "w4a4@gdfq zeroq resnet20 80.20 79.30" in text
@@ -215,7 +215,7 @@ def test_tables_show_claims_with_source_and_verdict() -> None:
     assert "No published number is known" in digits
 
 
-def test_no_claims_unless_asked_for() -> None:
+def test_published_numbers_are_optional() -> None:
     assert "Published" not in render([cell()], "text")
     assert "verdict" not in render([cell()], "csv")
     header, line = render([cell()], "csv", publications=published_index()).splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.report.html_reader import HtmlReader
-from tests.report.test_table import failed, record, rows, scheme
+from tests.report.records import failed, record, rows, scheme
 
 from dfqbench.api import UsageError
 from dfqbench.report import Layout, parse_layout, render
@@ -30,7 +30,7 @@ def several() -> list[Record]:
     ]
 
 
-def test_best_and_second_of_the_competitors() -> None:
+def test_best_and_second_are_marked() -> None:
     found = {(row[0], row[1]): row[2] for row in rows(render(several(), "md"))}
     assert found["w4a4@gdfq", "b"] == found["w4a4@gdfq", "c"] == "**87.00**"
     # Two share the first place: there is no second, and controls have no rank.
@@ -46,12 +46,12 @@ def test_best_and_second_of_the_competitors() -> None:
     }
 
 
-def test_lower_is_better_where_it_is() -> None:
+def test_best_of_time_is_the_lowest() -> None:
     records = [record("1", seconds={"synthesis": 2.0}), record("2", method="x", seconds={"synthesis": 1.0})]
     assert {row[1]: row[4] for row in rows(render(records, "md"))} == {"zeroq": "<u>2.0 s</u>", "x": "**1.0 s**"}
 
 
-def test_what_fell_to_chance_is_never_the_best() -> None:
+def test_collapsed_student_is_never_the_best() -> None:
     records = [
         record("1", top1=10.0, status="collapsed"),
         record("2", method="x", top1=5.0),
@@ -71,7 +71,7 @@ def test_what_fell_to_chance_is_never_the_best() -> None:
         ("never heard of", "never heard of"),
     ],
 )
-def test_statuses_of_later_versions(status: str, word: str) -> None:
+def test_status_words(status: str, word: str) -> None:
     [row] = rows(render([failed("1", status, "boom")], "md"))
     assert row[2] == f"{word} [1]"
 
@@ -83,13 +83,13 @@ def test_methods_by_bits() -> None:
     assert "budget short, gdfq, digits:resnet8" in page.splitlines()[0].replace("\\", "")
 
 
-def test_what_is_in_neither_rows_nor_columns_has_pages() -> None:
+def test_other_dimensions_split_tables() -> None:
     pages = build_tables(several(), {}, layout("method", "model"))
     assert [page.title.rpartition(", ")[2] for page in pages] == ["w4a4@gdfq", "w3a3@gdfq"]
     assert all(len(page.rows) == 6 for page in pages)
 
 
-def test_seeds_in_columns_are_not_averaged() -> None:
+def test_seeds_in_columns() -> None:
     records = [record(str(seed), seed=seed, top1=90.0 + seed) for seed in (0, 1, 10)]
     [row] = rows(render(records, "md", layout=layout("scheme,method", "model,seed")))
     assert row[2:] == ["90.00", "91.00", "100.00"]
@@ -102,7 +102,7 @@ def test_targets_in_columns() -> None:
     assert [entry.text for entry in page.rows[0].entries] == ["50.00", "90.25"]
 
 
-def test_every_value_prints() -> None:
+def test_every_metric_prints() -> None:
     full = record(
         "1",
         top5=99.0,
@@ -127,7 +127,7 @@ def test_every_value_prints() -> None:
     assert "chosen on the evaluation set" in caption
 
 
-def test_the_caption_tells_what_was_diagnosed() -> None:
+def test_caption_of_diagnostics() -> None:
     measured = {"bns": 0.1, "images": 64}
     records = [
         record("1", diagnostics=measured | {"classes_of": "labels"}, method="gdfq"),
@@ -141,7 +141,7 @@ def test_the_caption_tells_what_was_diagnosed() -> None:
     assert "binomial standard error" in render(records, "text", layout=layout("method", "model", "bns,top1"))
 
 
-def test_seeds_of_every_first_value_show_their_deviation() -> None:
+def test_first_metric_shows_deviation() -> None:
     records = [record(str(s), seed=s, seconds={"synthesis": 1.0 + s}, top5=99.0 + s) for s in (0, 1)]
     [row] = rows(render(records, "md", layout=layout("method", "model", "synthesis,top5,drop")))
     assert row[1:] == ["1.5 s ± 0.71 s (2)", "99.50 ± 0.71", "8.25"]
@@ -156,7 +156,7 @@ def test_seeds_of_every_first_value_show_their_deviation() -> None:
         (("method", "model", "accuracy"), "unknown value 'accuracy'"),
     ],
 )
-def test_slips(names: tuple[str, str, str], message: str) -> None:
+def test_unknown_layouts_are_usage_errors(names: tuple[str, str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         layout(*names)
 
@@ -178,7 +178,7 @@ def test_latex() -> None:
     assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
 
 
-def test_latex_sees_no_command() -> None:
+def test_latex_escapes_commands() -> None:
     assert latex("\\input{x} $a_b^c$ 50% #1 ~ <&>") == (
         r"\textbackslash{}input\{x\} \$a\_b\textasciicircum{}c\$ 50\% \#1 \textasciitilde{} \textless{}\&\textgreater{}"
     )
@@ -200,7 +200,7 @@ def test_html() -> None:
     assert "no records" in empty
 
 
-def test_ten_thousand_records_are_no_slower_than_reading_them(tmp_path: Path) -> None:
+def test_rendering_time_is_linear(tmp_path: Path) -> None:
     """A table costs a small multiple of parsing its records, so that it grows with them and not with their square."""
     few, many = (
         [
