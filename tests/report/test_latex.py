@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.report.records import failed, record
+from tests.report.records import failed, record, scheme
+from tests.report.test_layouts import several
 
 from dfqbench.report import parse_layout, render
 from dfqbench.report.literature.publication_index import published_index
@@ -59,6 +60,23 @@ def forms() -> dict[str, str]:
         "bare": render([Record()], "latex"),
         "empty": render([], "latex"),
     }
+
+
+def test_latex_rows_and_marks() -> None:
+    records = [*several(), failed("x", "failed", "50 % of a_b & c", method="odd_1", scheme=scheme(4))]
+    text = render(records, "latex")
+    assert text.count(r"\begin{tabular}{llrrr}") == text.count(r"\end{tabular}") == 1
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == len(records)
+    assert all(len(re.findall(r"(?<!\\)&", line)) == 4 for line in lines)
+    assert r" & b & \textbf{87.00}" in body
+    assert r"odd\_1 & failed\textsuperscript{1}" in body
+    assert r"50 \% of a\_b \& c" in text
+    assert body.count(r"\midrule") == 2
+    assert body.count(r"\addlinespace") == 2
+    assert r"\textit{noise (floor)}" in body
+    assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
 
 
 def tables(text: str) -> list[str]:
@@ -112,6 +130,9 @@ def test_floats_end_between_blocks() -> None:
         ("µ Δ σ ≤ −1", r"$\mu$ $\Delta$ $\sigma$ $\leq$ $-$1"),
         ("你 Ł", "[U+4F60] [U+0141]"),
         ("a | b", r"a \textbar{} b"),
+        ("\\input{x} $a^c$ <&>", r"\textbackslash{}input\{x\} \$a\textasciicircum{}c\$ \textless{}\&\textgreater{}"),
+        ("-0.19 ± 1%", r"$-$0.19 $\pm$ 1\%"),
+        ("2025-01 a-1\n\x07b", "2025-01 a-1 b"),
         ("--set", "-{}-set"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from tests.report.records import failed, record, rows, scheme
 from dfqbench.api import UsageError
 from dfqbench.report import Layout, parse_layout, render
 from dfqbench.report.render import build_tables
-from dfqbench.report.renderers.escape import latex
 from dfqbench.run.store.record import Record
 
 
@@ -52,25 +50,17 @@ def test_best_of_time_is_the_lowest() -> None:
 
 
 def test_collapsed_student_is_never_the_best() -> None:
-    records = [
-        record("1", top1=10.0, status="collapsed"),
-        record("2", method="x", top1=5.0),
-        record("3", method="y", top1=6.0),
-    ]
+    records = [record(method, method=method, top1=top1) for method, top1 in (("zeroq", 10.0), ("x", 5.0), ("y", 6.0))]
+    records[0].status = "collapsed"
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
     assert found == {"zeroq": "10.00 [1]", "x": "<u>5.00</u>", "y": "**6.00**"}
     assert "[1] collapsed: no better than guessing" in render(records, "text")
 
 
-@pytest.mark.parametrize(
-    ("status", "word"),
-    [
-        ("oom", "out of memory"),
-        ("timeout", "time limit"),
-        ("preempted", "preempted"),
-        ("never heard of", "never heard of"),
-    ],
-)
+STATUS_WORDS = {"oom": "out of memory", "timeout": "time limit", "preempted": "preempted", "new-status": "new-status"}
+
+
+@pytest.mark.parametrize(("status", "word"), STATUS_WORDS.items())
 def test_status_words(status: str, word: str) -> None:
     [row] = rows(render([failed("1", status, "boom")], "md"))
     assert row[2] == f"{word} [1]"
@@ -161,31 +151,6 @@ def test_unknown_layouts_are_usage_errors(names: tuple[str, str, str], message: 
         layout(*names)
 
 
-def test_latex() -> None:
-    records = [*several(), failed("x", "failed", "50 % of a_b & c", method="odd_1", scheme=scheme(4))]
-    text = render(records, "latex")
-    assert text.count(r"\begin{tabular}{llrrr}") == text.count(r"\end{tabular}") == 1
-    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
-    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert len(lines) == len(records)
-    assert all(len(re.findall(r"(?<!\\)&", line)) == 4 for line in lines)
-    assert r" & b & \textbf{87.00}" in body
-    assert r"odd\_1 & failed\textsuperscript{1}" in body
-    assert r"50 \% of a\_b \& c" in text
-    assert body.count(r"\midrule") == 2
-    assert body.count(r"\addlinespace") == 2
-    assert r"\textit{noise (floor)}" in body
-    assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
-
-
-def test_latex_escapes_commands() -> None:
-    assert latex("\\input{x} $a_b^c$ 50% #1 ~ <&>") == (
-        r"\textbackslash{}input\{x\} \$a\_b\textasciicircum{}c\$ 50\% \#1 \textasciitilde{} \textless{}\&\textgreater{}"
-    )
-    assert latex("-0.19 ± 1") == r"$-$0.19 $\pm$ 1"
-    assert latex("2025-01 a-1\n\x07b") == "2025-01 a-1 b"
-
-
 def test_html() -> None:
     hostile = "<script>alert(1)</script>\"'&"
     text = render([*several(), failed("x", "failed", hostile, method=hostile)], "html")
@@ -196,8 +161,7 @@ def test_html() -> None:
     assert body["b"] == "87.00"
     assert body[hostile] == "failed 1"
     assert '<td class="number best"><b>87.00</b></td>' in text
-    empty = render([], "html")
-    assert "no records" in empty
+    assert "no records" in render([], "html")
 
 
 def test_rendering_time_is_linear(tmp_path: Path) -> None:

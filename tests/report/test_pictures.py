@@ -84,6 +84,21 @@ def test_cell_without_images_is_reported(tmp_path: Path) -> None:
     found, problems = draw_pictures([(shown(), tmp_path / "attempt-1")])
     assert found == []
     assert "is missing" in problems[0]
-    save_file({"images": np.zeros((2, 3, 4)).astype(np.float32)}, tmp_path / "attempt-1" / "images.safetensors")
-    with pytest.raises(InputError, match="does not hold images"):
-        load_images(tmp_path / "attempt-1" / "images.safetensors")
+
+
+def test_load_images(tmp_path: Path) -> None:
+    file = tmp_path / "images.safetensors"
+    with pytest.raises(InputError, match="is missing; the attempt kept no images"):
+        load_images(file)
+    save_file({"images": np.zeros((4, 3, 8, 8), np.float16), "labels": np.eye(4, dtype=np.float32)}, file)
+    images, labels = load_images(file)
+    assert images.dtype == np.float32
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 2, 3]
+    for shape in ((2, 3, 4), (3, 3, 8, 8)):
+        save_file({"images": np.zeros(shape, np.float32), "labels": np.zeros(2)}, file)
+        with pytest.raises(InputError, match="does not hold images"):
+            load_images(file)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_images(file)
