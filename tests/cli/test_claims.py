@@ -12,8 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dfqbench.api import UsageError
 from dfqbench.cli import claims
-from dfqbench.report.literature.published_numbers import disagreements, published_numbers
-from dfqbench.report.literature.select import select
+from dfqbench.report.literature.published import disagreements, published_numbers, select
 
 
 def run(*arguments: str) -> Result:

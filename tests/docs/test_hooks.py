@@ -14,7 +14,7 @@ from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import Student, parse_scheme
-from dfqbench.report.literature.published_numbers import read_numbers
+from dfqbench.report.literature.published import read_numbers
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, UsageError
-from dfqbench.report.literature.published_numbers import published_numbers, read_numbers
-from dfqbench.report.literature.published_times import published_times
-from dfqbench.report.literature.select import select
+from dfqbench.report.literature.published import published_numbers, published_times, read_numbers, select
 from dfqbench.report.renderers.literature import render_numbers, render_times
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
 from tests.report.html_reader import HtmlReader
-from tests.report.records import changed, failed, scheme
+from tests.report.records import failed, scheme
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
 
@@ -30,13 +30,12 @@ def attempts(tmp_path: Path) -> list[tuple[Record, Path]]:
         failed("f1", "failed", "the loss is not finite", "RuntimeError", method="broken", scheme=scheme(4)),
         failed("f2", "oom", "out of memory", method="hungry", scheme=scheme(4)),
     ]
-    for made in [*run(), *extra]:
-        record = made
+    for record in [*run(), *extra]:
         folder = tmp_path / record.cell_id / "attempt-1"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("first line\nlast line of " + record.cell_id + "\n")
         if record.status == "ok":
-            record = changed(made, preprocessing=shown().preprocessing.model_dump())
+            record.preprocessing = shown().preprocessing
             images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
             save_file({"images": images, "labels": np.arange(64) % 10}, folder / "images.safetensors")
         found.append((record, folder))
@@ -105,9 +104,8 @@ def hostile(data: Any) -> Any:
 
 
 def test_markup_in_records_is_escaped(tmp_path: Path) -> None:
-    made = attempts(tmp_path)
     bad = []
-    for record, folder in made:
+    for record, folder in attempts(tmp_path):
         (folder / "log.txt").write_text(HOSTILE)
         entry = hostile(record.as_dict()) | {
             "finished_at": "2025",

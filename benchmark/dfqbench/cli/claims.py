@@ -36,8 +36,7 @@ def claims(
     """
     from dfqbench.api.errors import UsageError, unknown_name
     from dfqbench.report.literature.names import dataset_key, model_key
-    from dfqbench.report.literature.published_times import published_times
-    from dfqbench.report.literature.select import select
+    from dfqbench.report.literature.published import published_times, select
     from dfqbench.report.renderers.literature import (
         LITERATURE_FORMATS,
         LiteratureFormat,

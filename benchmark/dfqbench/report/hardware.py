@@ -9,16 +9,12 @@ from typing import Any
 
 
 def describe_hardware(run: Path) -> dict[str, str]:
-    """Return words for every environment of a run, by the environment's id.
-
-    Args:
-        run: a run's folder; its `environments/<id>.json` are read, and unreadable ones left out.
-    """
+    """Return words for every environment of a run, by the environment's id."""
     return {name: _words(environment) for name, environment in environments(run).items()}
 
 
 def environments(run: Path) -> dict[str, dict[str, Any]]:
-    """Return every readable description of an environment of a run, by its id."""
+    """Return every readable description of an environment (`environments/<id>.json`) in a run's folder, by its id."""
     described = {}
     for path in sorted(run.glob("environments/*.json")):
         try:

@@ -108,19 +108,14 @@ _ORACLE = (
     "top-1 of the best snapshot, chosen on the evaluation set; no result, what papers that print the best epoch are "
     "held against"
 )
+_AGREEMENT = "images on which student and teacher give the same answer"
+_PER_IMAGE = "synthesis for each image that the source made"
 _ALL = (
     _percent("top1", "top-1", attrgetter("top1"), better="higher", spread=True),
     _percent("top5", "top-5", attrgetter("top5"), better="higher", spread=True),
     _percent("drop", "drop", drop, better="lower"),
     _percent("oracle", "oracle", _oracle, about=_ORACLE, spread=True),
-    _percent(
-        "agreement",
-        "agreement",
-        attrgetter("agreement"),
-        better="higher",
-        about="images on which student and teacher give the same answer",
-        spread=True,
-    ),
+    _percent("agreement", "agreement", attrgetter("agreement"), better="higher", about=_AGREEMENT, spread=True),
     _percent("fp_top1", "full", attrgetter("fp_top1"), about="top-1 of the teacher"),
     _percent("coverage", "coverage", coverage, show=decimals(1), about="multiply-accumulates quantized"),
     _seconds("synthesis", "time of a stand-alone synthesis"),
@@ -133,14 +128,7 @@ _ALL = (
     _count("teacher", "teacher_images", "images that went through the teacher"),
     _count("student", "student_images", "images that went through the student"),
     _count("steps", "optimizer_steps", "optimizer steps"),
-    Metric(
-        "per_image",
-        "s/image",
-        seconds_per_image,
-        lambda seconds: f"{seconds:.3g} s",
-        "lower",
-        "synthesis for each image that the source made",
-    ),
+    Metric("per_image", "s/image", seconds_per_image, lambda seconds: f"{seconds:.3g} s", "lower", _PER_IMAGE),
     _diagnosed("bns", "BNS", "distance of the images' batch statistics to the BatchNorm layers', mean over layers"),
     _diagnosed("silhouette", "silhouette", "of penultimate features, by class, -1 to 1"),
     _diagnosed("margin", "margin", "class centres of penultimate features, -1 to 1"),

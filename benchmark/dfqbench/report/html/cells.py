@@ -57,9 +57,8 @@ def summary(pivot: Pivot, anchors: frozenset[str], publications: PublicationInde
         good = [record for record in records if finished(record)]
         first = (good or records)[0]
         names = pivot.rows[row].names
-        faults = {status_word(r) for r in records if not finished(r)} | {
-            r.status for r in good if r.status == COLLAPSED
-        }
+        faults = {status_word(record) for record in records if not finished(record)}
+        faults |= {record.status for record in good if record.status == COLLAPSED}
         best = next(iter(verdicts(good, publications)), None)
         lines.append(
             {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import DfqError
 from dfqbench.report.literature.names import dataset_key, model_key
-from dfqbench.report.literature.published_numbers import PublishedNumber, published_numbers, read_numbers
+from dfqbench.report.literature.published import PublishedNumber, published_numbers, read_numbers
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:

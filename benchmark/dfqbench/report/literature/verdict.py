@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
-from dfqbench.report.literature.published_numbers import PublishedNumber
+from dfqbench.report.literature.published import PublishedNumber
 from dfqbench.run.evaluate.per_image import standard_error
 from dfqbench.run.store.record import Record
 
@@ -83,13 +83,13 @@ def judge(records: Sequence[Record], number: PublishedNumber, index: Publication
         tops = [None if record.oracle is None else record.oracle.top1 for record in records]
     else:
         tops = [record.top1 for record in records]
-    known = [top1 for top1 in tops if top1 is not None]
+    numbers = [top1 for top1 in tops if top1 is not None]
     # A mean over some of the seeds would be another number than the table's.
-    measured = statistics.fmean(known) if len(known) == len(tops) else None
+    measured = statistics.fmean(numbers) if len(numbers) == len(tops) else None
     difference = _difference(records, number, index or published_index())
     if difference or measured is None:
         return Verdict(number, difference or NEEDS_ORACLE, measured)
-    granted = tolerance(known, records[0].dataset.n)
+    granted = tolerance(numbers, records[0].dataset.n)
     gap = measured - number.top1
     word = "reproduced" if abs(gap) <= granted + SLACK else "below" if gap < 0 else "above"
     return Verdict(number, word, measured, granted)

@@ -24,8 +24,8 @@ def accuracy_by_bits(axes: Axes, group: Group, _: int, looks: dict[str, Look]) -
     """Draw top-1 of each method at each width, deviation over seeds as bars, full precision as a line."""
     positions = range(len(group.columns))
     for method in group.methods:
-        found = [mean_and_deviation(place, _TOP1) for place in method.places]
-        points = [(x, *numbers) for x, numbers in zip(positions, found, strict=True) if numbers is not None]
+        accuracies = [mean_and_deviation(place, _TOP1) for place in method.places]
+        points = [(x, *numbers) for x, numbers in zip(positions, accuracies, strict=True) if numbers is not None]
         xs, means, deviations = zip(*points, strict=True)
         axes.errorbar(xs, means, deviations, label=method.label, capsize=2, **looks[method.label].keywords)
     if group.full is not None:

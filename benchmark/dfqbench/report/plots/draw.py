@@ -62,11 +62,7 @@ class Plot:
 
 
 def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -> list[Plot]:
-    """Draw every plot for which records hold something.
-
-    Args:
-        records: of one run or more.
-        kinds: which ones.
+    """Draw every plot of these kinds for which the records of one run or more hold something.
 
     Raises:
         UsageError: a kind is unknown.
@@ -91,10 +87,10 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
     return plots
 
 
-def _draw_kind(kind: str, known: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
+def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
     from matplotlib.figure import Figure
 
-    for group in known:
+    for group in compared:
         # All widths are in one plot of bits; other kinds have one for each scheme.
         for column, scheme in enumerate(group.columns[:1] if kind == "bits" else group.columns):
             height = 0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT

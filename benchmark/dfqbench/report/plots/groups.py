@@ -36,11 +36,11 @@ class Group:
 
 def groups(records: Iterable[Record], layout: Layout) -> list[Group]:
     """Group finished records; a group without any is left out."""
-    known = pivots(records, layout)
-    titles = [_title(pivot) for pivot in known]
+    compared = pivots(records, layout)
+    titles = [_title(pivot) for pivot in compared]
     made = [
         _group(pivot, title if titles.count(title) == 1 else f"{title}, {_images_and_precision(pivot)}")
-        for pivot, title in zip(known, titles, strict=True)
+        for pivot, title in zip(compared, titles, strict=True)
     ]
     return [group for group in made if group.methods]
 

@@ -56,11 +56,7 @@ class Look:
 
 
 def looks(methods: Iterable[tuple[str, bool]]) -> dict[str, Look]:
-    """Return a look for every method.
-
-    Args:
-        methods: label, and whether it is a control.
-    """
+    """Return a look for every method, of its label and whether it is a control."""
     made: dict[str, Look] = {}
     positions = {False: count(), True: count()}
     for label, control in methods:

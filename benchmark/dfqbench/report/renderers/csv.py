@@ -61,9 +61,7 @@ _CLAIM = {
 def to_csv(records: Iterable[Record], judged: Mapping[int, Sequence[Verdict]] | None = None) -> str:
     """Return one line a record, under a header line; empty fields for missing values.
 
-    Args:
-        records: to write.
-        judged: verdicts by the record's `id`, of which the first (the most comparable) gets columns; None: no columns.
+    `judged` holds verdicts by the record's `id`, of which the first (the most comparable) gets columns.
     """
     rows = []
     for record in records:

@@ -12,8 +12,7 @@ from typing import Any, Literal, get_args
 
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.formatting import ABSENT, optional
-from dfqbench.report.literature.published_numbers import PublishedNumber, disagreements, spread
-from dfqbench.report.literature.published_times import PublishedTime
+from dfqbench.report.literature.published import PublishedNumber, PublishedTime, disagreements, spread
 from dfqbench.report.renderers.csv import csv_text
 from dfqbench.report.renderers.escape import markdown
 from dfqbench.report.renderers.plain_text import bullet, grid
@@ -35,9 +34,7 @@ _TIME_WIDTHS = (22, 12, None, 24, 14, None, 30)
 def render_numbers(numbers: Sequence[PublishedNumber], fmt: LiteratureFormat = "text") -> str:
     """Render published numbers with their sources, and under them the cells about which sources disagree.
 
-    Args:
-        numbers: to show.
-        fmt: `text` and `md` for people, `csv` (a row a number) and `json` for programs.
+    `text` and `md` are for people, `csv` (a row a number) and `json` for programs.
 
     Raises:
         UsageError: the format is unknown.

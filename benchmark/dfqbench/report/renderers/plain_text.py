@@ -16,14 +16,9 @@ def grid(
     fmt: str = "text",
     widths: Sequence[int | None] | None = None,
 ) -> str:
-    """Lay out rows under headers.
+    """Lay out rows under headers as `text`, or as `md`: a Markdown table, whose fields must be escaped already.
 
-    Args:
-        rows: fields of each row.
-        headers: one for each column.
-        alignment: `left` or `right` for each column.
-        fmt: `text`, or `md` for a Markdown table, whose fields must be escaped already.
-        widths: most characters of each column, whose fields are then wrapped.
+    Each column is aligned `left` or `right`; fields are wrapped to its width, where one is given.
     """
     from tabulate import tabulate
 

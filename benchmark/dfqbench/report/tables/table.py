@@ -91,14 +91,14 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
     for at, heading in enumerate(pivot.rows):
         entries: list[Entry] = []
         for column in range(len(pivot.columns)):
-            found = aggregates.get((at, column))
-            if found is None:
+            shown = aggregates.get((at, column))
+            if shown is None:
                 entries += [Entry(ABSENT)] * len(metrics)
                 continue
-            numbers = tuple(footnotes.setdefault(note, len(footnotes) + 1) for note in found.notes)
+            numbers = tuple(footnotes.setdefault(note, len(footnotes) + 1) for note in shown.notes)
             entries += [
                 Entry(text, ranks.get((at, column, metric.name), ""), numbers if metric is metrics[0] else ())
-                for metric, text in zip(metrics, found.texts, strict=True)
+                for metric, text in zip(metrics, shown.texts, strict=True)
             ]
         rows.append(Row(tuple(heading.names.values()), tuple(entries), pivot.block(at), heading.control))
     return Table(

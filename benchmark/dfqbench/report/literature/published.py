@@ -1,4 +1,4 @@
-"""Accuracies printed in papers, each with where it was read. They live once, in `published.csv`."""
+"""Accuracies and times printed in papers, each with where it was read: `published.csv`, `published_times.csv`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dfqbench.api.errors import InputError
-from dfqbench.report.literature.names import method_key
+from dfqbench.report.literature.names import dataset_key, method_key, model_key
 
 Selection = Literal["best", "unknown"]
 """`best`: the source says that the best epoch on the test set is printed; `unknown`: it does not say."""
@@ -145,3 +145,63 @@ def disagreements(numbers: Iterable[PublishedNumber], least: float = 0.1) -> lis
 def spread(cell: list[PublishedNumber]) -> float:
     """Return the highest minus the lowest of numbers in rising order, in percentage points."""
     return cell[-1].top1 - cell[0].top1
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTime:
+    """One printed time or ratio. Every field is as printed; empty where the source does not say."""
+
+    method: str
+    model: str
+    dataset: str
+    bits: str  # width of weights and activations
+    quantity: str  # what was timed
+    value: str  # number, range or bound
+    unit: str
+    hardware: str
+    source: str  # where it was read
+    notes: str
+
+    @property
+    def implemented(self) -> str:
+        """The method's name here; empty: not implemented here."""
+        return method_key(self.method)[0]
+
+
+@cache
+def published_times() -> tuple[PublishedTime, ...]:
+    """Return every printed time of the data file, in its order."""
+    text = resources.files("dfqbench.report.literature").joinpath("published_times.csv").read_text(encoding="utf-8")
+    names = [field.name for field in fields(PublishedTime)]
+    rows = csv.DictReader(text.splitlines())
+    return tuple(PublishedTime(**{name: row[name] for name in names}) for row in rows)
+
+
+Published = TypeVar("Published", PublishedNumber, PublishedTime)
+
+
+def select(
+    entries: Iterable[Published],
+    *,
+    method: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    bits: str | None = None,
+) -> list[Published]:
+    """Return the entries that match every argument; a time without network, data set or bits matches any.
+
+    Args:
+        entries: to choose from.
+        method: as printed or as named here, in any case.
+        model: as printed or as named here, for example `resnet18` or `torchvision:resnet18`.
+        dataset: as printed or as the target is named here.
+        bits: for example `w4a4`; the source of a time names one width for both operands.
+    """
+    return [
+        entry
+        for entry in entries
+        if (method is None or method.lower() in {entry.method.lower(), entry.implemented.partition("+")[0]})
+        and (model is None or entry.model in {"", "any"} or model_key(model) == model_key(entry.model))
+        and (dataset is None or not entry.dataset or dataset_key(dataset) == dataset_key(entry.dataset))
+        and (bits is None or not entry.bits or bits.lower() in {entry.bits, f"w{entry.bits}a{entry.bits}"})
+    ]
