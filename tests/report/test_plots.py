@@ -96,12 +96,12 @@ def test_time_is_not_averaged_over_schemes() -> None:
 
 
 def test_error_bars_need_two_seeds() -> None:
-    [bars] = [one for one in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if one.has_yerr]
+    [bars] = [bar for bar in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if bar.has_yerr]
     assert [len(segment) for segment in bars[2][0].get_segments()] == [0, 0]
     two = [
         record(f"{bits}{seed}", seed=seed, scheme=scheme(bits), top1=80 + seed) for bits in (4, 3) for seed in (0, 1)
     ]
-    [bars] = [one for one in axes_of("bits", two).containers if one.has_yerr]
+    [bars] = [bar for bar in axes_of("bits", two).containers if bar.has_yerr]
     low, high = (float(end[1]) for end in bars[2][0].get_segments()[0])
     assert high - low == pytest.approx(2 * 0.5**0.5)
 

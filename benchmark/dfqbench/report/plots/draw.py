@@ -21,23 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {
-    "bits": "Accuracy against bits",
-    "time": "Accuracy against time",
-    "phases": "Time by phase",
-    "curves": "Learning curves",
-    "homogeneity": "Homogeneity of images over training",
-    "layers": "Distance to BatchNorm statistics by layer",
+Chart = Callable[["Axes", Group, int, dict[str, Look]], bool]
+KINDS: dict[str, tuple[str, Chart]] = {
+    "bits": ("Accuracy against bits", charts.accuracy_by_bits),
+    "time": ("Accuracy against time", charts.accuracy_by_time),
+    "phases": ("Time by phase", charts.time_by_phase),
+    "curves": ("Learning curves", charts.learning_curves),
+    "homogeneity": ("Homogeneity of images over training", charts.homogeneity_curves),
+    "layers": ("Distance to BatchNorm statistics by layer", charts.layer_curves),
 }
-"""Kinds of plots, and their titles."""
-_CHARTS: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool]] = {
-    "bits": charts.accuracy_by_bits,
-    "time": charts.accuracy_by_time,
-    "phases": charts.time_by_phase,
-    "curves": charts.learning_curves,
-    "homogeneity": charts.homogeneity_curves,
-    "layers": charts.layer_curves,
-}
+"""Kinds of plots: title, and what draws it."""
 WIDTH, HEIGHT = 6.4, 3.6  # inches
 
 
@@ -90,20 +83,21 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
 def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
     from matplotlib.figure import Figure
 
+    heading, draw = KINDS[kind]
     for group in compared:
         # All widths are in one plot of bits; other kinds have one for each scheme.
         for column, scheme in enumerate(group.columns[:1] if kind == "bits" else group.columns):
             height = 0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT
             figure = Figure(figsize=(WIDTH, height))
             axes = figure.subplots()
-            if not _CHARTS[kind](axes, group, column, styles):
+            if not draw(axes, group, column, styles):
                 continue
             title = group.title if kind == "bits" else f"{group.title}, {scheme}"
             axes.set_title(title, loc="left")
             if axes.get_legend_handles_labels()[1]:
                 axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
             name = re.sub(r"[^a-z0-9]+", "-", f"{kind} {title}".lower()).strip("-")
-            yield Plot(kind, f"{KINDS[kind]}: {title}", name[:100], figure)
+            yield Plot(kind, f"{heading}: {title}", name[:100], figure)
             # Distances to BatchNorm statistics are of images, which seldom depend on the scheme: one plot is enough.
             if kind == "layers":
                 break
