@@ -74,25 +74,24 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> bool:
     """Draw one bar a method: seconds of each phase, mean over seeds, synthesis at its stand-alone cost."""
-    labels, ends = [], []
+    ends: dict[str, float] = {}
     for method in reversed(group.methods):
         means = [mean_and_deviation(method.places[column], attrgetter(f"seconds.{phase}")) for phase in PHASES]
         if not any(means):
             continue
-        at, begin = len(labels), 0.0
+        at, begin = len(ends), 0.0
         for phase, mean, colour, hatch in zip(PHASES, means, PHASE_COLOURS, HATCHES, strict=True):
             seconds = max(0.0, mean[0]) if mean else 0.0
             bar: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.5}
             axes.barh(at, seconds, left=begin, label=phase if at == 0 else None, **bar)
             begin += seconds
         axes.annotate(f" {duration(begin)}", (begin, at), va="center", fontsize=7)
-        labels.append(method.label)
-        ends.append(begin)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlim(0, 1.15 * max(ends, default=1.0) or 1.0)
+        ends[method.label] = begin
+    axes.set_yticks(range(len(ends)), list(ends))
+    axes.set_xlim(0, 1.15 * max(ends.values(), default=1.0) or 1.0)
     _label(axes, "seconds", "", "x")
     axes.set_axisbelow(True)
-    return bool(labels)
+    return bool(ends)
 
 
 def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
