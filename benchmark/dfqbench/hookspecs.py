@@ -46,7 +46,7 @@ def dfqbench_grids() -> Iterable[FileOffer]:  # type: ignore[empty-body]
 
 @hookspec
 def dfqbench_claims() -> Iterable[FileOffer]:  # type: ignore[empty-body]
-    """Numbers printed in papers: CSV files with the columns of the host's own (`report/published.csv`)."""
+    """Numbers printed in papers: CSV files with the columns of the host's own (`report/literature/published.csv`)."""
 
 
 @hookspec

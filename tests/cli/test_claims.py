@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dfqbench.api import UsageError
 from dfqbench.cli import claims
-from dfqbench.report.claims import disagreements, published_claims, select_claims
+from dfqbench.report.literature.published import disagreements, published_numbers, select
 
 
 def run(*arguments: str) -> Result:
@@ -24,7 +24,7 @@ def run(*arguments: str) -> Result:
 
 def test_everything() -> None:
     rows = list(csv.DictReader(io.StringIO(run("--format", "csv").stdout)))
-    assert len(rows) == len(published_claims())
+    assert len(rows) == len(published_numbers())
     assert all(row["reported_in"] for row in rows)
     assert {row["implemented"] for row in rows} >= {"", "zeroq+calibrate", "zeroq+distill", "gdfq+distill"}
 
@@ -58,7 +58,7 @@ def test_times() -> None:
 
 
 def test_rounding_is_no_disagreement() -> None:
-    found = select_claims(published_claims(), method="gdfq", model="resnet18", bits="w4a4")
+    found = select(published_numbers(), method="gdfq", model="resnet18", bits="w4a4")
     assert len({claim.top1 for claim in found}) > 1
     assert disagreements(found) == []
 

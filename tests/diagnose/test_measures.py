@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from tests.report.test_table import record
+from tests.report.records import record
 from torch import Tensor, nn
 
-from dfqbench.api import InputError
-from dfqbench.diagnose.attention import attention_spread
 from dfqbench.diagnose.cell import diagnose
-from dfqbench.diagnose.features import centre_margin, homogeneity, silhouette
-from dfqbench.diagnose.kept import Kept, kept_images
+from dfqbench.diagnose.measures import attention_spread, centre_margin, homogeneity, silhouette
 from dfqbench.diagnose.speed import speeds
 from dfqbench.testing.toys import toy_network
 
 
-def diagnosed(network: nn.Module, kept: Kept, training: Mapping[int, Kept] | None = None) -> dict[str, Any]:
-    """The diagnosis as a record keeps it."""
-    return diagnose(network, kept, training).model_dump(exclude_unset=True)
+def diagnosed(
+    network: nn.Module, images: Tensor, labels: Tensor | None = None, training: Mapping[int, Tensor] | None = None
+) -> dict[str, Any]:
+    """Return the diagnosis in the form of a record."""
+    return diagnose(network, images, labels, training).model_dump(exclude_unset=True)
 
 
 def clusters(gap: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -33,7 +30,7 @@ def clusters(gap: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     return centres[labels] + torch.randn(32, 6, generator=random), labels
 
 
-def test_separated_classes_are_told_from_mixed_ones() -> None:
+def test_separability_grows_with_distance() -> None:
     for measure in (silhouette, centre_margin):
         far, near = measure(*clusters(50.0)), measure(*clusters(0.0))
         assert far is not None
@@ -73,7 +70,7 @@ def test_homogeneity() -> None:
     assert homogeneity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx(-1.0)
 
 
-def test_spread_of_attention_centres() -> None:
+def test_attention_spread() -> None:
     centres = torch.tensor([[0.0, 0.0], [0.0, 0.2], [0.5, 0.5], [0.9, 0.5], [1.0, 1.0]])
     # Squared distances to the class means: 2 * 0.01 and 2 * 0.04, over 4 images less 2 means.
     expected = ((0.02 + 0.08) / 2) ** 0.5
@@ -95,13 +92,13 @@ def hooked(network: nn.Module, images: Tensor) -> list[Tensor]:
     return seen
 
 
-def test_a_cell_s_diagnosis() -> None:
+def test_diagnosis_of_a_cell() -> None:
     network = toy_network()
     images = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4).repeat(6)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    training = {1: Kept(images[:4], None), 9: Kept(images[:1].repeat(4, 1, 1, 1), None)}
-    found = diagnosed(network, Kept(images, labels), training)
+    training = {1: images[:4], 9: images[:1].repeat(4, 1, 1, 1)}
+    found = diagnosed(network, images, labels, training)
     with torch.no_grad():
         shares = network(images).softmax(1)
     assert found["confidence"] == pytest.approx(float(shares.max(1).values.mean()), rel=1e-4)
@@ -126,19 +123,19 @@ def test_a_cell_s_diagnosis() -> None:
     assert not network.training
 
 
-def test_without_labels_the_teacher_names_the_classes() -> None:
+def test_teacher_answers_replace_missing_labels() -> None:
     network = toy_network()
     images = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        named = diagnosed(network, Kept(images, network(images).argmax(1)))
-    found = diagnosed(network, Kept(images, None))
+        named = diagnosed(network, images, network(images).argmax(1))
+    found = diagnosed(network, images)
     assert found["classes_of"] == "teacher"
     assert "label_accuracy" not in found
     assert found["silhouette"] == named["silhouette"]
     assert named["label_accuracy"] == 100.0
 
 
-def test_attention_of_both_modes_agrees_where_statistics_do() -> None:
+def test_attention_consistency_follows_statistics() -> None:
     network = toy_network()
     noise = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -146,38 +143,21 @@ def test_attention_of_both_modes_agrees_where_statistics_do() -> None:
         inputs = hooked(network, noise)[0]
         first_norm.running_mean = inputs.mean((0, 2, 3))
         first_norm.running_var = inputs.var((0, 2, 3), correction=0)
-    first = diagnosed(network, Kept(noise, None))
-    other = diagnosed(network, Kept(noise * 3 + 1, None))
+    first = diagnosed(network, noise)
+    other = diagnosed(network, noise * 3 + 1)
     assert first["layers"][0]["mean_gap"] < 1e-3
     assert first["attention_consistency"] < other["attention_consistency"]
 
 
-def test_a_network_without_batchnorm() -> None:
+def test_network_without_batchnorm() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    found = diagnosed(network.eval(), Kept(torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), None))
+    found = diagnosed(network.eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert "bns" not in found
     assert found["attention_consistency"] is None
     assert found["homogeneity"] is not None
 
 
-def test_kept_images(tmp_path: Path) -> None:
-    file = tmp_path / "images.safetensors"
-    with pytest.raises(InputError, match="is missing; the attempt kept no images"):
-        kept_images(file)
-    save_file({"images": torch.zeros(4, 3, 8, 8).half(), "labels": torch.eye(4)}, file)
-    kept = kept_images(file)
-    assert kept.images.dtype == torch.float32
-    assert kept.labels is not None
-    assert kept.labels.tolist() == [0, 1, 2, 3]
-    save_file({"images": torch.zeros(4, 3, 8, 8), "labels": torch.zeros(3)}, file)
-    with pytest.raises(InputError, match="does not hold images"):
-        kept_images(file)
-    file.write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="cannot be read"):
-        kept_images(file)
-
-
-def test_speed_is_relative_to_zeroq_at_equal_images() -> None:
+def test_speed_is_relative_to_zeroq() -> None:
     zeroq = [record(str(seed), seed=seed, seconds={"synthesis": 60.0 + seed * 8}, source_images=64) for seed in (0, 1)]
     dffg = record("d", method="dffg", seconds={"synthesis": 32.0}, source_images=320)
     other = record("o", method="dffg", seconds={"synthesis": 32.0}, source_images=320, budget="paper")

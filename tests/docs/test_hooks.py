@@ -13,7 +13,7 @@ from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import Student, parse_scheme
-from dfqbench.report.claims import claims_in
+from dfqbench.report.literature.published import read_numbers
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network
@@ -75,7 +75,7 @@ def test_grid(example: Path) -> None:
 
 def test_claims(example: Path) -> None:
     file = load(example, "printed.py").claims["mine"].path
-    [claim] = [claim for claim in claims_in(file) if claim.method == "mine"]
+    [claim] = [claim for claim in read_numbers(file) if claim.method == "mine"]
     assert (claim.top1, claim.place) == (68.10, "Table 2")
 
 

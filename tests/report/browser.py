@@ -1,8 +1,7 @@
-"""A headless Chromium, spoken to over its pipe; no further package is needed."""
+"""A headless Chromium, controlled over its pipe; no further package is needed."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -13,24 +12,15 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-VARIABLE = "DFQBENCH_CHROMIUM"
 
 
 def chromium() -> str | None:
-    """The browser's program: named by DFQBENCH_CHROMIUM, on the path, or None."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return named
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    """Return the browser's program: named by DFQBENCH_CHROMIUM, on the path, or None."""
+    return os.environ.get("DFQBENCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One page of a browser.
-
-    Args:
-        to: descriptor that commands are written to.
-        back: descriptor that answers are read from.
-    """
+    """One page of a browser, which reads commands from one descriptor and writes answers to another."""
 
     def __init__(self, to: int, back: int) -> None:
         self._to, self._back = to, back
@@ -42,18 +32,18 @@ class Browser:
         self.send("Page.enable")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """Sends a command and returns its result."""
+        """Send a command and return its result."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
-            found = self._read()
-            if found.get("id") == self._number:
-                if "error" in found:
-                    raise RuntimeError(f"{method}: {found['error']}")
-                result: dict[str, Any] = found["result"]
+            answer = self._read()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                result: dict[str, Any] = answer["result"]
                 return result
 
     def _read(self) -> dict[str, Any]:
@@ -63,11 +53,11 @@ class Browser:
                 raise RuntimeError("the browser has gone")
             self._left += part
         message, _, self._left = self._left.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        return found
+        answer: dict[str, Any] = json.loads(message)
+        return answer
 
     def open(self, file: Path, width: int, height: int, *, script: bool = True) -> None:
-        """Opens a file in a window of this size and waits until it is loaded."""
+        """Open a file in a window of this size and wait until it is loaded."""
         mobile = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         self.send("Emulation.setScriptExecutionDisabled", value=not script)
@@ -77,21 +67,16 @@ class Browser:
                 return
 
     def run(self, expression: str) -> Any:
-        """Evaluates an expression in the page and returns its value."""
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(str(found["exceptionDetails"]))
-        return found["result"].get("value")
-
-    def picture(self, file: Path, *, whole: bool = False) -> None:
-        """Writes what is seen, or the whole page, as PNG."""
-        found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        file.write_bytes(base64.b64decode(found["data"]))
+        """Evaluate an expression in the page and return its value."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(str(answer["exceptionDetails"]))
+        return answer["result"].get("value")
 
 
 @contextlib.contextmanager
 def browsing(program: str, profile: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own; gone afterwards."""
+    """Start a browser with a profile of its own, and end it."""
     read_here, write_there = os.pipe()
     read_there, write_here = os.pipe()
 
@@ -101,18 +86,10 @@ def browsing(program: str, profile: Path) -> Iterator[Browser]:
         os.dup2(there, 3)
         os.dup2(back, 4)
 
+    options = ["headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "hide-scrollbars"]
+    options += [f"user-data-dir={profile}", "remote-debugging-pipe"]
     process = subprocess.Popen(
-        [
-            program,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--hide-scrollbars",
-            f"--user-data-dir={profile}",
-            "--remote-debugging-pipe",
-        ],
+        [program, *(f"--{option}" for option in options)],
         preexec_fn=place,  # noqa: PLW1509 - this process has no other thread that matters
         close_fds=False,
         stdin=subprocess.DEVNULL,

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.test_table import changed, record
+from tests.report.records import changed, record
 
 from dfqbench.api import InputError, UsageError
-from dfqbench.report.comparison import compare, render_comparison
-from dfqbench.report.correct import correctness
-from dfqbench.report.paired import bootstrap_interval, compare_paired, mcnemar
+from dfqbench.report.comparison.compare import compare, per_image
+from dfqbench.report.comparison.paired import bootstrap_interval, compare_paired, mcnemar
+from dfqbench.report.renderers.comparison import render_comparison
 from dfqbench.run.store.record import Record
 
 
@@ -30,18 +30,18 @@ def flags(n: int, share: float, seed: int) -> Any:
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 1), (3, 9), (10, 10), (0, 12), (100, 140), (400, 500)])
-def test_mcnemar_is_exact_where_few_images_differ(b: int, c: int) -> None:
+def test_mcnemar_is_exact_for_few_differences(b: int, c: int) -> None:
     n = b + c
     tail = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
     assert mcnemar(b, c) == pytest.approx(min(1.0, 2 * tail))
 
 
-def test_mcnemar_of_many_is_chi_squared() -> None:
+def test_mcnemar_is_chi_squared_for_many_differences() -> None:
     assert mcnemar(600, 700) == pytest.approx(math.erfc(math.sqrt(99**2 / 1300 / 2)))
     assert mcnemar(0, 0) == 1.0
 
 
-def test_the_interval_is_that_of_resampled_images() -> None:
+def test_bootstrap_interval_matches_resampling() -> None:
     gaps = flags(500, 0.9, 0).astype(float) - flags(500, 0.8, 1).astype(float)
     random = np.random.default_rng(7)
     means = [100 * random.choice(gaps, len(gaps)).mean() for _ in range(4000)]
@@ -50,7 +50,7 @@ def test_the_interval_is_that_of_resampled_images() -> None:
     assert bootstrap_interval(np.zeros(9)) == (0.0, 0.0)
 
 
-def test_counts() -> None:
+def test_compare_paired_counts_images() -> None:
     found = compare_paired([np.array([1, 1, 0, 0, 1], bool)], [np.array([1, 0, 1, 0, 0], bool)])
     assert (found.first, found.second, found.only_first, found.only_second) == (60.0, 40.0, 2, 1)
     assert found.p == 1.0
@@ -59,7 +59,7 @@ def test_counts() -> None:
         compare_paired([np.ones(3, bool)], [np.ones(4, bool)])
 
 
-def test_two_methods_by_seed_and_over_seeds() -> None:
+def test_compare_methods_by_seed_and_over_seeds() -> None:
     good = [answered(f"a{s}", flags(1000, 0.95, s), seed=s) for s in range(3)]
     poor = [answered(f"b{s}", flags(1000, 0.80, 9 + s), seed=s, method="poor") for s in (2, 1, 5)]
     found = compare([*good, *poor], "zeroq", "poor")
@@ -77,13 +77,13 @@ def test_two_methods_by_seed_and_over_seeds() -> None:
     assert "| A is better" in render_comparison(found, "zeroq", "poor", "md")
 
 
-def test_equal_students_do_not_differ() -> None:
+def test_equal_students_are_not_significant() -> None:
     same = flags(100, 0.5, 0)
     [found] = compare([answered("a", same), answered("b", same, method="noise")], "zeroq", "noise (floor)")
     assert (found.paired.p, found.paired.low, found.paired.high, found.paired.differs) == (1.0, 0.0, 0.0, False)
 
 
-def test_cells_by_id() -> None:
+def test_compare_cells_by_id() -> None:
     records = [answered("aaaa1", flags(100, 0.5, 0)), answered("bbbb2", flags(100, 0.9, 1), seed=4)]
     [found] = compare(records, "aaaa", "bbbb")
     assert (found.place[2], found.seed) == ("w4a4@gdfq", "0 / 4")
@@ -92,7 +92,7 @@ def test_cells_by_id() -> None:
         compare([records[0], changed(records[1], dataset=other)], "aaaa", "bbbb")
 
 
-def test_other_images_are_never_paired() -> None:
+def test_different_images_are_not_paired() -> None:
     one, other = answered("a", flags(100, 0.5, 0)), answered("b", flags(100, 0.9, 1), method="x")
     elsewhere = changed(other, dataset=other.dataset.model_dump() | {"sha256": "e"})
     with pytest.raises(UsageError, match="share no model, scheme, budget and seed on the same images"):
@@ -109,13 +109,13 @@ def test_other_images_are_never_paired() -> None:
         (base64.b64encode(b"\xff" * 13).decode(), "do not fit"),
     ],
 )
-def test_damaged_answers(bits: Any, message: str) -> None:
+def test_damaged_answers_are_input_errors(bits: Any, message: str) -> None:
     broken = changed(answered("a", flags(100, 0.5, 0)), correct=bits)
     with pytest.raises(InputError, match=message):
-        correctness(broken)
+        per_image(broken)
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_are_usage_errors() -> None:
     records = [answered("a", flags(100, 0.5, 0)), answered("b", flags(100, 0.5, 0), method="noise")]
     with pytest.raises(UsageError, match="unknown method or cell 'zerq'; did you mean zeroq"):
         compare(records, "zerq", "noise")

@@ -8,13 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.report.test_table import failed, record
+from tests.report.records import failed, record, scheme
+from tests.report.test_layouts import several
 
 from dfqbench.report import parse_layout, render
-from dfqbench.report.book import published_book
-from dfqbench.report.columns import VALUES
-from dfqbench.report.escape import latex
-from dfqbench.report.forms.latex import MOST_ROWS
+from dfqbench.report.literature.publication_index import published_index
+from dfqbench.report.metrics import METRICS
+from dfqbench.report.renderers.escape import latex
+from dfqbench.report.renderers.latex import MOST_ROWS
 from dfqbench.run.store.record import Record
 
 HOSTILE = "a_b & 100% $x$ #1 {y} ~ ^ \\foo \\end{tabular} <i> | µ é ï ñ Ł Δ × ± … – “q” ✓ 你 \x07 --set ?`\n\nend"
@@ -46,12 +47,12 @@ def paper(seeds: int = 3) -> list[Record]:
 def forms() -> dict[str, str]:
     """Every form of the table."""
     machines = {"e1": "cuda: Toy_1 & 2", "e2": HOSTILE}
-    every = parse_layout(["model", "method"], ["scheme"], list(VALUES))
+    every = parse_layout(["model", "method"], ["scheme"], list(METRICS))
     long = [record(str(at), method=f"m{at}", seed=0) for at in range(2 * MOST_ROWS + 1)]
     return {
-        "with claims": render(paper(), "latex", machines, claims=published_book()),
+        "with claims": render(paper(), "latex", machines, publications=published_index()),
         "without claims": render(paper(1), "latex", machines),
-        "no claim known": render([record("a")], "latex", claims=published_book()),
+        "no claim known": render([record("a")], "latex", publications=published_index()),
         "by bits": render(paper(), "latex", layout=parse_layout(["method"], ["bits"], ["synthesis", "top1"])),
         "by seed": render(paper(), "latex", layout=parse_layout(["method"], ["seed"], ["top1"])),
         "every value": render(paper(), "latex", layout=every),
@@ -61,12 +62,29 @@ def forms() -> dict[str, str]:
     }
 
 
+def test_latex_rows_and_marks() -> None:
+    records = [*several(), failed("x", "failed", "50 % of a_b & c", method="odd_1", scheme=scheme(4))]
+    text = render(records, "latex")
+    assert text.count(r"\begin{tabular}{llrrr}") == text.count(r"\end{tabular}") == 1
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == len(records)
+    assert all(len(re.findall(r"(?<!\\)&", line)) == 4 for line in lines)
+    assert r" & b & \textbf{87.00}" in body
+    assert r"odd\_1 & failed\textsuperscript{1}" in body
+    assert r"50 \% of a\_b \& c" in text
+    assert body.count(r"\midrule") == 2
+    assert body.count(r"\addlinespace") == 2
+    assert r"\textit{noise (floor)}" in body
+    assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
+
+
 def tables(text: str) -> list[str]:
     return re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("form", forms())
-def test_structure(form: str) -> None:
+def test_latex_structure(form: str) -> None:
     text = forms()[form]
     assert text.isascii()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
@@ -88,7 +106,7 @@ def test_structure(form: str) -> None:
     assert "foo" not in commands
 
 
-def test_a_long_table_goes_on_in_another_float() -> None:
+def test_long_table_is_split_into_floats() -> None:
     parts = tables(forms()["long"])
     assert len(parts) == 3
     found = [name for part in parts for name in re.findall(r"& m(\d+) &", part)]
@@ -96,7 +114,7 @@ def test_a_long_table_goes_on_in_another_float() -> None:
     assert ["Continued." in part for part in parts] == [False, True, True]
 
 
-def test_blocks_stay_together() -> None:
+def test_floats_end_between_blocks() -> None:
     """A float ends between two schemes where it can."""
     made = []
     for bits in (4, 3):
@@ -112,10 +130,13 @@ def test_blocks_stay_together() -> None:
         ("µ Δ σ ≤ −1", r"$\mu$ $\Delta$ $\sigma$ $\leq$ $-$1"),
         ("你 Ł", "[U+4F60] [U+0141]"),
         ("a | b", r"a \textbar{} b"),
+        ("\\input{x} $a^c$ <&>", r"\textbackslash{}input\{x\} \$a\textasciicircum{}c\$ \textless{}\&\textgreater{}"),
+        ("-0.19 ± 1%", r"$-$0.19 $\pm$ 1\%"),
+        ("2025-01 a-1\n\x07b", "2025-01 a-1 b"),
         ("--set", "-{}-set"),
     ],
 )
-def test_characters(text: str, shown: str) -> None:
+def test_latex_characters(text: str, shown: str) -> None:
     assert latex(text) == shown
 
 
@@ -145,7 +166,7 @@ def missing() -> str:
 
 @pytest.mark.timeout(TIMEOUT + 30)
 @pytest.mark.skipif(bool(missing()), reason=missing())
-def test_every_form_compiles(tmp_path: Path) -> None:
+def test_latex_compiles(tmp_path: Path) -> None:
     log = compiled("\n\n\\clearpage\n".join(forms().values()), tmp_path)
     assert "Overfull \\hbox" not in log
     assert "Float too large" not in log

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
+from tests.report.html_reader import HtmlReader
+from tests.report.records import failed, scheme
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
-from tests.report.test_table import changed, failed, scheme
 
-from dfqbench.report.site import report_page
+from dfqbench.report.html.page import report_page
 from dfqbench.run.store.record import Record
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>\"'`{{7*7}}&"
@@ -30,13 +30,12 @@ def attempts(tmp_path: Path) -> list[tuple[Record, Path]]:
         failed("f1", "failed", "the loss is not finite", "RuntimeError", method="broken", scheme=scheme(4)),
         failed("f2", "oom", "out of memory", method="hungry", scheme=scheme(4)),
     ]
-    for made in [*run(), *extra]:
-        record = made
+    for record in [*run(), *extra]:
         folder = tmp_path / record.cell_id / "attempt-1"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("first line\nlast line of " + record.cell_id + "\n")
         if record.status == "ok":
-            record = changed(made, preprocessing=shown().preprocessing.model_dump())
+            record.preprocessing = shown().preprocessing
             images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
             save_file({"images": images, "labels": np.arange(64) % 10}, folder / "images.safetensors")
         found.append((record, folder))
@@ -53,47 +52,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-class Cells(HTMLParser):
-    """The summary's rows, tags that are open, and everything that would reach outside or run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.open: list[str] = []
-        self.active: list[str] = []
-        self.inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in {"meta", "br", "img", "input", "link", "hr"}:
-            self.open.append(tag)
-        if tag in {"script", "iframe", "object", "embed", "link", "base"} or any(key.startswith("on") for key in given):
-            self.active.append(tag)
-        for key in ("src", "href"):
-            if not (given.get(key) or "#").startswith(("#", "data:image/")):
-                self.active.append(f"{tag} {given[key]}")
-        self.inside = self.inside or (tag == "table" and given.get("id") == "summary")
-        if tag == "tr" and self.inside:
-            self.rows.append([])
-        elif tag == "td" and self.inside:
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self.inside = self.inside and tag != "table"
-
-    def handle_data(self, data: str) -> None:
-        if self.inside and "td" in self.open:
-            self.rows[-1][-1] += data
-
-
-def parsed(text: str) -> Cells:
-    reader = Cells()
-    reader.feed(text)
-    assert reader.open == []
-    return reader
-
-
 def expected() -> dict[tuple[str, str], tuple[str, str]]:
     """Top-1 and synthesis of the test's run, by method and scheme."""
     found = {}
@@ -103,8 +61,8 @@ def expected() -> dict[tuple[str, str], tuple[str, str]]:
     return found
 
 
-def test_numbers_are_those_of_the_records(page: Path) -> None:
-    rows = parsed(page.read_text(encoding="utf-8")).rows[1:]
+def test_summary_shows_the_records_numbers(page: Path) -> None:
+    rows = HtmlReader(page.read_text(encoding="utf-8")).summary
     found = {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"}
     assert found == expected()
     assert {row[0]: (row[3], row[9]) for row in rows if row[9] != "ok"} == {
@@ -113,10 +71,10 @@ def test_numbers_are_those_of_the_records(page: Path) -> None:
     }
 
 
-def test_the_page_holds_everything_and_reaches_nowhere(page: Path) -> None:
+def test_page_is_complete_and_self_contained(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(text) < 5_000_000
-    assert parsed(text).active == ["script"]
+    assert HtmlReader(text).active == ["script"]
     assert "script-src 'sha256-" in text
     for part in (
         "last line of a40",
@@ -145,10 +103,9 @@ def hostile(data: Any) -> Any:
     return HOSTILE if isinstance(data, str) else data
 
 
-def test_hostile_text_is_text(tmp_path: Path) -> None:
-    made = attempts(tmp_path)
+def test_markup_in_records_is_escaped(tmp_path: Path) -> None:
     bad = []
-    for record, folder in made:
+    for record, folder in attempts(tmp_path):
         (folder / "log.txt").write_text(HOSTILE)
         entry = hostile(record.as_dict()) | {
             "finished_at": "2025",
@@ -161,14 +118,14 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
         # Fonts may lack characters; the page does not depend on them.
         warnings.simplefilter("ignore")
         text = report_page(bad, {HOSTILE: HOSTILE}, {HOSTILE: {HOSTILE: HOSTILE}}, HOSTILE)
-    reader = parsed(text)
+    reader = HtmlReader(text)
     assert reader.active == ["script"]
     assert "onerror=alert(1)>" not in text
     assert html.escape("{{7*7}}&") in text
-    assert any(HOSTILE in field for row in reader.rows for field in row)
+    assert any(HOSTILE in field for row in reader.summary for field in row)
 
 
-def test_strange_records(tmp_path: Path) -> None:
+def test_incomplete_records(tmp_path: Path) -> None:
     strange: list[dict[str, Any]] = [
         {},
         {"status": "ok", "top1": 50, "model": "resnet18", "scheme": "w4a4"},
@@ -176,7 +133,7 @@ def test_strange_records(tmp_path: Path) -> None:
         {"status": "ok", "top1": 10.0, "diagnostics": {"layers": [1, {"name": None}], "over_training": [None]}},
     ]
     text = report_page([(Record.from_data(record), tmp_path) for record in strange], {}, {}, "strange")
-    assert len(parsed(text).rows) >= 2
+    assert len(HtmlReader(text).summary) >= 1
     assert "No records" in report_page([], {}, {}, "empty")
 
 
@@ -207,7 +164,7 @@ TYPE = """(() => { const box = document.querySelector('#filters input');
 @needs_browser
 @pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def test_the_rendered_table(browser: Browser, page: Path, width: int, height: int) -> None:
+def test_rendered_summary(browser: Browser, page: Path, width: int, height: int) -> None:
     browser.open(page, width, height)
     assert browser.run("document.documentElement.dataset.ready") == "yes"
     assert browser.run("innerWidth") == width
@@ -243,7 +200,7 @@ def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
 
 @needs_browser
 @pytest.mark.timeout(TIMEOUT)
-def test_without_a_script(browser: Browser, page: Path) -> None:
+def test_page_without_javascript(browser: Browser, page: Path) -> None:
     browser.open(page, 390, 844, script=False)
     assert browser.run("document.documentElement.dataset.ready") is None
     found = {(row[0], row[2]): (row[3], row[6]) for row in browser.run(TABLE) if row[9] == "ok"}
@@ -253,7 +210,7 @@ def test_without_a_script(browser: Browser, page: Path) -> None:
 
 @needs_browser
 @pytest.mark.timeout(TIMEOUT)
-def test_a_link_opens_the_cell(browser: Browser, page: Path) -> None:
+def test_link_opens_the_cell(browser: Browser, page: Path) -> None:
     browser.open(page, 1280, 900)
     browser.run("document.querySelector('#summary a').click()")
     browser.run("new Promise(done => setTimeout(done, 200))")

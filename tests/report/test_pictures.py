@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.report.test_table import record
+from tests.report.records import record
 
 from dfqbench.api import InputError
-from dfqbench.report.pictures import pictures
-from dfqbench.report.pictures.choose import _captions
-from dfqbench.report.pictures.display import pixels, stored
+from dfqbench.report.pictures.draw import _captions, draw_pictures
 from dfqbench.report.pictures.grid import GAP, LEFT, TEXT, TILE
+from dfqbench.report.pictures.images import load_images, pixels
 from dfqbench.run.store.record import Record
 
 CARD = {"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.5, 1.0], "input_size": [3, 8, 8]}
@@ -24,7 +23,7 @@ def shown(cell: str = "c", **changes: Any) -> Record:
     return record(cell, preprocessing={"card": CARD}, **changes)
 
 
-def test_display_space() -> None:
+def test_pixels_undo_normalisation() -> None:
     images = np.zeros((2, 3, 8, 8), np.float32)
     images[1] = 100.0
     images[0, :, 0, 0] = np.nan
@@ -40,7 +39,7 @@ def test_display_space() -> None:
 
 
 @pytest.mark.parametrize("card", [{}, {"mean": [0.5], "std": [0.5]}, {"mean": ["x"] * 3, "std": [1.0] * 3}])
-def test_unknown_normalisation(card: dict[str, Any]) -> None:
+def test_unknown_normalisation_is_an_input_error(card: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="how its 3 channels were normalised"):
         pixels(np.zeros((1, 3, 8, 8), np.float32), record("c", preprocessing={"card": card}))
 
@@ -71,7 +70,7 @@ def test_one_grid_for_each_method(tmp_path: Path) -> None:
     for step in (1, 20, 100):
         save_file({"images": np.zeros((8, 3, 8, 8), np.float16)}, training / f"images-{step}.safetensors")
     (training / "student-1.safetensors").write_bytes(b"")
-    found, problems = pictures(attempts)
+    found, problems = draw_pictures(attempts)
     assert problems == []
     assert [(picture.method, picture.over_training) for picture in found] == [("a", False), ("a", True), ("b", False)]
     assert found[0].image.size == (8 * (TILE + GAP) + GAP, 2 * (TILE + TEXT + GAP) + GAP)
@@ -80,11 +79,26 @@ def test_one_grid_for_each_method(tmp_path: Path) -> None:
     assert found[0].image.getpixel((GAP + 5, GAP + 5)) == (128, 64, 0)
 
 
-def test_a_cell_without_images_is_told_and_another_seed_serves(tmp_path: Path) -> None:
+def test_cell_without_images_is_reported(tmp_path: Path) -> None:
     (tmp_path / "attempt-1").mkdir()
-    found, problems = pictures([(shown(), tmp_path / "attempt-1")])
+    found, problems = draw_pictures([(shown(), tmp_path / "attempt-1")])
     assert found == []
-    assert "cannot be read" in problems[0]
-    save_file({"images": np.zeros((2, 3, 4)).astype(np.float32)}, tmp_path / "attempt-1" / "images.safetensors")
-    with pytest.raises(InputError, match="does not hold images"):
-        stored(tmp_path / "attempt-1" / "images.safetensors")
+    assert "is missing" in problems[0]
+
+
+def test_load_images(tmp_path: Path) -> None:
+    file = tmp_path / "images.safetensors"
+    with pytest.raises(InputError, match="is missing; the attempt kept no images"):
+        load_images(file)
+    save_file({"images": np.zeros((4, 3, 8, 8), np.float16), "labels": np.eye(4, dtype=np.float32)}, file)
+    images, labels = load_images(file)
+    assert images.dtype == np.float32
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 2, 3]
+    for shape in ((2, 3, 4), (3, 3, 8, 8)):
+        save_file({"images": np.zeros(shape, np.float32), "labels": np.zeros(2)}, file)
+        with pytest.raises(InputError, match="does not hold images"):
+            load_images(file)
+    file.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_images(file)

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from tests.report.test_table import changed, failed, record, scheme
+from tests.report.records import changed, failed, record, scheme
 
 from dfqbench.api import UsageError
-from dfqbench.report.plots import draw_plots, saved
-from dfqbench.report.plots.accuracy import pareto
+from dfqbench.report.plots.charts import pareto
+from dfqbench.report.plots.draw import draw_plots, save_plots
 from dfqbench.report.plots.style import COLOURS, looks
 from dfqbench.run.store.record import Record
 
@@ -65,13 +65,13 @@ def test_accuracy_against_bits() -> None:
     assert "full precision 98.50" in lines(axes)
 
 
-def test_accuracy_against_time_with_its_front() -> None:
+def test_accuracy_against_time_has_pareto_front() -> None:
     found = lines(axes_of("time"))
     assert found["a"] == ([3.0], [80.5])
     assert found["Pareto front"] == ([3.0, 12.0], [80.5, 90.5])
 
 
-def test_the_front() -> None:
+def test_pareto() -> None:
     points = [(2.0, 5.0), (1.0, 3.0), (3.0, 4.0), (1.0, 2.0), (4.0, 6.0)]
     assert pareto(points) == [(1.0, 3.0), (2.0, 5.0), (4.0, 6.0)]
 
@@ -84,7 +84,7 @@ def test_time_by_phase() -> None:
     assert widths[5:7] == [1.0, 10.0]
 
 
-def test_time_is_never_averaged_over_schemes() -> None:
+def test_time_is_not_averaged_over_schemes() -> None:
     made = run()
     for entry in made:
         if entry.scheme.w_bits == 3:
@@ -95,23 +95,23 @@ def test_time_is_never_averaged_over_schemes() -> None:
     assert [bar.get_width() for bar in bars] == [0.5, 100.0]
 
 
-def test_one_seed_has_no_deviation() -> None:
-    [bars] = [one for one in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if one.has_yerr]
+def test_error_bars_need_two_seeds() -> None:
+    [bars] = [bar for bar in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if bar.has_yerr]
     assert [len(segment) for segment in bars[2][0].get_segments()] == [0, 0]
     two = [
         record(f"{bits}{seed}", seed=seed, scheme=scheme(bits), top1=80 + seed) for bits in (4, 3) for seed in (0, 1)
     ]
-    [bars] = [one for one in axes_of("bits", two).containers if one.has_yerr]
+    [bars] = [bar for bar in axes_of("bits", two).containers if bar.has_yerr]
     low, high = (float(end[1]) for end in bars[2][0].get_segments()[0])
     assert high - low == pytest.approx(2 * 0.5**0.5)
 
 
-def test_a_method_is_named_where_its_first_seed_has_no_curve() -> None:
+def test_legend_names_method_whose_first_seed_has_no_curve() -> None:
     made = [changed(entry, curve=None) if entry.seed == 0 else entry for entry in run()]
     assert {"a", "b", "noise (floor)"} <= set(lines(axes_of("curves", made)))
 
 
-def test_plots_of_other_images_or_precisions_are_told_apart() -> None:
+def test_titles_name_images_and_precision_where_they_differ() -> None:
     exact = [changed(entry, cell_id=f"x{entry.cell_id}", precision="mixed-bfloat16") for entry in run()]
     titles = [plot.title for plot in draw_plots([*run(), *exact], ["bits"])]
     assert [title.rpartition(", ")[2] for title in titles] == ["float32", "mixed-bfloat16"]
@@ -128,14 +128,14 @@ def test_learning_curves_mark_the_last_state_and_the_oracle() -> None:
     assert (9.0, 85.0) in marked
 
 
-def test_diagnoses() -> None:
+def test_curves_of_diagnostics() -> None:
     assert lines(axes_of("homogeneity"))["b"] == ([1.0, 9.0], [0.5, 0.75])
     xs, ys = lines(axes_of("layers"))["a"]
     assert xs == [1.0, 2.0, 3.0]
     assert ys == pytest.approx([0.05, 0.15, 0.25])
 
 
-def test_what_is_not_there_is_not_drawn() -> None:
+def test_plots_without_data_are_omitted() -> None:
     plain = [record("1"), failed("2", "failed", "boom", method="x")]
     assert {plot.kind for plot in draw_plots(plain)} == {"phases"}
     assert draw_plots([failed("2", "failed", "boom")]) == []
@@ -143,23 +143,23 @@ def test_what_is_not_there_is_not_drawn() -> None:
         draw_plots(plain, ["bit"])
 
 
-def test_methods_are_told_apart_without_colour() -> None:
+def test_looks_differ_without_colour() -> None:
     found = looks([(f"m{at}", False) for at in range(8)] + [("noise", True), ("real", True)])
     assert len({(look.marker, str(look.line)) for look in found.values() if not look.hollow}) == 8
     assert len({look.colour for look in found.values()}) == 10
     assert set(COLOURS) >= {look.colour for look in found.values() if not look.hollow}
 
 
-def test_files(tmp_path: Path) -> None:
+def test_saved_files_are_reproducible(tmp_path: Path) -> None:
     hostile = '$\\frac{1$ <script>&"_x_'
     plots = draw_plots(
         [record("1", method=hostile, scheme=scheme(4)), record("2", method=hostile, scheme=scheme(3))], ["bits"]
     )
-    files = saved(plots, tmp_path / "plots")
+    files = save_plots(plots, tmp_path / "plots")
     assert [file.suffix for file in files] == [".png", ".svg"]
     assert Image.open(io.BytesIO(files[0].read_bytes())).width > 600
     ElementTree.fromstring(files[1].read_text())  # noqa: S314 - our own file
     assert "<script>" not in files[1].read_text()
     assert "&lt;script&gt;" in files[1].read_text()
-    again = saved(plots, tmp_path / "again")
+    again = save_plots(plots, tmp_path / "again")
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]

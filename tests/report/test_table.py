@@ -9,61 +9,12 @@ import math
 from typing import Any
 
 import pytest
+from tests.report.records import changed, failed, record, rows, scheme
 
 from dfqbench.api import UsageError
-from dfqbench.report import frame, hardware, render
+from dfqbench.report import describe_hardware, frame, render
+from dfqbench.report.formatting import duration
 from dfqbench.run.store.record import Record
-
-
-def record(cell: str, **changes: Any) -> Record:
-    made: dict[str, Any] = {
-        "schema": 1,
-        "run": "w4a4",
-        "cell_id": cell,
-        "attempt": 1,
-        "status": "ok",
-        "flags": [],
-        "finished_at": "2025-01-01T00:00:00Z",
-        "method": "zeroq",
-        "quantizer": "calibrate",
-        "params": {"method": {"iterations": 500}, "quantizer": {"images": 64}},
-        "target": "digits",
-        "model": {"name": "digits:resnet8", "ref": "digits:resnet8"},
-        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": {"name": "gdfq"}},
-        "budget": "short",
-        "precision": "float32",
-        "seed": 0,
-        "dataset": {"name": "digits", "n": 540, "subset_of": None, "subset": None},
-        "fp_top1": 98.5,
-        "top1": 90.25,
-        "drop": 8.25,
-        "top1_se": 1.28,
-        "seconds": {"synthesis": 12.34, "wall": 20.0},
-        "coverage": {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]},
-        "environment": "e1",
-        "error": None,
-    }
-    return Record.from_data(made | changes)
-
-
-def changed(made: Record, **changes: Any) -> Record:
-    """The same record with other values."""
-    return Record.from_data(made.as_dict() | changes)
-
-
-def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
-    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits}
-
-
-def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> Record:
-    error = {"type": kind, "message": message, "phase": "synthesis", "traceback": "..."}
-    return record(cell, status=status, error=error, top1=None, drop=None, **changes)
-
-
-def rows(text: str) -> list[list[str]]:
-    """Fields of the Markdown table's body."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[field.strip() for field in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 def test_one_cell() -> None:
@@ -71,7 +22,7 @@ def test_one_cell() -> None:
     assert row == ["w4a4@gdfq", "zeroq", "90.25", "8.25", "12.3 s"]
 
 
-def test_seeds_are_summed_up() -> None:
+def test_seeds_are_averaged() -> None:
     records = [record(str(seed), seed=seed, top1=value, drop=None) for seed, value in enumerate((90.0, 92.0, 94.0))]
     [row] = rows(render(records, "md"))
     assert row[2:4] == ["92.00 ± 2.00 (3)", "6.50"]
@@ -85,18 +36,13 @@ def test_only_the_latest_attempt_counts() -> None:
     assert [entry["top1"] for entry in json.loads(render(records, "json"))] == [70.0]
 
 
-def test_the_same_cell_in_two_runs_counts_once() -> None:
+@pytest.mark.parametrize(("changes", "superseded"), [({"run": "two"}, 0), ({"cell_id": "b"}, 1)])
+def test_older_cell_of_the_same_place_is_left_out(changes: dict[str, Any], superseded: int) -> None:
     old = record("a", run="one", attempt=5, top1=80.0)
-    new = record("a", run="two", attempt=1, top1=70.0, finished_at="2025-01-02T00:00:00Z")
-    assert rows(render([new, old], "md"))[0][2] == "70.00"
-
-
-def test_an_older_cell_of_the_same_place_is_no_second_seed() -> None:
-    old = record("a", top1=80.0)
-    new = record("b", top1=70.0, finished_at="2025-01-02T00:00:00Z")
+    new = changed(old, attempt=1, top1=70.0, finished_at="2025-01-02T00:00:00Z", **changes)
     text = render([new, old], "md")
     assert [row[2] for row in rows(text)] == ["70.00"]
-    assert "1 older cells of the same places" in text
+    assert ("1 older cells of the same places" in text) == bool(superseded)
 
 
 def test_order_of_rows() -> None:
@@ -141,53 +87,37 @@ def test_failures_are_rows_with_reasons() -> None:
     assert "[4] skipped: no BatchNorm (in synthesis)" in text
 
 
-def test_a_failed_seed_is_a_footnote_beside_the_others() -> None:
+def test_footnotes() -> None:
     text = render([record("1"), failed("2", "failed", "boom", seed=1)], "text")
     assert "90.25 [1]" in text
     assert "[1] seed 1: failed: boom (in synthesis)" in text
+    text = render([failed(name, "failed", "boom", method=name) for name in ("a", "b")], "text")
+    assert text.count("[1]") == 3
+    assert "[2]" not in text
+    assert "[1] flagged: generator_alone" in render([record("1", flags=["generator_alone"])], "text")
 
 
-def test_the_same_reason_has_one_number() -> None:
-    records = [failed(name, "failed", "boom", method=name) for name in ("a", "b")]
-    assert render(records, "text").count("[1]") == 3
-    assert "[2]" not in render(records, "text")
-
-
-def test_a_cell_without_evaluation_set_stays_in_its_target_s_table() -> None:
-    missing: dict[str, Any] = {
-        "dataset": {"name": "digits", "n": None},
-        "model": {"name": "digits:resnet8", "ref": None},
-    }
-    records = [record("1"), failed("2", "failed", "boom", method="other", **missing)]
+def test_cell_without_evaluation_set_stays_in_its_table() -> None:
+    model = {"name": "digits:resnet8", "ref": None}
+    records = [record("1"), failed("2", "failed", "boom", method="other", dataset={"n": None}, model=model)]
     assert render(records, "text").count("budget short") == 1
     assert [row[1] for row in rows(render(records, "md"))] == ["other", "zeroq"]
-
-
-def test_flags_are_footnotes() -> None:
-    assert "[1] flagged: generator_alone" in render([record("1", flags=["generator_alone"])], "text")
 
 
 def test_crosses_name_their_quantizer() -> None:
     records = [record("1"), record("2", quantizer="distill:intraq")]
     assert [row[1] for row in rows(render(records, "md"))] == ["zeroq+calibrate", "zeroq+distill:intraq"]
-    alone = [
-        record("1"),
-        record("2", quantizer="distill:intraq", label="zeroq+distill:intraq"),
-        record("3", method="x"),
-    ]
-    assert [row[1] for row in rows(render(alone[1:], "md"))] == ["x", "zeroq+distill:intraq"]
+    labelled = [changed(records[1], label="zeroq+distill:intraq"), record("3", method="x")]
+    assert [row[1] for row in rows(render(labelled, "md"))] == ["x", "zeroq+distill:intraq"]
 
 
 def test_parameters_that_vary_are_rows() -> None:
     records = [record("1"), record("2", params={"method": {"iterations": 100}, "quantizer": {"images": 64}}, top1=50.0)]
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
-    assert found == {
-        "zeroq \\[iterations=500\\]": "**90.25**",
-        "zeroq \\[iterations=100\\]": "<u>50.00</u>",
-    }
+    assert found == {"zeroq \\[iterations=500\\]": "**90.25**", "zeroq \\[iterations=100\\]": "<u>50.00</u>"}
 
 
-def test_targets_sizes_and_budgets_have_tables_of_their_own() -> None:
+def test_targets_sizes_and_budgets_have_separate_tables() -> None:
     records = [
         record("1"),
         record("2", budget="paper"),
@@ -224,14 +154,11 @@ def test_caption() -> None:
     assert "hardware: environment e1" in render(records, "text")
 
 
-def test_only_cells_that_count_enter_the_caption_s_error() -> None:
+def test_standard_error_in_caption() -> None:
     invalid = record("2", method="x", status="invalid", top1=50.0, top1_se=2.15)
     assert "binomial standard error of a top-1: 1.28\n" in render([record("1"), invalid], "text")
-
-
-def test_standard_error_is_computed_where_it_is_missing() -> None:
-    text = render([record("1", top1=50.0, top1_se=None, dataset={"name": "digits", "n": 100})], "text")
-    assert "binomial standard error of a top-1: 5.00" in text
+    computed = record("1", top1=50.0, top1_se=None, dataset={"name": "digits", "n": 100})
+    assert "binomial standard error of a top-1: 5.00" in render([computed], "text")
 
 
 @pytest.mark.parametrize("models", [1, 2, 3, 7])
@@ -250,24 +177,12 @@ def test_text_fits_the_terminal(models: int) -> None:
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0.0, "0.00 s"),
-        (0.516, "0.52 s"),
-        (12.34, "12.3 s"),
-        (99.96, "1.7 min"),
-        (250, "4.2 min"),
-        (5996, "99.9 min"),
-        (5999, "1.7 h"),
-        (360000, "100.0 h"),
-        (None, "-"),
-        (math.nan, "-"),
-        ("long", "-"),
-    ],
-)
-def test_times(seconds: object, shown: str) -> None:
-    assert rows(render([record("1", seconds={"synthesis": seconds})], "md"))[0][4] == shown
+def test_durations() -> None:
+    seconds = [0.0, 0.516, 12.34, 99.96, 250, 5996, 5999, 360000]
+    shown = ["0.00 s", "0.52 s", "12.3 s", "1.7 min", "4.2 min", "99.9 min", "1.7 h", "100.0 h"]
+    assert list(map(duration, seconds)) == shown
+    for missing in (None, math.nan, "long"):
+        assert rows(render([record("1", seconds={"synthesis": missing})], "md"))[0][4] == "-"
 
 
 @pytest.mark.parametrize("fmt", ["text", "md", "csv", "json"])
@@ -281,7 +196,7 @@ def test_times(seconds: object, shown: str) -> None:
         record("1", top1=math.nan, fp_top1=None, seconds={"synthesis": math.inf}, attempt="two", seed=None).as_dict(),
     ],
 )
-def test_strange_records(strange: dict[str, Any], fmt: Any) -> None:
+def test_incomplete_records(strange: dict[str, Any], fmt: Any) -> None:
     found = Record.from_data(strange)
     assert render([found, record("2")], fmt)
     assert render([found], fmt)
@@ -301,19 +216,15 @@ def test_markup_in_names_is_escaped() -> None:
 def test_csv() -> None:
     records = [record("1", flags=["x", "y"]), failed("2", "failed", "boom", method="other", seed=1)]
     first, second = csv.DictReader(io.StringIO(render(records, "csv")))
-    assert (first["cell_id"], first["top1"], first["synthesis_s"], first["model"]) == (
-        "1",
-        "90.25",
-        "12.34",
-        "digits:resnet8",
-    )
+    shown = [first[name] for name in ("cell_id", "top1", "synthesis_s", "model")]
+    assert shown == ["1", "90.25", "12.34", "digits:resnet8"]
     assert (first["flags"], first["reason"]) == ("x;y", "")
     assert json.loads(first["params"])["method"] == {"iterations": 500}
     assert (second["status"], second["top1"], second["seed"]) == ("failed", "", "1")
     assert second["reason"] == "boom (in synthesis)"
 
 
-def test_json_is_the_records_without_nan() -> None:
+def test_json_replaces_nan() -> None:
     [found] = json.loads(render([record("1", top1=math.nan, unknown_key=[1])], "json"))
     assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None}
 
@@ -337,23 +248,20 @@ def test_frame() -> None:
     assert frame([]).empty
 
 
-def test_hardware(tmp_path: Any) -> None:
-    folder = tmp_path / "environments"
-    folder.mkdir()
-    (folder / "e1.json").write_text(
-        json.dumps({"device": "cpu", "device_name": "Toy", "cores": 2, "packages": {"torch": "2.9"}})
-    )
-    (folder / "e2.json").write_text(json.dumps({"device": "cuda", "device_name": "Fast", "cores": 2}))
-    (folder / "e3.json").write_text("{")
-    compiled = {"device": "cpu", "device_name": "Toy", "cores": 2, "passes": "compiled by g++ 12"}
-    (folder / "e4.json").write_text(json.dumps(compiled))
-    (folder / "e5.json").write_text(json.dumps(compiled | {"passes": "torch"}))
-    (folder / "e6.json").write_text(json.dumps({"device": "cuda", "device_name": "Fast", "kernels": "triton 3.6"}))
-    assert hardware(tmp_path) == {
+def test_describe_hardware(tmp_path: Any) -> None:
+    cpu: dict[str, Any] = {"device": "cpu", "device_name": "Toy", "cores": 2}
+    gpu: dict[str, Any] = {"device": "cuda", "device_name": "Fast", "cores": 2}
+    described = {"e1": cpu | {"packages": {"torch": "2.9"}}, "e2": gpu, "e6": gpu | {"kernels": "triton 3.6"}}
+    described |= {"e4": cpu | {"passes": "compiled by g++ 12"}, "e5": cpu | {"passes": "torch"}}
+    (tmp_path / "environments").mkdir()
+    for name, environment in described.items():
+        (tmp_path / "environments" / f"{name}.json").write_text(json.dumps(environment))
+    (tmp_path / "environments" / "e3.json").write_text("{")
+    assert describe_hardware(tmp_path) == {
         "e1": "cpu: Toy, 2 cores, torch 2.9",
         "e2": "cuda: Fast",
         "e4": "cpu: Toy, 2 cores, compiled passes",
         "e6": "cuda: Fast, triton 3.6",
         "e5": "cpu: Toy, 2 cores",
     }
-    assert hardware(tmp_path / "absent") == {}
+    assert describe_hardware(tmp_path / "absent") == {}

@@ -8,71 +8,51 @@ import math
 from typing import Any
 
 import pytest
+from tests.report.records import record
 
 from dfqbench.report import render
-from dfqbench.report.book import ClaimBook, published_book
-from dfqbench.report.claims import Claim
-from dfqbench.report.published import method_key, model_key
-from dfqbench.report.verdict import judge, tolerance, verdicts
+from dfqbench.report.literature.names import method_key, model_key
+from dfqbench.report.literature.publication_index import PublicationIndex, published_index
+from dfqbench.report.literature.published import PublishedNumber
+from dfqbench.report.literature.verdict import judge, tolerance, verdicts
 from dfqbench.run.store.record import Record
 
 
-def claim(**changes: Any) -> Claim:
-    made = Claim(
-        paper="Cai CVPR20",
-        reported_in="ZeroQ repo README",
-        place="README table",
-        method="ZeroQ",
-        dataset="CIFAR-10",
-        model="ResNet-20",
-        w_bits=4,
-        a_bits=4,
-        fp_top1=93.9,
-        top1=80.0,
-        selection="unknown",
-        notes="",
-    )
-    return dataclasses.replace(made, **changes)
+def claim(**changes: Any) -> PublishedNumber:
+    printed = {"method": "ZeroQ", "dataset": "CIFAR-10", "model": "ResNet-20", "w_bits": 4, "a_bits": 4}
+    source = {"paper": "Cai CVPR20", "reported_in": "ZeroQ repo README", "place": "README table", "notes": ""}
+    return PublishedNumber(**{**printed, **source, "fp_top1": 93.9, "top1": 80.0, "selection": "unknown", **changes})
 
 
-def record(**changes: Any) -> Record:
+def cell(**changes: Any) -> Record:
+    """Return a record of ZeroQ on CIFAR-10 at the paper's budget."""
     made: dict[str, Any] = {
-        "schema": 1,
-        "cell_id": "a",
-        "status": "ok",
-        "method": "zeroq",
-        "quantizer": "calibrate",
         "target": "cifar10",
         "model": {"name": "cifar:resnet20", "ref": "cifar:resnet20"},
         "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": "gdfq"},
         "budget": "paper",
-        "seed": 0,
         "dataset": {"name": "cifar10", "n": 10000, "subset": None},
         "fp_top1": 93.85,
         "top1": 80.2,
-        "oracle": None,
     }
-    return Record.from_data(made | changes)
+    return record("a", **made | changes)
 
 
+# 2 sqrt(0.808 * 0.192 / 10000) is 0.788 points, 2 sqrt(0.792 * 0.208 / 10000) is 0.812; half a point is the least.
 @pytest.mark.parametrize(
-    ("top1", "word"),
-    [(80.0, "reproduced"), (80.78, "reproduced"), (80.8, "above"), (79.2, "reproduced"), (79.1, "below")],
+    ("top1", "images", "word"),
+    [
+        *((80.0, 10**4, "reproduced"), (80.78, 10**4, "reproduced"), (80.8, 10**4, "above")),
+        *((79.2, 10**4, "reproduced"), (79.1, 10**4, "below")),
+        *((80.5, 10**9, "reproduced"), (80.51, 10**9, "above"), (79.49, 10**9, "below")),
+    ],
 )
-def test_numbers_decide_within_twice_the_standard_error(top1: float, word: str) -> None:
-    # 2 sqrt(0.808 * 0.192 / 10000) is 0.788 points, 2 sqrt(0.792 * 0.208 / 10000) is 0.812.
-    assert judge([record(top1=top1)], claim()).word == word
+def test_verdict_allows_twice_the_standard_error(top1: float, images: int, word: str) -> None:
+    assert judge([cell(top1=top1, dataset={"name": "cifar10", "n": images})], claim()).word == word
 
 
-def test_half_a_point_is_always_granted() -> None:
-    sure = {"name": "cifar10", "n": 10**9}
-    assert judge([record(top1=80.5, dataset=sure)], claim()).word == "reproduced"
-    assert judge([record(top1=80.51, dataset=sure)], claim()).word == "above"
-    assert judge([record(top1=79.49, dataset=sure)], claim()).word == "below"
-
-
-def test_seeds_count_with_mean_and_deviation() -> None:
-    seeds = [record(top1=top1, seed=seed) for seed, top1 in enumerate((78.0, 80.0, 82.0))]
+def test_verdict_uses_mean_and_deviation_over_seeds() -> None:
+    seeds = [cell(top1=top1, seed=seed) for seed, top1 in enumerate((78.0, 80.0, 82.0))]
     found = judge(seeds, claim(top1=84.0))
     assert found.measured == pytest.approx(80.0)
     assert found.tolerance == pytest.approx(2 * math.sqrt(0.16 + 4.0))
@@ -85,144 +65,130 @@ def test_tolerance_of_one_seed() -> None:
     assert tolerance([50.0], None) == 0.5
 
 
-def test_order_of_the_reasons() -> None:
-    wrong: dict[str, Any] = {"budget": "short", "quantizer": "distill", "fp_top1": 91.0, "top1": 10.0}
-    assert judge([record(**wrong)], claim()).word == "other budget"
-    del wrong["budget"]
-    assert judge([record(**wrong)], claim()).word == "other protocol"
-    del wrong["quantizer"]
-    wrong["changed_params"] = ["method.iterations"]
-    assert judge([record(**wrong)], claim()).word == "other parameters"
-    del wrong["changed_params"]
-    assert judge([record(**wrong)], claim()).word == "other weights"
-    del wrong["fp_top1"]
-    assert judge([record(**wrong)], claim()).word == "below"
+def test_precedence_of_differences() -> None:
+    wrong: dict[str, Any] = {"budget": "short", "quantizer": "distill", "changed_params": ["method.iterations"]}
+    wrong |= {"fp_top1": 91.0, "top1": 10.0}
+    for word in ("other budget", "other protocol", "other parameters", "other weights", "below"):
+        assert judge([cell(**wrong)], claim()).word == word
+        del wrong[next(iter(wrong))]
 
 
-def test_other_protocols() -> None:
+def test_other_protocol() -> None:
     deploy = {"label": "w4a4@deploy", "w_bits": 4, "a_bits": 4, "protocol": "deploy"}
-    assert judge([record(scheme=deploy)], claim()).word == "other protocol"
+    assert judge([cell(scheme=deploy)], claim()).word == "other protocol"
     part = {"name": "cifar10", "n": 100, "subset": "100 random images"}
-    assert judge([record(dataset=part)], claim()).word == "other protocol"
-    assert judge([record()], claim(notes="fine-tuned on ZeroQ images")).word == "other protocol"
-    assert judge([record(quantizer="distill")], claim(notes="fine-tuned on ZeroQ images")).word == "reproduced"
+    assert judge([cell(dataset=part)], claim()).word == "other protocol"
+    assert judge([cell()], claim(notes="fine-tuned on ZeroQ images")).word == "other protocol"
+    assert judge([cell(quantizer="distill")], claim(notes="fine-tuned on ZeroQ images")).word == "reproduced"
     eight = "PTQ reconstruction; 8-bit first/last"
-    assert judge([record()], claim(notes=eight)).word == "other protocol"
+    assert judge([cell()], claim(notes=eight)).word == "other protocol"
 
 
-def test_weights_are_the_same_up_to_a_tenth_of_a_point() -> None:
-    assert judge([record(fp_top1=93.8)], claim()).word == "reproduced"
-    assert judge([record(fp_top1=93.79)], claim()).word == "other weights"
+def test_weights_agree_within_a_tenth_of_a_point() -> None:
+    assert judge([cell(fp_top1=93.8)], claim()).word == "reproduced"
+    assert judge([cell(fp_top1=93.79)], claim()).word == "other weights"
     # Where the source prints none, those that any source prints for the network count: 93.89 to 94.08.
-    assert judge([record(fp_top1=93.85)], claim(fp_top1=None)).word == "reproduced"
-    assert judge([record(fp_top1=91.73)], claim(fp_top1=None)).word == "other weights"
-    assert judge([record(fp_top1=None)], claim()).word == "other weights"
+    assert judge([cell(fp_top1=93.85)], claim(fp_top1=None)).word == "reproduced"
+    assert judge([cell(fp_top1=91.73)], claim(fp_top1=None)).word == "other weights"
+    assert judge([cell(fp_top1=None)], claim()).word == "other weights"
 
 
-def test_a_best_epoch_is_held_against_the_oracle_only() -> None:
+def test_best_epoch_is_compared_with_the_oracle() -> None:
     best = claim(selection="best")
-    assert judge([record(top1=80.0)], best).word == "needs oracle"
-    found = judge([record(top1=10.0, oracle={"top1": 80.1, "step": 7})], best)
+    assert judge([cell(top1=80.0)], best).word == "needs oracle"
+    found = judge([cell(top1=10.0, oracle={"top1": 80.1, "step": 7})], best)
     assert (found.word, found.measured) == ("reproduced", 80.1)
     # And a claim that is not one never sees the oracle.
-    assert judge([record(top1=10.0, oracle={"top1": 80.1, "step": 7})], claim()).word == "below"
+    assert judge([cell(top1=10.0, oracle={"top1": 80.1, "step": 7})], claim()).word == "below"
 
 
 def test_changed_parameters_are_never_reproduced() -> None:
-    assert judge([record(changed_params=[])], claim()).word == "reproduced"
-    seeds = [record(changed_params=[]), record(seed=1, changed_params=["quantizer.alpha"])]
+    assert judge([cell(changed_params=[])], claim()).word == "reproduced"
+    seeds = [cell(changed_params=[]), cell(seed=1, changed_params=["quantizer.alpha"])]
     assert judge(seeds, claim()).word == "other parameters"
-    assert "other parameters" in render(seeds[1:], "text", claims=ClaimBook([claim()]))
+    assert "other parameters" in render(seeds[1:], "text", publications=PublicationIndex([claim()]))
 
 
 def test_every_seed_needs_its_best_snapshot() -> None:
     best = claim(selection="best")
-    known = record(oracle={"top1": 80.0, "step": 7})
-    assert judge([known, record(seed=1)], best).word == "needs oracle"
-    short = judge([record(oracle={"top1": 80.0, "step": 7}, budget="short"), record(seed=1, budget="short")], best)
+    known = cell(oracle={"top1": 80.0, "step": 7})
+    assert judge([known, cell(seed=1)], best).word == "needs oracle"
+    short = judge([cell(oracle={"top1": 80.0, "step": 7}, budget="short"), cell(seed=1, budget="short")], best)
     assert (short.word, short.measured) == ("other budget", None)
 
 
-def test_claims_about_a_plugin_s_method() -> None:
-    mine = claim(method="Stripes", offered="stripes", notes="")
+def test_numbers_about_a_plugin_method() -> None:
+    mine = claim(method="Stripes", plugin_method="stripes", notes="")
     assert mine.implemented == "stripes"
-    ran = record(method="stripes", quantizer="reconstruct", cross=False)
-    [found] = verdicts([ran], ClaimBook([mine]))
+    ran = cell(method="stripes", quantizer="reconstruct", cross=False)
+    [found] = verdicts([ran], PublicationIndex([mine]))
     assert found.word == "reproduced"
-    assert judge([record(method="stripes", quantizer="reconstruct", cross=True)], mine).word == "other protocol"
+    assert judge([cell(method="stripes", quantizer="reconstruct", cross=True)], mine).word == "other protocol"
     # Its own source prints no full precision: another of the book does.
     silent, loud = dataclasses.replace(mine, fp_top1=None), claim(fp_top1=93.85, model="cifar:resnet20")
-    assert judge([ran], silent, ClaimBook([silent])).word == "other weights"
-    assert judge([ran], silent, ClaimBook([silent, loud])).word == "reproduced"
+    assert judge([ran], silent, PublicationIndex([silent])).word == "other weights"
+    assert judge([ran], silent, PublicationIndex([silent, loud])).word == "reproduced"
 
 
-def test_only_claims_about_the_same_cell() -> None:
-    assert verdicts([record()])
+def test_verdicts_are_about_the_same_cell() -> None:
+    assert verdicts([cell()])
     three = {"label": "w3a3@gdfq", "w_bits": 3, "a_bits": 3, "protocol": "gdfq"}
-    others = [
-        claim(top1=70.0),
-        claim(w_bits=8),
-        claim(method="SynQ"),
-        claim(dataset="CIFAR-100"),
-        claim(model="VGG16bn"),
-    ]
-    assert [found.claim.top1 for found in verdicts([record()], ClaimBook(others))] == [70.0]
-    assert verdicts([record(scheme=three)], ClaimBook(others)) == []
+    others = [claim(w_bits=8), claim(method="SynQ"), claim(dataset="CIFAR-100"), claim(model="VGG16bn")]
+    others.append(claim(top1=70.0))
+    assert [found.number.top1 for found in verdicts([cell()], PublicationIndex(others))] == [70.0]
+    assert verdicts([cell(scheme=three)], PublicationIndex(others)) == []
     subset = {"name": "imagenet-val1300", "n": 1300}
     net = {"name": "torchvision:resnet18"}
-    assert verdicts([record(dataset=subset, model=net)]) == []
+    assert verdicts([cell(dataset=subset, model=net)]) == []
     assert verdicts([]) == []
 
 
-def test_the_order_of_claims_ignores_how_they_compare() -> None:
+def test_order_of_verdicts_ignores_accuracy() -> None:
     far, near = claim(top1=10.0), claim(top1=80.2, reported_in="somebody's note")
-    assert [found.claim.top1 for found in verdicts([record()], ClaimBook([near, far]))] == [10.0, 80.2]
+    assert [found.number.top1 for found in verdicts([cell()], PublicationIndex([near, far]))] == [10.0, 80.2]
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("ResNet-20", "resnet20"),
-        ("cifar:resnet20", "resnet20"),
-        ("pytorchcv:resnet20_cifar10", "resnet20"),
-        ("torchvision:resnet18?weights=x.pth", "resnet18"),
-        ("timm:resnet50.a1_in1k", "resnet50"),
-        ("torchvision:mobilenet_v2", "mobilenetv2"),
-        ("pytorchcv:mobilenetv2_w1", "mobilenetv2"),
-        ("mobilenetv1-075", "mobilenetv1075"),
-        ("MobileNetV1", "mobilenetv1"),
-    ],
-)
-def test_names_of_networks(name: str, key: str) -> None:
-    assert model_key(name) == key
+MODEL_KEYS = {
+    "resnet20": ("ResNet-20", "cifar:resnet20", "pytorchcv:resnet20_cifar10"),
+    "resnet18": ("torchvision:resnet18?weights=x.pth",),
+    "resnet50": ("timm:resnet50.a1_in1k",),
+    "mobilenetv2": ("torchvision:mobilenet_v2", "pytorchcv:mobilenetv2_w1"),
+    "mobilenetv1075": ("mobilenetv1-075",),
+    "mobilenetv1": ("MobileNetV1",),
+}
 
 
-def test_names_of_methods() -> None:
+@pytest.mark.parametrize("key", MODEL_KEYS)
+def test_model_key(key: str) -> None:
+    assert {model_key(name) for name in MODEL_KEYS[key]} == {key}
+
+
+def test_method_key() -> None:
     assert method_key("ZeroQ") == ("zeroq", "calibrate")
     assert method_key("ZeroQ", "fine-tuned on ZeroQ/DSG images") == ("zeroq", "distill")
     assert method_key("ZeroQ", "calibration only (no fine-tuning)") == ("zeroq", "calibrate")
     assert method_key("GDFQ+AIT") == ("", "")
 
 
-def test_tables_show_claims_with_source_and_verdict() -> None:
-    text = " ".join(render([record()], "text", claims=published_book()).split())
+def test_tables_show_published_numbers_with_verdicts() -> None:
+    text = " ".join(render([cell()], "text", publications=published_index()).split())
     assert "Published numbers for these cells" in text
     assert "w4a4@gdfq zeroq resnet20 80.20 79.30" in text
     assert "other weights" in text  # DSG's 94.08
     assert "AIT CVPR22" in text
     for fmt in ("md", "latex", "html"):
-        shown = render([record()], fmt, claims=published_book())
+        shown = render([cell()], fmt, publications=published_index())
         assert "AIT CVPR22" in shown
         assert "79.30" in shown
-    [found] = json.loads(render([record()], "json", claims=published_book()))
+    [found] = json.loads(render([cell()], "json", publications=published_index()))
     assert {entry["verdict"] for entry in found["claims"]} >= {"other weights", "above"}
-    digits = render([record(dataset={"name": "digits", "n": 540})], "text", claims=published_book())
+    digits = render([cell(dataset={"name": "digits", "n": 540})], "text", publications=published_index())
     assert "No published number is known" in digits
 
 
-def test_no_claims_unless_asked_for() -> None:
-    assert "Published" not in render([record()], "text")
-    assert "verdict" not in render([record()], "csv")
-    header, line = render([record()], "csv", claims=published_book()).splitlines()
+def test_published_numbers_are_optional() -> None:
+    assert "Published" not in render([cell()], "text")
+    assert "verdict" not in render([cell()], "csv")
+    header, line = render([cell()], "csv", publications=published_index()).splitlines()
     assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,verdict")
     assert "79.3" in line

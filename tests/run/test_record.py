@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dfqbench.report.flat import COLUMNS
+from dfqbench.report.renderers.csv import COLUMNS
 from dfqbench.run.store.record import SCHEMA, Diagnostics, Record
 from dfqbench.run.store.record.__main__ import json_schema
 

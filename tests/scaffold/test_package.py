@@ -62,7 +62,7 @@ def test_its_claims_have_the_hosts_columns(installed: tuple[Path, Path, str]) ->
 
     folder, _, _ = installed
     (claims,) = folder.rglob("claims.csv")
-    published = resources.files("dfqbench.report").joinpath("published.csv").read_text(encoding="utf-8")
+    published = resources.files("dfqbench.report.literature").joinpath("published.csv").read_text(encoding="utf-8")
     assert claims.read_text(encoding="utf-8").strip() == published.splitlines()[0]
 
 

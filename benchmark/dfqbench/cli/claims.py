@@ -35,16 +35,20 @@ def claims(
     among them.
     """
     from dfqbench.api.errors import UsageError, unknown_name
-    from dfqbench.report.claims import select_claims
-    from dfqbench.report.field import FIELD_FORMATS, FieldFormat, render_field
-    from dfqbench.report.published import dataset_key, model_key
-    from dfqbench.report.times import published_times, render_times, select_times
+    from dfqbench.report.literature.names import dataset_key, model_key
+    from dfqbench.report.literature.published import published_times, select
+    from dfqbench.report.renderers.literature import (
+        LITERATURE_FORMATS,
+        LiteratureFormat,
+        render_numbers,
+        render_times,
+    )
 
-    if fmt not in FIELD_FORMATS:
-        raise unknown_name("format", fmt, FIELD_FORMATS)
+    if fmt not in LITERATURE_FORMATS:
+        raise unknown_name("format", fmt, LITERATURE_FORMATS)
     if bits is not None and not re.fullmatch(r"w\d+a(\d+|\?)", bits.lower()):
         raise UsageError(f"'{bits}' is no bit-width", "write for example --bits w4a4")
-    known = claim_book(plugin).claims
+    known = claim_book(plugin).numbers
     names = {
         "model": (model, model_key, {claim.model for claim in known}),
         "dataset": (dataset, dataset_key, {claim.dataset for claim in known}),
@@ -56,10 +60,10 @@ def claims(
     methods |= {claim.implemented.partition("+")[0] for claim in known}
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods - {""})
-    form = cast("FieldFormat", fmt)
+    form = cast("LiteratureFormat", fmt)
     if times:
-        chosen = select_times(published_times(), method=method, model=model, dataset=dataset, bits=bits)
+        chosen = select(published_times(), method=method, model=model, dataset=dataset, bits=bits)
         typer.echo(render_times(chosen, form), nl=False)
         return
-    found = select_claims(known, method=method, model=model, dataset=dataset, bits=bits)
-    typer.echo(render_field(found, form), nl=False)
+    found = select(known, method=method, model=model, dataset=dataset, bits=bits)
+    typer.echo(render_numbers(found, form), nl=False)

@@ -27,8 +27,8 @@ def compare(
     Image by image on the same evaluation set: McNemar's test, and the bootstrap interval of the difference.
     """
     from dfqbench.api.errors import unknown_name
-    from dfqbench.report.comparison import COMPARISON_FORMATS, ComparisonFormat, render_comparison
-    from dfqbench.report.comparison import compare as compared
+    from dfqbench.report.comparison.compare import compare as compared
+    from dfqbench.report.renderers.comparison import COMPARISON_FORMATS, ComparisonFormat, render_comparison
 
     if fmt not in COMPARISON_FORMATS:
         raise unknown_name("format", fmt, COMPARISON_FORMATS)

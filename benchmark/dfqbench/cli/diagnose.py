@@ -39,9 +39,9 @@ def diagnose(
 
     from dfqbench.api.errors import unknown_name
     from dfqbench.cli.options import checked_device
-    from dfqbench.diagnose.run import Diagnosis
+    from dfqbench.diagnose.run import diagnose_run
     from dfqbench.plugins import load_plugins
-    from dfqbench.report import hardware, parse_layout, render
+    from dfqbench.report import describe_hardware, parse_layout, render
     from dfqbench.run.store.run_folder import run_folders
 
     folders = {folder.name: folder for folder in run_folders(out)}
@@ -50,9 +50,10 @@ def diagnose(
     families = {name: offer.load for name, offer in load_plugins(plugin or ()).models.items()}
     console = Console(stderr=True)
     with console.status("diagnosing") as status:
-        diagnosis = Diagnosis(checked_device(device), families, trust=trust, again=again, say=status.update)
-        found = diagnosis.run(folders[run])
-    words = hardware(folders[run].path)
+        found = diagnose_run(
+            folders[run], checked_device(device), families, trust=trust, again=again, say=status.update
+        )
+    words = describe_hardware(folders[run].path)
     for values in (SHOWN, LABELS):
         layout = parse_layout(("scheme", "method"), ("model",), values)
         typer.echo(render(found.records, "text", words, layout=layout))

@@ -29,17 +29,17 @@ def pictures(
     their training.
     """
     from dfqbench.cli.options import checked_out
-    from dfqbench.report.pictures import pictures as drawn
-    from dfqbench.report.pictures.grid import encoded
+    from dfqbench.report.pictures.draw import draw_pictures
+    from dfqbench.report.pictures.grid import encode
 
     attempts, _ = read_attempts(out, run)
-    found, problems = drawn(attempts)
+    found, problems = draw_pictures(attempts)
     folder = checked_out(to or out / (run or ".") / "pictures")
     folder.mkdir(parents=True, exist_ok=True)
     for picture in found:
         file = folder / f"{picture.name}.png"
         temporary = file.with_suffix(".png.part")
-        temporary.write_bytes(encoded(picture.image, "png"))
+        temporary.write_bytes(encode(picture.image, "png"))
         temporary.replace(file)
         typer.echo(str(file))
     for problem in problems:

@@ -32,12 +32,12 @@ def plot(
     Accuracy against bits and time, time by phase, learning curves, and what `diagnose` has measured.
     """
     from dfqbench.cli.options import checked_out
-    from dfqbench.report.plots import KINDS, draw_plots, saved
+    from dfqbench.report.plots.draw import KINDS, draw_plots, save_plots
 
     records, _ = read_runs(out, run)
     found = draw_plots(records, names(kinds) if kinds is not None else tuple(KINDS))
     folder = checked_out(to or out / (run or ".") / "plots")
-    for file in saved(found, folder):
+    for file in save_plots(found, folder):
         typer.echo(str(file))
     if not found:
         typer.echo("the records hold nothing to draw (curves: `run --oracle N`; the rest: `diagnose`)", err=True)

@@ -32,8 +32,8 @@ def report(
     """
     from dfqbench.api.errors import UsageError
     from dfqbench.cli.options import checked_out
-    from dfqbench.report.machine import environments
-    from dfqbench.report.site import report_page
+    from dfqbench.report.hardware import environments
+    from dfqbench.report.html.page import report_page
     from dfqbench.run.store.run_folder import run_folders
 
     attempts, machines = read_attempts(out, run)

@@ -163,11 +163,11 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     Raises:
         StorageError: they cannot be written.
     """
-    from dfqbench.report import hardware, render
+    from dfqbench.report import describe_hardware, render
     from dfqbench.run.schedule.run import unusable
     from dfqbench.run.store.run_folder import write_text
 
-    words = hardware(folder.path)
+    words = describe_hardware(folder.path)
     text = render(records, "text", words)
     forms = {"txt": text, "md": render(records, "md", words), "csv": render(records, "csv", words)}
     try:

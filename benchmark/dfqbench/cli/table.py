@@ -13,7 +13,7 @@ from dfqbench.cli.options import PluginOption
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
-    from dfqbench.report.book import ClaimBook
+    from dfqbench.report.literature.publication_index import PublicationIndex
     from dfqbench.run.store.record import Record
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
@@ -66,19 +66,19 @@ def table(
     records, machines = read_runs(out, run)
     form = cast("Format", fmt)
     book = claim_book(plugin) if against == PAPER else None
-    typer.echo(render(records, form, machines, layout=layout, claims=book), nl=False)
+    typer.echo(render(records, form, machines, layout=layout, publications=book), nl=False)
 
 
-def claim_book(files: Sequence[Path] | None) -> ClaimBook:
+def claim_book(files: Sequence[Path] | None) -> PublicationIndex:
     """Published numbers, those of plugins among them; files of plugins that cannot be read are told on standard error.
 
     Args:
         files: local plugin files.
     """
     from dfqbench.plugins import load_plugins
-    from dfqbench.report.book import book_with
+    from dfqbench.report.literature.publication_index import index_with_plugins
 
-    book, problems = book_with(load_plugins(files or ()))
+    book, problems = index_with_plugins(load_plugins(files or ()))
     for problem in problems:
         typer.echo(f"dfqbench: warning: {problem}", err=True)
     return book
@@ -106,7 +106,7 @@ def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]]
         UsageError: the run is unknown, or there is none.
     """
     from dfqbench.api.errors import unknown_name
-    from dfqbench.report import hardware
+    from dfqbench.report import describe_hardware
     from dfqbench.run.store.run_folder import collection_paused, run_folders, unreadable
 
     folders = {folder.name: folder for folder in run_folders(out)}
@@ -123,7 +123,7 @@ def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]]
                     typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
                 else:
                     attempts.append((record, file.parent))
-            machines |= hardware(folder.path)
+            machines |= describe_hardware(folder.path)
         # Records live as long as this process: the collector need not walk through them.
         gc.freeze()
     return attempts, machines

@@ -1,1 +1,1 @@
-"""Diagnoses: what papers claim about their synthetic images, measured for every method in the same way."""
+"""Diagnosis: what papers claim about their synthetic images, measured for every method in the same way."""

@@ -1,104 +1,113 @@
-"""Diagnosing a run: every finished cell, into its record."""
+"""The diagnosis of a run: every finished cell, into its record."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dfqbench.api.errors import DfqError
+from dfqbench.api.errors import DfqError, InputError
 from dfqbench.diagnose.cell import VERSION, diagnose
-from dfqbench.diagnose.kept import IMAGES_FILE, kept_images, kept_model, kept_training
 from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
-from dfqbench.report.status import finished
-from dfqbench.report.values import latest
+from dfqbench.quant.student import DESCRIPTION_FILE
+from dfqbench.report.pictures.images import load_images, training_images
+from dfqbench.report.record_access import finished, latest
+from dfqbench.run.execute.job import JOB
 from dfqbench.run.plan.identity import canonical
-from dfqbench.run.store.record import Diagnostics, Record
+from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
+from dfqbench.run.store.student_cache import IMAGES_FILE
+from dfqbench.targets.spec import ModelSpec
 
 
 @dataclass(slots=True)
 class Diagnosed:
-    """What was done.
+    """The result of diagnosing a run."""
 
-    Attributes:
-        records: the run's records, with what was found.
-        done: cells that were diagnosed now.
-        before: cells that had been before.
-        problems: a line for each cell that could not be.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    done: int = 0
-    before: int = 0
-    problems: list[str] = field(default_factory=list)
+    records: list[Record]  # of the run, with their diagnostics
+    done: int = 0  # cells that were diagnosed now
+    before: int = 0  # cells that had been before
+    problems: list[str] = field(default_factory=list)  # a line for each cell that could not be
 
 
-class Diagnosis:
-    """Diagnoses runs.
+def diagnose_run(
+    folder: RunFolder,
+    device: str = "cpu",
+    families: Mapping[str, str] | None = None,
+    *,
+    trust: bool = False,
+    again: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Diagnosed:
+    """Diagnose the newest attempt at every finished cell of a run and write the results into the records.
 
     Args:
+        folder: of the run.
         device: where networks run.
         families: model families that plugins offer.
-        trust: whether code that a run's folder names outside model libraries may be run.
+        trust: whether code that the run's folder names outside model libraries may be run.
         again: whether cells that have been diagnosed are diagnosed again.
-        say: is told of each cell before it is looked at.
+        say: called with each cell before it is measured.
     """
-
-    def __init__(
-        self,
-        device: str = "cpu",
-        families: Mapping[str, str] | None = None,
-        *,
-        trust: bool = False,
-        again: bool = False,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._device = device
-        self._families = families or {}
-        self._trust = trust
-        self._again = again
-        self._say = say
-        self._teachers: dict[str, nn.Module] = {}
-
-    def run(self, folder: RunFolder) -> Diagnosed:
-        """Diagnoses the newest attempt at every finished cell of a run and writes what it finds into the records."""
-        pairs = [(record, file) for record, file in folder.records() if record is not None]
-        found = Diagnosed([record for record, _ in pairs])
-        newest = {id(record) for record in latest(found.records)}
-        speed = speeds([record for record in found.records if id(record) in newest])
-        for record, file in pairs:
-            if id(record) in newest and finished(record):
-                self._cell(folder, record, file, speed.get(id(record)), found)
-        return found
-
-    def _cell(self, folder: RunFolder, record: Record, file: Path, speed: float | None, found: Diagnosed) -> None:
-        known = record.diagnostics
-        fresh = known.version == VERSION and not self._again
+    pairs = [(record, file) for record, file in folder.records() if record is not None]
+    result = Diagnosed([record for record, _ in pairs])
+    newest = latest(result.records)
+    speed = speeds(newest)
+    chosen = {id(record) for record in newest if finished(record)}
+    teachers: dict[str, nn.Module] = {}
+    for record, file in pairs:
+        if id(record) not in chosen:
+            continue
         label = f"{record.label} {record.cell_id}"
+        fresh = record.diagnostics.version == VERSION and not again
         try:
-            measured = known.model_copy() if fresh else self._measured(file.parent, label)
+            if fresh:
+                measured = record.diagnostics.model_copy()
+            else:
+                say(label)
+                images, labels = _load(file.parent / IMAGES_FILE)
+                model = _model(file.parent, trust=trust)
+                key = canonical(model.as_dict())
+                if key not in teachers:
+                    # One network at a time: cells come in no order, but large ones should not pile up.
+                    teachers = {key: build_teacher(model, torch.device(device), families or {})}
+                training = {step: _load(kept)[0] for step, kept in training_images(file.parent).items()}
+                measured = diagnose(teachers[key], images, labels, training)
         except (DfqError, RuntimeError) as error:
-            found.problems.append(f"{label}: {error}")
-            return
-        measured.speed = None if speed is None else float(f"{speed:.4g}")
-        found.before += fresh
-        found.done += not fresh
-        if measured != known:
+            result.problems.append(f"{label}: {error}")
+            continue
+        measured.speed = float(f"{speed[id(record)]:.4g}") if id(record) in speed else None
+        result.before += fresh
+        result.done += not fresh
+        if measured != record.diagnostics:
             record.diagnostics = measured
             folder.write_record(file.parent, record)
+    return result
 
-    def _measured(self, attempt: Path, label: str) -> Diagnostics:
-        self._say(label)
-        kept = kept_images(attempt / IMAGES_FILE)
-        model = kept_model(attempt, trust=self._trust)
-        key = canonical(model.as_dict())
-        if key not in self._teachers:
-            # One network at a time: cells come in no order, but large ones should not pile up.
-            self._teachers.clear()
-            self._teachers[key] = build_teacher(model, torch.device(self._device), self._families)
-        return diagnose(self._teachers[key], kept, kept_training(attempt))
+
+def _load(file: Path) -> tuple[Tensor, Tensor | None]:
+    images, labels = load_images(file)
+    return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
+
+
+def _model(attempt: Path, *, trust: bool) -> ModelSpec:
+    """Return the network that an attempt was made for.
+
+    Raises:
+        InputError: the folder does not name it.
+    """
+    for name in (DESCRIPTION_FILE, JOB):
+        try:
+            model = ModelSpec.from_dict(json.loads((attempt / name).read_text(encoding="utf-8"))["model"])
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{attempt / name} cannot be read: {error}", "run its cell again") from error
+        return model if trust else dataclasses.replace(model, trusted=False)
+    raise InputError(f"{attempt} does not tell its network", "run its cell again")

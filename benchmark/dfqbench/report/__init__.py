@@ -1,10 +1,10 @@
-"""Reports: what the records say, as tables for people and for programs."""
+"""Reports: records as tables, plots, pictures and one HTML page."""
 
 from __future__ import annotations
 
 from dfqbench.report.frame import frame
-from dfqbench.report.layout import DIMENSIONS, Layout, parse_layout
-from dfqbench.report.machine import hardware
-from dfqbench.report.table import FORMATS, Format, render
+from dfqbench.report.hardware import describe_hardware
+from dfqbench.report.render import FORMATS, Format, render
+from dfqbench.report.tables.pivot import Layout, parse_layout
 
-__all__ = ["DIMENSIONS", "FORMATS", "Format", "Layout", "frame", "hardware", "parse_layout", "render"]
+__all__ = ["FORMATS", "Format", "Layout", "describe_hardware", "frame", "parse_layout", "render"]

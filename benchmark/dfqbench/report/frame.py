@@ -1,4 +1,4 @@
-"""Records as a DataFrame: one row a record, nested keys as dotted columns."""
+"""Records as a DataFrame: one row per attempt, nested keys as dotted columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfqbench.report.values import flattened
+from dfqbench.report.record_access import flattened
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import DEFAULT_OUT, read_records
 
@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Turns records into a table.
-
-    Args:
-        records: every attempt is a row.
-
-    Returns:
-        Columns such as `method`, `model.ref`, `seconds.synthesis`; lists stay lists.
-    """
+    """Return records as a table with columns such as `method`, `model.ref`, `seconds.synthesis`; lists stay lists."""
     import pandas as pd
 
     return pd.DataFrame([flattened(record.as_dict()) for record in records])

@@ -11,22 +11,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-TILE, GAP, TEXT = 64, 4, 12
-"""Side of an image in the grid, gap between two, and height of the line beneath, in pixels."""
+TILE, GAP, TEXT = 64, 4, 12  # side of an image in the grid, gap between two, and height of the line beneath, in pixels
 COLUMNS = 8
 FEWEST_SMOOTH = 16
 """Side in pixels below which enlarged images always keep their pixels: there is nothing to see otherwise."""
-LEFT = 78
-"""Width of the words before a row."""
+LEFT = 78  # width of the words before a row
 
 
 def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool = False) -> Image:
-    """Images in rows of eight, each with words beneath.
+    """Draw images (N, H, W, 3) in rows of eight, each with words beneath.
 
-    Args:
-        images: (N, H, W, 3), in the order in which they are shown.
-        words: one for each.
-        smooth: whether enlarged images lose the edges of their pixels: a fraction of the bytes as JPEG.
+    With `smooth`, enlarged images lose the edges of their pixels: a fraction of the bytes as JPEG.
     """
     rows = -(-len(images) // COLUMNS)
     canvas = _canvas(COLUMNS * (TILE + GAP) + GAP, rows * (TILE + TEXT + GAP) + GAP)
@@ -38,27 +33,22 @@ def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool 
 
 
 def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]], *, smooth: bool = False) -> Image:
-    """A row of images for each point of the training, with words before it.
-
-    Args:
-        rows: words and images (N, H, W, 3); of these the first eight are shown.
-        smooth: as of `class_grid`.
-    """
+    """Draw a row for each point of the training: its words, and the first eight of its images (N, H, W, 3)."""
     canvas = _canvas(LEFT + COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + GAP) + GAP)
-    for at, (word, images) in enumerate(rows):
+    for at, (words, images) in enumerate(rows):
         y = GAP + at * (TILE + GAP)
-        for line, part in enumerate(word.split("\n")):
+        for line, part in enumerate(words.split("\n")):
             _write(canvas, part, GAP, y + TILE // 2 - TEXT + line * TEXT)
         for column, image in enumerate(images[:COLUMNS]):
             _paste(canvas, image, LEFT + column * (TILE + GAP), y, smooth=smooth)
     return canvas
 
 
-def encoded(image: Image, form: Literal["png", "jpeg"]) -> bytes:
-    """The file's content; JPEG without loss of colour resolution, for pages that must stay small."""
+def encode(image: Image, form: Literal["png", "jpeg"]) -> bytes:
+    """Return the file's content; JPEG, for pages that must stay small, without loss of colour resolution."""
     stream = io.BytesIO()
-    options = {"quality": 65, "subsampling": 0, "optimize": True} if form == "jpeg" else {"optimize": True}
-    image.save(stream, form.upper(), **options)
+    options = {"quality": 65, "subsampling": 0} if form == "jpeg" else {}
+    image.save(stream, form.upper(), optimize=True, **options)
     return stream.getvalue()
 
 

@@ -1,145 +1,110 @@
-"""Drawing: every plot that records give, and their files."""
+"""Drawing: every plot that records allow, and their files."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dfqbench.api.errors import unknown_name
-from dfqbench.report.plots.accuracy import accuracy_by_bits, accuracy_by_time
-from dfqbench.report.plots.curves import homogeneity_curves, layer_curves, learning_curves
+from dfqbench.report.plots import charts
 from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, groups
 from dfqbench.report.plots.style import RC, Look, looks
-from dfqbench.report.plots.time import time_by_phase
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {
-    "bits": "Accuracy against bits",
-    "time": "Accuracy against time",
-    "phases": "Time by phase",
-    "curves": "Learning curves",
-    "homogeneity": "Homogeneity of images over training",
-    "layers": "Distance to BatchNorm statistics by layer",
+Chart = Callable[["Axes", Group, int, dict[str, Look]], bool]
+KINDS: dict[str, tuple[str, Chart]] = {
+    "bits": ("Accuracy against bits", charts.accuracy_by_bits),
+    "time": ("Accuracy against time", charts.accuracy_by_time),
+    "phases": ("Time by phase", charts.time_by_phase),
+    "curves": ("Learning curves", charts.learning_curves),
+    "homogeneity": ("Homogeneity of images over training", charts.homogeneity_curves),
+    "layers": ("Distance to BatchNorm statistics by layer", charts.layer_curves),
 }
-"""Kinds of plots, and their titles."""
-ONCE = frozenset({"layers"})
-"""Kinds that are drawn for the first scheme only: they are of images, which seldom depend on it."""
-WIDTH, HEIGHT = 6.4, 3.6
-"""Inches."""
-_BY_SCHEME: dict[str, Callable[[Axes, Group, int, dict[str, Look]], bool]] = {
-    "time": accuracy_by_time,
-    "phases": time_by_phase,
-    "curves": learning_curves,
-    "homogeneity": homogeneity_curves,
-    "layers": layer_curves,
-}
-"""What draws a kind for one scheme; it says whether there was anything to draw."""
+"""Kinds of plots: title, and what draws it."""
+WIDTH, HEIGHT = 6.4, 3.6  # inches
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot.
+    """One plot."""
 
-    Attributes:
-        kind: one of `KINDS`.
-        title: kind, target, network and budget in words; also what says it to those who do not see it.
-        name: for files.
-        figure: matplotlib's.
-    """
-
-    kind: str
-    title: str
-    name: str
+    kind: str  # one of `KINDS`
+    title: str  # kind, target, network and budget in words; also the image's alternative text
+    name: str  # for files
     figure: Figure
 
-    def drawn(self, form: Literal["png", "svg"]) -> bytes:
-        """The plot as a file's content; the same records always give the same bytes."""
+    def encode(self, form: Literal["png", "svg"]) -> bytes:
+        """Return the plot as a file's content; the same records always give the same bytes."""
         import matplotlib as mpl
 
         stream = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-        settings: Any = dict(RC)
-        with mpl.rc_context(settings):
+        with mpl.rc_context(RC):
             self.figure.savefig(stream, format=form, metadata=metadata, bbox_inches="tight")
         return stream.getvalue()
 
 
 def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -> list[Plot]:
-    """Draws every plot for which records hold something.
-
-    Args:
-        records: of one run or more.
-        kinds: which ones.
+    """Draw every plot of these kinds for which the records of one run or more hold something.
 
     Raises:
         UsageError: a kind is unknown.
     """
     import matplotlib as mpl
 
-    wanted = list(dict.fromkeys(kinds))
-    for kind in wanted:
+    chosen = list(dict.fromkeys(kinds))
+    for kind in chosen:
         if kind not in KINDS:
             raise unknown_name("plot", kind, KINDS)
     by_bits, by_scheme = groups(records, BY_BITS), groups(records, BY_SCHEME)
-    names = [(method.label, method.control) for group in by_scheme for method in group.methods]
-    styles = looks(sorted(set(names), key=lambda entry: (entry[1], entry[0])))
-    settings: Any = dict(RC)
-    with mpl.rc_context(settings):
-        found = [plot for kind in wanted for plot in _of_kind(kind, by_bits if kind == "bits" else by_scheme, styles)]
-    taken: dict[str, int] = {}
-    numbered = []
-    for plot in found:
-        taken[plot.name] = taken.get(plot.name, 0) + 1
-        again = f"-{taken[plot.name]}" if taken[plot.name] > 1 else ""
-        numbered.append(Plot(plot.kind, plot.title, plot.name + again, plot.figure))
-    return numbered
+    methods = {(method.control, method.label) for group in by_scheme for method in group.methods}
+    styles = looks((label, control) for control, label in sorted(methods))
+    plots: list[Plot] = []
+    names: Counter[str] = Counter()
+    with mpl.rc_context(RC):
+        for kind in chosen:
+            for plot in _draw_kind(kind, by_bits if kind == "bits" else by_scheme, styles):
+                names[plot.name] += 1
+                number = f"-{names[plot.name]}" if names[plot.name] > 1 else ""
+                plots.append(dataclasses.replace(plot, name=plot.name + number))
+    return plots
 
 
-def _of_kind(kind: str, found: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
-    for group in found:
-        if kind == "bits":
-            if len(group.columns) > 1:
-                figure, axes = _figure(HEIGHT)
-                accuracy_by_bits(axes, group, styles)
-                yield _finished(kind, group.title, figure, axes)
-            continue
-        for column, scheme in enumerate(group.columns):
-            figure, axes = _figure(0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT)
-            if _BY_SCHEME[kind](axes, group, column, styles):
-                yield _finished(kind, f"{group.title}, {scheme}", figure, axes)
-                if kind in ONCE:
-                    break
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
+def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height))
-    return figure, figure.subplots()
+    heading, draw = KINDS[kind]
+    for group in compared:
+        # All widths are in one plot of bits; other kinds have one for each scheme.
+        for column, scheme in enumerate(group.columns[:1] if kind == "bits" else group.columns):
+            height = 0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT
+            figure = Figure(figsize=(WIDTH, height))
+            axes = figure.subplots()
+            if not draw(axes, group, column, styles):
+                continue
+            title = group.title if kind == "bits" else f"{group.title}, {scheme}"
+            axes.set_title(title, loc="left")
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+            name = re.sub(r"[^a-z0-9]+", "-", f"{kind} {title}".lower()).strip("-")
+            yield Plot(kind, f"{heading}: {title}", name[:100], figure)
+            # Distances to BatchNorm statistics are of images, which seldom depend on the scheme: one plot is enough.
+            if kind == "layers":
+                break
 
 
-def _finished(kind: str, title: str, figure: Figure, axes: Axes) -> Plot:
-    axes.set_title(title, loc="left")
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{kind} {title}".lower()).strip("-")
-    return Plot(kind, f"{KINDS[kind]}: {title}", name[:100], figure)
-
-
-def saved(plots: Iterable[Plot], folder: Path) -> list[Path]:
-    """Writes plots as PNG and SVG.
-
-    Args:
-        plots: to write.
-        folder: is made where it is not there.
+def save_plots(plots: Iterable[Plot], folder: Path) -> list[Path]:
+    """Write plots as PNG and SVG into a folder, which is made if missing.
 
     Returns:
         The files.
@@ -150,6 +115,6 @@ def saved(plots: Iterable[Plot], folder: Path) -> list[Path]:
         for form in ("png", "svg"):
             file = folder / f"{plot.name}.{form}"
             temporary = file.with_suffix(f".{form}.part")
-            temporary.write_bytes(plot.drawn(form))
+            temporary.write_bytes(plot.encode(form))
             files.append(temporary.replace(file))
     return files

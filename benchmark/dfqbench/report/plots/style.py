@@ -1,9 +1,10 @@
-"""Style: one colour, marker and line for each method in all plots; told apart in grey and by colour-blind people."""
+"""Plot style: one colour, marker and line for each method in all plots; readable in grey and by colour-blind people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -11,11 +12,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1, 1, 1)))
 CONTROL_COLOURS = ("#6E6E6E", "#A0A0A0", "#4A4A4A", "#C0C0C0")
+CONTROL_LINES = ((0, (2, 2)),)
 HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 PHASE_COLOURS = ("#DDDDDD", "#56B4E9", "#E69F00", "#009E73", "#FFFFFF")
 GRID: Mapping[str, Any] = {"color": "#DDDDDD", "linewidth": 0.6}
 
-RC: Mapping[str, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -39,19 +41,12 @@ RC: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a method is drawn.
-
-    Attributes:
-        colour: hexadecimal.
-        marker: matplotlib's.
-        line: matplotlib's.
-        hollow: whether markers are empty: a control.
-    """
+    """How a method is drawn, in matplotlib's terms."""
 
     colour: str
     marker: str
     line: Any
-    hollow: bool
+    hollow: bool  # whether markers are empty: a control
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -61,22 +56,14 @@ class Look:
 
 
 def looks(methods: Iterable[tuple[str, bool]]) -> dict[str, Look]:
-    """A look for every method.
-
-    Args:
-        methods: label, and whether it is a control.
-    """
-    found: dict[str, Look] = {}
-    competitors = controls = 0
+    """Return a look for every method, of its label and whether it is a control."""
+    made: dict[str, Look] = {}
+    positions = {False: count(), True: count()}
     for label, control in methods:
-        if label in found:
-            continue
-        if control:
-            colour = CONTROL_COLOURS[controls % len(CONTROL_COLOURS)]
-            found[label] = Look(colour, MARKERS[controls % len(MARKERS)], (0, (2, 2)), True)
-            controls += 1
-        else:
-            at = competitors
-            found[label] = Look(COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)], LINES[at % len(LINES)], False)
-            competitors += 1
-    return found
+        if label not in made:
+            at = next(positions[control])
+            colours, lines = (CONTROL_COLOURS, CONTROL_LINES) if control else (COLOURS, LINES)
+            made[label] = Look(
+                colours[at % len(colours)], MARKERS[at % len(MARKERS)], lines[at % len(lines)], hollow=control
+            )
+    return made

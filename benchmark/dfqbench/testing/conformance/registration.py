@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from dfqbench.api import describe_params
 from dfqbench.grid.params import build_params, params_dict
-from dfqbench.report.claims import claims_in
+from dfqbench.report.literature.published import read_numbers
 from dfqbench.testing.conformance.fault import Fault
 from dfqbench.testing.conformance.method_under_test import MethodUnderTest, blamed
 
@@ -51,7 +51,7 @@ def contract(method: MethodUnderTest) -> Iterable[str]:
     for file in method.plugins.claims.values():
         if file.origin == method.offer.origin:
             with blamed("reading its claims"):
-                claims_in(file.path)
+                read_numbers(file.path)
     return ()
 
 

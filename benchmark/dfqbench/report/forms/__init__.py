@@ -1,1 +1,0 @@
-"""Forms: one page as text, Markdown, LaTeX or HTML."""

@@ -1,0 +1,1 @@
+"""What papers print: accuracies and times with their sources, and verdicts on measurements."""

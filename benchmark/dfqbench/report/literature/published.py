@@ -1,0 +1,207 @@
+"""Accuracies and times printed in papers, each with where it was read: `published.csv`, `published_times.csv`."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from dfqbench.api.errors import InputError
+from dfqbench.report.literature.names import dataset_key, method_key, model_key
+
+Selection = Literal["best", "unknown"]
+"""`best`: the source says that the best epoch on the test set is printed; `unknown`: it does not say."""
+_BEST_EPOCH = "best test epoch"
+FAMILY_PROTOCOL = "gdfq"  # protocol of a number whose source names no other operands: that of the ZeroQ/GDFQ family
+_OTHER_PROTOCOL = re.compile(
+    "8-bit first/last|first/last layers 8 bit|fc input 8 bit|symmetric|reconstruction|int8|residual expansion|"
+    "quantizer details not seen|not strictly data-free|ablation"
+)
+"""Words in notes that mean that something else was quantized, or in another way."""
+_AUTHORS = re.compile("readme|abstract")  # in `reported_in` of a source that is the authors' own
+_SECOND_HAND = re.compile("secondary|note|issue|third party|fork")  # of one that quotes or re-runs others
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedNumber:
+    """One printed accuracy."""
+
+    paper: str  # whose method it is
+    reported_in: str  # where the number was printed; not always the method's own paper
+    place: str  # table or figure
+    method: str  # as printed, like dataset and model
+    dataset: str
+    model: str
+    w_bits: int  # of the weights
+    a_bits: int | None  # of the activations; None: the source does not say
+    fp_top1: float | None  # full-precision top-1 of the same table in percent
+    top1: float  # in percent
+    selection: Selection  # which epoch is printed
+    notes: str  # protocol notes of the source
+    plugin_method: str = ""  # name of the plugin's method that it is about; empty: none, or one of the host's
+
+    @property
+    def drop(self) -> float | None:
+        """Full precision minus top-1 in percentage points, or None where full precision is not printed."""
+        return None if self.fp_top1 is None else round(self.fp_top1 - self.top1, 4)
+
+    @property
+    def implemented(self) -> str:
+        """The method's name here with its quantizer's, for example `zeroq+distill`; empty: not implemented here.
+
+        A plugin's method has its name alone: its own quantizer is meant.
+        """
+        method, quantizer = method_key(self.method, self.notes)
+        return f"{method}+{quantizer}" if method else self.plugin_method
+
+    @property
+    def protocol(self) -> str:
+        """`gdfq` for the family's quantizer, else `other`: the source names other operands or other widths."""
+        return "other" if _OTHER_PROTOCOL.search(self.notes.lower()) else FAMILY_PROTOCOL
+
+    @property
+    def bits(self) -> str:
+        """For example `w4a4`; `w3a?` where the source does not give the activations' width."""
+        return f"w{self.w_bits}a{'?' if self.a_bits is None else self.a_bits}"
+
+    @property
+    def source(self) -> str:
+        """Where the number was read, in one line."""
+        return f"{self.reported_in}, {self.place}" if self.place else self.reported_in
+
+    @property
+    def distance(self) -> int:
+        """0: printed by its authors; 1: printed by others; 2: quoted from notes, issues or re-runs."""
+        source = self.reported_in.lower()
+        if _SECOND_HAND.search(source):
+            return 2
+        return 0 if _AUTHORS.search(source) and self.method.lower() in source else 1
+
+
+@cache
+def published_numbers() -> tuple[PublishedNumber, ...]:
+    """Return every number of the data file, in its order.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return _parsed(resources.files("dfqbench.report.literature").joinpath("published.csv").read_text(encoding="utf-8"))
+
+
+def read_numbers(path: Path) -> tuple[PublishedNumber, ...]:
+    """Read the numbers of a plugin's CSV file; columns as in the host's own.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, or a number in it is none.
+    """
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except KeyError as error:
+        hint = "take the first line of report/literature/published.csv"
+        raise InputError(f"{path} lacks the column {error}", hint) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold claims: {error}", "correct that row") from error
+
+
+def _parsed(text: str) -> tuple[PublishedNumber, ...]:
+    return tuple(
+        PublishedNumber(
+            paper=row["source_paper"],
+            place=row["table_or_where"],
+            **{name: row[name] for name in ("reported_in", "method", "dataset", "model", "notes")},
+            w_bits=int(row["w_bits"]),
+            a_bits=int(row["a_bits"]) if row["a_bits"] else None,
+            fp_top1=float(row["fp_top1"]) if row["fp_top1"] else None,
+            top1=float(row["top1"]),
+            selection="best" if _BEST_EPOCH in row["notes"] else "unknown",
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def disagreements(numbers: Iterable[PublishedNumber], least: float = 0.1) -> list[list[PublishedNumber]]:
+    """Return cells (method, data set, network, bits, as printed) with different numbers, largest spread first.
+
+    Args:
+        numbers: to search.
+        least: smallest spread in percentage points; what rounding may do is left out.
+
+    Returns:
+        All numbers about each of these cells, lowest first.
+    """
+    cells: dict[tuple[str, ...], list[PublishedNumber]] = defaultdict(list)
+    for number in numbers:
+        cells[number.method, number.dataset, number.model, number.bits].append(number)
+    rising = [sorted(cell, key=lambda number: number.top1) for cell in cells.values()]
+    return sorted((cell for cell in rising if spread(cell) >= least), key=spread, reverse=True)
+
+
+def spread(cell: list[PublishedNumber]) -> float:
+    """Return the highest minus the lowest of numbers in rising order, in percentage points."""
+    return cell[-1].top1 - cell[0].top1
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTime:
+    """One printed time or ratio. Every field is as printed; empty where the source does not say."""
+
+    method: str
+    model: str
+    dataset: str
+    bits: str  # width of weights and activations
+    quantity: str  # what was timed
+    value: str  # number, range or bound
+    unit: str
+    hardware: str
+    source: str  # where it was read
+    notes: str
+
+    @property
+    def implemented(self) -> str:
+        """The method's name here; empty: not implemented here."""
+        return method_key(self.method)[0]
+
+
+@cache
+def published_times() -> tuple[PublishedTime, ...]:
+    """Return every printed time of the data file, in its order."""
+    text = resources.files("dfqbench.report.literature").joinpath("published_times.csv").read_text(encoding="utf-8")
+    names = [field.name for field in fields(PublishedTime)]
+    rows = csv.DictReader(text.splitlines())
+    return tuple(PublishedTime(**{name: row[name] for name in names}) for row in rows)
+
+
+Published = TypeVar("Published", PublishedNumber, PublishedTime)
+
+
+def select(
+    entries: Iterable[Published],
+    *,
+    method: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    bits: str | None = None,
+) -> list[Published]:
+    """Return the entries that match every argument; a time without network, data set or bits matches any.
+
+    Args:
+        entries: to choose from.
+        method: as printed or as named here, in any case.
+        model: as printed or as named here, for example `resnet18` or `torchvision:resnet18`.
+        dataset: as printed or as the target is named here.
+        bits: for example `w4a4`; the source of a time names one width for both operands.
+    """
+    return [
+        entry
+        for entry in entries
+        if (method is None or method.lower() in {entry.method.lower(), entry.implemented.partition("+")[0]})
+        and (model is None or entry.model in {"", "any"} or model_key(model) == model_key(entry.model))
+        and (dataset is None or not entry.dataset or dataset_key(dataset) == dataset_key(entry.dataset))
+        and (bits is None or not entry.bits or bits.lower() in {entry.bits, f"w{entry.bits}a{entry.bits}"})
+    ]

@@ -1,0 +1,188 @@
+"""Charts: what is drawn on the axes of each kind of plot. Each returns whether there was anything to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
+
+from dfqbench.report.formatting import duration
+from dfqbench.report.metrics import total_seconds
+from dfqbench.report.plots.groups import Group, mean_and_deviation
+from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
+from dfqbench.run.store.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PHASES = ("setup", "synthesis", "quantization", "evaluation", "unattributed")
+Points = list[tuple[int | None, float | None]]  # steps and values
+_TOP1 = attrgetter("top1")
+
+
+def accuracy_by_bits(axes: Axes, group: Group, _: int, looks: dict[str, Look]) -> bool:
+    """Draw top-1 of each method at each width, deviation over seeds as bars, full precision as a line."""
+    positions = range(len(group.columns))
+    for method in group.methods:
+        accuracies = [mean_and_deviation(place, _TOP1) for place in method.places]
+        points = [(x, *numbers) for x, numbers in zip(positions, accuracies, strict=True) if numbers is not None]
+        xs, means, deviations = zip(*points, strict=True)
+        axes.errorbar(xs, means, deviations, label=method.label, capsize=2, **looks[method.label].keywords)
+    if group.full is not None:
+        axes.axhline(group.full, color="black", linewidth=0.8, linestyle=":", label=f"full precision {group.full:.2f}")
+    axes.set_xticks(list(positions), list(group.columns))
+    axes.set_xlim(-0.3, len(group.columns) - 0.7)
+    _label(axes, "bits of weights and activations", "top-1 (%)", "y")
+    return len(group.columns) > 1
+
+
+def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
+    """Draw top-1 of each method against seconds of synthesis and quantization, with the competitors' Pareto front."""
+    from matplotlib.ticker import LogLocator
+
+    candidates, drawn = [], False
+    for method in group.methods:
+        accuracy = mean_and_deviation(method.places[column], _TOP1)
+        seconds = mean_and_deviation(method.places[column], total_seconds)
+        if accuracy is None or seconds is None or seconds[0] <= 0:
+            continue
+        keywords = looks[method.label].keywords | {"linestyle": "none"}
+        axes.errorbar(seconds[0], accuracy[0], accuracy[1], label=method.label, capsize=2, **keywords)
+        drawn = True
+        if not method.control:
+            candidates.append((seconds[0], accuracy[0]))
+    front = pareto(candidates)
+    if len(front) > 1:
+        line: dict[str, Any] = {"color": "#555555", "linewidth": 0.8, "zorder": 0, "label": "Pareto front"}
+        axes.step(*zip(*front, strict=True), where="post", **line)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda seconds, _: duration(seconds).replace(".0 ", " "))
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+    _label(axes, "synthesis and quantization", "top-1 (%)")
+    return drawn
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points (time, accuracy) than which none is both faster and better, fastest first."""
+    front: list[tuple[float, float]] = []
+    for seconds, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((seconds, accuracy))
+    return front
+
+
+def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> bool:
+    """Draw one bar a method: seconds of each phase, mean over seeds, synthesis at its stand-alone cost."""
+    ends: dict[str, float] = {}
+    for method in reversed(group.methods):
+        means = [mean_and_deviation(method.places[column], attrgetter(f"seconds.{phase}")) for phase in PHASES]
+        if not any(means):
+            continue
+        at, begin = len(ends), 0.0
+        for phase, mean, colour, hatch in zip(PHASES, means, PHASE_COLOURS, HATCHES, strict=True):
+            seconds = max(0.0, mean[0]) if mean else 0.0
+            bar: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.5}
+            axes.barh(at, seconds, left=begin, label=phase if at == 0 else None, **bar)
+            begin += seconds
+        axes.annotate(f" {duration(begin)}", (begin, at), va="center", fontsize=7)
+        ends[method.label] = begin
+    axes.set_yticks(range(len(ends)), list(ends))
+    axes.set_xlim(0, 1.15 * max(ends.values(), default=1.0) or 1.0)
+    _label(axes, "seconds", "", "x")
+    axes.set_axisbelow(True)
+    return bool(ends)
+
+
+def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
+    """Draw top-1 of snapshots against steps; the last state filled and large, the best snapshot (the oracle) ringed."""
+    ring: dict[str, Any] = {"markersize": 12, "markerfacecolor": "none"}
+    drawn = _over_steps(axes, group, column, looks, name="top-1 (%)", read=_snapshots, markersize=3)
+    for look, record, last_step in drawn:
+        if record.top1 is not None:
+            axes.plot(last_step, record.top1, marker=look.marker, color=look.colour, markersize=7)
+        best = record.oracle
+        if best is not None and best.top1 is not None and best.step is not None:
+            axes.plot(best.step, best.top1, marker="o", color=look.colour, **ring)
+    if drawn:
+        axes.plot([], [], "o", color="#555555", markersize=7, label="last state (the result)")
+        axes.plot([], [], "o", color="#555555", label="oracle (best snapshot)", **ring)
+    return bool(drawn)
+
+
+def homogeneity_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
+    """Draw homogeneity of a live source's images against steps of its training."""
+    return bool(_over_steps(axes, group, column, looks, name="cosine similarity of features", read=_homogeneity))
+
+
+def _snapshots(record: Record) -> Points:
+    return [(snapshot.step, snapshot.top1) for snapshot in record.curve or ()]
+
+
+def _homogeneity(record: Record) -> Points:
+    return [(point.step, point.homogeneity) for point in record.diagnostics.over_training]
+
+
+def _over_steps(
+    axes: Axes,
+    group: Group,
+    column: int,
+    looks: dict[str, Look],
+    *,
+    name: str,
+    read: Callable[[Record], Points],
+    **style: Any,
+) -> list[tuple[Look, Record, int]]:
+    """Draw a line for each record with points, labelled once a method; return look, record and last step of each."""
+    drawn = []
+    for method in group.methods:
+        label: str | None = method.label
+        look = looks[method.label]
+        for record in method.places[column]:
+            points = sorted((x, y) for x, y in read(record) if x is not None and y is not None)
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, **look.keywords | style)
+                drawn.append((look, record, points[-1][0]))
+                label = None
+    _whole_steps(axes)
+    _label(axes, "step", name)
+    return drawn
+
+
+def _label(axes: Axes, x: str, y: str, grid: Literal["both", "x", "y"] = "both") -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis=grid, **GRID)
+
+
+def _whole_steps(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def layer_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
+    """Draw the distance of the images' means to the BatchNorm layers', in standard deviations, layer by layer."""
+    gaps = {method.label: _layer_gaps(method.places[column]) for method in group.methods}
+    for label, means in gaps.items():
+        if means:
+            axes.plot(range(1, len(means) + 1), means, label=label, **looks[label].keywords)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda gap, _: f"{gap:g}" if f"{gap:e}"[0] in "25" else "")
+    _whole_steps(axes)
+    _label(axes, "BatchNorm layer, in order of execution", "gap of means (standard deviations)")
+    return any(gaps.values())
+
+
+def _layer_gaps(records: Sequence[Record]) -> list[float]:
+    """Return the mean over seeds of each layer's gap; empty where records differ in their layers."""
+    seeds = []
+    for record in records:
+        gaps = [layer.mean_gap for layer in record.diagnostics.layers]
+        known = [gap for gap in gaps if gap is not None]
+        if known and len(known) == len(gaps):
+            seeds.append(known)
+    if len({len(gaps) for gaps in seeds}) != 1:
+        return []
+    return [sum(layer) / len(layer) for layer in zip(*seeds, strict=True)]

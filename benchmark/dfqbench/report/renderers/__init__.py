@@ -1,0 +1,1 @@
+"""Renderers: tables, comparisons and published numbers as text, Markdown, LaTeX, HTML, CSV and JSON."""

@@ -1,0 +1,133 @@
+"""Published numbers and times as text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any, Literal, get_args
+
+from dfqbench.api.errors import unknown_name
+from dfqbench.report.formatting import ABSENT, optional
+from dfqbench.report.literature.published import PublishedNumber, PublishedTime, disagreements, spread
+from dfqbench.report.renderers.csv import csv_text
+from dfqbench.report.renderers.escape import markdown
+from dfqbench.report.renderers.plain_text import bullet, grid
+
+LiteratureFormat = Literal["text", "md", "csv", "json"]
+LITERATURE_FORMATS: tuple[str, ...] = get_args(LiteratureFormat)
+SOURCE_WIDTH = 44
+_SELECTIONS = {"best": "best test epoch", "unknown": "not said"}
+_HEADERS = ("bits", "method", "here", "full", "top-1", "drop", "epoch", "printed in")
+_ALIGNMENT = ("left", "left", "left", "right", "right", "right", "left", "left")
+_COLUMNS = (
+    *("method", "implemented", "dataset", "model", "w_bits", "a_bits", "protocol", "fp_top1", "top1", "drop"),
+    *("selection", "paper", "reported_in", "place", "notes"),
+)
+_TIME_HEADERS = ("method", "model", "bits", "quantity", "time", "hardware", "printed in")
+_TIME_WIDTHS = (22, 12, None, 24, 14, None, 30)
+
+
+def render_numbers(numbers: Sequence[PublishedNumber], fmt: LiteratureFormat = "text") -> str:
+    """Render published numbers with their sources, and under them the cells about which sources disagree.
+
+    `text` and `md` are for people, `csv` (a row a number) and `json` for programs.
+
+    Raises:
+        UsageError: the format is unknown.
+    """
+    ordered = sorted(numbers, key=lambda n: (n.dataset, n.model, -n.w_bits, -n.top1, n.method.lower()))
+    rows = [{column: getattr(number, column) for column in _COLUMNS} for number in ordered]
+    data = _for_programs(rows, _COLUMNS, fmt)
+    if data is not None:
+        return data
+    if not ordered:
+        return "no claims\n"
+    groups: dict[str, list[PublishedNumber]] = defaultdict(list)
+    for number in ordered:
+        groups[f"{number.dataset}, {number.model}"].append(number)
+    parts = []
+    for title, group in groups.items():
+        parts += [f"### {markdown(title)}" if fmt == "md" else title, _table(group, fmt)]
+    disputed = [_disagreement(cell, fmt) for cell in disagreements(ordered)]
+    if disputed:
+        parts += ["Sources disagree about the same cell:", "\n".join(disputed)]
+    return "\n\n".join([*parts, _summary(ordered)]) + "\n"
+
+
+def render_times(times: Sequence[PublishedTime], fmt: LiteratureFormat = "text") -> str:
+    """Render published times with their sources; arguments as in :func:`render_numbers`.
+
+    Raises:
+        UsageError: the format is unknown.
+    """
+    data = _for_programs([asdict(time) for time in times], [field.name for field in fields(PublishedTime)], fmt)
+    if data is not None:
+        return data
+    if not times:
+        return "no printed times\n"
+    rows = []
+    for time in times:
+        value = f"{time.value} {time.unit}".strip()
+        model, bits, hardware = (text or ABSENT for text in (time.model, time.bits, time.hardware))
+        rows.append([time.method, model, bits, time.quantity, value, hardware, time.source])
+    if fmt == "md":
+        rows = [list(map(markdown, row)) for row in rows]
+    alignment = ["left"] * len(_TIME_HEADERS)
+    table = grid(rows, _TIME_HEADERS, alignment, fmt, _TIME_WIDTHS if fmt == "text" else None)
+    return f"{table}\n\nTimes of different sources compare only where hardware and quantity are the same.\n"
+
+
+def _for_programs(rows: Sequence[dict[str, Any]], columns: Sequence[str], fmt: str) -> str | None:
+    """Return rows as `csv` or `json`; None for the formats for people."""
+    if fmt not in LITERATURE_FORMATS:
+        raise unknown_name("format", fmt, LITERATURE_FORMATS)
+    if fmt == "json":
+        return json.dumps(rows, indent=2) + "\n"
+    return csv_text(columns, rows) if fmt == "csv" else None
+
+
+def _table(numbers: Sequence[PublishedNumber], fmt: str) -> str:
+    merged: dict[tuple[str, ...], list[PublishedNumber]] = defaultdict(list)
+    for number in numbers:
+        accuracies = (optional(number.fp_top1), optional(number.top1), optional(number.drop))
+        here, selection = number.implemented or ABSENT, _SELECTIONS[number.selection]
+        merged[number.bits, number.method, here, *accuracies, selection].append(number)
+    rows: list[list[str]] = []
+    previous = ""
+    for (bits, *others), same in merged.items():
+        sources = "; ".join(dict.fromkeys(_short_source(n) if fmt == "text" else n.source for n in same))
+        if fmt == "text":
+            shown = "" if bits == previous else bits
+            rows.append([shown, *others, "\n".join(textwrap.wrap(sources, SOURCE_WIDTH))])
+        else:
+            rows.append(list(map(markdown, (bits, *others, sources))))
+        previous = bits
+    return grid(rows, _HEADERS, _ALIGNMENT, fmt)
+
+
+def _short_source(number: PublishedNumber) -> str:
+    """Return the source without the place in brackets."""
+    return re.sub(r"\s*\(.*\)$", "", number.reported_in)
+
+
+def _disagreement(cell: list[PublishedNumber], fmt: str) -> str:
+    lowest = cell[0]
+    first_of_each = {number.top1: number for number in reversed(cell)}
+    values = "; ".join(f"{top1:.2f} ({_short_source(number)})" for top1, number in reversed(first_of_each.items()))
+    name = f"{lowest.method}, {lowest.dataset} {lowest.model} {lowest.bits}"
+    line = f"{name}: {spread(cell):.2f} points apart: {values}"
+    return f"* {markdown(line)}" if fmt == "md" else bullet(line)
+
+
+def _summary(numbers: Sequence[PublishedNumber]) -> str:
+    methods = {number.method for number in numbers}
+    here = {number.method for number in numbers if number.implemented}
+    sources = {number.reported_in for number in numbers}
+    return (
+        f"{len(numbers)} claims about {len(methods)} methods from {len(sources)} sources; "
+        f"{len(here)} of these methods are implemented here"
+    )

@@ -1,0 +1,38 @@
+"""Grids and bullets in plain text and Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+WIDTH = 100  # columns of a terminal
+
+
+def grid(
+    rows: Sequence[Any],
+    headers: Sequence[str],
+    alignment: Sequence[str],
+    fmt: str = "text",
+    widths: Sequence[int | None] | None = None,
+) -> str:
+    """Lay out rows under headers as `text`, or as `md`: a Markdown table, whose fields must be escaped already.
+
+    Each column is aligned `left` or `right`; fields are wrapped to its width, where one is given.
+    """
+    from tabulate import tabulate
+
+    text = tabulate(
+        rows,
+        headers,
+        tablefmt="pipe" if fmt == "md" else "simple",
+        colalign=alignment,
+        disable_numparse=True,
+        maxcolwidths=widths,
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def bullet(text: str, *, break_on_hyphens: bool = True) -> str:
+    """Return the text as a list item, wrapped to the terminal's width."""
+    return textwrap.fill(text, WIDTH, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=break_on_hyphens)

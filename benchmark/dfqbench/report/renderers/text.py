@@ -1,0 +1,63 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from dfqbench.report.renderers.plain_text import WIDTH, bullet, grid
+from dfqbench.report.tables.table import VERDICT_RULE, Entry, Table, with_gaps
+
+SOURCE_WIDTH = 30
+
+
+def to_text(table: Table) -> str:
+    """Return the table as plain text; one that is too wide is split by columns."""
+    count = len(table.columns)
+    parts: list[str] = []
+    for size in range(_most_columns(table), 0, -1):
+        parts = [_grid(table, range(start, min(start + size, count))) for start in range(0, count, size)]
+        if max(len(line) for part in parts for line in part.splitlines()) <= WIDTH:
+            break
+    lines = [table.title, "", "\n\n".join(parts), ""]
+    for number, note in enumerate(table.footnotes, start=1):
+        lines.append(textwrap.fill(f"[{number}] {note}", WIDTH, subsequent_indent="    "))
+    lines += [bullet(line, break_on_hyphens=False) for line in table.caption]
+    return "\n".join([*lines, *_published(table)])
+
+
+def _most_columns(table: Table) -> int:
+    """Return how many groups of columns may stand side by side at most, which saves trying more."""
+    fields = sum(2 + len(metric.header) for metric in table.metrics)
+    return max(1, min(len(table.columns), WIDTH // max(fields, min(map(len, table.columns)))))
+
+
+def _grid(table: Table, columns: range) -> str:
+    from tabulate import SEPARATING_LINE
+
+    headers = list(table.heads)
+    first, *others = (metric.header for metric in table.metrics)
+    for at in columns:
+        headers += [f"{table.columns[at]}\n{first}", *(f"\n{header}" for header in others)]
+    width = len(table.metrics)
+    body: list[Any] = []
+    for gap, head, row in with_gaps(table.rows):
+        if gap == "block":
+            body.append(SEPARATING_LINE)
+        elif gap == "controls":
+            body.append([""] * len(headers))
+        body.append([*head, *map(_field, row.entries[columns.start * width : columns.stop * width])])
+    heads = len(table.heads)
+    return grid(body, headers, ["left"] * heads + ["right"] * (len(headers) - heads))
+
+
+def _field(entry: Entry) -> str:
+    return entry.text + "".join(f" [{number}]" for number in entry.notes)
+
+
+def _published(table: Table) -> list[str]:
+    if not table.published:
+        return [] if table.published is None else ["", table.nothing_published]
+    rows = [[*fields, "\n".join(textwrap.wrap(source, SOURCE_WIDTH))] for *fields, source in table.published]
+    shown = grid(rows, table.published_headers, table.published_alignment)
+    return ["", "Published numbers for these cells:", "", shown, "", bullet(VERDICT_RULE)]

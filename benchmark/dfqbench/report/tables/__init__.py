@@ -1,0 +1,1 @@
+"""Tables of records: labels, rows and columns, aggregation over seeds, and the caption."""

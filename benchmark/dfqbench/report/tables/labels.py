@@ -1,0 +1,55 @@
+"""Method labels: the name of a record's method in tables."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+from dfqbench.report.record_access import control_rank, flattened, json_ready
+from dfqbench.run.store.record import Record
+
+_CONTROL_MARKS = ("", " (control)", " (floor)", " (ceiling)")
+
+
+def method_labels(records: Sequence[Record]) -> dict[int, str]:
+    """Return the method's label of every record, by the record's `id`.
+
+    Parameters are part of it only where a method was run with several values of them.
+    """
+    quantizers: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        quantizers[record.method].add(record.quantizer)
+    names = {
+        id(record): record.label or _name(record, several_quantizers=len(quantizers[record.method] - {""}) > 1)
+        for record in records
+    }
+    # Many records share few sets of parameters: each set is written as text once.
+    keys = {id(record): repr(record.params) for record in records}
+    params = {keys[id(record)]: record.params for record in records}
+    texts = {key: {name: _as_json(value) for name, value in flattened(params[key]).items()} for key in params}
+    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name, key in {(names[at], keys[at]) for at in names}:
+        for param, text in texts[key].items():
+            values[name][param].add(text)
+    labels = {}
+    for record in records:
+        name = names[id(record)]
+        varied = [
+            f"{param.removeprefix('method.')}={text}"
+            for param, text in texts[keys[id(record)]].items()
+            if len(values[name][param]) > 1
+        ]
+        variant = f" [{', '.join(varied)}]" if varied else ""
+        labels[id(record)] = f"{name}{variant}{_CONTROL_MARKS[control_rank(record)]}"
+    return labels
+
+
+def _name(record: Record, *, several_quantizers: bool) -> str:
+    """Return the method's name where the record holds no label."""
+    method = record.method or "unknown"
+    return f"{method}+{record.quantizer}" if several_quantizers and record.quantizer else method
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(json_ready(value), sort_keys=True, default=str)

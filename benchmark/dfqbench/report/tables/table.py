@@ -1,0 +1,179 @@
+"""Building a table: its entries with marks, footnotes, caption and published numbers, before any format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dfqbench.report.formatting import ABSENT, optional
+from dfqbench.report.literature.publication_index import PublicationIndex
+from dfqbench.report.literature.verdict import Verdict, verdicts
+from dfqbench.report.metrics import Metric
+from dfqbench.report.record_access import finished, short_names
+from dfqbench.report.tables.aggregate import Aggregate, aggregate
+from dfqbench.report.tables.caption import caption, title
+from dfqbench.report.tables.pivot import Heading, Pivot
+
+BEST, SECOND = "best", "second"
+VERDICT_RULE = (
+    "verdict: what was done comes first (other budget, protocol, parameters or weights); then reproduced within "
+    "max(0.5, 2 sqrt(se^2 + sd^2)) points, with the binomial error and the deviation over seeds; else below or above"
+)
+_PUBLISHED_HEADERS = ("measured", "claimed", "claimed drop", "verdict", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One field of the body."""
+
+    text: str
+    rank: str = ""  # `best` or `second` among the methods that it is compared with, or empty
+    notes: tuple[int, ...] = ()  # numbers of its footnotes, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row."""
+
+    head: tuple[str, ...]  # one name for each row dimension
+    entries: tuple[Entry, ...]  # those of one column after the other
+    block: tuple[str, ...]  # a rule separates neighbouring rows of different blocks
+    control: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table."""
+
+    title: str
+    heads: tuple[str, ...]  # names of the row dimensions
+    across: tuple[str, ...]  # names of the column dimensions
+    columns: tuple[str, ...]  # names of groups of columns, each with all metrics
+    metrics: tuple[Metric, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...]  # in the order of their numbers
+    caption: tuple[str, ...]  # one statement an entry
+    published: tuple[tuple[str, ...], ...] | None  # rows under `published_headers`; None: not asked for
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a best or second is marked."""
+        return any(entry.rank for row in self.rows for entry in row.entries)
+
+    @property
+    def published_headers(self) -> tuple[str, ...]:
+        """Headers of the published numbers."""
+        return (*self.heads, ", ".join(self.across), *_PUBLISHED_HEADERS)
+
+    @property
+    def published_alignment(self) -> tuple[str, ...]:
+        """`left` or `right` for each of these headers."""
+        return (*["left"] * (len(self.heads) + 1), "right", "right", "right", "left", "left")
+
+    @property
+    def nothing_published(self) -> str:
+        """The sentence for a table without published numbers."""
+        return f"No published number is known for the cells of this table ({self.title})."
+
+
+def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: PublicationIndex | None = None) -> Table:
+    """Build the table of a pivot.
+
+    `hardware` holds words for the environments that records name; without `publications` nothing is compared.
+    """
+    metrics = pivot.layout.metrics
+    aggregates = {place: aggregate(records, metrics) for place, records in pivot.places.items()}
+    ranks = _ranks(pivot, aggregates)
+    models = short_names(pivot.models)
+    columns = [_column_name(heading, models) for heading in pivot.columns]
+    footnotes: dict[str, int] = {}
+    rows = []
+    for at, heading in enumerate(pivot.rows):
+        entries: list[Entry] = []
+        for column in range(len(pivot.columns)):
+            shown = aggregates.get((at, column))
+            if shown is None:
+                entries += [Entry(ABSENT)] * len(metrics)
+                continue
+            numbers = tuple(footnotes.setdefault(note, len(footnotes) + 1) for note in shown.notes)
+            entries += [
+                Entry(text, ranks.get((at, column, metric.name), ""), numbers if metric is metrics[0] else ())
+                for metric, text in zip(metrics, shown.texts, strict=True)
+            ]
+        rows.append(Row(tuple(heading.names.values()), tuple(entries), pivot.block(at), heading.control))
+    return Table(
+        title(pivot),
+        pivot.layout.rows,
+        pivot.layout.columns,
+        tuple(columns),
+        metrics,
+        tuple(rows),
+        tuple(footnotes),
+        tuple(caption(pivot, hardware)),
+        None if publications is None else tuple(_published(pivot, columns, publications)),
+    )
+
+
+def with_gaps(rows: Iterable[Row]) -> Iterator[tuple[str, list[str], Row]]:
+    """Yield rows with the gap before each (`block`, `controls` or empty), and their head without a repeated name."""
+    previous: Row | None = None
+    for row in rows:
+        gap, head = "", list(row.head)
+        if previous is not None:
+            if row.block != previous.block:
+                gap = "block"
+            elif row.control and not previous.control:
+                gap = "controls"
+            if len(head) > 1 and head[0] == previous.head[0]:
+                head[0] = ""
+        yield gap, head, row
+        previous = row
+
+
+def _ranks(pivot: Pivot, aggregates: Mapping[tuple[int, int], Aggregate]) -> dict[tuple[int, int, str], str]:
+    """Return best and second of each group of rivals, by place and metric; equal as printed, equal in rank."""
+    ranks: dict[tuple[int, int, str], str] = {}
+    for group in pivot.rivals():
+        rivals = [place for place in group if aggregates[place].competes]
+        for position, metric in enumerate(pivot.layout.metrics):
+            means = {place: mean for place in rivals if (mean := aggregates[place].means[position]) is not None}
+            if not metric.better:
+                continue
+            best_first = sorted(means, key=lambda place: means[place], reverse=metric.better == "higher")
+            printed = [metric.show(means[place]) for place in best_first]
+            steps = list(dict.fromkeys(printed))
+            for place, text in zip(best_first, printed, strict=True):
+                if text == steps[0] and len(steps) > 1:
+                    ranks[(*place, metric.name)] = BEST
+                # Where several share the first place there is no second.
+                elif text in steps[1:2] and printed.count(steps[0]) == 1:
+                    ranks[(*place, metric.name)] = SECOND
+    return ranks
+
+
+def _column_name(heading: Heading, models: Mapping[str, str]) -> str:
+    return ", ".join(models[name] if dimension == "model" else name for dimension, name in heading.names.items())
+
+
+def _published(pivot: Pivot, columns: Sequence[str], publications: PublicationIndex) -> list[tuple[str, ...]]:
+    """Return every published number about a place, beside what was measured."""
+    rows: list[tuple[str, ...]] = []
+    for (row, column), records in sorted(pivot.places.items()):
+        place = (*pivot.rows[row].names.values(), columns[column])
+        good = [record for record in records if finished(record)]
+        rows += [(*place, *_verdict_fields(verdict)) for verdict in verdicts(good, publications)]
+    return rows
+
+
+def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
+    number = verdict.number
+    best = number.selection == "best"
+    oracle = " (oracle)" if best and verdict.measured is not None else ""
+    tolerance = f" (within {verdict.tolerance:.2f})" if verdict.word == "reproduced" else ""
+    return (
+        optional(verdict.measured) + oracle,
+        f"{number.top1:.2f}{' (best epoch)' if best else ''}",
+        optional(number.drop),
+        verdict.word + tolerance,
+        number.reported_in,
+    )

@@ -1,0 +1,58 @@
+"""Records for tests, and the fields of rendered tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dfqbench.run.store.record import Record
+
+
+def record(cell: str, **changes: Any) -> Record:
+    made: dict[str, Any] = {
+        "schema": 1,
+        "run": "w4a4",
+        "cell_id": cell,
+        "attempt": 1,
+        "status": "ok",
+        "flags": [],
+        "finished_at": "2025-01-01T00:00:00Z",
+        "method": "zeroq",
+        "quantizer": "calibrate",
+        "params": {"method": {"iterations": 500}, "quantizer": {"images": 64}},
+        "target": "digits",
+        "model": {"name": "digits:resnet8", "ref": "digits:resnet8"},
+        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": {"name": "gdfq"}},
+        "budget": "short",
+        "precision": "float32",
+        "seed": 0,
+        "dataset": {"name": "digits", "n": 540, "subset_of": None, "subset": None},
+        "fp_top1": 98.5,
+        "top1": 90.25,
+        "drop": 8.25,
+        "top1_se": 1.28,
+        "seconds": {"synthesis": 12.34, "wall": 20.0},
+        "coverage": {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]},
+        "environment": "e1",
+        "error": None,
+    }
+    return Record.from_data(made | changes)
+
+
+def changed(made: Record, **changes: Any) -> Record:
+    """The same record with other values."""
+    return Record.from_data(made.as_dict() | changes)
+
+
+def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
+    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits}
+
+
+def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> Record:
+    error = {"type": kind, "message": message, "phase": "synthesis", "traceback": "..."}
+    return record(cell, status=status, error=error, top1=None, drop=None, **changes)
+
+
+def rows(text: str) -> list[list[str]]:
+    """Fields of the Markdown table's body."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[field.strip() for field in line.strip("|").split(" | ")] for line in lines[2:]]

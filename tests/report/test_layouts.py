@@ -1,0 +1,187 @@
+"""Any view of the records: rows, columns, values, marks, and the forms for papers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.report.html_reader import HtmlReader
+from tests.report.records import failed, record, rows, scheme
+
+from dfqbench.api import UsageError
+from dfqbench.report import Layout, parse_layout, render
+from dfqbench.report.render import build_tables
+from dfqbench.run.store.record import Record
+
+
+def layout(rows: str, columns: str, value: str = "top1") -> Layout:
+    return parse_layout(rows.split(","), columns.split(","), value.split(","))
+
+
+def several() -> list[Record]:
+    values = {"a": 90.0, "b": 91.0, "c": 91.0, "d": 80.0, "noise": 99.0, "real": 99.5}
+    return [
+        record(f"{name}{bits}", method=name, top1=top1 - bits, drop=None, scheme=scheme(bits))
+        for name, top1 in values.items()
+        for bits in (4, 3)
+    ]
+
+
+def test_best_and_second_are_marked() -> None:
+    found = {(row[0], row[1]): row[2] for row in rows(render(several(), "md"))}
+    assert found["w4a4@gdfq", "b"] == found["w4a4@gdfq", "c"] == "**87.00**"
+    # Two share the first place: there is no second, and controls have no rank.
+    assert found["w4a4@gdfq", "a"] == "86.00"
+    assert found["w4a4@gdfq", "_noise (floor)_"] == "95.00"
+    second = [entry for entry in several() if entry.method != "c"]
+    assert {row[1]: row[2] for row in rows(render(second, "md")) if row[0].startswith("w3")} == {
+        "a": "<u>87.00</u>",
+        "b": "**88.00**",
+        "d": "77.00",
+        "_noise (floor)_": "96.00",
+        "_real (ceiling)_": "96.50",
+    }
+
+
+def test_best_of_time_is_the_lowest() -> None:
+    records = [record("1", seconds={"synthesis": 2.0}), record("2", method="x", seconds={"synthesis": 1.0})]
+    assert {row[1]: row[4] for row in rows(render(records, "md"))} == {"zeroq": "<u>2.0 s</u>", "x": "**1.0 s**"}
+
+
+def test_collapsed_student_is_never_the_best() -> None:
+    records = [record(method, method=method, top1=top1) for method, top1 in (("zeroq", 10.0), ("x", 5.0), ("y", 6.0))]
+    records[0].status = "collapsed"
+    found = {row[1]: row[2] for row in rows(render(records, "md"))}
+    assert found == {"zeroq": "10.00 [1]", "x": "<u>5.00</u>", "y": "**6.00**"}
+    assert "[1] collapsed: no better than guessing" in render(records, "text")
+
+
+STATUS_WORDS = {"oom": "out of memory", "timeout": "time limit", "preempted": "preempted", "new-status": "new-status"}
+
+
+@pytest.mark.parametrize(("status", "word"), STATUS_WORDS.items())
+def test_status_words(status: str, word: str) -> None:
+    [row] = rows(render([failed("1", status, "boom")], "md"))
+    assert row[2] == f"{word} [1]"
+
+
+def test_methods_by_bits() -> None:
+    page = render(several(), "md", layout=layout("method", "bits"))
+    assert page.splitlines()[2].split("|")[2].strip() == "w4a4<br>top-1"
+    assert {row[0]: row[1:] for row in rows(page)}["b"] == ["**87.00**", "**88.00**"]
+    assert "budget short, gdfq, digits:resnet8" in page.splitlines()[0].replace("\\", "")
+
+
+def test_other_dimensions_split_tables() -> None:
+    pages = build_tables(several(), {}, layout("method", "model"))
+    assert [page.title.rpartition(", ")[2] for page in pages] == ["w4a4@gdfq", "w3a3@gdfq"]
+    assert all(len(page.rows) == 6 for page in pages)
+
+
+def test_seeds_in_columns() -> None:
+    records = [record(str(seed), seed=seed, top1=90.0 + seed) for seed in (0, 1, 10)]
+    [row] = rows(render(records, "md", layout=layout("scheme,method", "model,seed")))
+    assert row[2:] == ["90.00", "91.00", "100.00"]
+
+
+def test_targets_in_columns() -> None:
+    records = [record("1"), record("2", target="cifar10", dataset={"name": "cifar10", "n": 10000}, top1=50.0)]
+    [page] = build_tables(records, {}, layout("method", "target"))
+    assert page.columns == ("cifar10", "digits")
+    assert [entry.text for entry in page.rows[0].entries] == ["50.00", "90.25"]
+
+
+def test_every_metric_prints() -> None:
+    full = record(
+        "1",
+        top5=99.0,
+        agreement=91.2,
+        oracle={"top1": 92.5, "step": 3},
+        seconds={"setup": 1.0, "synthesis": 60.0, "quantization": 30.0, "evaluation": 2.0, "wall": 95.0},
+        counts={"teacher_images": 12_800_000, "student_images": 950, "optimizer_steps": 40_000},
+        peak_mib={"synthesis": 100.0, "quantization": 300.4, "evaluation": 900.0},
+        source_images=120,
+        diagnostics={"bns": 0.1234, "silhouette": -0.5, "label_accuracy": 87.5, "speed": 10.0},
+    )
+    names = "top1,top5,oracle,agreement,fp_top1,coverage,total,setup,evaluation,wall,peak,teacher,student,steps"
+    [row] = rows(render([full], "md", layout=layout("method", "model", names)))
+    assert row[1:] == [
+        *("90.25", "99.00", "92.50", "91.20", "98.50", "99.0"),
+        *("90.0 s", "1.0 s", "2.0 s", "95.0 s", "300", "12.8 M", "950", "40.0 k"),
+    ]
+    more = "per_image,bns,silhouette,margin,label_accuracy,speed"
+    [row] = rows(render([full], "md", layout=layout("method", "model", more)))
+    assert row[1:] == ["0.5 s", "0.123", "-0.500", "-", "87.5", "10.00"]
+    caption = render([full], "text", layout=layout("method", "model", "oracle"))
+    assert "chosen on the evaluation set" in caption
+
+
+def test_caption_of_diagnostics() -> None:
+    measured = {"bns": 0.1, "images": 64}
+    records = [
+        record("1", diagnostics=measured | {"classes_of": "labels"}, method="gdfq"),
+        record("2", diagnostics=measured | {"classes_of": "teacher"}),
+    ]
+    text = " ".join(render(records, "text", layout=layout("method", "model", "bns")).split())
+    assert "diagnosed: 64 images of each cell; classes: the source's labels, the teacher's answers where" in text
+    assert "a source gives none (zeroq)" in text
+    assert "binomial" not in text
+    assert "diagnosed" not in render(records, "text")
+    assert "binomial standard error" in render(records, "text", layout=layout("method", "model", "bns,top1"))
+
+
+def test_first_metric_shows_deviation() -> None:
+    records = [record(str(s), seed=s, seconds={"synthesis": 1.0 + s}, top5=99.0 + s) for s in (0, 1)]
+    [row] = rows(render(records, "md", layout=layout("method", "model", "synthesis,top5,drop")))
+    assert row[1:] == ["1.5 s ± 0.71 s (2)", "99.50 ± 0.71", "8.25"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("metod", "model", "top1"), "unknown row or column 'metod'; did you mean method"),
+        (("method", "method", "top1"), "twice"),
+        (("scheme", "bits", "top1"), "either scheme, or bits and protocol"),
+        (("method", "model", "accuracy"), "unknown value 'accuracy'"),
+    ],
+)
+def test_unknown_layouts_are_usage_errors(names: tuple[str, str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        layout(*names)
+
+
+def test_html() -> None:
+    hostile = "<script>alert(1)</script>\"'&"
+    text = render([*several(), failed("x", "failed", hostile, method=hostile)], "html")
+    reader = HtmlReader(text)
+    assert reader.active == []
+    assert "&lt;script&gt;" in text
+    body = {row[1]: row[2] for _, table in reader.tables for row in table if row[0] == "w4a4@gdfq"}
+    assert body["b"] == "87.00"
+    assert body[hostile] == "failed 1"
+    assert '<td class="number best"><b>87.00</b></td>' in text
+    assert "no records" in render([], "html")
+
+
+def test_rendering_time_is_linear(tmp_path: Path) -> None:
+    """A table costs a small multiple of parsing its records, so that it grows with them and not with their square."""
+    few, many = (
+        [
+            record(f"{model}-{method}-{seed}", method=f"m{method}", seed=seed, model={"name": f"net{model}"})
+            for model in range(models)
+            for method in range(20)
+            for seed in range(5)
+        ]
+        for models in (5, 50)
+    )
+
+    def seconds(records: list[Record]) -> float:
+        best = float("inf")
+        for _ in range(3):
+            begin = time.process_time()
+            render(records, "text")
+            best = min(best, time.process_time() - begin)
+        return best
+
+    assert seconds(many) < 20 * seconds(few)
