@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dfqbench.api.errors import InputError
+from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.student import DESCRIPTION_FILE
 from dfqbench.run.execute.job import JOB
 from dfqbench.run.store.training_folder import TrainingFolder
-from dfqbench.targets.spec import ModelSpec
 
 IMAGES_FILE = "images.safetensors"
 
