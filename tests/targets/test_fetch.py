@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tests.targets.conftest import Server
 
 SQUEEZENET = "/models/squeezenet1_1-b8a52dc0.pth"
+CIFAR10 = "/~kriz/cifar-10-python.tar.gz"
 TIMM = "test_resnet.r160_in1k"
 
 
@@ -39,6 +40,10 @@ def saved(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def zipped(name: str, content: bytes) -> bytes:
@@ -76,22 +81,22 @@ def cifar10(server: Server, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, 
         "test_batch": {"data": images[10:], "labels": list(range(10))},
         "batches.meta": {"label_names": [str(number) for number in range(10)]},
     }
+    contents = {name: pickle.dumps(part) for name, part in parts.items()}
     buffer = io.BytesIO()
-    sums = {}
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, part in parts.items():
-            content = pickle.dumps(part)
-            sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        for name, content in contents.items():
             info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    content = buffer.getvalue()
-    server.files["/~kriz/cifar-10-python.tar.gz"] = content
-    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(content, usedforsecurity=False).hexdigest())
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    server.files[CIFAR10] = buffer.getvalue()
+    expected = {
+        "tgz_md5": md5(buffer.getvalue()),
+        "train_list": [["data_batch_1", md5(contents["data_batch_1"])]],
+        "test_list": [["test_batch", md5(contents["test_batch"])]],
+        "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5(contents["batches.meta"])},
+    }
+    for attribute, value in expected.items():
+        monkeypatch.setattr(datasets.CIFAR10, attribute, value)
     return images[10:].reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
@@ -112,7 +117,7 @@ def test_fetch_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path:
     seen: list[tuple[str, int, int | None]] = []
     done = fetch("cifar10", tmp_path / "new", server.url, lambda *step: seen.append(step))
     assert (done.fresh, done.path) == (True, tmp_path / "new" / "cifar-10-batches-py")
-    assert seen[-1][1] == seen[-1][2] == len(server.files["/~kriz/cifar-10-python.tar.gz"])
+    assert seen[-1][1] == seen[-1][2] == len(server.files[CIFAR10])
     dataset = Catalogue.discover([tmp_path / "new"]).target("cifar10").dataset
     assert dataset is not None
     (raw,) = load_evaluation(dataset, DEFAULT_CARDS["cifar10"]).raw(10)
@@ -120,7 +125,7 @@ def test_fetch_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path:
     assert len(left(tmp_path)) == 3  # no archive, nothing hidden
 
     assert not fetch("cifar10", tmp_path / "new", server.url).fresh
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     (done.path / "test_batch").write_bytes(b"damaged")
     assert fetch("cifar10", tmp_path / "new", server.url).fresh
     assert len(left(tmp_path)) == 3
@@ -128,12 +133,11 @@ def test_fetch_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path:
 
 @pytest.mark.usefixtures("cifar10")
 def test_incomplete_or_corrupt_data_set_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    path = "/~kriz/cifar-10-python.tar.gz"
-    server.short.add(path)
+    server.short.add(CIFAR10)
     with pytest.raises(DfqError, match=r"broke off after|cannot download"):
         fetch("cifar10", tmp_path, server.url)
     server.short.clear()
-    server.files[path] += b"x"
+    server.files[CIFAR10] += b"x"
     with pytest.raises(DfqError, match=r"has md5 .*: it is corrupt; try again, or use --mirror"):
         fetch("cifar10", tmp_path, server.url)
     server.files.clear()
@@ -155,7 +159,7 @@ def test_fetch_torchvision_weights(server: Server, squeezenet: nn.Module, tmp_pa
     with pytest.raises(UsageError, match="is not the file that was fetched; run: dfqbench fetch"):
         build_teacher(model)
     assert fetch(name, tmp_path, server.url).fresh
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert (tmp_path / "fetched.toml").read_text().count("[[models]]") == 1
 
 
@@ -200,7 +204,7 @@ def test_fetch_timm_weights(server: Server, on_hub: tuple[nn.Module, str], tmp_p
 
     assert not fetch(f"timm:{TIMM}", data, server.url).fresh
     fetch(f"timm:{TIMM}", tmp_path / "other", server.url)
-    assert server.asked.count(f"GET {on_hub[1]}") == 1, "the hub's cache is not used"
+    assert server.requests.count(f"GET {on_hub[1]}") == 1, "the hub's cache is not used"
 
 
 def test_corrupt_timm_weights_are_downloaded_again(

@@ -124,11 +124,6 @@ def test_code_outside_model_libraries_is_unavailable(manifest: Write, ref: str) 
     assert "name it on the command line" in read.unavailable[0][1].reason
 
 
-def test_builder_of_a_model_library(manifest: Write) -> None:
-    read = read_manifest(manifest(DATASET + MODEL + 'ref = "py:timm.models.efficientnet:_gen_mobilenet_v1"\n'))
-    assert read.models[0].ref == "py:timm.models.efficientnet:_gen_mobilenet_v1"
-
-
 def test_family_of_a_plugin_needs_the_plugin(manifest: Write) -> None:
     path = manifest(DATASET + MODEL + 'ref = "toys:tiny"\n')
     assert "unknown model family 'toys'" in read_manifest(path).unavailable[0][1].reason
