@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dfqbench.api import ModelCard
 from dfqbench.models.digits import resnet8
-from dfqbench.targets.domain import DOMAINS
-from dfqbench.targets.evaluation import load_evaluation, normalised
+from dfqbench.targets.cards import DEFAULT_CARDS
+from dfqbench.targets.evaluation import load_evaluation, normalize
 from dfqbench.targets.pixels import open_split
 from dfqbench.targets.spec import DatasetSpec
 
@@ -86,10 +85,9 @@ def main() -> int:
     """Trains, measures once, writes the weights."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
-    domain = DOMAINS["digits"]
-    card = ModelCard(domain.input_size, domain.mean, domain.std, domain.classes)
+    card = DEFAULT_CARDS["digits"]
     split = open_split(DATASET, "train", card)
-    images = normalised(next(iter(split.stream(range(len(split.labels)), len(split.labels)))), split.scale, card, "cpu")
+    images = normalize(next(iter(split.stream(range(len(split.labels)), len(split.labels)))), split.scale, card, "cpu")
     model = train(Schedule(), images, torch.from_numpy(split.labels), card.lowest[0])
     evaluation = load_evaluation(DATASET, card)
     with torch.inference_mode():

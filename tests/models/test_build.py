@@ -37,7 +37,7 @@ def spec(ref: str, card: ModelCard = CARD, **more: Any) -> ModelSpec:
         ("py:dfqbench.models.cifar:CifarResNet", CARD),
     ],
 )
-def test_random_weights_are_seeded_and_the_global_generator_untouched(ref: str, card: ModelCard) -> None:
+def test_random_weights_are_seeded(ref: str, card: ModelCard) -> None:
     more: dict[str, Any] = {"args": (20,)} if ref.startswith("py:") else {}
     state = torch.get_rng_state()
     first = build_teacher(spec(ref, card, **more))
@@ -54,13 +54,13 @@ def test_random_weights_are_seeded_and_the_global_generator_untouched(ref: str, 
     assert all(value.dtype == torch.float32 for value in first.parameters())
 
 
-def test_pytorchcv() -> None:
+def test_pytorchcv_network() -> None:
     pytest.importorskip("pytorchcv")
     model = build_teacher(spec("pytorchcv:resnet20_cifar10"))
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) >= 19
 
 
-def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorchcv", None)
     monkeypatch.setitem(sys.modules, "pytorchcv.model_provider", None)
     with pytest.raises(Unavailable, match=r"pip install 'dfqbench\[pytorchcv\]'"):
@@ -95,13 +95,13 @@ def test_weights_are_loaded(tmp_path: Path) -> None:
         ("py:dfqbench.models.cifar:CifarRsNet", {}, "unknown callable .*did you mean CifarResNet"),
     ],
 )
-def test_faults(ref: str, more: dict[str, Any], message: str) -> None:
+def test_faults_are_one_line(ref: str, more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         build_teacher(spec(ref, **more))
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_the_user(tmp_path: Path) -> None:
+def test_python_file_of_the_user(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "from __future__ import annotations\n"
@@ -130,7 +130,7 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
         build_teacher(spec(f"py:{tmp_path}/gone.py:build"))
 
 
-def test_families_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_family_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     toys = types.ModuleType("toys_for_test")
     monkeypatch.setitem(sys.modules, "toys_for_test", toys)
 
@@ -160,21 +160,17 @@ def test_families_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         ("torchvision:resnet18", {"kwargs": {"weights": "DEFAULT"}}, InputError, "may not pass weights"),
     ],
 )
-def test_a_manifest_cannot_run_code_or_download(
+def test_manifest_cannot_run_code_or_download(
     ref: str, more: dict[str, Any], error: type[DfqError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         build_teacher(spec(ref, trusted=False, **more))
 
 
-def test_a_manifest_may_name_a_builder_of_a_library() -> None:
-    model = spec(
-        "py:timm.models.efficientnet:_gen_mobilenet_v1",
-        ModelCard((3, 64, 64), (0.5,) * 3, (0.5,) * 3, 1000),
-        args=("mobilenetv1_100", 0.25),
-        kwargs={"pad_type": "same", "bn_eps": 1e-3},
-        trusted=False,
-    )
+def test_manifest_may_name_a_builder_of_a_library() -> None:
+    card = ModelCard((3, 64, 64), (0.5,) * 3, (0.5,) * 3, 1000)
+    arguments = {"args": ("mobilenetv1_100", 0.25), "kwargs": {"pad_type": "same", "bn_eps": 1e-3}}
+    model = spec("py:timm.models.efficientnet:_gen_mobilenet_v1", card, trusted=False, **arguments)
     summary = summarise(build_teacher(model), model.card)
     assert (summary.convolutions, summary.linears, summary.batchnorms) == (27, 1, 27)
 

@@ -16,12 +16,12 @@ from dfqbench.models.digits import resnet8
     ("name", "params"),
     [("resnet20", 0.27), ("resnet32", 0.46), ("resnet44", 0.66), ("resnet56", 0.85), ("resnet110", 1.73)],
 )
-def test_sizes_of_the_paper(name: str, params: float) -> None:
+def test_parameter_counts_of_the_paper(name: str, params: float) -> None:
     model = ARCHITECTURES[name](classes=10)
     assert sum(value.numel() for value in model.parameters()) / 1e6 == pytest.approx(params, abs=0.006)
 
 
-def test_option_a_is_strided_with_zeros_on_both_sides() -> None:
+def test_pad_shortcut_is_strided_with_zeros_on_both_sides() -> None:
     x = torch.arange(2.0 * 5 * 5).view(1, 2, 5, 5)
     y = PadShortcut(6)(x)
     assert y.shape == (1, 6, 3, 3)
@@ -29,7 +29,7 @@ def test_option_a_is_strided_with_zeros_on_both_sides() -> None:
     assert y[:, [0, 1, 4, 5]].abs().sum() == 0
 
 
-def test_every_activation_is_a_module_that_is_called_once() -> None:
+def test_every_activation_module_is_called_once() -> None:
     model = CifarResNet(20).eval()
     calls: Counter[str] = Counter()
     for name, module in model.named_modules():
@@ -41,7 +41,7 @@ def test_every_activation_is_a_module_that_is_called_once() -> None:
     assert set(calls.values()) == {1}
 
 
-def test_option_b_has_the_usual_names() -> None:
+def test_parameter_names_of_shortcut_b() -> None:
     names = set(CifarResNet(32, 100, "B").state_dict())
     assert {"layer2.0.shortcut.0.weight", "layer3.0.shortcut.1.running_var", "linear.bias"} <= names
     assert not any("shortcut" in name for name in CifarResNet(20).state_dict())

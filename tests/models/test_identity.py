@@ -16,7 +16,7 @@ from dfqbench.models.spec import ModelSpec
 CARD = ModelCard((3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10)
 
 
-def test_changes_with_everything_that_counts(tmp_path: Path) -> None:
+def test_identity_covers_what_is_computed(tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"one")
     model = ModelSpec("cifar10", "a", "cifar:resnet20", CARD, weights=weights)
@@ -37,19 +37,19 @@ def test_changes_with_everything_that_counts(tmp_path: Path) -> None:
     assert model_identity(model) != base
 
 
-def test_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
+def test_identity_does_not_depend_on_paths(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.py").write_text("x = 1\n")
-    one, two = (ModelSpec("t", "m", f"py:{tmp_path}/{name}/mine.py:build", CARD) for name in "ab")
-    before = model_identity(one)
-    assert before == model_identity(two)
+    first, second = (ModelSpec("t", "m", f"py:{tmp_path}/{name}/mine.py:build", CARD) for name in "ab")
+    before = model_identity(first)
+    assert before == model_identity(second)
     assert before["ref"] == "py:mine.py:build"
     (tmp_path / "b" / "mine.py").write_text("x = 2\n")
-    assert model_identity(two) != before
+    assert model_identity(second) != before
 
 
-def test_source_text_of_modules_and_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_covers_source_of_modules_and_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "identity_pkg"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('must not be imported')\n")
@@ -58,19 +58,19 @@ def test_source_text_of_modules_and_families(tmp_path: Path, monkeypatch: pytest
     module = ModelSpec("t", "m", "py:identity_pkg.nets:build", CARD)
     family = ModelSpec("t", "m", "toys:tiny", CARD)
     families = {"toys": "identity_pkg.nets:make"}
-    before = model_identity(module), model_identity(family, families)
+    before = [model_identity(model, families)["code"] for model in (module, family)]
     (package / "nets.py").write_text("two\n")
-    after = model_identity(module), model_identity(family, families)
-    assert before[0]["code"] not in (None, after[0]["code"])
-    assert before[1]["code"] not in (None, after[1]["code"])
+    after = [model_identity(model, families)["code"] for model in (module, family)]
+    assert None not in before
+    assert not set(before) & set(after)
     assert "identity_pkg" not in sys.modules
 
 
-def test_libraries_are_not_hashed() -> None:
+def test_identity_excludes_source_of_libraries() -> None:
     for ref in ("timm:resnet18", "torchvision:resnet18", "py:timm.models.resnet:resnet18"):
         assert model_identity(ModelSpec("t", "m", ref, CARD))["code"] is None
 
 
-def test_a_module_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_of_module_without_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
     assert model_identity(ModelSpec("t", "m", "py:made_up:f", CARD))["code"] is None

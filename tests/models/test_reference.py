@@ -6,14 +6,10 @@ from dfqbench.api import UsageError
 from dfqbench.models.reference import is_reference, parse_options, parse_reference
 
 
-def test_forms() -> None:
+def test_forms_of_references() -> None:
     plain = parse_reference("torchvision:resnet18")
-    assert (plain.scheme, plain.name, plain.function, plain.bare) == (
-        "torchvision",
-        "resnet18",
-        "",
-        "torchvision:resnet18",
-    )
+    assert (plain.scheme, plain.name, plain.function) == ("torchvision", "resnet18", "")
+    assert plain.bare == "torchvision:resnet18"
     module = parse_reference("py:a.b:make?width=0.5&act=relu6&wide=true&sizes=[1,2]")
     assert (module.name, module.function, module.is_file) == ("a.b", "make", False)
     assert module.options == {"width": 0.5, "act": "relu6", "wide": True, "sizes": [1, 2]}
@@ -24,12 +20,14 @@ def test_forms() -> None:
     assert not is_reference("resnet20")
 
 
-def test_paths_survive_as_options() -> None:
+def test_options_keep_paths() -> None:
     assert parse_options("weights=/a+b/c=d.pt") == {"weights": "/a+b/c=d.pt"}
     assert parse_options("") == {}
 
 
-@pytest.mark.parametrize("text", ["resnet18", "timm:", ":x", "py:module", "py::f", "py:m:not-a-name", "timm:../x"])
-def test_what_is_no_reference(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["resnet18", "timm:", ":x", "py:module", "py::f", "py:m:not-a-name", "timm:../x", "cifar:resnet21"]
+)
+def test_malformed_reference(text: str) -> None:
     with pytest.raises(UsageError):
         parse_reference(text)

@@ -16,22 +16,22 @@ def network(outputs: int = 3) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, outputs))
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt", "wrapped", "parallel"])
-def test_forms(tmp_path: Path, form: str) -> None:
-    source, into = network(), network()
+@pytest.mark.parametrize("form", ["safetensors", "plain", "wrapped", "parallel"])
+def test_forms_of_weights_files(tmp_path: Path, form: str) -> None:
+    source, loaded = network(), network()
     state: dict[str, Any] = dict(source.state_dict())
-    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    contents = {
+        "plain": state,
+        "wrapped": {"epoch": 3, "state_dict": state},
+        "parallel": {f"module.{name}": value for name, value in state.items()},
+    }
+    path = tmp_path / f"w.{form}"
     if form == "safetensors":
         save_file(state, path)
-    elif form == "pt":
-        torch.save(state, path)
-    elif form == "wrapped":
-        torch.save({"epoch": 3, "state_dict": state}, path)
     else:
-        torch.save({f"module.{name}": value for name, value in state.items()}, path)
-    load_weights(into, path)
-    for name, value in into.state_dict().items():
-        assert torch.equal(value, state[name])
+        torch.save(contents[form], path)
+    load_weights(loaded, path)
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
 def test_num_batches_tracked_may_be_absent(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_num_batches_tracked_may_be_absent(tmp_path: Path) -> None:
     load_weights(network(), tmp_path / "w.safetensors")
 
 
-def test_a_pickle_of_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return ((tmp_path / "ran").touch, ())
@@ -66,7 +66,7 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_file(tmp_path: Path) -> None:
+def test_truncated_file(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file(network().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-8])
@@ -74,7 +74,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_what_holds_no_weights(tmp_path: Path) -> None:
+def test_files_without_weights(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "w.pt")
     with pytest.raises(InputError, match="holds no weights"):
         read_weights(tmp_path / "w.pt")
@@ -82,7 +82,7 @@ def test_what_holds_no_weights(tmp_path: Path) -> None:
         read_weights(tmp_path / "gone.pt")
 
 
-def test_names_and_shapes_that_differ_are_named(tmp_path: Path) -> None:
+def test_wrong_names_and_shapes_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file(network(5).state_dict(), path)
     with pytest.raises(InputError, match=r"does not fit Sequential: 3.weight is 5x2, not 3x2, 3.bias is 5, not 3;"):
@@ -92,7 +92,7 @@ def test_names_and_shapes_that_differ_are_named(tmp_path: Path) -> None:
         load_weights(network(), path)
 
 
-def test_values_that_are_not_finite(tmp_path: Path) -> None:
+def test_value_that_is_not_finite(tmp_path: Path) -> None:
     model = network()
     with torch.no_grad():
         next(model.parameters())[0, 0, 0, 0] = float("nan")

@@ -241,8 +241,8 @@ def test_ranges_move_only_while_observing() -> None:
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
 def test_saved_and_loaded_gives_the_same_bits(protocol: str, tmp_path: Path) -> None:
     from dfqbench.models.build import build_teacher
+    from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.spec import ModelSpec
 
     model = Catalogue.discover([]).models("digits")[0]
     assert isinstance(model, ModelSpec)

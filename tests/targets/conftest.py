@@ -14,16 +14,22 @@ import pytest
 
 @dataclass
 class Server:
-    """A web server on this machine; `files` maps paths to content, `short` lists paths that break off.
+    """A web server on this machine.
 
-    A path in `tags` is answered as the Hugging Face Hub does, with that entity tag.
+    Attributes:
+        url: its address.
+        files: content by path.
+        tags: entity tags by path; such a path is answered as the Hugging Face Hub does.
+        short: paths whose download breaks off.
+        requests: method and path of each request.
+        tokens: values of the header `Authorization` by path.
     """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     tokens: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -32,28 +38,23 @@ def server() -> Iterator[Server]:
     state = Server("")
 
     class Handler(BaseHTTPRequestHandler):
-        def _head(self) -> bytes | None:
-            state.asked.append(f"{self.command} {self.path}")
+        def do_GET(self) -> None:
+            state.requests.append(f"{self.command} {self.path}")
             state.tokens.setdefault(self.path, set()).add(self.headers.get("Authorization", ""))
             content = state.files.get(self.path)
             if content is None:
                 self.send_error(404)
-                return None
+                return
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             if self.path in state.tags:
                 self.send_header("ETag", f'"{state.tags[self.path]}"')
                 self.send_header("X-Repo-Commit", "c0ffee" * 6 + "c0ff")
             self.end_headers()
-            return content
-
-        def do_GET(self) -> None:
-            content = self._head()
-            if content is not None:
+            if self.command == "GET":
                 self.wfile.write(content[: len(content) // 2] if self.path in state.short else content)
 
-        def do_HEAD(self) -> None:
-            self._head()
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass

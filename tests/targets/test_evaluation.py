@@ -15,9 +15,9 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.targets import evaluation
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
+from dfqbench.targets.layouts import wnids
 from dfqbench.targets.pixels import digits_evaluated
 from dfqbench.targets.spec import DatasetSpec
-from dfqbench.targets.wnids import wnids
 
 CARD = ModelCard((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 10)
 PHOTO = ModelCard((3, 24, 24), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1000)
@@ -39,6 +39,14 @@ def model_of(catalogue: Catalogue, target: str, name: str) -> tuple[DatasetSpec,
     return dataset, model
 
 
+def npz_set(path: Path, classes: int = 10, train: Path | None = None) -> DatasetSpec:
+    return DatasetSpec("x", "npz", path, train, classes)
+
+
+def folder_set(path: Path, resize: int | None = None, crop: int | None = None) -> DatasetSpec:
+    return DatasetSpec("p", "imagenet-folder", path, None, 1000, "imagenet", resize, crop)
+
+
 def photo(path: Path, width: int, height: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,23 +54,23 @@ def photo(path: Path, width: int, height: int, seed: int = 0) -> np.ndarray[tupl
     return pixels
 
 
-def test_normalises_and_keeps_the_order(write_npz: Callable[..., Path]) -> None:
+def test_batches_are_normalized_and_in_order(write_npz: Callable[..., Path]) -> None:
     path = write_npz("a.npz", 23)
-    images = load_evaluation(DatasetSpec("x", "npz", path, None, 10), CARD)
+    images = load_evaluation(npz_set(path), CARD)
     batches = list(images.batches(10))
     assert [len(y) for _, y in batches] == [10, 10, 3]
     x = torch.cat([batch for batch, _ in batches])
     with np.load(path) as raw:
         pixels = torch.from_numpy(raw["x"]).permute(0, 3, 1, 2).double() / 255
-    wanted = (pixels - torch.tensor(CARD.mean).view(1, 3, 1, 1)) / torch.tensor(CARD.std).view(1, 3, 1, 1)
-    torch.testing.assert_close(x.double(), wanted, atol=1e-5, rtol=0)
+    expected = (pixels - torch.tensor(CARD.mean).view(1, 3, 1, 1)) / torch.tensor(CARD.std).view(1, 3, 1, 1)
+    torch.testing.assert_close(x.double(), expected, atol=1e-5, rtol=0)
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
     assert (x.dtype, images.labels.dtype, images.subset, images.n) == (torch.float32, torch.int64, None, 23)
     assert torch.equal(torch.cat([y for _, y in batches]), images.labels)
 
 
-def test_a_limit_takes_a_seeded_random_part(write_npz: Callable[..., Path]) -> None:
-    dataset = DatasetSpec("x", "npz", write_npz("a.npz", 200), None, 10)
+def test_limit_selects_a_seeded_random_part(write_npz: Callable[..., Path]) -> None:
+    dataset = npz_set(write_npz("a.npz", 200))
     state = torch.get_rng_state()
     part = load_evaluation(dataset, CARD, 50)
     assert torch.equal(torch.get_rng_state(), state)
@@ -88,36 +96,32 @@ def test_a_limit_takes_a_seeded_random_part(write_npz: Callable[..., Path]) -> N
         ({"x": np.zeros((0, 32, 32, 3), np.uint8), "y": np.zeros(0, np.int64)}, "has no images"),
     ],
 )
-def test_malformed_arrays(
+def test_malformed_npz_is_an_error(
     tmp_path: Path, arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], message: str
 ) -> None:
     path = tmp_path / "bad.npz"
     np.savez(path, **arrays)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
-        load_evaluation(DatasetSpec("x", "npz", path, None, 10), CARD)
+        load_evaluation(npz_set(path), CARD)
 
 
-def test_a_pickle_in_an_archive_is_not_run(tmp_path: Path) -> None:
+def test_pickle_in_npz_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "evil.npz"
     np.savez(path, x=np.array([{"a": 1}], dtype=object), y=np.zeros(1, np.int64))
     with pytest.raises(InputError, match=r"not a readable .npz"):
-        load_evaluation(DatasetSpec("x", "npz", path, None, 10), CARD)
-    path.write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"not a readable .npz"):
-        load_evaluation(DatasetSpec("x", "npz", path, None, 10), CARD)
+        load_evaluation(npz_set(path), CARD)
 
 
-def test_the_classes_of_data_and_model_must_agree(write_npz: Callable[..., Path]) -> None:
-    dataset = DatasetSpec("x", "npz", write_npz("a.npz"), None, 100)
+def test_classes_of_data_and_model_must_agree(write_npz: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="'x' has 100 classes, the model gives 10"):
-        load_evaluation(dataset, CARD)
+        load_evaluation(npz_set(write_npz("a.npz"), 100), CARD)
 
 
-def test_a_folder_keeps_the_true_class_indices(tmp_path: Path) -> None:
+def test_folder_subset_keeps_true_class_indices(tmp_path: Path) -> None:
     for place, index in enumerate((3, 700, 999)):
         photo(tmp_path / wnids()[index] / "a.png", 30, 30, place)
     (tmp_path / wnids()[3] / "notes.txt").write_text("no image")
-    dataset = DatasetSpec("part", "imagenet-folder", tmp_path, None, 1000, subset_of="imagenet")
+    dataset = folder_set(tmp_path)
     assert load_evaluation(dataset, PHOTO).labels.tolist() == [3, 700, 999]
     with pytest.raises(InputError, match="has 3 of the 1000 classes"):
         load_evaluation(DatasetSpec("whole", "imagenet-folder", tmp_path, None, 1000), PHOTO)
@@ -125,28 +129,26 @@ def test_a_folder_keeps_the_true_class_indices(tmp_path: Path) -> None:
 
 def test_crop_without_resize_is_a_plain_slice(tmp_path: Path) -> None:
     pixels = photo(tmp_path / wnids()[0] / "a.png", 31, 27)
-    dataset = DatasetSpec("p", "imagenet-folder", tmp_path, None, 1000, "imagenet", resize=0, crop=24)
+    dataset = folder_set(tmp_path, resize=0, crop=24)
     (raw,) = load_evaluation(dataset, PHOTO).raw(1)
     assert np.array_equal(raw[0], pixels[1:25, 3:27])
 
 
-def test_default_resize_is_the_usual_pipeline(tmp_path: Path) -> None:
+def test_default_resize_equals_torchvision_transforms(tmp_path: Path) -> None:
     from torchvision import transforms
 
     path = tmp_path / wnids()[0] / "a.png"
     photo(path, 50, 40)
-    (raw,) = load_evaluation(DatasetSpec("p", "imagenet-folder", tmp_path, None, 1000, "imagenet"), PHOTO).raw(1)
+    (raw,) = load_evaluation(folder_set(tmp_path), PHOTO).raw(1)
     usual = transforms.Compose([transforms.Resize(int(24 / 0.875)), transforms.CenterCrop(24)])
     with Image.open(path) as image:
         assert np.array_equal(raw[0], np.asarray(usual(image)))
 
 
-def test_a_large_folder_is_decoded_each_time_with_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streamed_images_equal_cached_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(7):
         photo(tmp_path / wnids()[index] / "a.png", 30, 30, index)
-    dataset = DatasetSpec("p", "imagenet-folder", tmp_path, None, 1000, "imagenet")
+    dataset = folder_set(tmp_path)
     kept = load_evaluation(dataset, PHOTO)
     monkeypatch.setattr(evaluation, "MEMORY_LIMIT", 0)
     streamed = load_evaluation(dataset, PHOTO)
@@ -157,7 +159,7 @@ def test_a_large_folder_is_decoded_each_time_with_the_same_result(
 
 
 def test_faults_of_image_folders(tmp_path: Path) -> None:
-    dataset = DatasetSpec("p", "imagenet-folder", tmp_path, None, 1000, "imagenet", resize=0)
+    dataset = folder_set(tmp_path, resize=0)
     with pytest.raises(InputError, match="has no class folders"):
         load_evaluation(dataset, PHOTO)
     path = tmp_path / wnids()[0] / "a.png"
@@ -170,12 +172,12 @@ def test_faults_of_image_folders(tmp_path: Path) -> None:
     path.write_bytes(b"no image")
     with pytest.raises(InputError, match="cannot read the image"):
         load_evaluation(dataset, PHOTO)
-    cropped = DatasetSpec("p", "imagenet-folder", tmp_path, None, 1000, "imagenet", crop=32)
+    cropped = folder_set(tmp_path, crop=32)
     with pytest.raises(InputError, match="cropped to 32 pixels, the model takes 24"):
         load_evaluation(cropped, PHOTO)
 
 
-def test_torchvision_s_pickles_are_only_read_when_their_hash_is_right(tmp_path: Path) -> None:
+def test_torchvision_pickle_with_wrong_hash_is_not_loaded(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     (folder / "test_batch").write_bytes(pickle.dumps({"data": 0}))
@@ -185,7 +187,7 @@ def test_torchvision_s_pickles_are_only_read_when_their_hash_is_right(tmp_path: 
         load_evaluation(DatasetSpec("cifar10", "torchvision", tmp_path, None, 10), CARD)
 
 
-def test_the_split_of_the_digits_is_fixed_and_stratified() -> None:
+def test_digits_split_is_fixed_and_stratified() -> None:
     images = load_evaluation(DIGITS, DIGIT_CARD)
     x, y, dropped = load_training(DIGITS, DIGIT_CARD, None, 0, images)
     assert (images.n, len(x), dropped) == (540, 1257, 0)
@@ -197,25 +199,25 @@ def test_the_split_of_the_digits_is_fixed_and_stratified() -> None:
     assert digits_evaluated(labels).sum() == 540
 
 
-def test_the_shipped_digits_network_is_as_good_as_is_said() -> None:
+def test_accuracy_of_the_shipped_digits_network() -> None:
     dataset, model = model_of(Catalogue.discover([]), "digits", "resnet8")
     assert accuracy(model, load_evaluation(dataset, model.card)) == pytest.approx(model.top1, abs=0.005)
 
 
-def test_training_images_are_seeded_and_none_is_an_evaluation_image(write_npz: Callable[..., Path]) -> None:
+def test_training_images_are_seeded_and_exclude_evaluation_images(write_npz: Callable[..., Path]) -> None:
     test = write_npz("test.npz", 10, seed=1)
     train = write_npz("train.npz", 30, seed=2)
     with np.load(test) as a, np.load(train) as b:
         x = b["x"].copy()
         x[[4, 17]] = a["x"][[0, 9]]
         np.savez(train, x=x, y=b["y"])
-    dataset = DatasetSpec("x", "npz", test, train, 10)
+    dataset = npz_set(test, train=train)
     images = load_evaluation(dataset, CARD)
     x1, y1, dropped = load_training(dataset, CARD, 28, 0, images)
     assert (len(x1), dropped) == (28, 2)
     assert x1.is_contiguous(memory_format=torch.channels_last)
     (held,) = (batch for batch, _ in images.batches(10))
-    assert not (x1.flatten(1)[:, None] == held.flatten(1)[None]).all(2).any()
+    assert not (x1[:, None] == held[None]).flatten(2).all(2).any()
     x2, y2, _ = load_training(dataset, CARD, 12, 0, images)
     assert torch.equal(y2, y1[:12])
     assert torch.equal(x2, x1[:12])
@@ -223,13 +225,14 @@ def test_training_images_are_seeded_and_none_is_an_evaluation_image(write_npz: C
     assert len(load_training(dataset, CARD, 100, 0, images)[0]) == 28
 
 
-def test_no_training_split_is_no_real_control(write_npz: Callable[..., Path]) -> None:
-    dataset = DatasetSpec("x", "npz", write_npz("a.npz"), None, 10)
+def test_missing_training_split_is_unavailable(write_npz: Callable[..., Path]) -> None:
+    dataset = npz_set(write_npz("a.npz"))
     with pytest.raises(Unavailable, match="'x' has no training split"):
         load_training(dataset, CARD, 5, 0, load_evaluation(dataset, CARD))
 
 
-def test_resnet20_on_all_of_cifar10(real_data: Path) -> None:
+@pytest.mark.slow
+def test_accuracy_of_resnet20_on_cifar10(real_data: Path) -> None:
     dataset, model = model_of(Catalogue.discover([real_data]), "cifar10", "resnet20")
     assert accuracy(model, load_evaluation(dataset, model.card)) == pytest.approx(91.73, abs=0.05)
 
@@ -244,14 +247,14 @@ def test_resnet20_on_all_of_cifar10(real_data: Path) -> None:
         ("imagenet-val1300", "mobilenetv1-025", 127),
     ],
 )
-def test_the_other_networks_on_a_part(real_data: Path, target: str, name: str, correct: int) -> None:
+def test_accuracy_on_a_random_part(real_data: Path, target: str, name: str, correct: int) -> None:
     dataset, model = model_of(Catalogue.discover([real_data]), target, name)
     images = load_evaluation(dataset, model.card, 200)
     # One image may fall on the other side of a tie on another machine.
     assert accuracy(model, images) * 2 == pytest.approx(correct, abs=1)
 
 
-def test_training_images_of_cifar100_that_are_in_its_test_set_are_dropped(real_data: Path) -> None:
+def test_training_images_in_the_test_set_of_cifar100_are_dropped(real_data: Path) -> None:
     dataset, model = model_of(Catalogue.discover([real_data]), "cifar100", "resnet32")
     images, labels, dropped = load_training(dataset, model.card, None, 0, load_evaluation(dataset, model.card))
     assert (len(images), len(labels), dropped) == (4998, 4998, 2)

@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,28 +21,35 @@ from torchvision import datasets
 from dfqbench.api import DfqError, UsageError
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
-from dfqbench.targets import publication
+from dfqbench.targets import pretrained
+from dfqbench.targets.cards import DEFAULT_CARDS
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.download import download, mirrored
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.fetch import fetch
 
+if TYPE_CHECKING:
+    from tests.targets.conftest import Server
+
 SQUEEZENET = "/models/squeezenet1_1-b8a52dc0.pth"
+CIFAR10 = "/~kriz/cifar-10-python.tar.gz"
 TIMM = "test_resnet.r160_in1k"
-
-
-class Server(Protocol):
-    url: str
-    files: dict[str, bytes]
-    tags: dict[str, str]
-    short: set[str]
-    asked: list[str]
-    tokens: dict[str, set[str]]
 
 
 def saved(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -61,71 +68,76 @@ def squeezenet(server: Server, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     content = saved(model.state_dict())
     server.files[SQUEEZENET] = content
     digest = hashlib.sha256(content).hexdigest()[:8]
-    monkeypatch.setattr(publication, "_hash_in_name", lambda _: digest)
+    monkeypatch.setattr(pretrained, "_hash_in_name", lambda _: digest)
     return model
 
 
 @pytest.fixture
 def cifar10(server: Server, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
-    """A tiny archive in the form of CIFAR-10's, whose hashes torchvision is told to expect."""
+    """A tiny archive in the form of CIFAR-10's; torchvision is patched to expect its hashes. Return the test images."""
     images = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
     parts = {
         "data_batch_1": {"data": images[:10], "labels": list(range(10))},
         "test_batch": {"data": images[10:], "labels": list(range(10))},
         "batches.meta": {"label_names": [str(number) for number in range(10)]},
     }
+    contents = {name: pickle.dumps(part) for name, part in parts.items()}
     buffer = io.BytesIO()
-    sums = {}
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, part in parts.items():
-            content = pickle.dumps(part)
-            sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        for name, content in contents.items():
             info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    content = buffer.getvalue()
-    server.files["/~kriz/cifar-10-python.tar.gz"] = content
-    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(content, usedforsecurity=False).hexdigest())
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    server.files[CIFAR10] = buffer.getvalue()
+    expected = {
+        "tgz_md5": md5(buffer.getvalue()),
+        "train_list": [["data_batch_1", md5(contents["data_batch_1"])]],
+        "test_list": [["test_batch", md5(contents["test_batch"])]],
+        "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5(contents["batches.meta"])},
+    }
+    for attribute, value in expected.items():
+        monkeypatch.setattr(datasets.CIFAR10, attribute, value)
     return images[10:].reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def check_fetched(folder: Path, target: str, name: str, published: nn.Module) -> ModelSpec:
+    """Compare a fetched model's outputs with those of the published network."""
+    (model,) = Catalogue.discover([folder]).models(target, [name])
+    assert isinstance(model, ModelSpec)
+    x = torch.rand(1, *model.card.input_size)
+    assert torch.allclose(build_teacher(model)(x), published(x), atol=1e-5)
+    return model
 
 
 def left(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path: Path) -> None:
+def test_fetch_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     done = fetch("cifar10", tmp_path / "new", server.url, lambda *step: seen.append(step))
     assert (done.fresh, done.path) == (True, tmp_path / "new" / "cifar-10-batches-py")
-    assert seen[-1][1] == seen[-1][2] == len(server.files["/~kriz/cifar-10-python.tar.gz"])
+    assert seen[-1][1] == seen[-1][2] == len(server.files[CIFAR10])
     dataset = Catalogue.discover([tmp_path / "new"]).target("cifar10").dataset
     assert dataset is not None
-    from dfqbench.targets.domain import make_card
-
-    card = make_card("t", target="cifar10", dataset=dataset)
-    (raw,) = load_evaluation(dataset, card).raw(10)
+    (raw,) = load_evaluation(dataset, DEFAULT_CARDS["cifar10"]).raw(10)
     assert np.array_equal(raw, cifar10)
     assert len(left(tmp_path)) == 3  # no archive, nothing hidden
 
     assert not fetch("cifar10", tmp_path / "new", server.url).fresh
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     (done.path / "test_batch").write_bytes(b"damaged")
     assert fetch("cifar10", tmp_path / "new", server.url).fresh
     assert len(left(tmp_path)) == 3
 
 
 @pytest.mark.usefixtures("cifar10")
-def test_a_data_set_that_breaks_off_or_is_corrupt(server: Server, tmp_path: Path) -> None:
-    path = "/~kriz/cifar-10-python.tar.gz"
-    server.short.add(path)
+def test_incomplete_or_corrupt_data_set_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    server.short.add(CIFAR10)
     with pytest.raises(DfqError, match=r"broke off after|cannot download"):
         fetch("cifar10", tmp_path, server.url)
     server.short.clear()
-    server.files[path] += b"x"
+    server.files[CIFAR10] += b"x"
     with pytest.raises(DfqError, match=r"has md5 .*: it is corrupt; try again, or use --mirror"):
         fetch("cifar10", tmp_path, server.url)
     server.files.clear()
@@ -134,23 +146,20 @@ def test_a_data_set_that_breaks_off_or_is_corrupt(server: Server, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_torchvision(server: Server, squeezenet: nn.Module, tmp_path: Path) -> None:
+def test_fetch_torchvision_weights(server: Server, squeezenet: nn.Module, tmp_path: Path) -> None:
     name = "torchvision:squeezenet1_1"
     done = fetch(name, tmp_path, server.url)
     assert done.path == tmp_path / "weights" / "torchvision-squeezenet1_1.safetensors"
-    (model,) = Catalogue.discover([tmp_path]).models("imagenet", ["squeezenet1_1"])
-    assert isinstance(model, ModelSpec)
+    model = check_fetched(tmp_path, "imagenet", "squeezenet1_1", squeezenet)
     assert (model.sha256, model.top1) == (done.sha256, 58.178)
     assert (model.card.input_size, model.card.mean) == ((3, 224, 224), (0.485, 0.456, 0.406))
-    x = torch.rand(1, 3, 64, 64)
-    assert torch.allclose(build_teacher(model)(x), squeezenet(x), atol=1e-5)
 
     assert not fetch(name, tmp_path, server.url).fresh
     done.path.write_bytes(done.path.read_bytes() + b"x")
     with pytest.raises(UsageError, match="is not the file that was fetched; run: dfqbench fetch"):
         build_teacher(model)
     assert fetch(name, tmp_path, server.url).fresh
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert (tmp_path / "fetched.toml").read_text().count("[[models]]") == 1
 
 
@@ -162,13 +171,13 @@ def test_corrupt_weights_leave_nothing(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("squeezenet")
-def test_weights_with_code_in_them_are_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_hold_code_are_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path(tmp_path / "ran").touch, ())
 
     server.files[SQUEEZENET] = saved({"state_dict": Evil()})
-    monkeypatch.setattr(publication, "_hash_in_name", lambda _: None)
+    monkeypatch.setattr(pretrained, "_hash_in_name", lambda _: None)
     with pytest.raises(DfqError, match=r"not usable: .*pickle"):
         fetch("torchvision:squeezenet1_1", tmp_path, server.url)
     assert left(tmp_path) == []
@@ -188,21 +197,17 @@ def on_hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
     return model, path
 
 
-def test_weights_of_timm(server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path) -> None:
+def test_fetch_timm_weights(server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path) -> None:
     data = tmp_path / "data"
     done = fetch(f"timm:{TIMM}", data, server.url)
-    (found,) = Catalogue.discover([data]).models("imagenet", [f"timm:{TIMM}"])
-    assert isinstance(found, ModelSpec)
-    assert found.sha256 == done.sha256
-    x = torch.rand(1, 3, 96, 96)
-    assert torch.allclose(build_teacher(found)(x), on_hub[0](x), atol=1e-5)
+    assert check_fetched(data, "imagenet", f"timm:{TIMM}", on_hub[0]).sha256 == done.sha256
 
     assert not fetch(f"timm:{TIMM}", data, server.url).fresh
     fetch(f"timm:{TIMM}", tmp_path / "other", server.url)
-    assert server.asked.count(f"GET {on_hub[1]}") == 1, "the hub's cache is not used"
+    assert server.requests.count(f"GET {on_hub[1]}") == 1, "the hub's cache is not used"
 
 
-def test_corrupt_weights_of_timm_are_downloaded_again(
+def test_corrupt_timm_weights_are_downloaded_again(
     server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path
 ) -> None:
     path = on_hub[1]
@@ -226,7 +231,7 @@ def test_hub_endpoint_and_token_are_read_from_the_environment(
 
 
 @pytest.mark.parametrize("fault", ["unreachable", "not on the hub"])
-def test_a_hub_without_the_weights_is_one_line(server: Server, tmp_path: Path, fault: str) -> None:
+def test_hub_errors_are_one_line(server: Server, tmp_path: Path, fault: str) -> None:
     endpoint = "http://127.0.0.1:9" if fault == "unreachable" else server.url
     done = fetch_in_process(tmp_path, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "home"))
     assert done.returncode == 2
@@ -243,7 +248,7 @@ def fetch_in_process(folder: Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
-def test_weights_of_pytorchcv(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_pytorchcv_weights(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     provider = pytest.importorskip("pytorchcv.model_provider")
     from pytorchcv.models.common import model_store
 
@@ -254,21 +259,13 @@ def test_weights_of_pytorchcv(server: Server, tmp_path: Path, monkeypatch: pytes
         model_store, "get_model_metainfo_dict", lambda: {"resnet20_cifar10": (0, "0597", sha1, "v0.0.163")}
     )
     file = f"resnet20_cifar10-0597-{sha1[:8]}.pth"
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(file, content)
     path = f"/osmr/imgclsmob/releases/download/v0.0.163/{file}.zip"
-    server.files[path] = buffer.getvalue()
+    server.files[path] = zipped(file, content)
     fetch("pytorchcv:resnet20_cifar10", tmp_path, server.url)
-    (found,) = Catalogue.discover([tmp_path]).models("cifar10", ["resnet20_cifar10"])
-    assert isinstance(found, ModelSpec)
-    assert (found.top1, found.card.input_size) == (94.03, (3, 32, 32))
-    x = torch.rand(1, 3, 32, 32)
-    assert torch.allclose(build_teacher(found)(x), model(x), atol=1e-5)
+    fetched = check_fetched(tmp_path, "cifar10", "resnet20_cifar10", model)
+    assert (fetched.top1, fetched.card.input_size) == (94.03, (3, 32, 32))
 
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(file, content + b"x")
-    server.files[path] = buffer.getvalue()
+    server.files[path] = zipped(file, content + b"x")
     with pytest.raises(DfqError, match="another SHA-1"):
         fetch("pytorchcv:resnet20_cifar10", tmp_path / "other", server.url)
 
@@ -286,24 +283,24 @@ def test_weights_of_pytorchcv(server: Server, tmp_path: Path, monkeypatch: pytes
         ("torchvision:resnet18?weights=random", "cannot be fetched"),
     ],
 )
-def test_what_cannot_be_fetched(tmp_path: Path, what: str, message: str) -> None:
+def test_names_that_cannot_be_fetched(tmp_path: Path, what: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fetch(what, tmp_path, "http://127.0.0.1:9")
     assert left(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DfqError, match=r"cannot write to .*name another folder"):
         fetch("cifar10", tmp_path / "file", "http://127.0.0.1:9")
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_unreachable_server(tmp_path: Path) -> None:
     with pytest.raises(DfqError, match=r"cannot download http://127.0.0.1:9/.*use --mirror"):
         fetch("cifar10", tmp_path, "http://127.0.0.1:9")
 
 
-def test_a_mirror_replaces_scheme_and_host(tmp_path: Path) -> None:
+def test_mirror_replaces_scheme_and_host(tmp_path: Path) -> None:
     assert mirrored("https://a.org/b/c.pth?x=1", None) == "https://a.org/b/c.pth?x=1"
     assert mirrored("https://a.org/b/c.pth?x=1", "http://m:8/d/") == "http://m:8/d/b/c.pth?x=1"
     for wrong in ("m:8", "ftp://m", "/local"):
@@ -313,7 +310,7 @@ def test_a_mirror_replaces_scheme_and_host(tmp_path: Path) -> None:
         download("file:///etc/hostname", tmp_path / "x")
 
 
-def test_a_broken_fetched_toml_is_named(tmp_path: Path) -> None:
+def test_broken_fetched_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "fetched.toml").write_text("[[models")
     with pytest.raises(UsageError, match=r"fetched.toml is not valid TOML"):
         fetch("torchvision:squeezenet1_1", tmp_path, "http://127.0.0.1:9")

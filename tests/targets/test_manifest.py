@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dfqbench.api import InputError, InputStats
+from dfqbench.api import InputError, InputStats, ModelCard
 from dfqbench.models.spec import ModelSpec
-from dfqbench.targets.manifest import read_manifest
+from dfqbench.targets.manifest import add_fetched_model, fetched_models, read_manifest
 from dfqbench.targets.spec import DatasetSpec
 
 DATASET = """
@@ -26,24 +27,27 @@ mean = [0.485, 0.456, 0.406]
 std = [0.229, 0.224, 0.225]
 top1 = 91.73
 """
+CARD = ModelCard((3, 32, 32), (0.5, 0.25, 1e-3), (0.5, 0.5, 0.5), 10)
+NAMES = [
+    "plain",
+    "\U0001f680 beyond the basic plane",
+    "quotes \" and '",
+    "new\nline\r\n\ttab\x00\x7f",
+    "back\\slash \\u0041",
+]
 Write = Callable[[str], Path]
 
 
-def test_reads_data_sets_and_models(manifest: Write, tmp_path: Path) -> None:
+def test_data_sets_and_models(manifest: Write, tmp_path: Path) -> None:
     read = read_manifest(manifest(DATASET + MODEL))
-
     assert read.datasets["cifar10"] == DatasetSpec("cifar10", "npz", tmp_path / "cifar10/test.npz", None, 10)
     (model,) = read.models
     assert (model.ref, model.kwargs, model.top1, model.trusted) == ("cifar:resnet20", {"shortcut": "A"}, 91.73, False)
     assert model.weights == tmp_path / "weights/w.safetensors"
-    assert model.card.input_size == (3, 32, 32)
-    assert model.card.mean == (0.485, 0.456, 0.406)
-    assert model.card.classes == 10
+    assert model.card == ModelCard((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 10)
 
 
 def test_round_trips_as_json(manifest: Write) -> None:
-    import json
-
     read = read_manifest(manifest(DATASET + MODEL + "stats = { mean = [0, 0, 0], std = [1, 1, 1] }\n"))
     (model,) = read.models
     assert model.card.stats == InputStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -89,7 +93,7 @@ def test_absolute_paths_are_for_data_only(manifest: Write, tmp_path: Path) -> No
         ((MODEL, MODEL + MODEL), "declared twice"),
     ],
 )
-def test_faults_are_one_line_that_names_the_place(manifest: Write, change: tuple[str, str], message: str) -> None:
+def test_faults_name_the_place_in_one_line(manifest: Write, change: tuple[str, str], message: str) -> None:
     path = manifest((DATASET + MODEL).replace(*change))
     with pytest.raises(InputError, match=message) as caught:
         read_manifest(path)
@@ -97,7 +101,7 @@ def test_faults_are_one_line_that_names_the_place(manifest: Write, change: tuple
     assert "\n" not in str(caught.value)
 
 
-def test_missing_weights_make_a_model_unavailable_and_leave_the_others(manifest: Write) -> None:
+def test_model_with_missing_weights_is_unavailable(manifest: Write) -> None:
     gone = MODEL.replace("resnet20", "resnet56").replace("weights/w", "weights/gone")
     read = read_manifest(manifest(DATASET + MODEL + gone))
     assert [model.name for model in read.models] == ["cifar:resnet20"]
@@ -106,7 +110,7 @@ def test_missing_weights_make_a_model_unavailable_and_leave_the_others(manifest:
     assert "gone.safetensors is missing" in missing.reason
 
 
-def test_a_model_needs_weights_or_a_seed(manifest: Write) -> None:
+def test_model_without_weights_or_seed_is_unavailable(manifest: Write) -> None:
     read = read_manifest(manifest(DATASET + MODEL.replace('weights = "weights/w.safetensors"', "")))
     assert "no weights" in read.unavailable[0][1].reason
 
@@ -114,27 +118,49 @@ def test_a_model_needs_weights_or_a_seed(manifest: Write) -> None:
 @pytest.mark.parametrize(
     "ref", ["py:os:system", "py:evil.py:build", "py:timm.modelsevil:x", "py:dfqbench.models.cifar:CifarResNet"]
 )
-def test_a_manifest_names_code_only_in_the_model_libraries(manifest: Write, ref: str) -> None:
+def test_code_outside_model_libraries_is_unavailable(manifest: Write, ref: str) -> None:
     read = read_manifest(manifest(DATASET + MODEL + f'ref = "{ref}"\n'))
     assert not read.models
     assert "name it on the command line" in read.unavailable[0][1].reason
 
 
-def test_a_manifest_may_name_a_library_s_builder(manifest: Write) -> None:
-    read = read_manifest(manifest(DATASET + MODEL + 'ref = "py:timm.models.efficientnet:_gen_mobilenet_v1"\n'))
-    assert read.models[0].ref == "py:timm.models.efficientnet:_gen_mobilenet_v1"
-
-
-def test_families_of_plugins_are_known_only_with_the_plugin(manifest: Write) -> None:
+def test_family_of_a_plugin_needs_the_plugin(manifest: Write) -> None:
     path = manifest(DATASET + MODEL + 'ref = "toys:tiny"\n')
     assert "unknown model family 'toys'" in read_manifest(path).unavailable[0][1].reason
     assert read_manifest(path, families=["toys"]).models[0].ref == "toys:tiny"
 
 
-def test_a_target_without_a_known_domain_needs_a_full_card(manifest: Write) -> None:
+def test_unknown_target_needs_a_full_card(manifest: Write) -> None:
     other = MODEL.replace('target = "cifar10"', 'target = "other"')
     with pytest.raises(InputError, match="input_size, mean and std are unknown for target 'other'"):
         read_manifest(manifest(DATASET + other))
     with pytest.raises(InputError, match="number of classes is unknown"):
         read_manifest(manifest(DATASET + other + "input_size = 32\n"))
     assert read_manifest(manifest(DATASET + other + "input_size = 32\nclasses = 7\n")).models[0].card.classes == 7
+
+
+def weighted_model(folder: Path, name: str, **changes: object) -> ModelSpec:
+    weights = folder / "w.safetensors"
+    weights.write_bytes(b"x")
+    return ModelSpec("cifar10", name, "cifar:resnet20", CARD, weights=weights, top1=91.5, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fetched_model_is_written_and_read_back(tmp_path: Path, name: str) -> None:
+    written = weighted_model(tmp_path, name, kwargs={name: [1, 2.5, {name: True}]}, sha256="ab" * 32)
+    add_fetched_model(tmp_path, written)
+    assert read_manifest(tmp_path / "fetched.toml").models == (written,)
+
+
+def test_fetched_models_replace_their_older_entries(tmp_path: Path) -> None:
+    for name in (*NAMES, NAMES[0]):
+        add_fetched_model(tmp_path, weighted_model(tmp_path, name))
+    assert [table["name"] for table in fetched_models(tmp_path)] == [*NAMES[1:], NAMES[0]]
+
+
+def test_lone_surrogate_is_an_error_that_keeps_the_file(tmp_path: Path) -> None:
+    add_fetched_model(tmp_path, weighted_model(tmp_path, "plain"))
+    before = (tmp_path / "fetched.toml").read_bytes()
+    with pytest.raises(InputError, match=r"cannot hold 'half \\ud83d': it is not Unicode text; correct the name"):
+        add_fetched_model(tmp_path, weighted_model(tmp_path, "half \ud83d"))
+    assert (tmp_path / "fetched.toml").read_bytes() == before

@@ -23,7 +23,7 @@ def decode(
     """
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.decoded import checked, decoded
+    from dfqbench.targets.decoded_cache import decoded_cache
     from dfqbench.targets.folders import data_folders
 
     catalogue = Catalogue.discover(data_folders(data or []), [], families={})
@@ -34,7 +34,7 @@ def decode(
         raise UsageError(f"target '{target}' cannot be used: {catalogue.target(target).missing}")
     wanted = [name.strip() for name in (models or "").split(",") if name.strip()]
     cards = {spec.card for spec in catalogue.models(target, wanted) if isinstance(spec, ModelSpec)}
-    files = {found.path: found for card in cards if (found := checked(dataset, decoded(dataset, card)))}
+    files = {cache.path: cache for cache in (decoded_cache(dataset, card) for card in cards)}
     for path, found in files.items():
         count, height, width, _ = found.shape
         there = path.is_file()

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.targets.health import Finding
+    from dfqbench.targets.checks import Finding
 
 PACKAGES = ("dfqbench", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "pydantic", "pandas")
 """Packages whose versions are shown."""
@@ -65,7 +65,7 @@ def _environment() -> Iterator[Finding]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from dfqbench.targets.health import Finding
+    from dfqbench.targets.checks import Finding
 
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
     for name in (*PACKAGES, *OPTIONAL):
@@ -84,7 +84,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     from dfqbench.accel.backend import triton_version, why_no_triton
-    from dfqbench.targets.health import Finding
+    from dfqbench.targets.checks import Finding
 
     features = torch.backends.cpu.get_cpu_capability()
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
@@ -107,7 +107,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _plugins(plugins: Plugins) -> Iterator[Finding]:
-    from dfqbench.targets.health import Finding
+    from dfqbench.targets.checks import Finding
 
     yield Finding("methods", "ok", ", ".join(plugins.methods) or "none")
     for broken in plugins.broken:
@@ -117,8 +117,8 @@ def _plugins(plugins: Plugins) -> Iterator[Finding]:
 def _data(data: list[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
     from dfqbench.api.errors import DfqError
     from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.checks import Finding, check_targets
     from dfqbench.targets.folders import data_folders
-    from dfqbench.targets.health import Finding, examine
 
     families = {name: offer.load for name, offer in plugins.models.items()}
     sound: list[Path] = []
@@ -131,4 +131,4 @@ def _data(data: list[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
             sound.append(folder)
             yield Finding("data folder", "ok", str(folder))
     catalogue = Catalogue.discover(sound, plugins.targets.values(), families)
-    yield from examine(catalogue, images, families)
+    yield from check_targets(catalogue, images, families)

@@ -23,7 +23,7 @@ from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.store.student_cache import IMAGES_FILE
-from dfqbench.targets.spec import ModelSpec
+from dfqbench.models.spec import ModelSpec
 
 
 @dataclass(slots=True)

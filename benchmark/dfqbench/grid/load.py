@@ -11,9 +11,9 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
-from dfqbench.bounded import read_toml
 from dfqbench.grid.presets import preset_names, preset_path
 from dfqbench.grid.schema import Grid
+from dfqbench.toml_file import read_toml
 
 _EXAMPLES = {
     "name": 'name = "mygrid"',

@@ -1,1 +1,1 @@
-"""Networks: references, architectures, weights, and how a teacher is built of them."""
+"""Networks: references, architectures, weights, and how a teacher is built from them."""

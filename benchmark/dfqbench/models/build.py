@@ -1,7 +1,8 @@
-"""Building a teacher: reference to network, with weights, ready to be asked. Building never downloads."""
+"""Build a teacher from its reference and weights. Nothing is downloaded."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from dfqbench.api.errors import DfqError, InputError, PluginError, Unavailable, first_line, unknown_name
-from dfqbench.isolation import import_local, local_module_name, rolled_back
+from dfqbench.isolation import import_local, local_module_name, rollback_imports
 from dfqbench.models import cifar, digits
 from dfqbench.models.identity import file_sha256
 from dfqbench.models.reference import CODE_SCHEME, Reference, in_libraries, parse_reference
@@ -31,9 +32,9 @@ _HELPERS = "pytorchcv.models.common"
 def build_teacher(
     model: ModelSpec, device: torch.device | str = "cpu", families: Mapping[str, str] | None = None
 ) -> nn.Module:
-    """Builds a network in eval mode: float32, channels-last, parameters frozen.
+    """Build a network in eval mode: float32, channels-last, parameters frozen.
 
-    Random weights are drawn on the CPU from the model's seed; torch's global generator is left as it was.
+    Random weights are drawn on the CPU from the model's seed; torch's global generator keeps its state.
 
     Args:
         model: the model.
@@ -42,7 +43,7 @@ def build_teacher(
             with (name, **kwargs).
 
     Raises:
-        InputError: unknown architecture, wrong arguments or weights, or something that is not a network of the card.
+        InputError: unknown architecture, wrong arguments or weights, or the network does not fit its card.
         Unavailable: an optional library is not installed, or a manifest names code that it may not.
         PluginError: a plugin's family does not load.
     """
@@ -52,61 +53,47 @@ def build_teacher(
         raise InputError(f"{model.weights} is not the file that was fetched", f"run: dfqbench fetch {model.name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.random_seed or 0)
-        module = _construct(model, reference, families)
+        builder, defaults = _builder(model, reference, families)
+        try:
+            module = builder(*model.args, **{**defaults, **model.kwargs})
+        except DfqError:
+            raise
+        except Exception as error:  # code of a library or a user may raise anything
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"{reference.bare} cannot be built: {reason}", "check its arguments") from error
+    if not isinstance(module, nn.Module):
+        got = type(module).__name__
+        raise InputError(f"{reference.bare} returned {got}, not a torch.nn.Module", "name a callable that does")
     if model.weights is not None:
         load_weights(module, model.weights)
-    module = module.float().eval().requires_grad_(False).to(device)
-    module = module.to(memory_format=torch.channels_last)
+    module = module.float().eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     _check_outputs(model, module, torch.device(device))
     return module
 
 
-def _construct(model: ModelSpec, reference: Reference, families: Mapping[str, str]) -> nn.Module:
-    builder = _builder(model, reference, families)
-    try:
-        module = builder(*model.args, **model.kwargs)
-    except (DfqError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # foreign code: whatever it raises is the reason
-        raise InputError(
-            f"{reference.bare} cannot be built: {type(error).__name__}: {first_line(error)}", "check its arguments"
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise InputError(
-            f"{reference.bare} returned {type(module).__name__}, not a torch.nn.Module", "name a callable that does"
-        )
-    return module
-
-
-def _builder(model: ModelSpec, reference: Reference, families: Mapping[str, str]) -> Callable[..., Any]:
+def _builder(
+    model: ModelSpec, reference: Reference, families: Mapping[str, str]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the function that builds a network, and its default arguments."""
     card = model.card
     channels = card.input_size[0]
     scheme, name = reference.scheme, reference.name
     if scheme in _OWN:
-        known = _OWN[scheme]
-        if name not in known:
-            raise unknown_name(f"{scheme} model", name, known, error=InputError)
-        inputs = {} if scheme == "digits" else {"in_channels": channels}
-        return functools.partial(_call, known[name], {"classes": card.classes, **inputs})
+        return _OWN[scheme][name], {"classes": card.classes} | ({"in_channels": channels} if scheme == "cifar" else {})
     if scheme == CODE_SCHEME:
-        return _callable(model, reference)
+        return _callable(model, reference), {}
     if scheme in families:
-        return functools.partial(_family(scheme, families[scheme]), name)
+        return functools.partial(_family(scheme, families[scheme]), name), {}
     if not model.trusted:
         _refuse_fetching(model, model.kwargs)
     defaults = {"num_classes": card.classes}
     if channels != 3:
         defaults["in_chans" if scheme == "timm" else "in_channels"] = channels
-    return functools.partial(_call, library_builder(scheme, name), defaults)
-
-
-def _call(function: Callable[..., Any], defaults: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls with defaults for what is not given by position or by name."""
-    return function(*args, **{**defaults, **kwargs})
+    return library_builder(scheme, name), defaults
 
 
 def library_builder(library: str, name: str) -> Callable[..., Any]:
-    """The function of a model library that builds a network without weights.
+    """Return the function of a model library that builds a network without weights.
 
     Args:
         library: `torchvision`, `timm` or `pytorchcv`.
@@ -116,84 +103,73 @@ def library_builder(library: str, name: str) -> Callable[..., Any]:
         InputError: the library has no such network.
         Unavailable: the library is not installed.
     """
-    return {"torchvision": _torchvision, "timm": _timm, "pytorchcv": _pytorchcv}[library](name)
+    build: Callable[..., Any]
+    if library == "torchvision":
+        import torchvision
+
+        names = torchvision.models.list_models(module=torchvision.models)
+        exists = name in names
+        build = functools.partial(torchvision.models.get_model, name, weights=None)
+    elif library == "timm":
+        import timm
+
+        names = timm.list_models()
+        exists = timm.is_model(name.partition(".")[0])
+        build = functools.partial(timm.create_model, name, pretrained=False)
+    else:
+        provider = _imported("pytorchcv.model_provider")
+        names = list(provider._models)
+        exists = name in names
+        build = functools.partial(provider.get_model, name, pretrained=False)
+    if not exists:
+        raise unknown_name(f"{library} model", name, near_names(name, names), error=InputError)
+    return build
 
 
-def _torchvision(name: str) -> Callable[..., Any]:
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise unknown_name("torchvision model", name, near_names(name, known), error=InputError)
-    return functools.partial(torchvision.models.get_model, name, weights=None)
-
-
-def _timm(name: str) -> Callable[..., Any]:
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        raise unknown_name("timm model", name, near_names(name, timm.list_models()), error=InputError)
-    return functools.partial(timm.create_model, name, pretrained=False)
-
-
-def _pytorchcv(name: str) -> Callable[..., Any]:
-    try:
-        provider = importlib.import_module("pytorchcv.model_provider")
-    except ImportError as error:
-        raise Unavailable("pytorchcv is not installed", "pip install 'dfqbench[pytorchcv]'") from error
-    known = list(provider._models)
-    if name not in known:
-        raise unknown_name("pytorchcv model", name, near_names(name, known), error=InputError)
-    return functools.partial(provider.get_model, name, pretrained=False)
-
-
-def near_names(name: str, known: list[str]) -> list[str]:
-    """A few names to show of the thousand that a library has."""
-    import difflib
-
-    return difflib.get_close_matches(name, known, n=8, cutoff=0.3)
+def near_names(name: str, names: list[str]) -> list[str]:
+    """Return the few of many names that are most like the given one."""
+    return difflib.get_close_matches(name, names, n=8, cutoff=0.3)
 
 
 def _family(scheme: str, load: str) -> Callable[..., Any]:
     module, _, attribute = load.rpartition(":")
     try:
         home = import_local(Path(module)) if module.endswith(".py") else importlib.import_module(module)
-        found = getattr(home, attribute)
+        function = getattr(home, attribute)
     except Exception as error:  # a plugin's import may raise anything
         raise PluginError(
             f"model family '{scheme}' does not load from {load}: {first_line(error)}", "repair or remove the plugin"
         ) from error
-    if not callable(found):
+    if not callable(function):
         raise PluginError(f"model family '{scheme}': {load} is not callable", "repair or remove the plugin")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def _callable(model: ModelSpec, reference: Reference) -> Callable[..., Any]:
     if not model.trusted and (reference.is_file or not _defines_networks(reference.name)):
         raise Unavailable(f"a manifest may not name code such as {model.ref}", "name it on the command line instead")
-    module = _file_module(Path(reference.name)) if reference.is_file else _module(reference)
-    found = getattr(module, reference.function, None)
-    if not callable(found):
+    module = _imported_file(Path(reference.name)) if reference.is_file else _imported(reference.name)
+    function = getattr(module, reference.function, None)
+    if not callable(function):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise unknown_name(
             f"callable in {reference.name}", reference.function, near_names(reference.function, names), error=InputError
         )
     if not model.trusted:
-        if not _defines_networks(str(getattr(found, "__module__", ""))):
+        if not _defines_networks(str(getattr(function, "__module__", ""))):
             raise Unavailable(f"{model.ref} is code of another package", "name it on the command line instead")
-        _refuse_fetching(model, _bound(found, model))
-    return found  # type: ignore[no-any-return]
+        _refuse_fetching(model, _named_arguments(function, model))
+    return function  # type: ignore[no-any-return]
 
 
 def _defines_networks(module: str) -> bool:
-    """Whether a module defines networks: not the libraries' private helpers, which download and write files."""
-    if any(part.startswith("_") for part in module.split(".")) or module.startswith(_HELPERS):
-        return False
-    return in_libraries(module)
+    """Whether a module defines networks; the libraries' private helpers download and write files."""
+    private = any(part.startswith("_") for part in module.split("."))
+    return in_libraries(module) and not private and not module.startswith(_HELPERS)
 
 
-def _bound(function: Callable[..., Any], model: ModelSpec) -> dict[str, Any]:
-    """The arguments of a call by name, however they are given."""
+def _named_arguments(function: Callable[..., Any], model: ModelSpec) -> dict[str, Any]:
+    """Return the arguments of a call by name, positional ones too."""
     try:
         arguments = inspect.signature(function).bind(*model.args, **model.kwargs).arguments
     except TypeError as error:
@@ -212,42 +188,38 @@ def _refuse_fetching(model: ModelSpec, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def _module(reference: Reference) -> ModuleType:
-    package = reference.name.partition(".")[0]
+def _imported(module: str) -> ModuleType:
     try:
-        return importlib.import_module(reference.name)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if package == "pytorchcv" and error.name == package:
+        if error.name in ("pytorchcv", "pytorchcv.model_provider"):
             raise Unavailable("pytorchcv is not installed", "pip install 'dfqbench[pytorchcv]'") from error
-        raise InputError(f"there is no module {error.name}", f"correct the reference {reference.bare}") from error
+        raise InputError(f"there is no module {error.name}", f"correct the reference to {module}") from error
     except Exception as error:  # the user's module may raise anything
-        raise InputError(f"{reference.name} does not import: {first_line(error)}", "correct the module") from error
+        raise InputError(f"{module} does not import: {first_line(error)}", "correct the module") from error
 
 
-def _file_module(path: Path) -> ModuleType:
+def _imported_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"there is no Python file {path}", "correct the path in the reference")
     try:
-        with rolled_back(local_module_name(path)):
+        with rollback_imports(local_module_name(path)):
             return import_local(path)
     except Exception as error:  # the user's file may raise anything
-        raise InputError(
-            f"{path} does not import: {type(error).__name__}: {first_line(error)}", "correct it"
-        ) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path} does not import: {reason}", "correct it") from error
 
 
 def _check_outputs(model: ModelSpec, module: nn.Module, device: torch.device) -> None:
-    """One black image: a network that does not fit its card is found before hours are spent on it."""
-    size = model.card.input_size
-    image = torch.zeros(1, *size, device=device).contiguous(memory_format=torch.channels_last)
-    shape = "x".join(str(number) for number in size)
+    """Run one black image, so that a network that does not fit its card fails before hours are spent on it."""
+    shape = "x".join(str(number) for number in model.card.input_size)
+    image = torch.zeros(1, *model.card.input_size, device=device).contiguous(memory_format=torch.channels_last)
     try:
         with torch.inference_mode():
             logits = module(image)
-    except Exception as error:  # whatever a foreign network raises on the wrong shape
-        raise InputError(
-            f"{model.name} does not take {shape} images: {first_line(error)}", "correct input_size"
-        ) from error
+    except Exception as error:  # a network may raise anything on the wrong shape
+        reason = first_line(error)
+        raise InputError(f"{model.name} does not take {shape} images: {reason}", "correct input_size") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, model.card.classes):
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(

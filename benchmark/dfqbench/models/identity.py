@@ -1,4 +1,4 @@
-"""What identifies a network in a record: reference, arguments, card, and hashes of its weights and code."""
+"""Identity of a network in a record: reference, arguments, card, and hashes of its weights and code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dfqbench.api.errors import InputError
 from dfqbench.models.reference import CODE_SCHEME, SCHEMES, Reference, parse_reference
-from dfqbench.models.spec import ModelSpec, card_as_dict
+from dfqbench.models.spec import ModelSpec
 
 _OWN = ("cifar", "digits")
 """Families whose architectures are part of dfqbench."""
@@ -19,7 +19,7 @@ _LIBRARIES = ("torchvision", "timm", "pytorchcv")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal.
+    """Return the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
         InputError: the file cannot be read.
@@ -28,15 +28,14 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}", "check the path and its permissions"
-        ) from error
+        reason = error.strerror or error
+        raise InputError(f"cannot read {path}: {reason}", "check the path and its permissions") from error
 
 
 def model_identity(model: ModelSpec, families: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Plain data that changes whenever the network could compute something else.
+    """Return plain data that changes whenever the network could compute something else.
 
-    Machine-dependent paths are left out: a file is known by its name and the hash of its content.
+    It holds no paths: a file is identified by its name and the hash of its content.
 
     Args:
         model: the model.
@@ -47,31 +46,28 @@ def model_identity(model: ModelSpec, families: Mapping[str, str] | None = None) 
     """
     families = families or {}
     reference = parse_reference(model.ref, families)
-    ref = model.ref
-    if reference.is_file:
-        ref = f"{CODE_SCHEME}:{Path(reference.name).name}:{reference.function}"
+    data = model.as_dict()
+    file_ref = f"{CODE_SCHEME}:{Path(reference.name).name}:{reference.function}"
     return {
-        "ref": ref,
-        "args": list(model.args),
-        "kwargs": dict(model.kwargs),
+        "ref": file_ref if reference.is_file else model.ref,
+        "args": data["args"],
+        "kwargs": data["kwargs"],
         "weights_sha256": None if model.weights is None else file_sha256(model.weights),
         "random_seed": model.random_seed,
-        "card": card_as_dict(model.card),
+        "card": data["card"],
         "code": _code_sha256(reference, families),
     }
 
 
 def _code_sha256(reference: Reference, families: Mapping[str, str]) -> str | None:
-    """Hash of the source text that defines the network, or None where a library's release does."""
+    """Return the hash of the source text that defines the network; None for a library's networks."""
     if reference.scheme in _OWN:
         return _files_sha256([Path(__file__).with_name(f"{name}.py") for name in _OWN])
-    if reference.is_file:
-        return _files_sha256([Path(reference.name)])
     module = reference.name if reference.scheme == CODE_SCHEME else ""
     if reference.scheme not in SCHEMES:
         module = families[reference.scheme].rpartition(":")[0]
-        if module.endswith(".py"):
-            return _files_sha256([Path(module)])
+    if module.endswith(".py"):
+        return _files_sha256([Path(module)])
     if not module or module.partition(".")[0] in _LIBRARIES:
         return None
     file = _module_file(module)
@@ -83,19 +79,16 @@ def _files_sha256(files: list[Path]) -> str:
 
 
 def _module_file(module: str) -> Path | None:
-    """Source file of a module, found without importing its packages; None if it has none."""
+    """Find the source file of a module without importing its packages; None if it has none."""
     top, *rest = module.split(".")
     try:
-        found = importlib.util.find_spec(top)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    if found is None:
+    if spec is None:
         return None
     if not rest:
-        return Path(found.origin) if found.origin is not None and found.has_location else None
-    for location in found.submodule_search_locations or ():
-        base = Path(location, *rest)
-        for file in (base.with_suffix(".py"), base / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
+        return Path(spec.origin) if spec.origin is not None and spec.has_location else None
+    bases = [Path(location, *rest) for location in spec.submodule_search_locations or ()]
+    files = (file for base in bases for file in (base.with_suffix(".py"), base / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)

@@ -1,4 +1,4 @@
-"""References: the names by which networks are found, such as `torchvision:resnet18?weights=random`."""
+"""References: names of networks, such as `torchvision:resnet18?weights=random`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from dfqbench.api.errors import DfqError, InputError, UsageError, unknown_name
+from dfqbench.api.errors import InputError, UsageError, unknown_name
 
 SCHEMES = ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py")
-"""Families that the host knows; plugins may offer further ones."""
+"""Built-in families; plugins may offer more."""
 CODE_SCHEME = "py"
 LIBRARIES = ("timm.models", "torchvision.models", "pytorchcv.models")
 """Packages in which a manifest may name callables."""
@@ -20,7 +20,7 @@ ARCHITECTURES = {
     "cifar": tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110)),
     "digits": ("resnet8",),
 }
-"""Names within dfqbench's own families, known without importing torch."""
+"""Networks of dfqbench's own families; listed here so that no name needs torch to be checked."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 
@@ -44,8 +44,7 @@ class Reference:
     @property
     def bare(self) -> str:
         """The reference without options."""
-        tail = f":{self.function}" if self.function else ""
-        return f"{self.scheme}:{self.name}{tail}"
+        return ":".join(filter(None, (self.scheme, self.name, self.function)))
 
     @property
     def is_file(self) -> bool:
@@ -59,7 +58,7 @@ def is_reference(text: str) -> bool:
 
 
 def parse_reference(text: str, families: Iterable[str] = ()) -> Reference:
-    """Reads `family:name`, `py:module:function` or `py:file.py:function`, each optionally with `?key=value&...`.
+    """Parse `family:name`, `py:module:function` or `py:file.py:function`, each optionally with `?key=value&...`.
 
     Args:
         text: the reference.
@@ -67,6 +66,7 @@ def parse_reference(text: str, families: Iterable[str] = ()) -> Reference:
 
     Raises:
         UsageError: the text has another form, or the family is not known.
+        InputError: one of dfqbench's own families has no such network.
     """
     bare, _, query = text.strip().partition("?")
     scheme, colon, rest = bare.partition(":")
@@ -84,15 +84,9 @@ def parse_reference(text: str, families: Iterable[str] = ()) -> Reference:
         return Reference(scheme, name, function, parse_options(query))
     if not _NAME.fullmatch(rest):
         raise UsageError(f"'{rest}' is not the name of a model", "letters, digits, '_', '.' and '-' only")
+    if scheme in ARCHITECTURES and rest not in ARCHITECTURES[scheme]:
+        raise unknown_name(f"{scheme} model", rest, ARCHITECTURES[scheme], error=InputError)
     return Reference(scheme, rest, "", parse_options(query))
-
-
-def unknown_architecture(reference: Reference) -> DfqError | None:
-    """The error for a name that one of dfqbench's own families does not have; None for all others."""
-    known = ARCHITECTURES.get(reference.scheme)
-    if known is None or reference.name in known:
-        return None
-    return unknown_name(f"{reference.scheme} model", reference.name, known, error=InputError)
 
 
 def in_libraries(module: str) -> bool:
@@ -101,7 +95,7 @@ def in_libraries(module: str) -> bool:
 
 
 def parse_options(query: str) -> dict[str, Any]:
-    """Reads `key=value&key=value`; values are JSON, or strings where they are not JSON.
+    """Parse `key=value&key=value`; a value that is not JSON is a string.
 
     Raises:
         UsageError: an entry has no `=`, or a key is given twice.
@@ -109,20 +103,16 @@ def parse_options(query: str) -> dict[str, Any]:
     if not query:
         return {}
     try:
-        # '+' is a plus in file names, not a space: keep it.
+        # A '+' belongs to the value (a file name, say); parse_qsl would make it a space.
         pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=True)
     except ValueError as error:
         raise UsageError(f"'?{query}' is not a list of arguments", "write ?key=value&key=value") from error
     options: dict[str, Any] = {}
-    for key, value in pairs:
+    for key, text in pairs:
         if key in options:
             raise UsageError(f"'{key}' is given twice in '?{query}'", "give each argument once")
-        options[key] = _value(value)
+        try:
+            options[key] = json.loads(text)
+        except json.JSONDecodeError:
+            options[key] = text
     return options
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

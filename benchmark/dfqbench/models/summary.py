@@ -1,4 +1,4 @@
-"""A network in numbers."""
+"""Sizes of a network: parameters, multiply-accumulates, layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Summary:
         convolutions: convolution layers.
         linears: linear layers.
         batchnorms: BatchNorm layers with running statistics.
-        activations: activation functions that are modules; functional ones are not seen here.
+        activations: activation functions that are modules; functional ones are not counted.
     """
 
     params: int
@@ -35,7 +35,7 @@ class Summary:
 
 
 def summarise(module: nn.Module, card: ModelCard) -> Summary:
-    """Counts layers, and multiply-accumulates by running one black image through the network.
+    """Count a network's layers, and its multiply-accumulates on one black image.
 
     Args:
         module: a network in eval mode.
@@ -44,11 +44,10 @@ def summarise(module: nn.Module, card: ModelCard) -> Summary:
     layers = list(module.modules())
     macs = 0
 
-    def count(layer: nn.Module, _: Any, output: Any) -> None:
+    def count(layer: nn.Conv2d | nn.Linear, _: Any, output: Tensor) -> None:
         nonlocal macs
-        if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(output, Tensor):
-            # Each output element takes as many products as one output channel has weights.
-            macs += output.numel() * layer.weight[0].numel()
+        # Each output element takes as many products as one output channel has weights.
+        macs += output.numel() * layer.weight[0].numel()
 
     hooks = [layer.register_forward_hook(count) for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
     try:

@@ -1,4 +1,4 @@
-"""Weights files: safetensors, or torch checkpoints read without running any code that is in them."""
+"""Weights files: safetensors, or torch checkpoints read without running code from them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from dfqbench.api.errors import InputError, first_line
 
 _WRAPPERS = ("state_dict", "model")
-"""Keys under which training scripts put the weights among other things."""
+"""Keys under which training scripts store the weights among other things."""
 _PREFIX = "module."
-"""What torch's DataParallel puts before every name."""
-_SHOWN = 3
-SHARED, SMALL = 4, 2**20
-"""A file may hold a tensor that several names share, up to this factor and as many bytes besides."""
+"""Prefix that torch's DataParallel puts before every name."""
+_MAX_FAULTS = 3
+"""Differences between file and network that a message lists."""
+MAX_SHARED, MAX_EXTRA = 4, 2**20
+"""Tensors that share storage may together be this many times larger than the file, and this many bytes more."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads a state dict on the CPU.
+    """Read a state dict on the CPU.
 
     Args:
         path: `.safetensors`, or anything that `torch.save` wrote; a dict under `state_dict` or `model` and names that
@@ -40,8 +41,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise InputError(f"{path} holds no weights", "save model.state_dict()")
     claimed = sum(value.numel() * value.element_size() for value in state.values())
-    if claimed > SHARED * path.stat().st_size + SMALL:
-        # Views of one small storage may have any shape.
+    if claimed > MAX_SHARED * path.stat().st_size + MAX_EXTRA:
+        # Views of one small storage can have any shape.
         raise InputError(f"{path} claims tensors of {claimed:,} bytes, more than it holds", "save the weights again")
     if all(key.startswith(_PREFIX) for key in state):
         state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
@@ -55,8 +56,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a safetensors file: {first_line(error)}", "copy or fetch it again") from error
 
 
-def _check_claims(path: Path) -> None:
-    """Refuses an archive that would unpack to more than it holds: torch stores tensors as they are."""
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse a compressed archive: torch stores tensors uncompressed."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -72,7 +73,7 @@ def _check_claims(path: Path) -> None:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    _check_claims(path)
+    _check_unpacked_size(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -80,38 +81,33 @@ def _read_torch(path: Path) -> dict[str, Any]:
             f"{path} is a pickle that holds more than tensors, so loading it could run code",
             "save the weights alone: torch.save(model.state_dict(), path), or as safetensors",
         ) from error
-    except Exception as error:  # torch.load raises whatever its readers do on a damaged file
+    except Exception as error:  # torch.load may raise anything on a damaged file
         raise InputError(f"{path} is not a checkpoint: {first_line(error)}", "copy or fetch it again") from error
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    return dict(content) if isinstance(content, Mapping) else {}
+    if not isinstance(content, Mapping):
+        return {}
+    return dict(next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads a weights file into a network; every name and shape must fit.
+    """Load a weights file into a network; every name and shape must fit.
 
     `num_batches_tracked` may be absent: it plays no part in eval mode.
 
     Raises:
         InputError: the file cannot be read, a value is not finite, or names or shapes differ (the first are named).
     """
-    state = read_weights(path)
-    wanted = module.state_dict()
+    state, own = read_weights(path), module.state_dict()
     faults = [
         f"{name} is {_shape(state[name])}, not {_shape(value)}"
-        for name, value in wanted.items()
+        for name, value in own.items()
         if name in state and state[name].shape != value.shape
     ]
-    faults += [
-        f"{name} is missing" for name in wanted if name not in state and not name.endswith("num_batches_tracked")
-    ]
-    faults += [f"{name} is not of the network" for name in state if name not in wanted]
+    faults += [f"{name} is missing" for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    faults += [f"{name} is not of the network" for name in state if name not in own]
     if faults:
-        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        more = f" and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
         raise InputError(
-            f"{path} does not fit {type(module).__name__}: {', '.join(faults[:_SHOWN])}{more}",
+            f"{path} does not fit {type(module).__name__}: {', '.join(faults[:_MAX_FAULTS])}{more}",
             "check the architecture and its arguments (classes, shortcut, width)",
         )
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]

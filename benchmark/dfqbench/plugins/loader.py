@@ -18,7 +18,7 @@ import pluggy
 from dfqbench import __version__, hookspecs, quantizers
 from dfqbench.api.errors import InputError, PluginError
 from dfqbench.api.method import API_VERSION, PROJECT, FileOffer, Offer
-from dfqbench.isolation import PLUGIN_FAILURES, import_local, local_module_name, rolled_back
+from dfqbench.isolation import PLUGIN_FAILURES, import_local, local_module_name, rollback_imports
 from dfqbench.plugins.offers import BrokenPlugin, Origin
 from dfqbench.plugins.registry import Installed, Plugins
 from dfqbench.quant.range_rules import BUILTIN as BUILTIN_RANGE_RULES
@@ -99,7 +99,7 @@ def _local_candidate(path: Path) -> _Candidate:
 def _load_one(candidate: _Candidate, plugins: Plugins) -> BrokenPlugin | None:
     stage = "import"
     try:
-        with rolled_back(candidate.owner):
+        with rollback_imports(candidate.owner):
             plugin = _imported(candidate)
             stage = "register"
             manager = _managed(plugin, candidate.source)

@@ -17,7 +17,7 @@ from dfqbench.api.errors import DfqError, PluginError, unknown_name
 from dfqbench.api.method import FileOffer, Method, Offer, Quantizer
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.presets import preset_names
-from dfqbench.isolation import PLUGIN_FAILURES, local_module_name, rolled_back
+from dfqbench.isolation import PLUGIN_FAILURES, local_module_name, rollback_imports
 from dfqbench.plugins.contract import checked_method, checked_quantizer
 from dfqbench.plugins.offers import BrokenPlugin, LoadedFile, LoadedOffer, Origin, one_line
 
@@ -179,7 +179,7 @@ class Plugins:
     def _imported(self, kind: str, offer: LoadedOffer) -> object:
         module, _, attribute = offer.load.partition(":")
         try:
-            with rolled_back(module.partition(".")[0]):
+            with rollback_imports(module.partition(".")[0]):
                 found: object = importlib.import_module(module)
                 for part in attribute.split("."):
                     found = getattr(found, part)
@@ -203,7 +203,7 @@ class Plugins:
             if plugin.manager is None:
                 continue
             try:
-                with rolled_back(""):
+                with rollback_imports(""):
                     plugin.manager.hook.dfqbench_record_finished(record=copy.deepcopy(dict(record)))
             except PLUGIN_FAILURES as error:
                 failed.append(BrokenPlugin.of(plugin.source, "record_finished", error))

@@ -194,7 +194,7 @@ def load_student(
         Unavailable: the description names code, and is not trusted.
     """
     from dfqbench.models.build import build_teacher
-    from dfqbench.targets.spec import ModelSpec
+    from dfqbench.models.spec import ModelSpec
 
     folder = Path(path)
     try:

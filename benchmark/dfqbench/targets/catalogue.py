@@ -1,20 +1,20 @@
-"""The catalogue: every target that the data folders, the plugins and the package itself have to offer."""
+"""The catalogue: every target of the data folders, the plugins and the package itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dfqbench.api.errors import DfqError, InputError, unknown_name
 from dfqbench.models.reference import is_reference
 from dfqbench.models.spec import ModelSpec
-from dfqbench.targets.domain import DOMAINS, make_card
+from dfqbench.targets.cards import DEFAULT_CARDS
 from dfqbench.targets.layouts import EXPECTED, recognised
-from dfqbench.targets.manifest import FETCHED, MANIFEST, Manifest, read_manifest
+from dfqbench.targets.manifest import FETCHED, MANIFEST, read_manifest
+from dfqbench.targets.references import WELL_KNOWN, missing_reason, model_from_reference
 from dfqbench.targets.spec import DatasetSpec, MissingModel, Target
-from dfqbench.targets.wanted import WELL_KNOWN, missing_reason, requested_model
 
 DIGITS_WEIGHTS = Path(__file__).parent.parent / "models" / "weights" / "digits-resnet8.safetensors"
 DIGITS_TOP1 = 99.26
@@ -27,18 +27,13 @@ _NO_DATA = {
 }
 
 
-class DataOffer(Protocol):
+class _DataOffer(Protocol):
     """A data folder that a plugin brings along; `FileOffer` is one."""
 
     @property
-    def name(self) -> str:
-        """Any label."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def path(self) -> str | Path:
-        """Absolute path of the folder."""
-        ...
+    def path(self) -> str | Path: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +48,13 @@ class Catalogue:
 
     targets: Mapping[str, Target]
     families: tuple[str, ...] = ()
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def discover(
-        cls, folders: Sequence[Path], offers: Iterable[DataOffer] = (), families: Iterable[str] = ()
+        cls, folders: Sequence[Path], offers: Iterable[_DataOffer] = (), families: Iterable[str] = ()
     ) -> Catalogue:
-        """Looks through data folders.
+        """Read data folders.
 
         Args:
             folders: the user's data folders; the first that has an evaluation set of a name wins.
@@ -70,24 +65,23 @@ class Catalogue:
             InputError: a folder does not exist, holds nothing that is known, or has a broken manifest.
         """
         families = tuple(families)
-        shelf = _Shelf(families)
-        shelf.add_digits()
+        content = _Content.with_digits()
         for folder in folders:
-            shelf.add_folder(folder)
+            content.add_folder(folder, families)
         problems: list[str] = []
         for offer in offers:
             try:
-                shelf.add_folder(Path(offer.path))
+                content.add_folder(Path(offer.path), families)
             except DfqError as error:
                 problems.append(f"data folder '{offer.name}' of a plugin: {error}")
-        return cls(shelf.targets(), families, tuple(problems))
+        return cls(content.targets(), families, tuple(problems))
 
     def names(self) -> list[str]:
-        """Names of all targets, complete or not."""
+        """Return the names of all targets, complete or not."""
         return list(self.targets)
 
     def target(self, name: str) -> Target:
-        """The target of that name.
+        """Return the target of that name.
 
         Raises:
             UsageError: there is none.
@@ -96,139 +90,114 @@ class Catalogue:
             raise unknown_name("target", name, self.targets)
         return self.targets[name]
 
-    def models(self, target: str, wanted: Sequence[str] = ()) -> list[ModelSpec | MissingModel]:
-        """The wanted models of a target, in the order wanted.
+    def models(self, target: str, names: Sequence[str] = ()) -> list[ModelSpec | MissingModel]:
+        """Return models of a target.
 
         Args:
             target: name of the target.
-            wanted: exact names, the part of a name after the colon, or full references; empty: all of the target's.
+            names: exact names, the part of a name after the colon, or full references; empty: all of the target's.
 
         Returns:
-            Each model once; those that cannot be built here with the reason.
+            Each model once, in the order of `names`; those that cannot be built here with the reason.
 
         Raises:
             UsageError: the target is not known, or a name is known to no target and is not a reference.
         """
-        found_target = self.target(target)
-        offered = self._offered(found_target)
-        if not wanted:
-            # A subset with networks of its own does not list what could be fetched for the whole set.
-            hidden = set(WELL_KNOWN) if target != "imagenet" and found_target.models else set()
-            return [item for item in offered.values() if isinstance(item, ModelSpec) or item.name not in hidden]
-        found = [item for text in wanted for item in self._match(target, offered, text)]
-        return list({item.name: item for item in found}.values())
+        models = self._models_of(self.target(target))
+        if names:
+            return list({model.name: model for name in names for model in self._match(target, models, name)}.values())
+        # A subset with networks of its own does not list what could be fetched for the whole set.
+        hidden = WELL_KNOWN if target != "imagenet" and self.targets[target].models else ()
+        return [model for model in models.values() if isinstance(model, ModelSpec) or model.name not in hidden]
 
-    def complete(self, target: str, wanted_models: Sequence[str] = ()) -> bool:
-        """Whether the evaluation set and at least one of the wanted models are there."""
-        return not self.why_incomplete(target, wanted_models)
-
-    def why_incomplete(self, target: str, wanted_models: Sequence[str] = ()) -> str:
-        """What is missing of a target, one line; empty if it is complete."""
-        found = self.target(target)
-        if found.dataset is None:
-            return found.missing
-        models = self.models(target, wanted_models)
-        if any(isinstance(model, ModelSpec) for model in models):
-            return ""
+    def why_incomplete(self, target: str, names: Sequence[str] = ()) -> str:
+        """Say why a target has no evaluation set, or none of the named models, in one line; empty if it has both."""
+        if self.target(target).dataset is None:
+            return self.target(target).missing
+        models = self.models(target, names)
         reasons = [model.reason for model in models if isinstance(model, MissingModel)]
+        if len(reasons) < len(models):
+            return ""
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         return f"{reasons[0]}{more}" if reasons else f"target '{target}' has no models"
 
-    def _offered(self, target: Target) -> dict[str, ModelSpec | MissingModel]:
-        """Models of a target and of the data set that it is a subset of; available ones first."""
-        offered: dict[str, ModelSpec | MissingModel] = {model.name: model for model in target.models}
+    def _models_of(self, target: Target) -> dict[str, ModelSpec | MissingModel]:
+        """Return the models of a target and of the data set that it is a subset of; available ones first."""
         parent = (target.dataset.subset_of if target.dataset is not None else None) or ""
         inherited = self.targets[parent].models if parent in self.targets else ()
-        for model in inherited:
-            offered.setdefault(model.name, model)
-        for missing in target.unavailable:
-            offered.setdefault(missing.name, missing)
+        models: list[ModelSpec | MissingModel] = [*target.models, *inherited, *target.unavailable]
         if "imagenet" in (target.name, parent):
-            for name in WELL_KNOWN:
-                offered.setdefault(name, MissingModel(name, missing_reason(name)))
-        return offered
+            models += [MissingModel(name, missing_reason(name)) for name in WELL_KNOWN]
+        unique: dict[str, ModelSpec | MissingModel] = {}
+        for model in models:
+            unique.setdefault(model.name, model)
+        return unique
 
     def _match(
-        self, target: str, offered: Mapping[str, ModelSpec | MissingModel], text: str
+        self, target: str, models: Mapping[str, ModelSpec | MissingModel], text: str
     ) -> list[ModelSpec | MissingModel]:
-        if text in offered:
-            return [offered[text]]
-        short = [item for name, item in offered.items() if name.partition(":")[2] == text]
-        if short:
+        if text in models:
+            return [models[text]]
+        if short := [model for name, model in models.items() if name.partition(":")[2] == text]:
             return short
         if is_reference(text):
-            return [requested_model(text, target, self.target(target).dataset, self.families)]
+            return [model_from_reference(text, target, self.target(target).dataset, self.families)]
         owners = [
             name
-            for name, other in self.targets.items()
-            if any(text in (model, model.partition(":")[2]) for model in self._offered(other))
+            for name, owner in self.targets.items()
+            if any(text in (model, model.partition(":")[2]) for model in self._models_of(owner))
         ]
         if owners:
             return [MissingModel(text, f"target '{target}' has no model '{text}'; {', '.join(owners)} has it")]
-        raise unknown_name("model", text, offered)
+        raise unknown_name("model", text, models)
 
 
-class _Shelf:
-    """Collects what the folders declare; the first declaration of a name wins."""
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Content of data folders; the first declaration of a name wins. Models are listed by target and name."""
 
-    def __init__(self, families: tuple[str, ...]) -> None:
-        self._families = families
-        self._datasets: dict[str, DatasetSpec] = {}
-        self._models: dict[tuple[str, str], ModelSpec] = {}
-        self._unavailable: dict[tuple[str, str], MissingModel] = {}
+    datasets: dict[str, DatasetSpec]
+    models: dict[tuple[str, str], ModelSpec]
+    unavailable: dict[tuple[str, str], MissingModel]
 
-    def add_digits(self) -> None:
-        dataset = DatasetSpec("digits", "digits", None, None, DOMAINS["digits"].classes, default_budget="short")
-        self._datasets["digits"] = dataset
-        name = "digits:resnet8"
-        card = make_card(name, target="digits", dataset=dataset)
-        if DIGITS_WEIGHTS.is_file():
-            self._models["digits", name] = ModelSpec(
-                "digits", name, name, card, weights=DIGITS_WEIGHTS, top1=DIGITS_TOP1, trusted=True
-            )
-        else:
-            reason = f"the package lacks {DIGITS_WEIGHTS.name}; install dfqbench again"
-            self._unavailable["digits", name] = MissingModel(name, reason)
+    @classmethod
+    def with_digits(cls) -> _Content:
+        card = DEFAULT_CARDS["digits"]
+        dataset = DatasetSpec("digits", "digits", None, None, card.classes, default_budget="short")
+        ref = "digits:resnet8"
+        model = ModelSpec("digits", ref, ref, card, weights=DIGITS_WEIGHTS, top1=DIGITS_TOP1, trusted=True)
+        return cls({"digits": dataset}, {("digits", ref): model}, {})
 
-    def add_folder(self, folder: Path) -> None:
+    def add_folder(self, folder: Path, families: tuple[str, ...]) -> None:
         folder = folder.absolute()
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is not a folder", "name the folder that it lies in")
         if not folder.is_dir():
             raise InputError(f"there is no data folder {folder}", f"name a folder with {EXPECTED}")
-        manifests = [
-            read_manifest(folder / name, self._families) for name in (MANIFEST, FETCHED) if (folder / name).is_file()
-        ]
+        files = [folder / name for name in (MANIFEST, FETCHED)]
+        manifests = [read_manifest(file, families) for file in files if file.is_file()]
         layouts = recognised(folder)
         if not manifests and not layouts:
             raise InputError(f"{folder} holds no data that dfqbench knows", f"it should have {EXPECTED}")
         for manifest in manifests:
-            self._add_manifest(manifest)
-        for name, dataset in layouts.items():
-            self._datasets.setdefault(name, dataset)
-
-    def _add_manifest(self, manifest: Manifest) -> None:
-        for name, dataset in manifest.datasets.items():
-            self._datasets.setdefault(name, dataset)
-        for model in manifest.models:
-            self._models.setdefault((model.target, model.name), model)
-        for target, missing in manifest.unavailable:
-            self._unavailable.setdefault((target, missing.name), missing)
+            for model in manifest.models:
+                self.models.setdefault((model.target, model.name), model)
+            for target, missing in manifest.unavailable:
+                self.unavailable.setdefault((target, missing.name), missing)
+        for datasets in (*(manifest.datasets for manifest in manifests), layouts):
+            for name, dataset in datasets.items():
+                self.datasets.setdefault(name, dataset)
 
     def targets(self) -> dict[str, Target]:
-        owners = [owner for owner, _ in (*self._models, *self._unavailable)]
-        names = dict.fromkeys((*DOMAINS, *self._datasets, *owners))
-        return {name: self._target(name) for name in names}
+        owners = [owner for owner, _ in (*self.models, *self.unavailable)]
+        return {name: self._target(name) for name in (*DEFAULT_CARDS, *self.datasets, *owners)}
 
     def _target(self, name: str) -> Target:
-        dataset = self._datasets.get(name)
-        models = tuple(model for (owner, _), model in self._models.items() if owner == name)
-        have = {model.name for model in models}
-        unavailable = tuple(
-            item for (owner, _), item in self._unavailable.items() if owner == name and item.name not in have
+        advice = _NO_DATA.get(name, "name a data folder that has it with --data DIR")
+        return Target(
+            name,
+            self.datasets.get(name),
+            tuple(model for (owner, _), model in self.models.items() if owner == name),
+            "" if name in self.datasets else f"no evaluation set for '{name}'; {advice}",
+            tuple(model for key, model in self.unavailable.items() if key[0] == name and key not in self.models),
         )
-        missing = ""
-        if dataset is None:
-            advice = _NO_DATA.get(name, "name a data folder that has it with --data DIR")
-            missing = f"no evaluation set for '{name}'; {advice}"
-        return Target(name, dataset, models, missing, unavailable)

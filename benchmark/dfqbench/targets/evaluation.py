@@ -11,23 +11,23 @@ from torch import Tensor
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import UsageError
-from dfqbench.targets.decoded import open_evaluation
+from dfqbench.targets.decoded_cache import open_evaluation
 from dfqbench.targets.pixels import Array, Pixels, open_split
 from dfqbench.targets.spec import DatasetSpec
 
 MEMORY_LIMIT = 2**30
-"""Bytes of decoded images that are kept for later passes; a larger set is decoded again each time."""
+"""Bytes of decoded images that are kept in memory; a larger set is decoded again for each pass."""
 _CHUNK = 256
 
 
 class EvaluationSet:
-    """Evaluation images as a network takes them.
+    """Evaluation images in a network's input space.
 
     Args:
         pixels: all images of the split.
         indices: which of them, in order.
         card: the network's card.
-        subset: what the selection is, or None: everything.
+        subset: description of the selection, or None: all images.
     """
 
     def __init__(self, pixels: Pixels, indices: Sequence[int], card: ModelCard, subset: str | None) -> None:
@@ -46,7 +46,7 @@ class EvaluationSet:
         return len(self._indices)
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
-        """Goes through the set once, in a fixed order.
+        """Iterate over the set once, in a fixed order.
 
         Args:
             size: images in a batch; the last one may have fewer.
@@ -61,14 +61,11 @@ class EvaluationSet:
         """
         if size < 1:
             raise UsageError(f"a batch cannot have {size} images", "give at least 1")
-        start = 0
-        for raw in self.raw(size):
-            stop = start + len(raw)
-            yield normalised(raw, self._pixels.scale, self._card, device), self.labels[start:stop].to(device)
-            start = stop
+        for raw, labels in zip(self.raw(size), torch.split(self.labels, size), strict=True):
+            yield normalize(raw, self._pixels.scale, self._card, device), labels.to(device)
 
     def raw(self, size: int) -> Iterator[Array]:
-        """Pixels as stored, uint8 (n, H, W, C), `size` images at a time."""
+        """Yield pixels as stored, uint8 (n, H, W, C), `size` images at a time."""
         if self._kept is None:
             yield from self._pixels.stream(self._indices, size)
             return
@@ -77,12 +74,12 @@ class EvaluationSet:
 
 
 def load_evaluation(dataset: DatasetSpec, card: ModelCard, limit: int | None = None, seed: int = 0) -> EvaluationSet:
-    """Opens the evaluation set of a target.
+    """Open the evaluation set of a target.
 
     Args:
         dataset: the data set.
         card: the network's card: input size and normalisation.
-        limit: evaluate so many images at most, chosen at random, since some sets are sorted by class.
+        limit: most images; they are chosen at random, since some sets are sorted by class. None: all.
         seed: seed of that choice.
 
     Raises:
@@ -102,12 +99,12 @@ def load_evaluation(dataset: DatasetSpec, card: ModelCard, limit: int | None = N
 def load_training(
     dataset: DatasetSpec, card: ModelCard, count: int | None, seed: int, exclude: EvaluationSet
 ) -> tuple[Tensor, Tensor, int]:
-    """Real training images for the `real` control.
+    """Return real training images for the `real` control.
 
     Args:
         dataset: the data set.
         card: the network's card.
-        count: images wanted; None or more than there are: all.
+        count: number of images; None or more than there are: all.
         seed: seed of the choice and its order.
         exclude: images that must not occur.
 
@@ -121,31 +118,28 @@ def load_training(
     """
     pixels = open_split(dataset, "train", card)
     order = _permutation(len(pixels.labels), seed)
-    wanted = len(order) if count is None else count
-    if wanted < 1:
-        raise UsageError(f"cannot take {wanted} training images", "give at least 1")
-    forbidden = {_digest(image) for batch in exclude.raw(_CHUNK) for image in batch}
+    count = len(order) if count is None else count
+    if count < 1:
+        raise UsageError(f"cannot take {count} training images", "give at least 1")
+    evaluated = {_digest(image) for batch in exclude.raw(_CHUNK) for image in batch}
     images: list[Array] = []
     labels: list[int] = []
-    dropped = 0
-    place = 0
-    while len(images) < wanted and place < len(order):
-        # Only as many as may still be needed are decoded.
-        chunk = order[place : place + min(_CHUNK, wanted - len(images))]
-        place += len(chunk)
-        for index, image in zip(chunk, next(iter(pixels.stream(chunk, len(chunk)))), strict=True):
-            if _digest(image) in forbidden:
-                dropped += 1
-                continue
-            images.append(image)
-            labels.append(int(pixels.labels[index]))
-    shape = (0, *pixels.shape)
-    stacked = np.stack(images) if images else np.zeros(shape, dtype=np.uint8)
-    return normalised(stacked, pixels.scale, card, "cpu"), torch.tensor(labels, dtype=torch.int64), dropped
+    start = 0
+    while len(images) < count and start < len(order):
+        # Decode only as many as may still be needed.
+        indices = order[start : start + min(_CHUNK, count - len(images))]
+        start += len(indices)
+        for index, image in zip(indices, next(iter(pixels.stream(indices, len(indices)))), strict=True):
+            if _digest(image) not in evaluated:
+                images.append(image)
+                labels.append(int(pixels.labels[index]))
+    stacked = np.stack(images) if images else np.zeros((0, *pixels.shape), dtype=np.uint8)
+    dropped = start - len(images)
+    return normalize(stacked, pixels.scale, card, "cpu"), torch.tensor(labels, dtype=torch.int64), dropped
 
 
-def normalised(raw: Array, scale: float, card: ModelCard, device: torch.device | str) -> Tensor:
-    """Maps stored pixels to a network's input space.
+def normalize(raw: Array, scale: float, card: ModelCard, device: torch.device | str) -> Tensor:
+    """Map stored pixels to a network's input space.
 
     Args:
         raw: uint8 (N, H, W, C).

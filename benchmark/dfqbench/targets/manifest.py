@@ -11,26 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tomli_w
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dfqbench.api.card import InputStats, ModelCard
+from dfqbench.api.card import InputStats
 from dfqbench.api.errors import InputError, UsageError, unknown_name
-from dfqbench.bounded import read_toml
-from dfqbench.models.reference import (
-    CODE_SCHEME,
-    LIBRARIES,
-    SCHEMES,
-    in_libraries,
-    parse_reference,
-    unknown_architecture,
-)
+from dfqbench.models.reference import CODE_SCHEME, LIBRARIES, SCHEMES, in_libraries, parse_reference
 from dfqbench.models.spec import ModelSpec
-from dfqbench.targets.domain import make_card
+from dfqbench.targets.cards import make_card
 from dfqbench.targets.spec import DatasetSpec, MissingModel
+from dfqbench.toml_file import read_toml
 
 MANIFEST = "targets.toml"
 FETCHED = "fetched.toml"
-"""Same form as `targets.toml`; written by `dfqbench fetch`."""
+"""A manifest that `dfqbench fetch` writes."""
+_HEADER = "# Written by dfqbench fetch; write your own data sets and models into targets.toml.\n"
 
 
 class _Table(BaseModel):
@@ -80,7 +76,7 @@ _TABLES: dict[str, type[_Table]] = {"datasets": _Dataset, "models": _Model, "sta
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one manifest declares.
+    """The content of one manifest.
 
     Attributes:
         path: the file.
@@ -96,7 +92,7 @@ class Manifest:
 
 
 def read_manifest(path: Path, families: Iterable[str] = ()) -> Manifest:
-    """Reads a `targets.toml` or `fetched.toml`.
+    """Read a `targets.toml` or `fetched.toml`.
 
     Args:
         path: the file; relative paths in it start from its folder.
@@ -106,85 +102,114 @@ def read_manifest(path: Path, families: Iterable[str] = ()) -> Manifest:
         InputError: the file is not TOML, has unknown keys or values of a wrong type, names an evaluation set that is
             not there, or a path that leaves the folder.
     """
-    raw = _parsed(path)
-    folder = path.parent.absolute()
-    datasets = {name: _dataset(path, folder, name, table) for name, table in raw.datasets.items()}
-    models: list[ModelSpec] = []
-    unavailable: list[tuple[str, MissingModel]] = []
-    seen: set[tuple[str, str]] = set()
-    for table in raw.models:
-        where = f"{path}, model '{table.name}'"
-        if (table.target, table.name) in seen:
-            raise InputError(f"{where} is declared twice for target '{table.target}'", "give each its own name")
-        seen.add((table.target, table.name))
-        made = _model(where, folder, table, datasets.get(table.target), families)
-        if isinstance(made, MissingModel):
-            unavailable.append((table.target, made))
-        else:
-            models.append(made)
-    return Manifest(path, datasets, tuple(models), tuple(unavailable))
-
-
-def _parsed(path: Path) -> _File:
     try:
-        return _File.model_validate(read_toml(path))
+        content = _File.model_validate(read_toml(path))
     except ValidationError as error:
-        raise _explained(path, error) from error
-
-
-def _explained(path: Path, error: ValidationError) -> InputError:
-    """The first fault of a manifest as one line, with the nearest valid key where a key is unknown."""
-    # A misspelt key shows twice: as unknown, and as another one missing. Name the misspelling.
-    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    loc = [part for part in first["loc"] if part not in {"int", "list[int]"}]
-    where = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in loc[:-1]).replace(".[", "[")
-    place = f"{path}, {where}" if where else str(path)
-    if first["type"] == "extra_forbidden":
-        table = next((_TABLES[str(part)] for part in reversed(loc[:-1]) if str(part) in _TABLES), _File)
-        fault = unknown_name("key", str(loc[-1]), table.model_fields)
-        return InputError(f"{place}: {fault.message}", fault.hint)
-    if first["type"] == "missing":
-        return InputError(f"{place}: '{loc[-1]}' is missing", "add it")
-    return InputError(f"{place}: {loc[-1]}: {first['msg'].lower()}", "correct the value")
-
-
-def _dataset(path: Path, folder: Path, name: str, table: _Dataset) -> DatasetSpec:
-    where = f"{path}, dataset '{name}'"
-    paths: dict[str, Path | None] = {"train": None}
-    for key, text in (("evaluate", table.evaluate), ("train", table.train)):
-        if text is None:
-            continue
-        found = _located(f"{where}: {key}", folder, text, absolute=True)
-        if not (found.is_file() if table.kind == "npz" else found.is_dir()):
-            kind = "file" if table.kind == "npz" else "folder"
-            raise InputError(f"{where}: {key}: there is no {kind} {found}", "correct the path, or put the data there")
-        paths[key] = found
-    return DatasetSpec(
-        name=name,
-        kind=table.kind,
-        evaluate=paths["evaluate"],
-        train=paths["train"],
-        classes=table.classes,
-        subset_of=table.subset_of,
-        resize=table.resize,
-        crop=table.crop,
-        default_budget=table.default_budget,
+        raise _first_fault(path, error) from error
+    families = tuple(families)
+    datasets = {name: _dataset(path, name, table) for name, table in content.datasets.items()}
+    models: dict[tuple[str, str], ModelSpec | MissingModel] = {}
+    for table in content.models:
+        where = f"{path}, model '{table.name}'"
+        if (table.target, table.name) in models:
+            raise InputError(f"{where} is declared twice for target '{table.target}'", "give each its own name")
+        model = _model(where, path.parent.absolute(), table, datasets.get(table.target), families)
+        models[table.target, table.name] = model
+    return Manifest(
+        path,
+        datasets,
+        tuple(model for model in models.values() if isinstance(model, ModelSpec)),
+        tuple((target, model) for (target, _), model in models.items() if isinstance(model, MissingModel)),
     )
 
 
-def _located(where: str, folder: Path, text: str, *, absolute: bool) -> Path:
-    path = Path(text)
-    if path.is_absolute() and not absolute:
-        raise InputError(f"{where}: '{text}' is absolute", "give a path relative to the manifest")
-    if ".." in path.parts or not text.strip():
+def fetched_models(folder: Path) -> list[dict[str, Any]]:
+    """Return the model tables of a folder's `fetched.toml`; empty without one.
+
+    Raises:
+        InputError: the file is not TOML.
+    """
+    path = folder / FETCHED
+    return [dict(table) for table in read_toml(path).get("models", [])] if path.is_file() else []
+
+
+def add_fetched_model(folder: Path, model: ModelSpec) -> None:
+    """Add a model to a folder's `fetched.toml`, or replace the entry of its name; the file is replaced atomically.
+
+    Args:
+        folder: the data folder.
+        model: the model; its weights lie below the folder.
+
+    Raises:
+        InputError: a name is not Unicode text (it holds a lone surrogate), or the present file is not TOML.
+    """
+    path = folder / FETCHED
+    card = model.card
+    table: dict[str, Any] = {
+        "target": model.target,
+        "name": model.name,
+        "ref": model.ref,
+        "kwargs": dict(model.kwargs) or None,
+        "weights": None if model.weights is None else model.weights.relative_to(folder).as_posix(),
+        "sha256": model.sha256,
+        "input_size": card.input_size,
+        "classes": card.classes,
+        "mean": card.mean,
+        "std": card.std,
+        "top1": model.top1,
+    }
+    table = {key: value for key, value in table.items() if value is not None}
+    with FileLock(folder / f".{FETCHED}.lock"):
+        tables = [
+            old for old in fetched_models(folder) if [old.get("target"), old.get("name")] != [model.target, model.name]
+        ]
+        part = path.with_suffix(".part")
+        try:
+            part.write_bytes((_HEADER + tomli_w.dumps({"models": [*tables, table]})).encode())
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path} cannot hold {model.name!r}: it is not Unicode text", "correct the name"
+            ) from error
+        part.replace(path)
+
+
+def _first_fault(path: Path, error: ValidationError) -> InputError:
+    """Describe the first fault of a manifest in one line, with the nearest valid key where a key is unknown."""
+    # A misspelt key is reported twice: as unknown, and as another one that is missing. Name the misspelling.
+    fault = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    *parents, key = (part for part in fault["loc"] if part not in {"int", "list[int]"})
+    place = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in parents).replace(".[", "[")
+    where = f"{path}, {place}" if place else str(path)
+    if fault["type"] == "extra_forbidden":
+        table = next((_TABLES[str(part)] for part in reversed(parents) if str(part) in _TABLES), _File)
+        unknown = unknown_name("key", str(key), table.model_fields)
+        return InputError(f"{where}: {unknown.message}", unknown.hint)
+    if fault["type"] == "missing":
+        return InputError(f"{where}: '{key}' is missing", "add it")
+    return InputError(f"{where}: {key}: {fault['msg'].lower()}", "correct the value")
+
+
+def _dataset(path: Path, name: str, table: _Dataset) -> DatasetSpec:
+    paths: dict[str, Path | None] = {"evaluate": None, "train": None}
+    for key, text in (("evaluate", table.evaluate), ("train", table.train)):
+        if text is not None:
+            where = f"{path}, dataset '{name}': {key}"
+            data = paths[key] = _below(where, path.parent.absolute(), text)
+            if not (data.is_file() if table.kind == "npz" else data.is_dir()):
+                form = "file" if table.kind == "npz" else "folder"
+                raise InputError(f"{where}: there is no {form} {data}", "correct the path, or put the data there")
+    return DatasetSpec(name=name, **(dict(table) | paths))
+
+
+def _below(where: str, folder: Path, text: str) -> Path:
+    if ".." in Path(text).parts or not text.strip():
         raise InputError(f"{where}: '{text}' leaves the manifest's folder", "give a path without '..'")
-    return folder / path
+    return folder / text
 
 
 def _model(
-    where: str, folder: Path, table: _Model, dataset: DatasetSpec | None, families: Iterable[str]
+    where: str, folder: Path, table: _Model, dataset: DatasetSpec | None, families: tuple[str, ...]
 ) -> ModelSpec | MissingModel:
-    families = tuple(families)
     ref = table.ref or table.name
     try:
         reference = parse_reference(ref, families)
@@ -193,9 +218,6 @@ def _model(
             # Perhaps the family of a plugin that is not installed: the other models are still of use.
             return MissingModel(table.name, str(error))
         raise InputError(f"{where}: {error.message}", error.hint) from error
-    unknown = unknown_architecture(reference)
-    if unknown is not None:
-        raise InputError(f"{where}: {unknown.message}", unknown.hint)
     if reference.options:
         raise InputError(f"{where}: '?' in '{ref}'", "write arguments as kwargs = { ... }")
     if reference.scheme == CODE_SCHEME and (reference.is_file or not in_libraries(reference.name)):
@@ -205,8 +227,18 @@ def _model(
             f"command line: --models '{ref}'",
         )
     _check_json(where, table.args, table.kwargs)
-    weights = None if table.weights is None else _located(f"{where}: weights", folder, table.weights, absolute=False)
-    card = _card(where, table, dataset)
+    weights = None
+    if table.weights is not None:
+        if Path(table.weights).is_absolute():
+            raise InputError(f"{where}: weights: '{table.weights}' is absolute", "give a path relative to the manifest")
+        weights = _below(f"{where}: weights", folder, table.weights)
+    card = make_card(
+        where,
+        target=table.target,
+        dataset=dataset,
+        stats=None if table.stats is None else InputStats(tuple(table.stats.mean), tuple(table.stats.std)),
+        **table.model_dump(include={"input_size", "classes", "mean", "std"}),
+    )
     if weights is None and table.random_seed is None:
         return MissingModel(table.name, f'no weights are named in {folder}; add weights = "..." or random_seed = 0')
     if weights is not None and not weights.is_file():
@@ -217,7 +249,7 @@ def _model(
         ref=reference.bare,
         card=card,
         args=tuple(table.args),
-        kwargs=dict(table.kwargs),
+        kwargs=table.kwargs,
         weights=weights,
         random_seed=table.random_seed if weights is None else None,
         top1=table.top1,
@@ -226,6 +258,7 @@ def _model(
 
 
 def _check_json(where: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse dates and times, which TOML has and JSON has not."""
     pending: list[Any] = [*args, *kwargs.values()]
     while pending:
         value = pending.pop()
@@ -234,20 +267,5 @@ def _check_json(where: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> N
         elif isinstance(value, list):
             pending += value
         elif not isinstance(value, str | int | float | bool):
-            raise InputError(
-                f"{where}: {type(value).__name__} is no argument", "use numbers, text, true/false and lists"
-            )
-
-
-def _card(where: str, table: _Model, dataset: DatasetSpec | None) -> ModelCard:
-    stats = table.stats
-    return make_card(
-        where,
-        target=table.target,
-        dataset=dataset,
-        input_size=table.input_size,
-        classes=table.classes,
-        mean=table.mean,
-        std=table.std,
-        stats=None if stats is None else InputStats(tuple(stats.mean), tuple(stats.std)),
-    )
+            name = type(value).__name__
+            raise InputError(f"{where}: {name} is no argument", "use numbers, text, true/false and lists")

@@ -1,4 +1,4 @@
-"""Pixels: where the images of a split lie and how they are read, before normalisation."""
+"""Pixels: read the images of a split, before normalisation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError, Unavailable
+from dfqbench.targets.layouts import class_folders
 from dfqbench.targets.spec import DatasetSpec
-from dfqbench.targets.wnids import class_folders
 
 Split = Literal["evaluate", "train"]
 Array = npt.NDArray[np.uint8]
@@ -30,32 +30,15 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 _THREADS = 8
 
 
-class Pixels(Protocol):
-    """Images of a split."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Classes, (N,)."""
-        ...
-
-    @property
-    def scale(self) -> float:
-        """Value of a white pixel."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of one image."""
-        ...
-
-    def stream(self, indices: Sequence[int], size: int) -> Iterator[Array]:
-        """Yields uint8 (n, H, W, C), `size` images at a time, in the order of `indices`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ArrayPixels:
-    """Images that lie in memory as one array; attributes as in `Pixels`."""
+    """Images that lie in memory as one array.
+
+    Attributes:
+        images: uint8 (N, H, W, C).
+        labels: classes, (N,).
+        scale: value of a white pixel.
+    """
 
     images: Array
     labels: npt.NDArray[np.int64]
@@ -68,14 +51,22 @@ class ArrayPixels:
         return height, width, channels
 
     def stream(self, indices: Sequence[int], size: int) -> Iterator[Array]:
-        """Yields uint8 (n, H, W, C), `size` images at a time, in the order of `indices`."""
+        """Yield uint8 (n, H, W, C), `size` images at a time, in the order of `indices`."""
         for start in range(0, len(indices), size):
             yield self.images[np.asarray(indices[start : start + size])]
 
 
 @dataclass(frozen=True, slots=True)
 class FolderPixels:
-    """Image files, decoded and cropped by a few threads as they are asked for; attributes as in `Pixels`."""
+    """Image files, decoded and cropped by a few threads when they are needed.
+
+    Attributes:
+        files: the image files.
+        labels: classes, (N,).
+        shape: (H, W, C) of the crop.
+        resize: shorter side before the crop; 0: no resize.
+        scale: value of a white pixel.
+    """
 
     files: tuple[Path, ...]
     labels: npt.NDArray[np.int64]
@@ -84,13 +75,13 @@ class FolderPixels:
     scale: float = 255.0
 
     def stream(self, indices: Sequence[int], size: int) -> Iterator[Array]:
-        """Yields uint8 (n, H, W, C), `size` images at a time, in the order of `indices`; one batch ahead."""
+        """Yield uint8 (n, H, W, C), `size` images at a time, in the order of `indices`; decode one batch ahead."""
         pending: deque[list[Future[Array]]] = deque()
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             try:
                 for start in range(0, len(indices), size):
-                    chunk = indices[start : start + size]
-                    pending.append([pool.submit(self._decode, self.files[index]) for index in chunk])
+                    batch = indices[start : start + size]
+                    pending.append([pool.submit(self._decode, self.files[index]) for index in batch])
                     if len(pending) > 1:
                         yield np.stack([future.result() for future in pending.popleft()])
                 while pending:
@@ -125,8 +116,12 @@ class FolderPixels:
         return np.asarray(image, dtype=np.uint8)
 
 
+Pixels = ArrayPixels | FolderPixels
+"""Images of a split."""
+
+
 def open_split(dataset: DatasetSpec, split: Split, card: ModelCard) -> Pixels:
-    """Opens a split of a data set as a network takes it.
+    """Open a split of a data set in the size that a network takes.
 
     Args:
         dataset: the data set.
@@ -146,27 +141,30 @@ def open_split(dataset: DatasetSpec, split: Split, card: ModelCard) -> Pixels:
     if path is None and dataset.kind != "digits":
         what = "training split" if split == "train" else "evaluation set"
         raise Unavailable(f"target '{dataset.name}' has no {what}", f"name one with {split} = in targets.toml")
-    if dataset.kind == "imagenet-folder" and path is not None:
-        pixels: Pixels = _folder(dataset, path, card)
-    elif dataset.kind == "npz" and path is not None:
+    if path is None:
+        pixels: Pixels = _digits(split)
+    elif dataset.kind == "imagenet-folder":
+        pixels = _folder(dataset, path, card)
+    elif dataset.kind == "npz":
         pixels = _npz(path)
-    elif dataset.kind == "torchvision" and path is not None:
-        pixels = _torchvision(dataset, path, split)
     else:
-        pixels = _digits(split)
-    _check(dataset, path, pixels, card)
+        pixels = _torchvision(dataset, path, split)
+    _check(dataset, str(path or dataset.name), pixels, card)
     return pixels
 
 
 def digits_evaluated(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which of the digits are evaluation images: a fixed, stratified 540 of 1,797.
+    """Select the evaluation images of the digits: a fixed, stratified 540 of 1,797.
 
     The images are put in order of class and, within a class, of scikit-learn's order; position p of N is an
-    evaluation image if floor((p+1)*540/N) > floor(p*540/N): every 3.3-th image. No random number is involved, so
-    that the split cannot change with a library.
+    evaluation image if floor((p+1)*540/N) > floor(p*540/N): every 3.3-th image. Without random numbers the split
+    cannot change with a library.
 
     Args:
         labels: class of each digit in scikit-learn's order.
+
+    Returns:
+        True for each evaluation image, (N,).
     """
     count = len(labels)
     order = np.argsort(labels, kind="stable")
@@ -177,12 +175,8 @@ def digits_evaluated(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def _digits(split: Split) -> ArrayPixels:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise Unavailable(
-            "scikit-learn, which holds the digits, is not installed", "pip install scikit-learn"
-        ) from error
+    from sklearn.datasets import load_digits
+
     raw = load_digits()
     labels = np.asarray(raw.target, dtype=np.int64)
     chosen = digits_evaluated(labels) == (split == "evaluate")
@@ -221,7 +215,7 @@ def _torchvision(dataset: DatasetSpec, path: Path, split: Split) -> ArrayPixels:
         raise InputError(f"{path} with {dataset.classes} classes is not a torchvision layout", f"use {expected}")
     try:
         with warnings.catch_warnings():
-            # The official pickles are so old that numpy warns of how their types are written.
+            # numpy warns of the types in the official pickles, which are old.
             warnings.simplefilter("ignore")
             # torchvision compares each file with its published MD5 before it unpickles anything.
             loaded = reader(str(path.parent), train=split == "train", download=False)
@@ -239,12 +233,12 @@ def _folder(dataset: DatasetSpec, path: Path, card: ModelCard) -> FolderPixels:
             f"{path} has {len(folders)} of the {dataset.classes} classes of '{dataset.name}'",
             "complete it, or declare it under its own name with subset_of",
         )
-    files: list[Path] = []
-    labels: list[int] = []
-    for name, index in folders.items():
-        images = sorted(file for file in (path / name).iterdir() if file.suffix.lower() in SUFFIXES)
-        files += images
-        labels += [index] * len(images)
+    files = [
+        (file, index)
+        for name, index in folders.items()
+        for file in sorted((path / name).iterdir())
+        if file.suffix.lower() in SUFFIXES
+    ]
     channels, height, width = card.input_size
     if dataset.crop is not None and dataset.crop != height:
         raise InputError(
@@ -252,11 +246,11 @@ def _folder(dataset: DatasetSpec, path: Path, card: ModelCard) -> FolderPixels:
             "change crop in targets.toml, or use another model",
         )
     resize = int(min(height, width) / RESIZE_RATIO) if dataset.resize is None else dataset.resize
-    return FolderPixels(tuple(files), np.asarray(labels, dtype=np.int64), (height, width, channels), resize)
+    labels = np.asarray([index for _, index in files], dtype=np.int64)
+    return FolderPixels(tuple(file for file, _ in files), labels, (height, width, channels), resize)
 
 
-def _check(dataset: DatasetSpec, path: Path | None, pixels: Pixels, card: ModelCard) -> None:
-    where = str(path or dataset.name)
+def _check(dataset: DatasetSpec, where: str, pixels: Pixels, card: ModelCard) -> None:
     if not len(pixels.labels):
         raise InputError(f"{where} has no images", "put the images there, or correct the path")
     low, high = int(pixels.labels.min()), int(pixels.labels.max())

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dfqbench.models.spec import ModelSpec, card_as_dict
-
-__all__ = ["DatasetSpec", "Kind", "MissingModel", "ModelSpec", "Target", "card_as_dict", "digits_file", "guarded_paths"]
+from dfqbench.api.errors import InputError, Unavailable
+from dfqbench.models.identity import file_sha256
+from dfqbench.models.spec import JsonData, ModelSpec
 
 Kind = Literal["npz", "imagenet-folder", "torchvision", "digits"]
 
+_SPLIT_VERSION = b"digits split 1: every 540/1797-th image in order of class"
+
 
 @dataclass(frozen=True, slots=True)
-class DatasetSpec:
+class DatasetSpec(JsonData):
     """An evaluation set, and the training split of the `real` control where there is one.
 
     Attributes:
@@ -42,25 +45,6 @@ class DatasetSpec:
     crop: int | None = None
     default_budget: str = "paper"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON data; `from_dict` reads it back."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "evaluate": None if self.evaluate is None else str(self.evaluate),
-            "train": None if self.train is None else str(self.train),
-            "classes": self.classes,
-            "subset_of": self.subset_of,
-            "resize": self.resize,
-            "crop": self.crop,
-            "default_budget": self.default_budget,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
-        """Reads what `as_dict` wrote."""
-        return cls(**{**data, "evaluate": _path(data["evaluate"]), "train": _path(data["train"])})
-
 
 @dataclass(frozen=True, slots=True)
 class MissingModel:
@@ -81,7 +65,7 @@ class Target:
 
     Attributes:
         name: name that users type.
-        dataset: the evaluation set, or None where it was not found.
+        dataset: the evaluation set, or None where there is none.
         models: networks with weights.
         missing: why there is no evaluation set, or empty.
         unavailable: networks that were declared but cannot be built.
@@ -95,21 +79,51 @@ class Target:
 
 
 def digits_file() -> Path | None:
-    """Where scikit-learn keeps its digits, found without importing it; None without scikit-learn."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
+    """Return the file of scikit-learn's digits without importing scikit-learn; None if it is not installed."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
         return None
-    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 def guarded_paths(dataset: DatasetSpec) -> tuple[Path, ...]:
-    """Files and folders that plugin code must not open, as written and with symbolic links resolved."""
-    paths = [dataset.evaluate, dataset.train]
+    """Return the files and folders that plugin code must not open, as written and with symbolic links resolved."""
+    paths = [dataset.evaluate, dataset.train, digits_file() if dataset.kind == "digits" else None]
+    return tuple(dict.fromkeys(form for path in paths if path for form in (path.absolute(), path.resolve())))
+
+
+def fingerprint(dataset: DatasetSpec) -> str:
+    """Return a SHA-256 that changes when the evaluation images or their labels do.
+
+    Files are hashed by content. A folder of images is hashed by the sorted relative paths and sizes of its files, since
+    reading 50,000 images for a hash would take minutes.
+
+    Raises:
+        InputError: the data cannot be read.
+        Unavailable: scikit-learn, which holds the digits, is not installed.
+    """
+    path = digits_file() if dataset.kind == "digits" else dataset.evaluate
     if dataset.kind == "digits":
-        paths.append(digits_file())
-    both = [form for path in paths if path is not None for form in (path.absolute(), path.resolve())]
-    return tuple(dict.fromkeys(both))
+        if path is None or not path.is_file():
+            raise Unavailable("the digits of scikit-learn were not found", "pip install scikit-learn")
+        return hashlib.sha256(_SPLIT_VERSION + file_sha256(path).encode()).hexdigest()
+    if path is None:
+        raise InputError(f"target '{dataset.name}' has no evaluation set", "name its file or folder in targets.toml")
+    if dataset.kind == "imagenet-folder":
+        return _folder_sha256(path)
+    if dataset.kind == "torchvision":
+        path /= "test_batch" if dataset.classes == 10 else "test"
+    return file_sha256(path)
 
 
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
+def _folder_sha256(folder: Path) -> str:
+    lines: list[str] = []
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        for name in names:
+            path = Path(parent, name)
+            lines.append(f"{path.relative_to(folder).as_posix()}\t{path.stat().st_size}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _raise(error: OSError) -> None:
+    raise InputError(f"cannot read {error.filename}: {error.strerror}", "check the path and its permissions") from error

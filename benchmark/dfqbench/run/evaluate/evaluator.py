@@ -21,6 +21,7 @@ from dfqbench.accel import using_kernels
 from dfqbench.api.errors import DfqError, Unavailable
 from dfqbench.api.precision import Precision
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
@@ -31,7 +32,7 @@ from dfqbench.run.worker.device_setup import compute_on
 from dfqbench.run.worker.memory import peak_mib, reset_peak
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
-from dfqbench.targets.spec import DatasetSpec, ModelSpec
+from dfqbench.targets.spec import DatasetSpec
 
 CHECKED_IMAGES = 4
 """Evaluation images on which operands are checked; a grid holds for every image or for none."""

@@ -9,16 +9,17 @@ from typing import Any
 from dfqbench.api.budget import Budget
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import MethodChoice
+from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.scheme import Scheme
 from dfqbench.run.plan.identity import host_code, identity
 from dfqbench.run.store.status import Status
-from dfqbench.targets.spec import DatasetSpec, ModelSpec, card_as_dict
+from dfqbench.targets.spec import DatasetSpec
 
 DATA_CODE = (
-    "targets/decoded.py",
+    "targets/decoded_cache.py",
     "targets/evaluation.py",
+    "targets/layouts.py",
     "targets/pixels.py",
-    "targets/wnids.py",
     "targets/wnids.txt",
 )
 """The host's code that decides which pixels and labels are read."""
@@ -175,7 +176,7 @@ class Cell:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How evaluation images become the network's input."""
-        card = None if self.model is None else card_as_dict(self.model.card)
+        card = None if self.model is None else self.model.as_dict()["card"]
         return {"resize": self.dataset.resize, "crop": self.dataset.crop, "card": card}
 
     @property

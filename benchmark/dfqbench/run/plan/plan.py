@@ -14,15 +14,15 @@ from dfqbench.grid.choice import REAL, MethodChoice, resolve_methods
 from dfqbench.grid.params import build_params, params_dict
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
+from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
 from dfqbench.run.plan.cell import DATA_CODE, Cell, Part, Problem
 from dfqbench.run.plan.identity import host_code
 from dfqbench.run.plan.real import REAL_TITLE, RealParams
 from dfqbench.run.store.environment import resolve_precision
 from dfqbench.targets.catalogue import Catalogue
-from dfqbench.targets.fingerprint import fingerprint
 from dfqbench.targets.folders import decoded_folder
-from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, guarded_paths
+from dfqbench.targets.spec import DatasetSpec, MissingModel, fingerprint, guarded_paths
 
 PREFERRED = ("imagenet", "cifar10", "digits")
 """Targets of a grid that names none: the first complete one."""

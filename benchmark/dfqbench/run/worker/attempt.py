@@ -22,6 +22,7 @@ from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import REAL
 from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
@@ -42,7 +43,6 @@ from dfqbench.run.worker.memory import reset_peak
 from dfqbench.run.worker.rng import seeded
 from dfqbench.run.worker.stop_flag import StopFlag
 from dfqbench.synth.source import FixedSource
-from dfqbench.targets.spec import ModelSpec
 
 if TYPE_CHECKING:
     from dfqbench.run.worker.instrumented_source import Timed, Timelines

@@ -1,7 +1,7 @@
 """Decoded images of a folder of image files, kept as one memory-mapped file: later evaluations decode nothing.
 
-Written only by an explicit `dfqbench decode`, which says the size first. The file's name holds the content, the crop
-and the text of the decoding code, so that a changed folder or a new version never meets a stale file.
+Written only by an explicit `dfqbench decode`, which prints the size first. The file's name holds a hash of the content,
+the crop and the text of the decoding code, so that a changed folder or a new version never uses a stale file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ import numpy as np
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError, UsageError
-from dfqbench.targets.fingerprint import fingerprint
 from dfqbench.targets.folders import DECODED, decoded_folder
 from dfqbench.targets.pixels import Array, ArrayPixels, FolderPixels, Pixels, open_split
-from dfqbench.targets.spec import DatasetSpec
+from dfqbench.targets.spec import DatasetSpec, fingerprint
 
-_WRITTEN_AT_A_TIME = 64
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """The decoded form of an evaluation set at one crop.
+class DecodedCache:
+    """The file of an evaluation set's decoded images at one crop.
 
     Attributes:
-        path: the file, there or not.
+        path: the file, which may not exist.
         pixels: the image files.
     """
 
@@ -48,7 +47,7 @@ class Decoded:
         return count * height * width * channels
 
     def open(self) -> ArrayPixels | None:
-        """The pixels from the file, or None where there is no such file, or another one under its name."""
+        """Return the pixels of the file; None if it does not exist or holds something else."""
         try:
             images: Array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
@@ -58,7 +57,7 @@ class Decoded:
         return ArrayPixels(images, self.pixels.labels, self.pixels.scale)
 
     def write(self) -> None:
-        """Decodes every image; the file appears under its name only when it is complete.
+        """Decode every image; the file is renamed to its name when it is complete.
 
         Raises:
             InputError: an image cannot be decoded.
@@ -75,9 +74,9 @@ class Decoded:
         try:
             images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self.shape)
             start = 0
-            for part in self.pixels.stream(range(self.shape[0]), _WRITTEN_AT_A_TIME):
-                images[start : start + len(part)] = part
-                start += len(part)
+            for batch in self.pixels.stream(range(self.shape[0]), _BATCH):
+                images[start : start + len(batch)] = batch
+                start += len(batch)
             images.flush()
             del images
             temporary.replace(self.path)
@@ -85,45 +84,34 @@ class Decoded:
             temporary.unlink(missing_ok=True)
 
 
-def decoded(dataset: DatasetSpec, card: ModelCard) -> Decoded | None:
-    """The decoded form of a target's evaluation set for a network; None where its images lie decoded already.
+def decoded_cache(dataset: DatasetSpec, card: ModelCard) -> DecodedCache:
+    """Return the file of decoded images for a target's evaluation set and a network.
 
     Raises:
-        InputError: the data cannot be read or does not fit the card.
+        InputError: the data cannot be read, does not fit the card, or is no folder of image files.
         Unavailable: there is no evaluation set.
     """
-    return _of(dataset, open_split(dataset, "evaluate", card))
+    pixels = open_split(dataset, "evaluate", card)
+    if not isinstance(pixels, FolderPixels):
+        raise InputError(
+            f"the images of target '{dataset.name}' are stored as pixels", "nothing needs to be done: run the grid"
+        )
+    return _cache_of(dataset, pixels)
 
 
 def open_evaluation(dataset: DatasetSpec, card: ModelCard) -> Pixels:
-    """The evaluation images of a target, from the decoded file where there is one.
+    """Return the evaluation images of a target, from the file of decoded images if it exists.
 
     Raises:
         InputError: the data cannot be read or does not fit the card.
         Unavailable: there is no evaluation set.
     """
     pixels = open_split(dataset, "evaluate", card)
-    found = _of(dataset, pixels)
-    return pixels if found is None else found.open() or pixels
+    return (_cache_of(dataset, pixels).open() if isinstance(pixels, FolderPixels) else None) or pixels
 
 
-def _of(dataset: DatasetSpec, pixels: Pixels) -> Decoded | None:
-    if not isinstance(pixels, FolderPixels):
-        return None
+def _cache_of(dataset: DatasetSpec, pixels: FolderPixels) -> DecodedCache:
     code = hashlib.sha256(Path(__file__).with_name("pixels.py").read_bytes()).hexdigest()
-    facts = "\n".join([fingerprint(dataset), repr(pixels.shape), str(pixels.resize), code])
-    name = f"{dataset.name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npy"
-    return Decoded(decoded_folder() / name, pixels)
-
-
-def checked(dataset: DatasetSpec, found: Decoded | None) -> Decoded:
-    """The decoded form, or an error where there is nothing to decode.
-
-    Raises:
-        InputError: the images are no image files.
-    """
-    if found is None:
-        raise InputError(
-            f"the images of target '{dataset.name}' are stored as pixels", "nothing needs to be done: run the grid"
-        )
-    return found
+    key = "\n".join([fingerprint(dataset), repr(pixels.shape), str(pixels.resize), code])
+    name = f"{dataset.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+    return DecodedCache(decoded_folder() / name, pixels)

@@ -1,5 +1,3 @@
-"""Decoded evaluation images: the same pixels, without decoding."""
-
 from __future__ import annotations
 
 import itertools
@@ -16,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from dfqbench.api import InputError, ModelCard, UsageError
 from dfqbench.cli import decode
-from dfqbench.targets.decoded import checked, decoded
+from dfqbench.targets.decoded_cache import decoded_cache
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.pixels import FolderPixels
 from dfqbench.targets.spec import DatasetSpec
@@ -56,50 +54,50 @@ def images(dataset: DatasetSpec, limit: int | None = None) -> torch.Tensor:
     return torch.cat([batch for batch, _ in load_evaluation(dataset, CARD, limit).batches(4)])
 
 
-def test_the_same_images_and_nothing_is_decoded(dataset: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = checked(dataset, decoded(dataset, CARD))
+def test_cached_images_equal_decoded_ones(dataset: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = decoded_cache(dataset, CARD)
     before, few = images(dataset), images(dataset, 5)
-    found.write()
-    assert found.path.stat().st_size >= found.bytes == 9 * 16 * 16 * 3
+    cache.write()
+    assert cache.path.stat().st_size >= cache.bytes == 9 * 16 * 16 * 3
     monkeypatch.setattr(FolderPixels, "_decode", None)
     monkeypatch.setattr("dfqbench.targets.evaluation.MEMORY_LIMIT", 0)
     assert torch.equal(images(dataset), before)
     assert torch.equal(images(dataset, 5), few)
-    assert [path.suffix for path in found.path.parent.iterdir()] == [".npy"]
+    assert [path.suffix for path in cache.path.parent.iterdir()] == [".npy"]
 
 
-def test_another_file_or_a_changed_folder_is_not_used(dataset: DatasetSpec) -> None:
-    found = checked(dataset, decoded(dataset, CARD))
-    found.write()
-    whole = found.path.read_bytes()
+def test_stale_or_damaged_file_is_not_used(dataset: DatasetSpec) -> None:
+    cache = decoded_cache(dataset, CARD)
+    cache.write()
+    whole = cache.path.read_bytes()
     before = images(dataset)
     for bad in (b"", b"no array", whole[:-1]):
-        found.path.write_bytes(bad)
-        assert found.open() is None
+        cache.path.write_bytes(bad)
+        assert cache.open() is None
         assert torch.equal(images(dataset), before)
-    np.save(found.path, np.zeros((1, 16, 16, 3), dtype=np.uint8))
-    assert found.open() is None
+    np.save(cache.path, np.zeros((1, 16, 16, 3), dtype=np.uint8))
+    assert cache.open() is None
     assert dataset.evaluate is not None
     (dataset.evaluate / WNIDS[0] / "0.png").unlink()
-    again = checked(dataset, decoded(dataset, CARD))
-    assert again.path != found.path
+    again = decoded_cache(dataset, CARD)
+    assert again.path != cache.path
     larger = ModelCard((3, 20, 20), CARD.mean, CARD.std, 1000)
-    assert checked(dataset, decoded(dataset, larger)).path != again.path
+    assert decoded_cache(dataset, larger).path != again.path
 
 
-def test_nothing_is_left_where_an_image_is_broken(dataset: DatasetSpec) -> None:
+def test_broken_image_leaves_no_file(dataset: DatasetSpec) -> None:
     assert dataset.evaluate is not None
     (dataset.evaluate / WNIDS[1] / "1.png").write_bytes(b"no image")
-    found = checked(dataset, decoded(dataset, CARD))
+    cache = decoded_cache(dataset, CARD)
     with pytest.raises(InputError, match="cannot read the image"):
-        found.write()
-    assert list(found.path.parent.iterdir()) == []
+        cache.write()
+    assert list(cache.path.parent.iterdir()) == []
 
 
-def test_a_full_disk_is_told_before(dataset: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_before_writing(dataset: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(UsageError, match="GiB are needed"):
-        checked(dataset, decoded(dataset, CARD)).write()
+        decoded_cache(dataset, CARD).write()
 
 
 def run(*arguments: str | Path) -> Result:
@@ -108,18 +106,15 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_command_says_the_size_first(dataset: DatasetSpec) -> None:
+def test_command_writes_only_with_yes(dataset: DatasetSpec) -> None:
     assert dataset.evaluate is not None
     folder = dataset.evaluate.parent
     (folder / "targets.toml").write_text(MANIFEST)
-    command = ("part", "--data", folder)
-    assert run(*command).stdout.startswith("would be written with --yes: 9 images of 16x16, 0 MiB, at ")
-    assert run(*command, "--yes").stdout.startswith("written: ")
-    assert run(*command).stdout.startswith("already there: ")
-    assert run(*command, "--remove").stdout.startswith("removed: ")
+    for options, line in (
+        ((), "would be written with --yes: 9 images of 16x16, 0 MiB, at "),
+        (("--yes",), "written: "),
+        ((), "already there: "),
+        (("--remove",), "removed: "),
+    ):
+        assert run("part", "--data", folder, *options).stdout.startswith(line)
     assert isinstance(run("digits").exception, InputError)
-
-
-def test_digits_need_no_decoding() -> None:
-    digits = DatasetSpec("digits", "digits", None, None, 10)
-    assert decoded(digits, ModelCard((1, 8, 8), (0.5,), (0.5,), 10)) is None

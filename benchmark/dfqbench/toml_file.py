@@ -1,4 +1,4 @@
-"""TOML files from strangers, read within bounds."""
+"""Read TOML files of unknown origin: grids and manifests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dfqbench.api.errors import InputError
 
-MOST_BYTES = 2**22
+MAX_BYTES = 2**22
 """A larger file is neither a grid nor a manifest."""
 
 
@@ -16,11 +16,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        InputError: it cannot be read, is not TOML, not UTF-8, too large, or nested without end.
+        InputError: it cannot be read, is not TOML, not UTF-8, too large, or nested too deeply.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MiB", "name another file")
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "name another file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -29,6 +29,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         reason = "its values are nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(
-            f"{path} is not valid TOML: {reason[:1].lower()}{reason[1:]}", "correct the file at that place"
-        ) from error
+        reason = reason[:1].lower() + reason[1:]
+        raise InputError(f"{path} is not valid TOML: {reason}", "correct the file at that place") from error
