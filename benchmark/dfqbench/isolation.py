@@ -15,7 +15,7 @@ from types import ModuleType
 from dfqbench.api.errors import PluginError
 
 PLUGIN_FAILURES = (Exception, SystemExit)
-"""What plugin code may raise without stopping the host; Ctrl-C still does."""
+"""Exceptions of plugin code that do not stop the host; Ctrl-C still does."""
 
 
 @contextlib.contextmanager

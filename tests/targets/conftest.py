@@ -70,7 +70,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def write_npz(tmp_path: Path) -> Callable[..., Path]:
-    """Writes `count` random 32x32 images with labels 0, 1, 2, ... modulo `classes`."""
+    """Write `count` random 32x32 images with labels 0, 1, 2, ... modulo `classes`."""
 
     def write(name: str, count: int = 20, classes: int = 10, seed: int = 0, size: int = 32) -> Path:
         path = tmp_path / name
@@ -84,7 +84,7 @@ def write_npz(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def manifest(tmp_path: Path, write_npz: Callable[..., Path]) -> Callable[..., Path]:
-    """Writes a folder with cifar10/test.npz, a weights file, and a targets.toml of the given text."""
+    """Write a folder with cifar10/test.npz, a weights file, and a targets.toml of the given text."""
 
     def write(text: str) -> Path:
         write_npz("cifar10/test.npz")
