@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, zeroq_qparams
 from dfqbench.quant.integer_conv import integer_conv2d
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -95,12 +95,12 @@ def test_integer_conv2d_computes_exactly_on_the_integers(
     """The second size takes the library's gradient in the weight."""
     x, weight, grad = operands(size, torch.float32)
     weight, grad = weight.contiguous(memory_format=order), grad.contiguous()
-    x_scale, shift = shifted_qparams(x.min(), x.max(), 4)
+    x_scale, shift = zeroq_qparams(x.min(), x.max(), 4)
     x = fake_quantize(x, x_scale, shift, 4)
     if per_channel:
         weight, w_scale = fake_quantize_channels(weight, 4)
     else:
-        w_scale, shift = shifted_qparams(weight.min(), weight.max(), 4)
+        w_scale, shift = zeroq_qparams(weight.min(), weight.max(), 4)
         weight = fake_quantize(weight, w_scale, shift, 4)
     leaves = [x.requires_grad_(), weight.requires_grad_()]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.quant.batch_norm import batch_norm_act
-from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, zeroq_qparams
 from dfqbench.synth.generators import standardize
 from dfqbench.synth.moments import batch_norm_stats
 from dfqbench.synth.sub_pixel import sub_pixel_norm
@@ -70,7 +70,7 @@ def batch_norm(channels: int) -> list[Tensor]:
 def test_fake_quantize_is_the_definition_bit_for_bit(bits: int, order: torch.memory_format) -> None:
     x = (3 * torch.randn(5, 9, 6, 7)).to(memory_format=order)
     x[0, 0, 0, :6] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30])
-    scale, shift = shifted_qparams(torch.tensor(-1.3), torch.tensor(2.7), bits)
+    scale, shift = zeroq_qparams(torch.tensor(-1.3), torch.tensor(2.7), bits)
     x[1, 0, 0] = (torch.arange(7) + 0.5 + shift) / scale  # between two levels
     grad = torch.randn(x.shape)
     out, to_x = outputs_and_gradients(plain(fake_quantize_form), (x, scale, shift, bits), [grad], 1)

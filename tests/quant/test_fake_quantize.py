@@ -12,7 +12,7 @@ from dfqbench.quant.fake_quantize import (
     fake_quantize,
     fake_quantize_affine,
     fake_quantize_weight,
-    shifted_qparams,
+    zeroq_qparams,
 )
 from dfqbench.quant.scheme import ClampGradient, Granularity, Operand, Rounding
 
@@ -37,7 +37,7 @@ def family_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndar
 @pytest.mark.parametrize(("low", "high"), [(-1.3, 2.1), (0.0, 6.0), (0.4, 0.9), (-3.0, -0.2)])
 def test_shifted_levels_equal_the_formula(bits: int, low: float, high: float) -> None:
     x = torch.randn(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
-    scale, shift = shifted_qparams(
+    scale, shift = zeroq_qparams(
         torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64), bits
     )
     found = fake_quantize(x, scale, shift, bits)
@@ -46,13 +46,13 @@ def test_shifted_levels_equal_the_formula(bits: int, low: float, high: float) ->
 
 
 def test_zero_is_a_level_where_the_range_contains_it() -> None:
-    scale, shift = shifted_qparams(torch.tensor(-0.37), torch.tensor(1.91), 4)
+    scale, shift = zeroq_qparams(torch.tensor(-0.37), torch.tensor(1.91), 4)
     assert fake_quantize(torch.zeros(1), scale, shift, 4).item() == 0.0
 
 
 def test_shifted_gradient_passes_clamped_elements() -> None:
     x = torch.tensor([-50.0, 0.2, 50.0], requires_grad=True)
-    scale, shift = shifted_qparams(torch.tensor(-1.0), torch.tensor(1.0), 3)
+    scale, shift = zeroq_qparams(torch.tensor(-1.0), torch.tensor(1.0), 3)
     (fake_quantize(x, scale, shift, 3) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [1.0, 2.0, 3.0]
@@ -99,7 +99,7 @@ def test_weight_levels_per_channel(rounding: Rounding, bits: int) -> None:
     for channel in range(6):
         assert len(found[channel].unique()) <= 2**bits
     assert len(found.unique()) > 2**bits
-    if rounding is Rounding.SHIFTED:
+    if rounding is Rounding.ZEROQ:
         channel_range = weight[2].min().item(), weight[2].max().item()
         expected = family_formula(weight[2].numpy(), *channel_range, bits)
         assert np.allclose(found[2].numpy(), expected, atol=1e-5)
@@ -107,14 +107,14 @@ def test_weight_levels_per_channel(rounding: Rounding, bits: int) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
 def test_a_constant_weight_stays_finite(value: float) -> None:
-    found, _ = fake_quantize_weight(torch.full((2, 3), value), operand(Rounding.SHIFTED), 4)
+    found, _ = fake_quantize_weight(torch.full((2, 3), value), operand(Rounding.ZEROQ), 4)
     assert torch.isfinite(found).all()
     assert torch.allclose(found, torch.full((2, 3), value), atol=1e-3)
 
 
 def test_weight_range_carries_no_gradient() -> None:
     weight = torch.randn(2, 9, requires_grad=True)
-    fake_quantize_weight(weight, operand(Rounding.SHIFTED), 2)[0].sum().backward()
+    fake_quantize_weight(weight, operand(Rounding.ZEROQ), 2)[0].sum().backward()
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.ones(2, 9))
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfqbench.quant import parse_scheme, prepare
-from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
-from dfqbench.quant.integer_conv import integer_conv2d, integers
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, zeroq_qparams
+from dfqbench.quant.integer_conv import int_repr, integer_conv2d
 from dfqbench.testing.toys import toy_card, toy_network
 
 
@@ -23,7 +23,7 @@ def leaves(bits: int, groups: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def quantized(x: Tensor, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    scale, shift = shifted_qparams(torch.zeros(()), torch.ones(()), bits)
+    scale, shift = zeroq_qparams(torch.zeros(()), torch.ones(()), bits)
     rounded, w_scale = fake_quantize_channels(weight, bits)
     return fake_quantize(x, scale, shift, bits), rounded, scale, w_scale
 
@@ -56,9 +56,9 @@ def test_gradients_are_those_of_the_float_convolution() -> None:
 
 
 def test_integers_of_eight_bits_are_exact() -> None:
-    scale, shift = shifted_qparams(torch.tensor(-0.3), torch.tensor(1.7), 8)
+    scale, shift = zeroq_qparams(torch.tensor(-0.3), torch.tensor(1.7), 8)
     x = fake_quantize(leaves(8)[0].detach(), scale, shift, 8)
-    assert torch.equal(integers(x, scale).float(), torch.round(x * scale))
+    assert torch.equal(int_repr(x, scale).float(), torch.round(x * scale))
 
 
 @pytest.mark.parametrize("label", ["w8a8@gdfq", "w8a8@deploy"])

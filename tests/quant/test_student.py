@@ -100,7 +100,7 @@ def test_gdfq_leaves_in_float_what_the_family_leaves() -> None:
     assert coverage.violations == []
     # One quantizer for each of the 17 calls of a ReLU, although blocks share their ReLU module; 21 weights.
     assert len(student.activation_quantizers()) == 17
-    assert sum(operand.kind == "weight" for operand in student.operands) == 21
+    assert sum(operand.role == "weight" for operand in student.operands) == 21
 
 
 def test_gdfq_mobilenet_keeps_linear_bottlenecks_in_float() -> None:
@@ -187,7 +187,7 @@ def test_a_layer_with_two_names_in_an_untraceable_part(label: str) -> None:
     teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), TwoNames(), nn.Flatten(), nn.Linear(8 * 36, 1000)).eval()
     student = observed(prepare(teacher, parse_scheme(label), card(8)), images)
     assert measure_coverage(student, images).violations == []
-    assert "2.conv" in {operand.name for operand in student.operands if operand.kind == "weight"}
+    assert "2.conv" in {operand.name for operand in student.operands if operand.role == "weight"}
 
 
 def test_an_unreachable_activation_is_refused_not_ignored() -> None:

@@ -1,8 +1,8 @@
 """Fake quantization: rounding to quantization levels in float, as functions of a tensor, its range and a bit-width.
 
-Two formulas are in use. The ZeroQ family (methods.md 0.1, released code) multiplies by a scale S and shifts by an
-integer Z; torch's affine quantization divides by a step size and shifts by a zero point. Here `scale` is S in the
-first and the step size in the second, as their sources have it.
+Two formulas are in use. ZeroQ (methods.md 0.1, released code) multiplies by a scale S and subtracts an integer zero
+point Z; torch's affine quantization divides by a step size and adds a zero point. Here `scale` is S in the first and
+the step size in the second, as in their sources.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dfqbench.quant.operators import operator
 from dfqbench.quant.scheme import Granularity, Operand, Rounding
 
 SMALLEST_SPAN = 1e-8
-"""Ranges narrower than this are widened to it, as in the ZeroQ family's code (methods.md 0.1)."""
+"""Ranges narrower than this are widened to it (methods.md 0.1, released code)."""
 
 
-def shifted_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return scale S and shift Z of the ZeroQ family's asymmetric quantization.
+def zeroq_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return scale S and zero point Z of ZeroQ's asymmetric quantization.
 
     S = N / max(M - m, 1e-8) and Z = round(S m) + 2^(k-1), with N = 2^k - 1 (methods.md 0.1, released code).
 
@@ -30,33 +30,33 @@ def shifted_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tenso
         bits: k.
 
     Returns:
-        S and Z, in the shape of `low`.
+        S and Z, float, in the shape of `low`.
     """
     scale = (2**bits - 1) / (high - low).clamp_min(SMALLEST_SPAN)
     return scale, torch.round(scale * low) + 2 ** (bits - 1)
 
 
 @operator
-def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
-    """Round to the levels of :func:`shifted_qparams`; the gradient is the identity, clamped elements included.
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Round to the levels of :func:`zeroq_qparams`; the gradient is the identity, clamped elements included.
 
     The value is (clamp(round(S x - Z), -2^(k-1), 2^(k-1) - 1) + Z) / S.
 
     Args:
         x: any shape.
         scale: S, broadcastable to `x`.
-        shift: Z, broadcastable to `x`.
+        zero_point: Z, broadcastable to `x`.
         bits: k; at most 2^k distinct values come out for each (S, Z).
     """
-    rounded: Tensor = _FakeQuantize.apply(x, scale, shift, bits)
+    rounded: Tensor = _FakeQuantize.apply(x, scale, zero_point, bits)
     return rounded
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:  # noqa: ARG004
         half = 2 ** (bits - 1)
-        return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift).div_(scale)
+        return (x * scale).sub_(zero_point).round_().clamp_(-half, half - 1).add_(zero_point).div_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
@@ -76,8 +76,8 @@ def fake_quantize_channels(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """
     low, high = torch.aminmax(weight.detach().flatten(1), dim=1)
     shape = (-1,) + (1,) * (weight.ndim - 1)
-    scale, shift = (part.view(shape) for part in shifted_qparams(low, high, bits))
-    return fake_quantize(weight, scale, shift, bits), scale
+    scale, zero_point = (part.view(shape) for part in zeroq_qparams(low, high, bits))
+    return fake_quantize(weight, scale, zero_point, bits), scale
 
 
 def affine_qparams(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
@@ -132,15 +132,15 @@ def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[T
         bits: k.
 
     Returns:
-        The rounded weight, and the factor (0-d or (out, 1, ...)) that makes integers of it.
+        The rounded weight, and 1 / step size, 0-d or (out, 1, ...).
     """
     per_channel = operand.granularity is Granularity.CHANNEL
-    if operand.rounding is Rounding.SHIFTED:
-        if per_channel:
-            return fake_quantize_channels(weight, bits)
-        scale, shift = shifted_qparams(*torch.aminmax(weight.detach()), bits)
-        return fake_quantize(weight, scale, shift, bits), scale
+    if operand.rounding is Rounding.ZEROQ and per_channel:
+        return fake_quantize_channels(weight, bits)
     low, high = torch.aminmax(weight.detach().flatten(1), dim=1) if per_channel else torch.aminmax(weight.detach())
+    if operand.rounding is Rounding.ZEROQ:
+        scale, zero_point = zeroq_qparams(low, high, bits)
+        return fake_quantize(weight, scale, zero_point, bits), scale
     step, zero_point = affine_qparams(low, high, bits, symmetric=operand.symmetric)
     rounded = fake_quantize_affine(weight, step, zero_point, bits, symmetric=operand.symmetric)
     return rounded, step.reciprocal().view(-1, *(1,) * (weight.ndim - 1)) if per_channel else step.reciprocal()

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from dfqbench.accel.triton import conv_kernels
 from dfqbench.accel.triton.launch import MOST_ELEMENTS, TYPES, like, power, register, vector
-from dfqbench.quant.integer_conv import integer_conv2d, integers
+from dfqbench.quant.integer_conv import int_repr, integer_conv2d
 
 MOST_CHANNELS = 64
 """Libraries' convolutions are as fast with more of them."""
@@ -57,7 +57,7 @@ def integer_conv2d_form(x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Ten
 class _IntegerConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Tensor) -> Tensor:
-        n_x, n_w = integers(x, x_scale), integers(weight, w_scale)
+        n_x, n_w = int_repr(x, x_scale), int_repr(weight, w_scale)
         w_scale = w_scale.flatten()
         ctx.save_for_backward(n_x, n_w, x_scale, w_scale)
         return convolved(n_x, n_w, factor=(x_scale * w_scale).reciprocal(), dtype=torch.float32)
