@@ -82,7 +82,7 @@ def _run(method: str, overrides: dict[str, Any], precision: Precision) -> tuple[
         for _ in range(RANGES):
             training.step(0)
         for _ in range(TRAINED):
-            training.step(training.plan.student_start)
+            training.step(training.schedule.student_start)
     learned = {f"g.{name}": value for name, value in source.generator.state_dict().items()}
     (trained,) = training.students
     assert trained is not None
@@ -137,7 +137,7 @@ def test_a_long_range_phase_leaves_the_generators_steps_captured() -> None:
     for _ in range(40):
         training.step(0)
     for _ in range(10):
-        training.step(training.plan.student_start)
+        training.step(training.schedule.student_start)
     shown = [(recorder.warmed, recorder.captured, recorder.replayed) for recorder in recorders]
     assert shown == [(3, 1, 47), (3, 1, 37), (3, 1, 7)]
 
@@ -187,7 +187,7 @@ def test_a_student_of_a_fixed_source_with_and_without_logits(recipe: str, monkey
                 for _ in range(RANGES):
                     training.step(0)
                 for _ in range(TRAINED):
-                    training.step(training.plan.student_start)
+                    training.step(training.schedule.student_start)
             assert (recorders[-1].replayed > 2) == captured
             states.append(_state(training))
         assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
@@ -202,7 +202,7 @@ def test_ranges_that_move_after_a_capture_count(monkeypatch: pytest.MonkeyPatch)
                 _never_capture(patch)
             training = _student(_Recorders(), "gdfq", images)
             training.step(0)
-            start = training.plan.student_start
+            start = training.schedule.student_start
             for _ in range(6):
                 training.step(start)
             (trained,) = training.students

@@ -58,7 +58,7 @@ def losses(method: str, precision: Precision) -> list[tuple[str, float]]:
             term.loss = _Listening(term, heard)
             term.start = 0
     training = Distillation(teacher, source, [ctx], PARAMS)
-    for step in range(training.plan.student_start + 1):
+    for step in range(training.schedule.student_start + 1):
         training.step(step)
     return [*heard, ("student", ctx.scalars[-1]["loss"])]
 

@@ -71,7 +71,7 @@ def test_a_step_equals_the_textbook_step() -> None:
     ctx = _context()
     student = Distill(params).quantize(teacher, FixedSource(images), ctx)
     twin = prepare(teacher, ctx.scheme, ctx.card)
-    plan = Distillation(teacher, FixedSource(images), [ctx], params).plan
+    plan = Distillation(teacher, FixedSource(images), [ctx], params).schedule
     cursor = 0
 
     def draw() -> Tensor:
@@ -104,7 +104,7 @@ def test_phases_ranges_then_warmup_then_weights() -> None:
     run = Distillation(teacher, source, [ctx], params)
     (trained,) = run.students
     assert trained is not None
-    assert (run.plan.range_steps, run.plan.warmup_steps, run.plan.total) == (10, 4, 30)
+    assert (run.schedule.range_steps, run.schedule.warmup_steps, run.schedule.total) == (10, 4, 30)
     history: list[tuple[int, Tensor]] = []
     before = trained.student.network.get_parameter("0.parametrizations.weight.original").detach().clone()
 

@@ -30,12 +30,12 @@ def test_deep_layers(layers: int, start: int) -> None:
 def test_deep_moments_average_over_layers_and_channels() -> None:
     network = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(6))).eval()
     images = torch.randn((4, 3, 3, 3), generator=torch.Generator().manual_seed(0))
-    with BatchNormStatistics(network) as watch, torch.no_grad():
+    with BatchNormStatistics(network) as recorder, torch.no_grad():
         network(images)
-        moments, share = deep_moments(watch.last)
+        moments, share = deep_moments(recorder.last)
         assert moments.mean.shape == (4, 15)
         assert float(share.sum()) == pytest.approx(1.0)
-        torch.testing.assert_close(moments.var[:, :3], watch.last.layers[1].moments.var)
+        torch.testing.assert_close(moments.var[:, :3], recorder.last.layers[1].moments.var)
 
 
 def test_centroids_follow_the_correct_samples() -> None:

@@ -55,9 +55,9 @@ def test_a_step_equals_the_textbook_step() -> None:
         assert batch.labels is not None
         assert torch.equal(batch.labels, labels)
         torch.testing.assert_close(batch.images, images)  # of before the update
-        with BatchNormStatistics(teacher) as watch:
+        with BatchNormStatistics(teacher) as recorder:
             logits = teacher(images)
-            loss = nn.functional.cross_entropy(logits, labels) + 0.1 * bns_loss(watch.last)
+            loss = nn.functional.cross_entropy(logits, labels) + 0.1 * bns_loss(recorder.last)
         assert batch.teacher_logits is not None
         torch.testing.assert_close(batch.teacher_logits, logits)
         optimizer.zero_grad()

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from dfqbench.api import budget_named
-from dfqbench.synth import TrainingPlan, is_large
+from dfqbench.synth import TrainingSchedule, is_large
 
 
-def _plan(budget: str, warmup: int = 4) -> TrainingPlan:
-    return TrainingPlan(budget_named(budget), epochs=400, iterations=200, range_epochs=4, warmup_epochs=warmup)
+def _plan(budget: str, warmup: int = 4) -> TrainingSchedule:
+    return TrainingSchedule(budget_named(budget), epochs=400, iterations=200, range_epochs=4, warmup_epochs=warmup)
 
 
 def test_paper_budget_is_the_published_schedule() -> None:
@@ -34,7 +34,7 @@ def test_short_budget_keeps_the_range_phase(warmup: int) -> None:
 
 
 def test_smoke_still_trains() -> None:
-    plan = TrainingPlan(budget_named("smoke"), epochs=4, iterations=200, range_epochs=4, warmup_epochs=50)
+    plan = TrainingSchedule(budget_named("smoke"), epochs=4, iterations=200, range_epochs=4, warmup_epochs=50)
     assert plan.range_steps == 10
     assert plan.total > plan.student_start
 

@@ -30,34 +30,27 @@ CENTRE_SIZE = 2
 
 
 def _centre(view: GeneratorPass) -> Tensor:
-    """L_ac of the last stage's attention."""
     if view.condition.extra is None:
         raise PluginError("the attention-centre loss needs a condition with centres")
     return centre_matching_loss(view.maps.attention[-1], view.condition.extra)
 
 
 def _pair_features(view: GeneratorPass) -> Tensor:
-    """L_pair on the teacher's penultimate features."""
     return pair_similarity_loss(*pairs(view.maps.penultimate))
 
 
 def _pair_images(view: GeneratorPass) -> Tensor:
-    """L_pair as mode seeking, on the images themselves."""
     return mode_seeking_loss(*pairs(view.images), *pairs(view.condition.noise))
 
 
 def _consistency(view: GeneratorPass) -> Tensor:
-    """L_cons between the pass at hand and a second one in which BatchNorm uses the batch's statistics.
-
-    One image alone has no batch statistics, and costs nothing.
-    """
-    if len(view.images) == 1:
+    if len(view.images) == 1:  # without batch statistics
         return view.images.sum() * 0
     return attention_consistency_loss(view.maps.attention, view.second_pass().attention)
 
 
 def terms(params: AcqParams) -> list[LossTerm]:
-    """ACQ's losses; those of weight 0 are left out by the loop."""
+    """Return L_ac, L_pair and L_cons of the attention with the running and with the batch's BatchNorm statistics."""
     cosine = params.pair_form == "cosine"
     return [
         FunctionTerm("centre", params.centre_weight, _centre, maps=True),
@@ -67,7 +60,7 @@ def terms(params: AcqParams) -> list[LossTerm]:
 
 
 def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
-    """GDFQ's generator, conditioned on attention centres, with batches made of pairs."""
+    """Build GDFQ's generator, conditioned on attention centres, with batches of pairs."""
     draw = paired_centre_condition(params.latent, ctx.card.classes, params.centre_reach)
     losses = [*base_terms(ctx, params), *terms(params)]
     return generator_source(teacher, ctx, params, what="acq", losses=losses, draw=draw, extra=CENTRE_SIZE)

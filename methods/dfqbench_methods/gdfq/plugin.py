@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GdfqParams(GeneratorParams):
-    """Hyper-parameters of GDFQ's generator: the family's own defaults."""
+    """Hyper-parameters of GDFQ's generator, with the defaults of `GeneratorParams`."""
 
 
 class Gdfq(Method):
-    """A generator learns images that the teacher classifies as asked and whose BatchNorm statistics fit."""
+    """A generator x = G(z, y) learns L = ce_weight CE(P(x), y) + bns_weight L_BNS(x) (methods.md 2, released code).
+
+    The teacher P shall answer the label y, and its BatchNorm inputs shall have the running statistics.
+    """
 
     name = "gdfq"
     title = "GDFQ"
@@ -30,12 +33,12 @@ class Gdfq(Method):
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Build the generator; a live source that learns while the student does."""
-        from dfqbench_methods.gdfq.synthesizer import synthesize
+        from dfqbench.synth import base_terms, generator_source
 
-        return synthesize(teacher, ctx, self.params)
+        return generator_source(teacher, ctx, self.params, what="gdfq", losses=base_terms(ctx, self.params))
 
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers GDFQ."""
+    """Offer GDFQ."""
     return [Offer("gdfq", "dfqbench_methods.gdfq.plugin:Gdfq")]

@@ -73,9 +73,9 @@ def test_centroids_come_from_correct_samples_after_the_start() -> None:
     known = term.state_dict()["known"]
     hit = batch.teacher_logits.argmax(1) == batch.labels
     assert known[batch.labels[hit]].all()
-    with BatchNormStatistics(teacher) as watch:
+    with BatchNormStatistics(teacher) as recorder:
         teacher(batch.images)
-        layers = watch.last.layers
+        layers = recorder.last.layers
         width = sum(layer.running.mean.shape[0] for layer in layers[deep_start(len(layers)) :])
     assert term.state_dict()["mean"].shape == (4, width)
 
@@ -101,11 +101,11 @@ def test_released_loss_is_mostly_the_last_layers_gap() -> None:
             gap = y.mean((0, 2, 3)).square().mean() + (y.var((0, 2, 3), correction=0) - 1).square().mean()
             expected += float(gap) * (0.0 if index == 0 else 1 / count ** (6 - index))
             x = layer(x)
-    with BatchNormStatistics(network) as watch, torch.no_grad():
+    with BatchNormStatistics(network) as recorder, torch.no_grad():
         network(images)
         random = torch.Generator().manual_seed(0)
-        assert float(released_loss(watch.last, params, random)) == pytest.approx(expected)
-        with_noise = float(released_loss(watch.last, EARLY, random))
+        assert float(released_loss(recorder.last, params, random)) == pytest.approx(expected)
+        with_noise = float(released_loss(recorder.last, EARLY, random))
         assert 0 < with_noise - expected < 0.1 * (0.03**2 + 0.05**2)
 
 
