@@ -178,9 +178,11 @@ def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytes
     def dispatch_of_a_test(x: Tensor, number: float) -> Tensor:
         return x * number
 
-    @register(dispatch_of_a_test, lambda x, number: x.ndim == 1 and number > 0)
-    def form(x: Tensor, number: float) -> Tensor:
-        return x.new_zeros(len(x), round(number))
+    register(
+        dispatch_of_a_test,
+        lambda x, number: x.ndim == 1 and number > 0,
+        lambda x, number: x.new_zeros(len(x), round(number)),
+    )
 
     with FakeTensorMode() as mode:
         vector, matrix = on_fake_cuda(mode, (torch.zeros(3), torch.zeros(3, 3)))

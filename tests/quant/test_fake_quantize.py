@@ -37,9 +37,7 @@ def family_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndar
 @pytest.mark.parametrize(("low", "high"), [(-1.3, 2.1), (0.0, 6.0), (0.4, 0.9), (-3.0, -0.2)])
 def test_shifted_levels_equal_the_formula(bits: int, low: float, high: float) -> None:
     x = torch.randn(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
-    scale, shift = zeroq_qparams(
-        torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64), bits
-    )
+    scale, shift = zeroq_qparams(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64), bits)
     found = fake_quantize(x, scale, shift, bits)
     assert np.allclose(found.numpy(), family_formula(x.numpy(), low, high, bits), atol=1e-12)
     assert len(found.unique()) <= 2**bits
