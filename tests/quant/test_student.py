@@ -313,10 +313,3 @@ def test_finished_state_of_a_trained_student_loads_into_a_new_one() -> None:
     other = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
     other.load_state_dict(student.finished_state())
     assert torch.equal(other(images), student(images))
-    resumed = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
-    resumed.attach_observers("ema")
-    resumed.load_state_dict(student.state_dict())
-    for network in (student, resumed):
-        with torch.no_grad(), network.observing("ema"):
-            network(2 * images)
-    assert torch.equal(resumed(images), student(images))
