@@ -16,50 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-_MODULES: tuple[type[nn.Module], ...] = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.GELU,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Softplus,
+_MODULE_NAMES = "ReLU ReLU6 LeakyReLU PReLU RReLU ELU CELU SELU SiLU Mish GELU Hardswish Hardtanh Softplus"
+_MODULES: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _MODULE_NAMES.split())
+_FUNCTION_NAMES = (
+    "relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu elu elu_ celu selu silu mish gelu hardswish hardtanh softplus"
 )
-
 FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
-    {
-        torch.relu,
-        torch.relu_,
-        torch.selu,
-        torch.celu,
-        torch.prelu,
-        F.relu,
-        F.relu_,
-        F.relu6,
-        F.leaky_relu,
-        F.leaky_relu_,
-        F.prelu,
-        F.rrelu,
-        F.elu,
-        F.elu_,
-        F.celu,
-        F.selu,
-        F.silu,
-        F.mish,
-        F.gelu,
-        F.hardswish,
-        F.hardtanh,
-        F.softplus,
-    }
+    (torch.relu, torch.relu_, torch.selu, torch.celu, torch.prelu, *(getattr(F, n) for n in _FUNCTION_NAMES.split()))
 )
-
 METHODS: frozenset[str] = frozenset({"relu", "relu_"})
 _TIMM_NAMES = ("Swish", "Mish", "HardSwish", "HardMish", "PReLU", "GELU", "GELUTanh", "QuickGELU", "LeakyReLU")
 

@@ -14,8 +14,7 @@ from .centroids import deep_moments as deep_moments
 from .centroids import deep_start as deep_start
 from .centroids import released_cluster_term as released_cluster_term
 from .centroids import released_diversity_term as released_diversity_term
-from .gdfq_base import base_terms as base_terms
-from .gdfq_base import generator_source as generator_source
+from .generator_loop import GeneratorSource as GeneratorSource
 from .generators import ClassBatchNorm as ClassBatchNorm
 from .generators import Condition as Condition
 from .generators import Draw as Draw
@@ -28,7 +27,6 @@ from .image_loop import ImageOptimizer as ImageOptimizer
 from .image_loop import finite_source as finite_source
 from .image_loop import optimize_batches as optimize_batches
 from .image_loop import optimize_images as optimize_images
-from .loop import GeneratorSource as GeneratorSource
 from .losses import bns_loss as bns_loss
 from .losses import expected_margin_loss as expected_margin_loss
 from .losses import logit_discrepancy as logit_discrepancy
@@ -56,6 +54,7 @@ from .statistics import batchnorm_layers as batchnorm_layers
 from .terms import FunctionTerm as FunctionTerm
 from .terms import GeneratorPass as GeneratorPass
 from .terms import LossTerm as LossTerm
+from .terms import base_terms as base_terms
 from .terms import bns_term as bns_term
 from .terms import cross_entropy_term as cross_entropy_term
 from .terms import margin_term as margin_term

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfqbench.api import PluginError
+from dfqbench.api import Context, PluginError
 from dfqbench.synth.attention import FeatureMaps, PassMaps, batch_statistics
 from dfqbench.synth.generators import Condition
 from dfqbench.synth.losses import (
@@ -23,7 +23,9 @@ from dfqbench.synth.losses import (
     probability_discrepancy,
     sampled_margin_loss,
 )
+from dfqbench.synth.params import GeneratorParams, is_large
 from dfqbench.synth.statistics import BatchNormStatistics, PassStatistics
+from dfqbench.synth.training_schedule import generator_schedule
 
 T = TypeVar("T")
 
@@ -197,3 +199,17 @@ def margin_term(
         return sampled_margin_loss(discrepancy, mean, std, view.random)
 
     return FunctionTerm("margin", weight, loss, start=start, student=True)
+
+
+def base_terms(ctx: Context, params: GeneratorParams) -> list[LossTerm]:
+    """Return GDFQ's losses, CE and BNS, and the Gaussian margin, with weights and constants from `params`."""
+    start = params.margin_start_large if is_large(ctx.card.input_size) else params.margin_start
+    margin = margin_term(
+        params.margin_weight,
+        generator_schedule(ctx, params).step_of(start),
+        mean=params.margin_mean,
+        std=params.margin_std,
+        form=params.margin_form,
+        distance=params.margin_distance,
+    )
+    return [cross_entropy_term(params.ce_weight), bns_term(params.bns_weight), margin]

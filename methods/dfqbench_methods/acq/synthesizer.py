@@ -11,11 +11,9 @@ from dfqbench.synth import (
     FunctionTerm,
     GeneratorPass,
     GeneratorSource,
-    LossTerm,
     attention_consistency_loss,
     base_terms,
     centre_matching_loss,
-    generator_source,
     mode_seeking_loss,
     pair_similarity_loss,
     paired_centre_condition,
@@ -49,18 +47,18 @@ def _consistency(view: GeneratorPass) -> Tensor:
     return attention_consistency_loss(view.maps.attention, view.second_pass().attention)
 
 
-def terms(params: AcqParams) -> list[LossTerm]:
-    """Return L_ac, L_pair and L_cons of the attention with the running and with the batch's BatchNorm statistics."""
+def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
+    """Build GDFQ's generator, conditioned on attention centres, with batches of pairs.
+
+    L_GDFQ + centre_weight L_ac + pair_weight L_pair + consistency_weight L_cons; L_cons compares the attention under
+    the running and the batch's BatchNorm statistics.
+    """
     cosine = params.pair_form == "cosine"
-    return [
+    losses = [
+        *base_terms(ctx, params),
         FunctionTerm("centre", params.centre_weight, _centre, maps=True),
         FunctionTerm("pair", params.pair_weight, _pair_features if cosine else _pair_images, maps=cosine),
         FunctionTerm("consistency", params.consistency_weight, _consistency, maps=True),
     ]
-
-
-def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
-    """Build GDFQ's generator, conditioned on attention centres, with batches of pairs."""
     draw = paired_centre_condition(params.latent, ctx.card.classes, params.centre_reach)
-    losses = [*base_terms(ctx, params), *terms(params)]
-    return generator_source(teacher, ctx, params, what="acq", losses=losses, draw=draw, extra=CENTRE_SIZE)
+    return GeneratorSource(teacher, ctx, params, what="acq", losses=losses, draw=draw, extra=CENTRE_SIZE)

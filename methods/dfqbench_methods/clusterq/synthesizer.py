@@ -23,7 +23,6 @@ from dfqbench.synth import (
     deep_moments,
     deep_start,
     generator_schedule,
-    generator_source,
     is_large,
     released_cluster_term,
     released_diversity_term,
@@ -134,4 +133,4 @@ def synthesize(teacher: nn.Module, ctx: Context, params: ClusterqParams) -> Gene
     few = not is_large(ctx.card.input_size) and ctx.card.classes <= FEW_CLASSES
     latent = params.latent_few_classes if few else params.latent
     losses = [*base_terms(ctx, params), *_terms(ctx, params)]
-    return generator_source(teacher, ctx, params, what="clusterq", losses=losses, latent=latent)
+    return GeneratorSource(teacher, ctx, params, what="clusterq", losses=losses, latent=latent)

@@ -33,9 +33,9 @@ class Gdfq(Method):
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Build the generator; a live source that learns while the student does."""
-        from dfqbench.synth import base_terms, generator_source
+        from dfqbench.synth import GeneratorSource, base_terms
 
-        return generator_source(teacher, ctx, self.params, what="gdfq", losses=base_terms(ctx, self.params))
+        return GeneratorSource(teacher, ctx, self.params, what="gdfq", losses=base_terms(ctx, self.params))
 
 
 @hookimpl

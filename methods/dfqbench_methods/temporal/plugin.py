@@ -47,9 +47,9 @@ class Temporal(Method):
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Build the generator with its margin loss; a live source."""
-        from dfqbench.synth import base_terms, generator_source
+        from dfqbench.synth import GeneratorSource, base_terms
 
-        return generator_source(teacher, ctx, self.params, what="temporal", losses=base_terms(ctx, self.params))
+        return GeneratorSource(teacher, ctx, self.params, what="temporal", losses=base_terms(ctx, self.params))
 
 
 @hookimpl

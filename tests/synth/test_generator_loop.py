@@ -17,7 +17,6 @@ from dfqbench.synth import (
     LossTerm,
     base_terms,
     bns_loss,
-    generator_source,
 )
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
@@ -33,9 +32,7 @@ def _source(
     budget: str = "smoke",
 ) -> GeneratorSource:
     ctx = ToyContext(root_seed=seed, budget=budget_named(budget))
-    return generator_source(
-        teacher or toy_network(), ctx, params, what="toy", losses=[*base_terms(ctx, params), *terms]
-    )
+    return GeneratorSource(teacher or toy_network(), ctx, params, what="toy", losses=[*base_terms(ctx, params), *terms])
 
 
 def _weights(source: GeneratorSource) -> Tensor:
@@ -204,7 +201,7 @@ def test_a_bad_loss_stops_within_fifty_steps() -> None:
 
 def test_one_class_one_image_one_channel() -> None:
     ctx = ToyContext(card=toy_card(classes=1, channels=1))
-    source = generator_source(
+    source = GeneratorSource(
         toy_network(classes=1, channels=1), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS)
     )
     batch = source.train_step(1)
@@ -214,7 +211,7 @@ def test_one_class_one_image_one_channel() -> None:
 
 def test_large_inputs_take_the_class_conditional_generator() -> None:
     ctx = ToyContext(card=toy_card(size=68))
-    source = generator_source(toy_network(size=68), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS))
+    source = GeneratorSource(toy_network(size=68), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS))
     assert source.generator.embedding is None
     assert _source().generator.embedding is not None
     forced = dataclasses.replace(PARAMS, architecture="imagenet")

@@ -14,9 +14,9 @@ from dfqbench.api.graphed import EagerStep
 from dfqbench.api.numerics import widened
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
-from dfqbench.synth.generators import Condition, Draw, Generator
+from dfqbench.synth.generators import Condition, Draw, Generator, class_condition
 from dfqbench.synth.nan_check import NonFiniteCheck
-from dfqbench.synth.params import GeneratorParams
+from dfqbench.synth.params import GeneratorParams, is_large
 from dfqbench.synth.statistics import BatchNormStatistics
 from dfqbench.synth.terms import GeneratorPass, LossTerm
 from dfqbench.synth.training_schedule import generator_schedule
@@ -25,8 +25,8 @@ from dfqbench.synth.training_schedule import generator_schedule
 class GeneratorSource:
     """A conditional generator as a live source.
 
-    One `train_step`: draw a condition, make images, pass them through the teacher, add up the loss terms, update the
-    generator, and return the images of before the update.
+    The generator is GDFQ's. One `train_step`: draw a condition, make images, pass them through the teacher, add up the
+    loss terms, update the generator, and return the images of before the update.
 
     Attributes:
         generator: the network that makes the images.
@@ -37,34 +37,37 @@ class GeneratorSource:
     def __init__(
         self,
         teacher: nn.Module,
-        generator: Generator,
         ctx: Context,
         params: GeneratorParams,
         *,
-        draw: Draw,
-        terms: Sequence[LossTerm],
         what: str,
+        losses: Sequence[LossTerm],
+        draw: Draw | None = None,
+        latent: int | None = None,
+        extra: int = 0,
     ) -> None:
-        """Build optimizer and random streams.
+        """Build the generator, initialised from the cell's seed, its optimizer and random streams.
 
         Args:
             teacher: in eval mode, parameters frozen; it has hooks only during `train_step`.
-            generator: on the context's device.
             ctx: the host's side of the cell.
-            params: learning rate, its decays, and augmentation.
-            draw: makes the conditions.
-            terms: the losses; those of weight 0 are left out.
+            params: architecture, statistics of the output, and training.
             what: name of the method, for errors and seeds.
+            losses: all losses of the generator, for example those of `base_terms`; those of weight 0 are left out.
+            draw: makes the conditions; None: noise and label.
+            latent: size of the noise; None: as in `params`.
+            extra: size of a further condition that `draw` makes.
         """
-        self.generator = generator
-        self.terms = [term for term in terms if term.weight != 0]
+        latent = params.latent if latent is None else latent
+        self.generator = _build_generator(ctx, params, latent, extra)
+        self.terms = [term for term in losses if term.weight != 0]
         self.steps = 0
         self._teacher = teacher
         self._autocast = ctx.autocast
-        self._draw = draw
+        self._draw = draw or class_condition(latent, ctx.card.classes)
         self._params = params
         self._schedule = generator_schedule(ctx, params)
-        self._parameters = list(generator.parameters())
+        self._parameters = list(self.generator.parameters())
         seed = ctx.seed(what, "conditions")
         # A separate stream, so that drawing images does not change the training.
         self._random = torch.Generator(ctx.device).manual_seed(seed)
@@ -213,3 +216,20 @@ class GeneratorSource:
         self._nan_check.load_state_dict(state["finite"])
         for term in self.terms:
             term.load_state_dict(state["terms"][term.name])
+
+
+def _build_generator(ctx: Context, params: GeneratorParams, latent: int, extra: int) -> Generator:
+    card = ctx.card
+    embedding = not is_large(card.input_size) if params.architecture == "auto" else params.architecture == "cifar"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(ctx.seed("generator weights"))
+        generator = Generator(
+            card.input_size,
+            card.classes,
+            latent=latent,
+            embedding=embedding,
+            extra=extra,
+            stats=card.target_stats(params.input_target),
+            sub_pixel=ctx.precision.rearranges,
+        )
+    return generator.to(ctx.device)
