@@ -170,7 +170,7 @@ def test_definition_computes_on_a_gpu_while_kernels_are_not_in_use(forms: dict[s
         assert (one.device.type, one.shape, one.dtype) == ("cuda", other.shape, other.dtype)
 
 
-def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_checks_backend_and_supports_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     from dfqbench.accel.triton.launch import register
 

@@ -34,6 +34,6 @@ class TestNoise(conformance.MethodChecks):
     method = "noise"
 
 
-def test_none_is_left_out() -> None:
+def test_all_built_in_methods_are_checked() -> None:
     examined = {kind.method for kind in conformance.MethodChecks.__subclasses__() if kind.__module__ == __name__}
     assert examined == {name for name, offer in load_plugins().methods.items() if offer.origin == "dfqbench"}

@@ -73,7 +73,7 @@ def test_first_losses_agree_with_the_reference(method: str, precision: Precision
 
 
 @pytest.mark.parametrize("method", ["zeroq", "gdfq"])
-def test_the_precision_is_used(method: str) -> None:
+def test_precisions_differ(method: str) -> None:
     assert losses(method, Precision.MIXED_BFLOAT16) != losses(method, Precision.FLOAT32)
 
 

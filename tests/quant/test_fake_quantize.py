@@ -24,7 +24,7 @@ def operand(rounding: Rounding, *, symmetric: bool = False, per_channel: bool = 
     return Operand(granularity, symmetric, False, rounding, ClampGradient.PASS)
 
 
-def family_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
+def zeroq_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
     """methods.md 0.1, in float64."""
     n = 2**bits - 1
     s = n / max(high - low, 1e-8)
@@ -39,7 +39,7 @@ def test_shifted_levels_equal_the_formula(bits: int, low: float, high: float) ->
     x = torch.randn(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
     scale, shift = zeroq_qparams(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64), bits)
     found = fake_quantize(x, scale, shift, bits)
-    assert np.allclose(found.numpy(), family_formula(x.numpy(), low, high, bits), atol=1e-12)
+    assert np.allclose(found.numpy(), zeroq_formula(x.numpy(), low, high, bits), atol=1e-12)
     assert len(found.unique()) <= 2**bits
 
 
@@ -99,7 +99,7 @@ def test_weight_levels_per_channel(rounding: Rounding, bits: int) -> None:
     assert len(found.unique()) > 2**bits
     if rounding is Rounding.ZEROQ:
         channel_range = weight[2].min().item(), weight[2].max().item()
-        expected = family_formula(weight[2].numpy(), *channel_range, bits)
+        expected = zeroq_formula(weight[2].numpy(), *channel_range, bits)
         assert np.allclose(found[2].numpy(), expected, atol=1e-5)
 
 

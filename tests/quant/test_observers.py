@@ -71,7 +71,7 @@ def test_memory_order_does_not_matter(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", known_range_rules())
-def test_state_of_an_observer_goes_on(rule: str) -> None:
+def test_observer_resumes_from_state(rule: str) -> None:
     batches = list(torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0)))
     first, second = observer_class(rule)(), observer_class(rule)()
     for batch in batches[:3]:

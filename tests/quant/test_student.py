@@ -74,7 +74,7 @@ def observed(student: Student, images: Tensor, rule: str = "minmax") -> Student:
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
-def test_nothing_quantized_means_nothing_changed(name: str, protocol: str) -> None:
+def test_float_student_equals_teacher(name: str, protocol: str) -> None:
     teacher = build(name)
     images = noise()
     student = prepare(teacher, parse_scheme(f"w32a32@{protocol}"), card())
@@ -100,7 +100,7 @@ def test_deploy_quantizes_every_layer(name: str) -> None:
     assert {layer.weight for layer in bits[1:-1]} == {4}
 
 
-def test_gdfq_leaves_in_float_what_the_family_leaves() -> None:
+def test_gdfq_leaves_network_and_pooled_input_in_float() -> None:
     images = noise()
     student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), images)
     coverage = measure_coverage(student, images)
@@ -198,7 +198,7 @@ def test_a_layer_with_two_names_in_an_untraceable_part(label: str) -> None:
     assert "2.conv" in {operand.name for operand in student.operands if operand.role == "weight"}
 
 
-def test_an_unreachable_activation_is_refused_not_ignored() -> None:
+def test_unreachable_activation_is_unavailable() -> None:
     with pytest.raises(Unavailable, match=r"untraceable part cannot be reached: 2"):
         prepare(branching(True), parse_scheme("w4a4"), card(8))
     images = noise(8)
@@ -221,7 +221,7 @@ def test_overrides_change_single_layers() -> None:
     assert widths == {8}
 
 
-def test_the_teacher_is_left_alone_and_the_student_trains() -> None:
+def test_student_trains_and_teacher_is_unchanged() -> None:
     teacher = build("torchvision resnet18")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     images = noise()
@@ -247,7 +247,7 @@ def test_ranges_move_only_while_observing() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
-def test_saved_and_loaded_gives_the_same_bits(protocol: str, tmp_path: Path) -> None:
+def test_loaded_student_equals_saved_student(protocol: str, tmp_path: Path) -> None:
     from dfqbench.models.build import build_teacher
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.spec import ModelSpec
@@ -273,7 +273,7 @@ def test_a_folder_without_a_student(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", known_range_rules())
-def test_ranges_go_on_from_a_state_in_a_new_student(rule: str) -> None:
+def test_ranges_resume_from_state(rule: str) -> None:
     teacher, batches = Functional().eval(), list(torch.randn(6, 4, 3, 16, 16))
     student, other = made(teacher), made(teacher)
     for number, batch in enumerate(batches):

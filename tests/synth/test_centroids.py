@@ -59,7 +59,7 @@ def test_centroids_follow_the_correct_samples() -> None:
     assert torch.equal(before, centroids.mean)
 
 
-def test_centroids_go_on_from_their_state() -> None:
+def test_centroids_resume_from_state() -> None:
     one, other = (ClassCentroids(2, 3, torch.device("cpu")) for _ in range(2))
     labels, correct = torch.tensor([0, 1]), torch.tensor([True, True])
     one.collect(Moments(torch.ones(2, 3), torch.ones(2, 3)), labels, correct)

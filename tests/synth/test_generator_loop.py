@@ -39,7 +39,7 @@ def _weights(source: GeneratorSource) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in source.generator.parameters()])
 
 
-def test_a_step_equals_the_textbook_step() -> None:
+def test_step_equals_plain_torch() -> None:
     teacher = toy_network()
     source, twin = _source(teacher=teacher), _source(teacher=teacher)
     random = torch.Generator().manual_seed(ToyContext().seed("toy", "conditions"))
@@ -66,7 +66,7 @@ def test_a_step_equals_the_textbook_step() -> None:
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
 
 
-def test_the_batch_carries_no_graph_and_the_teacher_is_untouched() -> None:
+def test_train_step_returns_detached_batch_and_keeps_teacher() -> None:
     teacher = toy_network()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     source = _source(teacher=teacher)
@@ -79,7 +79,7 @@ def test_the_batch_carries_no_graph_and_the_teacher_is_untouched() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
 
 
-def test_the_loss_falls() -> None:
+def test_loss_falls() -> None:
     losses: list[float] = []
 
     class Noted(FunctionTerm):
@@ -92,7 +92,7 @@ def test_the_loss_falls() -> None:
     assert sum(losses[-10:]) < 0.87 * sum(losses[:10])
 
 
-def test_drawing_learns_nothing_and_changes_no_training() -> None:
+def test_sample_does_not_change_training() -> None:
     calm, watched = _source(), _source()
     for _ in range(2):
         calm.train_step(4)
@@ -107,7 +107,7 @@ def test_drawing_learns_nothing_and_changes_no_training() -> None:
 
 
 @pytest.mark.parametrize("augment", [0.0, 0.5])
-def test_goes_on_bit_for_bit_from_its_state(augment: float) -> None:
+def test_state_dict_restores_training(augment: float) -> None:
     params = dataclasses.replace(PARAMS, augment_share=augment)
     source = _source(params)
     for _ in range(3):
@@ -125,7 +125,7 @@ def test_goes_on_bit_for_bit_from_its_state(augment: float) -> None:
     assert source.steps == other.steps == 7
 
 
-def test_terms_start_when_told_and_weight_zero_is_left_out() -> None:
+def test_terms_start_at_their_step_and_weight_0_is_left_out() -> None:
     calls: list[str] = []
 
     def noting(name: str) -> FunctionTerm:
@@ -190,7 +190,7 @@ def test_augmented_batches_are_what_the_teacher_saw() -> None:
     torch.testing.assert_close(batch.teacher_logits, teacher(batch.images))
 
 
-def test_a_bad_loss_stops_within_fifty_steps() -> None:
+def test_nan_loss_raises_within_50_steps() -> None:
     bad = FunctionTerm("bad", 1.0, lambda view: view.images.sum() * float("nan"), start=3)
     source = _source(dataclasses.replace(PARAMS, ce_weight=0.0, bns_weight=0.0), bad)
     for _ in range(49):

@@ -24,7 +24,7 @@ def test_plateau_follows_torchs(seed: int, patience: int) -> None:
     assert float(lr) < 0.5
 
 
-def test_plateau_goes_on_from_its_state() -> None:
+def test_plateau_resumes_from_state() -> None:
     def run(state_at: int | None) -> float:
         lr = torch.tensor(1.0)
         plateau = DevicePlateau(lr, factor=0.1, patience=4, min_lr=0.0)

@@ -66,6 +66,6 @@ def test_state_survives_a_weights_only_load() -> None:
         (torch.zeros(4, 3, 2, 2), torch.zeros(3, dtype=torch.int64)),
     ],
 )
-def test_refuses_what_does_not_fit(images: torch.Tensor, labels: torch.Tensor | None) -> None:
+def test_wrong_shapes_are_refused(images: torch.Tensor, labels: torch.Tensor | None) -> None:
     with pytest.raises(PluginError, match="a source"):
         FixedSource(images, labels)

@@ -54,7 +54,7 @@ def test_leaves_no_hook(images: torch.Tensor) -> None:
     assert _hooks(network) == 0
 
 
-def test_each_pass_starts_anew_and_keeps_what_was_taken(images: torch.Tensor) -> None:
+def test_each_pass_replaces_the_last(images: torch.Tensor) -> None:
     network = toy_network()
     with BatchNormStatistics(network) as recorder:
         network(images)
@@ -94,7 +94,7 @@ def test_needs_running_statistics() -> None:
         pass
 
 
-def test_watches_timms_fused_layers() -> None:
+def test_records_timm_fused_layers() -> None:
     norm_act = pytest.importorskip("timm.layers").BatchNormAct2d
     network = nn.Sequential(nn.Conv2d(3, 4, 1), norm_act(4)).eval()
     with BatchNormStatistics(network) as recorder, torch.no_grad():

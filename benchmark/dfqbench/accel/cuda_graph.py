@@ -33,10 +33,7 @@ class Recorder(Protocol):
         """Run a step eagerly, in the state in which graphs will be captured."""
 
     def capture(self, run: Run) -> tuple[Results, Callable[[], None]]:
-        """Capture a step without computing anything.
-
-        Returns:
-            The step's results, in memory that stays, and the function that computes them.
+        """Capture a step without computing it; return its results' memory, and the function that computes them.
 
         Raises:
             RuntimeError: the step cannot be captured.

@@ -181,12 +181,7 @@ TOLERANCE = 0.05
 
 
 def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
-    """Return the sorted distinct values of a tensor, or None when there are more than `limit`.
-
-    Args:
-        values: any shape, without a graph.
-        limit: most distinct values of interest.
-    """
+    """Return the sorted distinct values of a tensor without a graph, or None when there are more than `limit`."""
     flat = values.reshape(-1)
     stride = max(1, flat.numel() // SAMPLE)
     levels: Tensor = torch.unique(flat[::stride])
@@ -202,12 +197,7 @@ def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
 
 
 def is_quantized(values: Tensor, bits: int) -> bool:
-    """Check that a tensor takes at most 2^bits values, all on that many evenly spaced levels.
-
-    Args:
-        values: any shape, without a graph; non-finite values are on no level.
-        bits: bit-width.
-    """
+    """Check that a tensor without a graph takes only finite values on 2^bits evenly spaced levels."""
     levels = distinct_levels(values, 2**bits)
     if levels is None or not bool(torch.isfinite(levels).all()):
         return False

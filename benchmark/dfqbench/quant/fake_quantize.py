@@ -22,15 +22,8 @@ SMALLEST_SPAN = 1e-8
 def zeroq_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Return scale S and zero point Z of ZeroQ's asymmetric quantization.
 
-    S = N / max(M - m, 1e-8) and Z = round(S m) + 2^(k-1), with N = 2^k - 1 (methods.md 0.1, released code).
-
-    Args:
-        low: m, any shape.
-        high: M, same shape.
-        bits: k.
-
-    Returns:
-        S and Z, float, in the shape of `low`.
+    S = N / max(M - m, 1e-8) and Z = round(S m) + 2^(k-1), with N = 2^k - 1 (methods.md 0.1, released code); the range
+    from m, `low`, to M, `high`, is of any shape, and k is `bits`.
     """
     scale = (2**bits - 1) / (high - low).clamp_min(SMALLEST_SPAN)
     return scale, torch.round(scale * low) + 2 ** (bits - 1)
@@ -67,12 +60,7 @@ class _FakeQuantize(torch.autograd.Function):
 def fake_quantize_channels(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Apply :func:`fake_quantize` to each output channel with the range from its minimum to its maximum.
 
-    Args:
-        weight: (out, ...).
-        bits: k.
-
-    Returns:
-        The rounded weight, and S of each channel, (out, 1, ...), without a gradient.
+    Returns the rounded weight (out, ...), and S of each channel, (out, 1, ...), without a gradient.
     """
     low, high = torch.aminmax(weight.detach().flatten(1), dim=1)
     shape = (-1,) + (1,) * (weight.ndim - 1)
@@ -83,16 +71,8 @@ def fake_quantize_channels(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def affine_qparams(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Return step size and zero point of torch's affine quantization, for a range that is widened to contain zero.
 
-    Asymmetric: integers 0 .. 2^k - 1. Symmetric: integers -(2^(k-1) - 1) .. 2^(k-1) - 1 about zero.
-
-    Args:
-        low: lower end, any shape.
-        high: upper end, same shape.
-        bits: k.
-        symmetric: whether the zero point is 0 and the range is that of the larger magnitude.
-
-    Returns:
-        Step size (float) and zero point (int32), in the shape of `low`.
+    Asymmetric: integers 0 .. 2^k - 1. Symmetric: integers -(2^(k-1) - 1) .. 2^(k-1) - 1, zero point 0, and the range of
+    the larger magnitude. The zero point is int32.
     """
     low, high = low.clamp_max(0.0), high.clamp_min(0.0)
     if symmetric:
@@ -110,12 +90,7 @@ def affine_integers(bits: int, *, symmetric: bool) -> tuple[int, int]:
 def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool) -> Tensor:
     """Round to the levels of :func:`affine_qparams`; the gradient of clamped elements is zero.
 
-    Args:
-        x: any shape; where `scale` has more than one element, its dimension 0 is the channel.
-        scale: step size, 0-d, or (C,) for one range a channel.
-        zero_point: as `scale`, int32.
-        bits: k.
-        symmetric: as given to :func:`affine_qparams`.
+    Scale and zero point are 0-d, or (C,) for one range for each slice of dimension 0 of `x`.
     """
     lowest, highest = affine_integers(bits, symmetric=symmetric)
     if scale.ndim == 0:
@@ -124,15 +99,9 @@ def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
 
 def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
-    """Round a weight to the levels of its present range; the range itself carries no gradient.
+    """Round a weight (out, ...) to the levels of its present range, which carries no gradient.
 
-    Args:
-        weight: (out, ...).
-        operand: granularity, symmetry and rounding.
-        bits: k.
-
-    Returns:
-        The rounded weight, and 1 / step size, 0-d or (out, 1, ...).
+    Returns the rounded weight, and 1 / step size, 0-d or (out, 1, ...).
     """
     per_channel = operand.granularity is Granularity.CHANNEL
     if operand.rounding is Rounding.ZEROQ and per_channel:

@@ -87,12 +87,7 @@ class FakeQuantize(nn.Module):
 
     @torch.no_grad()
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:
-        """Set the range, as a quantizer with its own way to choose ranges does.
-
-        Args:
-            low: lower end, 0-d.
-            high: upper end, 0-d.
-        """
+        """Set the range (0-d), in place of an observer."""
         self.batches.clamp_(min=1)
         self._set(torch.as_tensor(low), torch.as_tensor(high))
 

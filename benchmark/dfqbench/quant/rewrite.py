@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -38,8 +38,7 @@ class QuantizedOperand:
     bits: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerBits:
+class LayerBits(NamedTuple):
     """Bit-widths of a convolution or linear layer by the scheme; 32: left in float."""
 
     weight: int

@@ -88,10 +88,7 @@ class Student(nn.Module):
         return max((int(quantizer.batches) for quantizer in self._quantizers), default=0)
 
     def attach_observers(self, rule: str) -> None:
-        """Give every activation range an observer of a range rule; one of the same rule is kept.
-
-        Args:
-            rule: name of a range rule, such as `minmax` or `ema`.
+        """Give every activation range an observer of a range rule such as `minmax`; one of the same rule is kept.
 
         Raises:
             UsageError: unknown rule.
@@ -101,13 +98,9 @@ class Student(nn.Module):
 
     @contextmanager
     def observing(self, rule: str) -> Iterator[Student]:
-        """Update the activation ranges in each forward pass of the block; quantization stays active.
+        """Update the activation ranges by a rule (see `attach_observers`) in each forward pass of the block.
 
-        Args:
-            rule: as of `attach_observers`.
-
-        Raises:
-            UsageError: unknown rule.
+        Quantization stays active.
         """
         self.attach_observers(rule)
         for quantizer in self._quantizers:
@@ -124,7 +117,7 @@ class Student(nn.Module):
         return {name: value.detach() for name, value in self.state_dict().items() if not name.startswith(observers)}
 
     def activation_quantizers(self) -> list[FakeQuantize]:
-        """Return every activation's `FakeQuantize`, in the order of the network's modules."""
+        """Return the activations' `FakeQuantize` modules in the order of the network's modules."""
         return list(self._quantizers)
 
 

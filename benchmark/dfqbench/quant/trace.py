@@ -51,13 +51,9 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """Trace a network; a submodule whose control flow depends on data becomes one opaque call.
+    """Trace a network in eval mode; a submodule whose control flow depends on data becomes one opaque call.
 
-    Args:
-        network: in eval mode; its submodules are shared with the result.
-
-    Returns:
-        A graph module that computes the same.
+    The result shares the network's submodules.
 
     Raises:
         Unavailable: the outermost forward itself cannot be traced.

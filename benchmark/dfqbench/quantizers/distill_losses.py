@@ -30,10 +30,7 @@ def kd_loss(
 def interpolate(batch: Batch, classes: int, random: torch.Generator) -> Batch:
     """Return mixtures x' = lambda x_i + (1 - lambda) x_perm(i), lambda ~ U(0, 1) (methods.md 6, inferred).
 
-    Args:
-        batch: images and labels; labels are mixed, too, and the teacher's logits are dropped.
-        classes: number of classes.
-        random: on the images' device.
+    Labels are mixed, too; the teacher's logits are dropped.
     """
     count = len(batch.images)
     weight = torch.rand(count, generator=random, device=random.device)

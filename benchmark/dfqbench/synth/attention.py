@@ -43,24 +43,14 @@ def _axis(length: int, like: Tensor) -> Tensor:
 
 
 def centre_matching_loss(attention: Tensor, centre: Tensor) -> Tensor:
-    """L_ac = mean_i ||m(x_i) - c_i||^2 (ACQ; methods.md 4, inferred).
-
-    Args:
-        attention: A (N, H, W) of the last stage, with centre of mass m.
-        centre: c (N, 2), the condition.
-    """
+    """L_ac = mean_i ||m(A_i) - c_i||^2 of attention A (N, H, W) and centres c (N, 2) (ACQ; methods.md 4, inferred)."""
     return (attention_centre(attention) - centre).square().sum(1).mean()
 
 
 def attention_consistency_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """L_cons = mean_l mean_i || A_l / ||A_l|| - A'_l / ||A'_l|| ||^2 (ACQ; methods.md 4, inferred).
+    """L_cons = mean_l mean_i || A_l / ||A_l|| - A'_l / ||A'_l|| ||^2, between 0 and 2 (ACQ; methods.md 4, inferred).
 
-    Args:
-        first: attention maps (N, H_l, W_l), one for each stage l; BatchNorm in eval mode.
-        second: the same, BatchNorm in training mode.
-
-    Returns:
-        0-d loss, between 0 and 2 (attention is not negative).
+    The attention maps A_l (N, H_l, W_l) of stage l are with BatchNorm in eval mode, A'_l in training mode.
     """
     gaps = [(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in zip(first, second, strict=True)]
     return torch.stack(gaps).mean()
@@ -73,25 +63,16 @@ def _unit(attention: Tensor) -> Tensor:
 
 
 def pair_similarity_loss(first: Tensor, second: Tensor) -> Tensor:
-    """L_pair = mean_i cos(phi(x_i), phi(x'_i)) of pairs under one condition (ACQ; methods.md 4, inferred).
-
-    Args:
-        first: phi (P, features); without pairs the loss is 0.
-        second: phi of the partners, same shape.
-    """
+    """L_pair = mean_i cos(phi_i, phi'_i) of features (P, ...) of P pairs; 0 if P = 0 (ACQ; methods.md 4, inferred)."""
     if len(first) == 0:
         return first.sum()
     return F.cosine_similarity(first, second, dim=1, eps=NORMALISER_EPS).mean()
 
 
 def mode_seeking_loss(first: Tensor, second: Tensor, noise: Tensor, other_noise: Tensor) -> Tensor:
-    """- mean_i mean|x_i - x'_i| / mean|z_i - z'_i|: the images of a pair shall differ as their noise does.
+    """- mean_i mean|x_i - x'_i| / mean|z_i - z'_i| of images and noise of P pairs; 0 if P = 0.
 
-    Args:
-        first: images x (P, C, H, W); without pairs the loss is 0.
-        second: their partners x'.
-        noise: z (P, latent).
-        other_noise: z' (P, latent).
+    The images of a pair shall differ as their noise does.
     """
     if len(first) == 0:
         return first.sum()
@@ -146,11 +127,7 @@ class FeatureMaps(PassRecorder):
 
     @property
     def last(self) -> PassMaps:
-        """Maps of the last pass.
-
-        Raises:
-            Skip: the network has no feature map of more than one position.
-        """
+        """Maps of the last pass; `Skip` if no feature map has more than one position."""
         if not self._maps:
             raise Skip("the network has no feature map of more than one position, so no attention map")
         stages = list(self._maps.values())

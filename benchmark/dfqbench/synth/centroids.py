@@ -39,14 +39,7 @@ class ClassCentroids:
     """
 
     def __init__(self, classes: int, width: int, device: torch.device, decay: float = 0.8) -> None:
-        """Start without centroids.
-
-        Args:
-            classes: number of classes.
-            width: S, channels of all deep layers.
-            device: of the centroids.
-            decay: weight of the old centroid in an update (ClusterQ, released code: 0.8).
-        """
+        """Start without centroids; `width` is S, the channels of all deep layers, `decay` the old centroid's weight."""
         self.decay = decay
         self.mean = torch.zeros((classes, width), device=device)
         self.var = torch.zeros((classes, width), device=device)

@@ -201,12 +201,7 @@ def class_condition(latent: int, classes: int) -> Draw:
 def paired_centre_condition(latent: int, classes: int, reach: float) -> Draw:
     """Draw pairs with one label and attention centre c ~ U(-reach, reach)^2, but different noise (ACQ; methods.md 4).
 
-    Rows i and i + N // 2 are a pair; the last row of an odd batch has no partner.
-
-    Args:
-        latent: size of z.
-        classes: number of classes.
-        reach: largest coordinate of a centre, in half image sides.
+    Rows i and i + N // 2 are a pair; the last row of an odd batch has no partner. `reach` is in half image sides.
     """
     plain = class_condition(latent, classes)
 

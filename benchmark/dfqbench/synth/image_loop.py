@@ -96,17 +96,8 @@ def optimize_images(
 ) -> FixedSource:
     """Optimize images as `optimize_batches` does, and return them in order, with the teacher's logits.
 
-    Args:
-        teacher: full-precision network, in eval mode.
-        ctx: as of `optimize_batches`.
-        start: as there.
-        count: as there.
-        batch: as there.
-        iterations: as there.
-        what: name of the method, for errors.
-
     Raises:
-        NonFiniteError: an image is not finite at the end.
+        NonFiniteError: an image of method `what` is not finite at the end.
     """
     batches = optimize_batches(
         ctx, start, lambda current: [current.images.detach()], count=count, batch=batch, iterations=iterations
@@ -152,7 +143,7 @@ class AdamOnPlateau:
             images: initial images (N, C, H, W).
             loss: the loss (0-d) of the images; reads no value from the device.
             lr: initial learning rate.
-            factor: as of `torch.optim.lr_scheduler.ReduceLROnPlateau`.
+            factor: as of `DevicePlateau`.
             patience: as there.
             min_lr: as there.
         """

@@ -53,11 +53,7 @@ def zeroq_loss(
 def zeroq_gap(moments: Moments, target: Moments, eps: float = ZEROQ_EPS, weights: Tensor | None = None) -> Tensor:
     """||mu - mu*||^2 + ||sqrt(var + eps) - sqrt(var* + eps)||^2 of each sample, (N,) (ZeroQ, released code).
 
-    Args:
-        moments: mu and var (N, S).
-        target: mu* and var* (S,).
-        eps: added to variances before the root.
-        weights: (N, S), factors on the squared gaps, or None: 1.
+    Moments are (N, S), the target (S,); `weights` (N, S) are factors on the squared gaps.
     """
     mean = (moments.mean - target.mean).square()
     std = (torch.sqrt(moments.var + eps) - torch.sqrt(target.var + eps)).square()

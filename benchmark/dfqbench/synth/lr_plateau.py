@@ -27,16 +27,7 @@ class DevicePlateau:
         threshold: float = 1e-4,
         eps: float = 1e-8,
     ) -> None:
-        """Start without a loss.
-
-        Args:
-            lr: 0-d floating tensor, changed in place.
-            factor: the rate is multiplied by it.
-            patience: steps without a better loss that are tolerated.
-            min_lr: lower bound of the rate.
-            threshold: a loss is better when it is below (1 - threshold) times the best one.
-            eps: smaller changes of the rate are not made.
-        """
+        """Start with rate `lr` (0-d); the other parameters are those of `ReduceLROnPlateau`."""
         self.lr = lr
         self._factor = factor
         self._patience = patience

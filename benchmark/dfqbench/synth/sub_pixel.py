@@ -24,10 +24,6 @@ TAPS = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 def sub_pixel_conv(x: Tensor, weight: Tensor) -> Tensor:
     """Return the sub-pixel phases of conv2d(upsample(x, 2, nearest), weight, padding=1), for `merge_phases`.
 
-    Args:
-        x: (N, C, H, W).
-        weight: (O, C, 3, 3).
-
     Returns:
         (N, 4 O, H + 1, W + 1): phase (a, b), the (2 a + b)-th O channels, has the output's positions of parity a, b in
         rows a to a + H - 1 and columns b to b + W - 1; the remaining border is not in the output.

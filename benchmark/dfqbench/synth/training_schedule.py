@@ -40,14 +40,9 @@ class TrainingSchedule:
         return self.budget.range_steps(self.range_epochs * self.iterations)
 
     @property
-    def warmup_steps(self) -> int:
-        """Further steps in which only a generator learns."""
-        return self.step_of(max(self.warmup_epochs, self.range_epochs)) - self.range_steps
-
-    @property
     def student_start(self) -> int:
         """First step that trains the student's weights."""
-        return self.range_steps + self.warmup_steps
+        return self.step_of(max(self.warmup_epochs, self.range_epochs))
 
     @property
     def total(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -33,11 +34,9 @@ def _centre(view: GeneratorPass) -> Tensor:
     return centre_matching_loss(view.maps.attention[-1], view.condition.extra)
 
 
-def _pair_features(view: GeneratorPass) -> Tensor:
-    return pair_similarity_loss(*pairs(view.maps.penultimate))
-
-
-def _pair_images(view: GeneratorPass) -> Tensor:
+def _pair(view: GeneratorPass, cosine: bool) -> Tensor:
+    if cosine:
+        return pair_similarity_loss(*pairs(view.maps.penultimate))
     return mode_seeking_loss(*pairs(view.images), *pairs(view.condition.noise))
 
 
@@ -57,7 +56,7 @@ def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> Generator
     losses = [
         *base_terms(ctx, params),
         FunctionTerm("centre", params.centre_weight, _centre, maps=True),
-        FunctionTerm("pair", params.pair_weight, _pair_features if cosine else _pair_images, maps=cosine),
+        FunctionTerm("pair", params.pair_weight, partial(_pair, cosine=cosine), maps=cosine),
         FunctionTerm("consistency", params.consistency_weight, _consistency, maps=True),
     ]
     draw = paired_centre_condition(params.latent, ctx.card.classes, params.centre_reach)

@@ -53,15 +53,7 @@ class SignGradient:
     def __init__(
         self, teacher: nn.Module, ctx: Context, params: DffgParams, recorder: BatchNormStatistics, count: int
     ) -> None:
-        """Start from noise of natural images' mean and deviation.
-
-        Args:
-            teacher: full-precision network, in eval mode.
-            ctx: the host's side of the cell.
-            params: hyper-parameters.
-            recorder: of the teacher, entered.
-            count: N.
-        """
+        """Start from noise of natural images' mean and deviation; `recorder` is the teacher's, entered."""
 
         def channels(values: tuple[float, ...]) -> Tensor:
             return torch.tensor(values, device=ctx.device).view(-1, 1, 1)

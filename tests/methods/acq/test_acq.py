@@ -42,7 +42,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", ["ce", "bns", "centre", "pair", "consistency"])
-def test_each_ingredient_stands_alone(name: str) -> None:
+def test_each_loss_trains_alone(name: str) -> None:
     source = _source(_only(**{f"{name}_weight": 1.0}))
     assert [term.name for term in source.terms] == [name]
     before = [p.detach().clone() for p in source.generator.parameters()]

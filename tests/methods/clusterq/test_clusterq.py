@@ -44,7 +44,7 @@ def test_modes_choose_the_terms(mode: Any, names: int) -> None:
         assert torch.isfinite(source.train_step(8).images).all()
 
 
-def test_without_weight_it_is_gdfq_with_another_name() -> None:
+def test_cluster_weight_0_equals_mode_none() -> None:
     off = dataclasses.replace(EARLY, cluster_weight=0.0)
     none = dataclasses.replace(EARLY, mode="none")
     first, second = _source(off), _source(none)

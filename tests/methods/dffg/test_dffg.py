@@ -33,7 +33,7 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("statistics", ["sample", "batch"])
 @pytest.mark.parametrize("variability", ["pixel", "none"])
-def test_the_loss_falls(statistics: Any, variability: Any) -> None:
+def test_loss_falls(statistics: Any, variability: Any) -> None:
     _, ctx = _make(dataclasses.replace(SMALL, statistics=statistics, variability=variability))
     losses = [scalars["loss"] for scalars in ctx.scalars]
     assert len(losses) == 20
@@ -98,7 +98,7 @@ def test_variability_makes_chains_differ(variability: Any) -> None:
 
 
 @pytest.mark.parametrize("params", [SMALL, DffgParams(chains=5, batch=2, iterations=500)])
-def test_an_interrupted_run_goes_on_bit_for_bit(params: DffgParams) -> None:
+def test_resumed_run_equals_uninterrupted_run(params: DffgParams) -> None:
     whole, ctx = _make(params, keep_states=True)
     for state in (ctx.saved[0], ctx.saved[len(ctx.saved) // 2], ctx.saved[-1]):
         continued, _ = _make(params, restored=state)
@@ -118,7 +118,7 @@ def test_bad_parameters(changes: dict[str, Any], message: str) -> None:
         dataclasses.replace(SMALL, **changes)
 
 
-def test_nan_stops() -> None:
+def test_nan_raises() -> None:
     broken = toy_network()
     assert isinstance(broken[1], nn.BatchNorm2d)
     broken[1].running_mean.fill_(float("nan"))  # type: ignore[union-attr]

@@ -30,6 +30,6 @@ def test_is_live_with_the_two_released_losses() -> None:
     assert not source.needs_student
 
 
-def test_help_of_other_methods_is_a_parameter() -> None:
+def test_margin_and_ce_are_optional() -> None:
     assert _source(margin_weight=1.0).needs_student
     assert [term.name for term in _source(ce_weight=0.0).terms] == ["bns"]

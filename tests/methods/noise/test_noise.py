@@ -19,7 +19,7 @@ def test_has_natural_statistics() -> None:
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_state_is_small_and_goes_on() -> None:
+def test_state_is_small_and_resumes() -> None:
     ctx = ToyContext()
     source = Noise(NoiseParams()).synthesize(toy_network(), ctx)
     first = source.sample(4).images

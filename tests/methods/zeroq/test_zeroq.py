@@ -22,7 +22,7 @@ def _distill(params: ZeroQParams = SMALL, **context: object) -> tuple[torch.Tens
     return source.images, ctx
 
 
-def test_the_loss_falls() -> None:
+def test_loss_falls() -> None:
     images, ctx = _distill()
     losses = [scalars["loss"] for scalars in ctx.scalars]
     assert losses[-1] < 0.3 * losses[0]
@@ -32,14 +32,14 @@ def test_the_loss_falls() -> None:
 
 
 @pytest.mark.parametrize("params", [SMALL, ZeroQParams(images=7, batch=3, iterations=500)])
-def test_an_interrupted_run_goes_on_bit_for_bit(params: ZeroQParams) -> None:
+def test_resumed_run_equals_uninterrupted_run(params: ZeroQParams) -> None:
     whole, ctx = _distill(params, keep_states=True)
     for state in (ctx.saved[0], ctx.saved[len(ctx.saved) // 2], ctx.saved[-1]):
         continued, _ = _distill(params, restored=state)
         assert torch.equal(whole, continued)
 
 
-def test_the_teachers_logits_come_along() -> None:
+def test_source_has_teacher_logits() -> None:
     source = ZeroQ(SMALL).synthesize(toy_network(), ToyContext())
     batch = source.sample(6)
     assert batch.labels is None
@@ -73,7 +73,7 @@ def test_the_image_aims_at_the_cards_statistics() -> None:
     assert not torch.equal(by_card, released)
 
 
-def test_a_diverging_loss_stops() -> None:
+def test_diverging_loss_raises() -> None:
     with pytest.raises(NonFiniteError):
         _distill(dataclasses.replace(SMALL, lr=float("inf")))
 

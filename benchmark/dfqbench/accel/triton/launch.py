@@ -106,12 +106,7 @@ def cut(
 ) -> tuple[dict[str, int], int, int]:
     """Return the size of a tile and its warps, the number of non-empty slices of positions, and the blocks of channels.
 
-    Args:
-        samples: of the map.
-        positions: of a sample.
-        channels: of the map.
-        programs: number of programs to aim at.
-        size: of a tile at most, as far as it covers the positions of a sample.
+    About `programs` programs are launched; a tile has `size` elements at most, if they cover a sample's positions.
     """
     width = min(64, max(16, triton.next_power_of_2(channels)))
     height = max(TILE, min(size, width * triton.next_power_of_2(positions))) // width
