@@ -36,9 +36,9 @@ def test_plain_ema_weights_batches_by_age() -> None:
     for value in values:
         average = 0.9 * average + 0.1 * value
     expected = average / (1 - 0.9 ** len(values))
-    found = follow("ema", [torch.tensor([-value, value]) for value in values])[-1]
-    assert found[1] == pytest.approx(expected, rel=1e-5)
-    assert found[0] == pytest.approx(-expected, rel=1e-5)
+    actual = follow("ema", [torch.tensor([-value, value]) for value in values])[-1]
+    assert actual[1] == pytest.approx(expected, rel=1e-5)
+    assert actual[0] == pytest.approx(-expected, rel=1e-5)
 
 
 def test_official_ema_overshoots_and_washes_out() -> None:

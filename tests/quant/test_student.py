@@ -275,34 +275,34 @@ def test_a_folder_without_a_student(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", known_range_rules())
 def test_ranges_resume_from_state(rule: str) -> None:
     teacher, batches = Functional().eval(), list(torch.randn(6, 4, 3, 16, 16))
-    student, other = made(teacher), made(teacher)
+    student, b = made(teacher), made(teacher)
     for number, batch in enumerate(batches):
         if number == 3:
-            other.load_state_dict(student.state_dict())
-        for member in (student,) if number < 3 else (student, other):
+            b.load_state_dict(student.state_dict())
+        for member in (student,) if number < 3 else (student, b):
             with torch.no_grad(), member.observing(rule):
                 member(batch)
-    assert all(torch.equal(value, student.state_dict()[name]) for name, value in other.state_dict().items())
-    assert torch.equal(student(batches[0]), other(batches[0]))
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in b.state_dict().items())
+    assert torch.equal(student(batches[0]), b(batches[0]))
 
 
 def test_minimum_and_maximum_widen_a_range_that_is_known() -> None:
     images = noise(16)
-    student, other = observed(made(Functional()), images), made(Functional())
-    other.load_state_dict(student.finished_state())
-    observed(other, 0.01 * images)
-    ranges = [[q.high.item() for q in member.activation_quantizers()] for member in (student, other)]
+    student, b = observed(made(Functional()), images), made(Functional())
+    b.load_state_dict(student.finished_state())
+    observed(b, 0.01 * images)
+    ranges = [[q.high.item() for q in member.activation_quantizers()] for member in (student, b)]
     assert ranges[0][0] == ranges[1][0]
-    other.activation_quantizers()[0].set_range(0.0, 100.0)
-    with torch.no_grad(), other.observing("ema"):
-        other(images)
-    assert other.activation_quantizers()[0].high.item() == pytest.approx(ranges[0][0])
+    b.activation_quantizers()[0].set_range(0.0, 100.0)
+    with torch.no_grad(), b.observing("ema"):
+        b(images)
+    assert b.activation_quantizers()[0].high.item() == pytest.approx(ranges[0][0])
 
 
 @pytest.mark.parametrize("name", ["first", "observers"])
 def test_finished_state_loads_into_new_student(name: str) -> None:
     modules = {name: nn.Sequential(nn.Conv2d(3, 4, 1)), "act": nn.ReLU(), "flat": nn.Flatten()}
     network, images = nn.Sequential(OrderedDict(modules)), noise(16)
-    student, other = observed(made(network), images, "ema"), made(network)
-    other.load_state_dict(student.finished_state())
-    assert torch.equal(other(images), student(images))
+    student, b = observed(made(network), images, "ema"), made(network)
+    b.load_state_dict(student.finished_state())
+    assert torch.equal(b(images), student(images))

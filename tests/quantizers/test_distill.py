@@ -94,8 +94,8 @@ def test_step_equals_plain_torch() -> None:
     loss.backward()
     optimizer.step()
     assert ctx.scalars[-1]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-    for (name, found), wanted in zip(student.state_dict().items(), twin.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, wanted, msg=name)
+    for (name, actual), expected in zip(student.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(actual, expected, msg=name)
 
 
 def test_phases_ranges_then_warmup_then_weights() -> None:
@@ -136,12 +136,12 @@ def test_batchnorm_statistics_stay_and_affine_trains() -> None:
 def test_seed_determines_student() -> None:
     params = dataclasses.replace(PARAMS, augment_share=0.5, interpolation=0.5)
     before = torch.random.get_rng_state()
-    (one, _), (same, _), (other, _) = _run(params), _run(params), _run(params, root_seed=1)
+    (first, _), (same, _), (second, _) = _run(params), _run(params), _run(params, root_seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
-    equal = [torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True)]
+    equal = [torch.equal(a, b) for a, b in zip(first.state_dict().values(), same.state_dict().values(), strict=True)]
     assert all(equal)
     assert not all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 

@@ -60,10 +60,10 @@ def test_step_equals_plain_torch() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    for (name, found), wanted in zip(source.generator.named_parameters(), twin.generator.parameters(), strict=True):
+    for (name, actual), expected in zip(source.generator.named_parameters(), twin.generator.parameters(), strict=True):
         # Biases before BatchNorm have no gradient but rounding noise, which Adam blows up to full steps.
         if not (name.startswith("conv") and name.endswith("bias")):
-            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_train_step_returns_detached_batch_and_keeps_teacher() -> None:
@@ -116,13 +116,13 @@ def test_state_dict_restores_training(augment: float) -> None:
     buffer = io.BytesIO()
     torch.save(source.state_dict(), buffer)
     buffer.seek(0)
-    other = _source(params, seed=9)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
+    b = _source(params, seed=9)
+    b.load_state_dict(torch.load(buffer, weights_only=True))
     for _ in range(4):
-        assert torch.equal(source.train_step(4).images, other.train_step(4).images)
-    assert torch.equal(source.sample(4).images, other.sample(4).images)
-    assert torch.equal(_weights(source), _weights(other))
-    assert source.steps == other.steps == 7
+        assert torch.equal(source.train_step(4).images, b.train_step(4).images)
+    assert torch.equal(source.sample(4).images, b.sample(4).images)
+    assert torch.equal(_weights(source), _weights(b))
+    assert source.steps == b.steps == 7
 
 
 def test_terms_start_at_their_step_and_weight_0_is_left_out() -> None:

@@ -27,12 +27,12 @@ def _images(count: int = 3, size: int = 8) -> Tensor:
 
 def _batchnorm_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Tensor, nn.BatchNorm2d]]:
     """Another path than hooks: the layers called one by one."""
-    found, x = [], images
+    actual, x = [], images
     for module in network:
         if isinstance(module, nn.BatchNorm2d):
-            found.append((x, module))
+            actual.append((x, module))
         x = module(x)
-    return found
+    return actual
 
 
 def _variance(values: Tensor, correction: int) -> Tensor:
@@ -85,14 +85,14 @@ def test_zeroq_loss_is_the_formula(count: int, size: int) -> None:
         assert float(zeroq_loss(recorder.last, image, target)) == pytest.approx(expected / count, rel=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["batch", "sample"])
-def test_gradient_reaches_the_images(kind: str) -> None:
+@pytest.mark.parametrize("loss_name", ["batch", "sample"])
+def test_gradient_reaches_the_images(loss_name: str) -> None:
     network, images = _network(4), _images(2, 4).requires_grad_()
 
     def loss(x: Tensor) -> Tensor:
         with BatchNormStatistics(network) as recorder:
             network(x)
-            if kind == "batch":
+            if loss_name == "batch":
                 return bns_loss(recorder.last)
             image = unbiased(sample_moments(x), positions(x))
             return zeroq_loss(recorder.last, image, Moments(torch.zeros(3).double(), torch.ones(3).double()))
@@ -101,9 +101,9 @@ def test_gradient_reaches_the_images(kind: str) -> None:
 
 
 def test_gaps_vanish_where_statistics_match() -> None:
-    wanted = Moments(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.0]))
-    found = Moments(wanted.mean.expand(3, 2), wanted.var.expand(3, 2))
-    assert torch.equal(zeroq_gap(found, wanted), torch.zeros(3))
+    expected = Moments(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.0]))
+    actual = Moments(expected.mean.expand(3, 2), expected.var.expand(3, 2))
+    assert torch.equal(zeroq_gap(actual, expected), torch.zeros(3))
 
 
 def test_a_constant_image_has_a_finite_gradient() -> None:

@@ -47,11 +47,11 @@ def test_state_survives_a_weights_only_load() -> None:
     torch.save(source.state_dict(), buffer)
     buffer.seek(0)
     state = torch.load(buffer, weights_only=True)
-    other = FixedSource(torch.zeros(1, 3, 2, 2))
-    other.load_state_dict(state)
+    b = FixedSource(torch.zeros(1, 3, 2, 2))
+    b.load_state_dict(state)
     built = FixedSource.from_state(state)
     expected = source.sample(5)
-    for restored in (other.sample(5), built.sample(5)):
+    for restored in (b.sample(5), built.sample(5)):
         assert torch.equal(restored.images, expected.images)
         assert restored.labels is not None
         assert expected.labels is not None

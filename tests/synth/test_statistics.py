@@ -27,15 +27,15 @@ def test_inputs_of_batchnorm_are_the_outputs_of_convolutions(images: torch.Tenso
             module.register_forward_hook(lambda _m, _args, out: outputs.append(out))
     with BatchNormStatistics(network) as recorder:
         network(images)
-        found = recorder.last
-    assert len(found.layers) == len(outputs) == 2
-    for layer, output in zip(found.layers, outputs, strict=True):
+        actual = recorder.last
+    assert len(actual.layers) == len(outputs) == 2
+    for layer, output in zip(actual.layers, outputs, strict=True):
         torch.testing.assert_close(layer.moments.mean, output.mean((2, 3)))
         torch.testing.assert_close(layer.moments.var, output.var((2, 3), correction=0))
-    torch.testing.assert_close(found.per_sample_unbiased.var[:, 8:], outputs[1].var((2, 3)))
-    torch.testing.assert_close(found.batch.var[:8], outputs[0].var((0, 2, 3), correction=0))
-    assert found.running.mean.shape == (20,)
-    assert float(found.constants.share.sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(actual.per_sample_unbiased.var[:, 8:], outputs[1].var((2, 3)))
+    torch.testing.assert_close(actual.batch.var[:8], outputs[0].var((0, 2, 3), correction=0))
+    assert actual.running.mean.shape == (20,)
+    assert float(actual.constants.share.sum()) == pytest.approx(1.0)
 
 
 def test_leaves_no_hook(images: torch.Tensor) -> None:
@@ -73,10 +73,10 @@ def test_one_position_maps_have_biased_variance() -> None:
     images = torch.randn((3, 3, 2, 2), generator=torch.Generator().manual_seed(1))
     with BatchNormStatistics(network) as recorder:
         network(images)
-        found = recorder.last.per_sample_unbiased
-    assert torch.isfinite(found.var).all()
-    assert torch.equal(found.var[:, 8:], torch.zeros(3, 12))
-    assert (found.var[:, :8] > 0).any()
+        actual = recorder.last.per_sample_unbiased
+    assert torch.isfinite(actual.var).all()
+    assert torch.equal(actual.var[:, 8:], torch.zeros(3, 12))
+    assert (actual.var[:, :8] > 0).any()
 
 
 def test_a_layer_called_twice_counts_twice() -> None:

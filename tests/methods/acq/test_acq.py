@@ -83,15 +83,15 @@ def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
     assert isinstance(source, GeneratorSource)
     term = next(term for term in source.terms if term.name == "consistency")
     measured = term.loss
-    term.loss = lambda view: values.append(float((found := measured(view)).detach())) or found  # type: ignore
+    term.loss = lambda view: values.append(float((actual := measured(view)).detach())) or actual  # type: ignore
     batch = source.train_step(6)
     with FeatureMaps(teacher) as recorder:
         teacher(batch.images)
         own = recorder.last.attention
         with batch_statistics(teacher):
             teacher(batch.images)
-        other = recorder.last.attention
-    assert values == [pytest.approx(float(attention_consistency_loss(own, other)), rel=1e-4)]
+        b = recorder.last.attention
+    assert values == [pytest.approx(float(attention_consistency_loss(own, b)), rel=1e-4)]
     assert values[0] > 0
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not teacher.training

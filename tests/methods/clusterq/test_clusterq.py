@@ -79,12 +79,12 @@ def test_centroids_come_from_correct_samples_after_the_start() -> None:
 
 
 def test_state_holds_the_centroids() -> None:
-    source, other = _source(), _source(root_seed=5)
+    source, b = _source(), _source(root_seed=5)
     for _ in range(3):
         source.train_step(8)
-    other.load_state_dict(copy.deepcopy(source.state_dict()))
+    b.load_state_dict(copy.deepcopy(source.state_dict()))
     for _ in range(3):
-        assert torch.equal(source.train_step(8).images, other.train_step(8).images)
+        assert torch.equal(source.train_step(8).images, b.train_step(8).images)
 
 
 def test_released_loss_is_mostly_the_last_layers_gap() -> None:

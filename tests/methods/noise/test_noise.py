@@ -28,8 +28,8 @@ def test_state_is_small_and_resumes() -> None:
         sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor)) <= 2 * ctx.card.input_size[0]
     )
     expected = source.sample(4).images
-    other = NoiseSource(ctx.card, seed=0)
-    other.load_state_dict(state)
-    assert torch.equal(other.sample(4).images, expected)
+    b = NoiseSource(ctx.card, seed=0)
+    b.load_state_dict(state)
+    assert torch.equal(b.sample(4).images, expected)
     assert torch.equal(NoiseSource.from_state(state).sample(4).images, expected)
     assert not torch.equal(first, expected)
