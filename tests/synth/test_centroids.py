@@ -83,7 +83,7 @@ def test_cluster_loss_is_the_formula() -> None:
                 (moments.mean, centroids.mean, noise.mean),
                 (moments.var, centroids.var, noise.var),
             ):
-                gaps = [float(actual[n, c] - target[n, c] - e[n, c]) ** 2 for c in columns]
+                gaps = [float(x[n, c] - y[n, c] - e[n, c]) ** 2 for c in columns]
                 expected += sum(gaps) / len(gaps) / 2 / 2
     assert float(cluster_loss(moments, share, centroids, valid, noise)) == pytest.approx(expected)
     none = torch.zeros(3, dtype=torch.bool)
