@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator as python_operator
 from collections import Counter, OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -79,16 +79,6 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return batch_norm_act(x, residual, self.weight, self.bias, *statistics, self.eps, self.upper)
 
 
-class _Pattern(NamedTuple):
-    """BatchNorm, an optional addition of a residual, and an activation, each the only reader of the one before."""
-
-    norm: fx.Node
-    addition: fx.Node | None
-    residual: fx.Node | None
-    activation: fx.Node
-    upper: float
-
-
 def fuse_batch_norm_act(traced: fx.GraphModule, example: Tensor) -> None:
     """Replace, in place, BatchNorm + residual sum + ReLU or ReLU6 by calls of `BatchNormAct2d`.
 
@@ -101,32 +91,41 @@ def fuse_batch_norm_act(traced: fx.GraphModule, example: Tensor) -> None:
     with torch.no_grad():
         ShapeProp(traced).propagate(example)
     for node in list(traced.graph.nodes):
-        pattern = _match(traced, node)
-        if pattern is not None:
-            _replace(traced, pattern)
+        _fuse(traced, node)
     traced.graph.lint()
     traced.recompile()
 
 
-def _match(traced: fx.GraphModule, norm: fx.Node) -> _Pattern | None:
+def _fuse(traced: fx.GraphModule, norm: fx.Node) -> None:
+    """Fuse a BatchNorm node with the addition and activation after it, each the only reader of the one before."""
     layer = called_module(traced, norm)
     if type(layer) is not nn.BatchNorm2d or layer.running_mean is None or has_hooks(layer):
-        return None
+        return
     source: Any = norm.args[0]
     if sum(node.target == norm.target for node in traced.graph.nodes) > 1:
-        return None
+        return
     # The source is read later than before: only a layer's output without another reader cannot change until then.
     if not isinstance(called_module(traced, source), WEIGHTED) or len(source.users) > 1:
-        return None
+        return
     addition, residual, activation = None, None, _only_user(norm)
     if activation is not None and activation.target in _ADDITIONS and activation.op != "call_module":
         addition, activation = activation, _only_user(activation)
         residual = _residual(addition, norm)
         # The sum moves to the activation, so no other node may lie between that could change the residual.
         if residual is None or activation is not addition.next:
-            return None
+            return
     upper = None if activation is None else _upper(traced, activation)
-    return None if activation is None or upper is None else _Pattern(norm, addition, residual, activation, upper)
+    if activation is None or upper is None:
+        return
+    name = str(norm.target)
+    traced.set_submodule(name, BatchNormAct2d.from_batch_norm(layer, upper))
+    with traced.graph.inserting_before(activation):
+        # Always two arguments: a plain BatchNorm layer put in this place fails instead of omitting the activation.
+        fused = traced.graph.call_module(name, (source, residual))
+    activation.replace_all_uses_with(fused)
+    for node in (activation, addition, norm):
+        if node is not None:
+            traced.graph.erase_node(node)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -158,21 +157,6 @@ def _upper(traced: fx.GraphModule, node: fx.Node) -> float | None:
         return None if has_hooks(module) else _UPPER.get(type(module))
     is_call = node.op in {"call_function", "call_method"} and len(node.args) == 1
     return _UPPER.get(node.target) if is_call else None
-
-
-def _replace(traced: fx.GraphModule, pattern: _Pattern) -> None:
-    name = str(pattern.norm.target)
-    layer = traced.get_submodule(name)
-    if not isinstance(layer, nn.BatchNorm2d):
-        raise TypeError(f"{name} is no BatchNorm layer")
-    traced.set_submodule(name, BatchNormAct2d.from_batch_norm(layer, pattern.upper))
-    with traced.graph.inserting_before(pattern.activation):
-        # Always two arguments: a plain BatchNorm layer put in this place fails instead of omitting the activation.
-        fused = traced.graph.call_module(name, (pattern.norm.args[0], pattern.residual))
-    pattern.activation.replace_all_uses_with(fused)
-    for node in (pattern.activation, pattern.addition, pattern.norm):
-        if node is not None:
-            traced.graph.erase_node(node)
 
 
 def unfuse_norm_activations(network: nn.Module) -> None:

@@ -45,28 +45,18 @@ class LayerBits(NamedTuple):
     input: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A rewritten network.
-
-    Attributes:
-        network: the traced network.
-        operands: what is quantized in it.
-        layers: bit-widths of each layer by name, in order of execution.
-    """
-
-    network: fx.GraphModule
-    operands: list[QuantizedOperand]
-    layers: dict[str, LayerBits]
-
-
-def rewrite(network: nn.Module, scheme: Scheme, example: Tensor) -> Rewritten:
+def rewrite(
+    network: nn.Module, scheme: Scheme, example: Tensor
+) -> tuple[fx.GraphModule, list[QuantizedOperand], dict[str, LayerBits]]:
     """Insert fake quantization into a network, in place.
 
     Args:
         network: in eval mode; the caller's own copy.
         scheme: what to quantize and how.
         example: (N, C, H, W), any values; forward passes find the order of the layers and shapes.
+
+    Returns:
+        The traced network, its quantized operands, and the bit-widths of each layer, in order of execution.
 
     Raises:
         Unavailable: the network has no activation function under a protocol that quantizes their outputs, or one that
@@ -88,7 +78,7 @@ def rewrite(network: nn.Module, scheme: Scheme, example: Tensor) -> Rewritten:
     operands += _quantize_network_input(traced, scheme)
     _link_integer_convolutions(traced)
     fuse_batch_norm_act(traced, example)
-    return Rewritten(traced, operands, bits)
+    return traced, operands, bits
 
 
 def _pool_strided_slices(traced: fx.GraphModule) -> None:

@@ -20,7 +20,7 @@ from dfqbench.api.errors import InputError
 from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.observers import Observer
-from dfqbench.quant.rewrite import Rewritten, rewrite
+from dfqbench.quant.rewrite import LayerBits, QuantizedOperand, rewrite
 from dfqbench.quant.scheme import Scheme
 
 STATE_FILE = "student.safetensors"
@@ -40,12 +40,14 @@ class Student(nn.Module):
         layers: bit-widths of each layer by name, in order of execution.
     """
 
-    def __init__(self, rewritten: Rewritten, scheme: Scheme) -> None:
+    def __init__(
+        self, network: nn.Module, scheme: Scheme, operands: list[QuantizedOperand], layers: dict[str, LayerBits]
+    ) -> None:
         super().__init__()
-        self.network = rewritten.network
+        self.network = network
         self.scheme = scheme
-        self.operands = rewritten.operands
-        self.layers = rewritten.layers
+        self.operands = operands
+        self.layers = layers
         self._images_seen: Tensor
         # On the device, so that passes of a CUDA graph are counted.
         device = next((parameter.device for parameter in self.network.parameters()), None)
@@ -137,11 +139,11 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     """
     network = copy.deepcopy(teacher).eval()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    rewritten = rewrite(network, scheme, torch.zeros(1, *card.input_size, device=device))
-    for parameter in rewritten.network.parameters():
+    rewritten, operands, layers = rewrite(network, scheme, torch.zeros(1, *card.input_size, device=device))
+    for parameter in rewritten.parameters():
         parameter.requires_grad_(True)
-    rewritten.network.to(device).to(memory_format=torch.channels_last)
-    return Student(rewritten, scheme)
+    rewritten.to(device).to(memory_format=torch.channels_last)
+    return Student(rewritten, scheme, operands, layers)
 
 
 def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> None:

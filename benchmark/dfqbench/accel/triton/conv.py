@@ -206,4 +206,4 @@ def _library_gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: list[boo
 
 
 def _of_product(number: int) -> int:
-    return max(FEWEST_OF_PRODUCT, triton.next_power_of_2(number))
+    return int(max(FEWEST_OF_PRODUCT, triton.next_power_of_2(number)))
