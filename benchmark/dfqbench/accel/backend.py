@@ -1,4 +1,4 @@
-"""Whether Triton kernels compute the operators in this process; free of torch."""
+"""The switch between Triton kernels and plain torch for the operators of this process; free of torch."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ VALID_BITS = (2, 3, 4, 5, 6, 7, 8, OFF)
 
 
 class Granularity(StrEnum):
-    """What shares one range: an output channel, or the whole tensor."""
+    """The elements with a common range: those of an output channel, or of the tensor."""
 
     CHANNEL = "channel"
     TENSOR = "tensor"
 
 
 class ClampGradient(StrEnum):
-    """What happens to the gradient of a clamped element: it passes, or it is masked to zero."""
+    """The gradient of a clamped element: passed, or masked to zero."""
 
     PASS = "pass"  # noqa: S105 - no password
     MASK = "mask"
@@ -50,14 +50,14 @@ class Rounding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """How one kind of operand (weights or activations) is quantized.
+    """The quantization of weights or of activations.
 
     Attributes:
         granularity: one range for each output channel, or one for the tensor.
         symmetric: levels symmetric about zero (2^bits - 1 of them) rather than from minimum to maximum (2^bits).
         zero_in_range: whether the range is widened to contain zero.
         rounding: the formula.
-        clamp_gradient: what a clamped element does to the gradient.
+        clamp_gradient: the gradient of a clamped element.
     """
 
     granularity: Granularity

@@ -23,7 +23,7 @@ MOST_RETRIES = 200
 
 
 class _Tracer(fx.Tracer):
-    """Makes leaves of layers, norms and activations, so that a subclass's own forward (for example padding) is used."""
+    """A tracer with layers, norms and activations as leaves, so that a subclass's own forward (padding) is used."""
 
     def __init__(self, leaves: set[str]) -> None:
         super().__init__()

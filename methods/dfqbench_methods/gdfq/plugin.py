@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dfqbench.api import Context, Fidelity, Method, Offer, SampleSource, hookimpl
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GdfqParams(GeneratorParams):
+class GeneratorParams(GeneratorParams):
     """Hyper-parameters of GDFQ's generator, with the defaults of `GeneratorParams`."""
 
 
@@ -28,8 +27,8 @@ class Gdfq(Method):
     paper = "Xu et al., Generative Low-bitwidth Data Free Quantization, ECCV 2020"
     fidelity = Fidelity.RELEASED
     quantizer = "distill:gdfq"
-    params_type = GdfqParams
-    params: GdfqParams
+    params_type = GeneratorParams
+    params: GeneratorParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Build the generator; a live source that learns while the student does."""

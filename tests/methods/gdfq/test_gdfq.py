@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 from dfqbench.api import Fidelity, is_live
-from dfqbench.synth import GeneratorSource
+from dfqbench.synth import GeneratorParams, GeneratorSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_network
-from dfqbench_methods.gdfq.plugin import Gdfq, GdfqParams, dfqbench_methods
+from dfqbench_methods.gdfq.plugin import Gdfq, dfqbench_methods
 
 
 def _source(**params: object) -> GeneratorSource:
-    source = Gdfq(GdfqParams(**params)).synthesize(toy_network(), ToyContext())  # type: ignore[arg-type]
+    source = Gdfq(GeneratorParams(**params)).synthesize(toy_network(), ToyContext())  # type: ignore[arg-type]
     assert isinstance(source, GeneratorSource)
     return source
 
 
 def test_defaults_are_the_released_ones() -> None:
-    params = GdfqParams()
+    params = GeneratorParams()
     assert (params.ce_weight, params.bns_weight, params.latent) == (1.0, 0.1, 100)
     assert (params.lr, params.beta1, params.beta2) == (1e-3, 0.5, 0.999)
     assert (params.epochs, params.iterations, params.lr_steps) == (400, 200, (100, 200, 300))
