@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class GeneratorParams(GeneratorParams):
-    """Hyper-parameters of GDFQ's generator, with the defaults of `GeneratorParams`."""
-
-
 class Gdfq(Method):
     """A generator x = G(z, y) learns L = ce_weight CE(P(x), y) + bns_weight L_BNS(x) (methods.md 2, released code).
 
