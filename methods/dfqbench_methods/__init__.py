@@ -1,1 +1,1 @@
-"""The built-in methods, one folder each; they come in through the same entry points as a stranger's."""
+"""The built-in methods, one folder each, found through the same entry points as third-party ones."""

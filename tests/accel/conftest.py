@@ -30,7 +30,7 @@ def interpreter() -> Iterator[None]:
 
     def create_dot(_builder: Any, a: Any, b: Any, total: Any, *_: Any) -> Any:
         # The interpreter multiplies bfloat16, which it keeps as the upper half of a float32, as integers.
-        wide = [_to_float32(one.data) if one.dtype.scalar == tl.bfloat16 else one.data for one in (a, b)]
+        wide = [_to_float32(first.data) if first.dtype.scalar == tl.bfloat16 else first.data for first in (a, b)]
         return module.TensorHandle(np.matmul(*wide, dtype=np.float32) + total.data, total.dtype.scalar)
 
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):

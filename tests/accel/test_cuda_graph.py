@@ -96,7 +96,7 @@ def test_a_step_that_reads_the_device_is_refused_when_it_would_be_captured() -> 
         step(torch.ones(()))
 
 
-def test_out_of_memory_stays_what_it_is() -> None:
+def test_out_of_memory_error_is_not_wrapped() -> None:
     class Full(CpuRecorder):
         def capture(self, run: object) -> NoReturn:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     pytest.importorskip("triton.backends.nvidia", reason="Triton's compiler for CUDA is not installed")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, zeroq_qparams
 from dfqbench.quant.integer_conv import integer_conv2d
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -43,8 +43,8 @@ def exact(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.double())]
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -57,18 +57,18 @@ def test_convolution_and_its_gradients_are_those_of_double_precision(
     x, weight, grad = operands(size, dtype)
     expected = exact(x, weight, grad)
     weight = weight.contiguous(memory_format=order)
-    found = [
+    actual = [
         convolved(x, weight, dtype=torch.float32),
         convolved(grad, weight, dtype=torch.float32, back=True),
         weight_gradient(x, grad, weight),
     ]
     by_library = channels > conv.FEW_INPUTS and outer < conv.FEWEST_OUTPUTS and dtype == torch.bfloat16
-    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+    for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
         # The library rounds the gradient in the weight to bfloat16.
         rtol, atol = (2**-8, 0.1) if by_library and index == 2 else (1e-5, 1e-4)
-        torch.testing.assert_close(one.double(), other, rtol=rtol, atol=atol)
-    assert torch.equal(convolved(x, weight), found[0].to(dtype))
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(a.double(), b, rtol=rtol, atol=atol)
+    assert torch.equal(convolved(x, weight), actual[0].to(dtype))
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("positions", [257, 1000])
@@ -95,12 +95,12 @@ def test_integer_conv2d_computes_exactly_on_the_integers(
     """The second size takes the library's gradient in the weight."""
     x, weight, grad = operands(size, torch.float32)
     weight, grad = weight.contiguous(memory_format=order), grad.contiguous()
-    x_scale, shift = shifted_qparams(x.min(), x.max(), 4)
+    x_scale, shift = zeroq_qparams(x.min(), x.max(), 4)
     x = fake_quantize(x, x_scale, shift, 4)
     if per_channel:
         weight, w_scale = fake_quantize_channels(weight, 4)
     else:
-        w_scale, shift = shifted_qparams(weight.min(), weight.max(), 4)
+        w_scale, shift = zeroq_qparams(weight.min(), weight.max(), 4)
         weight = fake_quantize(weight, w_scale, shift, 4)
     leaves = [x.requires_grad_(), weight.requires_grad_()]
 
@@ -108,15 +108,15 @@ def test_integer_conv2d_computes_exactly_on_the_integers(
         out = form.__wrapped__(*leaves, x_scale, w_scale, *GEOMETRY)
         return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
-    found, definition = train(integer_conv2d_form), train(integer_conv2d)
+    actual, definition = train(integer_conv2d_form), train(integer_conv2d)
     integers = F.conv2d((x * x_scale).round().double(), (weight * w_scale).round().double(), padding=1)
     factor = (x_scale * w_scale.view(1, -1, 1, 1)).reciprocal()
-    assert torch.equal(found[0], (integers.float() * factor).detach())
+    assert torch.equal(actual[0], (integers.float() * factor).detach())
     # The definition rounds its sums to bfloat16.
-    for one, other, whole in zip(found, definition, exact(x, weight, grad), strict=True):
-        assert one.dtype == other.dtype == torch.float32
-        assert relative_error(one, other) <= 2**-7
-        assert relative_error(one, whole) <= 2**-8
+    for a, b, whole in zip(actual, definition, exact(x, weight, grad), strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        assert relative_error(a, b) <= 2**-7
+        assert relative_error(a, whole) <= 2**-8
 
 
 @pytest.fixture
@@ -156,11 +156,11 @@ def test_narrow_convolutions_train_a_network_as_torch_does(launches: list[tuple[
     expected = train()
     assert not launches
     with NarrowConvolutions("cpu"):
-        found = train()
+        actual = train()
     assert launches == [(16, 3), (8, 16)]
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert relative_error(one, other) <= 0.02
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert relative_error(a, b) <= 0.02
 
 
 def test_narrow_convolutions_leave_the_rest_to_torch(launches: list[tuple[int, ...]]) -> None:
@@ -198,6 +198,6 @@ def test_second_derivatives_of_narrow_convolutions_are_torchs(launches: list[tup
 
     expected = second()
     with NarrowConvolutions("cpu"):
-        found = second()
+        actual = second()
     assert launches == [(16, 16)]
-    assert relative_error(found, expected) <= 0.02
+    assert relative_error(actual, expected) <= 0.02

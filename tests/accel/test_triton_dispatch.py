@@ -139,8 +139,8 @@ def test_definition_computes_what_a_form_does_not_support(
     op, args = case
     form = forms[op.__name__]
     assert not is_of_form(form, args)
-    for one, other in zip(as_list(form(*args)), as_list(op.__wrapped__(*args)), strict=True):
-        assert torch.equal(one, other)
+    for a, b in zip(as_list(form(*args)), as_list(op.__wrapped__(*args)), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_forms_are_registered_for_cuda_only(forms: dict[str, Any]) -> None:
@@ -166,11 +166,11 @@ def test_definition_computes_on_a_gpu_while_kernels_are_not_in_use(forms: dict[s
     assert op.__name__ in forms
     with FakeTensorMode() as mode:
         results = as_list(op(*on_fake_cuda(mode, SUPPORTED[op])))
-    for one, other in zip(results, as_list(op.__wrapped__(*SUPPORTED[op])), strict=True):
-        assert (one.device.type, one.shape, one.dtype) == ("cuda", other.shape, other.dtype)
+    for a, b in zip(results, as_list(op.__wrapped__(*SUPPORTED[op])), strict=True):
+        assert (a.device.type, a.shape, a.dtype) == ("cuda", b.shape, b.dtype)
 
 
-def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_checks_backend_and_supports_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     from dfqbench.accel.triton.launch import register
 
@@ -178,9 +178,11 @@ def test_register_asks_the_backend_and_supports_at_every_call(monkeypatch: pytes
     def dispatch_of_a_test(x: Tensor, number: float) -> Tensor:
         return x * number
 
-    @register(dispatch_of_a_test, lambda x, number: x.ndim == 1 and number > 0)
-    def form(x: Tensor, number: float) -> Tensor:
-        return x.new_zeros(len(x), round(number))
+    register(
+        dispatch_of_a_test,
+        lambda x, number: x.ndim == 1 and number > 0,
+        lambda x, number: x.new_zeros(len(x), round(number)),
+    )
 
     with FakeTensorMode() as mode:
         vector, matrix = on_fake_cuda(mode, (torch.zeros(3), torch.zeros(3, 3)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.quant.batch_norm import batch_norm_act
-from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, zeroq_qparams
 from dfqbench.synth.generators import standardize
 from dfqbench.synth.moments import batch_norm_stats
 from dfqbench.synth.sub_pixel import sub_pixel_norm
@@ -47,15 +47,15 @@ def outputs_and_gradients(function: Any, args: Sequence[Any], grads: Sequence[Te
     iterator = iter(leaves)
     out = function(*(None if arg is None else next(iterator) for arg in args[:count]), *args[count:])
     outs = out if isinstance(out, tuple) else (out,)
-    typed = [grad.to(one.dtype) for one, grad in zip(outs, grads, strict=True)]
-    return [*(one.detach() for one in outs), *torch.autograd.grad(outs, leaves, typed)]
+    typed = [grad.to(a.dtype) for a, grad in zip(outs, grads, strict=True)]
+    return [*(a.detach() for a in outs), *torch.autograd.grad(outs, leaves, typed)]
 
 
-def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
+def assert_close(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
     """Compare tensors, relative to the largest number of each."""
-    for one, other in zip(found, expected, strict=True):
-        atol = tolerance * float(other.abs().max().clamp(min=1e-3))
-        torch.testing.assert_close(one.float(), other.float(), rtol=tolerance, atol=atol)
+    for a, b in zip(actual, expected, strict=True):
+        atol = tolerance * float(b.abs().max().clamp(min=1e-3))
+        torch.testing.assert_close(a.float(), b.float(), rtol=tolerance, atol=atol)
 
 
 def batch_norm(channels: int) -> list[Tensor]:
@@ -70,7 +70,7 @@ def batch_norm(channels: int) -> list[Tensor]:
 def test_fake_quantize_is_the_definition_bit_for_bit(bits: int, order: torch.memory_format) -> None:
     x = (3 * torch.randn(5, 9, 6, 7)).to(memory_format=order)
     x[0, 0, 0, :6] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30])
-    scale, shift = shifted_qparams(torch.tensor(-1.3), torch.tensor(2.7), bits)
+    scale, shift = zeroq_qparams(torch.tensor(-1.3), torch.tensor(2.7), bits)
     x[1, 0, 0] = (torch.arange(7) + 0.5 + shift) / scale  # between two levels
     grad = torch.randn(x.shape)
     out, to_x = outputs_and_gradients(plain(fake_quantize_form), (x, scale, shift, bits), [grad], 1)
@@ -119,12 +119,12 @@ def test_batch_norm_act_is_the_definition(size: tuple[int, ...], dtype: torch.dt
     residual = random_map(*size, dtype=dtype, seed=3, spread=1) if add else None
     args = x, residual, *batch_norm(size[1]), 1e-5, upper
     grad = torch.randn(size, generator=torch.Generator().manual_seed(2)).to(dtype)  # contiguous
-    found = outputs_and_gradients(plain(batch_norm_act_form), args, [grad], 4)
+    actual = outputs_and_gradients(plain(batch_norm_act_form), args, [grad], 4)
     wide = [arg.float() if isinstance(arg, Tensor) else arg for arg in args]
     expected = outputs_and_gradients(plain(batch_norm_act), wide, [grad], 4)
-    assert found[0].dtype == found[1].dtype == dtype
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
-    assert_close(found, expected, 1e-4 if dtype == torch.float32 else 1e-2)
+    assert actual[0].dtype == actual[1].dtype == dtype
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    assert_close(actual, expected, 1e-4 if dtype == torch.float32 else 1e-2)
 
 
 @pytest.mark.parametrize("upper", [torch.inf, 6.0])
@@ -134,12 +134,12 @@ def test_batch_norm_act_clips_and_keeps_nan_as_the_definition(upper: float) -> N
     ones, zeros = torch.ones(16), torch.zeros(16)
     # The residual's gradient is what the activation lets through.
     args = x, torch.zeros_like(x), ones, zeros, zeros, ones, 0.0, upper
-    found, expected = (
+    actual, expected = (
         outputs_and_gradients(plain(form), args, [torch.ones_like(x)], 2)
         for form in (batch_norm_act_form, batch_norm_act)
     )
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(found[2], expected[2])
+    torch.testing.assert_close(actual[0], expected[0], rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(actual[2], expected[2])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -184,21 +184,21 @@ def test_sub_pixel_norm_is_the_definition(size: tuple[int, ...], dtype: torch.dt
     scale, shift = torch.randn(2, samples if per_sample else 1, channels, generator=random)
     args = random_phases(size, dtype), scale, shift, 0.8, 0.2
     grad = torch.randn(samples, channels, 2 * height, 2 * width, generator=random).to(dtype)
-    found = outputs_and_gradients(plain(sub_pixel_norm_form), args, [grad], 3)
+    actual = outputs_and_gradients(plain(sub_pixel_norm_form), args, [grad], 3)
     expected = outputs_and_gradients(plain(sub_pixel_norm), [*(arg.double() for arg in args[:3]), *args[3:]], [grad], 3)
-    assert found[0].dtype == found[1].dtype == dtype
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    assert actual[0].dtype == actual[1].dtype == dtype
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
+    for a, b in zip(actual, expected, strict=True):
+        assert a.shape == b.shape
         # Where the leaky ReLU's input is 0 but for rounding, its slope may be the other one.
-        assert int((~torch.isclose(one.double(), other, rtol=tolerance, atol=tolerance)).sum()) <= 2
+        assert int((~torch.isclose(a.double(), b, rtol=tolerance, atol=tolerance)).sum()) <= 2
 
 
 @pytest.mark.parametrize("size", [(3, 3, 5, 7), (5, 8, 1, 1)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_standardize_is_the_definition(size: tuple[int, ...], order: torch.memory_format) -> None:
     x, grad = random_map(*size, spread=3).contiguous(memory_format=order), torch.randn(size)
-    found = outputs_and_gradients(plain(standardize_form), (x, 1e-5), [grad], 1)
+    actual = outputs_and_gradients(plain(standardize_form), (x, 1e-5), [grad], 1)
     expected = outputs_and_gradients(plain(standardize), (x.double(), 1e-5), [grad], 1)
-    assert_close(found, expected, 1e-4)
+    assert_close(actual, expected, 1e-4)

@@ -31,52 +31,49 @@ TOLERANCE = {Precision.FLOAT32_FAST: 2e-4, Precision.MIXED_BFLOAT16: 0.03}
 """Relative: rounding of float32, and of bfloat16 (eight significant bits) through a network."""
 
 
-class _Listening:
-    """Writes down what a loss term gives."""
-
-    def __init__(self, term: LossTerm, heard: list[tuple[str, float]]) -> None:
-        self._plain = term.loss
-        self._name = term.name
-        self._heard = heard
-
-    def __call__(self, view: GeneratorPass) -> Tensor:
-        loss = self._plain(view)
-        self._heard.append((self._name, float(loss.detach())))
-        return loss
-
-
 @cache
 def losses(method: str, precision: Precision) -> list[tuple[str, float]]:
     """Losses of the generator's or the images' first steps and of the student's first step, by name."""
     teacher: nn.Module = toy_network()
-    kind = load_plugins().method_class(method)
+    method_cls = load_plugins().method_class(method)
     ctx = ToyContext(bits=parse_scheme("w4a4"), precision=precision)
-    source = kind(kind.params_type()).synthesize(teacher, ctx)
-    heard = [("images", scalars["loss"]) for scalars in ctx.scalars[:3]]
+    source = method_cls(method_cls.params_type()).synthesize(teacher, ctx)
+    values = [("images", scalars["loss"]) for scalars in ctx.scalars[:3]]
+
+    def record(term: LossTerm) -> None:
+        plain = term.loss
+
+        def loss(view: GeneratorPass) -> Tensor:
+            result = plain(view)
+            values.append((term.name, float(result.detach())))
+            return result
+
+        term.loss = loss  # type: ignore[method-assign]
+        term.start = 0
+
     if is_live(source):
         for term in source.terms:  # type: ignore[attr-defined]
-            term.loss = _Listening(term, heard)
-            term.start = 0
+            record(term)
     training = Distillation(teacher, source, [ctx], PARAMS)
-    for step in range(training.plan.student_start + 1):
+    for step in range(training.schedule.student_start + 1):
         training.step(step)
-    return [*heard, ("student", ctx.scalars[-1]["loss"])]
+    return [*values, ("student", ctx.scalars[-1]["loss"])]
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32_FAST, Precision.MIXED_BFLOAT16])
 @pytest.mark.parametrize("method", ["zeroq", "dffg", "gdfq", "clusterq", "acq", "temporal"])
 def test_first_losses_agree_with_the_reference(method: str, precision: Precision) -> None:
-    wanted, found = losses(method, Precision.FLOAT32), losses(method, precision)
-    assert [name for name, _ in found] == [name for name, _ in wanted]
-    # The first step starts from equal weights; later ones drift apart as any two roundings do.
-    count = len({name for name, _ in wanted})
-    for (name, ours), (_, reference) in zip(found[:count], wanted[:count], strict=True):
-        assert ours == pytest.approx(reference, rel=TOLERANCE[precision], abs=1e-3), name
-    assert torch.isfinite(torch.tensor([value for _, value in found])).all()
+    reference, values = losses(method, Precision.FLOAT32), losses(method, precision)
+    assert [name for name, _ in values] == [name for name, _ in reference]
+    # Only the first step starts from equal weights.
+    count = len({name for name, _ in reference})
+    for (name, value), (_, expected) in zip(values[:count], reference[:count], strict=True):
+        assert value == pytest.approx(expected, rel=TOLERANCE[precision], abs=1e-3), name
+    assert torch.isfinite(torch.tensor([value for _, value in values])).all()
 
 
 @pytest.mark.parametrize("method", ["zeroq", "gdfq"])
-def test_the_precision_is_used(method: str) -> None:
+def test_precisions_differ(method: str) -> None:
     assert losses(method, Precision.MIXED_BFLOAT16) != losses(method, Precision.FLOAT32)
 
 
@@ -94,9 +91,9 @@ def test_accuracy_on_digits_agrees_within_noise() -> None:
     budget = Budget("toy", Fraction(1, 500), Fraction(1), 50)
     top1 = {}
     for precision in (Precision.FLOAT32, fast):
-        kind = load_plugins().method_class("gdfq")
+        gdfq = load_plugins().method_class("gdfq")
         ctx = ToyContext(card=spec.card, bits=parse_scheme("w4a4"), precision=precision, budget=budget)
-        source = kind(kind.params_type()).synthesize(teacher, ctx)
+        source = gdfq(gdfq.params_type()).synthesize(teacher, ctx)
         student = Distill(Distill.recipes["gdfq"]).quantize(teacher, source, ctx)
         top1[precision] = percent(predict(student, data, cpu).correct)
     # Well above chance, and no further apart than two binomial errors of either.

@@ -92,8 +92,8 @@ def test_float_student_has_outputs_and_gradients_of_its_teacher(shortcut: Litera
     teacher = with_random_norms(resnet(shortcut))
     student = prepare(teacher, parse_scheme("w32a32"), CARD)
     assert fused(student) == 7
-    for found, expected in zip(logits_and_gradients(student), logits_and_gradients(teacher), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for actual, expected in zip(logits_and_gradients(student), logits_and_gradients(teacher), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_gradient_of_a_padded_shortcut_keeps_the_memory_order() -> None:
@@ -151,8 +151,8 @@ def test_fusion_where_it_is_safe(end: Callable[..., Tensor], count: int) -> None
     teacher = with_random_norms(Small(end))
     student = prepare(teacher, parse_scheme("w32a32"), CARD)
     assert fused(student) == count
-    for found, expected in zip(logits_and_gradients(student), logits_and_gradients(teacher), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for actual, expected in zip(logits_and_gradients(student), logits_and_gradients(teacher), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("between", [nn.Identity(), nn.Dropout(), nn.Flatten(3)])

@@ -35,7 +35,7 @@ def test_multiply_accumulates_are_counted_by_hand() -> None:
     assert coverage.float_layers == ["0: input"]
 
 
-def test_a_weight_that_escapes_is_a_violation() -> None:
+def test_float_weight_is_a_violation() -> None:
     made = student("w4a4")
     layer = made.network.get_submodule("2")
     torch.nn.utils.parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
@@ -45,32 +45,26 @@ def test_a_weight_that_escapes_is_a_violation() -> None:
     assert "2: weight" in coverage.float_layers
 
 
-def test_an_activation_that_escapes_is_a_violation() -> None:
+@pytest.mark.parametrize("levels", ["float", "too many"])
+def test_activation_off_its_levels_is_a_violation(levels: str) -> None:
     made = student("w4a4")
     quantizer = made.activation_quantizers()[0]
-    quantizer.forward = lambda x: x  # type: ignore[method-assign]
+    wide = FakeQuantize(quantizer.name, quantizer.operand, 8)
+    wide.set_range(quantizer.low, quantizer.high)
+    quantizer.forward = wide.forward if levels == "too many" else lambda x: x  # type: ignore[method-assign]
     coverage = measure_coverage(made, IMAGES)
     assert coverage.violations == [f"activation {quantizer.name}"]
     assert "2: input" in coverage.float_layers
 
 
-def test_too_many_levels_are_a_violation() -> None:
-    made = student("w4a4")
-    quantizer = made.activation_quantizers()[0]
-    wide = FakeQuantize(quantizer.name, quantizer.operand, 8)
-    wide.set_range(quantizer.low, quantizer.high)
-    quantizer.forward = wide.forward  # type: ignore[method-assign]
-    assert measure_coverage(made, IMAGES).violations == [f"activation {quantizer.name}"]
-
-
-def test_ranges_that_were_set_are_no_violation() -> None:
+def test_set_ranges_are_no_violation() -> None:
     made = prepare(network(), parse_scheme("w4a4@gdfq"), CARD)
     for quantizer in made.activation_quantizers():
         quantizer.set_range(0.0, 2.5)
     assert measure_coverage(made, IMAGES).violations == []
 
 
-def test_a_range_that_saw_no_batch_is_a_violation() -> None:
+def test_range_without_batch_is_a_violation() -> None:
     made = prepare(network(), parse_scheme("w4a4@deploy"), CARD)
     violations = measure_coverage(made, IMAGES).violations
     assert len(violations) == 3
@@ -83,7 +77,7 @@ def test_nothing_quantized_covers_nothing() -> None:
     assert coverage.violations == []
 
 
-def test_measuring_leaves_no_trace() -> None:
+def test_measure_coverage_does_not_change_student() -> None:
     made = student("w4a4")
     seen = made.images_seen
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in made.modules())

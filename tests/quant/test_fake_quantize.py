@@ -12,7 +12,7 @@ from dfqbench.quant.fake_quantize import (
     fake_quantize,
     fake_quantize_affine,
     fake_quantize_weight,
-    shifted_qparams,
+    zeroq_qparams,
 )
 from dfqbench.quant.scheme import ClampGradient, Granularity, Operand, Rounding
 
@@ -24,7 +24,7 @@ def operand(rounding: Rounding, *, symmetric: bool = False, per_channel: bool = 
     return Operand(granularity, symmetric, False, rounding, ClampGradient.PASS)
 
 
-def family_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
+def zeroq_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
     """methods.md 0.1, in float64."""
     n = 2**bits - 1
     s = n / max(high - low, 1e-8)
@@ -37,22 +37,20 @@ def family_formula(x: np.ndarray, low: float, high: float, bits: int) -> np.ndar
 @pytest.mark.parametrize(("low", "high"), [(-1.3, 2.1), (0.0, 6.0), (0.4, 0.9), (-3.0, -0.2)])
 def test_shifted_levels_equal_the_formula(bits: int, low: float, high: float) -> None:
     x = torch.randn(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
-    scale, shift = shifted_qparams(
-        torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64), bits
-    )
-    found = fake_quantize(x, scale, shift, bits)
-    assert np.allclose(found.numpy(), family_formula(x.numpy(), low, high, bits), atol=1e-12)
-    assert len(found.unique()) <= 2**bits
+    scale, shift = zeroq_qparams(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64), bits)
+    actual = fake_quantize(x, scale, shift, bits)
+    assert np.allclose(actual.numpy(), zeroq_formula(x.numpy(), low, high, bits), atol=1e-12)
+    assert len(actual.unique()) <= 2**bits
 
 
 def test_zero_is_a_level_where_the_range_contains_it() -> None:
-    scale, shift = shifted_qparams(torch.tensor(-0.37), torch.tensor(1.91), 4)
+    scale, shift = zeroq_qparams(torch.tensor(-0.37), torch.tensor(1.91), 4)
     assert fake_quantize(torch.zeros(1), scale, shift, 4).item() == 0.0
 
 
 def test_shifted_gradient_passes_clamped_elements() -> None:
     x = torch.tensor([-50.0, 0.2, 50.0], requires_grad=True)
-    scale, shift = shifted_qparams(torch.tensor(-1.0), torch.tensor(1.0), 3)
+    scale, shift = zeroq_qparams(torch.tensor(-1.0), torch.tensor(1.0), 3)
     (fake_quantize(x, scale, shift, 3) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [1.0, 2.0, 3.0]
@@ -76,11 +74,11 @@ def test_affine_levels_equal_the_formula(bits: int, symmetric: bool) -> None:
     step = 2.3 / (2 ** (bits - 1) - 1) if symmetric else 3.35 / (2**bits - 1)
     zero = 0 if symmetric else round(1.05 / step)
     codes = np.clip(np.round(x.double().numpy() / step) + zero, lowest, highest)
-    found = fake_quantize_affine(x, scale, zero_point, bits, symmetric=symmetric).numpy()
+    actual = fake_quantize_affine(x, scale, zero_point, bits, symmetric=symmetric).numpy()
     # float32 and float64 may round a tie to different neighbours: allowed for one element in a thousand.
-    wrong = np.abs(found - (codes - zero) * step) > 1e-5
+    wrong = np.abs(actual - (codes - zero) * step) > 1e-5
     assert wrong.mean() < 1e-3
-    assert len(np.unique(found)) <= (2**bits - 1 if symmetric else 2**bits)
+    assert len(np.unique(actual)) <= (2**bits - 1 if symmetric else 2**bits)
 
 
 def test_affine_range_is_widened_to_zero() -> None:
@@ -93,28 +91,28 @@ def test_affine_range_is_widened_to_zero() -> None:
 @pytest.mark.parametrize("bits", [2, 4])
 def test_weight_levels_per_channel(rounding: Rounding, bits: int) -> None:
     weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 7).view(-1, 1, 1, 1)
-    found, factor = fake_quantize_weight(weight, operand(rounding, symmetric=True), bits)
-    integers = found * factor
+    actual, factor = fake_quantize_weight(weight, operand(rounding, symmetric=True), bits)
+    integers = actual * factor
     assert torch.allclose(integers, integers.round(), atol=1e-4)
     for channel in range(6):
-        assert len(found[channel].unique()) <= 2**bits
-    assert len(found.unique()) > 2**bits
-    if rounding is Rounding.SHIFTED:
+        assert len(actual[channel].unique()) <= 2**bits
+    assert len(actual.unique()) > 2**bits
+    if rounding is Rounding.ZEROQ:
         channel_range = weight[2].min().item(), weight[2].max().item()
-        expected = family_formula(weight[2].numpy(), *channel_range, bits)
-        assert np.allclose(found[2].numpy(), expected, atol=1e-5)
+        expected = zeroq_formula(weight[2].numpy(), *channel_range, bits)
+        assert np.allclose(actual[2].numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
 def test_a_constant_weight_stays_finite(value: float) -> None:
-    found, _ = fake_quantize_weight(torch.full((2, 3), value), operand(Rounding.SHIFTED), 4)
-    assert torch.isfinite(found).all()
-    assert torch.allclose(found, torch.full((2, 3), value), atol=1e-3)
+    actual, _ = fake_quantize_weight(torch.full((2, 3), value), operand(Rounding.ZEROQ), 4)
+    assert torch.isfinite(actual).all()
+    assert torch.allclose(actual, torch.full((2, 3), value), atol=1e-3)
 
 
 def test_weight_range_carries_no_gradient() -> None:
     weight = torch.randn(2, 9, requires_grad=True)
-    fake_quantize_weight(weight, operand(Rounding.SHIFTED), 2)[0].sum().backward()
+    fake_quantize_weight(weight, operand(Rounding.ZEROQ), 2)[0].sum().backward()
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.ones(2, 9))
 
@@ -122,7 +120,7 @@ def test_weight_range_carries_no_gradient() -> None:
 @pytest.mark.parametrize("rounding", list(Rounding))
 def test_one_range_for_the_whole_weight(rounding: Rounding) -> None:
     weight = torch.randn(6, 9, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 7).view(-1, 1)
-    found, factor = fake_quantize_weight(weight, operand(rounding, per_channel=False), 3)
+    actual, factor = fake_quantize_weight(weight, operand(rounding, per_channel=False), 3)
     assert factor.ndim == 0
-    assert len(found.unique()) <= 8
-    assert float((found - weight).abs().max()) <= float(weight.max() - weight.min()) / 7
+    assert len(actual.unique()) <= 8
+    assert float((actual - weight).abs().max()) <= float(weight.max() - weight.min()) / 7

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfqbench.quant import parse_scheme, prepare
-from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, shifted_qparams
-from dfqbench.quant.integer_conv import integer_conv2d, integers
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, zeroq_qparams
+from dfqbench.quant.integer_conv import int_repr, integer_conv2d
 from dfqbench.testing.toys import toy_card, toy_network
 
 
@@ -23,7 +23,7 @@ def leaves(bits: int, groups: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def quantized(x: Tensor, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    scale, shift = shifted_qparams(torch.zeros(()), torch.ones(()), bits)
+    scale, shift = zeroq_qparams(torch.zeros(()), torch.ones(()), bits)
     rounded, w_scale = fake_quantize_channels(weight, bits)
     return fake_quantize(x, scale, shift, bits), rounded, scale, w_scale
 
@@ -33,13 +33,13 @@ def quantized(x: Tensor, weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Ten
 def test_only_the_result_is_rounded(bits: int, stride: int, padding: int, groups: int) -> None:
     x, weight, x_scale, w_scale = quantized(*leaves(bits, groups), bits)
     expected = F.conv2d(x.double(), weight.double(), None, stride, padding, 1, groups)
-    found = integer_conv2d(x, weight, x_scale, w_scale, [stride] * 2, [padding] * 2, [1, 1], groups)
-    assert found.dtype == torch.float32
+    actual = integer_conv2d(x, weight, x_scale, w_scale, [stride] * 2, [padding] * 2, [1, 1], groups)
+    assert actual.dtype == torch.float32
     # bfloat16 has eight significant bits: half a unit in the last place, and nothing for the operands.
-    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(actual.double(), expected, rtol=2**-8, atol=1e-6)
     if bits == 2:
         # Sums of small integers fit bfloat16, so there is nothing to round at all.
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_are_those_of_the_float_convolution() -> None:
@@ -47,18 +47,18 @@ def test_gradients_are_those_of_the_float_convolution() -> None:
     upstream = torch.randn((6, 8, 9, 9), generator=torch.Generator().manual_seed(1))
     on_x, on_w, *scales = quantized(x, weight, 4)
     expected = torch.autograd.grad(F.conv2d(on_x, on_w, padding=1), (x, weight), upstream, retain_graph=True)
-    found = torch.autograd.grad(
+    actual = torch.autograd.grad(
         integer_conv2d(on_x, on_w, scales[0], scales[1], [1, 1], [1, 1], [1, 1], 1), (x, weight), upstream
     )
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == torch.float32
-        assert float((one - other).norm() / other.norm()) < 0.01
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm() / b.norm()) < 0.01
 
 
 def test_integers_of_eight_bits_are_exact() -> None:
-    scale, shift = shifted_qparams(torch.tensor(-0.3), torch.tensor(1.7), 8)
+    scale, shift = zeroq_qparams(torch.tensor(-0.3), torch.tensor(1.7), 8)
     x = fake_quantize(leaves(8)[0].detach(), scale, shift, 8)
-    assert torch.equal(integers(x, scale).float(), torch.round(x * scale))
+    assert torch.equal(int_repr(x, scale).float(), torch.round(x * scale))
 
 
 @pytest.mark.parametrize("label", ["w8a8@gdfq", "w8a8@deploy"])

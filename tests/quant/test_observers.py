@@ -36,9 +36,9 @@ def test_plain_ema_weights_batches_by_age() -> None:
     for value in values:
         average = 0.9 * average + 0.1 * value
     expected = average / (1 - 0.9 ** len(values))
-    found = follow("ema", [torch.tensor([-value, value]) for value in values])[-1]
-    assert found[1] == pytest.approx(expected, rel=1e-5)
-    assert found[0] == pytest.approx(-expected, rel=1e-5)
+    actual = follow("ema", [torch.tensor([-value, value]) for value in values])[-1]
+    assert actual[1] == pytest.approx(expected, rel=1e-5)
+    assert actual[0] == pytest.approx(-expected, rel=1e-5)
 
 
 def test_official_ema_overshoots_and_washes_out() -> None:
@@ -71,7 +71,7 @@ def test_memory_order_does_not_matter(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", known_range_rules())
-def test_state_of_an_observer_goes_on(rule: str) -> None:
+def test_observer_resumes_from_state(rule: str) -> None:
     batches = list(torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0)))
     first, second = observer_class(rule)(), observer_class(rule)()
     for batch in batches[:3]:

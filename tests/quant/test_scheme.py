@@ -45,9 +45,9 @@ def test_plain_data_and_back() -> None:
 def test_the_last_matching_override_wins() -> None:
     overrides = (Override("layer*", w_bits=8), Override("layer1.*", w_bits=6))
     scheme = Scheme(4, 4, dataclasses.replace(GDFQ, name="mine", overrides=overrides))
-    first, other = scheme.overridden("layer1.0.conv1"), scheme.overridden("layer2.0.conv1")
+    first, b = scheme.overridden("layer1.0.conv1"), scheme.overridden("layer2.0.conv1")
     assert first is not None
     assert first.w_bits == 6
-    assert other is not None
-    assert other.w_bits == 8
+    assert b is not None
+    assert b.w_bits == 8
     assert scheme.overridden("fc") is None

@@ -28,8 +28,17 @@ def card(side: int = SIDE) -> ModelCard:
     return ModelCard((3, side, side), (0.5,) * 3, (0.5,) * 3, 1000)
 
 
-def spread(network: nn.Module) -> nn.Module:
-    """Gives BatchNorm statistics that are not the identity, so that folding is put to the test."""
+def noise(side: int = SIDE, count: int = 2) -> Tensor:
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def made(network: nn.Module, label: str = "w4a4") -> Student:
+    """Return a student whose ranges have not been learned; the network's inputs have 16 pixels a side."""
+    return prepare(network.eval(), parse_scheme(label), card(16))
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Set BatchNorm statistics that are not the identity, so that folding is tested."""
     generator = torch.Generator().manual_seed(5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
@@ -54,31 +63,30 @@ def build(name: str) -> nn.Module:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return spread(NETWORKS[name]())
+        return with_statistics(NETWORKS[name]())
 
 
-def observed(student: Student, images: Tensor) -> Student:
-    with torch.no_grad(), student.observing("minmax"):
+def observed(student: Student, images: Tensor, rule: str = "minmax") -> Student:
+    with torch.no_grad(), student.observing(rule):
         student(images)
     return student
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
-def test_nothing_quantized_means_nothing_changed(name: str, protocol: str) -> None:
+def test_float_student_equals_teacher(name: str, protocol: str) -> None:
     teacher = build(name)
-    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    images = noise()
     student = prepare(teacher, parse_scheme(f"w32a32@{protocol}"), card())
     with torch.no_grad():
-        expected = teacher(images)
-        found = student(images)
+        expected, logits = teacher(images), student(images)
     assert not student.operands
-    assert (found - expected).norm() <= 1e-4 * expected.norm()
+    assert (logits - expected).norm() <= 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_deploy_quantizes_every_layer(name: str) -> None:
-    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    images = noise()
     student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), images)
     coverage = measure_coverage(student, images)
     assert coverage.violations == []
@@ -92,19 +100,19 @@ def test_deploy_quantizes_every_layer(name: str) -> None:
     assert {layer.weight for layer in bits[1:-1]} == {4}
 
 
-def test_gdfq_leaves_in_float_what_the_family_leaves() -> None:
-    images = torch.randn(2, 3, SIDE, SIDE)
+def test_gdfq_leaves_network_and_pooled_input_in_float() -> None:
+    images = noise()
     student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), images)
     coverage = measure_coverage(student, images)
     assert coverage.float_layers == ["conv1: input", "fc: input"]
     assert coverage.violations == []
     # One quantizer for each of the 17 calls of a ReLU, although blocks share their ReLU module; 21 weights.
     assert len(student.activation_quantizers()) == 17
-    assert sum(operand.kind == "weight" for operand in student.operands) == 21
+    assert sum(operand.role == "weight" for operand in student.operands) == 21
 
 
 def test_gdfq_mobilenet_keeps_linear_bottlenecks_in_float() -> None:
-    images = torch.randn(2, 3, SIDE, SIDE)
+    images = noise()
     student = observed(prepare(build("torchvision mobilenet_v2"), parse_scheme("w4a4@gdfq"), card()), images)
     coverage = measure_coverage(student, images)
     assert "features.2.conv.0.0: input" in coverage.float_layers
@@ -128,8 +136,8 @@ class Functional(nn.Module):
 
 
 def test_functional_activations_have_a_quantizer_each() -> None:
-    images = torch.randn(4, 3, 16, 16)
-    student = observed(prepare(Functional().eval(), parse_scheme("w4a4"), card(16)), images)
+    images = noise(16)
+    student = observed(made(Functional()), images)
     assert len(student.activation_quantizers()) == 3
     assert measure_coverage(student, images).float_layers == ["first: input", "head: input"]
 
@@ -157,7 +165,7 @@ def branching(functional: bool) -> nn.Module:
 
 
 def test_an_untraceable_part_gets_a_quantizer_for_each_call() -> None:
-    images = torch.randn(2, 3, 8, 8)
+    images = noise(8)
     student = observed(prepare(branching(False), parse_scheme("w4a4"), card(8)), images)
     ranges = {q.name: q.high.item() for q in student.activation_quantizers()}
     inner = [high for name, high in ranges.items() if "#call" in name]
@@ -183,17 +191,17 @@ class TwoNames(Branching):
 
 @pytest.mark.parametrize("label", ["w4a4@gdfq", "w4a4@deploy"])
 def test_a_layer_with_two_names_in_an_untraceable_part(label: str) -> None:
-    images = torch.randn(2, 3, 8, 8)
+    images = noise(8)
     teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), TwoNames(), nn.Flatten(), nn.Linear(8 * 36, 1000)).eval()
     student = observed(prepare(teacher, parse_scheme(label), card(8)), images)
     assert measure_coverage(student, images).violations == []
-    assert "2.conv" in {operand.name for operand in student.operands if operand.kind == "weight"}
+    assert "2.conv" in {operand.name for operand in student.operands if operand.role == "weight"}
 
 
-def test_an_unreachable_activation_is_refused_not_ignored() -> None:
+def test_unreachable_activation_is_unavailable() -> None:
     with pytest.raises(Unavailable, match=r"untraceable part cannot be reached: 2"):
         prepare(branching(True), parse_scheme("w4a4"), card(8))
-    images = torch.randn(2, 3, 8, 8)
+    images = noise(8)
     student = observed(prepare(branching(True), parse_scheme("w4a4@deploy"), card(8)), images)
     assert measure_coverage(student, images).share == 1.0
 
@@ -213,10 +221,10 @@ def test_overrides_change_single_layers() -> None:
     assert widths == {8}
 
 
-def test_the_teacher_is_left_alone_and_the_student_trains() -> None:
+def test_student_trains_and_teacher_is_unchanged() -> None:
     teacher = build("torchvision resnet18")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    images = torch.randn(2, 3, SIDE, SIDE)
+    images = noise()
     student = observed(prepare(teacher, parse_scheme("w4a4"), card()), images)
     student(images).square().mean().backward()
     grads = [p.grad for p in student.parameters()]
@@ -227,7 +235,7 @@ def test_the_teacher_is_left_alone_and_the_student_trains() -> None:
 
 
 def test_ranges_move_only_while_observing() -> None:
-    images = torch.randn(2, 3, SIDE, SIDE)
+    images = noise()
     student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), images)
     high = student.activation_quantizers()[0].high.item()
     student(images * 10)
@@ -239,7 +247,7 @@ def test_ranges_move_only_while_observing() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
-def test_saved_and_loaded_gives_the_same_bits(protocol: str, tmp_path: Path) -> None:
+def test_loaded_student_equals_saved_student(protocol: str, tmp_path: Path) -> None:
     from dfqbench.models.build import build_teacher
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
@@ -265,58 +273,36 @@ def test_a_folder_without_a_student(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", known_range_rules())
-def test_ranges_go_on_from_a_state_in_a_new_student(rule: str) -> None:
+def test_ranges_resume_from_state(rule: str) -> None:
     teacher, batches = Functional().eval(), list(torch.randn(6, 4, 3, 16, 16))
-    student, other = (prepare(teacher, parse_scheme("w4a4"), card(16)) for _ in range(2))
+    student, b = made(teacher), made(teacher)
     for number, batch in enumerate(batches):
         if number == 3:
-            other.load_state_dict(student.state_dict())
-        for member in (student,) if number < 3 else (student, other):
+            b.load_state_dict(student.state_dict())
+        for member in (student,) if number < 3 else (student, b):
             with torch.no_grad(), member.observing(rule):
                 member(batch)
-    assert all(torch.equal(value, student.state_dict()[name]) for name, value in other.state_dict().items())
-    assert torch.equal(student(batches[0]), other(batches[0]))
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in b.state_dict().items())
+    assert torch.equal(student(batches[0]), b(batches[0]))
 
 
 def test_minimum_and_maximum_widen_a_range_that_is_known() -> None:
-    student, other = (prepare(Functional().eval(), parse_scheme("w4a4"), card(16)) for _ in range(2))
-    images = torch.randn(4, 3, 16, 16)
-    with torch.no_grad(), student.observing("minmax"):
-        student(images)
-    other.load_state_dict(student.finished_state())
-    with torch.no_grad(), other.observing("minmax"):
-        other(0.01 * images)
-    ranges = [[q.high.item() for q in member.activation_quantizers()] for member in (student, other)]
+    images = noise(16)
+    student, b = observed(made(Functional()), images), made(Functional())
+    b.load_state_dict(student.finished_state())
+    observed(b, 0.01 * images)
+    ranges = [[q.high.item() for q in member.activation_quantizers()] for member in (student, b)]
     assert ranges[0][0] == ranges[1][0]
-    other.activation_quantizers()[0].set_range(0.0, 100.0)
-    with torch.no_grad(), other.observing("ema"):
-        other(images)
-    assert other.activation_quantizers()[0].high.item() == pytest.approx(ranges[0][0])
+    b.activation_quantizers()[0].set_range(0.0, 100.0)
+    with torch.no_grad(), b.observing("ema"):
+        b(images)
+    assert b.activation_quantizers()[0].high.item() == pytest.approx(ranges[0][0])
 
 
-def test_a_layer_named_observers_is_saved() -> None:
-    network = nn.Sequential(OrderedDict(observers=nn.Sequential(nn.Conv2d(3, 4, 1)), act=nn.ReLU(), flat=nn.Flatten()))
-    student = prepare(network.eval(), parse_scheme("w4a4"), card(4))
-    images = torch.randn(2, 3, 4, 4)
-    with student.observing("ema"):
-        student(images)
-    other = prepare(network, parse_scheme("w4a4"), card(4))
-    other.load_state_dict(student.finished_state())
-    assert torch.equal(other(images), student(images))
-
-
-def test_finished_state_of_a_trained_student_loads_into_a_new_one() -> None:
-    images = torch.randn(2, 3, 16, 16)
-    student = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
-    with torch.no_grad(), student.observing("ema"):
-        student(images)
-    other = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
-    other.load_state_dict(student.finished_state())
-    assert torch.equal(other(images), student(images))
-    resumed = prepare(Functional().eval(), parse_scheme("w4a4"), card(16))
-    resumed.attach_observers("ema")
-    resumed.load_state_dict(student.state_dict())
-    for network in (student, resumed):
-        with torch.no_grad(), network.observing("ema"):
-            network(2 * images)
-    assert torch.equal(resumed(images), student(images))
+@pytest.mark.parametrize("name", ["first", "observers"])
+def test_finished_state_loads_into_new_student(name: str) -> None:
+    modules = {name: nn.Sequential(nn.Conv2d(3, 4, 1)), "act": nn.ReLU(), "flat": nn.Flatten()}
+    network, images = nn.Sequential(OrderedDict(modules)), noise(16)
+    student, b = observed(made(network), images, "ema"), made(network)
+    b.load_state_dict(student.finished_state())
+    assert torch.equal(b(images), student(images))

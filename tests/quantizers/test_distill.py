@@ -59,19 +59,19 @@ class Recording:
         self.steps = int(state["steps"])
 
 
-def test_the_loss_falls() -> None:
+def test_loss_falls() -> None:
     _, ctx = _run(budget=dataclasses.replace(budget_named("smoke"), training=budget_named("short").training / 8))
     losses = [scalars["loss"] for scalars in ctx.scalars if "loss" in scalars]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_a_step_equals_the_textbook_step() -> None:
+def test_step_equals_plain_torch() -> None:
     teacher, images = toy_network(), _images()
     params = dataclasses.replace(PARAMS, range_epochs=1, warmup_epochs=1, epochs=21, mse_weight=0.5, lr_steps=())
     ctx = _context()
     student = Distill(params).quantize(teacher, FixedSource(images), ctx)
     twin = prepare(teacher, ctx.scheme, ctx.card)
-    plan = Distillation(teacher, FixedSource(images), [ctx], params).plan
+    plan = Distillation(teacher, FixedSource(images), [ctx], params).schedule
     cursor = 0
 
     def draw() -> Tensor:
@@ -94,8 +94,8 @@ def test_a_step_equals_the_textbook_step() -> None:
     loss.backward()
     optimizer.step()
     assert ctx.scalars[-1]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
-    for (name, found), wanted in zip(student.state_dict().items(), twin.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, wanted, msg=name)
+    for (name, actual), expected in zip(student.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(actual, expected, msg=name)
 
 
 def test_phases_ranges_then_warmup_then_weights() -> None:
@@ -104,7 +104,7 @@ def test_phases_ranges_then_warmup_then_weights() -> None:
     run = Distillation(teacher, source, [ctx], params)
     (trained,) = run.students
     assert trained is not None
-    assert (run.plan.range_steps, run.plan.warmup_steps, run.plan.total) == (10, 4, 30)
+    assert (run.schedule.range_steps, run.schedule.student_start, run.schedule.total) == (10, 14, 30)
     history: list[tuple[int, Tensor]] = []
     before = trained.student.network.get_parameter("0.parametrizations.weight.original").detach().clone()
 
@@ -133,20 +133,20 @@ def test_batchnorm_statistics_stay_and_affine_trains() -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
-def test_seed_decides_every_bit() -> None:
+def test_seed_determines_student() -> None:
     params = dataclasses.replace(PARAMS, augment_share=0.5, interpolation=0.5)
     before = torch.random.get_rng_state()
-    (one, _), (same, _), (other, _) = _run(params), _run(params), _run(params, root_seed=1)
+    (first, _), (same, _), (second, _) = _run(params), _run(params), _run(params, root_seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
-    equal = [torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True)]
+    equal = [torch.equal(a, b) for a, b in zip(first.state_dict().values(), same.state_dict().values(), strict=True)]
     assert all(equal)
     assert not all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_an_interrupted_run_goes_on_bit_for_bit(live: bool) -> None:
+def test_resumed_run_equals_uninterrupted_run(live: bool) -> None:
     params = dataclasses.replace(PARAMS, augment_share=0.5, interpolation=0.5, warmup_epochs=84)
 
     def source() -> Any:
@@ -160,7 +160,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(live: bool) -> None:
             assert torch.equal(value, continued.state_dict()[name]), name
 
 
-def test_teacher_logits_are_not_paid_twice() -> None:
+def test_given_teacher_logits_are_used() -> None:
     teacher, calls = toy_network(), []
     logits = teacher(_images())
     teacher.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
@@ -213,7 +213,7 @@ def test_every_recipe_runs(recipe: str) -> None:
     assert ctx.snapshots[-1] == ctx.steps[-1][1]
 
 
-def test_the_official_rule_wants_two_hundred_steps() -> None:
+def test_official_ema_needs_200_steps() -> None:
     params = dataclasses.replace(PARAMS, range_rule="ema-official")
     with pytest.raises(UsageError, match="at least 200 steps"):
         _run(params)
@@ -222,12 +222,12 @@ def test_the_official_rule_wants_two_hundred_steps() -> None:
     assert student.range_steps == 200
 
 
-def test_a_bad_loss_stops() -> None:
+def test_nan_loss_raises() -> None:
     with pytest.raises(NonFiniteError):
         _run(dataclasses.replace(PARAMS, lr=1e30, ce_weight=1e30))
 
 
-def test_no_loss_at_all_is_refused() -> None:
+def test_params_without_loss_are_refused() -> None:
     with pytest.raises(UsageError, match="no loss left"):
         DistillParams(alpha=0, ce_weight=0)
 
@@ -246,6 +246,6 @@ def test_batch_of_one() -> None:
     assert torch.isfinite(student(_images(2))).all()
 
 
-def test_the_module_needs_no_torch() -> None:
+def test_module_imports_no_torch() -> None:
     code = "import sys, dfqbench.quantizers.distill; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

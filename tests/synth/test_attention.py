@@ -26,7 +26,7 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 def test_attention_centre_is_the_formula() -> None:
     features = _random(2, 3, 4, 5)
-    found = attention_centre(attention_map(features))
+    actual = attention_centre(attention_map(features))
     for n in range(2):
         total, x, y = 0.0, 0.0, 0.0
         for i in range(4):
@@ -35,7 +35,7 @@ def test_attention_centre_is_the_formula() -> None:
                 total += a
                 x += a * (-1 + 2 * j / 4)
                 y += a * (-1 + 2 * i / 3)
-        assert found[n].tolist() == pytest.approx([x / total, y / total], rel=1e-6)
+        assert actual[n].tolist() == pytest.approx([x / total, y / total], rel=1e-6)
 
 
 @pytest.mark.parametrize(("place", "centre"), [((0, 0), (-1, -1)), ((0, 4), (1, -1)), ((3, 0), (-1, 1))])
@@ -64,9 +64,9 @@ def test_consistency_loss_is_the_formula() -> None:
     first = [attention_map(_random(2, 3, 4, 4)), attention_map(_random(2, 3, 2, 2, seed=1))]
     second = [attention_map(_random(2, 3, 4, 4, seed=2)), attention_map(_random(2, 3, 2, 2, seed=3))]
     expected = 0.0
-    for one, other in zip(first, second, strict=True):
+    for a, b in zip(first, second, strict=True):
         for n in range(2):
-            cosine = float((one[n] * other[n]).sum() / (one[n].square().sum() * other[n].square().sum()).sqrt())
+            cosine = float((a[n] * b[n]).sum() / (a[n].square().sum() * b[n].square().sum()).sqrt())
             expected += (2 - 2 * cosine) / 2 / 2  # ||u - v||^2 of unit vectors
     assert float(attention_consistency_loss(first, second)) == pytest.approx(expected, rel=1e-6)
     assert float(attention_consistency_loss(first, first)) == 0.0

@@ -21,22 +21,22 @@ def test_boxes_lie_inside_and_keep_the_area() -> None:
 def test_a_crop_of_everything_is_the_image_or_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfqbench.synth.augment.RATIO", (1.0, 1.0))
     images = torch.randn((40, 3, 6, 8), generator=torch.Generator().manual_seed(0))
-    found = crop_and_flip(images, 1.0, torch.Generator().manual_seed(1))
-    kept = torch.tensor([torch.allclose(a, b, atol=1e-5) for a, b in zip(found, images, strict=True)])
-    mirrored = torch.tensor([torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(found, images, strict=True)])
+    actual = crop_and_flip(images, 1.0, torch.Generator().manual_seed(1))
+    kept = torch.tensor([torch.allclose(a, b, atol=1e-5) for a, b in zip(actual, images, strict=True)])
+    mirrored = torch.tensor([torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(actual, images, strict=True)])
     assert (kept | mirrored).all()
     assert 5 < int(mirrored.sum()) < 35
 
 
 def test_values_come_from_the_image_and_the_gradient_passes() -> None:
     images = torch.rand((6, 3, 9, 9), generator=torch.Generator().manual_seed(0)).requires_grad_()
-    found = crop_and_flip(images, 0.5, torch.Generator().manual_seed(1))
-    assert found.shape == images.shape
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert float(found.detach().min()) >= float(images.detach().min())
-    assert float(found.detach().max()) <= float(images.detach().max())
-    found.sum().backward()
+    actual = crop_and_flip(images, 0.5, torch.Generator().manual_seed(1))
+    assert actual.shape == images.shape
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    assert float(actual.detach().min()) >= float(images.detach().min())
+    assert float(actual.detach().max()) <= float(images.detach().max())
+    actual.sum().backward()
     assert images.grad is not None
     assert float(images.grad.abs().sum()) > 0
     again = crop_and_flip(images, 0.5, torch.Generator().manual_seed(1))
-    assert torch.equal(found, again)
+    assert torch.equal(actual, again)

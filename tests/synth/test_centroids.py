@@ -30,12 +30,12 @@ def test_deep_layers(layers: int, start: int) -> None:
 def test_deep_moments_average_over_layers_and_channels() -> None:
     network = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(6))).eval()
     images = torch.randn((4, 3, 3, 3), generator=torch.Generator().manual_seed(0))
-    with BatchNormStatistics(network) as watch, torch.no_grad():
+    with BatchNormStatistics(network) as recorder, torch.no_grad():
         network(images)
-        moments, share = deep_moments(watch.last)
+        moments, share = deep_moments(recorder.last)
         assert moments.mean.shape == (4, 15)
         assert float(share.sum()) == pytest.approx(1.0)
-        torch.testing.assert_close(moments.var[:, :3], watch.last.layers[1].moments.var)
+        torch.testing.assert_close(moments.var[:, :3], recorder.last.layers[1].moments.var)
 
 
 def test_centroids_follow_the_correct_samples() -> None:
@@ -59,40 +59,43 @@ def test_centroids_follow_the_correct_samples() -> None:
     assert torch.equal(before, centroids.mean)
 
 
-def test_centroids_go_on_from_their_state() -> None:
-    one, other = (ClassCentroids(2, 3, torch.device("cpu")) for _ in range(2))
+def test_centroids_resume_from_state() -> None:
+    a, b = (ClassCentroids(2, 3, torch.device("cpu")) for _ in range(2))
     labels, correct = torch.tensor([0, 1]), torch.tensor([True, True])
-    one.collect(Moments(torch.ones(2, 3), torch.ones(2, 3)), labels, correct)
-    other.load_state_dict(one.state_dict())
-    one.update()
-    assert not other.known.any()
-    other.update()
-    assert torch.equal(one.mean, other.mean)
+    a.collect(Moments(torch.ones(2, 3), torch.ones(2, 3)), labels, correct)
+    b.load_state_dict(a.state_dict())
+    a.update()
+    assert not b.known.any()
+    b.update()
+    assert torch.equal(a.mean, b.mean)
 
 
 def test_cluster_loss_is_the_formula() -> None:
     moments = Moments(_random(3, 5), _random(3, 5, seed=1))
-    wanted = Moments(_random(3, 5, seed=2), _random(3, 5, seed=3))
+    centroids = Moments(_random(3, 5, seed=2), _random(3, 5, seed=3))
     noise = Moments(_random(3, 5, seed=4) * 0.03, _random(3, 5, seed=5) * 0.05)
     share = torch.tensor([0.25, 0.25, 1 / 6, 1 / 6, 1 / 6], dtype=torch.float64)  # layers of two and three channels
     valid = torch.tensor([True, False, True])
     expected = 0.0
     for n in (0, 2):
         for columns in (range(2), range(2, 5)):
-            for found, target, e in ((moments.mean, wanted.mean, noise.mean), (moments.var, wanted.var, noise.var)):
-                gaps = [float(found[n, c] - target[n, c] - e[n, c]) ** 2 for c in columns]
+            for x, y, e in (
+                (moments.mean, centroids.mean, noise.mean),
+                (moments.var, centroids.var, noise.var),
+            ):
+                gaps = [float(x[n, c] - y[n, c] - e[n, c]) ** 2 for c in columns]
                 expected += sum(gaps) / len(gaps) / 2 / 2
-    assert float(cluster_loss(moments, share, wanted, valid, noise)) == pytest.approx(expected)
-    nobody = torch.zeros(3, dtype=torch.bool)
-    assert float(cluster_loss(moments, share, wanted, nobody, noise)) == 0.0
+    assert float(cluster_loss(moments, share, centroids, valid, noise)) == pytest.approx(expected)
+    none = torch.zeros(3, dtype=torch.bool)
+    assert float(cluster_loss(moments, share, centroids, none, noise)) == 0.0
 
 
 def test_the_perturbation_has_a_gradient_and_the_released_term_has_none() -> None:
     at_centroid = _random(2, 4).requires_grad_()
-    wanted = Moments(at_centroid.detach(), at_centroid.detach())
+    expected = Moments(at_centroid.detach(), at_centroid.detach())
     noise = Moments(torch.full((2, 4), 0.03).double(), torch.zeros(2, 4).double())
     valid, share = torch.ones(2, dtype=torch.bool), torch.full((4,), 0.25).double()
-    loss = cluster_loss(Moments(at_centroid, at_centroid.detach()), share, wanted, valid, noise)
+    loss = cluster_loss(Moments(at_centroid, at_centroid.detach()), share, expected, valid, noise)
     (gradient,) = torch.autograd.grad(loss, at_centroid)
     assert (gradient != 0).all()
     released = released_diversity_term(at_centroid, noise.mean)
@@ -103,9 +106,9 @@ def test_the_perturbation_has_a_gradient_and_the_released_term_has_none() -> Non
 
 def test_cluster_loss_gradient() -> None:
     mean, var = _random(2, 3).requires_grad_(), _random(2, 3, seed=1).requires_grad_()
-    wanted = Moments(_random(2, 3, seed=2), _random(2, 3, seed=3))
+    expected = Moments(_random(2, 3, seed=2), _random(2, 3, seed=3))
     share, valid = torch.full((3,), 1 / 3).double(), torch.tensor([True, True])
-    assert torch.autograd.gradcheck(lambda m, v: cluster_loss(Moments(m, v), share, wanted, valid), (mean, var))
+    assert torch.autograd.gradcheck(lambda m, v: cluster_loss(Moments(m, v), share, expected, valid), (mean, var))
 
 
 def test_released_term_weighs_the_last_layer() -> None:

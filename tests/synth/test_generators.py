@@ -5,12 +5,15 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import InputStats
-from dfqbench.synth import ClassBatchNorm, Generator, seeded
+from dfqbench.synth import ClassBatchNorm, Generator
 
 
-def _make(size: tuple[int, int, int], embedding: bool, extra: int = 0) -> Generator:
-    with seeded(0):
-        return Generator(size, 5, latent=10, embedding=embedding, extra=extra)
+def _make(
+    size: tuple[int, int, int], embedding: bool = True, extra: int = 0, stats: InputStats | None = None
+) -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Generator(size, 5, latent=10, embedding=embedding, extra=extra, stats=stats)
 
 
 def _draw(count: int) -> tuple[Tensor, Tensor]:
@@ -26,17 +29,6 @@ def test_any_size_with_normalised_output(size: tuple[int, int, int], embedding: 
     assert images.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(size[0]), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.var((0, 2, 3), correction=0), torch.ones(size[0]), atol=0.05, rtol=0)
-
-
-@pytest.mark.parametrize("side", [224, 299])
-def test_imagenet_sizes(side: int) -> None:
-    # Not run: the linear layer alone has 40 million parameters at 224. Its shape is what matters.
-    with torch.device("meta"):
-        generator = Generator((3, side, side), 1000, embedding=False)
-        images = generator(torch.empty(2, 100), torch.zeros(2, dtype=torch.int64))
-    assert images.shape == (2, 3, side, side)
-    base = side // 4
-    assert generator.linear.out_features == 128 * base * base
 
 
 @pytest.mark.parametrize("embedding", [True, False])
@@ -95,9 +87,7 @@ def test_no_pass_changes_a_buffer_and_modes_agree(embedding: bool) -> None:
 
 def test_output_takes_the_cards_statistics() -> None:
     stats = InputStats((0.5, -1.0, 0.0), (2.0, 0.5, 1.0))
-    with seeded(0):
-        generator = Generator((3, 8, 8), 5, latent=10, stats=stats)
-    images = generator(*_draw(32))
+    images = _make((3, 8, 8), stats=stats)(*_draw(32))
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.tensor(stats.mean), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.std((0, 2, 3)), torch.tensor(stats.std), atol=0.02, rtol=0.02)
 
@@ -113,10 +103,3 @@ def test_labels_and_extra_condition_matter() -> None:
 
 def test_one_image_works() -> None:
     assert torch.isfinite(_make((3, 4, 4), True)(*_draw(1))).all()
-
-
-def test_seeding_leaves_the_callers_state() -> None:
-    before = torch.random.get_rng_state()
-    first, again = _make((3, 8, 8), True), _make((3, 8, 8), True)
-    assert torch.equal(first.linear.weight, again.linear.weight)
-    assert torch.equal(before, torch.random.get_rng_state())

@@ -27,12 +27,12 @@ def _images(count: int = 3, size: int = 8) -> Tensor:
 
 def _batchnorm_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Tensor, nn.BatchNorm2d]]:
     """Another path than hooks: the layers called one by one."""
-    found, x = [], images
+    actual, x = [], images
     for module in network:
         if isinstance(module, nn.BatchNorm2d):
-            found.append((x, module))
+            actual.append((x, module))
         x = module(x)
-    return found
+    return actual
 
 
 def _variance(values: Tensor, correction: int) -> Tensor:
@@ -56,9 +56,9 @@ def test_bns_loss_is_the_formula(count: int, size: int) -> None:
             mean_gap = float(values.sum() / values.numel() - layer.running_mean[c])
             var_gap = float(_variance(values, 0) - layer.running_var[c])
             expected += (mean_gap**2 + var_gap**2) / channels / len(inputs)
-    with BatchNormStatistics(network) as watch:
+    with BatchNormStatistics(network) as recorder:
         network(images)
-        assert float(bns_loss(watch.last)) == pytest.approx(expected, rel=1e-10)
+        assert float(bns_loss(recorder.last)) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize(("count", "size"), [(3, 8), (1, 8), (3, 2)])
@@ -79,41 +79,41 @@ def test_zeroq_loss_is_the_formula(count: int, size: int) -> None:
                 expected += float(values.mean() - layer.running_mean[c]) ** 2
                 found_std = float(_variance(values, 1) + eps) ** 0.5
                 expected += (found_std - float(layer.running_var[c] + eps) ** 0.5) ** 2
-    with BatchNormStatistics(network) as watch:
+    with BatchNormStatistics(network) as recorder:
         network(images)
         image = unbiased(sample_moments(images), positions(images))
-        assert float(zeroq_loss(watch.last, image, target)) == pytest.approx(expected / count, rel=1e-10)
+        assert float(zeroq_loss(recorder.last, image, target)) == pytest.approx(expected / count, rel=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["batch", "sample"])
-def test_gradient_reaches_the_images(kind: str) -> None:
+@pytest.mark.parametrize("loss_name", ["batch", "sample"])
+def test_gradient_reaches_the_images(loss_name: str) -> None:
     network, images = _network(4), _images(2, 4).requires_grad_()
 
     def loss(x: Tensor) -> Tensor:
-        with BatchNormStatistics(network) as watch:
+        with BatchNormStatistics(network) as recorder:
             network(x)
-            if kind == "batch":
-                return bns_loss(watch.last)
+            if loss_name == "batch":
+                return bns_loss(recorder.last)
             image = unbiased(sample_moments(x), positions(x))
-            return zeroq_loss(watch.last, image, Moments(torch.zeros(3).double(), torch.ones(3).double()))
+            return zeroq_loss(recorder.last, image, Moments(torch.zeros(3).double(), torch.ones(3).double()))
 
     assert torch.autograd.gradcheck(loss, (images,))
 
 
 def test_gaps_vanish_where_statistics_match() -> None:
-    wanted = Moments(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.0]))
-    found = Moments(wanted.mean.expand(3, 2), wanted.var.expand(3, 2))
-    assert torch.equal(zeroq_gap(found, wanted), torch.zeros(3))
+    expected = Moments(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.0]))
+    actual = Moments(expected.mean.expand(3, 2), expected.var.expand(3, 2))
+    assert torch.equal(zeroq_gap(actual, expected), torch.zeros(3))
 
 
 def test_a_constant_image_has_a_finite_gradient() -> None:
     # sqrt at zero variance is where a gradient becomes infinite; the eps under the root prevents it.
     network = _network()
     images = torch.zeros((2, 3, 8, 8), dtype=torch.float64, requires_grad=True)
-    with BatchNormStatistics(network) as watch:
+    with BatchNormStatistics(network) as recorder:
         network(images)
         image = unbiased(sample_moments(images), positions(images))
         target = Moments(torch.zeros(3).double(), torch.ones(3).double())
-        zeroq_loss(watch.last, image, target).backward()
+        zeroq_loss(recorder.last, image, target).backward()
     assert images.grad is not None
     assert torch.isfinite(images.grad).all()

@@ -25,8 +25,8 @@ def test_expected_loss_is_the_integral() -> None:
     density = torch.exp(-0.5 * ((m - MEAN) / STD) ** 2) / (STD * math.sqrt(2 * math.pi))
     for d in (0.0, 0.3, 0.5, 0.9, 2.0):
         expected = float(torch.trapezoid((m - d).clamp_min(0) * density, m))
-        found = float(expected_margin_loss(torch.tensor([d], dtype=torch.float64), MEAN, STD))
-        assert found == pytest.approx(expected, abs=1e-9)
+        actual = float(expected_margin_loss(torch.tensor([d], dtype=torch.float64), MEAN, STD))
+        assert actual == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_pull_is_strongest_where_teacher_and_student_agree() -> None:

@@ -17,14 +17,14 @@ def test_sample_moments_match_loops(shape: tuple[int, ...], channels_last: bool,
     x = torch.randn(shape, generator=noise, dtype=torch.float64) * 2 + 5
     if channels_last and len(shape) == 4:
         x = x.to(memory_format=torch.channels_last)
-    found = sample_moments(x)
+    actual = sample_moments(x)
     for n in range(shape[0]):
         for c in range(shape[1]):
             values = x[n, c].reshape(-1).tolist()
             mean = sum(values) / len(values)
             var = sum((v - mean) ** 2 for v in values) / len(values)
-            assert float(found.mean[n, c]) == pytest.approx(mean, rel=1e-12)
-            assert float(found.var[n, c]) == pytest.approx(var, rel=1e-10, abs=1e-12)
+            assert float(actual.mean[n, c]) == pytest.approx(mean, rel=1e-12)
+            assert float(actual.var[n, c]) == pytest.approx(var, rel=1e-10, abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 3, 2), (2, 2, 1, 1), (1, 2, 2, 2), (3, 2)])
@@ -59,12 +59,12 @@ def test_batch_moments_are_those_of_batchnorm(noise: torch.Generator) -> None:
     x = torch.randn((6, 3, 4, 4), generator=noise, dtype=torch.float64) + torch.arange(6.0).view(-1, 1, 1, 1)
     layer = torch.nn.BatchNorm2d(3, momentum=1.0, dtype=torch.float64)
     layer(x)
-    found = batch_moments(sample_moments(x))
+    actual = batch_moments(sample_moments(x))
     count = 6 * 4 * 4
     assert layer.running_mean is not None
     assert layer.running_var is not None
-    torch.testing.assert_close(found.mean, layer.running_mean)
-    torch.testing.assert_close(found.var * count / (count - 1), layer.running_var)
+    torch.testing.assert_close(actual.mean, layer.running_mean)
+    torch.testing.assert_close(actual.var * count / (count - 1), layer.running_var)
 
 
 def test_unbiased_variance_stays_finite_for_one_position(noise: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Operators of `synth` against the rules that `torch.library` has for operators."""
+"""Operators of `quant` and `synth` against the rules that `torch.library` has for operators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dfqbench.quant.batch_norm import batch_norm_act
+from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels
+from dfqbench.quant.integer_conv import integer_conv2d
 from dfqbench.synth.generators import standardize
 from dfqbench.synth.moments import batch_norm_stats
 from dfqbench.synth.sub_pixel import sub_pixel_norm
@@ -17,7 +20,16 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
+SCALE, ZERO_POINT = torch.tensor(2.0), torch.tensor(-3.0)
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
+    (fake_quantize, (leaf(3, 5), SCALE, ZERO_POINT, 4)),
+    (fake_quantize_channels, (leaf(3, 2, 3, 3), 4)),
+    (batch_norm_act, (leaf(2, 3, 4, 4), leaf(2, 3, 1, 1), leaf(3), leaf(3), torch.zeros(3), torch.ones(3), 1e-5, 6.0)),
+    (batch_norm_act, (leaf(2, 3, 4, 4), None, None, None, torch.zeros(3), torch.ones(3), 1e-5, torch.inf)),
+    (
+        integer_conv2d,
+        (leaf(2, 4, 5, 5), leaf(6, 2, 3, 3), SCALE, torch.ones(6, 1, 1, 1), [2, 2], [1, 1], [1, 1], 2),
+    ),
     (batch_norm_stats, (leaf(2, 3, 4, 4),)),
     (batch_norm_stats, (leaf(2, 3),)),
     (standardize, (leaf(2, 3, 4, 4), 1e-5)),

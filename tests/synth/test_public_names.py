@@ -18,5 +18,5 @@ def test_every_public_name_is_there(package: str) -> None:
 
 
 def test_parameters_need_no_torch() -> None:
-    code = "import sys; from dfqbench.synth import GeneratorParams, TrainingPlan; sys.exit('torch' in sys.modules)"
+    code = "import sys; from dfqbench.synth import GeneratorParams, TrainingSchedule; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

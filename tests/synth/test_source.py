@@ -47,11 +47,11 @@ def test_state_survives_a_weights_only_load() -> None:
     torch.save(source.state_dict(), buffer)
     buffer.seek(0)
     state = torch.load(buffer, weights_only=True)
-    other = FixedSource(torch.zeros(1, 3, 2, 2))
-    other.load_state_dict(state)
+    b = FixedSource(torch.zeros(1, 3, 2, 2))
+    b.load_state_dict(state)
     built = FixedSource.from_state(state)
     expected = source.sample(5)
-    for restored in (other.sample(5), built.sample(5)):
+    for restored in (b.sample(5), built.sample(5)):
         assert torch.equal(restored.images, expected.images)
         assert restored.labels is not None
         assert expected.labels is not None
@@ -66,6 +66,6 @@ def test_state_survives_a_weights_only_load() -> None:
         (torch.zeros(4, 3, 2, 2), torch.zeros(3, dtype=torch.int64)),
     ],
 )
-def test_refuses_what_does_not_fit(images: torch.Tensor, labels: torch.Tensor | None) -> None:
+def test_wrong_shapes_are_refused(images: torch.Tensor, labels: torch.Tensor | None) -> None:
     with pytest.raises(PluginError, match="a source"):
         FixedSource(images, labels)

@@ -25,17 +25,17 @@ def test_inputs_of_batchnorm_are_the_outputs_of_convolutions(images: torch.Tenso
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _m, _args, out: outputs.append(out))
-    with BatchNormStatistics(network) as watch:
+    with BatchNormStatistics(network) as recorder:
         network(images)
-        found = watch.last
-    assert len(found.layers) == len(outputs) == 2
-    for layer, output in zip(found.layers, outputs, strict=True):
+        actual = recorder.last
+    assert len(actual.layers) == len(outputs) == 2
+    for layer, output in zip(actual.layers, outputs, strict=True):
         torch.testing.assert_close(layer.moments.mean, output.mean((2, 3)))
         torch.testing.assert_close(layer.moments.var, output.var((2, 3), correction=0))
-    torch.testing.assert_close(found.per_sample_unbiased.var[:, 8:], outputs[1].var((2, 3)))
-    torch.testing.assert_close(found.batch.var[:8], outputs[0].var((0, 2, 3), correction=0))
-    assert found.running.mean.shape == (20,)
-    assert float(found.constants.share.sum()) == pytest.approx(1.0)
+    torch.testing.assert_close(actual.per_sample_unbiased.var[:, 8:], outputs[1].var((2, 3)))
+    torch.testing.assert_close(actual.batch.var[:8], outputs[0].var((0, 2, 3), correction=0))
+    assert actual.running.mean.shape == (20,)
+    assert float(actual.constants.share.sum()) == pytest.approx(1.0)
 
 
 def test_leaves_no_hook(images: torch.Tensor) -> None:
@@ -54,37 +54,37 @@ def test_leaves_no_hook(images: torch.Tensor) -> None:
     assert _hooks(network) == 0
 
 
-def test_each_pass_starts_anew_and_keeps_what_was_taken(images: torch.Tensor) -> None:
+def test_each_pass_replaces_the_last(images: torch.Tensor) -> None:
     network = toy_network()
-    with BatchNormStatistics(network) as watch:
+    with BatchNormStatistics(network) as recorder:
         network(images)
-        first = watch.last
+        first = recorder.last
         network(images + 1)
-        assert len(watch.last.layers) == 2
-        assert not torch.equal(first.batch.mean, watch.last.batch.mean)
-        second = watch.last
-        with watch.paused():
+        assert len(recorder.last.layers) == 2
+        assert not torch.equal(first.batch.mean, recorder.last.batch.mean)
+        second = recorder.last
+        with recorder.paused():
             network(images)
-        assert torch.equal(second.batch.mean, watch.last.batch.mean)
+        assert torch.equal(second.batch.mean, recorder.last.batch.mean)
 
 
 def test_one_position_maps_have_biased_variance() -> None:
     network = toy_network(size=2)  # the stride-2 convolution leaves 1x1
     images = torch.randn((3, 3, 2, 2), generator=torch.Generator().manual_seed(1))
-    with BatchNormStatistics(network) as watch:
+    with BatchNormStatistics(network) as recorder:
         network(images)
-        found = watch.last.per_sample_unbiased
-    assert torch.isfinite(found.var).all()
-    assert torch.equal(found.var[:, 8:], torch.zeros(3, 12))
-    assert (found.var[:, :8] > 0).any()
+        actual = recorder.last.per_sample_unbiased
+    assert torch.isfinite(actual.var).all()
+    assert torch.equal(actual.var[:, 8:], torch.zeros(3, 12))
+    assert (actual.var[:, :8] > 0).any()
 
 
 def test_a_layer_called_twice_counts_twice() -> None:
     norm = nn.BatchNorm2d(3).eval()
     network = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nn.Conv2d(3, 3, 1), norm)
-    with BatchNormStatistics(network) as watch, torch.no_grad():
+    with BatchNormStatistics(network) as recorder, torch.no_grad():
         network(torch.ones(1, 3, 2, 2))
-        assert [layer.name for layer in watch.last.layers] == ["1", "1"]
+        assert [layer.name for layer in recorder.last.layers] == ["1", "1"]
 
 
 def test_needs_running_statistics() -> None:
@@ -94,9 +94,9 @@ def test_needs_running_statistics() -> None:
         pass
 
 
-def test_watches_timms_fused_layers() -> None:
+def test_records_timm_fused_layers() -> None:
     norm_act = pytest.importorskip("timm.layers").BatchNormAct2d
     network = nn.Sequential(nn.Conv2d(3, 4, 1), norm_act(4)).eval()
-    with BatchNormStatistics(network) as watch, torch.no_grad():
+    with BatchNormStatistics(network) as recorder, torch.no_grad():
         network(torch.ones(1, 3, 2, 2))
-        assert watch.last.running.mean.shape == (4,)
+        assert recorder.last.running.mean.shape == (4,)

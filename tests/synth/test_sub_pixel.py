@@ -30,13 +30,13 @@ def _tensors(shape: tuple[int, ...], outputs: int) -> tuple[Tensor, Tensor]:
 def test_equals_upsampling_then_convolution(shape: tuple[int, ...], channels_last: bool) -> None:
     x, weight = _tensors(shape, 5)
     given = x.to(memory_format=torch.channels_last) if channels_last else x
-    found, wanted = upsampled_conv(given, weight), _reference(x, weight)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    upstream = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    ours = torch.autograd.grad(found, (x, weight), upstream)
-    theirs = torch.autograd.grad(wanted, (x, weight), upstream)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    actual, expected = upsampled_conv(given, weight), _reference(x, weight)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    ours = torch.autograd.grad(actual, (x, weight), upstream)
+    theirs = torch.autograd.grad(expected, (x, weight), upstream)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -49,10 +49,10 @@ def test_the_generator_makes_the_same_images_either_way(size: int, embedding: bo
     with torch.random.fork_rng():
         torch.manual_seed(4)
         plain = Generator((3, size, size), 5, latent=6, embedding=embedding)
-        other = Generator((3, size, size), 5, latent=6, embedding=embedding, sub_pixel=True)
+        b = Generator((3, size, size), 5, latent=6, embedding=embedding, sub_pixel=True)
         noise, labels = torch.randn(7, 6), torch.arange(7) % 5
-    other.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(other(noise, labels), plain(noise, labels), rtol=1e-4, atol=1e-4)
+    b.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(b(noise, labels), plain(noise, labels), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [1, 3])
@@ -65,7 +65,7 @@ def test_norm_is_batchnorm_and_leaky_relu_of_the_merged_map(samples: int) -> Non
     expected = F.leaky_relu(merged * scale[:, :, None, None] + shift[:, :, None, None], 0.2)
     torch.testing.assert_close(out, expected)
     upstream = torch.randn(expected.shape, generator=random, dtype=torch.float64)
-    torch.testing.assert_close(*(torch.autograd.grad(one, phases, upstream)[0] for one in (out, expected)))
+    torch.testing.assert_close(*(torch.autograd.grad(a, phases, upstream)[0] for a in (out, expected)))
 
 
 def test_standardized_channels_have_mean_0_and_deviation_1() -> None:

@@ -1,6 +1,6 @@
-"""Fast forms for GPUs, added from outside: Triton kernels for the operators of `quant` and `synth`, and CUDA graphs.
+"""Fast forms for GPUs: Triton kernels for the operators of `quant` and `synth`, and CUDA graphs.
 
-Only the processes of a run import this package. `quant`, `synth`, `quantizers` and the methods are complete without it.
+Only the processes of a run import this package; `quant`, `synth`, `quantizers` and the methods do not need it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def set_kernels(device: str, *, fast: bool) -> None:
 
 @contextmanager
 def using_kernels(device: str, *, fast: bool = True) -> Iterator[None]:
-    """Set the kernels as `set_kernels` does; afterwards those in use before are in use again."""
+    """Set the kernels as `set_kernels` does, for the block only."""
     before = backend.enabled()
     set_kernels(device, fast=fast)
     try:

@@ -1,4 +1,4 @@
-"""Whether Triton kernels compute the operators in this process; free of torch."""
+"""The switch between Triton kernels and plain torch for the operators of this process; free of torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 SWITCH = "DFQBENCH_TRITON"
-"""Environment variable; `0` leaves the Triton kernels out."""
+"""Environment variable; `0` disables the Triton kernels."""
 
 _enabled = False
 
@@ -27,7 +27,7 @@ def why_no_triton() -> str:
         importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
         return "Triton is not installed"
-    # Triton compiles the launchers of its kernels with a C compiler against Python's headers.
+    # Triton compiles launchers in C, with Python's headers.
     if not os.environ.get("CC") and shutil.which("gcc") is None and shutil.which("clang") is None:
         return "Triton finds no C compiler (install gcc or clang, or name one in CC)"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
@@ -47,6 +47,6 @@ def enabled() -> bool:
 
 
 def set_enabled(enabled: bool) -> None:
-    """Let registered kernels compute the operators, or the definitions."""
-    global _enabled  # noqa: PLW0603 - a process computes in one way
+    """Compute the operators by the registered kernels, or by their definitions."""
+    global _enabled  # noqa: PLW0603 - of the whole process
     _enabled = enabled

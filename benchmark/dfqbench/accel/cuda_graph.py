@@ -1,12 +1,11 @@
-"""CUDA graphs: a training step is captured once and then replayed, so that its kernels are launched together."""
+"""CUDA graphs: a training step is captured once and then replayed, with all its kernels in one launch."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from dfqbench.api.errors import PluginError
 from dfqbench.api.graphed import EagerStep, MakeGraphed, StepFunction
 
 SWITCH = "DFQBENCH_GRAPHS"
-"""Environment variable; 0: no CUDA graph is captured."""
+"""Environment variable; `0` disables CUDA graphs."""
 WARM_CALLS = 3
-"""Calls that run eagerly before one is captured: libraries choose algorithms and allocate in them."""
+"""Eager calls before a capture, in which libraries choose algorithms and allocate."""
 MOST_GRAPHS = 8
-"""Graphs that a step keeps, those used last; each holds the memory of a step."""
+"""Most graphs of a step; the least recently used one is dropped, since each holds the memory of a step."""
 
 Results = tuple[Tensor, ...]
 Run = Callable[[], Results]
@@ -34,10 +33,7 @@ class Recorder(Protocol):
         """Run a step eagerly, in the state in which graphs will be captured."""
 
     def capture(self, run: Run) -> tuple[Results, Callable[[], None]]:
-        """Capture a step without computing anything.
-
-        Returns:
-            The step's results, in memory that stays, and the function that computes them.
+        """Capture a step without computing it; return its results' memory, and the function that computes them.
 
         Raises:
             RuntimeError: the step cannot be captured.
@@ -45,7 +41,7 @@ class Recorder(Protocol):
 
 
 class Counters(Protocol):
-    """Counts that the host keeps while a step runs; a replay must raise them, too."""
+    """Counts of the host during a step, which a replay must raise, too."""
 
     def as_dict(self) -> dict[str, int]:
         """Return the present counts."""
@@ -55,7 +51,7 @@ class Counters(Protocol):
 
 
 class CudaRecorder:
-    """Captures CUDA graphs; each has memory of its own.
+    """Captures CUDA graphs, each with its own memory.
 
     Args:
         device: a CUDA device.
@@ -69,51 +65,50 @@ class CudaRecorder:
 
     def warm(self, run: Run) -> Results:
         """Run a step on the stream on which graphs are captured."""
-        around = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(around)
+        outer = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(outer)
         with warnings.catch_warnings(), torch.cuda.stream(self._stream):
             # Of optimizers made with `capturable=True`: these calls come before the capture.
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             results = run()
-        around.wait_stream(self._stream)
+        outer.wait_stream(self._stream)
         return results
 
     def capture(self, run: Run) -> tuple[Results, Callable[[], None]]:
         """Capture a step, as described in `Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        around = torch.cuda.current_stream(self.device)
+        outer = torch.cuda.current_stream(self.device)
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 results = run()
         except BaseException:
-            # torch leaves the capturing stream current where a capture fails.
-            torch.cuda.set_stream(around)
+            # After a failed capture torch's current stream is still the capturing one.
+            torch.cuda.set_stream(outer)
             raise
         return results, graph.replay
 
 
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    """One captured step: where it reads its inputs, where it leaves its results, and what it adds to the counters."""
+class _Graph(NamedTuple):
+    """A captured step: the memory of its inputs and results, and the counts of a replay."""
 
-    places: tuple[Tensor | None, ...]
+    inputs: tuple[Tensor | None, ...]
     results: Results
     replay: Callable[[], None]
     counts: Mapping[str, int]
 
 
 class GraphedStep:
-    """Runs a step eagerly a few times, and then replays it as a CUDA graph.
+    """A step that runs eagerly a few times and is then replayed as a CUDA graph.
 
-    Results are bit for bit those of the eager step if everything that differs from call to call is an input, a random
+    Results equal those of the eager step bit for bit if everything that differs from call to call is an input, a random
     number of the recorder's generators, or part of `key` and `choices`.
 
     Args:
         step: the step.
         recorder: captures it.
-        counters: counts that a replay must raise, or None.
+        counters: raised by replays, or None.
     """
 
     capturable = True
@@ -132,61 +127,56 @@ class GraphedStep:
 
     def __call__(self, *inputs: Tensor | float | None, key: Hashable = None, **choices: Hashable) -> Results:
         """Run or replay the step, as described in `dfqbench.api.graphed.GraphedStep`."""
-        kind = (key, tuple(choices.items()), torch.is_grad_enabled(), *map(_layout, inputs))
-        graph = self._graphs.pop(kind, None)
+        variant = (key, tuple(choices.items()), torch.is_grad_enabled(), *map(_layout, inputs))
+        graph = self._graphs.pop(variant, None)
         if graph is not None:
-            self._graphs[kind] = graph
-            for place, value in zip(graph.places, inputs, strict=True):
+            self._graphs[variant] = graph
+            for memory, value in zip(graph.inputs, inputs, strict=True):
                 if isinstance(value, Tensor):
-                    place.copy_(value)  # type: ignore[union-attr]
+                    memory.copy_(value)  # type: ignore[union-attr]
                 elif value is not None:
-                    place.fill_(value)  # type: ignore[union-attr]
+                    memory.fill_(value)  # type: ignore[union-attr]
             graph.replay()
             if self._counters is not None:
                 self._counters.add(graph.counts)
             return tuple(result.clone() for result in graph.results)
-        places = tuple(self._on_device(value) for value in inputs)
-        calls = self._calls.get(kind, 0)
-        self._calls[kind] = calls + 1
-        if calls < WARM_CALLS:
-            return self._recorder.warm(lambda: self._detached(places, choices))
-        return self._captured(kind, places, choices)
-
-    def _on_device(self, value: Tensor | float | None) -> Tensor | None:
-        return value if isinstance(value, Tensor | None) else torch.tensor(value, device=self._recorder.device)
-
-    def _detached(self, places: Sequence[Tensor | None], choices: Mapping[str, Hashable]) -> Results:
-        return tuple(result.detach() for result in self._step(*places, **choices))
-
-    def _captured(self, kind: Hashable, given: Sequence[Tensor | None], choices: Mapping[str, Hashable]) -> Results:
+        device = self._recorder.device
+        tensors = [x if isinstance(x, Tensor | None) else torch.tensor(x, device=device) for x in inputs]
+        calls = self._calls[variant] = self._calls.get(variant, 0) + 1
+        if calls <= WARM_CALLS:
+            return self._recorder.warm(lambda: self._run(tensors, choices))
+        del self._calls[variant]
         if len(self._graphs) >= MOST_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
-        places = tuple(None if value is None else value.clone() for value in given)
+        self._graphs[variant] = graph = self._capture(tensors, choices)
+        return tuple(result.clone() for result in graph.results)
+
+    def _run(self, inputs: Sequence[Tensor | None], choices: Mapping[str, Hashable]) -> Results:
+        return tuple(result.detach() for result in self._step(*inputs, **choices))
+
+    def _capture(self, inputs: Sequence[Tensor | None], choices: Mapping[str, Hashable]) -> _Graph:
+        """Capture the step with copies of the inputs, and replay it once."""
+        memory = tuple(None if value is None else value.clone() for value in inputs)
         before = {} if self._counters is None else self._counters.as_dict()
         try:
-            results, replay = self._recorder.capture(lambda: self._detached(places, choices))
+            results, replay = self._recorder.capture(lambda: self._run(memory, choices))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # What a failed capture leaves behind on a device is not known well enough to go on from there.
+            # Running the step eagerly instead would be unsafe: the state of the device is not known.
             raise PluginError(
                 f"a training step cannot be captured as a CUDA graph: {error}",
                 "a loss term that reads a value from the device must say `capturable = False`; DFQBENCH_GRAPHS=0 "
                 "captures nothing",
             ) from error
         replay()
-        del self._calls[kind]
-        # The capture has counted for the replay just made.
+        # The capture has raised the counters for this replay.
         after = {} if self._counters is None else self._counters.as_dict()
-        self._graphs[kind] = _Graph(places, results, replay, {name: after[name] - before[name] for name in before})
-        return tuple(result.clone() for result in results)
+        return _Graph(memory, results, replay, {name: after[name] - before[name] for name in before})
 
 
 def graphed_steps(device: torch.device, counters: Counters | None = None) -> MakeGraphed:
-    """Return the constructor of the steps of a device: captured on CUDA devices, eager elsewhere.
-
-    A replay raises `counters`.
-    """
+    """Return the constructor of a device's steps: captured on CUDA devices (replays raise `counters`), else eager."""
     if device.type != "cuda" or os.environ.get(SWITCH) == "0":
         return EagerStep
     return lambda step, generators=(): GraphedStep(step, CudaRecorder(device, generators), counters)

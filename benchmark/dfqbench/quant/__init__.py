@@ -1,4 +1,4 @@
-"""Fake quantization: schemes, formulas, the rewriter, students, and coverage; `__init__.pyi` lists the public names.
+"""Fake quantization: schemes, formulas, the rewriter, students and coverage; public names are in `__init__.pyi`.
 
 Names are imported on first use; schemes and range rules need no torch.
 """

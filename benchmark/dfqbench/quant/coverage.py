@@ -1,15 +1,15 @@
 """Coverage: the share of a student's multiply-accumulates whose operands are both quantized, measured on the operands.
 
-A dispatch mode looks at the operands while the finished student runs, independently of what the rewriter says: a layer
-counts only if the weight and the input that reach its kernel take few enough, evenly spaced values.
+The measurement does not trust the rewriter: a dispatch mode checks that the weight and the input that reach a kernel
+take few enough, evenly spaced values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,17 @@ from dfqbench.quant.trace import WEIGHTED
 
 ATEN = torch.ops.aten
 OUTSIDE = "(outside layers)"
-"""Name of products that no convolution or linear layer computes (attention, say)."""
+"""Name of products that no convolution or linear layer computes, for example attention."""
 
 
 @dataclass(slots=True)
 class Coverage:
-    """What was measured.
+    """The measured coverage of a student.
 
     Attributes:
         macs_quantized: multiply-accumulates an image with both operands on quantization levels of the scheme's width.
         macs_total: all multiply-accumulates an image.
-        float_layers: layers with an operand that is not, each with the operand (`conv1: input`).
+        float_layers: layers with an operand off such levels, each with the operand (`conv1: input`).
         violations: operands that the scheme quantizes and that are off their levels; empty in a valid student.
     """
 
@@ -48,13 +48,12 @@ class Coverage:
 
     @property
     def levels_ok(self) -> bool:
-        """Whether every quantized operand is on its levels."""
+        """Whether every quantized operand is on its quantization levels."""
         return not self.violations
 
 
-@dataclass(frozen=True, slots=True)
-class _Product:
-    """One matrix product or convolution: weight-like operand, input-like operand, multiply-accumulates."""
+class _Product(NamedTuple):
+    """A matrix product or convolution of a weight and an input."""
 
     weight: Tensor
     input: Tensor
@@ -67,28 +66,22 @@ def _convolution(args: tuple[Any, ...], out: Tensor) -> _Product:
     return _Product(weight, inputs, outer * weight[0].numel())
 
 
-def _addmm(args: tuple[Any, ...], out: Tensor) -> _Product:
-    return _Product(args[2].t(), args[1], out.numel() * args[1].shape[-1])
-
-
-def _mm(args: tuple[Any, ...], out: Tensor) -> _Product:
-    return _Product(args[1].transpose(-1, -2), args[0], out.numel() * args[0].shape[-1])
-
-
-def _linear(args: tuple[Any, ...], out: Tensor) -> _Product:
-    return _Product(args[1], args[0], out.numel() * args[0].shape[-1])
+def _matrix_product(inputs: Tensor, weight: Tensor, out: Tensor) -> _Product:
+    return _Product(weight, inputs, out.numel() * inputs.shape[-1])
 
 
 PRODUCTS: dict[Any, Callable[[tuple[Any, ...], Tensor], _Product]] = {
     ATEN.convolution.default: _convolution,
-    ATEN.addmm.default: _addmm,
-    ATEN.mm.default: _mm,
-    ATEN.bmm.default: _mm,
-    ATEN.linear.default: _linear,
+    ATEN.addmm.default: lambda args, out: _matrix_product(args[1], args[2].t(), out),
+    ATEN.mm.default: lambda args, out: _matrix_product(args[0], args[1].t(), out),
+    ATEN.bmm.default: lambda args, out: _matrix_product(args[0], args[1].transpose(-1, -2), out),
+    ATEN.linear.default: lambda args, out: _matrix_product(args[0], args[1], out),
 }
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the multiply-accumulates of a pass in `coverage`; `stack` holds the names of the layers that now run."""
+
     def __init__(self, student: Student, coverage: Coverage, stack: list[str], images: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._student = student
@@ -100,73 +93,54 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         out = func(*args, **(kwargs or {}))
         if func in PRODUCTS:
-            self._count(PRODUCTS[func](args, out))
+            self._count(self._stack[-1] if self._stack else OUTSIDE, PRODUCTS[func](args, out))
         return out
 
-    def _count(self, product: _Product) -> None:
-        name = self._stack[-1] if self._stack else OUTSIDE
-        macs = product.macs // self._images
-        self._coverage.macs_total += macs
-        missing = self._operands_in_float(name, product)
-        if missing:
-            entry = f"{name}: {' and '.join(missing)}"
-            if entry not in self._coverage.float_layers:
-                self._coverage.float_layers.append(entry)
-        else:
-            self._coverage.macs_quantized += macs
-
-    def _operands_in_float(self, name: str, product: _Product) -> list[str]:
+    def _count(self, name: str, product: _Product) -> None:
+        coverage, macs = self._coverage, product.macs // self._images
         weight_bits, input_bits = expected_bits(self._student, name)
-        missing = []
+        in_float = []
         if weight_bits == OFF or name == OUTSIDE or most_levels_per_channel(product.weight) > 2**weight_bits:
-            missing.append("weight")
+            in_float.append("weight")
         if input_bits == OFF or not is_quantized(product.input, input_bits):
-            missing.append("input")
-        return missing
+            in_float.append("input")
+        coverage.macs_total += macs
+        coverage.macs_quantized += 0 if in_float else macs
+        entry = f"{name}: {' and '.join(in_float)}"
+        if in_float and entry not in coverage.float_layers:
+            coverage.float_layers.append(entry)
 
 
 def expected_bits(student: Student, name: str) -> tuple[int, int]:
-    """Return the widths that count as quantized for a layer's weight and input; 32: nothing does.
+    """Return the bit-widths that count as quantized for a layer's weight and input; 32: none does.
 
     Under a protocol that quantizes activation outputs the scheme names no input; one counts where it nevertheless
     lies on levels of the scheme's width.
     """
-    scheme = student.scheme
-    layer = student.layers.get(name)
+    scheme, layer = student.scheme, student.layers.get(name)
     if layer is None:
         return scheme.w_bits, scheme.a_bits
-    if scheme.protocol.placement is Placement.ACTIVATION_OUTPUT:
-        return layer.weight, scheme.a_bits
-    return layer.weight, layer.input
+    return layer.weight, layer.input if scheme.protocol.placement is Placement.LAYER_INPUT else scheme.a_bits
 
 
 @contextmanager
-def _named_layers(network: nn.Module, stack: list[str]) -> Iterator[None]:
-    handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, WEIGHTED):
-            handles.append(module.register_forward_pre_hook(lambda _m, _args, name=name: stack.append(name)))
-            handles.append(module.register_forward_hook(lambda _m, _args, _out: stack.pop() and None))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _hooked(student: Student, stack: list[str], violations: list[str]) -> Iterator[None]:
+    """Keep the names of the running layers in `stack`, and add activations off their levels to `violations`."""
 
-
-@contextmanager
-def _checked_activations(student: Student, violations: list[str]) -> Iterator[None]:
     def check(module: nn.Module, _args: Any, out: Tensor) -> None:
         name = f"activation {module.name}"
         if name not in violations and isinstance(module, FakeQuantize) and not is_quantized(out, module.bits):
             violations.append(name)
 
-    handles = [quantizer.register_forward_hook(check) for quantizer in student.activation_quantizers()]
-    try:
+    with ExitStack() as handles:
+        for quantizer in student.activation_quantizers():
+            handles.enter_context(quantizer.register_forward_hook(check))
+        for name, module in student.network.named_modules():
+            if isinstance(module, WEIGHTED):
+                push = module.register_forward_pre_hook(lambda _m, _args, name=name: stack.append(name))
+                handles.enter_context(push)
+                handles.enter_context(module.register_forward_hook(lambda _m, _args, _out: stack.pop() and None))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
@@ -182,40 +156,32 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
     """
     coverage = Coverage()
     for operand in student.operands:
-        if operand.kind == "weight":
+        if operand.role == "weight":
             weight = student.network.get_submodule(operand.name).weight
             if not isinstance(weight, Tensor) or most_levels_per_channel(weight) > 2**operand.bits:
                 coverage.violations.append(f"weight {operand.name}")
     stack: list[str] = []
     seen = student.images_seen
-    with (
-        _named_layers(student.network, stack),
-        _checked_activations(student, coverage.violations),
-        _Watch(student, coverage, stack, images.shape[0]),
-    ):
+    with _hooked(student, stack, coverage.violations), _OperandCheck(student, coverage, stack, images.shape[0]):
         student(images)
     student.images_seen = seen
-    unseen = [q.name for q in student.activation_quantizers() if int(q.batches) == 0]
-    coverage.violations += [f"activation {name} (its range saw no batch)" for name in unseen]
-    missing = {operand.name for operand in student.operands if operand.kind == "activation"}
-    missing -= {quantizer.name for quantizer in student.activation_quantizers()}
+    quantizers = student.activation_quantizers()
+    without_range = [quantizer.name for quantizer in quantizers if int(quantizer.batches) == 0]
+    coverage.violations += [f"activation {name} (its range saw no batch)" for name in without_range]
+    missing = {operand.name for operand in student.operands if operand.role == "activation"}
+    missing -= {quantizer.name for quantizer in quantizers}
     coverage.violations += [f"activation {name} (not in the network)" for name in sorted(missing)]
     return coverage
 
 
 SAMPLE = 1 << 16
-"""Elements looked at first; a tensor in float shows itself within these."""
+"""Elements examined first; enough to recognise a tensor in float."""
 TOLERANCE = 0.05
 """Largest distance from a level, in steps; float32 rounding stays far below, unquantized values do not."""
 
 
 def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
-    """Sorted distinct values of a tensor, or None when there are more than `limit`.
-
-    Args:
-        values: any shape, without a graph.
-        limit: most distinct values of interest.
-    """
+    """Return the sorted distinct values of a tensor without a graph, or None when there are more than `limit`."""
     flat = values.reshape(-1)
     stride = max(1, flat.numel() // SAMPLE)
     levels: Tensor = torch.unique(flat[::stride])
@@ -223,7 +189,7 @@ def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
         return None
     if stride == 1:
         return levels
-    # The rest is only compared with the levels seen: far cheaper than sorting it.
+    # The other elements are only compared with these levels, which is far cheaper than sorting.
     nearest = torch.searchsorted(levels, flat).clamp_max(levels.numel() - 1)
     others = flat[levels[nearest] != flat]
     levels = torch.unique(torch.cat((levels, torch.unique(others))))
@@ -231,12 +197,7 @@ def distinct_levels(values: Tensor, limit: int) -> Tensor | None:
 
 
 def is_quantized(values: Tensor, bits: int) -> bool:
-    """Check that a tensor takes at most 2^bits values, all on that many evenly spaced levels.
-
-    Args:
-        values: any shape, without a graph; non-finite values are on no level.
-        bits: bit-width.
-    """
+    """Check that a tensor without a graph takes only finite values on 2^bits evenly spaced levels."""
     levels = distinct_levels(values, 2**bits)
     if levels is None or not bool(torch.isfinite(levels).all()):
         return False
@@ -251,11 +212,7 @@ def is_quantized(values: Tensor, bits: int) -> bool:
 
 
 def most_levels_per_channel(weight: Tensor) -> int:
-    """Largest number of distinct values in any slice of dimension 0.
-
-    Args:
-        weight: (out, ...), without a graph.
-    """
+    """Return the largest number of distinct values in any channel of a weight (out, ...) without a graph."""
     rows = weight.reshape(weight.shape[0], -1)
     if rows.shape[1] == 0:
         return 0

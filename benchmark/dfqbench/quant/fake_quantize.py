@@ -1,8 +1,8 @@
 """Fake quantization: rounding to quantization levels in float, as functions of a tensor, its range and a bit-width.
 
-Two formulas are in use. The ZeroQ family (methods.md 0.1, released code) multiplies by a scale S and shifts by an
-integer Z; torch's affine quantization divides by a step size and shifts by a zero point. Here `scale` is S in the
-first and the step size in the second, as their sources have it.
+Two formulas are in use. ZeroQ (methods.md 0.1, released code) multiplies by a scale S and subtracts an integer zero
+point Z; torch's affine quantization divides by a step size and adds a zero point. Here `scale` is S in the first and
+the step size in the second, as in their sources.
 """
 
 from __future__ import annotations
@@ -16,47 +16,40 @@ from dfqbench.quant.operators import operator
 from dfqbench.quant.scheme import Granularity, Operand, Rounding
 
 SMALLEST_SPAN = 1e-8
-"""Ranges narrower than this are widened to it, as in the ZeroQ family's code (methods.md 0.1)."""
+"""Ranges narrower than this are widened to it (methods.md 0.1, released code)."""
 
 
-def shifted_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return scale S and shift Z of the ZeroQ family's asymmetric quantization.
+def zeroq_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return scale S and zero point Z of ZeroQ's asymmetric quantization.
 
-    S = N / max(M - m, 1e-8) and Z = round(S m) + 2^(k-1), with N = 2^k - 1 (methods.md 0.1, released code).
-
-    Args:
-        low: m, any shape.
-        high: M, same shape.
-        bits: k.
-
-    Returns:
-        S and Z, in the shape of `low`.
+    S = N / max(M - m, 1e-8) and Z = round(S m) + 2^(k-1), with N = 2^k - 1 (methods.md 0.1, released code); the range
+    from m, `low`, to M, `high`, is of any shape, and k is `bits`.
     """
     scale = (2**bits - 1) / (high - low).clamp_min(SMALLEST_SPAN)
     return scale, torch.round(scale * low) + 2 ** (bits - 1)
 
 
 @operator
-def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
-    """Round to the levels of :func:`shifted_qparams`; the gradient is the identity, clamped elements included.
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Round to the levels of :func:`zeroq_qparams`; the gradient is the identity, clamped elements included.
 
     The value is (clamp(round(S x - Z), -2^(k-1), 2^(k-1) - 1) + Z) / S.
 
     Args:
         x: any shape.
         scale: S, broadcastable to `x`.
-        shift: Z, broadcastable to `x`.
+        zero_point: Z, broadcastable to `x`.
         bits: k; at most 2^k distinct values come out for each (S, Z).
     """
-    rounded: Tensor = _FakeQuantize.apply(x, scale, shift, bits)
+    rounded: Tensor = _FakeQuantize.apply(x, scale, zero_point, bits)
     return rounded
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:  # noqa: ARG004
         half = 2 ** (bits - 1)
-        return (x * scale).sub_(shift).round_().clamp_(-half, half - 1).add_(shift).div_(scale)
+        return (x * scale).sub_(zero_point).round_().clamp_(-half, half - 1).add_(zero_point).div_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
@@ -67,32 +60,19 @@ class _FakeQuantize(torch.autograd.Function):
 def fake_quantize_channels(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Apply :func:`fake_quantize` to each output channel with the range from its minimum to its maximum.
 
-    Args:
-        weight: (out, ...).
-        bits: k.
-
-    Returns:
-        The rounded weight, and S of each channel, (out, 1, ...), without a gradient.
+    Returns the rounded weight (out, ...), and S of each channel, (out, 1, ...), without a gradient.
     """
     low, high = torch.aminmax(weight.detach().flatten(1), dim=1)
     shape = (-1,) + (1,) * (weight.ndim - 1)
-    scale, shift = (part.view(shape) for part in shifted_qparams(low, high, bits))
-    return fake_quantize(weight, scale, shift, bits), scale
+    scale, zero_point = (part.view(shape) for part in zeroq_qparams(low, high, bits))
+    return fake_quantize(weight, scale, zero_point, bits), scale
 
 
 def affine_qparams(low: Tensor, high: Tensor, bits: int, *, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Return step size and zero point of torch's affine quantization, for a range that is widened to contain zero.
 
-    Asymmetric: integers 0 .. 2^k - 1. Symmetric: integers -(2^(k-1) - 1) .. 2^(k-1) - 1 about zero.
-
-    Args:
-        low: lower end, any shape.
-        high: upper end, same shape.
-        bits: k.
-        symmetric: whether the zero point is 0 and the range is that of the larger magnitude.
-
-    Returns:
-        Step size (float) and zero point (int32), in the shape of `low`.
+    Asymmetric: integers 0 .. 2^k - 1. Symmetric: integers -(2^(k-1) - 1) .. 2^(k-1) - 1, zero point 0, and the range of
+    the larger magnitude. The zero point is int32.
     """
     low, high = low.clamp_max(0.0), high.clamp_min(0.0)
     if symmetric:
@@ -110,12 +90,7 @@ def affine_integers(bits: int, *, symmetric: bool) -> tuple[int, int]:
 def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool) -> Tensor:
     """Round to the levels of :func:`affine_qparams`; the gradient of clamped elements is zero.
 
-    Args:
-        x: any shape; where `scale` has more than one element, its dimension 0 is the channel.
-        scale: step size, 0-d, or (C,) for one range a channel.
-        zero_point: as `scale`, int32.
-        bits: k.
-        symmetric: as given to :func:`affine_qparams`.
+    Scale and zero point are 0-d, or (C,) for one range for each slice of dimension 0 of `x`.
     """
     lowest, highest = affine_integers(bits, symmetric=symmetric)
     if scale.ndim == 0:
@@ -124,23 +99,17 @@ def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
 
 def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
-    """Round a weight to the levels of its present range; the range itself carries no gradient.
+    """Round a weight (out, ...) to the levels of its present range, which carries no gradient.
 
-    Args:
-        weight: (out, ...).
-        operand: granularity, symmetry and rounding.
-        bits: k.
-
-    Returns:
-        The rounded weight, and the factor (0-d or (out, 1, ...)) that makes integers of it.
+    Returns the rounded weight, and 1 / step size, 0-d or (out, 1, ...).
     """
     per_channel = operand.granularity is Granularity.CHANNEL
-    if operand.rounding is Rounding.SHIFTED:
-        if per_channel:
-            return fake_quantize_channels(weight, bits)
-        scale, shift = shifted_qparams(*torch.aminmax(weight.detach()), bits)
-        return fake_quantize(weight, scale, shift, bits), scale
+    if operand.rounding is Rounding.ZEROQ and per_channel:
+        return fake_quantize_channels(weight, bits)
     low, high = torch.aminmax(weight.detach().flatten(1), dim=1) if per_channel else torch.aminmax(weight.detach())
+    if operand.rounding is Rounding.ZEROQ:
+        scale, zero_point = zeroq_qparams(low, high, bits)
+        return fake_quantize(weight, scale, zero_point, bits), scale
     step, zero_point = affine_qparams(low, high, bits, symmetric=operand.symmetric)
     rounded = fake_quantize_affine(weight, step, zero_point, bits, symmetric=operand.symmetric)
     return rounded, step.reciprocal().view(-1, *(1,) * (weight.ndim - 1)) if per_channel else step.reciprocal()

@@ -12,17 +12,17 @@ from dfqbench.quant.fake_quantize import (
     fake_quantize,
     fake_quantize_affine,
     fake_quantize_weight,
-    shifted_qparams,
+    zeroq_qparams,
 )
 from dfqbench.quant.observers import observer_class
 from dfqbench.quant.scheme import Operand, Rounding
 
 RULE = "rule:"
-"""Begins an observer's name in a state; the name of a range rule alone might be that of one of torch's methods."""
+"""Prefix of an observer's name in a state: torch refuses names of its own attributes, which a range rule may have."""
 
 
 class FakeQuantizeWeight(nn.Module):
-    """A parametrization: the layer's forward sees its weight rounded, the optimizer sees the weight in float."""
+    """A parametrization: the layer computes with its rounded weight, the optimizer updates the weight in float."""
 
     def __init__(self, operand: Operand, bits: int) -> None:
         super().__init__()
@@ -41,20 +41,20 @@ class FakeQuantize(nn.Module):
         name: dotted name of the place in the network.
         operand: how activations are quantized.
         bits: k.
-        observers: the observer, by `RULE` and the name of its range rule; empty before one was chosen.
+        observers: at most one, by `RULE` and the name of its range rule.
         observing: whether a forward pass updates the range.
         low: 0-d, lower end of the range.
         high: 0-d, upper end of the range.
         batches: 0-d int64, batches from which the range was learned, or 1 where it was set.
         scale: 0-d, S or the step size (see `fake_quantize`).
-        shift: 0-d, Z or the zero point.
+        zero_point: 0-d, Z or torch's zero point.
     """
 
     low: Tensor
     high: Tensor
     batches: Tensor
     scale: Tensor
-    shift: Tensor
+    zero_point: Tensor
 
     def __init__(self, name: str, operand: Operand, bits: int) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class FakeQuantize(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-        scale, shift = self._qparams()
         # Derived from the range; not saved, so that a saved student holds one range.
+        scale, zero_point = self._qparams()
         self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("zero_point", zero_point, persistent=False)
         self.register_load_state_dict_pre_hook(_attach_before_load)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_update_after_load)  # type: ignore[no-untyped-call]
 
@@ -87,12 +87,7 @@ class FakeQuantize(nn.Module):
 
     @torch.no_grad()
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:
-        """Set the range, as a quantizer with its own way to choose ranges does.
-
-        Args:
-            low: lower end, 0-d.
-            high: upper end, 0-d.
-        """
+        """Set the range (0-d), in place of an observer."""
         self.batches.clamp_(min=1)
         self._set(torch.as_tensor(low), torch.as_tensor(high))
 
@@ -103,16 +98,16 @@ class FakeQuantize(nn.Module):
 
     @torch.no_grad()
     def update_qparams(self) -> None:
-        """Compute scale and shift from the range, in place: a recorded CUDA graph reads them where they are."""
-        for buffer, value in zip((self.scale, self.shift), self._qparams(), strict=True):
+        """Compute scale and zero point from the range, in place, where CUDA graphs read them."""
+        for buffer, value in zip((self.scale, self.zero_point), self._qparams(), strict=True):
             buffer.copy_(value)
 
     def _qparams(self) -> tuple[Tensor, Tensor]:
         low, high = self.low, self.high
         if self.operand.zero_in_range:
             low, high = low.clamp_max(0.0), high.clamp_min(0.0)
-        if self.operand.rounding is Rounding.SHIFTED:
-            return shifted_qparams(low, high, self.bits)
+        if self.operand.rounding is Rounding.ZEROQ:
+            return zeroq_qparams(low, high, self.bits)
         return affine_qparams(low, high, self.bits, symmetric=self.operand.symmetric)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,16 +117,16 @@ class FakeQuantize(nn.Module):
                 self.batches += 1
                 for observer in self.observers.values():
                     self._set(*observer(x))
-        if self.operand.rounding is Rounding.SHIFTED:
-            return fake_quantize(x, self.scale, self.shift, self.bits)
-        return fake_quantize_affine(x, self.scale, self.shift, self.bits, symmetric=self.operand.symmetric)
+        if self.operand.rounding is Rounding.ZEROQ:
+            return fake_quantize(x, self.scale, self.zero_point, self.bits)
+        return fake_quantize_affine(x, self.scale, self.zero_point, self.bits, symmetric=self.operand.symmetric)
 
-    def integer_factor(self) -> Tensor:
-        """Return the factor (0-d) that makes integers of the output."""
-        return self.scale if self.operand.rounding is Rounding.SHIFTED else self.scale.reciprocal()
+    def inverse_step(self) -> Tensor:
+        """Return 1 / step size (0-d), the factor that makes integers of the output."""
+        return self.scale if self.operand.rounding is Rounding.ZEROQ else self.scale.reciprocal()
 
     def extra_repr(self) -> str:
-        """Name and bits, for printing."""
+        """Return name and bits, for printing."""
         return f"{self.name}, bits={self.bits}"
 
 
@@ -151,8 +146,7 @@ def _update_after_load(module: nn.Module, keys: Any) -> None:  # noqa: ARG001 - 
 class FakeQuantizedActivation(nn.Module):
     """An activation inside a part that cannot be traced, with one `FakeQuantize` for each of its calls in a pass.
 
-    One module is often called at several places; their tensors have ranges of their own, told apart by the order of
-    the calls. The student calls `restart` before each pass.
+    The order of the calls tells which range applies. The student calls `restart` before each pass.
     """
 
     def __init__(self, activation: nn.Module, quantizers: list[FakeQuantize]) -> None:

@@ -1,9 +1,9 @@
 """Convolutions of a student in training, computed on the integers of its quantization levels in bfloat16.
 
 A quantized tensor is integers over a scale, x = n / S. bfloat16 holds integers up to 256 exactly, so where the range
-contains zero, a convolution in bfloat16 multiplies the integers without rounding any operand. (The integers of a range
-far from zero are larger; bfloat16 rounds them as it would round x itself, by 0.2 % at most.) Sums are accumulated in
-float32. Only the result and the gradients are rounded to bfloat16. Evaluation never computes this way.
+contains zero no operand is rounded. (The integers of a range far from zero are larger; bfloat16 rounds them by 0.2 % at
+most.) Sums are accumulated in float32; only the result and the gradients are rounded to bfloat16. Evaluation never
+computes this way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizeWeigh
 from dfqbench.quant.operators import operator
 
 
-def integers(x: Tensor, scale: Tensor) -> Tensor:
-    """Return S x in bfloat16; rounding also takes off what float32's division left beside the integer."""
+def int_repr(x: Tensor, scale: Tensor) -> Tensor:
+    """Return the integers S x in bfloat16, whose rounding also removes the error of float32's division."""
     return (x.detach() * scale).to(torch.bfloat16)
 
 
@@ -58,7 +58,7 @@ class _IntegerConv(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - apply takes no keywords
         ctx: Any, x: Tensor, weight: Tensor, x_scale: Tensor, w_scale: Tensor, geometry: Any
     ) -> Tensor:
-        n_x, n_w = integers(x, x_scale), integers(weight, w_scale)
+        n_x, n_w = int_repr(x, x_scale), int_repr(weight, w_scale)
         w_scale = w_scale.view(1, -1, 1, 1)
         ctx.save_for_backward(n_x, n_w, x_scale, w_scale)
         ctx.geometry = geometry
@@ -94,13 +94,13 @@ class QuantizedConv2d(nn.Conv2d):
 
     @classmethod
     def from_float(cls, conv: nn.Conv2d) -> QuantizedConv2d:
-        """Return the same layer; it shares the parameters of `conv`."""
+        """Return a layer that shares the parameters of `conv`."""
         layer = cls.__new__(cls)
         layer.__dict__ = dict(conv.__dict__)
         return layer
 
     def feed_from(self, quantizer: FakeQuantize) -> None:
-        """Name the `FakeQuantize` whose output every call of this layer takes."""
+        """Set the `FakeQuantize` whose output is the input of every call of this layer."""
         # In a tuple, so that the layer does not own it: its buffers are saved once.
         self._input = (quantizer,)
 
@@ -111,7 +111,7 @@ class QuantizedConv2d(nn.Conv2d):
         parametrization: Any = self.parametrizations
         quantizer: FakeQuantizeWeight = parametrization.weight[0]
         weight, w_scale = fake_quantize_weight(parametrization.weight.original, quantizer.operand, quantizer.bits)
-        x_scale = self._input[0].integer_factor()
+        x_scale = self._input[0].inverse_step()
         geometry = [*self.stride], [*self.padding], [*self.dilation], self.groups
         out = integer_conv2d(x, weight, x_scale, w_scale, *geometry)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)

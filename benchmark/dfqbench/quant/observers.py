@@ -1,9 +1,10 @@
-"""Observers: how an activation's range follows the batches that it sees."""
+"""Observers: rules by which an activation's range follows the batches."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pkgutil import resolve_name
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +26,14 @@ def observer_class(rule: str) -> type[Observer]:
     check_range_rule(rule)
     load = known_range_rules()[rule]
     try:
-        found = resolve_name(load)
+        observer = resolve_name(load)
     except (ImportError, AttributeError) as error:
         raise PluginError(f"range rule '{rule}': '{load}' does not load: {error}", "fix the `load` string") from error
-    if not isinstance(found, type) or not issubclass(found, Observer):
+    if not isinstance(observer, type) or not issubclass(observer, Observer):
         raise PluginError(
             f"range rule '{rule}': '{load}' is no observer", "derive the class from dfqbench.quant.Observer"
         )
-    return found
+    return observer
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,14 +44,14 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Observer(nn.Module, ABC):
-    """Follows the range of one tensor over batches; what it remembers are buffers, so that checkpoints hold it."""
+    """The range of one tensor over batches; its state is buffers, so that checkpoints hold it."""
 
     def start(self, low: Tensor, high: Tensor) -> None:
         """Take the present range (0-d; 0 and 0 where none is known) into account before the first batch."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one more batch `x` (any shape) into account and return the range, low and high (0-d)."""
+        """Take a batch `x` (any shape) into account and return the range, low and high (0-d)."""
 
 
 class MinMaxObserver(Observer):
@@ -78,13 +79,15 @@ class MinMaxObserver(Observer):
 
 
 class MovingAverageObserver(Observer):
-    """The moving average of each batch's minimum and maximum, with the usual correction of its start.
+    """The moving average of each batch's minimum and maximum, with the usual bias correction.
 
     Attributes:
+        feeds_back: whether the corrected value replaces the average.
         average: (2,), averages of minimum and maximum before the correction.
         steps: 0-d int64, batches seen.
     """
 
+    feeds_back: ClassVar[bool] = False
     average: Tensor
     steps: Tensor
 
@@ -98,15 +101,12 @@ class MovingAverageObserver(Observer):
         self.steps += 1
         self.average.mul_(EMA_DECAY).add_(torch.stack(extremes(x)), alpha=1 - EMA_DECAY)
         corrected = self.average / (1 - EMA_DECAY ** self.steps.to(self.average.dtype))
-        self._feed_back(corrected)
+        if self.feeds_back:
+            self.average.copy_(corrected)
         return corrected[0], corrected[1]
-
-    def _feed_back(self, corrected: Tensor) -> None:
-        """Change the averages after the correction; nothing here."""
 
 
 class OfficialMovingAverageObserver(MovingAverageObserver):
     """The released code's moving average: the corrected value is fed back into the average (methods.md 0.1)."""
 
-    def _feed_back(self, corrected: Tensor) -> None:
-        self.average.copy_(corrected)
+    feeds_back = True

@@ -1,4 +1,4 @@
-"""Range rules by name, and where their observers are; free of torch, so that parameters can be checked early."""
+"""Range rules by name, with their observers' import strings; free of torch, so that parameters are checked early."""
 
 from __future__ import annotations
 
@@ -26,21 +26,17 @@ def known_range_rules() -> Mapping[str, str]:
 
 
 def set_range_rules(rules: Mapping[str, str]) -> None:
-    """Set the range rules of this process, as `load_plugins` does.
-
-    Args:
-        rules: `module:class` by name, the host's own included.
-    """
+    """Set the range rules of this process: `module:class` by name, the host's own included."""
     _rules.clear()
     _rules.update(rules)
 
 
 def check_range_rule(rule: str, steps: int | None = None) -> None:
-    """Check the name of a range rule and, where it is known, that its phase is long enough.
+    """Check the name of a range rule and the length of its phase.
 
     Args:
         rule: name of the rule.
-        steps: batches that the observer will see, or None where that is not known yet.
+        steps: batches of the phase, or None: not known yet.
 
     Raises:
         UsageError: unknown rule, or `ema-official` for fewer than 200 steps (its range would be hundreds of times too

@@ -1,11 +1,11 @@
-"""The rewriter: inserts fake quantization into a copy of a network, as a scheme asks for."""
+"""The rewriter: inserts the fake quantization of a scheme into a copy of a network."""
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from dfqbench.quant.scheme import OFF, Placement, Scheme
 from dfqbench.quant.trace import WEIGHTED, Probe, called_module, has_hooks, probe, trace
 
 QUANTIZERS = "activation_quantizers"
-"""Name of the submodule that holds the graph's `FakeQuantize` modules."""
+"""Name of the submodule for the graph's `FakeQuantize` modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +28,35 @@ class QuantizedOperand:
     """One operand that the scheme quantizes.
 
     Attributes:
-        kind: `weight` (name: the layer's) or `activation` (name: that of its `FakeQuantize`).
-        name: dotted name.
+        role: `weight` or `activation`.
+        name: dotted name of the layer, or name of the activation's `FakeQuantize`.
         bits: bit-width.
     """
 
-    kind: Literal["weight", "activation"]
+    role: Literal["weight", "activation"]
     name: str
     bits: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerBits:
-    """Bit-widths of one convolution or linear layer by the scheme; 32 where it is left in float."""
+class LayerBits(NamedTuple):
+    """Bit-widths of a convolution or linear layer by the scheme; 32: left in float."""
 
     weight: int
     input: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A rewritten network.
-
-    Attributes:
-        network: the traced network.
-        operands: what is quantized in it.
-        layers: bit-widths of each layer by name, in order of execution.
-    """
-
-    network: fx.GraphModule
-    operands: list[QuantizedOperand]
-    layers: dict[str, LayerBits]
-
-
-def rewrite(network: nn.Module, scheme: Scheme, example: Tensor) -> Rewritten:
+def rewrite(
+    network: nn.Module, scheme: Scheme, example: Tensor
+) -> tuple[fx.GraphModule, list[QuantizedOperand], dict[str, LayerBits]]:
     """Insert fake quantization into a network, in place.
 
     Args:
         network: in eval mode; the caller's own copy.
         scheme: what to quantize and how.
         example: (N, C, H, W), any values; forward passes find the order of the layers and shapes.
+
+    Returns:
+        The traced network, its quantized operands, and the bit-widths of each layer, in order of execution.
 
     Raises:
         Unavailable: the network has no activation function under a protocol that quantizes their outputs, or one that
@@ -78,30 +67,30 @@ def rewrite(network: nn.Module, scheme: Scheme, example: Tensor) -> Rewritten:
     _pool_strided_slices(traced)
     if scheme.protocol.fold_batchnorm:
         fold_batchnorm(traced)
-    found = probe(traced, example)
+    calls = probe(traced, example)
     traced.add_module(QUANTIZERS, nn.ModuleDict())
-    bits = layer_bits(found, scheme)
+    bits = layer_bits(calls, scheme)
     operands = _quantize_weights(traced, scheme, bits)
     if scheme.protocol.placement is Placement.ACTIVATION_OUTPUT:
-        operands += _quantize_activation_outputs(traced, scheme, found)
+        operands += _quantize_activation_outputs(traced, scheme, calls)
     else:
         operands += _quantize_layer_inputs(traced, scheme, bits)
     operands += _quantize_network_input(traced, scheme)
     _link_integer_convolutions(traced)
     fuse_batch_norm_act(traced, example)
-    return Rewritten(traced, operands, bits)
+    return traced, operands, bits
 
 
 def _pool_strided_slices(traced: fx.GraphModule) -> None:
-    """Replace `F.pad(x[:, :, ::s, ::s], ...)`, as CIFAR's shortcuts have it, by a padded pooling of one value.
+    """Replace `F.pad(x[:, :, ::s, ::s], ...)`, the shortcut of CIFAR ResNets, by a padded pooling of one value.
 
-    The values are the same. The gradient keeps the memory order of x, in which the other branch's gradient lies.
+    The values are equal, and the gradient keeps the memory order of x, like that of the other branch.
     """
     for node in list(traced.graph.nodes):
         readers = list(node.users)
         step = _stride_of_slice(node)
         if step is not None and len(readers) == 1 and readers[0].target is F.pad:
-            # Where the padding stands: until then a slice shows what is written to x.
+            # Before the padding, since a slice shows later writes to x.
             with traced.graph.inserting_before(readers[0]):
                 pooled = traced.graph.call_function(F.max_pool2d, (node.args[0], 1, step))
             node.replace_all_uses_with(pooled)
@@ -119,15 +108,15 @@ def _stride_of_slice(node: fx.Node) -> int | None:
     return step if isinstance(step, int) and step > 0 and index == (whole, whole, strided, strided) else None
 
 
-def layer_bits(found: Probe, scheme: Scheme) -> dict[str, LayerBits]:
-    """Return the scheme's bit-widths for every layer, in the order in which a forward pass calls them."""
+def layer_bits(calls: Probe, scheme: Scheme) -> dict[str, LayerBits]:
+    """Return the scheme's bit-widths of every layer, in the order of the layers' first calls."""
     protocol = scheme.protocol
     quantizes_inputs = protocol.placement is Placement.LAYER_INPUT
     result = {}
-    for index, name in enumerate(found.layers):
-        ends = [protocol.first_bits] if index == 0 else []
-        ends += [protocol.last_bits] if index == len(found.layers) - 1 else []
-        end = next((bits for bits in ends if bits is not None), None)
+    for index, name in enumerate(calls.layers):
+        end = protocol.first_bits if index == 0 else None
+        if end is None and index == len(calls.layers) - 1:
+            end = protocol.last_bits
         weight = scheme.w_bits if end is None or scheme.w_bits == OFF else end
         inputs = scheme.a_bits if end is None or scheme.a_bits == OFF else end
         override = scheme.overridden(name)
@@ -140,7 +129,7 @@ def layer_bits(found: Probe, scheme: Scheme) -> dict[str, LayerBits]:
 
 def _quantize_weights(traced: fx.GraphModule, scheme: Scheme, bits: dict[str, LayerBits]) -> list[QuantizedOperand]:
     operands = []
-    # An untraced part may hold a layer under further names; replacing it under one would leave the others behind.
+    # A layer with further names in an untraced part cannot be replaced under one of them.
     names = Counter(id(module) for _, module in traced.named_modules(remove_duplicate=False))
     for name, module in list(traced.named_modules()):
         if isinstance(module, WEIGHTED) and name in bits and bits[name].weight != OFF:
@@ -150,36 +139,40 @@ def _quantize_weights(traced: fx.GraphModule, scheme: Scheme, bits: dict[str, La
             if replaceable and type(module) is nn.Conv2d and module.padding_mode == "zeros":
                 layer = QuantizedConv2d.from_float(module)
                 traced.set_submodule(name, layer)
-            # unsafe: the check would run a forward and backward of the quantizer for nothing.
+            # unsafe=True omits a check that runs the quantizer forward and backward.
             parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
             operands.append(QuantizedOperand("weight", name, bits[name].weight))
     return operands
 
 
-def _quantize_activation_outputs(traced: fx.GraphModule, scheme: Scheme, found: Probe) -> list[QuantizedOperand]:
-    if not found.activations:
+def _quantize_activation_outputs(traced: fx.GraphModule, scheme: Scheme, calls: Probe) -> list[QuantizedOperand]:
+    if not calls.activations:
         raise Unavailable(
             f"the network has no activation function that protocol '{scheme.protocol.name}' could quantize",
             "use a protocol that quantizes layer inputs, for example deploy",
         )
-    if found.unreachable:
+    if calls.unreachable:
         raise Unavailable(
-            f"activation functions in an untraceable part cannot be reached: {', '.join(found.unreachable)}",
+            f"activation functions in an untraceable part cannot be reached: {', '.join(calls.unreachable)}",
             "write them as modules in the network, or use protocol deploy",
         )
     operands = []
     for node in list(traced.graph.nodes):
         if not _calls_activation(traced, node):
             continue
-        name = _place(node)
+        name = _module_name(node)
         bits = _activation_bits(scheme, name)
         if bits != OFF:
             quantizer = FakeQuantize(f"{name}#{node.name}", scheme.protocol.activations, bits)
             operands.append(_insert_after(traced, node, quantizer, users=list(node.users)))
-    for name, calls in found.inner_activations.items():
+    for name, count in calls.inner_activations.items():
         bits = _activation_bits(scheme, name)
-        if bits != OFF:
-            operands += _wrap_inner(traced, scheme, name, calls, bits)
+        if bits == OFF:
+            continue
+        quantizers = [FakeQuantize(f"{name}#call{i}", scheme.protocol.activations, bits) for i in range(count)]
+        parent, _, child = name.rpartition(".")
+        traced.get_submodule(parent).add_module(child, FakeQuantizedActivation(traced.get_submodule(name), quantizers))
+        operands += [QuantizedOperand("activation", quantizer.name, bits) for quantizer in quantizers]
     return operands
 
 
@@ -188,14 +181,16 @@ def _quantize_layer_inputs(
 ) -> list[QuantizedOperand]:
     operands = []
     called = set()
-    # One tensor feeds several layers where a block has a shortcut: they share a quantizer of equal width.
+    # Layers of equal width that read one tensor, as beside a shortcut, share a quantizer.
     readers: dict[tuple[fx.Node, int], list[fx.Node]] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module" and str(node.target) in bits:
             called.add(str(node.target))
             producer = node.args[0]
             width = bits[str(node.target)].input
-            if isinstance(producer, fx.Node) and width != OFF and not _is_quantized_image(producer, scheme):
+            if not isinstance(producer, fx.Node) or width == OFF:
+                continue
+            if producer.op != "placeholder" or scheme.protocol.input_bits == OFF:
                 readers.setdefault((producer, width), []).append(node)
     for (producer, width), users in readers.items():
         name = f"{users[0].target}.input"
@@ -225,7 +220,7 @@ def _quantize_network_input(traced: fx.GraphModule, scheme: Scheme) -> list[Quan
 
 
 def _link_integer_convolutions(traced: fx.GraphModule) -> None:
-    """Tell each convolution which `FakeQuantize` makes its input, where one call feeds it and no other does."""
+    """Link each convolution that is called once to the `FakeQuantize` of its input."""
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
         if isinstance(called_module(traced, node), QuantizedConv2d):
@@ -234,10 +229,6 @@ def _link_integer_convolutions(traced: fx.GraphModule) -> None:
         conv, quantizer = traced.get_submodule(name), called_module(traced, nodes[0].args[0])
         if len(nodes) == 1 and isinstance(conv, QuantizedConv2d) and isinstance(quantizer, FakeQuantize):
             conv.feed_from(quantizer)
-
-
-def _is_quantized_image(producer: fx.Node, scheme: Scheme) -> bool:
-    return producer.op == "placeholder" and scheme.protocol.input_bits != OFF
 
 
 def _activation_bits(scheme: Scheme, name: str) -> int:
@@ -253,8 +244,8 @@ def _calls_activation(traced: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in METHODS
 
 
-def _place(node: fx.Node) -> str:
-    """Dotted name of the module in which a node computes; the activation's own where it is a module."""
+def _module_name(node: fx.Node) -> str:
+    """Return the dotted name of the module that a node calls, or in which it computes."""
     if node.op == "call_module":
         return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}
@@ -273,11 +264,3 @@ def _insert_after(
     for user in users:
         user.replace_input_with(producer, inserted)
     return QuantizedOperand("activation", quantizer.name, quantizer.bits)
-
-
-def _wrap_inner(traced: fx.GraphModule, scheme: Scheme, name: str, calls: int, bits: int) -> list[QuantizedOperand]:
-    operand = scheme.protocol.activations
-    quantizers = [FakeQuantize(f"{name}#call{index}", operand, bits) for index in range(calls)]
-    parent, _, child = name.rpartition(".")
-    traced.get_submodule(parent).add_module(child, FakeQuantizedActivation(traced.get_submodule(name), quantizers))
-    return [QuantizedOperand("activation", quantizer.name, bits) for quantizer in quantizers]

@@ -1,7 +1,6 @@
 """Schemes: what is quantized and how, as plain data.
 
-A label such as `w4a4@gdfq` names bits and protocol. A protocol fixes everything but the bits: granularity, symmetry,
-where activations are quantized, what happens to the first and last layer, BatchNorm and clipped gradients.
+A label such as `w4a4@gdfq` names bits and protocol. A protocol fixes everything but the bits.
 """
 
 from __future__ import annotations
@@ -10,26 +9,26 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from dfqbench.api.errors import UsageError, unknown_name
 
 OFF = 32
-"""Bit-width that means: left in float."""
+"""Bit-width of what is left in float."""
 VALID_BITS = (2, 3, 4, 5, 6, 7, 8, OFF)
 
 
 class Granularity(StrEnum):
-    """What shares one range: an output channel, or the whole tensor."""
+    """The elements with a common range: those of an output channel, or of the tensor."""
 
     CHANNEL = "channel"
     TENSOR = "tensor"
 
 
 class ClampGradient(StrEnum):
-    """What happens to the gradient of a clamped element: it passes, or it is masked to zero."""
+    """The gradient of a clamped element: passed, or masked to zero."""
 
     PASS = "pass"  # noqa: S105 - no password
     MASK = "mask"
@@ -43,22 +42,22 @@ class Placement(StrEnum):
 
 
 class Rounding(StrEnum):
-    """The formula: the ZeroQ family's scale and integer shift (methods.md 0.1), or torch's scale and zero point."""
+    """The formula: ZeroQ's scale and integer zero point (methods.md 0.1), or torch's step size and zero point."""
 
-    SHIFTED = "integral_shift"
+    ZEROQ = "integral_shift"
     AFFINE = "scale_zero_point"
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """How one kind of operand (weights or activations) is quantized.
+    """The quantization of weights or of activations.
 
     Attributes:
         granularity: one range for each output channel, or one for the tensor.
         symmetric: levels symmetric about zero (2^bits - 1 of them) rather than from minimum to maximum (2^bits).
         zero_in_range: whether the range is widened to contain zero.
         rounding: the formula.
-        clamp_gradient: what a clamped element does to the gradient.
+        clamp_gradient: the gradient of a clamped element.
     """
 
     granularity: Granularity
@@ -119,11 +118,11 @@ class Protocol:
 
 GDFQ = Protocol(
     name="gdfq",
-    weights=Operand(Granularity.CHANNEL, False, False, Rounding.SHIFTED, ClampGradient.PASS),
-    activations=Operand(Granularity.TENSOR, False, False, Rounding.SHIFTED, ClampGradient.PASS),
+    weights=Operand(Granularity.CHANNEL, False, False, Rounding.ZEROQ, ClampGradient.PASS),
+    activations=Operand(Granularity.TENSOR, False, False, Rounding.ZEROQ, ClampGradient.PASS),
     placement=Placement.ACTIVATION_OUTPUT,
 )
-"""What the ZeroQ/GDFQ code family quantizes (methods.md 0.1): all weights, and the output of activation functions."""
+"""The released code of ZeroQ and GDFQ (methods.md 0.1): all weights, and the outputs of activation functions."""
 
 DEPLOY = Protocol(
     name="deploy",
@@ -135,7 +134,7 @@ DEPLOY = Protocol(
     input_bits=8,
     fold_batchnorm=True,
 )
-"""What integer hardware runs: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits."""
+"""Integer hardware: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits."""
 
 PROTOCOLS: dict[str, Protocol] = {GDFQ.name: GDFQ, DEPLOY.name: DEPLOY}
 DEFAULT_PROTOCOL = GDFQ.name
@@ -153,55 +152,49 @@ class Scheme:
 
     w_bits: int
     a_bits: int
-    protocol: Protocol = field(default=GDFQ)
+    protocol: Protocol = GDFQ
 
     def __post_init__(self) -> None:
-        for kind, bits in (("weights", self.w_bits), ("activations", self.a_bits)):
+        for operands, bits in (("weights", self.w_bits), ("activations", self.a_bits)):
             if bits not in VALID_BITS:
-                raise UsageError(f"{bits} bits for {kind} are not supported", "use 2 to 8, or 32 for off")
+                raise UsageError(f"{bits} bits for {operands} are not supported", "use 2 to 8, or 32 for off")
 
     @property
     def label(self) -> str:
-        """For example `w4a4@gdfq`."""
+        """Bits and protocol, for example `w4a4@gdfq`."""
         return f"w{self.w_bits}a{self.a_bits}@{self.protocol.name}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for records and identities; `Scheme.from_dict` reads it back."""
-        return {"label": self.label, "w_bits": self.w_bits, "a_bits": self.a_bits} | {
-            "protocol": dataclasses.asdict(self.protocol)
-        }
+        """Return plain data for records and identities, for `Scheme.from_dict`."""
+        return {"label": self.label} | dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scheme:
-        """Reads what `as_dict` wrote.
+        """Read what `as_dict` wrote.
 
         Raises:
             UsageError: a key is missing or unknown.
         """
         try:
-            raw = dict(data["protocol"])
-            raw["weights"] = Operand.from_dict(raw["weights"])
-            raw["activations"] = Operand.from_dict(raw["activations"])
-            raw["placement"] = Placement(raw["placement"])
-            raw["overrides"] = tuple(Override(**item) for item in raw["overrides"])
-            return cls(int(data["w_bits"]), int(data["a_bits"]), Protocol(**raw))
+            raw = data["protocol"]
+            operands = {name: Operand.from_dict(raw[name]) for name in ("weights", "activations")}
+            overrides = tuple(Override(**item) for item in raw["overrides"])
+            typed = operands | {"placement": Placement(raw["placement"]), "overrides": overrides}
+            return cls(int(data["w_bits"]), int(data["a_bits"]), Protocol(**{**raw, **typed}))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a scheme: {error}", "write it as bits@protocol, for example w4a4@gdfq") from error
 
     def overridden(self, layer: str) -> Override | None:
-        """The last override whose pattern matches the layer's dotted name, or None."""
-        found = None
-        for override in self.protocol.overrides:
-            if fnmatch.fnmatchcase(layer, override.pattern):
-                found = override
-        return found
+        """Return the last override whose pattern matches the layer's dotted name, or None."""
+        matches = (o for o in reversed(self.protocol.overrides) if fnmatch.fnmatchcase(layer, o.pattern))
+        return next(matches, None)
 
 
 _LABEL = re.compile(r"w(\d+)a(\d+)(?:@([A-Za-z0-9_-]+))?")
 
 
 def parse_scheme(label: str, protocols: dict[str, Protocol] | None = None) -> Scheme:
-    """Reads a label such as `w4a4`, `w3a3@deploy` or `W4A4@gdfq`.
+    """Read a label such as `w4a4`, `w3a3@deploy` or `W4A4@gdfq`.
 
     Args:
         label: bits, and optionally `@protocol` (default `gdfq`).

@@ -20,7 +20,7 @@ from dfqbench.api.errors import InputError
 from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.observers import Observer
-from dfqbench.quant.rewrite import Rewritten, rewrite
+from dfqbench.quant.rewrite import LayerBits, QuantizedOperand, rewrite
 from dfqbench.quant.scheme import Scheme
 
 STATE_FILE = "student.safetensors"
@@ -28,10 +28,10 @@ DESCRIPTION_FILE = "student.json"
 
 
 class Student(nn.Module):
-    """A quantized copy of a network: the operands that its scheme names take quantized values only.
+    """A quantized copy of a network.
 
-    Weights are kept in float and rounded in every forward pass, so that the student can be trained; BatchNorm uses its
-    running statistics always: `train()` leaves the student in eval mode.
+    Weights are kept in float and rounded in every forward pass, so that the student can be trained. It is always in
+    eval mode: BatchNorm uses its running statistics.
 
     Attributes:
         network: the rewritten network.
@@ -40,15 +40,17 @@ class Student(nn.Module):
         layers: bit-widths of each layer by name, in order of execution.
     """
 
-    def __init__(self, rewritten: Rewritten, scheme: Scheme) -> None:
+    def __init__(
+        self, network: nn.Module, scheme: Scheme, operands: list[QuantizedOperand], layers: dict[str, LayerBits]
+    ) -> None:
         super().__init__()
-        self.network = rewritten.network
+        self.network = network
         self.scheme = scheme
-        self.operands = rewritten.operands
-        self.layers = rewritten.layers
-        # On the device, so that the passes of a CUDA graph count, too.
-        device = next((parameter.device for parameter in self.network.parameters()), None)
+        self.operands = operands
+        self.layers = layers
         self._images_seen: Tensor
+        # On the device, so that passes of a CUDA graph are counted.
+        device = next((parameter.device for parameter in self.network.parameters()), None)
         self.register_buffer("_images_seen", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
         modules = list(self.network.modules())
         self._quantizers = [m for m in modules if isinstance(m, FakeQuantize)]
@@ -57,7 +59,7 @@ class Student(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Student:  # noqa: ARG002 - torch's signature
-        """Stay in eval mode: BatchNorm statistics and dropout are frozen in every method of this field."""
+        """Stay in eval mode."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class Student(nn.Module):
 
     @property
     def images_seen(self) -> int:
-        """Images that went through, for the cost account (reads the device)."""
+        """Images of all forward passes, for the cost account (reads the device)."""
         return int(self._images_seen)
 
     @images_seen.setter
@@ -78,20 +80,17 @@ class Student(nn.Module):
         self._images_seen.fill_(count)
 
     def use_integer_convolutions(self, enabled: bool = True) -> None:
-        """Compute the convolutions of passes that will be differentiated on integers in bfloat16, or not."""
+        """Switch convolutions on integers in bfloat16, for passes that will be differentiated."""
         for convolution in self._convolutions:
             convolution.integer = enabled
 
     @property
     def range_steps(self) -> int:
-        """Batches that the activation ranges have seen (reads the device); 0 without quantized activations."""
+        """Batches from which the activation ranges were learned (reads the device)."""
         return max((int(quantizer.batches) for quantizer in self._quantizers), default=0)
 
     def attach_observers(self, rule: str) -> None:
-        """Give every activation range an observer of a range rule, if it has not one of that rule already.
-
-        Args:
-            rule: name of a range rule, such as `minmax` or `ema`.
+        """Give every activation range an observer of a range rule such as `minmax`; one of the same rule is kept.
 
         Raises:
             UsageError: unknown rule.
@@ -101,13 +100,9 @@ class Student(nn.Module):
 
     @contextmanager
     def observing(self, rule: str) -> Iterator[Student]:
-        """Let each forward pass inside update the activation ranges; quantization stays active.
+        """Update the activation ranges by a rule (see `attach_observers`) in each forward pass of the block.
 
-        Args:
-            rule: how ranges follow the batches (see `attach_observers`).
-
-        Raises:
-            UsageError: unknown rule.
+        Quantization stays active.
         """
         self.attach_observers(rule)
         for quantizer in self._quantizers:
@@ -119,17 +114,17 @@ class Student(nn.Module):
                 quantizer.observing = False
 
     def finished_state(self) -> dict[str, Tensor]:
-        """Return parameters, buffers and ranges; observers, which are needed during training only, are left out."""
+        """Return parameters, buffers and ranges, without observers, which only training needs."""
         observers = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, Observer))
         return {name: value.detach() for name, value in self.state_dict().items() if not name.startswith(observers)}
 
     def activation_quantizers(self) -> list[FakeQuantize]:
-        """Return every activation's `FakeQuantize`, in the order of the network's modules."""
+        """Return the activations' `FakeQuantize` modules in the order of the network's modules."""
         return list(self._quantizers)
 
 
 def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
-    """Make a student of a teacher: a rewritten copy whose parameters train, with activation ranges yet to be learned.
+    """Make a student of a teacher: a rewritten copy whose parameters train, without activation ranges yet.
 
     Args:
         teacher: full-precision network; left as it is.
@@ -144,30 +139,28 @@ def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     """
     network = copy.deepcopy(teacher).eval()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    rewritten = rewrite(network, scheme, torch.zeros(1, *card.input_size, device=device))
-    for parameter in rewritten.network.parameters():
+    rewritten, operands, layers = rewrite(network, scheme, torch.zeros(1, *card.input_size, device=device))
+    for parameter in rewritten.parameters():
         parameter.requires_grad_(True)
-    rewritten.network.to(device).to(memory_format=torch.channels_last)
-    return Student(rewritten, scheme)
+    rewritten.to(device).to(memory_format=torch.channels_last)
+    return Student(rewritten, scheme, operands, layers)
 
 
 def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> None:
-    """Write a student as reference, scheme and safetensors; observers, which have done their work, are left out.
+    """Write a student as model reference, scheme and safetensors, without observers.
 
     Args:
         student: what to save.
         folder: an existing folder; files of an earlier student in it are replaced.
         model: the teacher's `ModelSpec.as_dict()`.
     """
-    # Tied weights would share memory, which safetensors refuses.
+    # Clones: safetensors refuses tied weights, which share memory.
     unique = {name: value.cpu().contiguous().clone() for name, value in student.finished_state().items()}
-    temporary = folder / f"{STATE_FILE}.part"
-    save_file(unique, temporary)
-    temporary.replace(folder / STATE_FILE)
-    description = folder / f"{DESCRIPTION_FILE}.part"
-    text = json.dumps({"model": dict(model), "scheme": student.scheme.as_dict()}, indent=1, sort_keys=True)
-    description.write_text(text + "\n", encoding="utf-8")
-    description.replace(folder / DESCRIPTION_FILE)
+    description = json.dumps({"model": dict(model), "scheme": student.scheme.as_dict()}, indent=1, sort_keys=True)
+    save_file(unique, folder / f"{STATE_FILE}.part")
+    (folder / f"{DESCRIPTION_FILE}.part").write_text(description + "\n", encoding="utf-8")
+    for name in (STATE_FILE, DESCRIPTION_FILE):
+        (folder / f"{name}.part").replace(folder / name)
 
 
 def load_student(
@@ -177,21 +170,20 @@ def load_student(
     *,
     trusted: bool = False,
 ) -> Student:
-    """Loads a student that a run has kept.
+    """Load a student from the folder of an attempt.
 
     Args:
-        path: the folder of an attempt (it holds `student.json` and `student.safetensors`).
-        device: where to put it.
-        families: model families that plugins offer, `package.module:callable` by name.
-        trusted: whether the folder's description may name code of its own (`py:` references); a folder from somebody
-            else can then run anything.
+        path: the folder, with `student.json` and `student.safetensors`.
+        device: the student's device.
+        families: model families of plugins, `package.module:callable` by name.
+        trusted: whether the description may name code of its own (`py:` references), which can then run anything.
 
     Returns:
         The student, in eval mode.
 
     Raises:
         InputError: the folder holds no student, or its files do not fit each other.
-        Unavailable: the description names code, and is not trusted.
+        Unavailable: the description names code and is not trusted.
     """
     from dfqbench.models.build import build_teacher
     from dfqbench.models.spec import ModelSpec
@@ -200,7 +192,7 @@ def load_student(
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / STATE_FILE, device=str(device))
-        # Whatever the file says of itself: only the caller can say that it may name code.
+        # Only the caller decides on trust, not the file.
         model = dataclasses.replace(ModelSpec.from_dict(description["model"]), trusted=trusted)
         scheme = Scheme.from_dict(description["scheme"])
     except FileNotFoundError as error:
@@ -213,8 +205,8 @@ def load_student(
     try:
         student.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"the student in {folder} does not fit its description: {first}", "run its cell again"
+            f"the student in {folder} does not fit its description: {reason}", "run its cell again"
         ) from None
     return student

@@ -1,9 +1,10 @@
-"""Tracing of networks with torch.fx, and one forward pass that finds layers and activations in order of execution."""
+"""Tracing with torch.fx, and a forward pass that lists layers and activations in order of execution."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,20 +19,19 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Layers that schemes quantize; their weight's first dimension is the output channel."""
 MOST_RETRIES = 200
-"""Untraceable parts found one by one before giving up; no network seen has more than a few dozen."""
+"""Most untraceable parts of a network; each costs one more trace, and no known network has more than a few dozen."""
 
 
 class _Tracer(fx.Tracer):
-    """Keeps layers, norms and activations whole, so that a subclass's own forward (padding, say) stays in use."""
+    """A tracer with layers, norms and activations as leaves, so that a subclass's own forward (padding) is used."""
 
-    def __init__(self, whole: set[str]) -> None:
+    def __init__(self, leaves: set[str]) -> None:
         super().__init__()
-        self._whole = whole
-        self._stack: list[str] = []
+        self._leaves = leaves
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self._whole or isinstance(m, (*WEIGHTED, BatchNorm)) or is_activation(m):
+        if module_qualified_name in self._leaves or isinstance(m, (*WEIGHTED, BatchNorm)) or is_activation(m):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -51,31 +51,28 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """Traces a network; a submodule whose control flow depends on data becomes one opaque call.
+    """Trace a network in eval mode; a submodule whose control flow depends on data becomes one opaque call.
 
-    Args:
-        network: in eval mode; its submodules are shared with the result.
-
-    Returns:
-        A graph module that computes the same.
+    The result shares the network's submodules.
 
     Raises:
         Unavailable: the outermost forward itself cannot be traced.
     """
-    whole: set[str] = set()
+    leaves: set[str] = set()
     for _ in range(MOST_RETRIES):
-        tracer = _Tracer(whole)
+        tracer = _Tracer(leaves)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 graph = tracer.trace(network)
         except Exception as error:
-            if not tracer.failed_in or tracer.failed_in in whole:
+            if not tracer.failed_in or tracer.failed_in in leaves:
+                first_line = next(iter(str(error).strip().splitlines()), "no message")
                 raise Unavailable(
-                    f"{type(network).__name__} cannot be traced: {type(error).__name__}: {_first_line(error)}",
+                    f"{type(network).__name__} cannot be traced: {type(error).__name__}: {first_line}",
                     "wrap the part with data-dependent control flow into a submodule of its own",
                 ) from error
-            whole.add(tracer.failed_in)
+            leaves.add(tracer.failed_in)
             continue
         return fx.GraphModule(tracer.root, graph, type(network).__name__)
     raise Unavailable(f"{type(network).__name__} has more than {MOST_RETRIES} untraceable parts")
@@ -89,17 +86,12 @@ def called_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Check whether hooks are registered on a module itself."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 @dataclass(slots=True)
 class Probe:
-    """What a forward pass met.
+    """Layers and activations of a forward pass.
 
     Attributes:
         layers: dotted names of convolutions and linear layers, in the order of their first call.
@@ -114,13 +106,13 @@ class Probe:
     unreachable: list[str] = field(default_factory=list)
 
 
-class _FunctionWatch(TorchFunctionMode):
-    """Notes functional activations by the module in whose forward they are called."""
+class _FunctionalActivations(TorchFunctionMode):
+    """Records functional activations by the module in whose forward they are called."""
 
-    def __init__(self, stack: list[tuple[str, nn.Module]], found: Probe) -> None:
+    def __init__(self, stack: list[tuple[str, nn.Module]], result: Probe) -> None:
         super().__init__()
         self._stack = stack
-        self._found = found
+        self._result = result
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
@@ -128,36 +120,33 @@ class _FunctionWatch(TorchFunctionMode):
         del types
         if func in FUNCTIONS or func in (Tensor.relu, Tensor.relu_):
             if not self._stack:
-                self._found.activations.append("network")
-            elif not is_activation(self._stack[-1][1]) and self._stack[-1][0] not in self._found.unreachable:
-                self._found.unreachable.append(self._stack[-1][0])
+                self._result.activations.append("network")
+            elif not is_activation(self._stack[-1][1]) and self._stack[-1][0] not in self._result.unreachable:
+                self._result.unreachable.append(self._stack[-1][0])
         return func(*args, **(kwargs or {}))
 
 
 def probe(traced: fx.GraphModule, example: Tensor) -> Probe:
-    """Runs `example` (N, C, H, W) through the network once, without a graph, and notes what is called."""
-    found = Probe()
+    """Run `example` (N, C, H, W) through the network once, without a graph, and record what is called."""
+    result = Probe()
     stack: list[tuple[str, nn.Module]] = []
     direct = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
-    handles = []
 
     def enter(name: str, module: nn.Module) -> None:
         stack.append((name, module))
-        if isinstance(module, WEIGHTED) and name not in found.layers:
-            found.layers.append(name)
+        if isinstance(module, WEIGHTED) and name not in result.layers:
+            result.layers.append(name)
         if is_activation(module):
-            found.activations.append(name)
+            result.activations.append(name)
             if name not in direct:
-                found.inner_activations[name] = found.inner_activations.get(name, 0) + 1
+                result.inner_activations[name] = result.inner_activations.get(name, 0) + 1
 
-    for name, module in traced.named_modules():
-        if name:
-            handles.append(module.register_forward_pre_hook(lambda m, _args, name=name: enter(name, m)))
-            handles.append(module.register_forward_hook(lambda _m, _args, _out: stack.pop() and None))
-    try:
-        with torch.no_grad(), _FunctionWatch(stack, found):
+    with ExitStack() as handles:
+        for name, module in traced.named_modules():
+            if name:
+                pre_hook = module.register_forward_pre_hook(lambda m, _args, name=name: enter(name, m))
+                handles.enter_context(pre_hook)
+                handles.enter_context(module.register_forward_hook(lambda _m, _args, _out: stack.pop() and None))
+        with torch.no_grad(), _FunctionalActivations(stack, result):
             traced(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return result

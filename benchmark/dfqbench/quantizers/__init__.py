@@ -1,4 +1,4 @@
-"""Shared quantizers: procedures that turn a teacher and a source of images into a student, for every method alike."""
+"""Shared quantizers: procedures that turn a teacher and a source of images into a student."""
 
 from dfqbench.api.method import Offer
 
@@ -6,6 +6,4 @@ BUILTIN: tuple[Offer, ...] = (
     Offer("calibrate", "dfqbench.quantizers.calibrate:Calibrate"),
     Offer("distill", "dfqbench.quantizers.distill:Distill"),
 )
-"""The quantizers that come with the host; plugins offer more."""
-
-__all__ = ["BUILTIN"]
+"""The host's quantizers; plugins offer more."""

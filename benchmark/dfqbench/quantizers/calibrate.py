@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from dfqbench.api.batch import LiveSource, SampleSource, is_live
 from dfqbench.api.method import Quantizer
@@ -40,10 +41,10 @@ class CalibrateParams:
 
 
 class Calibrate(Quantizer):
-    """Weights rounded to nearest, activation ranges the minimum and maximum (from zero) over one batch.
+    """Weights rounded to nearest; activation ranges from one batch.
 
-    The range rule is ZeroQ's (methods.md 0.1, released code): minimum and maximum both start at zero, one forward
-    pass, quantization active while it runs.
+    The range rule is ZeroQ's (methods.md 0.1, released code): minimum and maximum, both starting at zero, of a forward
+    pass with quantization active.
     """
 
     name: ClassVar[str] = "calibrate"
@@ -56,7 +57,7 @@ class Calibrate(Quantizer):
 
         Args:
             teacher: full-precision network, left as it is.
-            source: fixed, or live: then its generator is trained alone first, without losses that need a student.
+            source: fixed, or live: its generator is first trained alone, without losses that need a student.
             ctx: the host's side of the cell.
         """
         (student,) = self.quantize_many(teacher, source, [ctx])
@@ -67,12 +68,11 @@ class Calibrate(Quantizer):
     ) -> Sequence[Student | None]:
         """Make one student for each context from the same images; arguments as in `quantize`."""
         if is_live(source):
-            self._train(source, contexts)
+            self._train_generator(source, contexts)
         images = source.sample(self.params.images).images
-        return [ctx.for_student(_calibrated, teacher, images, ctx) for ctx in contexts]
+        return [ctx.for_student(_calibrate, teacher, images, ctx) for ctx in contexts]
 
-    def _train(self, source: LiveSource, contexts: Sequence[Context]) -> None:
-        """Train the generator alone."""
+    def _train_generator(self, source: LiveSource, contexts: Sequence[Context]) -> None:
         from dfqbench.synth.params import is_large
 
         card, budget = contexts[0].card, contexts[0].budget
@@ -83,21 +83,19 @@ class Calibrate(Quantizer):
             ctx.progress(step, steps)
             ctx.checkpoint(lambda: {"step": step, "source": source.state_dict()})
 
-        states = [ctx.for_student(_restored, ctx) for ctx in contexts]
+        first = 0
+        states = [ctx.for_student(attrgetter("restored"), ctx) for ctx in contexts]
         state = next((state for state in states if state is not None), None)
         if state is not None:
             source.load_state_dict(state["source"])
-        for step in range(0 if state is None else int(state["step"]), steps):
+            first = int(state["step"])
+        for step in range(first, steps):
             source.train_step(size)
             for ctx in contexts:
                 ctx.for_student(report, ctx, step + 1)
 
 
-def _restored(ctx: Context) -> dict[str, Any] | None:
-    return ctx.restored
-
-
-def _calibrated(teacher: nn.Module, images: Tensor, ctx: Context) -> Student:
+def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context) -> Student:
     import torch
 
     from dfqbench.quant import prepare

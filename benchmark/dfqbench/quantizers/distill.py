@@ -1,4 +1,4 @@
-"""`distill`: the generator family's training of a student by its teacher; free of torch."""
+"""`distill`: GDFQ's training of a student on its teacher's outputs; free of torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Distill(Quantizer):
     """Activation ranges from the first batches, then training of all parameters on the teacher's outputs.
 
-    BatchNorm stays in eval mode while its scale and shift train; ranges are frozen when the weights begin to move
-    (methods.md 0.1, 0.2). With a live source each step first trains the generator, and the students see the batch
-    made before that update.
+    BatchNorm stays in eval mode while its scale and shift train; ranges are frozen while the weights train (methods.md
+    0.1, 0.2). With a live source each step first trains the generator; the students learn from the batch made before
+    that update.
     """
 
     name: ClassVar[str] = "distill"

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.numerics import widened
 from dfqbench.quant import check_range_rule, prepare
-from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
+from dfqbench.quantizers.distill_losses import interpolate, kd_loss
 from dfqbench.synth.augment import crop_and_flip
-from dfqbench.synth.params import FEW_CLASSES, TrainingPlan, is_large
+from dfqbench.synth.params import FEW_CLASSES, is_large
+from dfqbench.synth.training_schedule import TrainingSchedule
 
 if TYPE_CHECKING:
     from dfqbench.api.context import Context
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 class Distillation:
     """The training of some students on the batches of one source.
 
-    Three phases (see `TrainingPlan`): activation ranges follow the batches; a live source learns alone; the students'
-    parameters move.
+    Three phases (see `TrainingSchedule`): activation ranges follow the batches; a live source learns alone; the
+    students' parameters train.
 
     Attributes:
-        plan: lengths of the phases.
+        schedule: lengths of the phases.
         size: images of a batch.
         students: one for each context; None where it could not be made.
     """
@@ -37,11 +38,11 @@ class Distillation:
     def __init__(
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context], params: DistillParams
     ) -> None:
-        """Prepare students and optimizers, and go on from the last checkpoint where there is one.
+        """Prepare students and optimizers, and resume from the last checkpoint.
 
         Args:
             teacher: full-precision network, left as it is.
-            source: fixed or live; live ones that look at the student have one context only.
+            source: fixed or live; one that reads the student has one context only.
             contexts: the host's side of each student.
             params: hyper-parameters.
 
@@ -51,16 +52,17 @@ class Distillation:
         card = contexts[0].card
         large = is_large(card.input_size)
         warmup = params.warmup_epochs_large if large else params.warmup_epochs
-        self.plan = TrainingPlan(contexts[0].budget, params.epochs, params.iterations, params.range_epochs, warmup)
-        check_range_rule(params.range_rule, self.plan.range_steps)
+        budget = contexts[0].budget
+        self.schedule = TrainingSchedule(budget, params.epochs, params.iterations, params.range_epochs, warmup)
+        check_range_rule(params.range_rule, self.schedule.range_steps)
         size = params.batch_large if large else params.batch
         if not large and card.classes <= FEW_CLASSES:
             size = params.batch_few_classes
-        # More images than a fixed source has would only be repetitions: the same gradient for more work.
+        # More images than a fixed source has would be repetitions.
         self.size = min(size, len(source)) if isinstance(source, Sized) else size
         self._source = source
         self._first = 0
-        self.students = [ctx.for_student(TrainedStudent, teacher, ctx, params, self.plan) for ctx in contexts]
+        self.students = [ctx.for_student(TrainedStudent, teacher, ctx, params, self.schedule) for ctx in contexts]
         states = [student.ctx.for_student(student.restore) for student in self.students if student is not None]
         state = next((state for state in states if state is not None), None)
         if state is not None:
@@ -73,7 +75,7 @@ class Distillation:
         Raises:
             NonFiniteError: the loss of the only student is not finite.
         """
-        for step in range(self._first, self.plan.total):
+        for step in range(self._first, self.schedule.total):
             self.step(step)
         return [None if student is None else student.student for student in self.students]
 
@@ -83,33 +85,33 @@ class Distillation:
         batch = None
         if is_live(self._source):
             batch = self._source.train_step(self.size, students[0].student if len(self.students) == 1 else None)
-        elif not self.plan.range_steps <= step < self.plan.student_start:
+        elif not self.schedule.range_steps <= step < self.schedule.student_start:
             batch = self._source.sample(self.size)
         for student in students:
             student.ctx.for_student(student.step, step, batch, self._source)
 
 
 class TrainedStudent:
-    """One student in training, with its optimizer and its random numbers.
+    """A student in training, with its optimizer and random streams.
 
     Attributes:
         ctx: the host's side.
         student: the student.
     """
 
-    def __init__(self, teacher: nn.Module, ctx: Context, params: DistillParams, plan: TrainingPlan) -> None:
+    def __init__(self, teacher: nn.Module, ctx: Context, params: DistillParams, schedule: TrainingSchedule) -> None:
         large = is_large(ctx.card.input_size)
         self.ctx = ctx
         self._teacher = teacher
         self._params = params
-        self._plan = plan
+        self._schedule = schedule
         self.student: Student = prepare(teacher, ctx.scheme, ctx.card)
         self.student.use_integer_convolutions(ctx.precision.bfloat16)
         self.student.attach_observers(params.range_rule)
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
         self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
-        # Whether a step is augmented or interpolated is decided on the host, so that no step waits for the device.
+        # On the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(ctx.seed("distill", "coin"))
         self._run_observe = ctx.graphed(self._observe)
         self._run_update = ctx.graphed(self._update, generators=[self._random])
@@ -122,23 +124,16 @@ class TrainedStudent:
             fused=True,
         )
 
-    def restore(self) -> dict[str, Any] | None:
-        """Go on from the last checkpoint's state where there is one; return it."""
-        state = self.ctx.restored
-        if state is not None:
-            self._load(state)
-        return state
-
     def step(self, step: int, batch: Batch | None, source: SampleSource) -> None:
-        """Learn from the batch of one step (from 0), report the step and offer its state."""
-        plan, scalars = self._plan, {}
-        if batch is not None and step < plan.range_steps:
+        """Learn from the batch of a step (from 0), with progress, snapshot and checkpoint."""
+        schedule, scalars = self._schedule, {}
+        if batch is not None and step < schedule.range_steps:
             self._run_observe(batch.images)
-        elif batch is not None and step >= plan.student_start:
+        elif batch is not None and step >= schedule.student_start:
             scalars["loss"] = self._train(batch, step)
-        self.ctx.progress(step + 1, plan.total, **scalars)
-        trained = step + 1 - plan.student_start
-        if trained > 0 and (trained % plan.epoch_steps == 0 or step + 1 == plan.total):
+        self.ctx.progress(step + 1, schedule.total, **scalars)
+        trained = step + 1 - schedule.student_start
+        if trained > 0 and (trained % schedule.epoch_steps == 0 or step + 1 == schedule.total):
             self.ctx.snapshot(self.student, step + 1)
         self.ctx.checkpoint(lambda: self._state(step + 1) | {"source": source.state_dict()})
 
@@ -155,7 +150,7 @@ class TrainedStudent:
             batch.images,
             batch.labels,
             batch.teacher_logits,
-            self._lr * params.lr_factor ** self._plan.decays(self._lr_steps, step),
+            self._lr * params.lr_factor ** self._schedule.decays(self._lr_steps, step),
             augments=self._happens(params.augment_share),
             mixes=self._happens(params.interpolation),
         )[0]
@@ -188,15 +183,17 @@ class TrainedStudent:
         return (loss,)
 
     def _loss(self, teacher_logits: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
-        """CE(Q(x), y) + alpha T^2 KL(P || Q) + weight MSE of logits, those that are switched on."""
+        """Return the terms with a weight of ce_weight CE(Q(x), y) + alpha T^2 KL(P || Q) + mse_weight MSE(z_P, z_Q)."""
         params = self._params
         terms = []
         if params.ce_weight > 0:
-            terms.append(params.ce_weight * F.cross_entropy(logits, hard_or_soft(labels, teacher_logits)))
+            targets = teacher_logits.argmax(1) if labels is None else labels
+            terms.append(params.ce_weight * F.cross_entropy(logits, targets))
         if params.alpha > 0:
             terms.append(params.alpha * kd_loss(teacher_logits, logits, params.temperature, params.reduction))
         if params.mse_weight > 0:
-            terms.append(params.mse_weight * logit_mse_loss(teacher_logits, logits))
+            # Without temperature (KMDFQ, released code).
+            terms.append(params.mse_weight * F.mse_loss(logits, teacher_logits))
         return torch.stack(terms).sum()
 
     def _happens(self, share: float) -> bool:
@@ -212,7 +209,11 @@ class TrainedStudent:
             "coin": self._coin.get_state(),
         }
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def restore(self) -> dict[str, Any] | None:
+        """Resume from the last checkpoint's state, if there is one, and return it."""
+        state = self.ctx.restored
+        if state is None:
+            return None
         self.student.load_state_dict(state["student"])
         self.student.images_seen = int(state["images_seen"])
         groups = self._optimizer.state_dict()["param_groups"]
@@ -221,3 +222,4 @@ class TrainedStudent:
         self._run_update.reset()
         self._random.set_state(state["random"].cpu())
         self._coin.set_state(state["coin"].cpu())
+        return state

@@ -17,9 +17,9 @@ GDFQ = "released code (GDFQ)"
 
 @dataclass(frozen=True)
 class DistillParams:
-    """Hyper-parameters of `distill`; the defaults are GDFQ's, recipes name others.
+    """Hyper-parameters of `distill`; the defaults are GDFQ's, recipes have others.
 
-    Values with a twin `..._large` hold for inputs up to 64 pixels, the twin for larger ones.
+    Values with a twin `..._large` are for inputs up to 64 pixels, the twin is for larger ones.
     """
 
     temperature: PositiveFloat = param(20.0, help="T of the distillation term", source=GDFQ)
@@ -91,15 +91,15 @@ class DistillParams:
 
 
 _GDFQ = DistillParams()
-# 100 times heavier distillation than GDFQ's on CIFAR-100; batches and warm-up of its own (methods.md 3c).
+# Distillation 100 times heavier than GDFQ's on CIFAR-100; other batches and warm-up (methods.md 3c).
 _CLUSTERQ = dataclasses.replace(
     _GDFQ, reduction="batchmean", batch_few_classes=512, warmup_epochs=10, warmup_epochs_large=50
 )
 # Logits' squared difference instead of KL, without temperature (methods.md 6).
 _KMDFQ = dataclasses.replace(_GDFQ, alpha=0.0, mse_weight=1.0, warmup_epochs=20, warmup_epochs_large=50)
 _TEMPORAL = dataclasses.replace(_KMDFQ, interpolation=0.5)
-# The fine-tuning that most later papers use, as its released code has it (methods.md 8.3): alpha times T^2 times the
-# batch mean of KL, and every image cropped and flipped anew at each step.
+# The fine-tuning of most later papers (methods.md 8.3, released code): alpha times T^2 times the batch mean of KL, and
+# every image cropped and flipped at each step.
 _INTRAQ = dataclasses.replace(
     _GDFQ,
     alpha=20.0,

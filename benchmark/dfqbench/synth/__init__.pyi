@@ -14,12 +14,7 @@ from .centroids import deep_moments as deep_moments
 from .centroids import deep_start as deep_start
 from .centroids import released_cluster_term as released_cluster_term
 from .centroids import released_diversity_term as released_diversity_term
-from .family import base_terms as base_terms
-from .family import build_generator as build_generator
-from .family import family_margin_term as family_margin_term
-from .family import generator_plan as generator_plan
-from .family import generator_source as generator_source
-from .family import seeded as seeded
+from .generator_loop import GeneratorSource as GeneratorSource
 from .generators import ClassBatchNorm as ClassBatchNorm
 from .generators import Condition as Condition
 from .generators import Draw as Draw
@@ -29,9 +24,9 @@ from .generators import paired_centre_condition as paired_centre_condition
 from .generators import pairs as pairs
 from .image_loop import AdamOnPlateau as AdamOnPlateau
 from .image_loop import ImageOptimizer as ImageOptimizer
+from .image_loop import finite_source as finite_source
+from .image_loop import optimize_batches as optimize_batches
 from .image_loop import optimize_images as optimize_images
-from .loop import GeneratorSource as GeneratorSource
-from .losses import ZEROQ_EPS as ZEROQ_EPS
 from .losses import bns_loss as bns_loss
 from .losses import expected_margin_loss as expected_margin_loss
 from .losses import logit_discrepancy as logit_discrepancy
@@ -39,6 +34,7 @@ from .losses import probability_discrepancy as probability_discrepancy
 from .losses import sampled_margin_loss as sampled_margin_loss
 from .losses import zeroq_gap as zeroq_gap
 from .losses import zeroq_loss as zeroq_loss
+from .lr_plateau import DevicePlateau as DevicePlateau
 from .moments import Moments as Moments
 from .moments import batch_moments as batch_moments
 from .moments import positions as positions
@@ -48,9 +44,7 @@ from .nan_check import NonFiniteCheck as NonFiniteCheck
 from .params import FEW_CLASSES as FEW_CLASSES
 from .params import SMALL_INPUT as SMALL_INPUT
 from .params import GeneratorParams as GeneratorParams
-from .params import TrainingPlan as TrainingPlan
 from .params import is_large as is_large
-from .schedule import DevicePlateau as DevicePlateau
 from .source import FixedSource as FixedSource
 from .statistics import BatchNormStatistics as BatchNormStatistics
 from .statistics import LayerConstants as LayerConstants
@@ -60,6 +54,9 @@ from .statistics import batchnorm_layers as batchnorm_layers
 from .terms import FunctionTerm as FunctionTerm
 from .terms import GeneratorPass as GeneratorPass
 from .terms import LossTerm as LossTerm
+from .terms import base_terms as base_terms
 from .terms import bns_term as bns_term
 from .terms import cross_entropy_term as cross_entropy_term
 from .terms import margin_term as margin_term
+from .training_schedule import TrainingSchedule as TrainingSchedule
+from .training_schedule import generator_schedule as generator_schedule

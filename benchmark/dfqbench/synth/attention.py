@@ -1,46 +1,35 @@
-"""Attention maps of a network: where it looks, and how far that depends on BatchNorm's mode."""
+"""Attention maps of a network, and losses (0-d) on them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from dfqbench.api import Skip
 from dfqbench.api.numerics import widened
-from dfqbench.synth.statistics import batchnorm_layers
+from dfqbench.synth.statistics import PassRecorder, batchnorm_layers
 
 NORMALISER_EPS = 1e-8
 """Added to normalisers (methods.md 0.5)."""
 
 
 def attention_map(features: Tensor) -> Tensor:
-    """A = mean_c F_c^2.
-
-    Args:
-        features: F (N, C, H, W).
-
-    Returns:
-        (N, H, W), not negative, at least float32.
-    """
+    """A = mean_c F_c^2, (N, H, W), at least float32, of feature maps F (N, C, H, W)."""
     return widened(features).square().mean(1)
 
 
 def attention_centre(attention: Tensor) -> Tensor:
-    """Centre of mass m = sum_p A_p / (sum A + 1e-8) * p, positions p evenly spaced from -1 to 1 along each side.
+    """Centre of mass m = sum_p A_p / (sum A + 1e-8) * p, (N, 2) as (x, y), of attention A (N, H, W).
 
-    Args:
-        attention: A (N, H, W).
-
-    Returns:
-        (N, 2) as (x, y); a side of one position has coordinate 0.
+    Positions p are evenly spaced from -1 to 1 along each side; a side of one position has coordinate 0.
     """
     height, width = attention.shape[1:]
     share = attention / (attention.sum((1, 2), keepdim=True) + NORMALISER_EPS)
@@ -54,29 +43,16 @@ def _axis(length: int, like: Tensor) -> Tensor:
 
 
 def centre_matching_loss(attention: Tensor, centre: Tensor) -> Tensor:
-    """L_ac = mean_i ||m(x_i) - c_i||^2 (ACQ; methods.md 4, inferred).
-
-    Args:
-        attention: A (N, H, W) of the last stage.
-        centre: c (N, 2), the condition.
-
-    Returns:
-        0-d loss.
-    """
+    """L_ac = mean_i ||m(A_i) - c_i||^2 of attention A (N, H, W) and centres c (N, 2) (ACQ; methods.md 4, inferred)."""
     return (attention_centre(attention) - centre).square().sum(1).mean()
 
 
 def attention_consistency_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """L_cons = mean_l mean_i || A_l / ||A_l|| - A'_l / ||A'_l|| ||^2 (ACQ; methods.md 4, inferred).
+    """L_cons = mean_l mean_i || A_l / ||A_l|| - A'_l / ||A'_l|| ||^2, between 0 and 2 (ACQ; methods.md 4, inferred).
 
-    Args:
-        first: attention maps (N, H_l, W_l), one for each stage l; BatchNorm in eval mode.
-        second: the same, BatchNorm in training mode.
-
-    Returns:
-        0-d loss, between 0 and 2 (attention is not negative).
+    The attention maps A_l (N, H_l, W_l) of stage l are with BatchNorm in eval mode, A'_l in training mode.
     """
-    gaps = [(_unit(one) - _unit(other)).square().sum(1).mean() for one, other in zip(first, second, strict=True)]
+    gaps = [(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in zip(first, second, strict=True)]
     return torch.stack(gaps).mean()
 
 
@@ -87,31 +63,16 @@ def _unit(attention: Tensor) -> Tensor:
 
 
 def pair_similarity_loss(first: Tensor, second: Tensor) -> Tensor:
-    """L_pair = mean_i cos(phi(x_i), phi(x'_i)) of pairs under one condition (ACQ; methods.md 4, inferred).
-
-    Args:
-        first: phi (P, features).
-        second: phi of the partners, same shape.
-
-    Returns:
-        0-d loss; 0 where there is no pair.
-    """
+    """L_pair = mean_i cos(phi_i, phi'_i) of features (P, ...) of P pairs; 0 if P = 0 (ACQ; methods.md 4, inferred)."""
     if len(first) == 0:
         return first.sum()
     return F.cosine_similarity(first, second, dim=1, eps=NORMALISER_EPS).mean()
 
 
 def mode_seeking_loss(first: Tensor, second: Tensor, noise: Tensor, other_noise: Tensor) -> Tensor:
-    """- mean_i mean|x_i - x'_i| / mean|z_i - z'_i|: images of a pair shall differ as their noise does.
+    """- mean_i mean|x_i - x'_i| / mean|z_i - z'_i| of images and noise of P pairs; 0 if P = 0.
 
-    Args:
-        first: images (P, C, H, W).
-        second: their partners.
-        noise: z (P, latent).
-        other_noise: z' (P, latent).
-
-    Returns:
-        0-d loss, not positive; 0 where there is no pair.
+    The images of a pair shall differ as their noise does.
     """
     if len(first) == 0:
         return first.sum()
@@ -121,12 +82,11 @@ def mode_seeking_loss(first: Tensor, second: Tensor, noise: Tensor, other_noise:
 
 @dataclass(frozen=True)
 class PassMaps:
-    """Feature maps of one forward pass.
+    """Feature maps of a forward pass.
 
     Attributes:
         stages: the last map (N, C, H, W) of each resolution, in order of execution.
-        penultimate: input (N, features) of the last linear layer; where there is none, the last stage's mean over
-            positions.
+        penultimate: input (N, features) of the last linear layer, or without one the last stage's mean over positions.
     """
 
     stages: list[Tensor]
@@ -138,60 +98,36 @@ class PassMaps:
         return [attention_map(features) for features in self.stages]
 
 
-@dataclass
-class FeatureMaps:
-    """Keeps the last feature map at each spatial resolution of a network's pass, while it is entered.
+class FeatureMaps(PassRecorder):
+    """Records the last feature map at each spatial resolution of a network's pass while it is entered.
 
     A *stage* is the last map of its resolution (methods.md 0.5): in a residual network the output of its last block.
-    Maps of a single position (squeeze-and-excitation, pooled features) are left out. No hook stays behind.
-
-    Attributes:
-        network: the network to watch.
+    Maps of a single position (squeeze-and-excitation, pooled features) are left out.
     """
 
-    network: nn.Module
-    _handles: list[Any] = field(default_factory=list, init=False, repr=False)
-    _maps: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
-    _penultimate: Tensor | None = field(default=None, init=False, repr=False)
+    def _restart(self) -> None:
+        self._maps: dict[tuple[int, int], Tensor] = {}
+        self._penultimate: Tensor | None = None
 
-    def __enter__(self) -> Self:
-        self._handles.append(self.network.register_forward_pre_hook(self._restart))
-        for module in self.network.modules():
-            if module is not self.network:
-                self._handles.append(module.register_forward_hook(self._keep))
-            if isinstance(module, nn.Linear):
-                self._handles.append(module.register_forward_pre_hook(self._keep_penultimate))
-        return self
+    def _hooks(self) -> list[RemovableHandle]:
+        modules = [module for module in self.network.modules() if module is not self.network]
+        linear = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
+        return [module.register_forward_hook(self._keep_map) for module in modules] + [
+            module.register_forward_pre_hook(self._keep_penultimate) for module in linear
+        ]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._maps = {}
-        self._penultimate = None
-
-    def _restart(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002 - torch's signature
-        self._maps = {}
-        self._penultimate = None
-
-    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002 - torch's signature
+    def _keep_map(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
             size = (output.shape[2], output.shape[3])
             self._maps.pop(size, None)  # so that the order of the stages is that of their last maps
             self._maps[size] = output
 
-    def _keep_penultimate(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+    def _keep_penultimate(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._penultimate = args[0]
 
     @property
     def last(self) -> PassMaps:
-        """Maps of the last pass.
-
-        Raises:
-            Skip: the network has no feature map of more than one position.
-        """
+        """Maps of the last pass; `Skip` if no feature map has more than one position."""
         if not self._maps:
             raise Skip("the network has no feature map of more than one position, so no attention map")
         stages = list(self._maps.values())
@@ -202,12 +138,9 @@ class FeatureMaps:
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Within it, BatchNorm layers use the batch's statistics and leave their running ones alone.
+    """Use the batch's statistics in the BatchNorm layers of a network in eval mode, without changing the running ones.
 
     Everything else (dropout, stochastic depth) stays in eval mode.
-
-    Args:
-        network: in eval mode; as before afterwards.
     """
     layers = [module for _, module in batchnorm_layers(network)]
     before = [(layer.training, layer.track_running_stats) for layer in layers]

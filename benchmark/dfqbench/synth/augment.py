@@ -13,14 +13,9 @@ RATIO = (3 / 4, 4 / 3)
 
 
 def random_boxes(count: int, scale: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Boxes as RandomResizedCrop draws them, in units of the image.
+    """Draw boxes as torchvision's RandomResizedCrop does, in units of the image.
 
     Area ~ U(scale, 1), log of the aspect ratio ~ U(log 3/4, log 4/3), clipped to the image, position uniform.
-
-    Args:
-        count: number of boxes.
-        scale: smallest share of the image's area.
-        random: source of randomness; its device is the result's.
 
     Returns:
         Sizes (count, 2) as (width, height) in (0, 1], and offsets (count, 2) of the upper left corner.
@@ -35,15 +30,9 @@ def random_boxes(count: int, scale: float, random: torch.Generator) -> tuple[Ten
 
 
 def crop_and_flip(images: Tensor, scale: float, random: torch.Generator) -> Tensor:
-    """Resizes a random crop of each image to the image's size, bilinearly, and mirrors half of the images.
+    """Resize a random crop of each image (N, C, H, W) to the image's size, bilinearly, and mirror half of them.
 
-    Args:
-        images: (N, C, H, W); the gradient passes.
-        scale: smallest share of the area that a crop keeps.
-        random: source of randomness, on the images' device.
-
-    Returns:
-        (N, C, H, W), channels-last.
+    The gradient passes; the result is channels-last. `scale` is the smallest share of the area that a crop keeps.
     """
     count = len(images)
     sizes, offsets = random_boxes(count, scale, random)

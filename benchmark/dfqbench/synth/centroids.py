@@ -12,18 +12,14 @@ from dfqbench.synth.statistics import PassStatistics
 
 
 def deep_start(layers: int) -> int:
-    """Index of the first deep layer among `layers` BatchNorm layers: int((L + 1) / 2) - 2 (ClusterQ, released code)."""
+    """Return the index of the first deep layer of L layers: int((L + 1) / 2) - 2, at least 0 (ClusterQ, released)."""
     return max(0, (layers + 1) // 2 - 2)
 
 
 def deep_moments(statistics: PassStatistics) -> tuple[Moments, Tensor]:
-    """Per-sample moments of the deep layers, and the weights that average over them.
+    """Return the deep layers' moments (N, S) in a pass, variance biased, and weights (S,) that average over them.
 
-    Args:
-        statistics: of a pass of the teacher.
-
-    Returns:
-        Moments (N, S) side by side, variance biased, and weights (S,): 1 / (|D| C_l), summing to 1.
+    The weights are 1 / (|D| C_l); their sum is 1.
     """
     start = deep_start(len(statistics.layers))
     skipped = sum(layer.running.mean.shape[0] for layer in statistics.layers[:start])
@@ -34,23 +30,16 @@ def deep_moments(statistics: PassStatistics) -> tuple[Moments, Tensor]:
 
 
 class ClassCentroids:
-    """For each class the mean statistics of its correctly classified samples, as a moving average over epochs.
+    """The mean statistics of each class's correctly classified samples, as a moving average over epochs.
 
     Attributes:
         mean: (classes, S).
         var: (classes, S).
-        known: bool (classes,), whether the class has a centroid yet.
+        known: bool (classes,), whether a class has a centroid.
     """
 
     def __init__(self, classes: int, width: int, device: torch.device, decay: float = 0.8) -> None:
-        """Starts without centroids.
-
-        Args:
-            classes: number of classes.
-            width: S, channels of all deep layers.
-            device: where to keep them.
-            decay: weight of the old centroid in an update (ClusterQ, released code: 0.8).
-        """
+        """Start without centroids; `width` is S, the channels of all deep layers, `decay` the old centroid's weight."""
         self.decay = decay
         self.mean = torch.zeros((classes, width), device=device)
         self.var = torch.zeros((classes, width), device=device)
@@ -61,13 +50,7 @@ class ClassCentroids:
 
     @torch.no_grad()
     def collect(self, moments: Moments, labels: Tensor, correct: Tensor) -> None:
-        """Adds the samples that the teacher classifies correctly to this epoch's sums.
-
-        Args:
-            moments: (N, S).
-            labels: int64 (N,).
-            correct: bool (N,).
-        """
+        """Add the moments (N, S) of samples with labels (N,) to this epoch's sums where `correct`, bool (N,)."""
         weight = correct.to(moments.mean.dtype)
         self._sum_mean.index_add_(0, labels, moments.mean.detach() * weight[:, None])
         self._sum_var.index_add_(0, labels, moments.var.detach() * weight[:, None])
@@ -75,11 +58,10 @@ class ClassCentroids:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Ends an epoch: c <- decay c + (1 - decay) estimate; the first estimate is taken as it is."""
+        """End an epoch: c <- decay c + (1 - decay) estimate; a class's first estimate is its centroid."""
         seen = self._count > 0
         count = self._count.clamp_min(1)[:, None]
-        new = seen & ~self.known
-        rate = torch.where(new, 1.0, 1.0 - self.decay) * seen
+        rate = torch.where(seen & ~self.known, 1.0, 1.0 - self.decay) * seen
         self.mean.lerp_(self._sum_mean / count, rate[:, None].expand_as(self.mean))
         self.var.lerp_(self._sum_var / count, rate[:, None].expand_as(self.var))
         self.known |= seen
@@ -87,7 +69,7 @@ class ClassCentroids:
             total.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Centroids and this epoch's sums."""
+        """Return the centroids and this epoch's sums."""
         return {
             "mean": self.mean,
             "var": self.var,
@@ -98,13 +80,13 @@ class ClassCentroids:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for name, value in self.state_dict().items():
             value.copy_(state[name])
 
 
 def cluster_loss(
-    moments: Moments, share: Tensor, wanted: Moments, valid: Tensor, perturbation: Moments | None = None
+    moments: Moments, share: Tensor, centroids: Moments, valid: Tensor, perturbation: Moments | None = None
 ) -> Tensor:
     """L_cluster = mean_n 1/|D| sum_l [ mean_c (mu_l - mu_{y,l} - e1)^2 + mean_c (var_l - var_{y,l} - e2)^2 ].
 
@@ -114,14 +96,14 @@ def cluster_loss(
     Args:
         moments: (N, S), of each sample's deep layers.
         share: (S,), 1 / (|D| C_l).
-        wanted: (N, S), the centroid of each sample's class.
+        centroids: (N, S), the centroid of each sample's class.
         valid: bool (N,): samples that count (their class has a centroid, the teacher classifies them correctly).
         perturbation: e1 and e2 (N, S), or None.
 
     Returns:
         0-d loss, averaged over the valid samples; 0 where there is none.
     """
-    gap_mean, gap_var = moments.mean - wanted.mean, moments.var - wanted.var
+    gap_mean, gap_var = moments.mean - centroids.mean, moments.var - centroids.var
     if perturbation is not None:
         gap_mean, gap_var = gap_mean - perturbation.mean, gap_var - perturbation.var
     each = ((gap_mean.square() + gap_var.square()) * share).sum(1)
@@ -129,16 +111,10 @@ def cluster_loss(
 
 
 def released_cluster_term(gaps: list[Tensor]) -> Tensor:
-    """What the released code's centroid term computes: C <- (C + d_l) / n inside the loop over deep layers.
+    """The released code's centroid term: C <- (C + d_l) / n inside the loop over the deep layers' gaps d_l (0-d).
 
     Its centroids equal the running statistics, its statistics are the batch's, and dividing inside the loop makes the
     layers' weights decay geometrically: d_last / n + d_(last-1) / n^2 + ... (methods.md 3f).
-
-    Args:
-        gaps: d_l, 0-d each, of the deep layers in order of execution.
-
-    Returns:
-        0-d loss.
     """
     total = torch.zeros_like(gaps[0])
     for gap in gaps:
@@ -147,13 +123,5 @@ def released_cluster_term(gaps: list[Tensor]) -> Tensor:
 
 
 def released_diversity_term(statistic: Tensor, noise: Tensor) -> Tensor:
-    """What the released code's diversity term computes: MSE(a, a + u) = mean u^2, whose gradient in a is zero.
-
-    Args:
-        statistic: a, any shape.
-        noise: u, same shape.
-
-    Returns:
-        0-d loss.
-    """
+    """The released code's diversity term: MSE(a, a + u) = mean u^2, whose gradient in a is zero."""
     return torch.nn.functional.mse_loss(statistic, statistic + noise)

@@ -19,8 +19,7 @@ WIDTH = 128
 TAIL_WIDTH = 64
 """Channels before the last convolution (released code)."""
 INNER_EPS = 0.8
-"""Epsilon of the trunk's second and third BatchNorm. `BatchNorm2d(128, 0.8)` sets it by position; probably a momentum
-was meant, but the released generators train with it."""
+"""Epsilon of the trunk's second and third BatchNorm (released code; 0.8 was probably meant as a momentum)."""
 SLOPE = 0.2
 """Negative slope of the leaky ReLUs (released code)."""
 UPSAMPLING = 4
@@ -34,16 +33,8 @@ def standardize(x: Tensor, eps: float) -> Tensor:
 
 
 def _norm(channels: int, eps: float = 1e-5, *, affine: bool = True) -> nn.BatchNorm2d:
-    # The released generators stay in training mode: only batch statistics are ever used. Without running statistics,
-    # drawing cannot change a buffer.
+    # The released generators stay in training mode, so running statistics are never used.
     return nn.BatchNorm2d(channels, eps, affine=affine, track_running_stats=False)
-
-
-def _shift(stats: InputStats | None) -> tuple[Tensor | None, Tensor | None]:
-    """Mean and deviation as (C, 1, 1) tensors; None where they are 0 and 1, so that nothing needs to be done."""
-    if stats is None or (not any(stats.mean) and set(stats.std) == {1.0}):
-        return None, None
-    return torch.tensor(stats.mean).view(-1, 1, 1), torch.tensor(stats.std).view(-1, 1, 1)
 
 
 class ClassBatchNorm(nn.Module):
@@ -58,17 +49,17 @@ class ClassBatchNorm(nn.Module):
         nn.init.zeros_(self.shift.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Normalises x (N, C, H, W) over the batch, then scales and shifts by the classes `labels` (N,)."""
+        """Normalise x (N, C, H, W) over the batch, then scale and shift by the classes `labels` (N,)."""
         scale, shift = self.affine(labels)
         return torch.addcmul(shift[..., None, None], self.norm(x), scale[..., None, None])
 
     def affine(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift (N, C) of images of the classes `labels` (N,)."""
+        """Return scale and shift (N, C) of the classes `labels` (N,)."""
         return self.scale(labels), self.shift(labels)
 
 
 class _Plain(nn.Module):
-    """BatchNorm that ignores the class, so that both trunks read alike."""
+    """BatchNorm that ignores the class, with the interface of `ClassBatchNorm`."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -86,14 +77,14 @@ class Generator(nn.Module):
     """(noise, label) -> image, in the teacher's normalised input space.
 
     Linear to 128 maps of a quarter of the image's size, BatchNorm; twice: nearest upsampling, 3x3 convolution,
-    BatchNorm, leaky ReLU; 3x3 convolution, tanh, and a BatchNorm without parameters, which gives each channel the
-    mean 0 and deviation 1 over the batch: already normalised space.
+    BatchNorm, leaky ReLU; 3x3 convolution, tanh, and a BatchNorm without parameters, which gives each channel mean 0
+    and deviation 1 over the batch.
 
     `embedding` multiplies the noise with an embedding of the label (the CIFAR generator); without it the three inner
     BatchNorms are class-conditional (the ImageNet generator). Sizes that are no multiple of four are resized
-    bilinearly before the last BatchNorm (as KMDFQ does for 299).
+    bilinearly before the last BatchNorm (as in KMDFQ for 299).
 
-    It has no running statistics: train and eval mode are the same, and no forward pass changes a buffer.
+    It has no running statistics: train and eval mode are equal, and no forward pass changes a buffer.
     """
 
     mean: Tensor | None
@@ -110,7 +101,7 @@ class Generator(nn.Module):
         stats: InputStats | None = None,
         sub_pixel: bool = False,
     ) -> None:
-        """Builds the generator with torch's default initialisation (released code).
+        """Build the generator with torch's default initialisation (released code).
 
         Args:
             image_size: (C, H, W), any size.
@@ -119,13 +110,13 @@ class Generator(nn.Module):
             embedding: label embedding (True) or class-conditional BatchNorm (False).
             extra: size of a further condition, concatenated to the vector.
             stats: mean and deviation of the output per channel; None: 0 and 1.
-            sub_pixel: compute upsampling and convolution together (images equal up to rounding, less work); the biases
-                of these convolutions, which BatchNorm takes off again, are then left out.
+            sub_pixel: compute upsampling and convolution together (images equal up to rounding, less work), without
+                the convolutions' biases, which BatchNorm subtracts again.
         """
         super().__init__()
         channels, height, width = image_size
         self.size = (height, width)
-        # At least two positions a side: BatchNorm over one image needs more than one value.
+        # BatchNorm over one image needs more than one position.
         self.base = (max(2, height // UPSAMPLING), max(2, width // UPSAMPLING))
         self.latent = latent
         self.extra = extra
@@ -143,36 +134,36 @@ class Generator(nn.Module):
         self.norm3 = norm(TAIL_WIDTH, INNER_EPS)
         self.conv3 = nn.Conv2d(TAIL_WIDTH, channels, 3, padding=1)
         self.norm4 = _norm(channels, affine=False)
-        mean, std = _shift(stats)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        identity = stats is None or (not any(stats.mean) and set(stats.std) == {1.0})
+        for name in ("mean", "std"):
+            values = None if identity else torch.tensor(getattr(stats, name)).view(-1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, noise: Tensor, labels: Tensor, extra: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) for noise (N, latent), labels int64 (N,) and, where built for it, extra (N, extra)."""
+        """Return images (N, C, H, W) for noise (N, latent), labels int64 (N,) and extra (N, extra), if built for it."""
         vector = noise if self.embedding is None else self.embedding(labels) * noise
         if extra is not None:
             vector = torch.cat((vector, extra), 1)
-        # The linear layer's outputs are taken in channels-last order: which output feeds which position is a matter
-        # of naming, and this order needs no copy.
+        # The linear layer's outputs are in channels-last order, which needs no copy.
         x: Tensor = self.linear(vector).view(-1, *self.base, WIDTH).permute(0, 3, 1, 2)
         x = self.norm1(x, labels)
         x = self._doubled(x, self.conv1, self.norm2, labels)
         x = self._doubled(x, self.conv2, self.norm3, labels)
-        # Under autocast the trunk is bfloat16; images are float32 always.
+        # Under autocast the trunk is bfloat16; images are always float32.
         x = torch.tanh(widened(self.conv3(x)))
         if x.shape[2:] != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
-        # Three channels are too few to work on side by side: torch is five times faster on one after the other.
+        # For three channels torch's BatchNorm is five times faster on contiguous maps.
         x = x.contiguous()
         x = standardize(x, self.norm4.eps) if self.sub_pixel else self.norm4(x)
         x = x.contiguous(memory_format=torch.channels_last)
         return x if self.mean is None or self.std is None else torch.addcmul(self.mean, x, self.std)
 
     def _doubled(self, x: Tensor, conv: nn.Conv2d, norm: _Plain | ClassBatchNorm, labels: Tensor) -> Tensor:
-        """Nearest upsampling by two, the convolution, BatchNorm, leaky ReLU."""
+        """Apply nearest upsampling by two, the convolution, BatchNorm and leaky ReLU."""
         if self.sub_pixel:
-            # BatchNorm takes the convolution's bias off again, and gives it no gradient.
+            # BatchNorm subtracts the convolution's bias again, which has no gradient.
             return sub_pixel_norm(sub_pixel_conv(x, conv.weight), *norm.affine(labels), norm.norm.eps, SLOPE)
         x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return F.leaky_relu_(norm(x, labels), SLOPE)
@@ -180,7 +171,7 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One batch's request to a generator.
+    """A batch of inputs of a generator.
 
     Attributes:
         noise: (N, latent), standard normal.
@@ -198,12 +189,7 @@ Draw = Callable[[int, torch.Generator], Condition]
 
 
 def class_condition(latent: int, classes: int) -> Draw:
-    """Noise z ~ N(0, I) and label y ~ U{classes} (GDFQ, released code).
-
-    Args:
-        latent: size of z.
-        classes: number of classes.
-    """
+    """Draw noise z ~ N(0, I) of size `latent` and label y ~ U{classes} (GDFQ, released code)."""
 
     def draw(size: int, random: torch.Generator) -> Condition:
         noise = torch.randn((size, latent), generator=random, device=random.device)
@@ -213,14 +199,9 @@ def class_condition(latent: int, classes: int) -> Draw:
 
 
 def paired_centre_condition(latent: int, classes: int, reach: float) -> Draw:
-    """Pairs with the same label and attention centre c ~ U(-reach, reach)^2, but different noise (ACQ; methods.md 4).
+    """Draw pairs with one label and attention centre c ~ U(-reach, reach)^2, but different noise (ACQ; methods.md 4).
 
-    Rows i and i + N // 2 are a pair; of an odd batch the last row stands alone.
-
-    Args:
-        latent: size of z.
-        classes: number of classes.
-        reach: largest coordinate of a centre, in half image sides.
+    Rows i and i + N // 2 are a pair; the last row of an odd batch has no partner. `reach` is in half image sides.
     """
     plain = class_condition(latent, classes)
 
@@ -236,6 +217,6 @@ def paired_centre_condition(latent: int, classes: int, reach: float) -> Draw:
 
 
 def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of a batch drawn by `paired_centre_condition`, row by row partners: (N // 2, ...) each."""
+    """Return the partners, (N // 2, ...) each, of a batch drawn by `paired_centre_condition`."""
     half = len(values) // 2
     return values[:half], values[half : 2 * half]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Context, NonFiniteError
-from dfqbench.synth.schedule import DevicePlateau
+from dfqbench.synth.lr_plateau import DevicePlateau
 from dfqbench.synth.source import FixedSource
 
 
@@ -18,53 +18,53 @@ class ImageOptimizer(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """The images (N, C, H, W) as they are now."""
+        """The present images (N, C, H, W)."""
 
     def step(self) -> Tensor:
-        """Update the images once and return the loss (0-d) of before the update."""
+        """Update the images once and return the loss (0-d) before the update."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the images and everything else that the next steps depend on."""
+        """Return all state of the next steps."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
 
 
-def optimize_images(
-    teacher: nn.Module,
+Optimizer = TypeVar("Optimizer", bound=ImageOptimizer)
+
+
+def optimize_batches(
     ctx: Context,
-    start: Callable[[int], ImageOptimizer],
+    start: Callable[[int], Optimizer],
+    finish: Callable[[Optimizer], list[Tensor]],
     *,
     count: int,
     batch: int,
     iterations: int,
-    what: str,
-) -> FixedSource:
+) -> list[list[Tensor]]:
     """Optimize `count` images, `batch` at a time, with progress and checkpoints.
 
     Args:
-        teacher: full-precision network, in eval mode.
         ctx: the host's side of the cell.
         start: makes the optimizer of a batch of that many images; random numbers come from `ctx.generator`.
+        finish: returns the tensors to keep of an optimized batch.
         count: images in all.
         batch: images optimized together.
         iterations: published updates of each batch, before the budget.
-        what: name of the method, for errors.
 
     Returns:
-        The images in the order in which they were made, with the teacher's logits.
-
-    Raises:
-        NonFiniteError: an image is not finite at the end.
+        The kept tensors of each batch.
     """
     steps = ctx.budget.image_steps(iterations)
     sizes = [min(batch, count - first) for first in range(0, count, batch)]
     restored = ctx.restored
-    done: list[Tensor] = [] if restored is None else [images.to(ctx.device) for images in restored["done"]]
+    done: list[list[Tensor]] = []
+    if restored is not None:
+        done = [[tensor.to(ctx.device) for tensor in tensors] for tensors in restored["done"]]
     for index in range(len(done), len(sizes)):
         current, first = start(sizes[index]), 0
         if restored is not None:
-            # The start has drawn random numbers: set the generators back, the host's by reading the state again.
+            # `start` has drawn random numbers: set the generators back; reading the state does that for the host's.
             restored = ctx.restored or restored
             ctx.generator.set_state(restored["random"].cpu())
             current.load_state_dict(restored["current"])
@@ -80,17 +80,46 @@ def optimize_images(
                     "current": current.state_dict(),
                 }
             )
-        done.append(current.images.detach())
-    images = torch.cat(done)
+        done.append(finish(current))
+    return done
+
+
+def optimize_images(
+    teacher: nn.Module,
+    ctx: Context,
+    start: Callable[[int], ImageOptimizer],
+    *,
+    count: int,
+    batch: int,
+    iterations: int,
+    what: str,
+) -> FixedSource:
+    """Optimize images as `optimize_batches` does, and return them in order, with the teacher's logits.
+
+    Raises:
+        NonFiniteError: an image of method `what` is not finite at the end.
+    """
+    batches = optimize_batches(
+        ctx, start, lambda current: [current.images.detach()], count=count, batch=batch, iterations=iterations
+    )
+    with torch.no_grad():
+        logits = [teacher(images) for (images,) in batches]
+    return finite_source(torch.cat([images for (images,) in batches]), torch.cat(logits), what)
+
+
+def finite_source(images: Tensor, teacher_logits: Tensor, what: str) -> FixedSource:
+    """Return a source of the images of method `what`.
+
+    Raises:
+        NonFiniteError: an image is not finite.
+    """
     if not bool(torch.isfinite(images).all()):
         raise NonFiniteError(f"{what} image")
-    with torch.no_grad():
-        logits = torch.cat([teacher(part) for part in done])
-    return FixedSource(images, teacher_logits=logits)
+    return FixedSource(images, teacher_logits=teacher_logits)
 
 
 class AdamOnPlateau:
-    """Optimizes images by Adam; the learning rate falls where the loss stops falling. Implements `ImageOptimizer`.
+    """An `ImageOptimizer` by Adam, whose learning rate falls where the loss stops falling.
 
     Attributes:
         images: (N, C, H, W), channels-last.
@@ -114,7 +143,7 @@ class AdamOnPlateau:
             images: initial images (N, C, H, W).
             loss: the loss (0-d) of the images; reads no value from the device.
             lr: initial learning rate.
-            factor: as of `torch.optim.lr_scheduler.ReduceLROnPlateau`.
+            factor: as of `DevicePlateau`.
             patience: as there.
             min_lr: as there.
         """
@@ -129,7 +158,7 @@ class AdamOnPlateau:
         )
 
     def step(self) -> Tensor:
-        """Move the images down the loss, then let the learning rate follow it."""
+        """Update the images, then the learning rate."""
         return self._run_update()[0]
 
     def _update(self) -> tuple[Tensor]:

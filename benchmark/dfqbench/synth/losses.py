@@ -1,4 +1,4 @@
-"""Losses on images: BatchNorm statistics as in the training data, and the Gaussian margin between two networks."""
+"""Losses (0-d) on images: BatchNorm statistics as in the training data, and the Gaussian margin of two networks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,9 @@ ZEROQ_EPS = 1e-6
 
 
 def bns_loss(statistics: PassStatistics) -> Tensor:
-    """BatchNorm-statistics loss of a batch.
+    """L_BNS = 1/L sum_l [ mean_c (mu_l - mu_BN,l)^2 + mean_c (var_l - var_BN,l)^2 ] of a pass of the teacher.
 
-    L_BNS = 1/L sum_l [ mean_c (mu_l - mu_BN,l)^2 + mean_c (var_l - var_BN,l)^2 ], statistics over samples and
-    positions, variance biased, BatchNorm inputs (GDFQ, released code; methods.md 0.3).
-
-    Args:
-        statistics: of a pass of the teacher over the batch.
-
-    Returns:
-        0-d loss.
+    Statistics of BatchNorm inputs over samples and positions, variance biased (GDFQ, released code; methods.md 0.3).
     """
     batch, running = statistics.batch, statistics.running
     gaps = (batch.mean - running.mean).square() + (batch.var - running.var).square()
@@ -47,12 +40,9 @@ def zeroq_loss(
     Args:
         statistics: of a pass of the teacher over the images.
         image: moments (N, C) of the images over positions, variance unbiased.
-        target: mean and variance (C,) that images should have: those of normalised natural images.
+        target: mean and variance (C,) of normalised natural images.
         eps: added to variances before the root.
         weights: (N, S), factors on the layers' gaps, or None: 1.
-
-    Returns:
-        0-d loss.
     """
     layers = zeroq_gap(statistics.per_sample_unbiased, statistics.running, eps, weights)
     # The released code compares the image's s_0 with 1 exactly: no eps on this target.
@@ -60,20 +50,13 @@ def zeroq_loss(
     return (layers + own.sum(1)).mean()
 
 
-def zeroq_gap(found: Moments, wanted: Moments, eps: float = ZEROQ_EPS, weights: Tensor | None = None) -> Tensor:
-    """||mu - mu*||^2 + ||sqrt(var + eps) - sqrt(var* + eps)||^2 for each sample (ZeroQ, released code).
+def zeroq_gap(moments: Moments, target: Moments, eps: float = ZEROQ_EPS, weights: Tensor | None = None) -> Tensor:
+    """||mu - mu*||^2 + ||sqrt(var + eps) - sqrt(var* + eps)||^2 of each sample, (N,) (ZeroQ, released code).
 
-    Args:
-        found: (N, S).
-        wanted: (S,).
-        eps: added to variances before the root.
-        weights: (N, S), factors on the squared gaps, or None: 1.
-
-    Returns:
-        (N,).
+    Moments are (N, S), the target (S,); `weights` (N, S) are factors on the squared gaps.
     """
-    mean = (found.mean - wanted.mean).square()
-    std = (torch.sqrt(found.var + eps) - torch.sqrt(wanted.var + eps)).square()
+    mean = (moments.mean - target.mean).square()
+    std = (torch.sqrt(moments.var + eps) - torch.sqrt(target.var + eps)).square()
     gaps = mean + std
     return (gaps if weights is None else gaps * weights).sum(1)
 
@@ -83,62 +66,31 @@ NORMALISER_EPS = 1e-8
 
 
 def logit_discrepancy(teacher: Tensor, student: Tensor) -> Tensor:
-    """D_i = mean_c |z_P - z_Q| / mean_c |z_P|, the denominator without gradient.
+    """D_i = mean_c |z_P - z_Q| / mean_c |z_P|, (N,), of logits (N, classes); no gradient in the denominator.
 
-    Args:
-        teacher: z_P (N, classes).
-        student: z_Q (N, classes).
-
-    Returns:
-        (N,). Where z_P = z_Q the subgradient is 0 (methods.md 0.5).
+    Where z_P = z_Q the subgradient is 0 (methods.md 0.5).
     """
     size = teacher.detach().abs().mean(1) + NORMALISER_EPS
     return (teacher - student).abs().mean(1) / size
 
 
 def probability_discrepancy(teacher: Tensor, student: Tensor) -> Tensor:
-    """D_i = sum_c |softmax(z_P) - softmax(z_Q)|, between 0 and 2.
-
-    Args:
-        teacher: z_P (N, classes).
-        student: z_Q (N, classes).
-
-    Returns:
-        (N,).
-    """
+    """D_i = sum_c |softmax(z_P) - softmax(z_Q)|, (N,), between 0 and 2, of logits (N, classes)."""
     return (teacher.softmax(1) - student.softmax(1)).abs().sum(1)
 
 
 def sampled_margin_loss(discrepancy: Tensor, mean: float, std: float, random: torch.Generator) -> Tensor:
-    """L_GM = mean_i max(0, m_i - D_i), m_i ~ N(mean, std^2).
+    """L_GM = mean_i max(0, m_i - D_i), m_i ~ N(mean, std^2), of discrepancies D (N,).
 
-    Its expected gradient in D is -Phi((mean - D) / std): strongest where teacher and student agree, and vanishing
-    where they already differ by more than the margin.
-
-    Args:
-        discrepancy: D (N,).
-        mean: of the margin.
-        std: of the margin.
-        random: source of randomness, on the discrepancy's device.
-
-    Returns:
-        0-d loss.
+    Its expected gradient in D is -Phi((mean - D) / std): largest where teacher and student agree, and vanishing where
+    they already differ by more than the margin. `random` is on the discrepancy's device.
     """
     noise = torch.randn(discrepancy.shape, generator=random, device=discrepancy.device, dtype=discrepancy.dtype)
     return (mean + std * noise - discrepancy).clamp_min(0).mean()
 
 
 def expected_margin_loss(discrepancy: Tensor, mean: float, std: float) -> Tensor:
-    """E[max(0, m - D)] = (mean - D) Phi(u) + std phi(u), u = (mean - D) / std, averaged over images.
-
-    Args:
-        discrepancy: D (N,).
-        mean: of the margin.
-        std: of the margin.
-
-    Returns:
-        0-d loss.
-    """
+    """E[max(0, m - D)] = (mean - D) Phi(u) + std phi(u), u = (mean - D) / std, averaged over images, D (N,)."""
     gap = mean - discrepancy
     u = gap / std
     density = torch.exp(-0.5 * u.square()) / math.sqrt(2 * math.pi)

@@ -14,12 +14,7 @@ from dfqbench.quant.operators import operator
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Mean and variance per channel.
-
-    Attributes:
-        mean: (..., C).
-        var: (..., C); biased or not as the producer says.
-    """
+    """Mean and variance (..., C) per channel."""
 
     mean: Tensor
     var: Tensor
@@ -42,7 +37,7 @@ def batch_norm_stats(x: Tensor) -> tuple[Tensor, Tensor]:
 class _BatchNormStats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        # In memory order: channels-last maps as (N, positions, C).
+        # Channels-last maps in memory order: (N, positions, C).
         channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         rows = x.permute(0, 2, 3, 1).flatten(1, 2) if channels_last else x.view(*x.shape[:2], -1)
         dim = 1 if channels_last else 2
@@ -66,14 +61,7 @@ class _BatchNormStats(torch.autograd.Function):
 
 
 def sample_moments(x: Tensor) -> Moments:
-    """Return mean and *biased* variance over positions, for each sample and channel.
-
-    Args:
-        x: (N, C, ...) feature maps; (N, C) counts as one position.
-
-    Returns:
-        Moments of shape (N, C). Only first derivatives are available.
-    """
+    """Return moments (N, C), variance biased, of feature maps (N, C, ...) over positions (see `batch_norm_stats`)."""
     return Moments(*batch_norm_stats(x))
 
 
@@ -83,23 +71,14 @@ def positions(x: Tensor) -> int:
 
 
 def unbiased(moments: Moments, count: int) -> Moments:
-    """Turn biased into unbiased variance; leave it biased where `count` is 1.
-
-    Args:
-        moments: biased moments over `count` values.
-        count: values behind each variance. The unbiased variance of one value is NaN (methods.md 0.5).
-    """
+    """Make biased variances over `count` values unbiased; that of one value, which would be NaN, stays 0."""
     return moments if count == 1 else Moments(moments.mean, moments.var * (count / (count - 1)))
 
 
 def batch_moments(moments: Moments) -> Moments:
-    """Pool per-sample moments into those of the batch, as BatchNorm's training mode computes them.
+    """Pool biased moments (N, C) of samples into those (C,) of the batch, by the law of total variance.
 
-    Args:
-        moments: biased moments (N, C) over equally many positions for each sample.
-
-    Returns:
-        Mean and biased variance (C,) over samples and positions, from the law of total variance.
+    They are those of BatchNorm's training mode; each sample has equally many positions.
     """
     mean = moments.mean.mean(0)
     return Moments(mean, moments.var.mean(0) + (moments.mean - mean).square().mean(0))

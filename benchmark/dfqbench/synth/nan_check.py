@@ -1,4 +1,4 @@
-"""Checking losses for NaN and infinity without waiting for the device at each step."""
+"""A check of losses for NaN and infinity that rarely waits for the device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ READ_EVERY = 50
 
 
 class NonFiniteCheck:
-    """Remembers on the device the first step at which a loss was NaN or infinite.
-
-    Attributes:
-        what: the quantity, as named in the error.
-    """
+    """Stores on the device the first step at which `what`, a loss, was NaN or infinite."""
 
     def __init__(self, what: str, device: torch.device) -> None:
-        self.what = what
+        self._what = what
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -31,11 +27,7 @@ class NonFiniteCheck:
         self._first.masked_fill_(bad, step)
 
     def step(self, loss: Tensor, step: int) -> None:
-        """Take a loss into account, and check every 50 steps.
-
-        Raises:
-            NonFiniteError: at a multiple of 50 steps, where a loss up to now was not finite.
-        """
+        """Take a loss into account, and `check` every 50 steps."""
         self.note(loss, step)
         if step % READ_EVERY == 0:
             self.check()
@@ -44,11 +36,11 @@ class NonFiniteCheck:
         """Check now (one synchronisation).
 
         Raises:
-            NonFiniteError: a loss up to now was not finite.
+            NonFiniteError: a loss so far was not finite.
         """
         first = int(self._first)
         if first >= 0:
-            raise NonFiniteError(self.what, first)
+            raise NonFiniteError(self._what, first)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the first bad step."""

@@ -11,7 +11,7 @@ from dfqbench.api import Batch, PluginError
 
 
 class FixedSource:
-    """Images that no longer change. The first `sample(64)` gives the first 64; drawing goes round.
+    """Images that no longer change, drawn in order and cyclically.
 
     Attributes:
         images: (N, C, H, W) in the teacher's normalised input space.
@@ -20,12 +20,12 @@ class FixedSource:
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, teacher_logits: Tensor | None = None) -> None:
-        """Takes the images as they are, without their graph.
+        """Keep the images, without their graph.
 
         Args:
             images: (N, C, H, W), N > 0.
-            labels: int64 (N,) or soft (N, classes), or None: the teacher's argmax serves.
-            teacher_logits: (N, classes), where already paid for.
+            labels: int64 (N,) or soft (N, classes); None: the teacher's argmax.
+            teacher_logits: (N, classes), if already computed.
 
         Raises:
             PluginError: no images, or another number of labels or logits than images.
@@ -44,22 +44,18 @@ class FixedSource:
         return len(self.images)
 
     def sample(self, size: int) -> Batch:
-        """Draws the next `size` images, starting over where the set ends."""
+        """Draw the next `size` images, starting over at the end of the set."""
         start = self._cursor
         self._cursor = (start + size) % len(self.images)
-        if start + size <= len(self.images):
-            part = slice(start, start + size)
-            return self._batch(part)
-        index = torch.arange(start, start + size, device=self.images.device) % len(self.images)
-        return self._batch(index)
-
-    def _batch(self, index: Tensor | slice) -> Batch:
+        index: slice | Tensor = slice(start, start + size)
+        if start + size > len(self.images):
+            index = torch.arange(start, start + size, device=self.images.device) % len(self.images)
         labels = None if self.labels is None else self.labels[index]
         logits = None if self.teacher_logits is None else self.teacher_logits[index]
         return Batch(self.images[index], labels, logits)
 
     def state_dict(self) -> dict[str, Any]:
-        """Images, labels, logits and the position of the next draw."""
+        """Return images, labels, logits and the position of the next draw."""
         return {
             "images": self.images,
             "labels": self.labels,
@@ -68,17 +64,16 @@ class FixedSource:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, onto the device of the present images."""
+        """Restore what `state_dict` returned, on the device of the present images."""
         device = self.images.device
-        images = state["images"].to(device)
-        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.images = state["images"].to(device).contiguous(memory_format=torch.channels_last)
         self.labels = None if state["labels"] is None else state["labels"].to(device)
         self.teacher_logits = None if state["teacher_logits"] is None else state["teacher_logits"].to(device)
         self._cursor = int(state["cursor"])
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> FixedSource:
-        """Builds a source from what `state_dict` returned."""
-        source = cls(state["images"], state["labels"], state["teacher_logits"])
-        source._cursor = int(state["cursor"])
+        """Build a source from what `state_dict` returned."""
+        source = cls(state["images"])
+        source.load_state_dict(state)
         return source

@@ -1,31 +1,31 @@
-"""Statistics of BatchNorm inputs: the running ones that a network remembers, and those of a pass."""
+"""Statistics of BatchNorm inputs: the running ones of a network, and those of a forward pass."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dfqbench.api import Skip
+from dfqbench.quant.trace import BatchNorm
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
-
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """One BatchNorm call in one forward pass.
+    """A BatchNorm call in a forward pass.
 
     Attributes:
         name: dotted name of the layer.
         moments: biased moments (N, C) of the layer's *input*, for each sample.
-        positions: spatial positions behind each of them.
+        positions: number of spatial positions.
         running: the layer's running mean and variance (C,).
         eps: the layer's own epsilon.
     """
@@ -39,7 +39,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LayerConstants:
-    """Running statistics and weights, the same for every pass, all layers side by side.
+    """Running statistics and weights, constant from pass to pass, concatenated over layers.
 
     Attributes:
         running: running mean and variance (S,), S = sum of the layers' channels.
@@ -54,26 +54,28 @@ class LayerConstants:
     @classmethod
     def of(cls, layers: list[LayerStatistics]) -> LayerConstants:
         """Collect the constants of these layers."""
+        running = concatenate([layer.running for layer in layers], 0)
         sizes = [layer.running.mean.shape[0] for layer in layers]
         unbias = [layer.positions / (layer.positions - 1) if layer.positions > 1 else 1.0 for layer in layers]
         share = [1 / (len(layers) * size) for size in sizes]
-        running = Moments(
-            torch.cat([layer.running.mean for layer in layers]), torch.cat([layer.running.var for layer in layers])
-        )
-        repeats = torch.tensor(sizes)
-        unbias_all, share_all = (
-            torch.tensor(values, dtype=running.mean.dtype).repeat_interleave(repeats).to(running.mean.device)
+        by_channel = [
+            torch.tensor(values, dtype=running.mean.dtype).repeat_interleave(torch.tensor(sizes))
             for values in (unbias, share)
-        )
-        return cls(running, unbias_all, share_all)
+        ]
+        return cls(running, *(values.to(running.mean.device) for values in by_channel))
+
+
+def concatenate(moments: list[Moments], dim: int) -> Moments:
+    """Concatenate moments along a dimension."""
+    return Moments(torch.cat([m.mean for m in moments], dim), torch.cat([m.var for m in moments], dim))
 
 
 @dataclass(frozen=True)
 class PassStatistics:
-    """The BatchNorm inputs' statistics of one forward pass.
+    """The BatchNorm inputs' statistics of a forward pass.
 
-    All layers lie side by side along the last dimension, of size S = sum of the layers' channels: few large
-    operations instead of many small ones.
+    Layers are concatenated along the last dimension, of size S = sum of the layers' channels, so that losses take few
+    large operations.
 
     Attributes:
         layers: the BatchNorm calls in order of execution.
@@ -91,10 +93,7 @@ class PassStatistics:
     @cached_property
     def per_sample(self) -> Moments:
         """Moments over positions (N, S), variance biased."""
-        return Moments(
-            torch.cat([layer.moments.mean for layer in self.layers], 1),
-            torch.cat([layer.moments.var for layer in self.layers], 1),
-        )
+        return concatenate([layer.moments for layer in self.layers], 1)
 
     @cached_property
     def per_sample_unbiased(self) -> Moments:
@@ -116,69 +115,85 @@ def batchnorm_layers(network: nn.Module) -> list[tuple[str, BatchNorm]]:
     ]
 
 
-@dataclass
-class BatchNormStatistics:
-    """Records the moments of a network's BatchNorm inputs while it is entered; no hook stays behind.
+class PassRecorder(ABC):
+    """Records data of a network's last forward pass while it is entered; no hook remains afterwards.
 
-    The input of BatchNorm, rather than the output of the n-th convolution as in the released ZeroQ: the two are equal
-    where the latter's pairing is valid, and the former is right everywhere else (methods.md 0.5).
+    Attributes:
+        network: the network, in eval mode.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def __enter__(self) -> Self:
+        """Register the hooks."""
+        self._restart()
+        with ExitStack() as handles:
+            handles.enter_context(self.network.register_forward_pre_hook(lambda *_: self._restart()))
+            for handle in self._hooks():
+                handles.enter_context(handle)
+            self._handles = handles.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handles.close()
+        self._restart()
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """Forget the last pass."""
+
+    @abstractmethod
+    def _hooks(self) -> list[RemovableHandle]:
+        """Register the hooks that record."""
+
+
+class BatchNormStatistics(PassRecorder):
+    """Records the moments of a network's BatchNorm inputs while it is entered.
+
+    The input of BatchNorm, not the output of the n-th convolution as in the released ZeroQ: they are equal where the
+    released pairing is valid (methods.md 0.5). The running statistics must not change from pass to pass.
 
     Example::
 
-        with BatchNormStatistics(teacher) as watch:
+        with BatchNormStatistics(teacher) as recorder:
             logits = teacher(images)
-            loss = bns_loss(watch.last)
+            loss = bns_loss(recorder.last)
 
-    Attributes:
-        network: the network, in eval mode; its running statistics must not change from pass to pass.
+    Raises:
+        Skip: on entering, where the network has no BatchNorm with running statistics.
     """
 
-    network: nn.Module
-    _handles: list[Any] = field(default_factory=list, init=False, repr=False)
-    _seen: list[LayerStatistics] = field(default_factory=list, init=False, repr=False)
-    _constants: dict[tuple[tuple[str, int], ...], LayerConstants] = field(default_factory=dict, init=False, repr=False)
-    _paused: bool = field(default=False, init=False, repr=False)
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self._layers: list[LayerStatistics] = []
+        self._constants: dict[tuple[tuple[str, int], ...], LayerConstants] = {}
+        self._paused = False
 
-    def __enter__(self) -> Self:
-        """Register the hooks.
+    def _restart(self) -> None:
+        if not self._paused:
+            self._layers = []  # a new list: the old one is part of the statistics already returned
 
-        Raises:
-            Skip: the network has no BatchNorm with running statistics.
-        """
+    def _hooks(self) -> list[RemovableHandle]:
         layers = batchnorm_layers(self.network)
         if not layers:
             raise Skip("the network has no BatchNorm with running statistics")
-        self._handles.append(self.network.register_forward_pre_hook(self._restart))
-        for name, layer in layers:
-            self._handles.append(layer.register_forward_pre_hook(self._recorder(name, layer)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._seen = []
-
-    def _restart(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002 - torch's signature
-        if not self._paused:
-            self._seen = []  # a new list: the old one is part of the statistics already returned
+        return [layer.register_forward_pre_hook(self._recorder(name, layer)) for name, layer in layers]
 
     def _recorder(self, name: str, layer: BatchNorm) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         """Return the hook that records a BatchNorm layer's input statistics."""
-        running = Moments(_present(layer.running_mean), _present(layer.running_var))
+        running = Moments(layer.get_buffer("running_mean"), layer.get_buffer("running_var"))
 
         def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             if not self._paused:
                 moments = sample_moments(args[0])
-                self._seen.append(LayerStatistics(name, moments, positions(args[0]), running, layer.eps))
+                self._layers.append(LayerStatistics(name, moments, positions(args[0]), running, layer.eps))
 
         return record
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the passes inside unrecorded."""
+        """Do not record the passes of the block."""
         self._paused, before = True, self._paused
         try:
             yield
@@ -188,13 +203,7 @@ class BatchNormStatistics:
     @property
     def last(self) -> PassStatistics:
         """Statistics of the last recorded pass."""
-        key = tuple((layer.name, layer.positions) for layer in self._seen)
+        key = tuple((layer.name, layer.positions) for layer in self._layers)
         if key not in self._constants:
-            self._constants[key] = LayerConstants.of(self._seen)
-        return PassStatistics(self._seen, self._constants[key])
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise Skip("a BatchNorm layer lost its running statistics")
-    return tensor
+            self._constants[key] = LayerConstants.of(self._layers)
+        return PassStatistics(self._layers, self._constants[key])

@@ -1,4 +1,4 @@
-"""Loss terms of the generator loop: what each looks at, and how much it weighs."""
+"""Weighted loss terms of the generator loop."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfqbench.api import PluginError
+from dfqbench.api import Context, PluginError
 from dfqbench.synth.attention import FeatureMaps, PassMaps, batch_statistics
 from dfqbench.synth.generators import Condition
 from dfqbench.synth.losses import (
@@ -23,21 +23,25 @@ from dfqbench.synth.losses import (
     probability_discrepancy,
     sampled_margin_loss,
 )
+from dfqbench.synth.params import GeneratorParams, is_large
 from dfqbench.synth.statistics import BatchNormStatistics, PassStatistics
+from dfqbench.synth.training_schedule import generator_schedule
+
+T = TypeVar("T")
 
 
 @dataclass
 class GeneratorPass:
-    """One pass of generator and teacher, as the loss terms see it. Everything carries the generator's graph.
+    """A pass of generator and teacher, with the generator's graph: the input of the loss terms.
 
     Attributes:
-        images: (N, C, H, W), as teacher and student see them.
-        condition: what the generator was asked for.
+        images: (N, C, H, W), the input of teacher and student.
+        condition: the generator's input.
         logits: the teacher's (N, classes).
-        watch: watcher of BatchNorm inputs, or None where no term asked for it.
-        recorder: recorder of feature maps, or None where no term asked for it.
+        bn_recorder: of the teacher, or None where no term needs statistics.
+        map_recorder: of the teacher, or None where no term needs maps.
         teacher: the teacher, in eval mode.
-        answer: the teacher's forward pass as the loop runs it (precision); logits in float32.
+        run_teacher: the teacher's forward pass in the loop's precision; logits in float32.
         student: the student, or None.
         random: for terms that draw.
     """
@@ -45,17 +49,17 @@ class GeneratorPass:
     images: Tensor
     condition: Condition
     logits: Tensor
-    watch: BatchNormStatistics | None
-    recorder: FeatureMaps | None
+    bn_recorder: BatchNormStatistics | None
+    map_recorder: FeatureMaps | None
     teacher: nn.Module
-    answer: Callable[[Tensor], Tensor]
+    run_teacher: Callable[[Tensor], Tensor]
     student: nn.Module | None
     random: torch.Generator
 
     def __post_init__(self) -> None:
-        # Taken now: a term that runs another pass of the teacher must not change what the others see.
-        self._statistics = None if self.watch is None else self.watch.last
-        self._maps = None if self.recorder is None else self.recorder.last
+        # Read now, so that a term's further pass of the teacher does not change the other terms' data.
+        self._statistics = None if self.bn_recorder is None else self.bn_recorder.last
+        self._maps = None if self.map_recorder is None else self.map_recorder.last
 
     @property
     def labels(self) -> Tensor:
@@ -65,24 +69,19 @@ class GeneratorPass:
     @property
     def statistics(self) -> PassStatistics:
         """BatchNorm-input statistics of the teacher's pass."""
-        if self._statistics is None:
-            raise PluginError("a loss term reads BatchNorm statistics that it did not ask for", "set needs_statistics")
-        return self._statistics
+        return _needed(self._statistics, "BatchNorm statistics", "needs_statistics")
 
     @property
     def maps(self) -> PassMaps:
         """Feature maps of the teacher's pass."""
-        if self._maps is None:
-            raise PluginError("a loss term reads feature maps that it did not ask for", "set needs_maps")
-        return self._maps
+        return _needed(self._maps, "feature maps", "needs_maps")
 
     def second_pass(self) -> PassMaps:
-        """Feature maps of another teacher pass over the same images, in which BatchNorm uses the batch's statistics."""
-        if self.recorder is None:
-            raise PluginError("a loss term reads feature maps that it did not ask for", "set needs_maps")
-        with batch_statistics(self.teacher), self.watch.paused() if self.watch is not None else nullcontext():
-            self.answer(self.images)
-        return self.recorder.last
+        """Return feature maps of another teacher pass over the images, with the batch's statistics in BatchNorm."""
+        recorder = _needed(self.map_recorder, "feature maps", "needs_maps")
+        with batch_statistics(self.teacher), self.bn_recorder.paused() if self.bn_recorder else nullcontext():
+            self.run_teacher(self.images)
+        return recorder.last
 
     @cached_property
     def correct(self) -> Tensor:
@@ -91,20 +90,24 @@ class GeneratorPass:
 
     @cached_property
     def student_logits(self) -> Tensor:
-        """The student's logits (N, classes), once for all terms."""
-        if self.student is None:
-            raise PluginError("a loss term reads a student that it did not ask for", "set needs_student")
-        logits: Tensor = self.student(self.images)
+        """The student's logits (N, classes), computed once for all terms."""
+        logits: Tensor = _needed(self.student, "a student", "needs_student")(self.images)
         return logits
 
 
+def _needed(value: T | None, data: str, flag: str) -> T:
+    if value is None:
+        raise PluginError(f"a loss term reads {data} that it did not ask for", f"set {flag}")
+    return value
+
+
 class LossTerm(ABC):
-    """One weighted loss of the generator loop. Derive to add a loss with state; see also `function_term`.
+    """A weighted loss of the generator loop. Derive from it for a loss with state; see also `FunctionTerm`.
 
     Attributes:
         name: for logs and the state.
         weight: factor; a term of weight 0 is left out.
-        start: step (from 0) from which the term counts.
+        start: first step (from 0) in which the term counts.
         needs_statistics: reads `view.statistics`.
         needs_maps: reads `view.maps`.
         needs_student: reads `view.student_logits`; without a student the term is off.
@@ -124,27 +127,24 @@ class LossTerm(ABC):
 
     @abstractmethod
     def loss(self, view: GeneratorPass) -> Tensor:
-        """The unweighted loss (0-d) of one pass."""
+        """Return the unweighted loss (0-d) of a pass."""
 
-    def observe(self, view: GeneratorPass, step: int) -> None:  # noqa: B027 - most losses only look at one pass
-        """Looks at the pass after the update of step `step` (from 0), whether or not the term has started."""
+    def observe(self, view: GeneratorPass, step: int) -> None:  # noqa: B027 - optional
+        """Process the pass after the update of step `step` (from 0), also before the term has started."""
 
-    def finish(self, step: int) -> None:  # noqa: B027
-        """Is told on the host that step `step` (from 0) has been done."""
+    def finish(self, step: int) -> None:  # noqa: B027 - optional
+        """Run on the host after step `step` (from 0)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the term must remember."""
+        """Return the term's state for a checkpoint."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most losses have no state
-        """Restores what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional
+        """Restore what `state_dict` returned."""
 
 
 class FunctionTerm(LossTerm):
-    """A loss without state, from a function of the pass.
-
-    The function reads no value from the device; derive from `LossTerm` for one that does.
-    """
+    """A loss without state: a function of the pass that reads no value from the device."""
 
     capturable = True
 
@@ -166,12 +166,12 @@ class FunctionTerm(LossTerm):
         self.needs_student = student
 
     def loss(self, view: GeneratorPass) -> Tensor:
-        """The function's value."""
+        """Return the function's value."""
         return self._function(view)
 
 
 def cross_entropy_term(weight: float) -> LossTerm:
-    """CE(P(x), y): images shall look like their class to the teacher (GDFQ, released code)."""
+    """CE(P(x), y): the teacher P shall classify the image as its label (GDFQ, released code)."""
     return FunctionTerm("ce", weight, lambda view: F.cross_entropy(view.logits, view.labels))
 
 
@@ -189,11 +189,7 @@ def margin_term(
     form: Literal["sampled", "expected"],
     distance: Literal["logits", "probabilities"],
 ) -> LossTerm:
-    """Gaussian-margin adversarial loss through the student (methods.md 6, inferred).
-
-    The student does not learn from it: the loop differentiates in the generator's parameters alone; gradients pass
-    the student's quantizers straight through.
-    """
+    """L_GM of the discrepancy of teacher and student (methods.md 6, inferred); only the generator learns from it."""
     measure = logit_discrepancy if distance == "logits" else probability_discrepancy
 
     def loss(view: GeneratorPass) -> Tensor:
@@ -203,3 +199,17 @@ def margin_term(
         return sampled_margin_loss(discrepancy, mean, std, view.random)
 
     return FunctionTerm("margin", weight, loss, start=start, student=True)
+
+
+def base_terms(ctx: Context, params: GeneratorParams) -> list[LossTerm]:
+    """Return GDFQ's losses, CE and BNS, and the Gaussian margin, with weights and constants from `params`."""
+    start = params.margin_start_large if is_large(ctx.card.input_size) else params.margin_start
+    margin = margin_term(
+        params.margin_weight,
+        generator_schedule(ctx, params).step_of(start),
+        mean=params.margin_mean,
+        std=params.margin_std,
+        form=params.margin_form,
+        distance=params.margin_distance,
+    )
+    return [cross_entropy_term(params.ce_weight), bns_term(params.bns_weight), margin]

@@ -42,7 +42,7 @@ class AcqParams(GeneratorParams):
 
 
 class Acq(Method):
-    """GDFQ whose images are also asked to draw the teacher's attention to a given place."""
+    """GDFQ whose images shall also draw the teacher's attention to a given place."""
 
     name = "acq"
     title = "ACQ"
@@ -55,7 +55,7 @@ class Acq(Method):
     params: AcqParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Builds the conditioned generator and its attention losses; a live source."""
+        """Build the conditioned generator and its attention losses; a live source."""
         from dfqbench_methods.acq.synthesizer import synthesize
 
         return synthesize(teacher, ctx, self.params)
@@ -63,5 +63,5 @@ class Acq(Method):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers ACQ."""
+    """Offer ACQ."""
     return [Offer("acq", "dfqbench_methods.acq.plugin:Acq")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -11,11 +12,9 @@ from dfqbench.synth import (
     FunctionTerm,
     GeneratorPass,
     GeneratorSource,
-    LossTerm,
     attention_consistency_loss,
     base_terms,
     centre_matching_loss,
-    generator_source,
     mode_seeking_loss,
     pair_similarity_loss,
     paired_centre_condition,
@@ -30,44 +29,35 @@ CENTRE_SIZE = 2
 
 
 def _centre(view: GeneratorPass) -> Tensor:
-    """L_ac of the last stage's attention."""
     if view.condition.extra is None:
         raise PluginError("the attention-centre loss needs a condition with centres")
     return centre_matching_loss(view.maps.attention[-1], view.condition.extra)
 
 
-def _pair_features(view: GeneratorPass) -> Tensor:
-    """L_pair on the teacher's penultimate features."""
-    return pair_similarity_loss(*pairs(view.maps.penultimate))
-
-
-def _pair_images(view: GeneratorPass) -> Tensor:
-    """L_pair as mode seeking, on the images themselves."""
+def _pair(view: GeneratorPass, cosine: bool) -> Tensor:
+    if cosine:
+        return pair_similarity_loss(*pairs(view.maps.penultimate))
     return mode_seeking_loss(*pairs(view.images), *pairs(view.condition.noise))
 
 
 def _consistency(view: GeneratorPass) -> Tensor:
-    """L_cons between the pass at hand and a second one in which BatchNorm uses the batch's statistics.
-
-    One image alone has no batch statistics, and costs nothing.
-    """
-    if len(view.images) == 1:
+    if len(view.images) == 1:  # without batch statistics
         return view.images.sum() * 0
     return attention_consistency_loss(view.maps.attention, view.second_pass().attention)
 
 
-def terms(params: AcqParams) -> list[LossTerm]:
-    """ACQ's losses; those of weight 0 are left out by the loop."""
+def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
+    """Build GDFQ's generator, conditioned on attention centres, with batches of pairs.
+
+    L_GDFQ + centre_weight L_ac + pair_weight L_pair + consistency_weight L_cons; L_cons compares the attention under
+    the running and the batch's BatchNorm statistics.
+    """
     cosine = params.pair_form == "cosine"
-    return [
+    losses = [
+        *base_terms(ctx, params),
         FunctionTerm("centre", params.centre_weight, _centre, maps=True),
-        FunctionTerm("pair", params.pair_weight, _pair_features if cosine else _pair_images, maps=cosine),
+        FunctionTerm("pair", params.pair_weight, partial(_pair, cosine=cosine), maps=cosine),
         FunctionTerm("consistency", params.consistency_weight, _consistency, maps=True),
     ]
-
-
-def synthesize(teacher: nn.Module, ctx: Context, params: AcqParams) -> GeneratorSource:
-    """GDFQ's generator, conditioned on attention centres, with batches made of pairs."""
     draw = paired_centre_condition(params.latent, ctx.card.classes, params.centre_reach)
-    losses = [*base_terms(ctx, params), *terms(params)]
-    return generator_source(teacher, ctx, params, what="acq", losses=losses, draw=draw, extra=CENTRE_SIZE)
+    return GeneratorSource(teacher, ctx, params, what="acq", losses=losses, draw=draw, extra=CENTRE_SIZE)

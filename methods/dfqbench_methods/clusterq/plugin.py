@@ -58,7 +58,7 @@ class ClusterqParams(GeneratorParams):
 
 
 class Clusterq(Method):
-    """GDFQ whose images of a class also share that class's deep statistics, with some spread."""
+    """GDFQ whose images shall also have the deep statistics of their class, with some spread."""
 
     name = "clusterq"
     title = "ClusterQ"
@@ -69,7 +69,7 @@ class Clusterq(Method):
     params: ClusterqParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Builds the generator and its centroid loss; a live source."""
+        """Build the generator and its centroid loss; a live source."""
         from dfqbench_methods.clusterq.synthesizer import synthesize
 
         return synthesize(teacher, ctx, self.params)
@@ -77,5 +77,5 @@ class Clusterq(Method):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers ClusterQ."""
+    """Offer ClusterQ."""
     return [Offer("clusterq", "dfqbench_methods.clusterq.plugin:Clusterq")]

@@ -80,7 +80,7 @@ class Dffg(Method):
     params: DffgParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Iterates the images; a fixed source, last iterates first."""
+        """Iterate the images; a fixed source, last iterates first."""
         from dfqbench_methods.dffg.synthesizer import synthesize
 
         return synthesize(teacher, ctx, self.params)
@@ -88,5 +88,5 @@ class Dffg(Method):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers DFFG."""
+    """Offer DFFG."""
     return [Offer("dffg", "dfqbench_methods.dffg.plugin:Dffg")]

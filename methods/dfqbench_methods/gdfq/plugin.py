@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dfqbench.api import Context, Fidelity, Method, Offer, SampleSource, hookimpl
@@ -12,30 +11,28 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class GdfqParams(GeneratorParams):
-    """Hyper-parameters of GDFQ's generator: the family's own defaults."""
-
-
 class Gdfq(Method):
-    """A generator learns images that the teacher classifies as asked and whose BatchNorm statistics fit."""
+    """A generator x = G(z, y) learns L = ce_weight CE(P(x), y) + bns_weight L_BNS(x) (methods.md 2, released code).
+
+    The teacher P shall answer the label y, and its BatchNorm inputs shall have the running statistics.
+    """
 
     name = "gdfq"
     title = "GDFQ"
     paper = "Xu et al., Generative Low-bitwidth Data Free Quantization, ECCV 2020"
     fidelity = Fidelity.RELEASED
     quantizer = "distill:gdfq"
-    params_type = GdfqParams
-    params: GdfqParams
+    params_type = GeneratorParams
+    params: GeneratorParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
         """Build the generator; a live source that learns while the student does."""
-        from dfqbench_methods.gdfq.synthesizer import synthesize
+        from dfqbench.synth import GeneratorSource, base_terms
 
-        return synthesize(teacher, ctx, self.params)
+        return GeneratorSource(teacher, ctx, self.params, what="gdfq", losses=base_terms(ctx, self.params))
 
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers GDFQ."""
+    """Offer GDFQ."""
     return [Offer("gdfq", "dfqbench_methods.gdfq.plugin:Gdfq")]

@@ -1,1 +1,1 @@
-"""The floor: images that are Gaussian noise."""
+"""Gaussian noise as images: a lower bound."""

@@ -35,8 +35,8 @@ class Noise(Method):
     params_type = NoiseParams
     params: NoiseParams
 
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:  # noqa: ARG002 - noise looks at nothing
-        """Makes the source; nothing is learned."""
+    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:  # noqa: ARG002
+        """Return the source; nothing is learned."""
         from dfqbench_methods.noise.source import NoiseSource
 
         return NoiseSource(ctx.card, seed=ctx.seed("noise"), scale=self.params.scale, device=ctx.device)
@@ -44,5 +44,5 @@ class Noise(Method):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers the noise control."""
+    """Offer the noise control."""
     return [Offer("noise", "dfqbench_methods.noise.plugin:Noise")]

@@ -1,4 +1,4 @@
-"""Noise made on demand: the state is a seed and a counter."""
+"""A source of noise whose state is a seed and a counter."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from dfqbench.api import Batch, ModelCard
 
 
 class NoiseSource:
-    """Gaussian images, drawn without end.
+    """Gaussian images without end.
 
-    The draw that begins after n images comes from a CPU generator seeded by (seed, n): the same bits on any device,
-    and nothing to store but two numbers.
+    The draw that begins after n images comes from a CPU generator seeded by (seed, n): equal bits on any device.
     """
 
     def __init__(self, card: ModelCard, *, seed: int, scale: float = 1.0, device: torch.device | None = None) -> None:
-        """Sets mean and standard deviation from the card's `input_stats`.
+        """Take mean and standard deviation from the card's `input_stats`.
 
         Args:
             card: of the teacher.
             seed: of the whole stream.
             scale: factor on the standard deviation.
-            device: where the images are wanted; None: the CPU.
+            device: of the images; None: the CPU.
         """
         self._size = card.input_size
         self._mean = torch.tensor(card.input_stats.mean).view(-1, 1, 1)
@@ -34,7 +33,7 @@ class NoiseSource:
         self._drawn = 0
 
     def sample(self, size: int) -> Batch:
-        """Draws the next `size` images, without labels."""
+        """Draw the next `size` images, without labels."""
         digest = hashlib.sha256(f"{self._seed}/{self._drawn}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         self._drawn += size
@@ -43,17 +42,17 @@ class NoiseSource:
         return Batch(images.to(self._device, memory_format=torch.channels_last))
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed, how many images were drawn, and what they look like."""
-        look = {"size": list(self._size), "mean": self._mean, "std": self._std}
-        return {"seed": self._seed, "drawn": self._drawn, **look}
+        """Return the seed, the number of images drawn, and their size, mean and deviation."""
+        images = {"size": list(self._size), "mean": self._mean, "std": self._std}
+        return {"seed": self._seed, "drawn": self._drawn, **images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._seed, self._drawn = int(state["seed"]), int(state["drawn"])
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> NoiseSource:
-        """Builds a source from what `state_dict` returned, on the device of its tensors."""
+        """Build a source from what `state_dict` returned, on the device of its tensors."""
         source = cls.__new__(cls)
         channels, height, width = state["size"]
         source._size = (channels, height, width)

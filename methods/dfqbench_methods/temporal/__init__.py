@@ -1,1 +1,1 @@
-"""Temporal diversity: a generator that is kept challenging by a Gaussian margin (Luo et al., TCSVT 2024)."""
+"""Temporal diversity: GDFQ with a Gaussian margin between teacher and student (Luo et al., TCSVT 2024)."""

@@ -31,9 +31,9 @@ class TemporalParams(GeneratorParams):
 
 
 class Temporal(Method):
-    """A generator that is pushed towards images on which the student still differs from the teacher.
+    """GDFQ with a Gaussian margin: images on which the student still differs from the teacher.
 
-    Its other half, interpolated images, is a parameter of `distill` and part of the recipe `temporal`.
+    Interpolated images, the method's other part, are a parameter of `distill` and of the recipe `temporal`.
     """
 
     name = "temporal"
@@ -46,14 +46,13 @@ class Temporal(Method):
     params: TemporalParams
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Builds the generator with its margin loss; a live source."""
-        from dfqbench.synth import base_terms, generator_source
+        """Build the generator with its margin loss; a live source."""
+        from dfqbench.synth import GeneratorSource, base_terms
 
-        losses = base_terms(ctx, self.params)
-        return generator_source(teacher, ctx, self.params, what="temporal", losses=losses)
+        return GeneratorSource(teacher, ctx, self.params, what="temporal", losses=base_terms(ctx, self.params))
 
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers the temporal-diversity method."""
+    """Offer the temporal-diversity method."""
     return [Offer("temporal", "dfqbench_methods.temporal.plugin:Temporal")]

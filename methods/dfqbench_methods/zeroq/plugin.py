@@ -42,7 +42,7 @@ class ZeroQParams:
 
 
 class ZeroQ(Method):
-    """Learns images whose BatchNorm statistics are those of the training data; calibrates ranges with them."""
+    """Images whose BatchNorm statistics are those of the training data, for calibration."""
 
     name = "zeroq"
     title = "ZeroQ"
@@ -61,5 +61,5 @@ class ZeroQ(Method):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers ZeroQ."""
+    """Offer ZeroQ."""
     return [Offer("zeroq", "dfqbench_methods.zeroq.plugin:ZeroQ")]

@@ -39,12 +39,12 @@ def synthesize(teacher: nn.Module, ctx: Context, p: ZeroQParams) -> FixedSource:
     mean, std = (torch.tensor(values, device=ctx.device).view(-1, 1, 1) for values in (stats.mean, stats.std))
     target = Moments(mean.flatten(), std.flatten().square())
 
-    with BatchNormStatistics(teacher) as watch:
+    with BatchNormStatistics(teacher) as recorder:
 
         def loss(images: Tensor) -> Tensor:
             with ctx.autocast():
                 teacher(images)
-            return zeroq_loss(watch.last, unbiased(sample_moments(images), positions(images)), target, p.eps)
+            return zeroq_loss(recorder.last, unbiased(sample_moments(images), positions(images)), target, p.eps)
 
         def start(size: int) -> AdamOnPlateau:
             images = initial_noise((size, *ctx.card.input_size), p.init, ctx.generator) * std + mean

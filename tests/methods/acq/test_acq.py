@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
-from dfqbench.api import budget_named, describe_params
+from dfqbench.api import budget_named
 from dfqbench.synth import (
     FeatureMaps,
     GeneratorSource,
@@ -40,11 +39,10 @@ def test_defaults() -> None:
     assert (params.centre_weight, params.pair_weight, params.consistency_weight) == (1.0, 0.1, 1.0)
     assert params.centre_reach == 0.7
     assert Acq.quantizer == "distill:gdfq"
-    assert all(info.help and info.source for info in describe_params(AcqParams))
 
 
 @pytest.mark.parametrize("name", ["ce", "bns", "centre", "pair", "consistency"])
-def test_each_ingredient_stands_alone(name: str) -> None:
+def test_each_loss_trains_alone(name: str) -> None:
     source = _source(_only(**{f"{name}_weight": 1.0}))
     assert [term.name for term in source.terms] == [name]
     before = [p.detach().clone() for p in source.generator.parameters()]
@@ -85,27 +83,19 @@ def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
     assert isinstance(source, GeneratorSource)
     term = next(term for term in source.terms if term.name == "consistency")
     measured = term.loss
-    term.loss = lambda view: values.append(float((found := measured(view)).detach())) or found  # type: ignore
+    term.loss = lambda view: values.append(float((actual := measured(view)).detach())) or actual  # type: ignore
     batch = source.train_step(6)
     with FeatureMaps(teacher) as recorder:
         teacher(batch.images)
         own = recorder.last.attention
         with batch_statistics(teacher):
             teacher(batch.images)
-        other = recorder.last.attention
-    assert values == [pytest.approx(float(attention_consistency_loss(own, other)), rel=1e-4)]
+        b = recorder.last.attention
+    assert values == [pytest.approx(float(attention_consistency_loss(own, b)), rel=1e-4)]
     assert values[0] > 0
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not teacher.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
-
-
-def test_drawing_and_state() -> None:
-    source, other = _source(), _source(seed=3)
-    source.train_step(5)
-    assert source.sample(3).images.shape == (3, 3, 8, 8)
-    other.load_state_dict(copy.deepcopy(source.state_dict()))
-    assert torch.equal(source.train_step(5).images, other.train_step(5).images)
 
 
 def test_batch_of_one_has_no_pair() -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from dfqbench.api import describe_params
 from dfqbench.synth import BatchNormStatistics, GeneratorSource, deep_start
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
@@ -34,7 +33,6 @@ def test_defaults() -> None:
     assert (params.mode, params.cluster_weight, params.centroid_decay) == ("paper", 0.9, 0.8)
     assert (params.noise_mean, params.noise_var, params.augment_share) == (0.03, 0.05, 0.5)
     assert Clusterq.quantizer == "distill:clusterq"
-    assert all(info.help and info.source for info in describe_params(ClusterqParams))
 
 
 @pytest.mark.parametrize(("mode", "names"), [("paper", 3), ("released", 3), ("none", 2)])
@@ -46,7 +44,7 @@ def test_modes_choose_the_terms(mode: Any, names: int) -> None:
         assert torch.isfinite(source.train_step(8).images).all()
 
 
-def test_without_weight_it_is_gdfq_with_another_name() -> None:
+def test_cluster_weight_0_equals_mode_none() -> None:
     off = dataclasses.replace(EARLY, cluster_weight=0.0)
     none = dataclasses.replace(EARLY, mode="none")
     first, second = _source(off), _source(none)
@@ -73,20 +71,20 @@ def test_centroids_come_from_correct_samples_after_the_start() -> None:
     known = term.state_dict()["known"]
     hit = batch.teacher_logits.argmax(1) == batch.labels
     assert known[batch.labels[hit]].all()
-    with BatchNormStatistics(teacher) as watch:
+    with BatchNormStatistics(teacher) as recorder:
         teacher(batch.images)
-        layers = watch.last.layers
+        layers = recorder.last.layers
         width = sum(layer.running.mean.shape[0] for layer in layers[deep_start(len(layers)) :])
     assert term.state_dict()["mean"].shape == (4, width)
 
 
 def test_state_holds_the_centroids() -> None:
-    source, other = _source(), _source(root_seed=5)
+    source, b = _source(), _source(root_seed=5)
     for _ in range(3):
         source.train_step(8)
-    other.load_state_dict(copy.deepcopy(source.state_dict()))
+    b.load_state_dict(copy.deepcopy(source.state_dict()))
     for _ in range(3):
-        assert torch.equal(source.train_step(8).images, other.train_step(8).images)
+        assert torch.equal(source.train_step(8).images, b.train_step(8).images)
 
 
 def test_released_loss_is_mostly_the_last_layers_gap() -> None:
@@ -101,11 +99,11 @@ def test_released_loss_is_mostly_the_last_layers_gap() -> None:
             gap = y.mean((0, 2, 3)).square().mean() + (y.var((0, 2, 3), correction=0) - 1).square().mean()
             expected += float(gap) * (0.0 if index == 0 else 1 / count ** (6 - index))
             x = layer(x)
-    with BatchNormStatistics(network) as watch, torch.no_grad():
+    with BatchNormStatistics(network) as recorder, torch.no_grad():
         network(images)
         random = torch.Generator().manual_seed(0)
-        assert float(released_loss(watch.last, params, random)) == pytest.approx(expected)
-        with_noise = float(released_loss(watch.last, EARLY, random))
+        assert float(released_loss(recorder.last, params, random)) == pytest.approx(expected)
+        with_noise = float(released_loss(recorder.last, EARLY, random))
         assert 0 < with_noise - expected < 0.1 * (0.03**2 + 0.05**2)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dfqbench.api import ModelCard, NonFiniteError, Skip, UsageError, describe_params
+from dfqbench.api import ModelCard, NonFiniteError, UsageError
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_network
@@ -29,12 +29,11 @@ def test_defaults() -> None:
     params = DffgParams()
     assert (params.chains, params.iterations, params.momentum, params.step) == (64, 50, 1.0, 0.1)
     assert [round(share * 50) for share in params.keep] == [30, 35, 40, 45]
-    assert all(info.help and info.source for info in describe_params(DffgParams))
 
 
 @pytest.mark.parametrize("statistics", ["sample", "batch"])
 @pytest.mark.parametrize("variability", ["pixel", "none"])
-def test_the_loss_falls(statistics: Any, variability: Any) -> None:
+def test_loss_falls(statistics: Any, variability: Any) -> None:
     _, ctx = _make(dataclasses.replace(SMALL, statistics=statistics, variability=variability))
     losses = [scalars["loss"] for scalars in ctx.scalars]
     assert len(losses) == 20
@@ -99,19 +98,11 @@ def test_variability_makes_chains_differ(variability: Any) -> None:
 
 
 @pytest.mark.parametrize("params", [SMALL, DffgParams(chains=5, batch=2, iterations=500)])
-def test_an_interrupted_run_goes_on_bit_for_bit(params: DffgParams) -> None:
+def test_resumed_run_equals_uninterrupted_run(params: DffgParams) -> None:
     whole, ctx = _make(params, keep_states=True)
     for state in (ctx.saved[0], ctx.saved[len(ctx.saved) // 2], ctx.saved[-1]):
         continued, _ = _make(params, restored=state)
         assert torch.equal(whole.images, continued.images)
-
-
-def test_seed_decides_every_bit() -> None:
-    before = torch.random.get_rng_state()
-    one, same, other = _make()[0], _make()[0], _make(root_seed=1)[0]
-    assert torch.equal(one.images, same.images)
-    assert not torch.equal(one.images, other.images)
-    assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(
@@ -127,10 +118,7 @@ def test_bad_parameters(changes: dict[str, Any], message: str) -> None:
         dataclasses.replace(SMALL, **changes)
 
 
-def test_bad_networks_and_losses() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 4)).requires_grad_(False)
-    with pytest.raises(Skip):
-        Dffg(SMALL).synthesize(network, ToyContext())
+def test_nan_raises() -> None:
     broken = toy_network()
     assert isinstance(broken[1], nn.BatchNorm2d)
     broken[1].running_mean.fill_(float("nan"))  # type: ignore[union-attr]

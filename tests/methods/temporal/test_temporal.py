@@ -4,7 +4,6 @@ import dataclasses
 
 import torch
 
-from dfqbench.api import describe_params
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.synth import GeneratorSource
@@ -18,7 +17,6 @@ def test_defaults() -> None:
     assert (params.bns_weight, params.margin_weight, params.margin_mean, params.margin_std) == (1.0, 1.0, 0.5, 0.15)
     assert Temporal.quantizer == "distill:temporal"
     assert Temporal.depends_on_bits
-    assert all(info.help and info.source for info in describe_params(TemporalParams))
 
 
 def test_the_margin_comes_after_warmup() -> None:

@@ -1,6 +1,6 @@
 """Triton form of `batch_norm_act`: two kernels forward, one backward."""
 
-# Triton reads these functions as its own language: no annotations but those of its constants.
+# Triton functions have no annotations but those of their constants.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 # ruff: noqa: D103, PLR0917, N803
 
@@ -31,7 +31,7 @@ from dfqbench.quant.batch_norm import batch_norm_act
 
 @triton.jit(do_not_specialize=["eps"])
 def affine_kernel(weight, bias, mean, var, scale, shift, inverse, channels, eps, C: tl.constexpr):
-    """Scale and shift that a BatchNorm layer in eval mode amounts to, and one over its running deviation."""
+    """Scale and shift equivalent to a BatchNorm layer in eval mode, and one over its running deviation."""
     c = tl.program_id(0) * C + tl.arange(0, C)
     mask = c < channels
     inverse_std = tl.div_rn(1.0, tl.sqrt_rn(tl.load(var + c, mask=mask, other=1.0) + eps))
@@ -103,12 +103,6 @@ def _supports(x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: T
     return alike and is_feature_map(x) and weight is not None and bias is not None
 
 
-@register(batch_norm_act, _supports)
-def batch_norm_act_form(*args: Any) -> Tensor:
-    out: Tensor = _BatchNormAct.apply(*args)
-    return out
-
-
 class _BatchNormAct(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -119,7 +113,7 @@ class _BatchNormAct(torch.autograd.Function):
         channels = x.shape[1]
         scale, shift, inverse = (x.new_empty(channels, dtype=torch.float32) for _ in range(3))
         mean = vector(mean)
-        affine_kernel[(-(-channels // 256),)](
+        affine_kernel[(triton.cdiv(channels, 256),)](
             vector(weight), vector(bias), mean, vector(var), scale, shift, inverse, channels, eps, C=256, **EXACT
         )
         out = torch.empty_like(x)
@@ -147,3 +141,6 @@ class _BatchNormAct(torch.autograd.Function):
             ADD=residual is not None, CAPPED=math.isfinite(ctx.upper), **tile, **EXACT,
         )  # fmt: skip
         return to_x, to_residual, by_x.sum(0).mul_(inverse), total.sum(0), None, None, None, None
+
+
+batch_norm_act_form = register(batch_norm_act, _supports, _BatchNormAct.apply)

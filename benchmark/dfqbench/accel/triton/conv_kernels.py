@@ -1,9 +1,9 @@
-"""Kernels of 3x3 convolutions between few channels: those of libraries are made for many, and fill their tiles badly.
+"""Kernels of 3x3 convolutions between few channels, for which libraries' kernels have too large tiles.
 
 Operands are multiplied in their own type, bfloat16 or float32, and summed in float32.
 """
 
-# Triton reads these functions as its own language: no annotations but those of its constants.
+# Triton functions have no annotations but those of their constants.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 # ruff: noqa: PLR0917, N803
 
@@ -25,7 +25,7 @@ def _load_tap(x, p, mask, row, column, height, width, channels, tap, C: tl.const
 
 @triton.jit
 def _load_row(x, p, mask, row, column, height, width, channels, down, J: tl.constexpr):
-    """(P, J): the values under the three taps of a row of the window, which lie side by side in memory."""
+    """(P, J): the values under the three taps of a row of the window, contiguous in memory."""
     j = tl.arange(0, J)
     beside = column[:, None] + (j // channels)[None, :] - 1
     in_map = (mask & (row + down >= 0) & (row + down < height))[:, None] & (j < 3 * channels)[None, :]
@@ -35,7 +35,7 @@ def _load_row(x, p, mask, row, column, height, width, channels, down, J: tl.cons
 
 @triton.jit
 def _weights(weight, taps, i, o, channels, outer, of_outer, of_inner, of_tap, BACK: tl.constexpr):
-    """(len(i), OUT): weights between channels under taps, (len(i),) or one; backwards the window is turned around."""
+    """(len(i), OUT): weights between channels under taps, (len(i),) or one; rotated by 180 degrees with BACK."""
     at = (8 - taps if BACK else taps) * of_tap + i * of_inner
     mask = (i < channels)[:, None] & (o < outer)[None, :]
     return tl.load(weight + at[:, None] + o[None, :] * of_outer, mask=mask, other=0.0)
@@ -48,7 +48,7 @@ def convolved(
 ):  # fmt: skip
     """A convolution, or its gradient in the input; SCALED: times a factor for each channel of the output.
 
-    ROWS: a row of the window at a time, for fewer channels than a product takes; C is then that of three taps.
+    ROWS: a row of the window at a time, for fewer channels than a product needs; C is then that of three taps.
     """
     p = tl.program_id(0) * P + tl.arange(0, P)
     mask = p < positions
@@ -95,7 +95,7 @@ def weight_sums(
 def weight_total(
     partial, out, slices, channels, outer, of_outer, of_inner, of_tap, S: tl.constexpr, B: tl.constexpr
 ):  # fmt: skip
-    """The slices' sums added up, in the weight's order in memory."""
+    """The sum over slices, in the weight's memory order."""
     e, s = tl.program_id(0) * B + tl.arange(0, B), tl.arange(0, S)
     count = 9 * channels * outer
     total = tl.zeros([B], tl.float32)

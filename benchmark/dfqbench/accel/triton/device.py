@@ -1,6 +1,6 @@
 """Device functions that several kernels share."""
 
-# Triton reads these functions as its own language: no annotations but those of its constants.
+# Triton functions have no annotations but those of their constants.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 # ruff: noqa: N803
 
@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def channel(i, channels, POWER: tl.constexpr):
-    """The channel of the i-th element; cheap where their number is a power of two, which the compiler then knows."""
+    """The channel of the i-th element; cheap where the number of channels is a power of two, POWER."""
     return i % POWER if POWER > 0 else i % channels
 
 
@@ -26,7 +26,7 @@ def slice_of(positions, slices):
 
 @triton.jit
 def phase_offset(position, channels, WIDTH: tl.constexpr):
-    """Where a position of a merged map of 2 WIDTH columns lies in its sample of sub-pixel phases."""
+    """The offset of a position of a merged map of 2 WIDTH columns in its sample of sub-pixel phases."""
     y, x = position // (2 * WIDTH), position % (2 * WIDTH)
     a, b = y % 2, x % 2
     i, j = a + y // 2, b + x // 2

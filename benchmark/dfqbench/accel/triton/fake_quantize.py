@@ -1,6 +1,6 @@
 """Triton forms of `fake_quantize` and `fake_quantize_channels`."""
 
-# Triton reads these functions as its own language: no annotations but those of its constants.
+# Triton functions have no annotations but those of their constants.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 # ruff: noqa: D103, PLR0917, N803
 
@@ -13,26 +13,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dfqbench.accel.triton.launch import EXACT, ROW, TILE, has_no_gaps, power, register, rows
+from dfqbench.accel.triton.launch import EXACT, ROW, TILE, is_dense, register, rows
 from dfqbench.quant.fake_quantize import SMALLEST_SPAN, fake_quantize, fake_quantize_channels
 
 ROUND = tl.constexpr(12582912.0)
-"""1.5 * 2^23: added and taken off again, it rounds a smaller float32 half to even."""
+"""1.5 * 2^23: adding and subtracting it rounds a smaller float32 half to even."""
 
 
 @triton.jit
-def quantized(x, scale, shift, low, high):
-    """The integer S times the level nearest to x (`quant.fake_quantize`)."""
-    n = x * scale - shift
+def int_repr(x, scale, zero_point, low, high):
+    """S times the level nearest to x, an integer (`quant.fake_quantize`)."""
+    n = x * scale - zero_point
     # In this order NaN stays NaN.
     n = tl.where(n < low, low, n)
     n = tl.where(n > high, high, n)
-    return ((n + ROUND) - ROUND) + shift
+    return ((n + ROUND) - ROUND) + zero_point
 
 
 @triton.jit
 def nearest(x):
-    """The nearest integer, half to even, however large x is."""
+    """The nearest integer, half to even, for any x."""
     down = tl.floor(x)
     above = x - down
     odd = down - 2.0 * tl.floor(down * 0.5)
@@ -40,17 +40,17 @@ def nearest(x):
 
 
 @triton.jit(do_not_specialize=["low", "high"])
-def round_to_levels(x, out, scale, shift, count, low, high, B: tl.constexpr):
+def round_to_levels(x, out, scale, zero_point, count, low, high, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     mask = i < count
     s = tl.load(scale)
-    n = quantized(tl.load(x + i, mask=mask, other=0.0), s, tl.load(shift), low, high)
+    n = int_repr(tl.load(x + i, mask=mask, other=0.0), s, tl.load(zero_point), low, high)
     tl.store(out + i, tl.div_rn(n, s), mask=mask)
 
 
 @triton.jit(do_not_specialize=["low", "high", "half", "smallest"])
 def round_channels(x, out, scale, count, low, high, half, smallest, B: tl.constexpr):
-    """A program for each output channel, whose numbers lie in a row: rounds them to the levels of their range."""
+    """Round each output channel, contiguous in memory, to the levels of its range; one program a channel."""
     row = tl.program_id(0)
     least = tl.full([B], float("inf"), tl.float32)
     most = tl.full([B], float("-inf"), tl.float32)
@@ -64,12 +64,12 @@ def round_channels(x, out, scale, count, low, high, half, smallest, B: tl.conste
     span = top - bottom
     span = tl.where(span < smallest, smallest, span)
     s = tl.div_rn(1.0, span) * (high - low)
-    shift = nearest(s * bottom) + half
+    zero_point = nearest(s * bottom) + half
     tl.store(scale + row, s)
     for start in range(0, count, B):
         i = start + tl.arange(0, B)
         mask = i < count
-        n = quantized(tl.load(x + row * count + i, mask=mask, other=0.0), s, shift, low, high)
+        n = int_repr(tl.load(x + row * count + i, mask=mask, other=0.0), s, zero_point, low, high)
         tl.store(out + row * count + i, tl.div_rn(n, s), mask=mask)
 
 
@@ -77,32 +77,20 @@ def _ends(bits: int) -> tuple[float, float]:
     return -float(2 ** (bits - 1)), float(2 ** (bits - 1) - 1)
 
 
-def _one_range(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> bool:  # noqa: ARG001 - the operator's arguments
-    return has_no_gaps(x) and scale.ndim == shift.ndim == 0 and scale.dtype == shift.dtype == torch.float32
-
-
-@register(fake_quantize, _one_range)
-def fake_quantize_form(x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:
-    rounded: Tensor = _FakeQuantize.apply(x, scale, shift, bits)
-    return rounded
+def _supports(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> bool:  # noqa: ARG001 - the operator's arguments
+    return is_dense(x) and scale.ndim == zero_point.ndim == 0 and scale.dtype == zero_point.dtype == torch.float32
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, bits: int) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:  # noqa: ARG004
         out = torch.empty_like(x)
-        round_to_levels[rows(x.numel())](x, out, scale, shift, x.numel(), *_ends(bits), B=ROW, **EXACT)
+        round_to_levels[rows(x.numel())](x, out, scale, zero_point, x.numel(), *_ends(bits), B=ROW, **EXACT)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ARG004
         return grads[0], None, None, None
-
-
-@register(fake_quantize_channels, lambda weight, bits: has_no_gaps(weight))  # noqa: ARG005
-def fake_quantize_channels_form(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    rounded, scale = _FakeQuantizeChannels.apply(weight, bits)
-    return rounded, scale
 
 
 class _FakeQuantizeChannels(torch.autograd.Function):
@@ -112,7 +100,7 @@ class _FakeQuantizeChannels(torch.autograd.Function):
         out = torch.empty_like(weight)
         scale = weight.new_empty(channels, *(1,) * (weight.ndim - 1))
         low, high = _ends(bits)
-        tile = min(TILE, max(32, power(count)))
+        tile = min(TILE, max(32, triton.next_power_of_2(count)))
         round_channels[(channels,)](weight, out, scale, count, low, high, -low, SMALLEST_SPAN, B=tile, **EXACT)
         ctx.mark_non_differentiable(scale)
         ctx.set_materialize_grads(False)
@@ -121,3 +109,11 @@ class _FakeQuantizeChannels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 - torch's signature
         return grads[0], None
+
+
+fake_quantize_form = register(fake_quantize, _supports, _FakeQuantize.apply)
+fake_quantize_channels_form = register(
+    fake_quantize_channels,
+    lambda weight, bits: is_dense(weight),  # noqa: ARG005
+    _FakeQuantizeChannels.apply,
+)

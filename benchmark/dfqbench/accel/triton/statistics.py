@@ -1,8 +1,8 @@
 """Triton form of `batch_norm_stats`: moments of a channels-last feature map over positions, and their gradient."""
 
-# Triton reads these functions as its own language: no annotations but those of its constants.
+# Triton functions have no annotations but those of their constants.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
-# ruff: noqa: D103, PLR0917, N803
+# ruff: noqa: PLR0917, N803
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from dfqbench.accel.triton.launch import (
     cut,
     elements,
     is_feature_map,
-    power,
     register,
     rows,
 )
@@ -112,13 +111,8 @@ def moments(x: Tensor, sizes: tuple[int, int, int], *, phase_width: int = 0, **s
         x, *parts, positions, slices, x[0].numel(), channels, WIDTH=phase_width, **tile, **EXACT
     )
     if slices > 1:
-        pooled[samples, -(-channels // 64)](*parts, mean, var, positions, slices, channels, S=power(slices), C=64)
-    return mean, var
-
-
-@register(batch_norm_stats, is_feature_map)
-def batch_norm_stats_form(x: Tensor) -> tuple[Tensor, Tensor]:
-    mean, var = _BatchNormStats.apply(x)
+        size = triton.next_power_of_2(slices)
+        pooled[samples, triton.cdiv(channels, 64)](*parts, mean, var, positions, slices, channels, S=size, C=64)
     return mean, var
 
 
@@ -142,3 +136,6 @@ class _BatchNormStats(torch.autograd.Function):
             ONE_SAMPLE=sample % ROW == 0, **elements(channels), **EXACT,
         )  # fmt: skip
         return out
+
+
+batch_norm_stats_form = register(batch_norm_stats, is_feature_map, _BatchNormStats.apply)

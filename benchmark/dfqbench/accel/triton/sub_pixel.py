@@ -1,6 +1,6 @@
 """CUDA forms of a generator's BatchNorms: `sub_pixel_norm` in Triton, `standardize` in plain torch."""
 
-# Triton reads these functions as its own language: no annotations but those of its constants.
+# Triton functions have no annotations but those of their constants.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 # ruff: noqa: PLR0917, N803
 
@@ -29,7 +29,7 @@ def phase_forward(
     phases, scale, shift, out, count, row, height: tl.constexpr, width: tl.constexpr, channels: tl.constexpr,
     negative_slope, B: tl.constexpr,
 ):  # fmt: skip
-    """`row` is the distance of the samples' scales and shifts: 0 where all share one."""
+    """`row` is the stride of the samples' scales and shifts: 0 where all share one."""
     i = tl.program_id(0) * B + tl.arange(0, B)
     mask = i < count
     c, position = i % channels, i // channels
@@ -93,14 +93,9 @@ def phase_backward(
     tl.store(out + i, of_moments + g * s, mask=mask)
 
 
-@register(sub_pixel_norm, lambda phases, *rest: is_feature_map(phases))  # noqa: ARG005
-def sub_pixel_norm_form(*args: Any) -> Tensor:
-    """Normalise from the phases: neither the merged nor the normalised map is stored."""
-    out: Tensor = _SubPixelNorm.apply(*args)
-    return out
-
-
 class _SubPixelNorm(torch.autograd.Function):
+    """Normalise from the phases, without storing the merged or the normalised map."""
+
     @staticmethod
     def forward(ctx: Any, phases: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Tensor:
         samples, channels, height, width = _merged_shape(phases)
@@ -136,7 +131,7 @@ class _SubPixelNorm(torch.autograd.Function):
             phases, grad, a, b, mean, by_x, total, _row(a), height // 2, width // 2, slices, channels, ctx.slope,
             **tile, **EXACT,
         )  # fmt: skip
-        # Sums for each sample, or where samples share scale and shift for all.
+        # Over slices, and over samples where these share scale and shift.
         over: Any = 0 if len(scale) > 1 else (0, 1)
         to_scale = by_x.sum(over).view_as(scale) * inverse
         to_shift = total.sum(over).view_as(scale)
@@ -161,14 +156,9 @@ def _row(table: Tensor) -> int:
     return table.shape[1] if len(table) > 1 else 0
 
 
-@register(standardize, lambda x, eps: x.ndim == 4 and x.dtype == torch.float32)  # noqa: ARG005
-def standardize_form(x: Tensor, eps: float) -> Tensor:
-    """Standardize by reductions: torch's BatchNorm runs one block of threads a channel, and images have three."""
-    out: Tensor = _Standardize.apply(x, eps)
-    return out
-
-
 class _Standardize(torch.autograd.Function):
+    """Standardize by reductions: torch's BatchNorm has only one block of threads a channel, three for images."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         var, mean = torch.var_mean(x, OVER, correction=0, keepdim=True)
@@ -184,3 +174,15 @@ class _Standardize(torch.autograd.Function):
         out, inverse = ctx.saved_tensors
         of_gz = (grads[0] * out).mean(OVER, keepdim=True)
         return (grads[0] - grads[0].mean(OVER, keepdim=True)).addcmul_(out, of_gz, value=-1).mul_(inverse), None
+
+
+sub_pixel_norm_form = register(
+    sub_pixel_norm,
+    lambda phases, *rest: is_feature_map(phases),  # noqa: ARG005
+    _SubPixelNorm.apply,
+)
+standardize_form = register(
+    standardize,
+    lambda x, eps: x.ndim == 4 and x.dtype == torch.float32,  # noqa: ARG005
+    _Standardize.apply,
+)

@@ -118,7 +118,7 @@ def _measured(setting: Setting, precision: Precision) -> float:
     training.step(0)
     times = []
     for _ in range(ROUNDS + 1):
-        training.step(training.plan.student_start)
+        training.step(training.schedule.student_start)
         times.append(time.perf_counter())
     return statistics.median(after - before for before, after in itertools.pairwise(times))
 

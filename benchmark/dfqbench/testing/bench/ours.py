@@ -44,7 +44,7 @@ def generator_step(shape: Shape, method: str, precision: Precision) -> Step:
     training = Distillation(network, source, [ctx], params)
     training.size = shape.batch
     training.step(0)
-    start = training.plan.student_start
+    start = training.schedule.student_start
 
     def step() -> None:
         training.step(start)

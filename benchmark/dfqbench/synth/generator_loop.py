@@ -14,63 +14,65 @@ from dfqbench.api.graphed import EagerStep
 from dfqbench.api.numerics import widened
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
-from dfqbench.synth.generators import Condition, Draw, Generator
+from dfqbench.synth.generators import Condition, Draw, Generator, class_condition
 from dfqbench.synth.nan_check import NonFiniteCheck
-from dfqbench.synth.params import GeneratorParams, TrainingPlan
+from dfqbench.synth.params import GeneratorParams, is_large
 from dfqbench.synth.statistics import BatchNormStatistics
 from dfqbench.synth.terms import GeneratorPass, LossTerm
+from dfqbench.synth.training_schedule import generator_schedule
 
 
 class GeneratorSource:
     """A conditional generator as a live source.
 
-    One `train_step`: draw a condition, make images, pass them through the teacher once, add up the loss terms, update
-    the generator, and hand on the images of before the update with the labels and the teacher's logits.
+    The generator is GDFQ's. One `train_step`: draw a condition, make images, pass them through the teacher, add up the
+    loss terms, update the generator, and return the images of before the update.
 
     Attributes:
         generator: the network that makes the images.
-        terms: the losses that are switched on.
+        terms: the losses with a weight.
         steps: updates so far.
     """
 
     def __init__(
         self,
         teacher: nn.Module,
-        generator: Generator,
         ctx: Context,
         params: GeneratorParams,
         *,
-        draw: Draw,
-        terms: Sequence[LossTerm],
-        plan: TrainingPlan,
         what: str,
+        losses: Sequence[LossTerm],
+        draw: Draw | None = None,
+        latent: int | None = None,
+        extra: int = 0,
     ) -> None:
-        """Build optimizer and random streams.
+        """Build the generator, initialised from the cell's seed, its optimizer and random streams.
 
         Args:
-            teacher: in eval mode, parameters frozen; hooked only inside `train_step`.
-            generator: on the context's device.
+            teacher: in eval mode, parameters frozen; it has hooks only during `train_step`.
             ctx: the host's side of the cell.
-            params: learning rate, augmentation and the like.
-            draw: makes the conditions.
-            terms: the losses; those of weight 0 are left out.
-            plan: places the learning rate's decays.
+            params: architecture, statistics of the output, and training.
             what: name of the method, for errors and seeds.
+            losses: all losses of the generator, for example those of `base_terms`; those of weight 0 are left out.
+            draw: makes the conditions; None: noise and label.
+            latent: size of the noise; None: as in `params`.
+            extra: size of a further condition that `draw` makes.
         """
-        self.generator = generator
-        self.terms = [term for term in terms if term.weight != 0]
+        latent = params.latent if latent is None else latent
+        self.generator = _build_generator(ctx, params, latent, extra)
+        self.terms = [term for term in losses if term.weight != 0]
         self.steps = 0
         self._teacher = teacher
         self._autocast = ctx.autocast
-        self._draw = draw
+        self._draw = draw or class_condition(latent, ctx.card.classes)
         self._params = params
-        self._plan = plan
-        self._parameters = list(generator.parameters())
+        self._schedule = generator_schedule(ctx, params)
+        self._parameters = list(self.generator.parameters())
         seed = ctx.seed(what, "conditions")
-        # Drawing has a stream of its own: how often images are drawn does not change what is learned.
+        # A separate stream, so that drawing images does not change the training.
         self._random = torch.Generator(ctx.device).manual_seed(seed)
         self._drawing = torch.Generator(ctx.device).manual_seed(seed + 1)
-        # Whether to augment is decided on the host, so that no step waits for the device.
+        # On the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(seed + 2)
         make = ctx.graphed if all(term.capturable for term in self.terms) else EagerStep
         self._run_step = make(self._step, generators=[self._random])
@@ -79,12 +81,12 @@ class GeneratorSource:
             self._parameters, lr=params.lr, betas=betas, fused=True, capturable=capturable
         )
         self._nan_check = NonFiniteCheck(f"{what} generator loss", ctx.device)
-        self._watch = BatchNormStatistics(teacher)
-        self._recorder = FeatureMaps(teacher)
+        self._bn_recorder = BatchNormStatistics(teacher)
+        self._map_recorder = FeatureMaps(teacher)
 
     @property
     def needs_student(self) -> bool:
-        """Whether a loss looks at the student, so that students of other bits need generators of their own."""
+        """Whether a loss reads the student, so that students of other bits need other generators."""
         return any(term.needs_student for term in self.terms)
 
     def _images(self, condition: Condition) -> Tensor:
@@ -92,34 +94,31 @@ class GeneratorSource:
             images: Tensor = self.generator(condition.noise, condition.labels, condition.extra)
         return images
 
-    def _answer(self, images: Tensor) -> Tensor:
+    def _run_teacher(self, images: Tensor) -> Tensor:
         with self._autocast():
             logits: Tensor = self._teacher(images)
         return widened(logits)
 
-    def _augments(self) -> bool:
-        share = self._params.augment_share
-        return share > 0 and float(torch.rand((), generator=self._coin)) < share
-
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-        """Updates the generator once.
+        """Update the generator once.
 
         Args:
             size: images in the batch.
-            student: the student, where a loss looks at it; None switches such losses off.
+            student: for losses that read it; None switches them off.
 
         Returns:
-            The images of before the update, as the teacher saw them, with labels and the teacher's logits.
+            The images of before the update, as given to the teacher, with labels and the teacher's logits.
 
         Raises:
-            NonFiniteError: every 50 steps, where a loss was not finite since.
+            NonFiniteError: in every 50th step, if one of these losses was not finite.
         """
         if not any(term.needs_student and self.steps >= term.start for term in self.terms):
             student = None
         active = [t for t in self.terms if self.steps >= t.start and (student is not None or not t.needs_student)]
-        watched = [*active, *(t for t in self.terms if t not in active and not t.needs_student)]
+        observing = [*active, *(t for t in self.terms if t not in active and not t.needs_student)]
         condition = self._draw(size, self._random)
-        decays = self._plan.decays(self._params.lr_steps, self.steps)
+        decays = self._schedule.decays(self._params.lr_steps, self.steps)
+        share = self._params.augment_share
         images, logits, *loss = self._run_step(
             condition.noise,
             condition.labels,
@@ -127,13 +126,13 @@ class GeneratorSource:
             self._params.lr * self._params.lr_factor**decays,
             key=id(student),
             active=tuple(active),
-            watched=tuple(watched),
+            observing=tuple(observing),
             student=student,
-            augments=self._augments(),
+            augments=share > 0 and float(torch.rand((), generator=self._coin)) < share,
         )
         if loss:
             self._nan_check.step(loss[0], self.steps + 1)
-        for term in watched:
+        for term in observing:
             term.finish(self.steps)
         self.steps += 1
         return Batch(images, condition.labels, logits)
@@ -146,7 +145,7 @@ class GeneratorSource:
         lr: float | Tensor,
         *,
         active: Sequence[LossTerm],
-        watched: Sequence[LossTerm],
+        observing: Sequence[LossTerm],
         student: nn.Module | None,
         augments: bool,
     ) -> tuple[Tensor, ...]:
@@ -154,46 +153,46 @@ class GeneratorSource:
         condition = Condition(noise, labels, extra)
         self._optimizer.param_groups[0]["lr"] = lr
         with ExitStack() as stack:
-            watch = stack.enter_context(self._watch) if any(t.needs_statistics for t in watched) else None
-            recorder = stack.enter_context(self._recorder) if any(t.needs_maps for t in watched) else None
+            needs_statistics = any(term.needs_statistics for term in observing)
+            needs_maps = any(term.needs_maps for term in observing)
+            bn_recorder = stack.enter_context(self._bn_recorder) if needs_statistics else None
+            map_recorder = stack.enter_context(self._map_recorder) if needs_maps else None
             images = self._images(condition)
             if augments:
                 images = crop_and_flip(images, self._params.augment_scale, self._random)
-            logits = self._answer(images)
+            logits = self._run_teacher(images)
             view = GeneratorPass(
                 images=images,
                 condition=condition,
                 logits=logits,
-                watch=watch,
-                recorder=recorder,
+                bn_recorder=bn_recorder,
+                map_recorder=map_recorder,
                 teacher=self._teacher,
-                answer=self._answer,
+                run_teacher=self._run_teacher,
                 student=student,
                 random=self._random,
             )
             losses = [term.weight * term.loss(view) for term in active]
             results = [images, logits]
             if losses:
-                results.append(torch.stack(losses).sum())
-                self._update(results[-1])
-            for term in watched:
+                loss = torch.stack(losses).sum()
+                results.append(loss)
+                self._optimizer.zero_grad()
+                # Only in the generator: the student keeps no gradient.
+                loss.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
+                self._optimizer.step()
+            for term in observing:
                 term.observe(view, self.steps)
         return tuple(results)
 
-    def _update(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad()
-        # Only the generator: a loss that passes through the student must leave no gradient there.
-        loss.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-
     @torch.no_grad()
     def sample(self, size: int) -> Batch:
-        """Draws images without learning, without augmentation and without touching the training's random stream."""
+        """Draw images without learning or augmentation, from a random stream that training does not use."""
         condition = self._draw(size, self._drawing)
         return Batch(self._images(condition), condition.labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, optimizer, random streams, the watch for bad losses, and the terms' own states."""
+        """Return the state of generator, optimizer, random streams, the check for bad losses, and the terms."""
         return {
             "generator": self.generator.state_dict(),
             "optimizer": self._optimizer.state_dict()["state"],
@@ -206,14 +205,31 @@ class GeneratorSource:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.generator.load_state_dict(state["generator"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
-        for stream, name in ((self._random, "random"), (self._drawing, "drawing"), (self._coin, "coin")):
+        for name, stream in (("random", self._random), ("drawing", self._drawing), ("coin", self._coin)):
             stream.set_state(state[name].cpu())
         self.steps = int(state["steps"])
         self._run_step.reset()
         self._nan_check.load_state_dict(state["finite"])
         for term in self.terms:
             term.load_state_dict(state["terms"][term.name])
+
+
+def _build_generator(ctx: Context, params: GeneratorParams, latent: int, extra: int) -> Generator:
+    card = ctx.card
+    embedding = not is_large(card.input_size) if params.architecture == "auto" else params.architecture == "cifar"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(ctx.seed("generator weights"))
+        generator = Generator(
+            card.input_size,
+            card.classes,
+            latent=latent,
+            embedding=embedding,
+            extra=extra,
+            stats=card.target_stats(params.input_target),
+            sub_pixel=ctx.precision.rearranges,
+        )
+    return generator.to(ctx.device)

@@ -17,7 +17,6 @@ from dfqbench.synth import (
     LossTerm,
     base_terms,
     bns_loss,
-    generator_source,
 )
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
@@ -33,16 +32,14 @@ def _source(
     budget: str = "smoke",
 ) -> GeneratorSource:
     ctx = ToyContext(root_seed=seed, budget=budget_named(budget))
-    return generator_source(
-        teacher or toy_network(), ctx, params, what="toy", losses=[*base_terms(ctx, params), *terms]
-    )
+    return GeneratorSource(teacher or toy_network(), ctx, params, what="toy", losses=[*base_terms(ctx, params), *terms])
 
 
 def _weights(source: GeneratorSource) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in source.generator.parameters()])
 
 
-def test_a_step_equals_the_textbook_step() -> None:
+def test_step_equals_plain_torch() -> None:
     teacher = toy_network()
     source, twin = _source(teacher=teacher), _source(teacher=teacher)
     random = torch.Generator().manual_seed(ToyContext().seed("toy", "conditions"))
@@ -55,21 +52,21 @@ def test_a_step_equals_the_textbook_step() -> None:
         assert batch.labels is not None
         assert torch.equal(batch.labels, labels)
         torch.testing.assert_close(batch.images, images)  # of before the update
-        with BatchNormStatistics(teacher) as watch:
+        with BatchNormStatistics(teacher) as recorder:
             logits = teacher(images)
-            loss = nn.functional.cross_entropy(logits, labels) + 0.1 * bns_loss(watch.last)
+            loss = nn.functional.cross_entropy(logits, labels) + 0.1 * bns_loss(recorder.last)
         assert batch.teacher_logits is not None
         torch.testing.assert_close(batch.teacher_logits, logits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    for (name, found), wanted in zip(source.generator.named_parameters(), twin.generator.parameters(), strict=True):
+    for (name, actual), expected in zip(source.generator.named_parameters(), twin.generator.parameters(), strict=True):
         # Biases before BatchNorm have no gradient but rounding noise, which Adam blows up to full steps.
         if not (name.startswith("conv") and name.endswith("bias")):
-            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_the_batch_carries_no_graph_and_the_teacher_is_untouched() -> None:
+def test_train_step_returns_detached_batch_and_keeps_teacher() -> None:
     teacher = toy_network()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     source = _source(teacher=teacher)
@@ -82,7 +79,7 @@ def test_the_batch_carries_no_graph_and_the_teacher_is_untouched() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
 
 
-def test_the_loss_falls() -> None:
+def test_loss_falls() -> None:
     losses: list[float] = []
 
     class Noted(FunctionTerm):
@@ -95,7 +92,7 @@ def test_the_loss_falls() -> None:
     assert sum(losses[-10:]) < 0.87 * sum(losses[:10])
 
 
-def test_drawing_learns_nothing_and_changes_no_training() -> None:
+def test_sample_does_not_change_training() -> None:
     calm, watched = _source(), _source()
     for _ in range(2):
         calm.train_step(4)
@@ -110,7 +107,7 @@ def test_drawing_learns_nothing_and_changes_no_training() -> None:
 
 
 @pytest.mark.parametrize("augment", [0.0, 0.5])
-def test_goes_on_bit_for_bit_from_its_state(augment: float) -> None:
+def test_state_dict_restores_training(augment: float) -> None:
     params = dataclasses.replace(PARAMS, augment_share=augment)
     source = _source(params)
     for _ in range(3):
@@ -119,25 +116,16 @@ def test_goes_on_bit_for_bit_from_its_state(augment: float) -> None:
     buffer = io.BytesIO()
     torch.save(source.state_dict(), buffer)
     buffer.seek(0)
-    other = _source(params, seed=9)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
+    b = _source(params, seed=9)
+    b.load_state_dict(torch.load(buffer, weights_only=True))
     for _ in range(4):
-        assert torch.equal(source.train_step(4).images, other.train_step(4).images)
-    assert torch.equal(source.sample(4).images, other.sample(4).images)
-    assert torch.equal(_weights(source), _weights(other))
-    assert source.steps == other.steps == 7
+        assert torch.equal(source.train_step(4).images, b.train_step(4).images)
+    assert torch.equal(source.sample(4).images, b.sample(4).images)
+    assert torch.equal(_weights(source), _weights(b))
+    assert source.steps == b.steps == 7
 
 
-def test_seed_decides_every_bit() -> None:
-    before = torch.random.get_rng_state()
-    one, same, other = _source(), _source(), _source(seed=1)
-    batches = [source.train_step(4).images for source in (one, same, other)]
-    assert torch.equal(batches[0], batches[1])
-    assert not torch.equal(batches[0], batches[2])
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_terms_start_when_told_and_weight_zero_is_left_out() -> None:
+def test_terms_start_at_their_step_and_weight_0_is_left_out() -> None:
     calls: list[str] = []
 
     def noting(name: str) -> FunctionTerm:
@@ -181,29 +169,6 @@ def test_margin_needs_a_student_and_leaves_no_gradient_in_it() -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_margin_widens_the_gap() -> None:
-    params = dataclasses.replace(
-        PARAMS, margin_weight=1.0, margin_start=0, ce_weight=0.0, bns_weight=0.0, margin_mean=5.0
-    )
-    teacher, student = toy_network(), toy_network()
-    last = student[-1]
-    assert isinstance(last, nn.Linear)
-    with torch.no_grad():
-        last.weight.add_(0.05 * torch.randn(4, 12, generator=torch.Generator().manual_seed(0)))
-    source = _source(params, teacher=teacher)
-
-    def gap() -> float:
-        images = source.sample(64).images
-        with torch.no_grad():
-            wanted, found = teacher(images), student(images)
-        return float(((wanted - found).abs().mean(1) / wanted.abs().mean(1)).mean())
-
-    before = gap()
-    for _ in range(30):
-        source.train_step(32, student)
-    assert gap() > 1.2 * before
-
-
 def test_learning_rate_decays_with_the_epochs() -> None:
     # Under `smoke`: 10 steps of ranges, then 200 * 396 / 4000 = 20 steps; epoch 100 begins at step 10 + 5.
     source = _source()
@@ -225,7 +190,7 @@ def test_augmented_batches_are_what_the_teacher_saw() -> None:
     torch.testing.assert_close(batch.teacher_logits, teacher(batch.images))
 
 
-def test_a_bad_loss_stops_within_fifty_steps() -> None:
+def test_nan_loss_raises_within_50_steps() -> None:
     bad = FunctionTerm("bad", 1.0, lambda view: view.images.sum() * float("nan"), start=3)
     source = _source(dataclasses.replace(PARAMS, ce_weight=0.0, bns_weight=0.0), bad)
     for _ in range(49):
@@ -236,7 +201,7 @@ def test_a_bad_loss_stops_within_fifty_steps() -> None:
 
 def test_one_class_one_image_one_channel() -> None:
     ctx = ToyContext(card=toy_card(classes=1, channels=1))
-    source = generator_source(
+    source = GeneratorSource(
         toy_network(classes=1, channels=1), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS)
     )
     batch = source.train_step(1)
@@ -246,7 +211,7 @@ def test_one_class_one_image_one_channel() -> None:
 
 def test_large_inputs_take_the_class_conditional_generator() -> None:
     ctx = ToyContext(card=toy_card(size=68))
-    source = generator_source(toy_network(size=68), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS))
+    source = GeneratorSource(toy_network(size=68), ctx, PARAMS, what="toy", losses=base_terms(ctx, PARAMS))
     assert source.generator.embedding is None
     assert _source().generator.embedding is not None
     forced = dataclasses.replace(PARAMS, architecture="imagenet")
