@@ -15,6 +15,7 @@ from dfqbench.api.errors import DfqError, InputError
 from dfqbench.diagnose.cell import VERSION, diagnose
 from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.student import DESCRIPTION_FILE
 from dfqbench.report.pictures.images import load_images, training_images
 from dfqbench.report.record_access import finished, latest
@@ -23,7 +24,6 @@ from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.store.student_cache import IMAGES_FILE
-from dfqbench.models.spec import ModelSpec
 
 
 @dataclass(slots=True)
