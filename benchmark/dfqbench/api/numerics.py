@@ -1,4 +1,4 @@
-"""Small helpers for tensors of several types; they need torch only when called."""
+"""Conversion between floating-point types; needs torch only when called."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def widened(x: Tensor) -> Tensor:
-    """Return the tensor as float32 at least: what autocast narrowed is widened, float64 stays."""
+def to_float32(x: Tensor) -> Tensor:
+    """Return the tensor in float32 if it has fewer bits (autocast gives bfloat16); float64 stays float64."""
     import torch
 
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import Skip
-from dfqbench.api.numerics import widened
+from dfqbench.api.numerics import to_float32
 from dfqbench.synth.statistics import batchnorm_layers
 
 NORMALISER_EPS = 1e-8
@@ -30,7 +30,7 @@ def attention_map(features: Tensor) -> Tensor:
     Returns:
         (N, H, W), not negative, at least float32.
     """
-    return widened(features).square().mean(1)
+    return to_float32(features).square().mean(1)
 
 
 def attention_centre(attention: Tensor) -> Tensor:
@@ -196,8 +196,8 @@ class FeatureMaps:
             raise Skip("the network has no feature map of more than one position, so no attention map")
         stages = list(self._maps.values())
         if self._penultimate is None or self._penultimate.ndim != 2:
-            return PassMaps(stages, widened(stages[-1]).mean((2, 3)))
-        return PassMaps(stages, widened(self._penultimate))
+            return PassMaps(stages, to_float32(stages[-1]).mean((2, 3)))
+        return PassMaps(stages, to_float32(self._penultimate))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, Context
 from dfqbench.api.graphed import EagerStep
-from dfqbench.api.numerics import widened
+from dfqbench.api.numerics import to_float32
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.generators import Condition, Draw, Generator
@@ -95,7 +95,7 @@ class GeneratorSource:
     def _answer(self, images: Tensor) -> Tensor:
         with self._autocast():
             logits: Tensor = self._teacher(images)
-        return widened(logits)
+        return to_float32(logits)
 
     def _augments(self) -> bool:
         share = self._params.augment_share
