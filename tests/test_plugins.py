@@ -340,7 +340,7 @@ def test_the_example_package_offers_everything(tmp_path: Path, monkeypatch: pyte
         assert plugins.method_class("stripes").title == "Stripes"
         assert plugins.quantizer_class("one-image").name == "one-image"
         assert {"plain"} == set(plugins.models)
-        assert {"example"} == set(plugins.targets) == set(plugins.grids) == set(plugins.claims)
+        assert {"example"} == set(plugins.targets) == set(plugins.claims)
         catalogue = Catalogue.discover(
             [], plugins.targets.values(), {name: offer.load for name, offer in plugins.models.items()}
         )

@@ -31,7 +31,7 @@ def dfqbench_range_rules() -> Iterable[Offer]:  # type: ignore[empty-body]
 
 @hookspec
 def dfqbench_models() -> Iterable[Offer]:  # type: ignore[empty-body]
-    """Return offers of model families: `load` names a callable `(name, **kwargs) -> nn.Module`; users type `offer:name`."""
+    """Return offers of model families: `load` names `(name, **kwargs) -> nn.Module`; users type `offer:name`."""
 
 
 @hookspec

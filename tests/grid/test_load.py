@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, UsageError
-from dfqbench.grid import Grid, available_grids, load_grid
+from dfqbench.grid.load import load_grid
+from dfqbench.grid.schema import Grid
 from dfqbench.plugins import Plugins, load_plugins
 
 GOOD = 'schemes = ["w4a4"]\n'
@@ -24,8 +25,8 @@ def read(tmp_path: Path, text: str) -> Grid:
 
 
 def test_presets(plugins: Plugins) -> None:
-    assert set(available_grids(plugins)) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
-    for name in available_grids(plugins):
+    assert set(plugins.grids) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
+    for name in plugins.grids:
         assert load_grid(name, plugins).name == name
     smoke = load_grid("smoke", plugins)
     assert (smoke.on, smoke.methods, smoke.budget) == (("digits",), ("zeroq", "noise"), "smoke")
@@ -55,7 +56,7 @@ def test_grid_of_a_plugin(tmp_path: Path) -> None:
     )
     plugins = load_plugins([tmp_path / "mine.py"])
     assert load_grid("night", plugins).parsed_schemes[0].protocol.name == "deploy"
-    assert available_grids(plugins)["night"].origin == str(tmp_path / "mine.py")
+    assert plugins.grids["night"].origin == str(tmp_path / "mine.py")
 
 
 def test_name_defaults_to_the_file_s(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.grid import Grid, MethodChoice, apply, load_grid, parse_methods, parse_selection, resolve_methods
+from dfqbench.grid.choice import MethodChoice, parse_methods, resolve_methods
+from dfqbench.grid.load import load_grid
+from dfqbench.grid.schema import Grid
+from dfqbench.grid.selectors import apply, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
 
 EXAMPLES = Path(__file__).parents[1] / "plugins"

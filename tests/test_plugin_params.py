@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from dfqbench.api import NoParams, UsageError
-from dfqbench.grid import build_params, params_dict
+from dfqbench.plugins.params import build_params, params_dict
 
 
 class Colour(StrEnum):
