@@ -104,7 +104,7 @@ def test_a_full_disk_is_told_before(dataset: DatasetSpec, monkeypatch: pytest.Mo
 
 def run(*arguments: str | Path) -> Result:
     app = typer.Typer()
-    decode.register(app)
+    app.command()(decode.decode)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 

@@ -1,4 +1,4 @@
-"""`dfqbench claims`: what papers print, with sources, and where they disagree."""
+"""`dfqbench claims`: published numbers with their sources."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import typer
 
 from dfqbench.cli.options import PluginOption
 from dfqbench.cli.table import claim_book
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("claims")(claims)
 
 
 def claims(
@@ -31,8 +26,7 @@ def claims(
 ) -> None:
     """Show published numbers with their sources.
 
-    Which methods are implemented here, and where papers disagree about one cell; numbers that plugins bring along are
-    among them.
+    With the methods that are implemented here, and cells about which papers disagree. Numbers of plugins are included.
     """
     from dfqbench.api.errors import UsageError, unknown_name
     from dfqbench.report.claims import select_claims
@@ -45,21 +39,19 @@ def claims(
     if bits is not None and not re.fullmatch(r"w\d+a(\d+|\?)", bits.lower()):
         raise UsageError(f"'{bits}' is no bit-width", "write for example --bits w4a4")
     known = claim_book(plugin).claims
-    names = {
-        "model": (model, model_key, {claim.model for claim in known}),
-        "dataset": (dataset, dataset_key, {claim.dataset for claim in known}),
-    }
-    for kind, (wanted, key, printed) in names.items():
-        if wanted is not None and key(wanted) not in {key(name) for name in printed}:
-            raise unknown_name(kind, wanted, printed)
+    models, datasets = {claim.model for claim in known}, {claim.dataset for claim in known}
+    if model is not None and model_key(model) not in map(model_key, models):
+        raise unknown_name("model", model, models)
+    if dataset is not None and dataset_key(dataset) not in map(dataset_key, datasets):
+        raise unknown_name("dataset", dataset, datasets)
     methods = {claim.method.lower() for claim in known} | {time.method.lower() for time in published_times()}
     methods |= {claim.implemented.partition("+")[0] for claim in known}
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods - {""})
     form = cast("FieldFormat", fmt)
     if times:
-        chosen = select_times(published_times(), method=method, model=model, dataset=dataset, bits=bits)
-        typer.echo(render_times(chosen, form), nl=False)
+        selected_times = select_times(published_times(), method=method, model=model, dataset=dataset, bits=bits)
+        typer.echo(render_times(selected_times, form), nl=False)
         return
-    found = select_claims(known, method=method, model=model, dataset=dataset, bits=bits)
-    typer.echo(render_field(found, form), nl=False)
+    selected = select_claims(known, method=method, model=model, dataset=dataset, bits=bits)
+    typer.echo(render_field(selected, form), nl=False)

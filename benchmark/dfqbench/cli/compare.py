@@ -1,4 +1,4 @@
-"""`dfqbench compare`: whether two methods differ by more than chance."""
+"""`dfqbench compare`: test whether two methods differ by more than chance."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from typing import Annotated, cast
 
 import typer
 
-from dfqbench.cli.table import OutOption, read_runs
+from dfqbench.cli.options import OutOption
+from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("compare")(compare)
 
 
 def compare(
@@ -32,6 +28,6 @@ def compare(
 
     if fmt not in COMPARISON_FORMATS:
         raise unknown_name("format", fmt, COMPARISON_FORMATS)
-    records, _ = read_runs(out, run)
-    found = compared(records, first, second)
-    typer.echo(render_comparison(found, first, second, cast("ComparisonFormat", fmt)), nl=False)
+    attempts, _ = read_attempts(out, run)
+    comparison = compared([record for record, _ in attempts], first, second)
+    typer.echo(render_comparison(comparison, first, second, cast("ComparisonFormat", fmt)), nl=False)

@@ -1,13 +1,16 @@
-"""`dfqbench doctor`: environment, devices, data folders and plugins, and what is wrong with them."""
+"""`dfqbench doctor`: check environment, devices, data folders and plugins."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dfqbench.cli.options import DataOption, JsonOption, PluginOption
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
@@ -19,31 +22,18 @@ OPTIONAL = ("pytorchcv",)
 """Packages that may be absent."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("doctor")(examine_all)
-
-
-def examine_all(
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable)."),
-    ] = None,
+def doctor(
+    data: DataOption = None,
     images: Annotated[
         int, typer.Option("--images", min=0, help="Images on which each network is tried; 0: none.")
     ] = 200,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", metavar="FILE", help="Also load this local plugin file (repeatable)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check environment, devices, data folders and plugins.
 
     The exit status is 1 if something is broken.
     """
-    import dataclasses
-
     from dfqbench.plugins import load_plugins
 
     plugins = load_plugins(plugin or ())
@@ -86,12 +76,10 @@ def _devices() -> Iterator[Finding]:
     from dfqbench.accel.backend import triton_version, why_no_triton
     from dfqbench.targets.health import Finding
 
-    features = torch.backends.cpu.get_cpu_capability()
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     bf16 = "bfloat16 in hardware" if native else "bfloat16 emulated"
-    yield Finding(
-        "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {features}, {bf16}"
-    )
+    threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    yield Finding("cpu", "ok", f"{threads}, {torch.backends.cpu.get_cpu_capability()}, {bf16}")
     if not torch.cuda.is_available():
         yield Finding("cuda", "missing", "no device")
         return
@@ -114,21 +102,20 @@ def _plugins(plugins: Plugins) -> Iterator[Finding]:
         yield Finding(f"plugin {broken.name}", "broken", f"{broken.origin}: {broken.message}")
 
 
-def _data(data: list[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
+def _data(data: Sequence[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
     from dfqbench.api.errors import DfqError
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.folders import data_folders
     from dfqbench.targets.health import Finding, examine
 
-    families = {name: offer.load for name, offer in plugins.models.items()}
-    sound: list[Path] = []
+    families = plugins.model_families
+    usable: list[Path] = []
     for folder in data_folders(data):
         try:
             Catalogue.discover([folder], families=families)
         except DfqError as error:
             yield Finding("data folder", "broken", str(error))
         else:
-            sound.append(folder)
+            usable.append(folder)
             yield Finding("data folder", "ok", str(folder))
-    catalogue = Catalogue.discover(sound, plugins.targets.values(), families)
-    yield from examine(catalogue, images, families)
+    yield from examine(Catalogue.discover(usable, plugins.targets.values(), families), images, families)

@@ -1,4 +1,4 @@
-"""`dfqbench fetch`: the only command that downloads."""
+"""`dfqbench fetch`: download evaluation sets and weights; no other command downloads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     from dfqbench.targets.download import Progress
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("fetch")(fetch_all)
-
-
-def fetch_all(
+def fetch(
     what: Annotated[
         list[str],
         typer.Argument(metavar="WHAT", help="cifar10, cifar100, torchvision:NAME, timm:NAME or pytorchcv:NAME."),
@@ -38,13 +33,13 @@ def fetch_all(
     timm's weights come from the Hugging Face Hub, with the token, mirror and cache that HF_TOKEN, HF_ENDPOINT and
     HF_HOME name.
     """
-    from dfqbench.targets.fetch import fetch
+    from dfqbench.targets import fetch as downloads
     from dfqbench.targets.folders import fetch_folder
 
     folder = fetch_folder(data)
     with _bar() as progress:
         for name in what:
-            done = fetch(name, folder, mirror, progress)
+            done = downloads.fetch(name, folder, mirror, progress)
             state = "fetched" if done.fresh else "already there"
             digest = f" (sha256 {done.sha256})" if done.sha256 else ""
             typer.echo(f"{name}: {state}: {done.path}{digest}")
@@ -52,7 +47,7 @@ def fetch_all(
 
 @contextmanager
 def _bar() -> Iterator[Progress]:
-    """A progress bar on standard error, one line a file."""
+    """Yield a function that reports progress on standard error, one line a file."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dfqbench.cli.table import OutOption, RunArgument, read_attempts
+from dfqbench.cli.options import OutOption, RunArgument, checked_out
+from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("pictures")(pictures)
 
 
 def pictures(
@@ -28,15 +24,14 @@ def pictures(
     In display space, with the teacher's confidence where `diagnose` has measured it; of sources that learn also over
     their training.
     """
-    from dfqbench.cli.options import checked_out
     from dfqbench.report.pictures import pictures as drawn
     from dfqbench.report.pictures.grid import encoded
 
     attempts, _ = read_attempts(out, run)
-    found, problems = drawn(attempts)
+    images, problems = drawn(attempts)
     folder = checked_out(to or out / (run or ".") / "pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in found:
+    for picture in images:
         file = folder / f"{picture.name}.png"
         temporary = file.with_suffix(".png.part")
         temporary.write_bytes(encoded(picture.image, "png"))

@@ -7,14 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dfqbench.cli.options import PluginOption
-from dfqbench.cli.table import OutOption, RunArgument, claim_book, read_attempts
+from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
+from dfqbench.cli.table import claim_book, read_attempts, selected_runs
 from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("report")(report)
 
 
 def report(
@@ -31,21 +26,18 @@ def report(
     needs no network, and reads without JavaScript.
     """
     from dfqbench.api.errors import UsageError
-    from dfqbench.cli.options import checked_out
     from dfqbench.report.machine import environments
     from dfqbench.report.site import report_page
-    from dfqbench.run.store.run_folder import run_folders
 
     attempts, machines = read_attempts(out, run)
-    found: dict[str, dict[str, Any]] = {}
-    for folder in run_folders(out):
-        if run in {None, folder.name}:
-            found |= environments(folder.path)
+    details: dict[str, dict[str, Any]] = {}
+    for folder in selected_runs(out, run):
+        details |= environments(folder.path)
     file = to or out / (run or ".") / "report.html"
     if file.is_dir():
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
-    page = report_page(attempts, machines, found, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
+    page = report_page(attempts, machines, details, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
     temporary = file.with_name(f".{file.name}.part")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(file)

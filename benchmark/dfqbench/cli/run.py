@@ -1,4 +1,4 @@
-"""`dfqbench run`: runs a grid and ends with its table."""
+"""`dfqbench run`: run a grid and print its table."""
 
 from __future__ import annotations
 
@@ -9,48 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from dfqbench.cli.options import (
-    BitsOption,
-    BudgetOption,
-    DataOption,
-    DeviceOption,
-    ExactOption,
-    GridOption,
-    LimitOption,
-    MethodsOption,
-    ModelsOption,
-    OnOption,
-    OutOption,
-    PluginOption,
-    Request,
-    SeedsOption,
-    SetOption,
-    checked_device,
-    checked_name,
-    checked_out,
-    planned,
-)
-from dfqbench.cli.run_options import (
-    AnyEnvironmentOption,
-    CheckpointOption,
-    EvaluationLimitOption,
-    ExecutorOption,
-    FailFastOption,
-    FreshOption,
-    JobsOption,
-    MaxFailuresOption,
-    MemoryOption,
-    NameOption,
-    OracleOption,
-    RetryOption,
-    SeparateOption,
-    TimeLimitOption,
-    YesOption,
-    checked_executor,
-    checked_retry,
-    seconds_of,
-)
-from dfqbench.run.store.run_folder import DEFAULT_OUT
+from dfqbench.cli.options import GridRequest, checked_device, checked_out, expand_dataclasses, planned
+from dfqbench.cli.run_options import RunRequest, checked_executor, checked_name, checked_retry, seconds_of
 from dfqbench.run.store.status import retry_for
 
 if TYPE_CHECKING:
@@ -65,37 +25,8 @@ FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 SHOWN_FAILURES = 40
 
 
-def run(
-    grid: GridOption = "w4a4",
-    on: OnOption = None,
-    models: ModelsOption = None,
-    methods: MethodsOption = None,
-    bits: BitsOption = None,
-    seeds: SeedsOption = None,
-    settings: SetOption = None,
-    budget: BudgetOption = None,
-    limit: LimitOption = None,
-    data: DataOption = None,
-    plugin: PluginOption = None,
-    exact: ExactOption = False,
-    device: DeviceOption = "auto",
-    out: OutOption = DEFAULT_OUT,
-    name: NameOption = None,
-    yes: YesOption = False,
-    jobs: JobsOption = None,
-    retry: RetryOption = None,
-    fresh: FreshOption = False,
-    fail_fast: FailFastOption = False,
-    max_failures: MaxFailuresOption = 0,
-    time_limit: TimeLimitOption = None,
-    evaluation_limit: EvaluationLimitOption = None,
-    checkpoint_every: CheckpointOption = "5m",
-    memory: MemoryOption = 0,
-    executor: ExecutorOption = "local",
-    separate: SeparateOption = False,
-    any_environment: AnyEnvironmentOption = False,
-    oracle: OracleOption = 0,
-) -> None:
+@expand_dataclasses
+def run(request: GridRequest, how: RunRequest) -> None:
     """Run a grid and print its table.
 
     Synthesizes images, quantizes, evaluates; cells that were finished before are not run again, and one that was
@@ -109,56 +40,38 @@ def run(
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.runner import Rules
 
-    device = checked_device(device)
-    request = Request(
-        grid=grid,
-        on=on,
-        models=models,
-        methods=methods,
-        bits=bits,
-        seeds=seeds,
-        settings=settings or [],
-        budget=budget,
-        limit=limit,
-        data=data or [],
-        plugins=plugin or [],
-        exact=exact,
-        device=device,
-    )
+    device = checked_device(request.device)
     rules = Rules(
-        any_environment=any_environment,
-        retry=checked_retry(retry),
-        fresh=fresh,
-        time_limit=seconds_of("--time-limit", time_limit),
-        evaluation_limit=seconds_of("--evaluation-limit", evaluation_limit),
-        checkpoint_every=seconds_of("--checkpoint-every", checkpoint_every),
-        memory_mib=round(memory * 1024),
-        max_failures=1 if fail_fast else max_failures,
-        oracle=oracle,
-        separate=separate,
+        any_environment=how.any_environment,
+        retry=checked_retry(how.retry),
+        fresh=how.fresh,
+        time_limit=seconds_of("--time-limit", how.time_limit),
+        evaluation_limit=seconds_of("--evaluation-limit", how.evaluation_limit),
+        checkpoint_every=seconds_of("--checkpoint-every", how.checkpoint_every),
+        memory_mib=round(how.memory * 1024),
+        max_failures=1 if how.fail_fast else how.max_failures,
+        oracle=how.oracle,
+        separate=how.separate,
     )
     options = Options(
-        out=checked_out(out),
-        name=checked_name(name),
+        out=checked_out(request.out),
+        name=checked_name(how.name),
         device=device,
         rules=rules,
-        yes=yes,
-        jobs=jobs,
-        executor=checked_executor(executor),
+        yes=how.yes,
+        jobs=how.jobs,
+        executor=checked_executor(how.executor),
     )
-    found, plugins = planned(request)
+    plan, plugins = planned(request, device)
     stop = Stop()
-    summary, folder = run_plan(found, plugins, options, Console(stderr=True), stop)
+    summary, folder = run_plan(plan, plugins, options, Console(stderr=True), stop)
     typer.echo(_write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
     _end(summary, plugins, stop)
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
-    """Write the table into the run's folder as text, Markdown and CSV.
-
-    Returns:
-        The text form.
+    """Write the table into the run's folder as text, Markdown and CSV, and return the text.
 
     Raises:
         StorageError: they cannot be written.
@@ -167,19 +80,19 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     from dfqbench.run.schedule.run import unusable
     from dfqbench.run.store.run_folder import write_text
 
-    words = hardware(folder.path)
-    text = render(records, "text", words)
-    forms = {"txt": text, "md": render(records, "md", words), "csv": render(records, "csv", words)}
+    environments = hardware(folder.path)
+    text = render(records, "text", environments)
+    forms = {"txt": text, "md": render(records, "md", environments), "csv": render(records, "csv", environments)}
     try:
         for name, content in forms.items():
-            write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
+            write_text(folder.path / f"table.{name}", content.removesuffix("\n") + "\n")
     except OSError as error:
         raise unusable(folder, error) from error
     return text
 
 
 def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
-    """The last lines, and the exit status."""
+    """Print the last lines and set the exit status."""
     for note in summary.notes:
         typer.echo(note, err=True)
     for record in summary.records:
@@ -212,7 +125,7 @@ def _line(record: Record) -> str:
 
 
 def again_command(arguments: Sequence[str], retry: str) -> str:
-    """The command that runs failures again: the one that was given, with another `--retry`."""
+    """Return the command that runs failures again: the given arguments with another `--retry`."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
@@ -223,8 +136,3 @@ def again_command(arguments: Sequence[str], retry: str) -> str:
         elif not argument.startswith("--retry="):
             kept.append(argument)
     return shlex.join(["dfqbench", *kept, "--retry", retry])
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("run")(run)

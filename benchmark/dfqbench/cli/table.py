@@ -9,21 +9,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dfqbench.cli.options import PluginOption
+from dfqbench.cli.options import OutOption, PluginOption, RunArgument, split_names
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.report.book import ClaimBook
     from dfqbench.run.store.record import Record
+    from dfqbench.run.store.run_folder import RunFolder
 
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
-RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
 PAPER = "paper"
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("table")(table)
 
 
 def table(
@@ -62,15 +56,15 @@ def table(
         raise unknown_name("format", fmt, FORMATS)
     if against not in {None, PAPER}:
         raise unknown_name("comparison", str(against), [PAPER])
-    layout = parse_layout(names(rows), names(columns), names(value))
-    records, machines = read_runs(out, run)
-    form = cast("Format", fmt)
+    layout = parse_layout(split_names(rows), split_names(columns), split_names(value))
+    attempts, environments = read_attempts(out, run)
     book = claim_book(plugin) if against == PAPER else None
-    typer.echo(render(records, form, machines, layout=layout, claims=book), nl=False)
+    records = [record for record, _ in attempts]
+    typer.echo(render(records, cast("Format", fmt), environments, layout=layout, claims=book), nl=False)
 
 
 def claim_book(files: Sequence[Path] | None) -> ClaimBook:
-    """Published numbers, those of plugins among them; files of plugins that cannot be read are told on standard error.
+    """Return the published numbers of host and plugins; warn on standard error of files that cannot be read.
 
     Args:
         files: local plugin files.
@@ -84,46 +78,43 @@ def claim_book(files: Sequence[Path] | None) -> ClaimBook:
     return book
 
 
-def names(text: str) -> list[str]:
-    """The parts of a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def read_runs(out: Path, run: str | None) -> tuple[list[Record], dict[str, str]]:
-    """Records of one run or of all, and words for their environments; unreadable records are told on standard error.
-
-    Raises:
-        UsageError: the run is unknown, or there is none.
-    """
-    attempts, machines = read_attempts(out, run)
-    return [record for record, _ in attempts], machines
-
-
-def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]], dict[str, str]]:
-    """As `read_runs`, each record with the folder of its attempt.
+def selected_runs(out: Path, run: str | None) -> list[RunFolder]:
+    """Return the folder of one run, or of all.
 
     Raises:
         UsageError: the run is unknown, or there is none.
     """
     from dfqbench.api.errors import unknown_name
-    from dfqbench.report import hardware
-    from dfqbench.run.store.run_folder import collection_paused, run_folders, unreadable
+    from dfqbench.run.store.run_folder import run_folders
 
     folders = {folder.name: folder for folder in run_folders(out)}
     if run is not None and run not in folders:
         raise unknown_name("run", run, folders)
+    return list(folders.values()) if run is None else [folders[run]]
+
+
+def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]], dict[str, str]]:
+    """Read the records of one run or of all; warn on standard error of unreadable ones.
+
+    Returns:
+        Each record with the folder of its attempt, and the description of each environment by its id.
+
+    Raises:
+        UsageError: the run is unknown, or there is none.
+    """
+    from dfqbench.report import hardware
+    from dfqbench.run.store.run_folder import collection_paused, unreadable
+
     attempts: list[tuple[Record, Path]] = []
-    machines: dict[str, str] = {}
+    environments: dict[str, str] = {}
     with collection_paused():
-        for name, folder in folders.items():
-            if run not in {None, name}:
-                continue
+        for folder in selected_runs(out, run):
             for record, file in folder.records():
                 if record is None:
                     typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
                 else:
                     attempts.append((record, file.parent))
-            machines |= hardware(folder.path)
-        # Records live as long as this process: the collector need not walk through them.
+            environments |= hardware(folder.path)
+        # Records live as long as this process: the collector need not visit them.
         gc.freeze()
-    return attempts, machines
+    return attempts, environments
