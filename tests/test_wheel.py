@@ -41,8 +41,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "dfqbench_methods/zeroq/synthesizer.py",
         "dfqbench/scaffold/templates/common/pyproject.toml.jinja",
         "dfqbench/scaffold/templates/common/src/PACKAGE/py.typed.jinja",
-        "dfqbench/scaffold/templates/images/synthesizer.py.jinja",
-        "dfqbench/scaffold/templates/generator/synthesizer.py.jinja",
+        "dfqbench/scaffold/templates/images/src/PACKAGE/synthesizer.py.jinja",
+        "dfqbench/scaffold/templates/generator/src/PACKAGE/synthesizer.py.jinja",
     ],
 )
 def test_the_wheel_has(file: str, names: list[str]) -> None:
