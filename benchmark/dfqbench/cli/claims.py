@@ -7,7 +7,8 @@ from typing import Annotated, cast
 
 import typer
 
-from dfqbench.cli.options import PluginOption
+from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.cli.options import PluginOption, checked_choice
 from dfqbench.cli.table import claim_book
 
 
@@ -28,14 +29,12 @@ def claims(
 
     With the methods that are implemented here, and cells about which papers disagree. Numbers of plugins are included.
     """
-    from dfqbench.api.errors import UsageError, unknown_name
     from dfqbench.report.claims import select_claims
     from dfqbench.report.field import FIELD_FORMATS, FieldFormat, render_field
     from dfqbench.report.published import dataset_key, model_key
     from dfqbench.report.times import published_times, render_times, select_times
 
-    if fmt not in FIELD_FORMATS:
-        raise unknown_name("format", fmt, FIELD_FORMATS)
+    checked_choice("format", fmt, FIELD_FORMATS)
     if bits is not None and not re.fullmatch(r"w\d+a(\d+|\?)", bits.lower()):
         raise UsageError(f"'{bits}' is no bit-width", "write for example --bits w4a4")
     known = claim_book(plugin).claims

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from dfqbench.cli.options import OutOption
+from dfqbench.cli.options import OutOption, checked_choice
 from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
@@ -22,12 +22,10 @@ def compare(
 
     Image by image on the same evaluation set: McNemar's test, and the bootstrap interval of the difference.
     """
-    from dfqbench.api.errors import unknown_name
     from dfqbench.report.comparison import COMPARISON_FORMATS, ComparisonFormat, render_comparison
     from dfqbench.report.comparison import compare as compared
 
-    if fmt not in COMPARISON_FORMATS:
-        raise unknown_name("format", fmt, COMPARISON_FORMATS)
+    checked_choice("format", fmt, COMPARISON_FORMATS)
     attempts, _ = read_attempts(out, run)
     comparison = compared([record for record, _ in attempts], first, second)
     typer.echo(render_comparison(comparison, first, second, cast("ComparisonFormat", fmt)), nl=False)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.api.errors import UsageError
 from dfqbench.cli.options import DataOption, ModelsOption, split_names
 
 
@@ -21,7 +22,6 @@ def decode(
     There is one file for each input size of the target's models, in the user's cache folder or in DFQBENCH_DECODED.
     Accuracies do not change.
     """
-    from dfqbench.api.errors import UsageError
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.decoded import checked, decoded

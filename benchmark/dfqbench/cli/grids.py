@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import DfqError
 from dfqbench.cli.options import JsonOption, PluginOption
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def list_grids(as_json: JsonOption = False, plugin: PluginOption = None) -> None
 
 
 def _row(file: LoadedFile) -> dict[str, Any]:
-    from dfqbench.api.errors import DfqError
     from dfqbench.grid.load import read_grid
 
     row: dict[str, Any] = {"name": file.name, "title": "", "schemes": [], "methods": []}

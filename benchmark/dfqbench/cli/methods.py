@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import PluginError, unknown_name
 from dfqbench.cli.options import JsonOption, PluginOption
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def list_methods(as_json: JsonOption = False, plugin: PluginOption = None) -> No
 def _rows(plugins: Plugins) -> list[dict[str, Any]]:
     """Return one row a method: competitors first, then controls, then broken plugins."""
     from dfqbench import __version__
-    from dfqbench.api.errors import PluginError
     from dfqbench.plugins.registry import REAL
 
     def row(name: str, origin: str, version: str, **known: Any) -> dict[str, Any]:
@@ -146,13 +146,7 @@ def check_method(
 
 
 def describe(name: str, plugins: Plugins) -> dict[str, Any]:
-    """Return the description of a method or quantizer as plain data.
-
-    Raises:
-        UsageError: neither a method nor a quantizer has the name.
-        PluginError: it is broken.
-    """
-    from dfqbench.api.errors import unknown_name
+    """Return the description of a method or quantizer as plain data."""
     from dfqbench.plugins.registry import REAL
 
     if name == REAL:

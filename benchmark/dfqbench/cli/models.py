@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import Unavailable, unknown_name
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption, opened
+from dfqbench.targets.spec import MissingModel
 
 if TYPE_CHECKING:
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.spec import MissingModel
 
 models = typer.Typer(help="List networks, or show one.", no_args_is_help=True)
 
@@ -56,9 +57,6 @@ def show_model(
 
     The network is built, with its weights.
     """
-    from dfqbench.api.errors import Unavailable
-    from dfqbench.targets.spec import MissingModel
-
     catalogue, plugins = opened(data, plugin)
     target = on or _default_target(catalogue, name)
     model = catalogue.models(target, [name])[0]
@@ -91,9 +89,7 @@ def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
 
 def _default_target(catalogue: Catalogue, name: str) -> str:
     """Return the first target that offers a model, available ones first, else the one its reference suggests."""
-    from dfqbench.api.errors import unknown_name
     from dfqbench.models.reference import is_reference
-    from dfqbench.targets.spec import MissingModel
 
     offers = [(target, model) for target in catalogue.names() for model in catalogue.models(target)]
     for target, model in sorted(offers, key=lambda offer: isinstance(offer[1], MissingModel)):
@@ -105,8 +101,6 @@ def _default_target(catalogue: Catalogue, name: str) -> str:
 
 
 def _row(target: str, model: ModelSpec | MissingModel) -> dict[str, Any]:
-    from dfqbench.targets.spec import MissingModel
-
     row: dict[str, Any] = {"name": model.name, "target": target, "ref": "", "weights": None, "input": "", "top1": None}
     if isinstance(model, MissingModel):
         return row | {"status": "unavailable", "reason": model.reason}

@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from dfqbench.api.errors import UsageError, unknown_name
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dfqbench.run.plan.plan import Plan
     from dfqbench.targets.catalogue import Catalogue
 
+Choice = TypeVar("Choice", bound=str)
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="MODELS", help="Networks, for example torchvision:resnet18.")
@@ -33,8 +35,7 @@ DataOption = Annotated[
     list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
 ]
 PluginOption = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", metavar="FILE", help="A Python file with a plugin; its code runs (repeatable)."),
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Python file of a plugin, to be run (repeatable).")
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -50,10 +51,7 @@ class GridRequest:
     on: Annotated[str | None, typer.Option("--on", metavar="TARGETS", help="For example cifar10,digits.")] = None
     models: ModelsOption = None
     methods: Annotated[
-        str | None,
-        typer.Option(
-            "--methods", metavar="METHODS", help="Methods and crosses, for example 'zeroq,noise,real,zeroq+distill'."
-        ),
+        str | None, typer.Option("--methods", metavar="METHODS", help="For example 'zeroq,noise,real,zeroq+distill'.")
     ] = None
     bits: Annotated[
         str | None, typer.Option("--bits", metavar="SCHEMES", help="Schemes, for example w4a4,w3a3@deploy.")
@@ -61,16 +59,13 @@ class GridRequest:
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME.PARAM=VALUE", help="A parameter, for example zeroq.iterations=100 (repeatable)."
-        ),
+        typer.Option("--set", metavar="NAME.PARAM=VALUE", help="For example zeroq.iterations=100 (repeatable)."),
     ] = None
     budget: Annotated[
         str | None, typer.Option("--budget", metavar="NAME", help="Length of schedules: paper, medium, short, smoke.")
     ] = None
     limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", help="Evaluate on a random part of so many images; marked in the table."),
+        int | None, typer.Option("--limit", metavar="N", help="Evaluate on N random images; marked in the table.")
     ] = None
     data: DataOption = None
     plugin: PluginOption = None
@@ -106,11 +101,7 @@ def expand_dataclasses(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
-    """Load plugins and targets and expand the grid into cells.
-
-    Raises:
-        UsageError: something in the request is wrong.
-    """
+    """Load plugins and targets and expand the grid into cells."""
     from dfqbench.grid import apply, load_grid, parse_selection
     from dfqbench.run.plan.plan import build_plan
 
@@ -133,11 +124,7 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
 
 
 def opened(data: Sequence[Path] | None, plugin: Sequence[Path] | None) -> tuple[Catalogue, Plugins]:
-    """Return the targets of the data folders and plugins, and the plugins.
-
-    Raises:
-        UsageError: a plugin file or a data folder cannot be used.
-    """
+    """Return the targets of the data folders and plugins, and the plugins."""
     from dfqbench.plugins import load_plugins
     from dfqbench.targets.catalogue import Catalogue
     from dfqbench.targets.folders import data_folders
@@ -148,8 +135,6 @@ def opened(data: Sequence[Path] | None, plugin: Sequence[Path] | None) -> tuple[
 
 def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> None:
     """Refuse a plan without cells, and parameters that no cell uses."""
-    from dfqbench.api.errors import UsageError
-
     if not plan.cells:
         targets = plan.grid.on or catalogue.names()
         raise UsageError(
@@ -166,18 +151,21 @@ def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> Non
             )
 
 
+def checked_choice(what: str, text: str, valid: Iterable[Choice]) -> Choice:
+    """Return the text if it is one of the valid names."""
+    for name in valid:
+        if name == text:
+            return name
+    raise unknown_name(what, text, valid)
+
+
 def split_names(text: str) -> list[str]:
     """Split a list of names at its commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def checked_device(text: str) -> str:
-    """Return the torch device that `--device` means.
-
-    Raises:
-        UsageError: it has another form.
-    """
-    from dfqbench.api.errors import UsageError
+    """Return the torch device that `--device` means."""
     from dfqbench.run.store.environment import resolve_device
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
@@ -186,13 +174,7 @@ def checked_device(text: str) -> str:
 
 
 def checked_out(path: Path) -> Path:
-    """Return the results folder if it can be written to, now or once it is made.
-
-    Raises:
-        UsageError: it is a file, lies in one, or may not be written to.
-    """
-    from dfqbench.api.errors import UsageError
-
+    """Return the results folder if it can be written to, now or once it is made."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import UsageError
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
 from dfqbench.cli.table import claim_book, read_attempts, selected_runs
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -25,7 +26,6 @@ def report(
     Results with claims, tables, plots, images, diagnostics, and each cell with its parameters, log and error. The page
     needs no network, and reads without JavaScript.
     """
-    from dfqbench.api.errors import UsageError
     from dfqbench.report.machine import environments
     from dfqbench.report.site import report_page
 

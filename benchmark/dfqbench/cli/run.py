@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from dfqbench.cli.options import GridRequest, checked_device, checked_out, expand_dataclasses, planned
-from dfqbench.cli.run_options import RunRequest, checked_executor, checked_name, checked_retry, seconds_of
-from dfqbench.run.store.status import retry_for
+from dfqbench.cli.options import GridRequest, checked_choice, checked_device, checked_out, expand_dataclasses, planned
+from dfqbench.cli.run_options import EXECUTORS, RunRequest, checked_name, seconds_of
+from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
@@ -43,7 +43,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     device = checked_device(request.device)
     rules = Rules(
         any_environment=how.any_environment,
-        retry=checked_retry(how.retry),
+        retry=RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)] if how.retry else frozenset(),
         fresh=how.fresh,
         time_limit=seconds_of("--time-limit", how.time_limit),
         evaluation_limit=seconds_of("--evaluation-limit", how.evaluation_limit),
@@ -60,7 +60,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
         rules=rules,
         yes=how.yes,
         jobs=how.jobs,
-        executor=checked_executor(how.executor),
+        executor=checked_choice("executor", how.executor, EXECUTORS),
     )
     plan, plugins = planned(request, device)
     stop = Stop()
@@ -71,11 +71,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
-    """Write the table into the run's folder as text, Markdown and CSV, and return the text.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
+    """Write the table into the run's folder as text, Markdown and CSV, and return the text."""
     from dfqbench.report import hardware, render
     from dfqbench.run.schedule.run import unusable
     from dfqbench.run.store.run_folder import write_text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfqbench.run.store.status import RETRIES
+from dfqbench.api.errors import UsageError
 
 if TYPE_CHECKING:
     from dfqbench.run.schedule.run import ExecutorName
@@ -26,12 +26,10 @@ class RunRequest:
     ] = None
     yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False
     jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", metavar="N", min=1, help="Cells at once; one for each GPU by default, on the CPU one."),
+        int | None, typer.Option("--jobs", metavar="N", min=1, help="Cells at once; default: one a GPU, or one.")
     ] = None
     retry: Annotated[
-        str | None,
-        typer.Option("--retry", metavar="failed|timeout|all", help="Run cells again that ended so; `all`: both."),
+        str | None, typer.Option("--retry", metavar="failed|timeout|all", help="Run cells again that ended so.")
     ] = None
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run every cell again, without earlier checkpoints and images.")
@@ -41,12 +39,10 @@ class RunRequest:
         int, typer.Option("--max-failures", metavar="N", min=0, help="Stop after so many failures.")
     ] = 0
     time_limit: Annotated[
-        str | None,
-        typer.Option("--time-limit", metavar="TIME", help="For each cell, without evaluation; for example 90m or 2h."),
+        str | None, typer.Option("--time-limit", metavar="TIME", help="For each cell, without evaluation; e.g. 2h.")
     ] = None
     evaluation_limit: Annotated[
-        str | None,
-        typer.Option("--evaluation-limit", metavar="TIME", help="For each evaluation of a network; for example 30m."),
+        str | None, typer.Option("--evaluation-limit", metavar="TIME", help="For each evaluation; for example 30m.")
     ] = None
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", metavar="TIME", help="Between two checkpoints of a cell.")
@@ -58,34 +54,18 @@ class RunRequest:
         str, typer.Option("--executor", metavar="local|inline", help="`inline`: all in this process, for a debugger.")
     ] = "local"
     separate: Annotated[
-        bool,
-        typer.Option(
-            "--separate",
-            help="A worker for each cell, even where one source could serve all bit-widths; the numbers are the same.",
-        ),
+        bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
     ] = False
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False
     oracle: Annotated[
-        int,
-        typer.Option(
-            "--oracle",
-            metavar="N",
-            min=0,
-            help="Evaluate N states of each student's training too, outside the clock, into a column of its own.",
-        ),
+        int, typer.Option("--oracle", metavar="N", min=0, help="Evaluate N earlier states too, untimed, in a column.")
     ] = 0
 
 
 def checked_name(text: str | None) -> str | None:
-    """Return a run's name if it can be the name of a folder.
-
-    Raises:
-        UsageError: it has another form.
-    """
-    from dfqbench.api.errors import UsageError
-
+    """Return a run's name if it can be the name of a folder."""
     if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
         raise UsageError(
             f"'{text}' is not the name of a run", "use letters, digits, '_', '.' and '-'; --out names the folder"
@@ -93,43 +73,8 @@ def checked_name(text: str | None) -> str | None:
     return text
 
 
-def checked_retry(text: str | None) -> frozenset[str]:
-    """Return the statuses of the cells that `--retry` means.
-
-    Raises:
-        UsageError: it is none of the known words.
-    """
-    from dfqbench.api.errors import unknown_name
-
-    if text is None:
-        return frozenset()
-    if text not in RETRIES:
-        raise unknown_name("argument of --retry", text, RETRIES)
-    return RETRIES[text]
-
-
-def checked_executor(text: str) -> ExecutorName:
-    """Return the executor of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    from dfqbench.api.errors import unknown_name
-
-    for executor in EXECUTORS:
-        if text == executor:
-            return executor
-    raise unknown_name("executor", text, EXECUTORS)
-
-
 def seconds_of(option: str, text: str | None) -> float:
-    """Return the seconds of a time such as `90`, `90s`, `30m`, `2h`, `1.5d`; 0 for None.
-
-    Raises:
-        UsageError: it has another form.
-    """
-    from dfqbench.api.errors import UsageError
-
+    """Return the seconds of a time such as `90`, `90s`, `30m`, `2h`, `1.5d`; 0 for None."""
     if text is None:
         return 0.0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())

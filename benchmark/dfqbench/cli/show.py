@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import InputError
 from dfqbench.cli.options import OutOption
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
@@ -52,7 +53,6 @@ def show(
 
 
 def _record(path: Path) -> dict[str, Any]:
-    from dfqbench.api.errors import InputError
 
     if not path.is_file():
         raise InputError(f"{path.parent} has no record", "the attempt was interrupted; run its grid again")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dfqbench.cli.options import OutOption, PluginOption, RunArgument, split_names
+from dfqbench.api.errors import unknown_name
+from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_choice, split_names
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -33,12 +34,7 @@ def table(
     columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same names.")] = "model",
     value: Annotated[
         str,
-        typer.Option(
-            "--value",
-            metavar="NAMES",
-            help="For example top1,drop,synthesis,total,agreement,coverage,peak,teacher,oracle; an unknown name "
-            "lists all.",
-        ),
+        typer.Option("--value", metavar="NAMES", help="For example top1,total,coverage; an unknown name lists all."),
     ] = "top1,drop,synthesis",
     against: Annotated[
         str | None, typer.Option("--vs", metavar="paper", help="Published numbers beside the measured ones.")
@@ -49,26 +45,20 @@ def table(
 
     Methods × models, with accuracy, drop and synthesis time; rows, columns and values can be chosen.
     """
-    from dfqbench.api.errors import unknown_name
     from dfqbench.report import FORMATS, Format, parse_layout, render
 
-    if fmt not in FORMATS:
-        raise unknown_name("format", fmt, FORMATS)
-    if against not in {None, PAPER}:
-        raise unknown_name("comparison", str(against), [PAPER])
+    checked_choice("format", fmt, FORMATS)
+    if against is not None:
+        checked_choice("comparison", against, [PAPER])
     layout = parse_layout(split_names(rows), split_names(columns), split_names(value))
     attempts, environments = read_attempts(out, run)
-    book = claim_book(plugin) if against == PAPER else None
+    book = claim_book(plugin) if against is not None else None
     records = [record for record, _ in attempts]
     typer.echo(render(records, cast("Format", fmt), environments, layout=layout, claims=book), nl=False)
 
 
 def claim_book(files: Sequence[Path] | None) -> ClaimBook:
-    """Return the published numbers of host and plugins; warn on standard error of files that cannot be read.
-
-    Args:
-        files: local plugin files.
-    """
+    """Return the published numbers of host and plugins; warn on standard error of files that cannot be read."""
     from dfqbench.plugins import load_plugins
     from dfqbench.report.book import book_with
 
@@ -79,12 +69,7 @@ def claim_book(files: Sequence[Path] | None) -> ClaimBook:
 
 
 def selected_runs(out: Path, run: str | None) -> list[RunFolder]:
-    """Return the folder of one run, or of all.
-
-    Raises:
-        UsageError: the run is unknown, or there is none.
-    """
-    from dfqbench.api.errors import unknown_name
+    """Return the folder of one run, or of all."""
     from dfqbench.run.store.run_folder import run_folders
 
     folders = {folder.name: folder for folder in run_folders(out)}
@@ -98,9 +83,6 @@ def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]]
 
     Returns:
         Each record with the folder of its attempt, and the description of each environment by its id.
-
-    Raises:
-        UsageError: the run is unknown, or there is none.
     """
     from dfqbench.report import hardware
     from dfqbench.run.store.run_folder import collection_paused, unreadable

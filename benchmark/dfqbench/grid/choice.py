@@ -39,11 +39,7 @@ class MethodChoice:
 
 
 def parse_method(text: str) -> MethodChoice:
-    """Parse `zeroq`, `zeroq+distill` or `gdfq+distill:gdfq`; whether the names exist is not checked.
-
-    Raises:
-        UsageError: the text has another form.
-    """
+    """Parse `zeroq`, `zeroq+distill` or `gdfq+distill:gdfq`; whether the names exist is not checked."""
     match = _CHOICE.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(
@@ -53,11 +49,7 @@ def parse_method(text: str) -> MethodChoice:
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Split a list such as `zeroq,noise,zeroq+distill`; `*` stands for every offered method.
-
-    Raises:
-        UsageError: an item has another form, or the list is empty.
-    """
+    """Split a list such as `zeroq,noise,zeroq+distill`; `*` stands for every offered method."""
     items = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
     if not items:
         raise UsageError("no method is named", "write for example --methods zeroq,noise")

@@ -116,20 +116,12 @@ class Grid(BaseModel):
 
     @cached_property
     def protocol_table(self) -> dict[str, Protocol]:
-        """The protocols that this grid defines, by name.
-
-        Raises:
-            UsageError: a protocol has an unknown or wrong field.
-        """
+        """The protocols that this grid defines, by name."""
         return {name: custom_protocol(name, changes) for name, changes in self.protocols.items()}
 
     @cached_property
     def parsed_schemes(self) -> tuple[Scheme, ...]:
-        """The schemes, without duplicates.
-
-        Raises:
-            UsageError: a label is not a scheme.
-        """
+        """The schemes, without duplicates."""
         return tuple(dict.fromkeys(parse_scheme(label, self.protocol_table) for label in self.schemes))
 
     def models_for(self, target: str) -> tuple[str, ...] | None:

@@ -67,11 +67,7 @@ def parse_selection(
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse `0,1,2`, `0-4`, or a mixture; duplicates are dropped.
-
-    Raises:
-        UsageError: the text has another form.
-    """
+    """Parse `0,1,2`, `0-4`, or a mixture; duplicates are dropped."""
     seeds: list[int] = []
     for part in _names("--seeds", text, "0,1,2 or 0-4"):
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)

@@ -6,14 +6,16 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from dfqbench.api.errors import PluginError, UsageError
 from dfqbench.api.method import Fidelity, Method, Quantizer, Requires
 from dfqbench.plugins.offers import LoadedOffer, one_line
 from dfqbench.plugins.params import build_params
 
+Base = TypeVar("Base", Method, Quantizer)
 _METHOD_VARIABLES: Mapping[str, type] = {
+    "name": str,
     "title": str,
     "paper": str,
     "fidelity": Fidelity,
@@ -22,7 +24,7 @@ _METHOD_VARIABLES: Mapping[str, type] = {
     "depends_on_bits": bool,
     "control": bool,
 }
-_QUANTIZER_VARIABLES: Mapping[str, type] = {"title": str, "recipes": Mapping, "default_recipe": str}
+_QUANTIZER_VARIABLES: Mapping[str, type] = {"name": str, "title": str, "recipes": Mapping, "default_recipe": str}
 
 
 def checked_method(imported: object, offer: LoadedOffer, quantizers: Iterable[str]) -> type[Method]:
@@ -36,48 +38,43 @@ def checked_method(imported: object, offer: LoadedOffer, quantizers: Iterable[st
     Raises:
         PluginError: it breaks the contract; the message says where.
     """
-    where = f"method '{offer.name}' ({offer.origin})"
-    if not (isinstance(imported, type) and issubclass(imported, Method)):
-        raise PluginError(f"{where}: '{offer.load}' is not a subclass of dfqbench.api.Method")
-    _check_class(imported, offer, where, _METHOD_VARIABLES)
-    name, colon, recipe = imported.quantizer.partition(":")
+    method_cls = _checked(imported, offer, Method, _METHOD_VARIABLES)  # type: ignore[type-abstract]
+    name, colon, recipe = method_cls.quantizer.partition(":")
     known = sorted(quantizers)
     if name not in known or (colon and not recipe):
-        raise PluginError(f"{where}: quantizer '{imported.quantizer}' is not known", f"valid: {', '.join(known)}")
-    return imported
+        where = f"method '{offer.name}' ({offer.origin})"
+        raise PluginError(f"{where}: quantizer '{method_cls.quantizer}' is not known", f"valid: {', '.join(known)}")
+    return method_cls
 
 
 def checked_quantizer(imported: object, offer: LoadedOffer) -> type[Quantizer]:
-    """Return the imported class if it is a shared quantizer that can be run.
-
-    Raises:
-        PluginError: it breaks the contract; the message says where.
-    """
-    where = f"quantizer '{offer.name}' ({offer.origin})"
-    if not (isinstance(imported, type) and issubclass(imported, Quantizer)):
-        raise PluginError(f"{where}: '{offer.load}' is not a subclass of dfqbench.api.Quantizer")
-    _check_class(imported, offer, where, _QUANTIZER_VARIABLES)
-    if imported.default_recipe and imported.default_recipe not in imported.recipes:
-        raise PluginError(f"{where}: default_recipe '{imported.default_recipe}' is not among its recipes")
-    return imported
+    """Return the imported class if it is a shared quantizer that can be run; see `checked_method`."""
+    quantizer_cls = _checked(imported, offer, Quantizer, _QUANTIZER_VARIABLES)  # type: ignore[type-abstract]
+    default = quantizer_cls.default_recipe
+    if default and default not in quantizer_cls.recipes:
+        where = f"quantizer '{offer.name}' ({offer.origin})"
+        raise PluginError(f"{where}: default_recipe '{default}' is not among its recipes")
+    return quantizer_cls
 
 
-def _check_class(
-    plugin_cls: type[Method] | type[Quantizer], offer: LoadedOffer, where: str, variables: Mapping[str, type]
-) -> None:
-    if inspect.isabstract(plugin_cls):
-        missing = ", ".join(sorted(getattr(plugin_cls, "__abstractmethods__", ())))
+def _checked(imported: object, offer: LoadedOffer, base: type[Base], variables: Mapping[str, type]) -> type[Base]:
+    where = f"{base.__name__.lower()} '{offer.name}' ({offer.origin})"
+    if not (isinstance(imported, type) and issubclass(imported, base)):
+        raise PluginError(f"{where}: '{offer.load}' is not a subclass of dfqbench.api.{base.__name__}")
+    if inspect.isabstract(imported):
+        missing = ", ".join(sorted(getattr(imported, "__abstractmethods__", ())))
         raise PluginError(f"{where}: {missing} is missing", "write it")
-    for variable, variable_type in {"name": str, **variables}.items():
-        value = getattr(plugin_cls, variable, None)
+    for variable, variable_type in variables.items():
+        value = getattr(imported, variable, None)
         if not isinstance(value, variable_type):
             is_now = "missing" if value is None else f"a {type(value).__name__}"
             raise PluginError(
                 f"{where}: class variable `{variable}` is {is_now}", f"set it to a {variable_type.__name__}"
             )
-    if plugin_cls.name != offer.name:
-        raise PluginError(f"{where}: the class calls itself '{plugin_cls.name}'", "use the same name in the offer")
-    _check_params(plugin_cls.params_type, where)
+    if imported.name != offer.name:
+        raise PluginError(f"{where}: the class calls itself '{imported.name}'", "use the same name in the offer")
+    _check_params(imported.params_type, where)
+    return imported
 
 
 def _check_params(params_type: Any, where: str) -> None:

@@ -7,7 +7,6 @@ exception ends a hook call for all. So every plugin gets its own manager, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -64,10 +63,9 @@ def load_plugins(files: Sequence[Path] = ()) -> Plugins:
 
 def _checked_file(path: Path) -> Path:
     resolved = path.expanduser().resolve()
-    if not resolved.is_file():
-        raise InputError(f"plugin file {path} does not exist", "give the path of a Python file to --plugin")
-    if resolved.suffix != ".py":
-        raise InputError(f"plugin file {path} is not a .py file", "give the path of a Python file to --plugin")
+    if not resolved.is_file() or resolved.suffix != ".py":
+        problem = "is not a .py file" if resolved.is_file() else "does not exist"
+        raise InputError(f"plugin file {path} {problem}", "give the path of a Python file to --plugin")
     return resolved
 
 
@@ -94,7 +92,7 @@ def _load(source: Origin, package: str, load: Callable[[], object], plugins: Plu
             stage = "register"
             manager = _registered(plugin, source)
             stage = "offer"
-            offers = {hook: tuple(_offers(manager, hook, source)) for hook in OFFER_TYPES}
+            offers = {hook: tuple(_offers(manager, hook)) for hook in OFFER_TYPES}
             stage = "api"
             _check_api(offers, source)
             stage = "name"
@@ -128,7 +126,7 @@ def _registered(plugin: object, source: Origin) -> pluggy.PluginManager:
     return manager
 
 
-def _offers(manager: pluggy.PluginManager, hook: str, source: Origin) -> Iterator[Any]:
+def _offers(manager: pluggy.PluginManager, hook: str) -> Iterator[Any]:
     offer_type = OFFER_TYPES[hook]
     hint = f"return a list of {offer_type.__name__}"
     for answer in getattr(manager.hook, f"dfqbench_{hook}")():
@@ -140,15 +138,7 @@ def _offers(manager: pluggy.PluginManager, hook: str, source: Origin) -> Iterato
                 raise PluginError(
                     f"hook dfqbench_{hook} offered {text if len(text) <= 60 else f'{text[:57]}...'}", hint
                 )
-            yield _localised(offer, source) if isinstance(offer, Offer) else offer
-
-
-def _localised(offer: Offer, source: Origin) -> Offer:
-    """Point the `load` string of a local file's offer at the name under which the file was imported."""
-    module, colon, attribute = str(offer.load).partition(":")
-    if source.path is None or not colon or module not in {"", source.path.stem}:
-        return offer
-    return replace(offer, load=f"{local_module_name(source.path)}:{attribute}")
+            yield offer
 
 
 def _check_api(offers: dict[str, tuple[Any, ...]], source: Origin) -> None:

@@ -112,12 +112,7 @@ class Plugins:
         return self._method_classes[name]
 
     def quantizer_class(self, name: str) -> type[Quantizer]:
-        """Import the class of a shared quantizer and check that it keeps the contract.
-
-        Raises:
-            UsageError: no plugin offers the name.
-            PluginError: the class does not load or breaks the contract.
-        """
+        """Import the class of a shared quantizer and check it, as `method_class` does."""
         if name not in self._quantizer_classes:
             offer = self._offer("quantizer", name, self.quantizers)
             self._quantizer_classes[name] = checked_quantizer(_imported("quantizer", offer), offer)
@@ -172,11 +167,13 @@ def _loaded(hook: str, offer: Offer | FileOffer, source: Origin) -> LoadedOffer 
         if not path.is_absolute() or not path.exists():
             raise PluginError(f"'{offer.name}': {offer.path} is not an absolute path that exists", "correct the offer")
         return LoadedFile(offer.name, path, source.origin, source.version)
-    if not isinstance(offer.load, str) or _LOAD.fullmatch(offer.load) is None:
+    module, _, attribute = str(offer.load).partition(":")
+    local = source.path is not None and module in {"", source.path.stem, local_module_name(source.path)}
+    if source.path is not None and local:
+        module = local_module_name(source.path)
+    if _LOAD.fullmatch(f"{module}:{attribute}") is None:
         raise PluginError(f"'{offer.name}': load {offer.load!r} is not valid", "write it as 'package.module:Class'")
-    load = offer.load
-    module, _, attribute = load.partition(":")
-    if hook == "models" and source.path is not None and module == local_module_name(source.path):
+    if local and hook == "models":
         # Networks are also built in processes that load no plugins: those need the file.
-        load = f"{source.path}:{attribute}"
-    return LoadedOffer(offer.name, load, source.origin, source.version, source.path)
+        module = str(source.path)
+    return LoadedOffer(offer.name, f"{module}:{attribute}", source.origin, source.version, source.path)
