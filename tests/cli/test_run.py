@@ -7,8 +7,7 @@ import shlex
 import pytest
 
 from dfqbench.api.errors import UsageError
-from dfqbench.cli.run import again_command
-from dfqbench.cli.run_options import seconds_of
+from dfqbench.cli.run import again_command, seconds_of
 from dfqbench.run.store.status import FAULTY, MEASURED, RETRIES, SETTLED, STATUSES, retry_for
 
 

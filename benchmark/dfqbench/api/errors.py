@@ -67,11 +67,11 @@ def first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str], *, error: type[DfqError] = UsageError) -> DfqError:
+def unknown_name(what: str, name: str, valid: Iterable[str], *, error: type[DfqError] = UsageError) -> DfqError:
     """Return the error, to be raised, for an unknown name; it lists the valid names and suggests similar ones.
 
     Args:
-        kind: what the name is for (``method``, ``model``, ...).
+        what: what the name is for (``method``, ``model``, ...).
         name: the name that was given.
         valid: every valid name.
         error: class of the error.
@@ -79,4 +79,4 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], *, error: type[DfqE
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
-    return error(f"unknown {kind} '{name}'", f"{guess}valid: {', '.join(names) or 'none'}")
+    return error(f"unknown {what} '{name}'", f"{guess}valid: {', '.join(names) or 'none'}")

@@ -1,4 +1,4 @@
-"""Precisions of the training loops.
+"""Precisions of the training loops, and conversion to float32.
 
 Evaluation, activation ranges, statistics, losses, optimizers and everything that is saved are float32 in each of them.
 """
@@ -6,6 +6,10 @@ Evaluation, activation ranges, statistics, losses, optimizers and everything tha
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Precision(StrEnum):
@@ -31,3 +35,10 @@ class Precision(StrEnum):
     def bfloat16(self) -> bool:
         """Whether convolutions in training run in bfloat16."""
         return self is Precision.MIXED_BFLOAT16
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """Return the tensor in float32 if it has fewer bits (autocast gives bfloat16); float64 stays float64."""
+    import torch
+
+    return x.to(torch.promote_types(x.dtype, torch.float32))

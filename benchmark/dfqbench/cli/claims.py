@@ -13,14 +13,12 @@ from dfqbench.cli.table import claim_book
 
 
 def claims(
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A network, for example resnet18.")
-    ] = None,
-    bits: Annotated[str | None, typer.Option("--bits", metavar="BITS", help="For example w4a4.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="A network, for example resnet18.")] = None,
+    bits: Annotated[str | None, typer.Option(metavar="BITS", help="For example w4a4.")] = None,
     dataset: Annotated[
         str | None, typer.Option("--on", metavar="DATASET", help="imagenet, cifar10 or cifar100.")
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", metavar="NAME", help="For example zeroq or SynQ.")] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="For example zeroq or SynQ.")] = None,
     times: Annotated[bool, typer.Option("--times", help="Show published times instead of accuracies.")] = False,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
     plugin: PluginOption = None,
@@ -48,9 +46,8 @@ def claims(
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods - {""})
     form = cast("FieldFormat", fmt)
+    selection = {"method": method, "model": model, "dataset": dataset, "bits": bits}
     if times:
-        selected_times = select_times(published_times(), method=method, model=model, dataset=dataset, bits=bits)
-        typer.echo(render_times(selected_times, form), nl=False)
-        return
-    selected = select_claims(known, method=method, model=model, dataset=dataset, bits=bits)
-    typer.echo(render_field(selected, form), nl=False)
+        typer.echo(render_times(select_times(published_times(), **selection), form), nl=False)
+    else:
+        typer.echo(render_field(select_claims(known, **selection), form), nl=False)

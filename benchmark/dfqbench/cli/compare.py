@@ -14,7 +14,7 @@ from dfqbench.run.store.run_folder import DEFAULT_OUT
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A method as the table names it, or a cell's id.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="A run's name; without it, all runs.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="A run's name; without it, all runs.")] = None,
     out: OutOption = DEFAULT_OUT,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|json", help="What to print.")] = "text",
 ) -> None:

@@ -18,16 +18,13 @@ if TYPE_CHECKING:
 Row = tuple[str, str, str]
 COLUMNS = ("what", "status", "detail")
 PACKAGES = ("dfqbench", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "pydantic", "pandas")
-"""Packages whose versions are shown."""
 OPTIONAL = ("pytorchcv",)
-"""Packages that may be absent."""
+"""Packages whose versions are shown; the optional ones may be absent."""
 
 
 def doctor(
     data: DataOption = None,
-    images: Annotated[
-        int, typer.Option("--images", min=0, help="Images on which each network is tried; 0: none.")
-    ] = 200,
+    images: Annotated[int, typer.Option(min=0, help="Images on which each network is tried; 0: none.")] = 200,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:

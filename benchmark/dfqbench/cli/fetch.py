@@ -15,12 +15,9 @@ def fetch(
         typer.Argument(metavar="WHAT", help="cifar10, cifar100, torchvision:NAME, timm:NAME or pytorchcv:NAME."),
     ],
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Where to put it (default: DFQBENCH_DATA, or the user's data)."),
+        Path | None, typer.Option(metavar="DIR", help="Where to put it (default: DFQBENCH_DATA, or the user's data).")
     ] = None,
-    mirror: Annotated[
-        str | None, typer.Option("--mirror", metavar="URL", help="Scheme and host to download from instead.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help="Scheme and host to download from instead.")] = None,
 ) -> None:
     """Download evaluation sets and weights.
 

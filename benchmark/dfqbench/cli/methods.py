@@ -91,11 +91,8 @@ def show_method(
 @methods.command("new")
 def new_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The method's name, for example mymethod.")],
-    kind: Annotated[
-        str,
-        typer.Option("--kind", metavar="KIND", help="images (optimized directly) or generator (trained all along)."),
-    ] = "images",
-    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="Where the package's folder is made.")] = Path(),
+    kind: Annotated[str, typer.Option(metavar="KIND", help="images (optimized directly) or generator.")] = "images",
+    into: Annotated[Path, typer.Option(metavar="DIR", help="Where the package's folder is made.")] = Path(),
 ) -> None:
     """Write an installable package with a working method, to start from."""
     from dfqbench.plugins import load_plugins
@@ -115,9 +112,7 @@ def check_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A method.")],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
-    limit: Annotated[
-        float, typer.Option("--limit", min=1, metavar="SECONDS", help="How long a run on a toy network may take.")
-    ] = 120.0,
+    limit: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Time limit of a run on a toy.")] = 120.0,
 ) -> None:
     """Check that a method keeps the contract.
 

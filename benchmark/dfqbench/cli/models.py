@@ -48,7 +48,7 @@ def list_models(as_json: JsonOption = False, data: DataOption = None, plugin: Pl
 @models.command("show")
 def show_model(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A listed name, or a reference with ?weights=...")],
-    on: Annotated[str | None, typer.Option("--on", metavar="TARGET", help="The target it is for.")] = None,
+    on: Annotated[str | None, typer.Option(metavar="TARGET", help="The target it is for.")] = None,
     as_json: JsonOption = False,
     data: DataOption = None,
     plugin: PluginOption = None,

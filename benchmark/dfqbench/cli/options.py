@@ -45,28 +45,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class GridRequest:
     """Options that `run` and `plan` share: a grid, changes of it, and where to run it."""
 
-    grid: Annotated[
-        str, typer.Option("--grid", metavar="NAME", help="Preset (`dfqbench grids list`) or path of a grid file.")
-    ] = "w4a4"
-    on: Annotated[str | None, typer.Option("--on", metavar="TARGETS", help="For example cifar10,digits.")] = None
+    grid: Annotated[str, typer.Option(metavar="NAME", help="Preset (`grids list`) or path of a grid file.")] = "w4a4"
+    on: Annotated[str | None, typer.Option(metavar="TARGETS", help="For example cifar10,digits.")] = None
     models: ModelsOption = None
-    methods: Annotated[
-        str | None, typer.Option("--methods", metavar="METHODS", help="For example 'zeroq,noise,real,zeroq+distill'.")
-    ] = None
-    bits: Annotated[
-        str | None, typer.Option("--bits", metavar="SCHEMES", help="Schemes, for example w4a4,w3a3@deploy.")
-    ] = None
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
+    methods: Annotated[str | None, typer.Option(metavar="METHODS", help="For example zeroq,real,zeroq+distill.")] = None
+    bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
+    seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME.PARAM=VALUE", help="For example zeroq.iterations=100 (repeatable)."),
     ] = None
-    budget: Annotated[
-        str | None, typer.Option("--budget", metavar="NAME", help="Length of schedules: paper, medium, short, smoke.")
-    ] = None
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", help="Evaluate on N random images; marked in the table.")
-    ] = None
+    budget: Annotated[str | None, typer.Option(metavar="NAME", help="paper, medium, short or smoke.")] = None
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Evaluate N random images; marked in tables.")] = None
     data: DataOption = None
     plugin: PluginOption = None
     exact: ExactOption = False

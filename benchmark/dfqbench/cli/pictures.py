@@ -16,7 +16,7 @@ def pictures(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the files; pictures/ beside the runs.")
+        Path | None, typer.Option(metavar="DIR", help="Folder; by default pictures/ beside the runs.")
     ] = None,
 ) -> None:
     """Draw each method's images, by class.

@@ -19,9 +19,7 @@ def plot(
         str | None,
         typer.Option("--kind", metavar="NAMES", help="bits, time, phases, curves, homogeneity, layers; all of them."),
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the files; plots/ beside the runs.")
-    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; by default plots/ beside the runs.")] = None,
 ) -> None:
     """Draw plots of a run, or of all runs.
 

@@ -10,14 +10,14 @@ import typer
 from dfqbench.api.errors import UsageError
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
 from dfqbench.cli.table import claim_book, read_attempts, selected_runs
-from dfqbench.run.store.run_folder import DEFAULT_OUT
+from dfqbench.run.store.run_folder import DEFAULT_OUT, write_text
 
 
 def report(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="The page; report.html beside the runs or in the run.")
+        Path | None, typer.Option(metavar="FILE", help="The page; report.html beside the runs or in the run.")
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
@@ -38,7 +38,5 @@ def report(
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
     page = report_page(attempts, machines, details, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, page)
     typer.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

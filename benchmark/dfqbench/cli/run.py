@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfqbench.api.errors import UsageError
 from dfqbench.cli.options import GridRequest, checked_choice, checked_device, checked_out, expand_dataclasses, planned
-from dfqbench.cli.run_options import EXECUTORS, RunRequest, checked_name, seconds_of
 from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
     from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.schedule.run import ExecutorName
     from dfqbench.run.schedule.scheduler import Summary
     from dfqbench.run.store.record import Record
     from dfqbench.run.store.run_folder import RunFolder
@@ -23,6 +26,35 @@ if TYPE_CHECKING:
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 """Exit statuses besides 0 (everything ok or skipped) and 2 (the request was wrong)."""
 SHOWN_FAILURES = 40
+EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """How to run a grid."""
+
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run; the grid's by default.")] = None
+    yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False
+    jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Cells at once; default: 1 a GPU, or 1.")] = None
+    retry: Annotated[str | None, typer.Option(metavar="failed|timeout|all", help="Rerun cells that ended so.")] = None
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run every cell again, without earlier checkpoints and images.")
+    ] = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False
+    max_failures: Annotated[int, typer.Option(metavar="N", min=0, help="Stop after so many failures.")] = 0
+    time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="For a cell, not evaluation; e.g. 2h.")] = None
+    evaluation_limit: Annotated[str | None, typer.Option(metavar="TIME", help="For each evaluation; e.g. 30m.")] = None
+    checkpoint_every: Annotated[str, typer.Option(metavar="TIME", help="Between two checkpoints of a cell.")] = "5m"
+    memory: Annotated[float, typer.Option(metavar="GIB", min=0, help="Limit of a worker on the CPU; 0: none.")] = 0
+    executor: Annotated[str, typer.Option(metavar="local|inline", help="`inline`: in this process.")] = "local"
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
+    ] = False
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
+    ] = False
+    oracle: Annotated[int, typer.Option(metavar="N", min=0, help="Also evaluate N earlier states, untimed.")] = 0
 
 
 @expand_dataclasses
@@ -43,7 +75,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     device = checked_device(request.device)
     rules = Rules(
         any_environment=how.any_environment,
-        retry=RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)] if how.retry else frozenset(),
+        retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
         fresh=how.fresh,
         time_limit=seconds_of("--time-limit", how.time_limit),
         evaluation_limit=seconds_of("--evaluation-limit", how.evaluation_limit),
@@ -132,3 +164,22 @@ def again_command(arguments: Sequence[str], retry: str) -> str:
         elif not argument.startswith("--retry="):
             kept.append(argument)
     return shlex.join(["dfqbench", *kept, "--retry", retry])
+
+
+def checked_name(text: str | None) -> str | None:
+    """Return a run's name if it can be the name of a folder."""
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise UsageError(
+            f"'{text}' is not the name of a run", "use letters, digits, '_', '.' and '-'; --out names the folder"
+        )
+    return text
+
+
+def seconds_of(option: str, text: str | None) -> float:
+    """Return the seconds of a time such as `90`, `90s`, `30m`, `2h`, `1.5d`; 0 for None."""
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise UsageError(f"{option}: '{text}' is not a time", "write for example 90s, 30m, 2h or 1d")
+    return float(match[1]) * _UNITS[match[2]]

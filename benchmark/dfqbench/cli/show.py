@@ -14,9 +14,8 @@ from dfqbench.cli.options import OutOption
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 LOG = "log.txt"
-"""Output of plugin code and the worker, in the attempt's folder."""
+"""Output of plugin code and the worker, in the attempt's folder; its last lines are shown."""
 LOG_LINES = 20
-"""Lines of the log that are shown."""
 
 
 def show(

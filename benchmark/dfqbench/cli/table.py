@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
     from dfqbench.run.store.run_folder import RunFolder
 
-PAPER = "paper"
-
 
 def table(
     run: RunArgument = None,
@@ -28,13 +26,11 @@ def table(
         str, typer.Option("--format", metavar="text|md|latex|html|csv|json", help="What to print.")
     ] = "text",
     rows: Annotated[
-        str,
-        typer.Option("--rows", metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget."),
+        str, typer.Option(metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget.")
     ] = "scheme,method",
-    columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same names.")] = "model",
+    columns: Annotated[str, typer.Option(metavar="NAMES", help="The same names.")] = "model",
     value: Annotated[
-        str,
-        typer.Option("--value", metavar="NAMES", help="For example top1,total,coverage; an unknown name lists all."),
+        str, typer.Option(metavar="NAMES", help="For example top1,total,coverage; unknown names list all.")
     ] = "top1,drop,synthesis",
     against: Annotated[
         str | None, typer.Option("--vs", metavar="paper", help="Published numbers beside the measured ones.")
@@ -49,7 +45,7 @@ def table(
 
     checked_choice("format", fmt, FORMATS)
     if against is not None:
-        checked_choice("comparison", against, [PAPER])
+        checked_choice("comparison", against, ["paper"])
     layout = parse_layout(split_names(rows), split_names(columns), split_names(value))
     attempts, environments = read_attempts(out, run)
     book = claim_book(plugin) if against is not None else None

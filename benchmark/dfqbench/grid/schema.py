@@ -24,33 +24,18 @@ ANY_TARGET = "*"
 Value = bool | int | float | str | list[Any] | dict[str, Any]
 
 
-def _or_value_error(check: Callable[[str], object]) -> Callable[[Any], Any]:
-    """Turn a check that raises `DfqError` into a validator (pydantic reports ValueErrors with their key)."""
+def _checked_by(check: Callable[[str], object], *, also: str) -> BeforeValidator:
+    """Return a validator from a check that raises `DfqError` (pydantic reports ValueErrors with their key)."""
 
     def validator(value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and value != also:
             try:
                 check(value)
             except DfqError as error:
                 raise ValueError(str(error)) from error
         return value
 
-    return validator
-
-
-def _check_method(text: str) -> None:
-    if text != EVERY:
-        parse_method(text)
-
-
-def _check_budget(text: str) -> None:
-    if text != AUTO:
-        budget_named(text)
-
-
-def _check_setting(key: str) -> None:
-    if not re.fullmatch(r"[^.\s]+\.[^.\s]+", key):
-        raise UsageError(f"'{key}' is not a parameter", "write method.parameter, for example zeroq.iterations")
+    return BeforeValidator(validator)
 
 
 def flattened_settings(value: Any) -> Any:
@@ -64,7 +49,8 @@ def flattened_settings(value: Any) -> Any:
         else:
             flat[key] = entry
     for key in flat:
-        _or_value_error(_check_setting)(key)
+        if not re.fullmatch(r"[^.\s]+\.[^.\s]+", key):
+            raise ValueError(f"'{key}' is not a parameter; write method.parameter, for example zeroq.iterations")
     return flat
 
 
@@ -93,13 +79,13 @@ class Grid(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     title: str = ""
     on: tuple[str, ...] = ()
-    methods: Annotated[
-        tuple[Annotated[str, BeforeValidator(_or_value_error(_check_method))], ...], Field(min_length=1)
-    ] = (EVERY,)
+    methods: Annotated[tuple[Annotated[str, _checked_by(parse_method, also=EVERY)], ...], Field(min_length=1)] = (
+        EVERY,
+    )
     models: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (0,)
-    budget: Annotated[str, BeforeValidator(_or_value_error(_check_budget))] = AUTO
+    budget: Annotated[str, _checked_by(budget_named, also=AUTO)] = AUTO
     threads: Annotated[int, Field(ge=1, strict=True)] = 1
     precision: Literal["auto", "float32", "float32-fast", "mixed-bfloat16"] = "auto"
     limit: Annotated[int, Field(ge=1, strict=True)] | None = None

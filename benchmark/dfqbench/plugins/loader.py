@@ -1,4 +1,4 @@
-"""Finds plugins and loads them one by one; one that fails is recorded and undone, and the others go on.
+"""Loading of plugins one by one: one that fails is recorded and undone, and does not affect the others.
 
 pluggy's own `load_setuptools_entrypoints` stops at the first plugin that raises, and in a shared manager one plugin's
 exception ends a hook call for all. So every plugin gets its own manager, which is dropped if the plugin fails.

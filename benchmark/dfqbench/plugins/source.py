@@ -48,7 +48,7 @@ class _Package:
 
 
 def source_files(load: str, path: Path | None = None) -> list[Path]:
-    """Return the files whose text identifies a plugin's method.
+    """Return the files whose text identifies a plugin's method, absolute and sorted.
 
     For a local plugin file: that file. For a module in a package: every `.py` file of the folder that holds it,
     recursively, and every module of the same top-level package that these import, directly or not. Imports are read
@@ -57,9 +57,6 @@ def source_files(load: str, path: Path | None = None) -> list[Path]:
     Args:
         load: `module:attribute`, as in `LoadedOffer.load`.
         path: the local plugin file, as in `LoadedOffer.path`.
-
-    Returns:
-        Absolute paths, sorted.
 
     Raises:
         PluginError: the module is not found, or has no source file.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
-from dfqbench.api.numerics import to_float32
+from dfqbench.api.precision import to_float32
 from dfqbench.quant import check_range_rule, prepare
 from dfqbench.quantizers.distill_losses import hard_or_soft, interpolate, kd_loss, logit_mse_loss
 from dfqbench.synth.augment import crop_and_flip

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import Skip
-from dfqbench.api.numerics import to_float32
+from dfqbench.api.precision import to_float32
 from dfqbench.synth.statistics import batchnorm_layers
 
 NORMALISER_EPS = 1e-8

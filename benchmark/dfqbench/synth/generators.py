@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import InputStats
-from dfqbench.api.numerics import to_float32
+from dfqbench.api.precision import to_float32
 from dfqbench.quant.operators import operator
 from dfqbench.synth.sub_pixel import sub_pixel_conv, sub_pixel_norm
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, Context
 from dfqbench.api.graphed import EagerStep
-from dfqbench.api.numerics import to_float32
+from dfqbench.api.precision import to_float32
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.generators import Condition, Draw, Generator

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfqbench.api.numerics import to_float32
+from dfqbench.api.precision import to_float32
 from dfqbench.quant.operators import operator
 
 
