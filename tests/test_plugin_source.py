@@ -1,4 +1,4 @@
-"""Source files and their hash: every file that can change a method's numbers, and nothing that moves with the place."""
+"""Source files of a method and their hash, which depends on their text and not on their place."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_local_file(site: Path) -> None:
     assert source_files("anything:Thing", site / "single.py") == [site / "single.py"]
 
 
-def test_a_file_with_a_syntax_error_still_counts(site: Path) -> None:
+def test_file_with_a_syntax_error_is_included(site: Path) -> None:
     (site / "mypkg/alpha/broken.py").write_text("def (")
     assert "mypkg/alpha/broken.py" in relative(source_files("mypkg.alpha.plugin:Alpha"), site)
 
@@ -85,7 +85,7 @@ def test_missing_module(site: Path, load: str) -> None:
         source_files(load)
 
 
-def test_hash_sees_a_helper_and_only_what_belongs(site: Path) -> None:
+def test_hash_covers_imported_files_only(site: Path) -> None:
     before = source_hash(source_files("mypkg.alpha.plugin:Alpha"))
     (site / "mypkg/shared/unused.py").write_text("changed = 1\n")
     (site / "mypkg/beta/plugin.py").write_text("changed = 1\n")

@@ -1,4 +1,4 @@
-"""The loader: what works is loaded, what is broken is recorded and undone, and nothing stops anything else."""
+"""Loading of plugins: broken ones are recorded and undone, and do not affect the others."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ CASES = [
 
 
 def only(broken: list[BrokenPlugin], name: str) -> BrokenPlugin:
-    [found] = [entry for entry in broken if entry.name == name]
-    return found
+    [entry] = [entry for entry in broken if entry.name == name]
+    return entry
 
 
 def test_built_in_methods_come_through_entry_points() -> None:
@@ -47,7 +47,7 @@ def test_built_in_methods_come_through_entry_points() -> None:
     assert plugins.quantizers["calibrate"].load == "dfqbench.quantizers.calibrate:Calibrate"
 
 
-def test_every_built_in_keeps_the_contract() -> None:
+def test_built_ins_keep_the_contract() -> None:
     plugins = load_plugins()
     assert plugins.broken == []
     for name in plugins.methods:
@@ -76,7 +76,7 @@ def test_local_load_strings(tmp_path: Path, load: str) -> None:
     assert load_plugins([tmp_path / "mine.py"]).method_class("flat").name == "flat"
 
 
-def test_an_edited_local_file_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edited_local_file_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     mine = tmp_path / "mine.py"
     shutil.copy(EXAMPLES / "flat.py", mine)
@@ -87,7 +87,7 @@ def test_an_edited_local_file_is_read_anew(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine.py"]
 
 
-def test_the_same_file_twice_counts_once() -> None:
+def test_same_file_twice_is_loaded_once() -> None:
     plugins = load_plugins([EXAMPLES / "flat.py", EXAMPLES / "broken" / ".." / "flat.py"])
     assert plugins.broken == []
     assert "flat" in plugins.methods
@@ -105,12 +105,12 @@ def test_broken_plugin_is_recorded_and_undone(name: str, stage: str, message: st
     assert broken.origin == str(file)
     assert "Traceback" in broken.traceback
     assert [module for module in set(sys.modules) - before if module.endswith(name)] == []
-    # The others went on, and nothing of the broken one is left.
+    # The others are loaded, and nothing of the broken one is left.
     assert {"flat", "zeroq", "noise"} <= set(plugins.methods)
     assert {offer.path for offer in plugins.methods.values()} <= {None, EXAMPLES / "flat.py"}
 
 
-def test_an_offer_that_names_no_version_is_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_offer_without_a_version_is_for_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("dfqbench.plugins.loader.API_VERSION", 2)
     mine = tmp_path / "mine.py"
     mine.write_text(
@@ -125,7 +125,7 @@ def test_an_offer_that_names_no_version_is_for_the_first(monkeypatch: pytest.Mon
     )
 
 
-def test_a_plugin_that_fails_for_its_version_is_told_so(tmp_path: Path) -> None:
+def test_import_error_of_dfqbench_names_the_version(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("from dfqbench.api import Telepathy\n")
     broken = only(load_plugins([mine]).broken, "mine")
@@ -190,25 +190,25 @@ def test_contract(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert f"method 'flat' ({tmp_path / 'mine.py'})" in str(caught.value)
 
 
-def test_asking_for_a_broken_plugin_gives_the_reason() -> None:
+def test_method_class_of_a_broken_plugin_raises_the_reason() -> None:
     plugins = load_plugins([BROKEN / "raises_on_import.py"])
     assert plugins.broken_names == ("raises_on_import",)
     with pytest.raises(PluginError, match="did not load: ModuleNotFoundError"):
         plugins.method_class("raises_on_import")
 
 
-def test_unknown_method_names_the_nearest() -> None:
+def test_unknown_method_suggests_similar_names() -> None:
     with pytest.raises(UsageError, match="unknown method 'zerq'; did you mean zeroq"):
         load_plugins().method_class("zerq")
 
 
 @pytest.mark.parametrize("name", ["absent.py", "README.md"])
-def test_a_file_that_is_no_plugin(name: str) -> None:
+def test_file_that_is_no_plugin(name: str) -> None:
     with pytest.raises(InputError, match=name):
         load_plugins([EXAMPLES / name])
 
 
-def test_what_a_plugin_prints_does_not_reach_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plugin_output_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("print('hello')\n" + (EXAMPLES / "flat.py").read_text().replace("from __future__", "#"))
     load_plugins([mine])
@@ -238,7 +238,7 @@ def test_bad_offers(tmp_path: Path, hook: str, kind: str, offer: str, message: s
     assert message in only(load_plugins([mine]).broken, "mine").message
 
 
-def test_every_offering_hook_is_used(tmp_path: Path) -> None:
+def test_every_offering_hook(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(
         dedent("""
@@ -325,7 +325,7 @@ def test_installed_plugins_are_isolated(site: Site) -> None:
     assert [name for name in sys.modules if name.startswith(("aaa_broken", "bbb_thief"))] == []
 
 
-def test_the_example_package_offers_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_package_uses_every_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "dfqbench_example-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dfqbench-example\nVersion: 0.1.0\n")
@@ -340,7 +340,7 @@ def test_the_example_package_offers_everything(tmp_path: Path, monkeypatch: pyte
         assert plugins.method_class("stripes").title == "Stripes"
         assert plugins.quantizer_class("one-image").name == "one-image"
         assert {"plain"} == set(plugins.models)
-        assert {"example"} == set(plugins.targets) == set(plugins.grids) == set(plugins.claims)
+        assert {"example"} == set(plugins.targets) == set(plugins.claims)
         catalogue = Catalogue.discover(
             [], plugins.targets.values(), {name: offer.load for name, offer in plugins.models.items()}
         )
@@ -354,7 +354,7 @@ def test_the_example_package_offers_everything(tmp_path: Path, monkeypatch: pyte
             del sys.modules[name]
 
 
-def test_rollback_keeps_the_libraries_a_plugin_imported(site: Site) -> None:
+def test_rollback_keeps_libraries_that_a_plugin_imported(site: Site) -> None:
     (site.folder / "some_library.py").write_text("")
     site.install("half", "import some_library\nraise RuntimeError('late')\n")
     [broken] = load_plugins().broken
@@ -363,7 +363,7 @@ def test_rollback_keeps_the_libraries_a_plugin_imported(site: Site) -> None:
     assert "half" not in sys.modules
 
 
-def test_record_finished_reaches_everyone(tmp_path: Path) -> None:
+def test_record_finished_calls_every_plugin(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("bad_observer.py", "observer.py")]
     for file in files:
         shutil.copy(EXAMPLES / file.name, file)

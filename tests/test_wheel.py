@@ -1,4 +1,4 @@
-"""The wheel carries what an installation needs, and nothing else."""
+"""The wheel contains the files that an installation needs, and no other packages."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "dfqbench_methods/zeroq/synthesizer.py",
         "dfqbench/scaffold/templates/common/pyproject.toml.jinja",
         "dfqbench/scaffold/templates/common/src/PACKAGE/py.typed.jinja",
-        "dfqbench/scaffold/templates/images/synthesizer.py.jinja",
-        "dfqbench/scaffold/templates/generator/synthesizer.py.jinja",
+        "dfqbench/scaffold/templates/images/src/PACKAGE/synthesizer.py.jinja",
+        "dfqbench/scaffold/templates/generator/src/PACKAGE/synthesizer.py.jinja",
     ],
 )
-def test_the_wheel_has(file: str, names: list[str]) -> None:
+def test_wheel_has_file(file: str, names: list[str]) -> None:
     assert file in names
 
 
-def test_the_wheel_has_two_packages_only(names: list[str]) -> None:
+def test_wheel_has_two_packages_only(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dfqbench", "dfqbench_methods"}
 
 
-def test_the_wheel_has_every_module(names: list[str]) -> None:
+def test_wheel_has_every_module(names: list[str]) -> None:
     """An ignore rule of the repository must not keep a package out of the wheel."""
     roots = (ROOT / "benchmark", ROOT / "methods")
     modules = {str(file.relative_to(root).as_posix()) for root in roots for file in root.rglob("*.py")}

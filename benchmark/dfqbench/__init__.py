@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from dfqbench.quant.student import load_student
@@ -10,16 +12,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_student", "records"]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports pandas or torch only when the function that needs it is asked for."""
-    if name == "records":
-        from dfqbench.report.frame import records
-
-        return records
-    if name == "load_student":
-        from dfqbench.quant.student import load_student
-
-        return load_student
-    raise AttributeError(f"module 'dfqbench' has no attribute '{name}'")
+# pandas and torch are imported with the function that needs them.
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"quant.student": ["load_student"], "report.frame": ["records"]}
+)

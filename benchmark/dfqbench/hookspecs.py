@@ -1,4 +1,4 @@
-"""The pluggy contract between the host and its plugins: signatures and short docs only."""
+"""The pluggy hooks that a plugin can implement."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 
 @hookspec
 def dfqbench_methods() -> Iterable[Offer]:  # type: ignore[empty-body]
-    """Methods: `load` names a subclass of `Method`."""
+    """Return offers of methods: `load` names a subclass of `Method`."""
 
 
 @hookspec
 def dfqbench_quantizers() -> Iterable[Offer]:  # type: ignore[empty-body]
-    """Shared quantizers: `load` names a subclass of `Quantizer`."""
+    """Return offers of shared quantizers: `load` names a subclass of `Quantizer`."""
 
 
 @hookspec
 def dfqbench_range_rules() -> Iterable[Offer]:  # type: ignore[empty-body]
-    """Range rules: `load` names a subclass of `dfqbench.quant.Observer`."""
+    """Return offers of range rules: `load` names a subclass of `dfqbench.quant.Observer`."""
 
 
 @hookspec
 def dfqbench_models() -> Iterable[Offer]:  # type: ignore[empty-body]
-    """Model families: `load` names a callable `(name, **kwargs) -> nn.Module`; users write `offer:name`."""
+    """Return offers of model families: `load` names `(name, **kwargs) -> nn.Module`; users type `offer:name`."""
 
 
 @hookspec
 def dfqbench_targets() -> Iterable[FileOffer]:  # type: ignore[empty-body]
-    """Data folders with a `targets.toml`; they come after the user's own."""
+    """Return data folders with a `targets.toml`; the user's own folders come first."""
 
 
 @hookspec
 def dfqbench_grids() -> Iterable[FileOffer]:  # type: ignore[empty-body]
-    """Grid files in TOML, run with `--grid NAME`."""
+    """Return grid files in TOML; users type `--grid NAME`."""
 
 
 @hookspec
 def dfqbench_claims() -> Iterable[FileOffer]:  # type: ignore[empty-body]
-    """Numbers printed in papers: CSV files with the columns of the host's own (`report/literature/published.csv`)."""
+    """Return CSV files of numbers printed in papers, with the columns of `report/published.csv`."""
 
 
 @hookspec
 def dfqbench_record_finished(record: Mapping[str, Any]) -> None:
-    """A cell has ended, whatever its status; `record` is the one just written."""
+    """Observe the record of a cell that has ended, whatever its status; a copy of the record just written."""

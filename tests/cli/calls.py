@@ -1,35 +1,69 @@
-"""The command line called in this process, for tests of what it answers."""
+"""Calls of the command line in this process, and records for it to read."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-BROKEN = Path(__file__).parents[1] / "plugins" / "broken" / "raises_on_import.py"
+PLUGINS = Path(__file__).parents[1] / "plugins"
+BROKEN = PLUGINS / "broken" / "raises_on_import.py"
 CONTROL = ("run", "--grid", "smoke", "--methods", "noise")
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a call of the command line answered."""
+class Output:
+    """Exit status, standard output and standard error of a command."""
 
     status: int
     out: str
     err: str
 
+    @property
+    def json(self) -> Any:
+        """Standard output of a command that succeeded, parsed."""
+        assert self.status == 0, self
+        return json.loads(self.out)
 
-Call = Callable[..., Said]
+
+Call = Callable[..., Output]
 
 
-def refused(said: Said, *parts: str) -> str:
-    """Checks that a request was refused in one line before anything was written; returns the line."""
-    assert said.status == 2, said
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+def refused(output: Output, *parts: str) -> str:
+    """Check that a request was refused in one line before anything was written; return the line."""
+    assert output.status == 2, output
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith("dfqbench: error: ")
     for part in parts:
         assert part in line, line
     assert "; " in line, f"it does not say what to do: {line}"
     assert list(Path().iterdir()) == [], "something was written"
     return line
+
+
+def write_record(out: Path, run: str, cell: str, **changes: Any) -> Path:
+    """Write the record of a finished cell; return the folder of its attempt."""
+    record: dict[str, Any] = {
+        "schema": 1,
+        "run": run,
+        "cell_id": cell,
+        "attempt": 1,
+        "status": "ok",
+        "method": "zeroq",
+        "target": "digits",
+        "model": {"ref": "digits:resnet8"},
+        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4},
+        "budget": "short",
+        "seed": 0,
+        "dataset": {"name": "digits", "n": 540},
+        "fp_top1": 98.0,
+        "top1": 90.0,
+        "environment": "e1",
+    }
+    folder = out / run / "cells" / cell / "attempt-1"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(record | changes))
+    return folder

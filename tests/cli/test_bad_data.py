@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.cli.calls import BROKEN, CONTROL, Call, Said, refused
+from tests.cli.calls import BROKEN, CONTROL, Call, refused
 
 from dfqbench.targets.catalogue import DIGITS_WEIGHTS
 
@@ -39,8 +39,8 @@ std = [0.4]
 
 def records(out: Path) -> dict[str, dict[str, Any]]:
     """Records of a results folder by target and model."""
-    found = (json.loads(path.read_text()) for path in out.glob("*/cells/*/attempt-*/record.json"))
-    return {f"{record['target']}/{record['model']['name']}": record for record in found}
+    every = (json.loads(path.read_text()) for path in out.glob("*/cells/*/attempt-*/record.json"))
+    return {f"{record['target']}/{record['model']['name']}": record for record in every}
 
 
 def data_folder(folder: Path, manifest: str = MANIFEST, labels: int = 10) -> Path:
@@ -74,13 +74,13 @@ def data_folder(folder: Path, manifest: str = MANIFEST, labels: int = 10) -> Pat
         ('"digits:resnet8"', '"digits:resnet9"', ("unknown digits model 'resnet9'", "valid: resnet8")),
     ],
 )
-def test_a_broken_manifest(call: Call, tmp_path: Path, old: str, new: str, parts: tuple[str, ...]) -> None:
+def test_broken_manifest(call: Call, tmp_path: Path, old: str, new: str, parts: tuple[str, ...]) -> None:
     folder = data_folder(tmp_path / "data", MANIFEST.replace(old, new))
     line = refused(call(*CONTROL, "--data", folder), *parts)
     assert str(folder / "targets.toml") in line
 
 
-def test_an_empty_data_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_data_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     refused(call(*CONTROL, "--data", empty), f"{empty} holds no data", "it should have a targets.toml")
@@ -88,19 +88,19 @@ def test_an_empty_data_folder(call: Call, tmp_path: Path, monkeypatch: pytest.Mo
     refused(call("plan"), f"{empty} holds no data", "it should have a targets.toml")
 
 
-def test_an_imagenet_folder_with_another_class(call: Call, tmp_path: Path) -> None:
+def test_imagenet_folder_with_an_unknown_class(call: Call, tmp_path: Path) -> None:
     (tmp_path / "val" / "n99999999").mkdir(parents=True)
     line = refused(call(*CONTROL, "--data", tmp_path), "n99999999 is none of the 1,000 classes", "take it out")
     assert str(tmp_path / "val") in line
 
 
-def test_a_target_without_models(call: Call, tmp_path: Path) -> None:
+def test_target_without_models(call: Call, tmp_path: Path) -> None:
     folder = data_folder(tmp_path / "data", MANIFEST.partition("[[models]]")[0])
     refused(call(*CONTROL, "--data", folder, "--on", "toy"), "no model is there for toy", "name one", "targets.toml")
 
 
 class _Code:
-    """Pickles as a call that leaves a mark."""
+    """An object whose unpickling makes a folder."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -109,7 +109,8 @@ class _Code:
         return os.mkdir, (str(self._mark),)
 
 
-def test_what_only_shows_when_it_is_opened_is_a_row(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_faulty_weights_and_images_are_rows(tmp_path: Path) -> None:
     folder = data_folder(tmp_path / "data", labels=20)
     mark = tmp_path / "mark"
     torch.save({"conv1.weight": _Code(mark)}, folder / "saved.pt")
@@ -138,13 +139,11 @@ def test_what_only_shows_when_it_is_opened_is_a_row(tmp_path: Path) -> None:
         timeout=280,
         check=False,
     )
-    said = Said(done.returncode, done.stdout, done.stderr)
-
-    assert said.status == 1, said.err
-    assert "Traceback" not in said.err + said.out
-    found = records(tmp_path / "out")
-    assert found.pop("digits/digits:resnet8")["status"] == "ok"
-    wanted = {
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    rows = records(tmp_path / "out")
+    assert rows.pop("digits/digits:resnet8")["status"] == "ok"
+    expected = {
         "digits/saved.pt": ("holds more than tensors, so loading it could run code", "save the weights alone"),
         "digits/plain.pt": ("holds more than tensors, so loading it could run code", "save the weights alone"),
         "digits/narrow.safetensors": ("conv1.weight is 16x1x1x3, not 16x1x3x3", "check the architecture"),
@@ -153,42 +152,42 @@ def test_what_only_shows_when_it_is_opened_is_a_row(tmp_path: Path) -> None:
         "twelve/fits": ("elsewhere.npz is not a readable .npz", "copy or fetch it again"),
         "twelve/other-classes": ("'twelve' has 12 classes, the model gives 10", "correct classes in targets.toml"),
     }
-    assert set(found) == set(wanted)
-    for place, parts in wanted.items():
-        message = found[place]["error"]["message"]
-        assert found[place]["status"] == "failed"
+    assert set(rows) == set(expected)
+    for place, parts in expected.items():
+        message = rows[place]["error"]["message"]
+        assert rows[place]["status"] == "failed"
         assert "\n" not in message
         for part in parts:
             assert part in message, message
-            assert part in said.err
+            assert part in done.stderr
     assert not mark.exists(), "code in a checkpoint was run"
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
-def test_weights_that_are_missing_are_a_row(call: Call, tmp_path: Path) -> None:
+def test_missing_weights_are_a_row(call: Call, tmp_path: Path) -> None:
     folder = data_folder(tmp_path / "data")
     (folder / "weights.safetensors").unlink()
-    said = call(*CONTROL, "--on", "toy", "--data", folder, "--out", tmp_path / "out")
-    assert said.status == 1
-    assert "no cell could be run" in said.err
+    output = call(*CONTROL, "--on", "toy", "--data", folder, "--out", tmp_path / "out")
+    assert output.status == 1
+    assert "no cell could be run" in output.err
     (record,) = records(tmp_path / "out").values()
     assert record["status"] == "unavailable"
     assert record["error"]["message"].endswith("is missing; put it there or take the model out")
-    assert "is missing; put it there" in " ".join(said.out.split()), "where lines end depends on the path"
+    assert "is missing; put it there" in " ".join(output.out.split()), "where lines end depends on the path"
 
 
-def test_a_plugin_that_raises_on_import_is_a_row(call: Call, tmp_path: Path) -> None:
+def test_plugin_that_raises_on_import_is_a_row(call: Call, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("run", "--grid", "smoke", "--methods", "raises_on_import", "--plugin", BROKEN, "--out", out)
-    said = call(*arguments)
-    assert said.status == 1
-    assert "Traceback" not in said.err + said.out
+    output = call(*arguments)
+    assert output.status == 1
+    assert "Traceback" not in output.err + output.out
     (record,) = records(out).values()
     assert record["status"] == "failed"
     assert "did not load: ModuleNotFoundError" in record["error"]["message"]
     hint = f"`dfqbench methods show raises_on_import --plugin {BROKEN}` prints its traceback"
     assert hint in record["error"]["message"]
-    assert hint in said.err
+    assert hint in output.err
     shown = call("methods", "show", "raises_on_import", "--plugin", BROKEN)
     assert shown.status == 1
     assert "Traceback (most recent call last)" in shown.err

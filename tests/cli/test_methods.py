@@ -1,71 +1,53 @@
-"""`dfqbench methods`: lists what is there, broken ones with their reason, and shows every parameter."""
+"""`dfqbench methods`: lists methods and broken plugins, shows parameters, starts packages, checks the contract."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
-
-from dfqbench.api import PluginError, UsageError
-from dfqbench.cli import methods
-
-EXAMPLES = Path(__file__).parents[1] / "plugins"
-
-
-def run(*arguments: str | Path) -> Result:
-    app = typer.Typer()
-    methods.register(app)
-    return CliRunner().invoke(app, ["methods", *map(str, arguments)])
+from tests.cli.calls import PLUGINS, Call
 
 
 def plugin(*names: str) -> list[str]:
-    return [word for name in names for word in ("--plugin", str(EXAMPLES / f"{name}.py"))]
+    return [word for name in names for word in ("--plugin", str(PLUGINS / f"{name}.py"))]
 
 
-def listed(*arguments: str) -> dict[str, dict[str, Any]]:
-    result = run("list", "--json", *arguments)
-    assert result.exit_code == 0, result.output
-    return {row["name"]: row for row in json.loads(result.stdout)}
+def listed(call: Call, *arguments: str) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in call("methods", "list", "--json", *arguments).json}
 
 
-def test_list_json() -> None:
-    rows = listed()
+def test_list_json(call: Call) -> None:
+    rows = listed(call)
     assert {"zeroq", "noise", "real"} <= set(rows)
-    assert rows["zeroq"]["status"] == "ok"
-    assert rows["zeroq"]["origin"] == "dfqbench"
+    assert (rows["zeroq"]["status"], rows["zeroq"]["origin"]) == ("ok", "dfqbench")
     assert rows["zeroq"]["quantizer"] == "calibrate"
     assert rows["noise"]["control"]
     assert not rows["zeroq"]["control"]
     assert all({"name", "title", "origin", "version", "status"} <= set(row) for row in rows.values())
 
 
-def test_list_json_with_plugins() -> None:
-    rows = listed(*plugin("flat", "broken/raises_on_import", "broken/unresolved_load"))
-    assert rows["flat"]["status"] == "ok"
-    assert rows["flat"]["origin"] == str(EXAMPLES / "flat.py")
-    assert rows["raises_on_import"]["status"] == "broken"
+def test_list_json_with_plugins(call: Call) -> None:
+    rows = listed(call, *plugin("flat", "broken/raises_on_import", "broken/unresolved_load"))
+    assert (rows["flat"]["status"], rows["flat"]["origin"]) == ("ok", str(PLUGINS / "flat.py"))
+    assert rows["raises_on_import"]["status"] == rows["unresolved"]["status"] == "broken"
     assert rows["raises_on_import"]["reason"].startswith("import: ModuleNotFoundError")
-    assert rows["unresolved"]["status"] == "broken"
     assert "has no attribute 'Missing'" in rows["unresolved"]["reason"]
 
 
-def test_list_text() -> None:
-    result = run("list", *plugin("broken/wrong_signature"))
-    assert result.exit_code == 0
-    lines = result.stdout.splitlines()
+def test_list_text(call: Call) -> None:
+    output = call("methods", "list", *plugin("broken/wrong_signature"))
+    assert output.status == 0
+    lines = output.out.splitlines()
     assert lines[0].split() == ["name", "title", "fidelity", "quantizer", "origin", "version", "status"]
     assert any(line.startswith("zeroq") and line.endswith("ok") for line in lines)
     assert any(line.startswith("wrong_signature") and line.endswith("broken") for line in lines)
     assert any("is broken: register: PluginValidationError" in line for line in lines)
 
 
-def test_show() -> None:
-    result = run("show", "flat", *plugin("flat"))
-    assert result.exit_code == 0
+def test_show(call: Call) -> None:
+    output = call("methods", "show", "flat", *plugin("flat"))
+    assert output.status == 0
     for part in (
         "flat: Flat colours",
         "One random colour an image",
@@ -76,12 +58,11 @@ def test_show() -> None:
         "images made in all",
         "inferred: natural",
     ):
-        assert part in result.stdout
+        assert part in output.out
 
 
-def test_show_json() -> None:
-    result = run("show", "flat", "--json", *plugin("flat"))
-    info = json.loads(result.stdout)
+def test_show_json(call: Call) -> None:
+    info = call("methods", "show", "flat", "--json", *plugin("flat")).json
     assert info["kind"] == "method"
     assert info["requires"] == {"batchnorm": False}
     assert info["params"][1] == {
@@ -95,20 +76,39 @@ def test_show_json() -> None:
 
 
 @pytest.mark.parametrize("name", ["calibrate", "zeroq", "noise", "real"])
-def test_show_built_ins(name: str) -> None:
-    assert run("show", name).stdout.startswith(f"{name}: ")
-    assert json.loads(run("show", name, "--json").stdout)["name"] == name
+def test_show_built_ins(call: Call, name: str) -> None:
+    assert call("methods", "show", name).out.startswith(f"{name}: ")
+    assert call("methods", "show", name, "--json").json["name"] == name
 
 
-def test_show_unknown() -> None:
-    error = run("show", "zerq").exception
-    assert isinstance(error, UsageError)
-    assert "did you mean zeroq" in str(error)
+def test_new_prints_files_and_next_commands(call: Call) -> None:
+    output = call("methods", "new", "mine")
+    assert output.status == 0
+    for part in (
+        "mine/src/dfqbench_mine/plugin.py",
+        "cd mine",
+        "pip install -e '.[test]'",
+        "dfqbench run --grid smoke --methods mine,noise",
+    ):
+        assert part in output.out
 
 
-def test_show_broken_plugin_gives_reason_and_traceback() -> None:
-    result = run("show", "raises_on_import", *plugin("broken/raises_on_import"))
-    assert isinstance(result.exception, PluginError)
-    assert "did not load: ModuleNotFoundError" in str(result.exception)
-    assert "Traceback" in result.stderr
-    assert result.stdout == ""
+def test_check_prints_corrections(call: Call) -> None:
+    output = call("methods", "check", "plain_params", *plugin("broken/plain_params"))
+    assert output.status == 1
+    assert "failed   contract" in output.out
+    assert "write it as @dataclass(frozen=True)" in output.out
+    assert "'parameters' and what follows was not run" in output.err
+    assert "1 of 15 checks failed" in output.err
+
+
+def test_check_json(call: Call) -> None:
+    output = call("methods", "check", "plain_params", *plugin("broken/plain_params"), "--json")
+    assert output.status == 1
+    assert {finding["status"] for finding in json.loads(output.out)} == {"failed", "ok", "not run"}
+
+
+def test_check_of_a_broken_plugin(call: Call) -> None:
+    output = call("methods", "check", "raises_on_import", *plugin("broken/raises_on_import"))
+    assert output.status == 1
+    assert "did not load: ModuleNotFoundError" in output.err

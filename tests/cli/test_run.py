@@ -1,4 +1,4 @@
-"""The words around a run: times, retries, and the command that runs failures again."""
+"""Times, retries, and the command that runs failures again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import shlex
 
 import pytest
 
-from dfqbench.api import UsageError
-from dfqbench.cli.main import main
-from dfqbench.cli.run import again_command
-from dfqbench.cli.run_options import seconds_of
+from dfqbench.api.errors import UsageError
+from dfqbench.cli.run import again_command, seconds_of
 from dfqbench.run.store.status import FAULTY, MEASURED, RETRIES, SETTLED, STATUSES, retry_for
 
 
@@ -21,14 +19,14 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-5", "2 weeks", "1h30m", "nan"])
-def test_no_times(text: str) -> None:
+def test_malformed_times(text: str) -> None:
     with pytest.raises(UsageError, match="is not a time; write for example 90s"):
         seconds_of("--time-limit", text)
 
 
-def test_the_command_that_runs_failures_again() -> None:
-    given = ["run", "--methods", "zeroq, noise", "--retry", "timeout", "--fresh", "--retry=all", "--fail-fast"]
-    again = again_command(given, "failed")
+def test_command_that_runs_failures_again() -> None:
+    arguments = ["run", "--methods", "zeroq, noise", "--retry", "timeout", "--fresh", "--retry=all", "--fail-fast"]
+    again = again_command(arguments, "failed")
     assert again == "dfqbench run --methods 'zeroq, noise' --retry failed"
     assert shlex.split(again)[3] == "zeroq, noise"
 
@@ -40,20 +38,3 @@ def test_every_fault_can_be_retried() -> None:
     assert retry_for({"oom"}) == "failed"
     assert retry_for({"timeout"}) == "timeout"
     assert retry_for({"timeout", "failed"}) == "all"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--retry", "fialed"], "unknown argument of --retry 'fialed'; did you mean failed?"),
-        (["--time-limit", "soon"], "--time-limit: 'soon' is not a time"),
-        (["--executor", "slurm"], "unknown executor 'slurm'; valid: inline, local"),
-        (["--jobs", "0"], "Invalid value for '--jobs'"),
-    ],
-)
-def test_wrong_requests(
-    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["dfqbench", "run", "--grid", "smoke", *arguments])
-    assert main() == 2
-    assert words in " ".join(capsys.readouterr().err.split())

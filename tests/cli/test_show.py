@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
-
-from dfqbench.api import InputError, UsageError
-from dfqbench.cli import show
-
-
-def run(*arguments: str | Path) -> Result:
-    app = typer.Typer()
-    # A second command, so that typer does not drop the verb's name.
-    app.command("other")(lambda: None)
-    show.register(app)
-    return CliRunner().invoke(app, ["show", *map(str, arguments)])
-
+from tests.cli.calls import Call, refused, write_record
 
 ERROR = {
     "type": "RuntimeError",
@@ -31,70 +16,47 @@ ERROR = {
 }
 
 
-def write(out: Path, cell: str, **changes: Any) -> Path:
-    folder = out / "smoke" / "cells" / cell / "attempt-1"
-    folder.mkdir(parents=True)
-    record = {"schema": 1, "cell_id": cell, "method": "zeroq", "seconds": {"synthesis": 1.5}, "top5": None}
-    (folder / "record.json").write_text(json.dumps(record | changes))
-    (folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(100)))
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    attempt = write_record(folder, "smoke", "abc1", seconds={"synthesis": 1.5}, top5=None)
+    (attempt / "log.txt").write_text("".join(f"line {number}\n" for number in range(100)))
+    write_record(folder, "smoke", "abd2", status="failed", error=ERROR)
     return folder
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    write(tmp_path, "abc1", status="ok")
-    write(tmp_path, "abd2", status="failed", error=ERROR)
-    return tmp_path
-
-
-def test_finished_cell(out: Path) -> None:
-    result = run("abc", "--out", out)
-    assert result.exit_code == 0
-    lines = result.stdout.splitlines()
+def test_finished_cell(call: Call, out: Path) -> None:
+    output = call("show", "abc", "--out", out)
+    assert output.status == 0
+    lines = output.out.splitlines()
     assert lines[0] == str(out / "smoke" / "cells" / "abc1" / "attempt-1")
     assert "method: zeroq" in lines
     assert "  synthesis: 1.5" in lines
-    assert "top5" not in result.stdout
+    assert "top5" not in output.out
     assert "error:" not in lines
     assert "line 99" in lines
     assert "line 79" not in lines
 
 
-def test_failed_cell(out: Path) -> None:
-    text = run("abd", "--out", out).stdout
+def test_failed_cell_without_a_log(call: Call, out: Path) -> None:
+    text = call("show", "abd", "--out", out).out
     assert "\nerror:\ntype: RuntimeError\nmessage: boom\nphase: synthesis\nstep: 7\n" in text
     assert text.rstrip().endswith("boom here")
-
-
-def test_json(out: Path) -> None:
-    assert json.loads(run("abd", "--out", out, "--json").stdout)["error"] == ERROR
-
-
-def test_no_log(out: Path) -> None:
-    (out / "smoke" / "cells" / "abc1" / "attempt-1" / "log.txt").unlink()
-    result = run("abc", "--out", out)
-    assert result.exit_code == 0
-    assert "end of" not in result.stdout
+    assert "end of" not in text
+    assert call("show", "abd", "--out", out, "--json").json["error"] == ERROR
 
 
 @pytest.mark.parametrize(("prefix", "message"), [("ab", "several cells"), ("x", "no cell begins with 'x'")])
-def test_prefix_must_name_one_cell(out: Path, prefix: str, message: str) -> None:
-    error = run(prefix, "--out", out).exception
-    assert isinstance(error, UsageError)
-    assert message in str(error)
+def test_prefix_must_name_one_cell(call: Call, out: Path, prefix: str, message: str) -> None:
+    refused(call("show", prefix, "--out", out), message)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[]", "not a JSON object")])
-def test_corrupt_record(out: Path, text: str, message: str) -> None:
-    (out / "smoke" / "cells" / "abc1" / "attempt-1" / "record.json").write_text(text)
-    error = run("abc", "--out", out).exception
-    assert isinstance(error, InputError)
-    assert message in str(error)
-    assert "\n" not in str(error)
-
-
-def test_interrupted_attempt(out: Path) -> None:
-    (out / "smoke" / "cells" / "abc1" / "attempt-1" / "record.json").unlink()
-    error = run("abc", "--out", out).exception
-    assert isinstance(error, InputError)
-    assert "has no record" in str(error)
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read"), ("[]", "not a JSON object"), (None, "has no record")]
+)
+def test_record_that_cannot_be_read(call: Call, out: Path, text: str | None, message: str) -> None:
+    record = out / "smoke" / "cells" / "abc1" / "attempt-1" / "record.json"
+    record.unlink()
+    if text is not None:
+        record.write_text(text)
+    refused(call("show", "abc", "--out", out), message, "run")

@@ -1,4 +1,4 @@
-"""Grid files: presets are right, and a broken file is one line that names file and key."""
+"""Grid files: presets, grids of plugins, and errors that name file and key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, UsageError
-from dfqbench.grid import Grid, available_grids, load_grid
+from dfqbench.grid.load import load_grid
+from dfqbench.grid.schema import Grid
 from dfqbench.plugins import Plugins, load_plugins
 
 GOOD = 'schemes = ["w4a4"]\n'
@@ -24,8 +25,8 @@ def read(tmp_path: Path, text: str) -> Grid:
 
 
 def test_presets(plugins: Plugins) -> None:
-    assert set(available_grids(plugins)) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
-    for name in available_grids(plugins):
+    assert set(plugins.grids) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
+    for name in plugins.grids:
         assert load_grid(name, plugins).name == name
     smoke = load_grid("smoke", plugins)
     assert (smoke.on, smoke.methods, smoke.budget) == (("digits",), ("zeroq", "noise"), "smoke")
@@ -55,10 +56,10 @@ def test_grid_of_a_plugin(tmp_path: Path) -> None:
     )
     plugins = load_plugins([tmp_path / "mine.py"])
     assert load_grid("night", plugins).parsed_schemes[0].protocol.name == "deploy"
-    assert available_grids(plugins)["night"].origin == str(tmp_path / "mine.py")
+    assert plugins.grids["night"].origin == str(tmp_path / "mine.py")
 
 
-def test_name_defaults_to_the_file_s(tmp_path: Path) -> None:
+def test_name_defaults_to_that_of_the_file(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD).name == "mine"
 
 
@@ -73,10 +74,10 @@ def test_settings(tmp_path: Path, text: str) -> None:
     ("text", "message"),
     [
         ("schemes = [", "is not valid TOML"),
-        ("", "key 'schemes' is missing"),
+        ("", "key 'schemes' is missing; write for example schemes = ["),
+        (GOOD + "seeds = []", "key 'seeds' is empty; write for example seeds = ["),
         (GOOD + "sheme = 1", "unknown key 'sheme'; did you mean schemes? valid: budget, limit"),
         (GOOD + "seeds = ['a']", "key 'seeds.0': input should be a valid integer, not 'a'"),
-        (GOOD + "seeds = []", "key 'seeds'"),
         (GOOD + "seeds = [-1]", "key 'seeds.0'"),
         (GOOD + "threads = 0", "key 'threads': input should be greater than or equal to 1, not 0"),
         (GOOD + "limit = 0", "key 'limit'"),
@@ -103,7 +104,7 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
 PROTOCOL = 'schemes = ["w4a4@mine"]\n[protocols.mine]\n'
 
 
-def test_own_protocol(tmp_path: Path) -> None:
+def test_protocol_of_a_grid(tmp_path: Path) -> None:
     text = 'base = "deploy"\nfirst_bits = "none"\nlast_bits = 4\nweights = { granularity = "tensor" }\n'
     grid = read(tmp_path, PROTOCOL + text + 'overrides = [{ pattern = "layer4.*", w_bits = 8 }]\n')
     [scheme] = grid.parsed_schemes
@@ -113,9 +114,9 @@ def test_own_protocol(tmp_path: Path) -> None:
     assert scheme.protocol.weights.granularity == "tensor"
     assert scheme.protocol.weights.symmetric
     assert scheme.protocol.fold_batchnorm
-    found = scheme.overridden("layer4.0.conv1")
-    assert found is not None
-    assert (found.w_bits, found.a_bits) == (8, None)
+    override = scheme.overridden("layer4.0.conv1")
+    assert override is not None
+    assert (override.w_bits, override.a_bits) == (8, None)
 
 
 @pytest.mark.parametrize(

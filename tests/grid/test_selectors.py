@@ -1,4 +1,4 @@
-"""Selectors: what the command line says reaches the grid, and a slip is one line."""
+"""Selectors: the command line changes the grid; errors are one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.grid import Grid, MethodChoice, apply, load_grid, parse_methods, parse_selection, resolve_methods
+from dfqbench.grid.choice import MethodChoice, parse_methods, resolve_methods
+from dfqbench.grid.load import load_grid
+from dfqbench.grid.schema import Grid
+from dfqbench.grid.selectors import apply, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
 
 EXAMPLES = Path(__file__).parents[1] / "plugins"
@@ -41,9 +44,9 @@ def dfqbench_methods(): return [Offer("gen", ":Gen")]
 @pytest.fixture
 def plugins(tmp_path: Path) -> Plugins:
     (tmp_path / "gen.py").write_text(DISTILL)
-    found = load_plugins([tmp_path / "gen.py"])
-    assert found.broken == []
-    return found
+    plugins = load_plugins([tmp_path / "gen.py"])
+    assert plugins.broken == []
+    return plugins
 
 
 @pytest.fixture
@@ -55,14 +58,14 @@ def labels(text: str, plugins: Plugins) -> list[str]:
     return [choice.label for choice in resolve_methods(parse_methods(text), plugins)]
 
 
-def test_every_method_and_the_floor_but_never_the_ceiling(plugins: Plugins) -> None:
-    found = labels("*", plugins)
-    assert set(found) == set(plugins.methods)
-    assert found[-1] == "noise"
-    assert labels("*,real,zeroq", plugins) == [*found, "real"]
+def test_star_is_every_method_and_noise_but_not_real(plugins: Plugins) -> None:
+    every = labels("*", plugins)
+    assert set(every) == set(plugins.methods)
+    assert every[-1] == "noise"
+    assert labels("*,real,zeroq", plugins) == [*every, "real"]
 
 
-def test_broken_plugins_stay_in_the_sweep() -> None:
+def test_star_includes_broken_plugins() -> None:
     plugins = load_plugins([EXAMPLES / "broken" / name for name in ("raises_on_import.py", "unresolved_load.py")])
     assert {"raises_on_import", "unresolved", "zeroq"} <= set(labels("*", plugins))
     assert labels("raises_on_import,zeroq", plugins) == ["raises_on_import", "zeroq"]
@@ -87,7 +90,7 @@ def test_choices(text: str, expected: MethodChoice, plugins: Plugins) -> None:
     assert resolve_methods([text], plugins) == [expected]
 
 
-def test_the_same_cell_written_twice_is_one(plugins: Plugins) -> None:
+def test_duplicate_choices_are_dropped(plugins: Plugins) -> None:
     assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
 
 
@@ -109,11 +112,11 @@ def test_wrong_choices(text: str, message: str, plugins: Plugins) -> None:
     assert message in str(caught.value)
 
 
-def test_nothing_selected_changes_nothing(grid: Grid) -> None:
+def test_empty_selection_changes_nothing(grid: Grid) -> None:
     assert apply(grid, parse_selection()) == grid
 
 
-def test_everything_selected(grid: Grid) -> None:
+def test_every_selector(grid: Grid) -> None:
     selection = parse_selection(
         on="digits, cifar10",
         models="digits:resnet8,py:a.py:build(1,2)",
@@ -135,13 +138,13 @@ def test_everything_selected(grid: Grid) -> None:
     assert (changed.name, changed.title) == (grid.name, grid.title)
 
 
-def test_settings_add_to_the_grid_s_and_win(grid: Grid) -> None:
+def test_settings_override_those_of_the_grid(grid: Grid) -> None:
     once = apply(grid, parse_selection(settings=["zeroq.a=1", "zeroq.b=1"]))
     twice = apply(once, parse_selection(settings=["zeroq.b=2"]))
     assert twice.settings_for("zeroq") == {"a": "1", "b": "2"}
 
 
-def test_own_protocol_can_be_selected() -> None:
+def test_protocol_of_a_grid_can_be_selected() -> None:
     mine = Grid.model_validate({"name": "x", "schemes": ["w4a4"], "protocols": {"mine": {"first_bits": 8}}})
     assert apply(mine, parse_selection(bits="w3a3@mine")).parsed_schemes[0].protocol.first_bits == 8
 

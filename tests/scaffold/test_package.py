@@ -1,18 +1,17 @@
-"""`methods new`: what it writes installs, runs, and is clean; bad requests leave nothing behind."""
+"""`methods new`: the package installs, runs, and is clean; bad requests write nothing."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from dfqbench.api import UsageError
 from dfqbench.scaffold import KINDS, new_package
-
-pytestmark = pytest.mark.slow
 
 
 def run(arguments: list[str], cwd: Path, source: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -26,7 +25,7 @@ def run(arguments: list[str], cwd: Path, source: Path | None = None) -> subproce
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A new package, built as a wheel by its own backend and unpacked: folder, site folder, name."""
+    """A new package, built as a wheel and unpacked: folder, site folder, name."""
     kind = request.param
     name = f"my-{kind}"
     place = tmp_path_factory.mktemp(kind)
@@ -41,7 +40,8 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return folder, site, name
 
 
-def test_it_runs_at_once(installed: tuple[Path, Path, str], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_package_runs_unchanged(installed: tuple[Path, Path, str], tmp_path: Path) -> None:
     _, site, name = installed
     done = run(["-m", "dfqbench", "run", "--grid", "smoke", "--methods", f"{name},noise"], tmp_path, site)
     assert done.returncode == 0, done.stderr
@@ -50,17 +50,16 @@ def test_it_runs_at_once(installed: tuple[Path, Path, str], tmp_path: Path) -> N
     assert any(character.isdigit() for character in rows[0])
 
 
-def test_it_passes_conformance_without_a_warning(installed: tuple[Path, Path, str]) -> None:
+@pytest.mark.slow
+def test_package_passes_conformance_without_a_warning(installed: tuple[Path, Path, str]) -> None:
     folder, site, _ = installed
     done = run(["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"], folder, site)
     assert done.returncode == 0, done.stdout
     assert "15 passed" in done.stdout
 
 
-def test_its_claims_have_the_hosts_columns(installed: tuple[Path, Path, str]) -> None:
-    from importlib import resources
-
-    folder, _, _ = installed
+def test_published_numbers_have_the_columns_of_the_host(tmp_path: Path) -> None:
+    folder, *_ = new_package("mine", "images", tmp_path)
     (claims,) = folder.rglob("claims.csv")
     published = resources.files("dfqbench.report.literature").joinpath("published.csv").read_text(encoding="utf-8")
     assert claims.read_text(encoding="utf-8").strip() == published.splitlines()[0]
@@ -68,12 +67,13 @@ def test_its_claims_have_the_hosts_columns(installed: tuple[Path, Path, str]) ->
 
 @pytest.fixture(scope="module")
 def types_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What mypy has found out about torch serves every kind."""
+    """A cache of mypy that the kinds share."""
     return tmp_path_factory.mktemp("types")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_it_is_clean(kind: str, tmp_path: Path, types_cache: Path) -> None:
+def test_package_passes_ruff_and_mypy(kind: str, tmp_path: Path, types_cache: Path) -> None:
     folder, *_ = new_package("my_method-2", kind, tmp_path)
     for arguments in (["check", "."], ["format", "--check", "."]):
         done = run(["-m", "ruff", *arguments, "--no-cache"], folder)
@@ -83,7 +83,7 @@ def test_it_is_clean(kind: str, tmp_path: Path, types_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_the_authors_own_code_is_short(kind: str, tmp_path: Path) -> None:
+def test_code_of_the_author_is_short(kind: str, tmp_path: Path) -> None:
     folder, *_ = new_package("mine", kind, tmp_path)
     code = [
         line

@@ -102,7 +102,7 @@ def test_full_disk_is_reported_before_writing(dataset: DatasetSpec, monkeypatch:
 
 def run(*arguments: str | Path) -> Result:
     app = typer.Typer()
-    decode.register(app)
+    app.command()(decode.decode)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 

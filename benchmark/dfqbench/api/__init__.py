@@ -1,4 +1,4 @@
-"""What every plugin imports. Stable; needs torch only for typing."""
+"""The interface that every plugin imports; stable, imports no torch."""
 
 from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
 from dfqbench.api.budget import BUDGETS, Budget, budget_named

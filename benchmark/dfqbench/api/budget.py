@@ -1,4 +1,4 @@
-"""Budgets: named lengths of schedules, so that a sweep's cost is a choice and is printed beside its numbers."""
+"""Budgets: named lengths of training schedules."""
 
 from __future__ import annotations
 
@@ -7,59 +7,54 @@ from fractions import Fraction
 
 from dfqbench.api.errors import unknown_name
 
-RANGE_STEPS_FLOOR = 200
-"""Fewest steps of an activation-range phase outside `smoke` (methods.md 0.1: the official EMA settles by then)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A named length of schedules.
+    """A named length of training schedules.
 
     Attributes:
         name: `paper`, `medium`, `short` or `smoke`.
         training: factor on generator and student steps.
-        images: factor on the iterations of methods that learn images directly.
-        range_floor: fewest steps of an activation-range phase.
+        images: factor on the iterations of methods that optimize images directly.
+        range_floor: minimum number of steps of an activation-range phase.
     """
 
     name: str
     training: Fraction
-    images: Fraction
-    range_floor: int
+    images: Fraction = Fraction(1)
+    range_floor: int = 200  # methods.md 0.1: the official moving average settles in so many steps
 
     def training_steps(self, steps: int) -> int:
-        """Scales a number of generator or student steps; at least 1 where `steps` is positive."""
+        """Scale a number of generator or student steps; at least 1 if `steps` is positive."""
         return _scaled(steps, self.training)
 
     def image_steps(self, steps: int) -> int:
-        """Scales a number of iterations that update images directly; at least 1 where `steps` is positive."""
+        """Scale a number of iterations that optimize images directly; at least 1 if `steps` is positive."""
         return _scaled(steps, self.images)
 
     def range_steps(self, steps: int) -> int:
-        """Scales the steps of an activation-range phase, never below the floor (nor above the published number)."""
+        """Scale the steps of an activation-range phase: at least `range_floor`, at most the published number."""
         return min(steps, max(self.range_floor, _scaled(steps, self.training)))
 
 
 def _scaled(steps: int, factor: Fraction) -> int:
-    if steps <= 0:
-        return 0
-    return max(1, round(steps * factor))
+    return max(1, round(steps * factor)) if steps > 0 else 0
 
 
 BUDGETS: dict[str, Budget] = {
     budget.name: budget
     for budget in (
-        Budget("paper", Fraction(1), Fraction(1), RANGE_STEPS_FLOOR),
-        Budget("medium", Fraction(1, 20), Fraction(1), RANGE_STEPS_FLOOR),
-        Budget("short", Fraction(1, 100), Fraction(1), RANGE_STEPS_FLOOR),
-        Budget("smoke", Fraction(1, 4000), Fraction(1, 50), 10),
+        Budget("paper", training=Fraction(1)),
+        Budget("medium", training=Fraction(1, 20)),
+        Budget("short", training=Fraction(1, 100)),
+        Budget("smoke", training=Fraction(1, 4000), images=Fraction(1, 50), range_floor=10),
     )
 }
-"""Every budget by name; design: `medium` 1/20 and `short` 1/100 of the generator and student steps."""
+"""Every budget by name."""
 
 
 def budget_named(name: str) -> Budget:
-    """Returns the budget of that name.
+    """Return the budget of that name.
 
     Raises:
         UsageError: the name is not a budget.

@@ -1,4 +1,4 @@
-"""The model card: what a network expects of its input."""
+"""Model cards: the input that a network expects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NATURAL_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class InputStats:
-    """Mean and standard deviation, per channel, that images have in the normalised input space."""
+    """Mean and standard deviation of images per channel, in the normalised input space."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -21,15 +21,15 @@ class InputStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Input size, normalisation and classes of one network.
+    """Input size, normalisation and number of classes of a network.
 
     Attributes:
         input_size: (C, H, W) in pixels.
         mean: per-channel mean subtracted from pixels in [0, 1].
         std: per-channel divisor of pixels in [0, 1].
         classes: number of output classes.
-        stats: explicit statistics of the domain's images in normalised space, where natural-image ones do not fit
-            (a one-channel domain); None: see :attr:`input_stats`.
+        stats: statistics of the domain's images in normalised space; None: those of natural images, see
+            :attr:`input_stats`.
     """
 
     input_size: tuple[int, int, int]
@@ -40,32 +40,39 @@ class ModelCard:
 
     @property
     def input_stats(self) -> InputStats:
-        """Statistics that losses and initial noise aim at.
+        """Statistics of real images in normalised space, the target of losses and initial noise.
 
-        Natural-image mean and standard deviation mapped through the card: 0 and 1 for ImageNet's normalisation,
-        other values for weights trained with, say, mean = std = 0.5. A card whose channel count is not 3 is taken
-        to be normalised by its own domain's statistics: 0 and 1.
+        By default the statistics of natural images, normalised by the card: 0 and 1 with ImageNet's normalisation,
+        other values for weights trained with, say, mean = std = 0.5. If the number of channels is not 3, the card is
+        assumed to normalise with the statistics of its own domain: 0 and 1.
         """
         if self.stats is not None:
             return self.stats
-        channels = self.input_size[0]
-        if channels != len(NATURAL_MEAN):
-            return InputStats((0.0,) * channels, (1.0,) * channels)
+        if self.input_size[0] != len(NATURAL_MEAN):
+            return self._standard
         mean = tuple((n - m) / s for n, m, s in zip(NATURAL_MEAN, self.mean, self.std, strict=True))
         std = tuple(n / s for n, s in zip(NATURAL_STD, self.std, strict=True))
         return InputStats(mean, std)
 
     def target_stats(self, target: Literal["card", "released"]) -> InputStats:
-        """Return the statistics that images aim at: `input_stats`, or the 0 and 1 of the released codes."""
-        zeros, ones = (0.0,) * self.input_size[0], (1.0,) * self.input_size[0]
-        return InputStats(zeros, ones) if target == "released" else self.input_stats
+        """Return the statistics that synthesized images should have.
+
+        Args:
+            target: `card`: :attr:`input_stats`; `released`: mean 0 and standard deviation 1, as in released code.
+        """
+        return self._standard if target == "released" else self.input_stats
+
+    @property
+    def _standard(self) -> InputStats:
+        channels = self.input_size[0]
+        return InputStats((0.0,) * channels, (1.0,) * channels)
 
     @property
     def lowest(self) -> tuple[float, ...]:
-        """A black pixel in normalised space, per channel."""
+        """Value of a black pixel in normalised space, per channel."""
         return tuple((0.0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
 
     @property
     def highest(self) -> tuple[float, ...]:
-        """A white pixel in normalised space, per channel."""
+        """Value of a white pixel in normalised space, per channel."""
         return tuple((1.0 - m) / s for m, s in zip(self.mean, self.std, strict=True))

@@ -1,4 +1,4 @@
-"""What the host lends a plugin while it works. No path, loader or label of a real dataset is among it."""
+"""The context of one cell: what a plugin gets from the host. It contains no path, loader or label of real data."""
 
 from __future__ import annotations
 
@@ -24,115 +24,102 @@ Result = TypeVar("Result")
 
 
 class Context(Protocol):
-    """The host's side of one cell."""
+    """The context of one cell, given to every call of a plugin."""
 
     @property
     def device(self) -> torch.device:
-        """Where to compute."""
-        ...
+        """Device to compute on."""
 
     @property
     def card(self) -> ModelCard:
         """Input size, normalisation and classes of the teacher."""
-        ...
 
     @property
     def budget(self) -> Budget:
-        """Length of the schedules."""
-        ...
+        """Length of the training schedules."""
 
     @property
     def scheme(self) -> Scheme:
-        """What is quantized and how.
+        """Quantization scheme: bit-widths and placement.
 
         Raises:
             PluginError: inside `synthesize` of a method with `depends_on_bits = False`.
         """
-        ...
 
     @property
     def precision(self) -> Precision:
-        """How the training loops compute; a plugin that only ever computes in float32 need not look at it."""
-        ...
+        """Precision of the training loops; a plugin that computes everything in float32 can ignore it."""
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Within it convolutions run in bfloat16 where `precision` says so; else it does nothing.
+        """Return a context manager that runs convolutions in bfloat16 if `precision` says so, else does nothing.
 
-        For the forward passes of generator and teacher in training; statistics and losses belong outside, or take
-        their inputs as float32. What is computed again in the backward pass (`torch.utils.checkpoint`) must enter it
-        there, too.
+        Use it for the forward passes of generator and teacher in training. Compute statistics and losses outside it,
+        or convert their inputs to float32. A forward pass that is recomputed in the backward pass
+        (`torch.utils.checkpoint`) must enter it there, too.
         """
-        ...
 
     def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
-        """Return a training step in a form that a GPU may repeat as one CUDA graph, which saves most of the launches.
+        """Return a training step that a GPU can repeat as one CUDA graph, which saves most kernel launches.
 
         On CPUs, and with the precision `float32`, the result just runs the step. Otherwise the first calls run it, one
-        call captures it, and later ones replay it. Use it for the whole step: forward, backward, `optimizer.step()`.
+        call captures it, and later calls launch the graph. Use it for the whole step: forward, backward,
+        `optimizer.step()`.
 
             run_step = ctx.graphed(step, generators=[rng])
             optimizer = torch.optim.Adam(parameters, fused=True, capturable=run_step.capturable)
             (loss,) = run_step(images, labels, learning_rate)
 
         The step must run the same operations on the same tensors at each call, read no value from the device
-        (`float(loss)`, `if tensor:`), and return a tuple of tensors. Everything else that changes is an argument of
-        the call; see `dfqbench.api.graphed.GraphedStep`. A learning rate, for example, is passed as a number and set by
+        (`float(loss)`, `if tensor:`), and return a tuple of tensors. Pass everything else that changes as an argument
+        of the call; see `dfqbench.api.graphed.GraphedStep`. For example, pass the learning rate as a number and set
         `optimizer.param_groups[0]["lr"] = learning_rate` inside the step.
 
         Args:
             step: called with the arguments of each call.
             generators: random generators on the device that the step draws from.
         """
-        ...
 
     @property
     def generator(self) -> torch.Generator:
-        """A seeded random generator on `device`, the same for the same cell."""
-        ...
+        """Random generator on `device`, seeded from the identity of the cell."""
 
     @property
     def restored(self) -> dict[str, Any] | None:
-        """The last checkpoint's state when this attempt goes on from one, else None.
+        """State of the last checkpoint if this attempt resumes from one, else None.
 
-        Reading it also sets `generator` and the global random generators of Python, NumPy and torch back to where they
-        were at that checkpoint. So build networks and optimizers first, then read it, load, and go on with the loop.
+        Reading it also restores `generator` and the global random generators of Python, NumPy and torch. So build
+        networks and optimizers first, then read it, load the state, and continue the loop.
         """
-        ...
 
     @property
     def workdir(self) -> Path:
-        """A folder of this attempt's own; the only place to write to."""
-        ...
+        """Folder of this attempt, the only place to write to."""
 
     def seed(self, *scope: str | int) -> int:
-        """A seed derived from the cell's identity and `scope`; the same scope, the same seed."""
-        ...
+        """Return a seed derived from the identity of the cell and `scope`; the same for the same scope."""
 
     def progress(self, step: int, total: int, **scalars: Any) -> None:
-        """Reports that `step` of `total` steps are done.
+        """Report that `step` of `total` steps are done.
 
         Args:
             step: steps done, from 1.
             total: steps of this phase.
-            scalars: numbers or 0-d tensors to log; tensors are read only every 50 steps, so that passing them costs
-                no synchronisation.
+            scalars: numbers or 0-d tensors to log. Tensors are read only every 50 steps, so that the GPU is not
+                synchronized at each step.
 
         Raises:
-            NonFiniteError: a scalar named `loss` was found NaN or infinite when it was read.
+            NonFiniteError: a scalar named `loss` is NaN or infinite when it is read.
         """
-        ...
 
     def snapshot(self, student: nn.Module, step: int) -> None:
-        """Offers the student at a step of its training for evaluation after the run (`--oracle`)."""
-        ...
+        """Save the student at a step of its training, to be evaluated after the run (`--oracle`)."""
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Marks a step boundary at which `state()` is all that is needed to go on.
+        """Mark the end of a step, where `state()` returns all that is needed to continue.
 
-        Called with every step, it costs next to nothing: `state()` is asked for every few minutes, and when the run is
-        asked to stop. It holds tensors, numbers, strings, None, and dicts, lists and tuples of these.
+        Call it after every step; it costs almost nothing. `state` itself is called every few minutes, and when the run
+        is asked to stop. It returns tensors, numbers, strings, None, and dicts, lists and tuples of these.
         """
-        ...
 
     def for_student(
         self, act: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -141,12 +128,10 @@ class Context(Protocol):
 
         For loops over several students (`Quantizer.quantize_many`): build and train each student, and report its
         progress and state, inside this call, once a step for each context in order; call the source outside. The time
-        is then this student's, the global random generators are as if the others did not exist, and an exception ends
-        this student only: the result is None, and later calls do nothing. The exception of the last student left is
-        raised.
+        is then this student's, and the global random generators are as if it were the only student. An exception ends
+        this student only: the result is None, and later calls do nothing. The exception of the last remaining student
+        is raised.
         """
-        ...
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
-        """Runs the shared quantizer that this cell names; what `Method.quantize` does by default."""
-        ...
+        """Run the shared quantizer that this cell names, as `Method.quantize` does by default."""

@@ -1,7 +1,7 @@
-"""One tree of errors: what is wrong, where, and what to do next.
+"""Exceptions: each says what is wrong, where, and what to do next.
 
 Every error that a user can cause derives from :class:`DfqError`; the command line prints its message without a
-traceback. Anything else that escapes is a defect of dfqbench and keeps its traceback.
+traceback. Any other exception is a defect of dfqbench and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class DfqError(Exception):
-    """Base of every error that dfqbench raises on purpose.
+    """Base class of every error that dfqbench raises on purpose.
 
     Args:
         message: what is wrong and where, lower case, one line.
@@ -28,27 +28,27 @@ class DfqError(Exception):
 
 
 class UsageError(DfqError):
-    """The request itself is wrong (unknown name, bad option, broken grid file); exit status 2."""
+    """The request is wrong (unknown name, bad option, broken grid file); exit status 2."""
 
 
 class InputError(UsageError):
-    """A file that the user handed over is wrong (data folder, manifest, checkpoint, weights); exit status 2."""
+    """A file given by the user is wrong (data folder, manifest, checkpoint, weights); exit status 2."""
 
 
 class PluginError(DfqError):
-    """A plugin does not load or does not keep the contract; the sweep goes on with the others."""
+    """A plugin does not load or does not keep the contract; the run continues with the others."""
 
 
 class Unavailable(DfqError):  # noqa: N818 - a state of a cell, not a fault
-    """A cell cannot be run here (weights missing, network not supported); a row with this reason."""
+    """A cell cannot run here (weights missing, network not supported); a row of the table with this reason."""
 
 
 class Skip(DfqError):  # noqa: N818 - raised by a plugin on purpose
-    """A plugin declines a cell (a network without BatchNorm, say); a row with this reason."""
+    """A plugin declines a cell (a network without BatchNorm, say); a row of the table with this reason."""
 
 
 class NonFiniteError(DfqError):
-    """A loss or an image became NaN or infinite.
+    """A loss or an image is NaN or infinite.
 
     Args:
         what: the quantity, for example ``zeroq loss``.
@@ -62,24 +62,21 @@ class NonFiniteError(DfqError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened; its type's name where it has none."""
+    """Return the first line of an error's message, shortened; the name of its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str], *, error: type[DfqError] = UsageError) -> DfqError:
-    """Builds the error for a name that is not known, with the nearest valid ones.
+def unknown_name(what: str, name: str, valid: Iterable[str], *, error: type[DfqError] = UsageError) -> DfqError:
+    """Return the error, to be raised, for an unknown name; it lists the valid names and suggests similar ones.
 
     Args:
-        kind: what was looked for (``method``, ``model``, ...).
+        what: what the name is for (``method``, ``model``, ...).
         name: the name that was given.
         valid: every valid name.
-        error: class of the error to build.
-
-    Returns:
-        The error, to be raised by the caller.
+        error: class of the error.
     """
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
-    return error(f"unknown {kind} '{name}'", f"{guess}valid: {', '.join(names) or 'none'}")
+    return error(f"unknown {what} '{name}'", f"{guess}valid: {', '.join(names) or 'none'}")

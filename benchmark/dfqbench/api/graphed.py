@@ -1,4 +1,4 @@
-"""Training steps that a GPU may repeat as one CUDA graph."""
+"""Training steps that a GPU can repeat as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -17,37 +17,33 @@ class GraphedStep(Protocol):
 
     @property
     def capturable(self) -> bool:
-        """Whether calls may become a CUDA graph; `torch.optim.Adam` needs it as its argument of the same name."""
-        ...
+        """Whether calls may become a CUDA graph; pass it to `torch.optim.Adam` as the argument of the same name."""
 
     def __call__(self, *inputs: Tensor | float | None, key: Hashable = None, **choices: Hashable) -> tuple[Tensor, ...]:
         """Run the step, or repeat it as a CUDA graph.
 
         Args:
-            inputs: what differs from call to call: tensors without a graph, numbers (a learning rate), None. Inside a
-                CUDA graph, numbers arrive as 0-d tensors on the device.
-            key: further facts of the host that the step depends on, for example which tensors a module holds now.
-            choices: keyword arguments of the step. Each combination of them is captured for itself.
+            inputs: values that differ from call to call: detached tensors, numbers (a learning rate), None. Inside a
+                CUDA graph, numbers become 0-d tensors on the device.
+            key: host state that the step depends on, for example which tensors a module holds now.
+            choices: keyword arguments of the step. Each combination of them is captured separately.
 
         Returns:
-            What the step returns, detached.
+            The tensors that the step returns, detached.
 
         Raises:
             PluginError: the step cannot be captured, for example because it reads a value from the device.
         """
-        ...
 
     def reset(self) -> None:
-        """Forget all graphs; to be called after `load_state_dict` has replaced tensors that the step uses."""
-        ...
+        """Discard all graphs; call it after `load_state_dict` has replaced tensors that the step uses."""
 
 
 class MakeGraphed(Protocol):
     """The signature of `Context.graphed`."""
 
     def __call__(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
-        """Return the step in a form that may be repeated as a CUDA graph."""
-        ...
+        """Return the step in a form that can be repeated as a CUDA graph."""
 
 
 class EagerStep:
@@ -55,7 +51,7 @@ class EagerStep:
 
     Args:
         step: the step.
-        generators: those that it draws from; not needed here.
+        generators: unused; CUDA graphs need them.
     """
 
     capturable = False
@@ -67,11 +63,11 @@ class EagerStep:
     def __call__(
         self,
         *inputs: Tensor | float | None,
-        key: Hashable = None,  # noqa: ARG002 - nothing is kept
+        key: Hashable = None,  # noqa: ARG002 - there is no graph to select
         **choices: Hashable,
     ) -> tuple[Tensor, ...]:
         """Run the step."""
         return tuple(result.detach() for result in self._step(*inputs, **choices))
 
     def reset(self) -> None:
-        """Do nothing: no graph is kept."""
+        """Do nothing: there is no graph."""

@@ -1,4 +1,4 @@
-"""The class that a plugin author derives from, and the offers by which plugins hand their parts to the host."""
+"""The base classes of plugins, `Method` and `Quantizer`, and the offers that plugins return from their hooks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PROJECT = "dfqbench"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Mark a function of a plugin as the implementation of a hook in `dfqbench.hookspecs`."""
 API_VERSION = 1
-"""Version of the plugin contract; raised when a plugin written for an older one would break."""
+"""Version of the plugin interface; raised by changes that break existing plugins."""
 FIRST_API_VERSION = 1
-"""The version that an offer is for which names none: it never changes, so that an old plugin is told from a new one."""
+"""Version of an offer that names none. It never changes, so that old plugins are recognised."""
 
 
 class Fidelity(StrEnum):
@@ -39,10 +39,10 @@ class Fidelity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Requires:
-    """What a method needs of the teacher; a cell without it is skipped with the reason.
+    """Requirements of a method on the teacher; cells that do not meet them are skipped with the reason.
 
     Attributes:
-        batchnorm: at least one BatchNorm with running statistics.
+        batchnorm: at least one BatchNorm layer with running statistics.
     """
 
     batchnorm: bool = True
@@ -51,18 +51,18 @@ class Requires:
 class Method(ABC):
     """A data-free quantization method.
 
-    Derive, set the class variables, write `synthesize`. Keep the module that holds the class free of torch (import
+    Derive from it, set the class variables, write `synthesize`. Keep the module of the class free of torch (import
     the part that needs it inside `synthesize`), so that listing methods stays fast.
 
     Attributes:
         name: short name for the command line (lower case letters, digits, `_`).
-        title: name as in print.
+        title: name as printed in tables.
         paper: citation.
         fidelity: how closely the authors are followed.
         quantizer: shared quantizer that `quantize` uses, as `name` or `name:recipe`.
-        requires: what the teacher must have.
-        depends_on_bits: whether `synthesize` looks at the scheme; False lets one source serve all bit-widths.
-        control: whether this is a floor or ceiling rather than a competitor.
+        requires: requirements on the teacher.
+        depends_on_bits: whether `synthesize` uses the scheme; if False, one source serves all bit-widths.
+        control: whether this is a lower or upper bound rather than a competitor.
         params_type: frozen dataclass of hyper-parameters.
     """
 
@@ -81,29 +81,29 @@ class Method(ABC):
 
     @abstractmethod
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Makes the source of images for this teacher.
+        """Return the source of images for this teacher.
 
         Args:
             teacher: full-precision network in eval mode, on `ctx.device`, parameters frozen; leave it as it is.
-            ctx: the host's side of the cell.
+            ctx: the context of the cell.
         """
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
-        """Turns teacher and source into a student; by default with the shared quantizer named by the cell."""
+        """Return the student made of teacher and source; by default with the shared quantizer of the cell."""
         return ctx.shared_quantize(teacher, source)
 
 
 class Quantizer(ABC):
-    """A shared procedure that turns teacher and source into a student.
+    """A shared procedure that makes a student of teacher and source.
 
     Attributes:
         name: short name.
         title: one line.
         params_type: frozen dataclass of hyper-parameters.
-        recipes: named parameter values; the first is the default of a cross where `default_recipe` is empty.
-        default_recipe: recipe of a cross `method+name` that writes out none.
-        trains: whether it trains the student; where it does not, the students of all bit-widths are made one after
-            the other in one process.
+        recipes: named parameter values; the first is the default if `default_recipe` is empty.
+        default_recipe: recipe of a cross `method+name` that names none.
+        trains: whether it trains the student; if not, the students of all bit-widths are made one after the other in
+            one process.
     """
 
     name: ClassVar[str]
@@ -118,20 +118,20 @@ class Quantizer(ABC):
 
     @abstractmethod
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
-        """Makes a student of the teacher; arguments as in :meth:`Method.quantize`."""
+        """Return a student of the teacher; arguments as in :meth:`Method.quantize`."""
 
     def quantize_many(
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
     ) -> Sequence[Student | None]:
-        """Make several students from one live source that does not look at them; optional.
+        """Return several students made from one live source whose losses use no student; optional.
 
-        A quantizer that defines it makes the students of all bit-widths at the price of one source. Each student must
-        be bit for bit what `quantize` makes of it alone; where a class derived from it overrides only `quantize`, that
-        is called for each student. What concerns one student only goes through its context's `for_student`.
+        A quantizer that defines it makes the students of all bit-widths at the cost of one source. Each student must
+        be bit for bit what `quantize` would make of it alone; if a derived class overrides only `quantize`, that is
+        called for each student instead. Do the work for one student inside its context's `for_student`.
 
         Args:
             teacher: as in `quantize`.
-            source: called for all students at once.
+            source: call it once a step, for all students.
             contexts: one for each student; they differ in the scheme.
 
         Returns:
@@ -142,12 +142,12 @@ class Quantizer(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A name and where to import the thing from; light, so that listing imports nothing heavy.
+    """A name and the class or function behind it, as an import string, so that listing imports nothing heavy.
 
     Attributes:
         name: name that users type.
         load: `package.module:attribute`.
-        api: the contract version (`API_VERSION`) it was written for; name it.
+        api: version of the plugin interface (`API_VERSION`) that the plugin was written for; always name it.
     """
 
     name: str
@@ -157,12 +157,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class FileOffer:
-    """A grid (TOML), a data folder (with a `targets.toml`) or claims (CSV) that a plugin brings along.
+    """A file of a plugin: a grid (TOML), a data folder (with a `targets.toml`) or published numbers (CSV).
 
     Attributes:
-        name: grid name; for a data folder or claims any label.
+        name: grid name; for a data folder or published numbers any label.
         path: absolute path of the file or folder.
-        api: the contract version (`API_VERSION`) it was written for; name it.
+        api: version of the plugin interface (`API_VERSION`) that the plugin was written for; always name it.
     """
 
     name: str

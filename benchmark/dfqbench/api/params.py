@@ -1,4 +1,4 @@
-"""Hyper-parameters: frozen dataclasses whose every field says its meaning, unit and source."""
+"""Hyper-parameters: frozen dataclasses whose fields carry meaning, unit and source."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NoParams:
-    """The parameters of a method that has none."""
+    """Parameters of a method without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParamInfo:
-    """What `methods show` prints of one parameter.
+    """Description of one parameter, as `methods show` prints it.
 
     Attributes:
         name: field name.
@@ -34,30 +34,25 @@ class ParamInfo:
 
 
 def param(default: Any, *, help: str, source: str, unit: str = "") -> Any:
-    """A dataclass field that documents itself.
+    """Return a documented dataclass field, to be written as the default of the field.
 
     Args:
         default: the default value.
         help: what the value does.
         source: where the default was read (`released code`, `paper`, `inferred: reason`).
         unit: unit of the value, or empty.
-
-    Returns:
-        A `dataclasses.field` with that default.
     """
     return dataclasses.field(default=default, metadata={"help": help, "source": source, "unit": unit})
 
 
 def describe_params(params_type: type[Any]) -> list[ParamInfo]:
-    """Lists the parameters of a params class, in order of definition."""
+    """Return the descriptions of a dataclass's parameters, in order of definition."""
     return [
         ParamInfo(
             name=field.name,
             type=field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type)),
             default=None if field.default is dataclasses.MISSING else field.default,
-            help=str(field.metadata.get("help", "")),
-            unit=str(field.metadata.get("unit", "")),
-            source=str(field.metadata.get("source", "")),
+            **{key: str(field.metadata.get(key, "")) for key in ("help", "unit", "source")},
         )
         for field in dataclasses.fields(params_type)
     ]

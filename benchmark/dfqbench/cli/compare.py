@@ -1,4 +1,4 @@
-"""`dfqbench compare`: whether two methods differ by more than chance."""
+"""`dfqbench compare`: test whether two methods differ by more than chance."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ from typing import Annotated, cast
 
 import typer
 
-from dfqbench.cli.table import OutOption, read_runs
+from dfqbench.cli.options import OutOption, checked_choice
+from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("compare")(compare)
 
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A method as the table names it, or a cell's id.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="A run's name; without it, all runs.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="A run's name; without it, all runs.")] = None,
     out: OutOption = DEFAULT_OUT,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|json", help="What to print.")] = "text",
 ) -> None:
@@ -26,12 +22,10 @@ def compare(
 
     Image by image on the same evaluation set: McNemar's test, and the bootstrap interval of the difference.
     """
-    from dfqbench.api.errors import unknown_name
     from dfqbench.report.comparison.compare import compare as compared
     from dfqbench.report.renderers.comparison import COMPARISON_FORMATS, ComparisonFormat, render_comparison
 
-    if fmt not in COMPARISON_FORMATS:
-        raise unknown_name("format", fmt, COMPARISON_FORMATS)
-    records, _ = read_runs(out, run)
-    found = compared(records, first, second)
-    typer.echo(render_comparison(found, first, second, cast("ComparisonFormat", fmt)), nl=False)
+    checked_choice("format", fmt, COMPARISON_FORMATS)
+    attempts, _ = read_attempts(out, run)
+    comparison = compared([record for record, _ in attempts], first, second)
+    typer.echo(render_comparison(comparison, first, second, cast("ComparisonFormat", fmt)), nl=False)

@@ -1,4 +1,4 @@
-"""`dfqbench diagnose`: what papers claim about their images, measured for every method of a run."""
+"""`dfqbench diagnose`: measure properties of the images of a run that papers claim for theirs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from typing import Annotated
 
 import typer
 
-from dfqbench.cli.options import DeviceOption, PluginOption
-from dfqbench.cli.table import OutOption
+from dfqbench.cli.options import DeviceOption, OutOption, PluginOption, checked_device
+from dfqbench.cli.table import selected_runs
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 SHOWN = ("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency")
 LABELS = ("label_accuracy", "confidence", "per_image", "speed")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("diagnose")(diagnose)
 
 
 def diagnose(
@@ -37,28 +32,21 @@ def diagnose(
     """
     from rich.console import Console
 
-    from dfqbench.api.errors import unknown_name
-    from dfqbench.cli.options import checked_device
     from dfqbench.diagnose.run import diagnose_run
     from dfqbench.plugins import load_plugins
     from dfqbench.report import describe_hardware, parse_layout, render
-    from dfqbench.run.store.run_folder import run_folders
 
-    folders = {folder.name: folder for folder in run_folders(out)}
-    if run not in folders:
-        raise unknown_name("run", run, folders)
-    families = {name: offer.load for name, offer in load_plugins(plugin or ()).models.items()}
+    (folder,) = selected_runs(out, run)
+    families = load_plugins(plugin or ()).model_families
     console = Console(stderr=True)
     with console.status("diagnosing") as status:
-        found = diagnose_run(
-            folders[run], checked_device(device), families, trust=trust, again=again, say=status.update
-        )
-    words = describe_hardware(folders[run].path)
+        result = diagnose_run(folder, checked_device(device), families, trust=trust, again=again, say=status.update)
+    environments = describe_hardware(folder.path)
     for values in (SHOWN, LABELS):
         layout = parse_layout(("scheme", "method"), ("model",), values)
-        typer.echo(render(found.records, "text", words, layout=layout))
-    typer.echo(f"{found.done} cells diagnosed, {found.before} before", err=True)
-    for problem in found.problems:
+        typer.echo(render(result.records, "text", environments, layout=layout))
+    typer.echo(f"{result.done} cells diagnosed, {result.before} before", err=True)
+    for problem in result.problems:
         typer.echo(f"not diagnosed: {problem}", err=True)
-    if found.problems:
+    if result.problems:
         raise typer.Exit(1)

@@ -1,134 +1,113 @@
-"""`dfqbench doctor`: environment, devices, data folders and plugins, and what is wrong with them."""
+"""`dfqbench doctor`: check environment, devices, data folders and plugins."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfqbench.api.errors import DfqError
+from dfqbench.cli.options import DataOption, JsonOption, PluginOption
+
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.targets.checks import Finding
-
+Row = tuple[str, str, str]
+COLUMNS = ("what", "status", "detail")
 PACKAGES = ("dfqbench", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "pydantic", "pandas")
-"""Packages whose versions are shown."""
 OPTIONAL = ("pytorchcv",)
-"""Packages that may be absent."""
+"""Packages whose versions are shown; the optional ones may be absent."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("doctor")(examine_all)
-
-
-def examine_all(
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable)."),
-    ] = None,
-    images: Annotated[
-        int, typer.Option("--images", min=0, help="Images on which each network is tried; 0: none.")
-    ] = 200,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", metavar="FILE", help="Also load this local plugin file (repeatable)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+def doctor(
+    data: DataOption = None,
+    images: Annotated[int, typer.Option(min=0, help="Images on which each network is tried; 0: none.")] = 200,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check environment, devices, data folders and plugins.
 
     The exit status is 1 if something is broken.
     """
-    import dataclasses
-
     from dfqbench.plugins import load_plugins
 
     plugins = load_plugins(plugin or ())
-    findings = [*_environment(), *_devices(), *_plugins(plugins), *_data(data or [], plugins, images)]
+    rows = [*_environment(), *_devices(), *_plugins(plugins), *_data(data or [], plugins, images)]
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        typer.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=2))
     else:
         from tabulate import tabulate
 
-        rows = [[finding.what, finding.status, finding.detail] for finding in findings]
-        typer.echo(tabulate(rows, ("what", "status", "detail"), disable_numparse=True))
-    broken = sum(finding.status == "broken" for finding in findings)
+        typer.echo(tabulate(rows, COLUMNS, disable_numparse=True))
+    broken = sum(status == "broken" for _, status, _ in rows)
     if broken:
         typer.echo(f"{broken} broken", err=True)
         raise typer.Exit(1)
 
 
-def _environment() -> Iterator[Finding]:
+def _environment() -> Iterator[Row]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from dfqbench.targets.checks import Finding
-
-    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield ("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
     for name in (*PACKAGES, *OPTIONAL):
         try:
-            yield Finding(name, "ok", version(name))
+            yield (name, "ok", version(name))
         except PackageNotFoundError:
             if name in OPTIONAL:
-                yield Finding(name, "missing", f"optional; pip install 'dfqbench[{name}]'")
+                yield (name, "missing", f"optional; pip install 'dfqbench[{name}]'")
             else:
-                yield Finding(name, "broken", "not installed; pip install dfqbench")
+                yield (name, "broken", "not installed; pip install dfqbench")
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Row]:
     import os
 
     import torch
 
     from dfqbench.accel.backend import triton_version, why_no_triton
-    from dfqbench.targets.checks import Finding
 
-    features = torch.backends.cpu.get_cpu_capability()
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     bf16 = "bfloat16 in hardware" if native else "bfloat16 emulated"
-    yield Finding(
-        "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {features}, {bf16}"
-    )
+    threads = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    yield ("cpu", "ok", f"{threads}, {torch.backends.cpu.get_cpu_capability()}, {bf16}")
     if not torch.cuda.is_available():
-        yield Finding("cuda", "missing", "no device")
+        yield ("cuda", "missing", "no device")
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
-        yield Finding(f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
+        yield (f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
     version = triton_version()
     if version is None:
-        yield Finding("triton", "missing", f"{why_no_triton()}; steps on GPUs are slower without")
+        yield ("triton", "missing", f"{why_no_triton()}; steps on GPUs are slower without")
     else:
-        yield Finding("triton", "ok", version)
+        yield ("triton", "ok", version)
 
 
-def _plugins(plugins: Plugins) -> Iterator[Finding]:
-    from dfqbench.targets.checks import Finding
-
-    yield Finding("methods", "ok", ", ".join(plugins.methods) or "none")
+def _plugins(plugins: Plugins) -> Iterator[Row]:
+    yield ("methods", "ok", ", ".join(plugins.methods) or "none")
     for broken in plugins.broken:
-        yield Finding(f"plugin {broken.name}", "broken", f"{broken.origin}: {broken.message}")
+        yield (f"plugin {broken.name}", "broken", f"{broken.origin}: {broken.message}")
 
 
-def _data(data: list[Path], plugins: Plugins, images: int) -> Iterator[Finding]:
-    from dfqbench.api.errors import DfqError
+def _data(data: Sequence[Path], plugins: Plugins, images: int) -> Iterator[Row]:
     from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.checks import Finding, check_targets
+    from dfqbench.targets.checks import check_targets
     from dfqbench.targets.folders import data_folders
 
-    families = {name: offer.load for name, offer in plugins.models.items()}
-    sound: list[Path] = []
+    families = plugins.model_families
+    usable: list[Path] = []
     for folder in data_folders(data):
         try:
             Catalogue.discover([folder], families=families)
         except DfqError as error:
-            yield Finding("data folder", "broken", str(error))
+            yield ("data folder", "broken", str(error))
         else:
-            sound.append(folder)
-            yield Finding("data folder", "ok", str(folder))
-    catalogue = Catalogue.discover(sound, plugins.targets.values(), families)
-    yield from check_targets(catalogue, images, families)
+            usable.append(folder)
+            yield ("data folder", "ok", str(folder))
+    catalogue = Catalogue.discover(usable, plugins.targets.values(), families)
+    yield from map(dataclasses.astuple, check_targets(catalogue, images, families))

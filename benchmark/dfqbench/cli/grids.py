@@ -1,37 +1,28 @@
-"""`dfqbench grids`: the presets, and the grids that plugins bring."""
+"""`dfqbench grids`: list the presets and the grids of plugins, or show one."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import DfqError
+from dfqbench.cli.options import JsonOption, PluginOption
+
 if TYPE_CHECKING:
-    from dfqbench.grid import GridSource
+    from dfqbench.plugins.offers import LoadedFile
 
-PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also load this local plugin file (repeatable).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+grids = typer.Typer(help="List grids, or show one.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    group = typer.Typer(help="List grids, or show one.", no_args_is_help=True)
-    group.command("list")(list_grids)
-    group.command("show")(show_grid)
-    app.add_typer(group, name="grids")
-
-
+@grids.command("list")
 def list_grids(as_json: JsonOption = False, plugin: PluginOption = None) -> None:
     """List every grid that `--grid NAME` knows."""
-    from dfqbench.grid import available_grids
     from dfqbench.plugins import load_plugins
 
     plugins = load_plugins(plugin or ())
-    rows = [_row(source) for source in available_grids(plugins).values()]
+    rows = [_row(file) for file in plugins.grids.values()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -47,19 +38,19 @@ def list_grids(as_json: JsonOption = False, plugin: PluginOption = None) -> None
         typer.echo(f"plugin '{broken.name}' ({broken.origin}) did not load: {broken.message}", err=True)
 
 
-def _row(source: GridSource) -> dict[str, Any]:
-    from dfqbench.api.errors import DfqError
+def _row(file: LoadedFile) -> dict[str, Any]:
     from dfqbench.grid.load import read_grid
 
-    row: dict[str, Any] = {"name": source.name, "title": "", "schemes": [], "methods": []}
-    row |= {"origin": source.origin, "path": str(source.path), "status": "ok", "reason": ""}
+    row: dict[str, Any] = {"name": file.name, "title": "", "schemes": [], "methods": []}
+    row |= {"origin": f"{file.origin} {file.version}".rstrip(), "path": str(file.path), "status": "ok", "reason": ""}
     try:
-        grid = read_grid(source.path)
+        grid = read_grid(file.path)
     except DfqError as error:
         return row | {"status": "broken", "reason": str(error)}
     return row | {"title": grid.title, "schemes": list(grid.schemes), "methods": list(grid.methods)}
 
 
+@grids.command("show")
 def show_grid(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A grid's name, or the path of a TOML file.")],
     as_json: JsonOption = False,
@@ -69,15 +60,13 @@ def show_grid(
 
     Prints its file, or with --json everything that it sets, defaults included.
     """
-    from dfqbench.grid import available_grids, load_grid
+    from dfqbench.grid.load import grid_path, read_grid
     from dfqbench.plugins import load_plugins
 
-    plugins = load_plugins(plugin or ())
-    grid = load_grid(name, plugins)
+    path = grid_path(name, load_plugins(plugin or ()))
+    grid = read_grid(path)
     if as_json:
         typer.echo(json.dumps(grid.model_dump(mode="json", by_alias=True), indent=2))
-        return
-    known = available_grids(plugins)
-    path = known[name].path if name in known else Path(name)
-    typer.echo(f"# {path}")
-    typer.echo(path.read_text(encoding="utf-8").rstrip())
+    else:
+        typer.echo(f"# {path}")
+        typer.echo(path.read_text(encoding="utf-8").rstrip())

@@ -1,42 +1,31 @@
-"""`dfqbench models`: networks by target, and what is missing of those that cannot be built."""
+"""`dfqbench models`: list the networks of every target, or show one."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dfqbench.api.errors import Unavailable, unknown_name
+from dfqbench.cli.options import DataOption, JsonOption, PluginOption, opened
+from dfqbench.targets.spec import MissingModel
+
 if TYPE_CHECKING:
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.spec import MissingModel
 
-DataOption = Annotated[
-    list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
-]
-PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Also load this local plugin file (repeatable).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+models = typer.Typer(help="List networks, or show one.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    group = typer.Typer(help="List networks, or show one.", no_args_is_help=True)
-    group.command("list")(list_models)
-    group.command("show")(show_model)
-    app.add_typer(group, name="models")
-
-
+@models.command("list")
 def list_models(as_json: JsonOption = False, data: DataOption = None, plugin: PluginOption = None) -> None:
     """List the networks of every target.
 
     Those that cannot be used here are listed with the reason.
     """
-    catalogue, _ = opened(data or [], plugin or [])
+    catalogue, _ = opened(data, plugin)
     rows = [_row(target, model) for target in catalogue.names() for model in catalogue.models(target)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -49,16 +38,17 @@ def list_models(as_json: JsonOption = False, data: DataOption = None, plugin: Pl
         if row["reason"]:
             typer.echo(f"\n{row['name']} is unavailable: {row['reason']}")
     for name in catalogue.names():
-        why = catalogue.target(name).missing
-        if why:
-            typer.echo(f"\n{why}")
+        reason = catalogue.target(name).missing
+        if reason:
+            typer.echo(f"\n{reason}")
     for problem in catalogue.problems:
         typer.echo(problem, err=True)
 
 
+@models.command("show")
 def show_model(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A listed name, or a reference with ?weights=...")],
-    on: Annotated[str | None, typer.Option("--on", metavar="TARGET", help="The target it is for.")] = None,
+    on: Annotated[str | None, typer.Option(metavar="TARGET", help="The target it is for.")] = None,
     as_json: JsonOption = False,
     data: DataOption = None,
     plugin: PluginOption = None,
@@ -67,77 +57,50 @@ def show_model(
 
     The network is built, with its weights.
     """
-    from dfqbench.api.errors import Unavailable
-    from dfqbench.targets.spec import MissingModel
-
-    catalogue, families = opened(data or [], plugin or [])
-    target = on or _home(catalogue, name)
+    catalogue, plugins = opened(data, plugin)
+    target = on or _default_target(catalogue, name)
     model = catalogue.models(target, [name])[0]
     if isinstance(model, MissingModel):
         raise Unavailable(f"{model.name} on '{target}' is not available", model.reason)
-    info = describe(model, families)
+    info = _described(model, plugins.model_families)
     if as_json:
         typer.echo(json.dumps(info, indent=2))
         return
     from tabulate import tabulate
 
-    typer.echo(tabulate([[key, _said(value)] for key, value in info.items()], tablefmt="plain", disable_numparse=True))
+    typer.echo(tabulate([[key, _text(value)] for key, value in info.items()], tablefmt="plain", disable_numparse=True))
 
 
-def opened(data: list[Path], plugin: Sequence[Path] = ()) -> tuple[Catalogue, dict[str, str]]:
-    """The catalogue of the data folders and plugins, and the model families that plugins offer."""
-    from dfqbench.plugins import load_plugins
-    from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.folders import data_folders
-
-    plugins = load_plugins(plugin)
-    families = {name: offer.load for name, offer in plugins.models.items()}
-    return Catalogue.discover(data_folders(data), plugins.targets.values(), families), families
-
-
-def describe(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
-    """Everything that there is to know about a network, as plain data."""
-    import dataclasses
-
+def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
     from dfqbench.models.build import build_teacher
     from dfqbench.models.identity import model_identity
     from dfqbench.models.summary import summarise
 
     summary = summarise(build_teacher(model, families=families), model.card)
-    facts = model.as_dict()
-    identity = model_identity(model, families)
+    spec = model.as_dict()
     return {
-        **{key: facts[key] for key in ("name", "target", "ref", "args", "kwargs", "weights")},
-        "weights_sha256": identity["weights_sha256"],
-        **facts["card"],
+        **{key: spec[key] for key in ("name", "target", "ref", "args", "kwargs", "weights")},
+        "weights_sha256": model_identity(model, families)["weights_sha256"],
+        **spec["card"],
         "top1": model.top1,
         **dataclasses.asdict(summary),
     }
 
 
-def _home(catalogue: Catalogue, name: str) -> str:
-    """The target that a model is shown for: the first that offers it, else the one its reference suggests."""
-    from dfqbench.api.errors import unknown_name
+def _default_target(catalogue: Catalogue, name: str) -> str:
+    """Return the first target that offers a model, available ones first, else the one its reference suggests."""
     from dfqbench.models.reference import is_reference
-    from dfqbench.models.spec import ModelSpec
 
-    offers = [
-        (isinstance(model, ModelSpec), target, model.name)
-        for target in catalogue.names()
-        for model in catalogue.models(target)
-    ]
-    # An available one before one that is only known by name.
-    for _, target, known in sorted(offers, key=lambda offer: not offer[0]):
-        if name in (known, known.partition(":")[2]):
+    offers = [(target, model) for target in catalogue.names() for model in catalogue.models(target)]
+    for target, model in sorted(offers, key=lambda offer: isinstance(offer[1], MissingModel)):
+        if name in (model.name, model.name.partition(":")[2]):
             return target
     if not is_reference(name):
-        raise unknown_name("model", name, (known for _, _, known in offers))
+        raise unknown_name("model", name, (model.name for _, model in offers))
     return {"cifar": "cifar10", "digits": "digits"}.get(name.partition(":")[0], "imagenet")
 
 
 def _row(target: str, model: ModelSpec | MissingModel) -> dict[str, Any]:
-    from dfqbench.targets.spec import MissingModel
-
     row: dict[str, Any] = {"name": model.name, "target": target, "ref": "", "weights": None, "input": "", "top1": None}
     if isinstance(model, MissingModel):
         return row | {"status": "unavailable", "reason": model.reason}
@@ -151,9 +114,9 @@ def _row(target: str, model: ModelSpec | MissingModel) -> dict[str, Any]:
     }
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_said(part)}" for key, part in value.items()) or "none"
+        return ", ".join(f"{key}={_text(part)}" for key, part in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, int):

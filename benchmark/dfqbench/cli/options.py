@@ -1,99 +1,101 @@
-"""Options that several verbs share, and how a grid, its plugins and its plan are got from them."""
+"""Options that several verbs share, and the plan, plugins and targets that they select."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
+
+from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
     from dfqbench.run.plan.plan import Plan
     from dfqbench.targets.catalogue import Catalogue
 
-GridOption = Annotated[
-    str, typer.Option("--grid", metavar="NAME", help="Preset (`dfqbench grids list`) or path of a grid file.")
-]
-OnOption = Annotated[str | None, typer.Option("--on", metavar="TARGETS", help="For example cifar10,digits.")]
+Choice = TypeVar("Choice", bound=str)
+RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="MODELS", help="Networks, for example torchvision:resnet18.")
 ]
-MethodsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--methods", metavar="METHODS", help="Methods and crosses, for example 'zeroq,noise,real,zeroq+distill'."
-    ),
-]
-BitsOption = Annotated[
-    str | None, typer.Option("--bits", metavar="SCHEMES", help="Schemes, for example w4a4,w3a3@deploy.")
-]
-SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="SEEDS", help="For example 0,1,2 or 0-4.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME.PARAM=VALUE", help="A parameter, for example zeroq.iterations=100 (repeatable)."
-    ),
-]
-BudgetOption = Annotated[
-    str | None, typer.Option("--budget", metavar="NAME", help="Length of schedules: paper, medium, short, smoke.")
-]
-LimitOption = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="N", help="Evaluate on a random part of so many images; marked in the table."),
-]
 ExactOption = Annotated[
-    bool,
-    typer.Option("--exact", help="Train in float32, every operation as the formula has it: slower, the reference."),
+    bool, typer.Option("--exact", help="Train in float32, operations in the order of the formulas: slower, reference.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 DataOption = Annotated[
     list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
 ]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of results.")]
 PluginOption = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", metavar="FILE", help="A Python file with a plugin; its code runs (repeatable)."),
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Python file of a plugin, to be run (repeatable).")
 ]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What `run` and `plan` are asked for."""
+class GridRequest:
+    """Options that `run` and `plan` share: a grid, changes of it, and where to run it."""
 
-    grid: str
-    on: str | None
-    models: str | None
-    methods: str | None
-    bits: str | None
-    seeds: str | None
-    settings: list[str]
-    budget: str | None
-    limit: int | None
-    data: list[Path]
-    plugins: list[Path]
-    exact: bool
-    device: str
+    grid: Annotated[str, typer.Option(metavar="NAME", help="Preset (`grids list`) or path of a grid file.")] = "w4a4"
+    on: Annotated[str | None, typer.Option(metavar="TARGETS", help="For example cifar10,digits.")] = None
+    models: ModelsOption = None
+    methods: Annotated[str | None, typer.Option(metavar="METHODS", help="For example zeroq,real,zeroq+distill.")] = None
+    bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
+    seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME.PARAM=VALUE", help="For example zeroq.iterations=100 (repeatable)."),
+    ] = None
+    budget: Annotated[str | None, typer.Option(metavar="NAME", help="paper, medium, short or smoke.")] = None
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Evaluate N random images; marked in tables.")] = None
+    data: DataOption = None
+    plugin: PluginOption = None
+    exact: ExactOption = False
+    device: DeviceOption = "auto"
+    out: OutOption = DEFAULT_OUT
 
 
-def planned(request: Request) -> tuple[Plan, Plugins]:
-    """Loads plugins and targets and expands the grid.
+def expand_dataclasses(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each field of its dataclass parameters; typer does not support these."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        keyword = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        if not dataclasses.is_dataclass(keyword.annotation):
+            parameters.append(keyword)
+            continue
+        groups[keyword.name] = keyword.annotation
+        hints = get_type_hints(keyword.annotation, include_extras=True)
+        parameters += [
+            keyword.replace(name=field.name, annotation=hints[field.name], default=field.default)
+            for field in dataclasses.fields(keyword.annotation)
+        ]
 
-    Raises:
-        UsageError: something in the request is wrong.
-    """
-    from dfqbench.api.method import FileOffer
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return expanded
+
+
+def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
+    """Load plugins and targets and expand the grid into cells."""
     from dfqbench.grid import apply, load_grid, parse_selection
-    from dfqbench.plugins import load_plugins
     from dfqbench.run.plan.plan import build_plan
-    from dfqbench.targets.catalogue import Catalogue
-    from dfqbench.targets.folders import data_folders
 
-    plugins = load_plugins(request.plugins)
+    catalogue, plugins = opened(request.data, request.plugin)
     selection = parse_selection(
         on=request.on,
         models=request.models,
@@ -102,22 +104,27 @@ def planned(request: Request) -> tuple[Plan, Plugins]:
         seeds=request.seeds,
         budget=request.budget,
         limit=request.limit,
-        settings=request.settings,
+        settings=request.settings or (),
         exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
-    families = {name: offer.load for name, offer in plugins.models.items()}
-    offers = [FileOffer(offer.name, str(offer.path)) for offer in plugins.targets.values()]
-    catalogue = Catalogue.discover(data_folders(request.data), offers, families=families)
-    plan = build_plan(grid, catalogue, plugins, request.device)
-    _check_use(plan, selection.settings, catalogue)
+    plan = build_plan(grid, catalogue, plugins, device)
+    _check_use(plan, selection["settings"], catalogue)
     return plan, plugins
 
 
-def _check_use(plan: Plan, settings: Mapping[str, object], catalogue: Catalogue) -> None:
-    """Refuses a plan without cells, and parameters that no cell would use."""
-    from dfqbench.api.errors import UsageError
+def opened(data: Sequence[Path] | None, plugin: Sequence[Path] | None) -> tuple[Catalogue, Plugins]:
+    """Return the targets of the data folders and plugins, and the plugins."""
+    from dfqbench.plugins import load_plugins
+    from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.folders import data_folders
 
+    plugins = load_plugins(plugin or ())
+    return Catalogue.discover(data_folders(data or []), plugins.targets.values(), plugins.model_families), plugins
+
+
+def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> None:
+    """Refuse a plan without cells, and parameters that no cell uses."""
     if not plan.cells:
         targets = plan.grid.on or catalogue.names()
         raise UsageError(
@@ -134,13 +141,21 @@ def _check_use(plan: Plan, settings: Mapping[str, object], catalogue: Catalogue)
             )
 
 
-def checked_device(text: str) -> str:
-    """The device that `--device` means.
+def checked_choice(what: str, text: str, valid: Iterable[Choice]) -> Choice:
+    """Return the text if it is one of the valid names."""
+    for name in valid:
+        if name == text:
+            return name
+    raise unknown_name(what, text, valid)
 
-    Raises:
-        UsageError: it has another form.
-    """
-    from dfqbench.api.errors import UsageError
+
+def split_names(text: str) -> list[str]:
+    """Split a list of names at its commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def checked_device(text: str) -> str:
+    """Return the torch device that `--device` means."""
     from dfqbench.run.store.environment import resolve_device
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
@@ -148,29 +163,8 @@ def checked_device(text: str) -> str:
     return resolve_device(text)
 
 
-def checked_name(text: str | None) -> str | None:
-    """A run's name: it becomes that of a folder.
-
-    Raises:
-        UsageError: it has another form.
-    """
-    from dfqbench.api.errors import UsageError
-
-    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
-        raise UsageError(
-            f"'{text}' is not the name of a run", "use letters, digits, '_', '.' and '-'; --out names the folder"
-        )
-    return text
-
-
 def checked_out(path: Path) -> Path:
-    """A results folder that can be written to, now or once it is made.
-
-    Raises:
-        UsageError: it is a file, lies in one, or may not be written to.
-    """
-    from dfqbench.api.errors import UsageError
-
+    """Return the results folder if it can be written to, now or once it is made."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -7,20 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dfqbench.cli.table import OutOption, RunArgument, read_attempts
+from dfqbench.cli.options import OutOption, RunArgument, checked_out
+from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("pictures")(pictures)
 
 
 def pictures(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the files; pictures/ beside the runs.")
+        Path | None, typer.Option(metavar="DIR", help="Folder; by default pictures/ beside the runs.")
     ] = None,
 ) -> None:
     """Draw each method's images, by class.
@@ -28,15 +24,14 @@ def pictures(
     In display space, with the teacher's confidence where `diagnose` has measured it; of sources that learn also over
     their training.
     """
-    from dfqbench.cli.options import checked_out
     from dfqbench.report.pictures.draw import draw_pictures
     from dfqbench.report.pictures.grid import encode
 
     attempts, _ = read_attempts(out, run)
-    found, problems = draw_pictures(attempts)
+    images, problems = draw_pictures(attempts)
     folder = checked_out(to or out / (run or ".") / "pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in found:
+    for picture in images:
         file = folder / f"{picture.name}.png"
         temporary = file.with_suffix(".png.part")
         temporary.write_bytes(encode(picture.image, "png"))

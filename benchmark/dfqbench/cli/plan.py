@@ -1,4 +1,4 @@
-"""`dfqbench plan`: what a run would do, and how long it would take."""
+"""`dfqbench plan`: the cells of a run, and the time to expect."""
 
 from __future__ import annotations
 
@@ -7,26 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfqbench.cli.options import (
-    BitsOption,
-    BudgetOption,
-    DataOption,
-    DeviceOption,
-    ExactOption,
-    GridOption,
-    LimitOption,
-    MethodsOption,
-    ModelsOption,
-    OnOption,
-    OutOption,
-    PluginOption,
-    Request,
-    SeedsOption,
-    SetOption,
-    checked_device,
-    planned,
-)
-from dfqbench.run.store.run_folder import DEFAULT_OUT
+from dfqbench.cli.options import GridRequest, JsonOption, checked_device, expand_dataclasses, planned
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
@@ -34,23 +15,11 @@ if TYPE_CHECKING:
     from dfqbench.run.plan.estimate import Estimate, History
 
 
+@expand_dataclasses
 def plan(
-    grid: GridOption = "w4a4",
-    on: OnOption = None,
-    models: ModelsOption = None,
-    methods: MethodsOption = None,
-    bits: BitsOption = None,
-    seeds: SeedsOption = None,
-    settings: SetOption = None,
-    budget: BudgetOption = None,
-    limit: LimitOption = None,
-    data: DataOption = None,
-    plugin: PluginOption = None,
-    exact: ExactOption = False,
-    device: DeviceOption = "auto",
-    out: OutOption = DEFAULT_OUT,
+    request: GridRequest,
     time_steps: Annotated[bool, typer.Option("--time", help="Time a few steps of cells never run before.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the cells of a grid and the time to expect.
 
@@ -59,34 +28,19 @@ def plan(
     from dfqbench.run.plan.estimate import History
     from dfqbench.run.schedule.run import earlier_records
 
-    device = checked_device(device)
-    request = Request(
-        grid=grid,
-        on=on,
-        models=models,
-        methods=methods,
-        bits=bits,
-        seeds=seeds,
-        settings=settings or [],
-        budget=budget,
-        limit=limit,
-        data=data or [],
-        plugins=plugin or [],
-        exact=exact,
-        device=device,
-    )
-    found, plugins = planned(request)
-    history = History(earlier_records(out))
-    runnable = [cell for cell in found.cells if cell.problem is None]
+    device = checked_device(request.device)
+    grid_plan, plugins = planned(request, device)
+    history = History(earlier_records(request.out))
+    runnable = [cell for cell in grid_plan.cells if cell.problem is None]
     estimate = _timed(runnable, history, plugins, device) if time_steps else history.estimate(runnable, device, {})
     if as_json:
-        cells = [_plain(cell) for cell in found.cells]
-        typer.echo(json.dumps({"notes": found.notes, "estimate": str(estimate), "cells": cells}, indent=1))
+        cells = [_plain(cell) for cell in grid_plan.cells]
+        typer.echo(json.dumps({"notes": grid_plan.notes, "estimate": str(estimate), "cells": cells}, indent=1))
         return
-    for note in found.notes:
+    for note in grid_plan.notes:
         typer.echo(note)
-    typer.echo(f"{len(found.cells)} cells on {device}; {estimate}")
-    for cell in found.cells:
+    typer.echo(f"{len(grid_plan.cells)} cells on {device}; {estimate}")
+    for cell in grid_plan.cells:
         reason = f"  ({cell.problem.status}: {cell.problem.message})" if cell.problem else ""
         typer.echo(f"  {cell.cell_id}  {cell.label}, budget {cell.budget.name}{reason}")
     for broken in plugins.broken:
@@ -94,7 +48,7 @@ def plan(
 
 
 def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -> Estimate:
-    """The estimate with a few steps timed in workers; what they write is removed."""
+    """Return the estimate with a few steps timed in workers, whose files are removed."""
     import tempfile
     from pathlib import Path
 
@@ -127,8 +81,3 @@ def _plain(cell: Cell) -> dict[str, object]:
         "params": {"method": cell.method.params, "quantizer": cell.quantizer.params},
         "problem": None if cell.problem is None else {"status": cell.problem.status, "reason": cell.problem.message},
     }
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("plan")(plan)

@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dfqbench.cli.table import OutOption, RunArgument, names, read_runs
+from dfqbench.cli.options import OutOption, RunArgument, checked_out, split_names
+from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("plot")(plot)
 
 
 def plot(
@@ -23,21 +19,18 @@ def plot(
         str | None,
         typer.Option("--kind", metavar="NAMES", help="bits, time, phases, curves, homogeneity, layers; all of them."),
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the files; plots/ beside the runs.")
-    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; by default plots/ beside the runs.")] = None,
 ) -> None:
     """Draw plots of a run, or of all runs.
 
     Accuracy against bits and time, time by phase, learning curves, and what `diagnose` has measured.
     """
-    from dfqbench.cli.options import checked_out
     from dfqbench.report.plots.draw import KINDS, draw_plots, save_plots
 
-    records, _ = read_runs(out, run)
-    found = draw_plots(records, names(kinds) if kinds is not None else tuple(KINDS))
+    attempts, _ = read_attempts(out, run)
+    plots = draw_plots([record for record, _ in attempts], tuple(KINDS) if kinds is None else split_names(kinds))
     folder = checked_out(to or out / (run or ".") / "plots")
-    for file in save_plots(found, folder):
+    for file in save_plots(plots, folder):
         typer.echo(str(file))
-    if not found:
+    if not plots:
         typer.echo("the records hold nothing to draw (curves: `run --oracle N`; the rest: `diagnose`)", err=True)

@@ -7,21 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from dfqbench.cli.options import PluginOption
-from dfqbench.cli.table import OutOption, RunArgument, claim_book, read_attempts
-from dfqbench.run.store.run_folder import DEFAULT_OUT
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("report")(report)
+from dfqbench.api.errors import UsageError
+from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
+from dfqbench.cli.table import claim_book, read_attempts, selected_runs
+from dfqbench.run.store.run_folder import DEFAULT_OUT, write_text
 
 
 def report(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="The page; report.html beside the runs or in the run.")
+        Path | None, typer.Option(metavar="FILE", help="The page; report.html beside the runs or in the run.")
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
@@ -30,23 +26,17 @@ def report(
     Results with claims, tables, plots, images, diagnostics, and each cell with its parameters, log and error. The page
     needs no network, and reads without JavaScript.
     """
-    from dfqbench.api.errors import UsageError
-    from dfqbench.cli.options import checked_out
     from dfqbench.report.hardware import environments
     from dfqbench.report.html.page import report_page
-    from dfqbench.run.store.run_folder import run_folders
 
     attempts, machines = read_attempts(out, run)
-    found: dict[str, dict[str, Any]] = {}
-    for folder in run_folders(out):
-        if run in {None, folder.name}:
-            found |= environments(folder.path)
+    details: dict[str, dict[str, Any]] = {}
+    for folder in selected_runs(out, run):
+        details |= environments(folder.path)
     file = to or out / (run or ".") / "report.html"
     if file.is_dir():
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
-    page = report_page(attempts, machines, found, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(file)
+    page = report_page(attempts, machines, details, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
+    write_text(file, page)
     typer.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

@@ -1,61 +1,24 @@
-"""`dfqbench run`: runs a grid and ends with its table."""
+"""`dfqbench run`: run a grid and print its table."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfqbench.cli.options import (
-    BitsOption,
-    BudgetOption,
-    DataOption,
-    DeviceOption,
-    ExactOption,
-    GridOption,
-    LimitOption,
-    MethodsOption,
-    ModelsOption,
-    OnOption,
-    OutOption,
-    PluginOption,
-    Request,
-    SeedsOption,
-    SetOption,
-    checked_device,
-    checked_name,
-    checked_out,
-    planned,
-)
-from dfqbench.cli.run_options import (
-    AnyEnvironmentOption,
-    CheckpointOption,
-    EvaluationLimitOption,
-    ExecutorOption,
-    FailFastOption,
-    FreshOption,
-    JobsOption,
-    MaxFailuresOption,
-    MemoryOption,
-    NameOption,
-    OracleOption,
-    RetryOption,
-    SeparateOption,
-    TimeLimitOption,
-    YesOption,
-    checked_executor,
-    checked_retry,
-    seconds_of,
-)
-from dfqbench.run.store.run_folder import DEFAULT_OUT
-from dfqbench.run.store.status import retry_for
+from dfqbench.api.errors import UsageError
+from dfqbench.cli.options import GridRequest, checked_choice, checked_device, checked_out, expand_dataclasses, planned
+from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
     from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.schedule.run import ExecutorName
     from dfqbench.run.schedule.scheduler import Summary
     from dfqbench.run.store.record import Record
     from dfqbench.run.store.run_folder import RunFolder
@@ -63,39 +26,39 @@ if TYPE_CHECKING:
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 """Exit statuses besides 0 (everything ok or skipped) and 2 (the request was wrong)."""
 SHOWN_FAILURES = 40
+EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def run(
-    grid: GridOption = "w4a4",
-    on: OnOption = None,
-    models: ModelsOption = None,
-    methods: MethodsOption = None,
-    bits: BitsOption = None,
-    seeds: SeedsOption = None,
-    settings: SetOption = None,
-    budget: BudgetOption = None,
-    limit: LimitOption = None,
-    data: DataOption = None,
-    plugin: PluginOption = None,
-    exact: ExactOption = False,
-    device: DeviceOption = "auto",
-    out: OutOption = DEFAULT_OUT,
-    name: NameOption = None,
-    yes: YesOption = False,
-    jobs: JobsOption = None,
-    retry: RetryOption = None,
-    fresh: FreshOption = False,
-    fail_fast: FailFastOption = False,
-    max_failures: MaxFailuresOption = 0,
-    time_limit: TimeLimitOption = None,
-    evaluation_limit: EvaluationLimitOption = None,
-    checkpoint_every: CheckpointOption = "5m",
-    memory: MemoryOption = 0,
-    executor: ExecutorOption = "local",
-    separate: SeparateOption = False,
-    any_environment: AnyEnvironmentOption = False,
-    oracle: OracleOption = 0,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """How to run a grid."""
+
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run; the grid's by default.")] = None
+    yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False
+    jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Cells at once; default: 1 a GPU, or 1.")] = None
+    retry: Annotated[str | None, typer.Option(metavar="failed|timeout|all", help="Rerun cells that ended so.")] = None
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run every cell again, without earlier checkpoints and images.")
+    ] = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False
+    max_failures: Annotated[int, typer.Option(metavar="N", min=0, help="Stop after so many failures.")] = 0
+    time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="For a cell, not evaluation; e.g. 2h.")] = None
+    evaluation_limit: Annotated[str | None, typer.Option(metavar="TIME", help="For each evaluation; e.g. 30m.")] = None
+    checkpoint_every: Annotated[str, typer.Option(metavar="TIME", help="Between two checkpoints of a cell.")] = "5m"
+    memory: Annotated[float, typer.Option(metavar="GIB", min=0, help="Limit of a worker on the CPU; 0: none.")] = 0
+    executor: Annotated[str, typer.Option(metavar="local|inline", help="`inline`: in this process.")] = "local"
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
+    ] = False
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
+    ] = False
+    oracle: Annotated[int, typer.Option(metavar="N", min=0, help="Also evaluate N earlier states, untimed.")] = 0
+
+
+@expand_dataclasses
+def run(request: GridRequest, how: RunRequest) -> None:
     """Run a grid and print its table.
 
     Synthesizes images, quantizes, evaluates; cells that were finished before are not run again, and one that was
@@ -109,77 +72,55 @@ def run(
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.runner import Rules
 
-    device = checked_device(device)
-    request = Request(
-        grid=grid,
-        on=on,
-        models=models,
-        methods=methods,
-        bits=bits,
-        seeds=seeds,
-        settings=settings or [],
-        budget=budget,
-        limit=limit,
-        data=data or [],
-        plugins=plugin or [],
-        exact=exact,
-        device=device,
-    )
+    device = checked_device(request.device)
     rules = Rules(
-        any_environment=any_environment,
-        retry=checked_retry(retry),
-        fresh=fresh,
-        time_limit=seconds_of("--time-limit", time_limit),
-        evaluation_limit=seconds_of("--evaluation-limit", evaluation_limit),
-        checkpoint_every=seconds_of("--checkpoint-every", checkpoint_every),
-        memory_mib=round(memory * 1024),
-        max_failures=1 if fail_fast else max_failures,
-        oracle=oracle,
-        separate=separate,
+        any_environment=how.any_environment,
+        retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
+        fresh=how.fresh,
+        time_limit=seconds_of("--time-limit", how.time_limit),
+        evaluation_limit=seconds_of("--evaluation-limit", how.evaluation_limit),
+        checkpoint_every=seconds_of("--checkpoint-every", how.checkpoint_every),
+        memory_mib=round(how.memory * 1024),
+        max_failures=1 if how.fail_fast else how.max_failures,
+        oracle=how.oracle,
+        separate=how.separate,
     )
     options = Options(
-        out=checked_out(out),
-        name=checked_name(name),
+        out=checked_out(request.out),
+        name=checked_name(how.name),
         device=device,
         rules=rules,
-        yes=yes,
-        jobs=jobs,
-        executor=checked_executor(executor),
+        yes=how.yes,
+        jobs=how.jobs,
+        executor=checked_choice("executor", how.executor, EXECUTORS),
     )
-    found, plugins = planned(request)
+    plan, plugins = planned(request, device)
     stop = Stop()
-    summary, folder = run_plan(found, plugins, options, Console(stderr=True), stop)
+    summary, folder = run_plan(plan, plugins, options, Console(stderr=True), stop)
     typer.echo(_write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
     _end(summary, plugins, stop)
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
-    """Write the table into the run's folder as text, Markdown and CSV.
-
-    Returns:
-        The text form.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
+    """Write the table into the run's folder as text, Markdown and CSV, and return the text."""
     from dfqbench.report import describe_hardware, render
     from dfqbench.run.schedule.run import unusable
     from dfqbench.run.store.run_folder import write_text
 
-    words = describe_hardware(folder.path)
-    text = render(records, "text", words)
-    forms = {"txt": text, "md": render(records, "md", words), "csv": render(records, "csv", words)}
+    environments = describe_hardware(folder.path)
+    text = render(records, "text", environments)
+    forms = {"txt": text, "md": render(records, "md", environments), "csv": render(records, "csv", environments)}
     try:
         for name, content in forms.items():
-            write_text(folder.path / f"table.{name}", content if content.endswith("\n") else content + "\n")
+            write_text(folder.path / f"table.{name}", content.removesuffix("\n") + "\n")
     except OSError as error:
         raise unusable(folder, error) from error
     return text
 
 
 def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
-    """The last lines, and the exit status."""
+    """Print the last lines and set the exit status."""
     for note in summary.notes:
         typer.echo(note, err=True)
     for record in summary.records:
@@ -212,7 +153,7 @@ def _line(record: Record) -> str:
 
 
 def again_command(arguments: Sequence[str], retry: str) -> str:
-    """The command that runs failures again: the one that was given, with another `--retry`."""
+    """Return the command that runs failures again: the given arguments with another `--retry`."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
@@ -225,6 +166,20 @@ def again_command(arguments: Sequence[str], retry: str) -> str:
     return shlex.join(["dfqbench", *kept, "--retry", retry])
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("run")(run)
+def checked_name(text: str | None) -> str | None:
+    """Return a run's name if it can be the name of a folder."""
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise UsageError(
+            f"'{text}' is not the name of a run", "use letters, digits, '_', '.' and '-'; --out names the folder"
+        )
+    return text
+
+
+def seconds_of(option: str, text: str | None) -> float:
+    """Return the seconds of a time such as `90`, `90s`, `30m`, `2h`, `1.5d`; 0 for None."""
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if match is None:
+        raise UsageError(f"{option}: '{text}' is not a time", "write for example 90s, 30m, 2h or 1d")
+    return float(match[1]) * _UNITS[match[2]]

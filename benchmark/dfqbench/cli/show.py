@@ -9,18 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dfqbench.cli.table import OutOption
+from dfqbench.api.errors import InputError
+from dfqbench.cli.options import OutOption
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 LOG = "log.txt"
-"""What plugin code and the worker printed, in the attempt's folder."""
+"""Output of plugin code and the worker, in the attempt's folder; its last lines are shown."""
 LOG_LINES = 20
-"""Lines of the log that are shown."""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("show")(show)
 
 
 def show(
@@ -40,23 +35,23 @@ def show(
         typer.echo(json.dumps(record, indent=2))
         return
     typer.echo(f"{attempt}\n")
-    typer.echo("\n".join(_lines({key: entry for key, entry in record.items() if key != "error"})))
+    error = record.pop("error", None)
+    typer.echo("\n".join(_lines(record)))
     log = attempt / LOG
     if log.is_file():
         with log.open(encoding="utf-8", errors="replace") as stream:
             tail = deque(stream, maxlen=LOG_LINES)
         typer.echo(f"\nend of {log.name}:")
         typer.echo("".join(tail).rstrip())
-    error = record.get("error")
     if isinstance(error, dict):
+        traceback = error.pop("traceback", None)
         typer.echo("\nerror:")
-        typer.echo("\n".join(_lines({key: entry for key, entry in error.items() if key != "traceback"})))
-        if error.get("traceback"):
-            typer.echo(f"\n{str(error['traceback']).rstrip()}")
+        typer.echo("\n".join(_lines(error)))
+        if traceback:
+            typer.echo(f"\n{str(traceback).rstrip()}")
 
 
 def _record(path: Path) -> dict[str, Any]:
-    from dfqbench.api.errors import InputError
 
     if not path.is_file():
         raise InputError(f"{path.parent} has no record", "the attempt was interrupted; run its grid again")
@@ -71,15 +66,14 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _lines(data: dict[str, Any], indent: str = "") -> list[str]:
-    """Nested data as indented lines; what is empty is left out."""
+    """Return nested data as indented lines, without empty values."""
     lines = []
-    for key, entry in data.items():
-        if entry in (None, "", [], {}):
+    for key, value in data.items():
+        if value in (None, "", [], {}):
             continue
-        if isinstance(entry, dict):
-            lines += [f"{indent}{key}:", *_lines(entry, f"{indent}  ")]
-        elif isinstance(entry, list):
-            lines.append(f"{indent}{key}: {', '.join(map(str, entry))}")
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(value, f"{indent}  ")]
         else:
-            lines.append(f"{indent}{key}: {entry}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key}: {text}")
     return lines

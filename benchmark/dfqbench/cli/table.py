@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dfqbench.cli.options import PluginOption
+from dfqbench.api.errors import unknown_name
+from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_choice, split_names
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.report.literature.publication_index import PublicationIndex
     from dfqbench.run.store.record import Record
-
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
-RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
-PAPER = "paper"
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb to the command line."""
-    app.command("table")(table)
+    from dfqbench.run.store.run_folder import RunFolder
 
 
 def table(
@@ -33,18 +26,11 @@ def table(
         str, typer.Option("--format", metavar="text|md|latex|html|csv|json", help="What to print.")
     ] = "text",
     rows: Annotated[
-        str,
-        typer.Option("--rows", metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget."),
+        str, typer.Option(metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget.")
     ] = "scheme,method",
-    columns: Annotated[str, typer.Option("--columns", metavar="NAMES", help="The same names.")] = "model",
+    columns: Annotated[str, typer.Option(metavar="NAMES", help="The same names.")] = "model",
     value: Annotated[
-        str,
-        typer.Option(
-            "--value",
-            metavar="NAMES",
-            help="For example top1,drop,synthesis,total,agreement,coverage,peak,teacher,oracle; an unknown name "
-            "lists all.",
-        ),
+        str, typer.Option(metavar="NAMES", help="For example top1,total,coverage; unknown names list all.")
     ] = "top1,drop,synthesis",
     against: Annotated[
         str | None, typer.Option("--vs", metavar="paper", help="Published numbers beside the measured ones.")
@@ -55,26 +41,20 @@ def table(
 
     Methods × models, with accuracy, drop and synthesis time; rows, columns and values can be chosen.
     """
-    from dfqbench.api.errors import unknown_name
     from dfqbench.report import FORMATS, Format, parse_layout, render
 
-    if fmt not in FORMATS:
-        raise unknown_name("format", fmt, FORMATS)
-    if against not in {None, PAPER}:
-        raise unknown_name("comparison", str(against), [PAPER])
-    layout = parse_layout(names(rows), names(columns), names(value))
-    records, machines = read_runs(out, run)
-    form = cast("Format", fmt)
-    book = claim_book(plugin) if against == PAPER else None
-    typer.echo(render(records, form, machines, layout=layout, publications=book), nl=False)
+    checked_choice("format", fmt, FORMATS)
+    if against is not None:
+        checked_choice("comparison", against, ["paper"])
+    layout = parse_layout(split_names(rows), split_names(columns), split_names(value))
+    attempts, environments = read_attempts(out, run)
+    book = claim_book(plugin) if against is not None else None
+    records = [record for record, _ in attempts]
+    typer.echo(render(records, cast("Format", fmt), environments, layout=layout, publications=book), nl=False)
 
 
 def claim_book(files: Sequence[Path] | None) -> PublicationIndex:
-    """Published numbers, those of plugins among them; files of plugins that cannot be read are told on standard error.
-
-    Args:
-        files: local plugin files.
-    """
+    """Return the published numbers of host and plugins; warn on standard error of files that cannot be read."""
     from dfqbench.plugins import load_plugins
     from dfqbench.report.literature.publication_index import index_with_plugins
 
@@ -84,46 +64,35 @@ def claim_book(files: Sequence[Path] | None) -> PublicationIndex:
     return book
 
 
-def names(text: str) -> list[str]:
-    """The parts of a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def read_runs(out: Path, run: str | None) -> tuple[list[Record], dict[str, str]]:
-    """Records of one run or of all, and words for their environments; unreadable records are told on standard error.
-
-    Raises:
-        UsageError: the run is unknown, or there is none.
-    """
-    attempts, machines = read_attempts(out, run)
-    return [record for record, _ in attempts], machines
-
-
-def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]], dict[str, str]]:
-    """As `read_runs`, each record with the folder of its attempt.
-
-    Raises:
-        UsageError: the run is unknown, or there is none.
-    """
-    from dfqbench.api.errors import unknown_name
-    from dfqbench.report import describe_hardware
-    from dfqbench.run.store.run_folder import collection_paused, run_folders, unreadable
+def selected_runs(out: Path, run: str | None) -> list[RunFolder]:
+    """Return the folder of one run, or of all."""
+    from dfqbench.run.store.run_folder import run_folders
 
     folders = {folder.name: folder for folder in run_folders(out)}
     if run is not None and run not in folders:
         raise unknown_name("run", run, folders)
+    return list(folders.values()) if run is None else [folders[run]]
+
+
+def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]], dict[str, str]]:
+    """Read the records of one run or of all; warn on standard error of unreadable ones.
+
+    Returns:
+        Each record with the folder of its attempt, and the description of each environment by its id.
+    """
+    from dfqbench.report import describe_hardware
+    from dfqbench.run.store.run_folder import collection_paused, unreadable
+
     attempts: list[tuple[Record, Path]] = []
-    machines: dict[str, str] = {}
+    environments: dict[str, str] = {}
     with collection_paused():
-        for name, folder in folders.items():
-            if run not in {None, name}:
-                continue
+        for folder in selected_runs(out, run):
             for record, file in folder.records():
                 if record is None:
                     typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
                 else:
                     attempts.append((record, file.parent))
-            machines |= describe_hardware(folder.path)
-        # Records live as long as this process: the collector need not walk through them.
+            environments |= describe_hardware(folder.path)
+        # Records live as long as this process: the collector need not visit them.
         gc.freeze()
-    return attempts, machines
+    return attempts, environments

@@ -1,49 +1,20 @@
-"""Method choices: a method, and the quantizer that its source goes with."""
+"""Method choices: a method, and the quantizer that its source is combined with."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from dfqbench.api.errors import PluginError, UsageError, unknown_name
-from dfqbench.api.method import Method, Quantizer
+from dfqbench.plugins import Plugins
+from dfqbench.plugins.registry import REAL
 
-REAL = "real"
-"""The host's own control: images of the target's training split; no plugin may take its name."""
-FLOOR = "noise"
-"""The control that `*` includes."""
+LOWER_BOUND = "noise"
+"""The only control that `*` includes."""
 EVERY = "*"
 
 _CHOICE = re.compile(r"(?P<method>[a-z0-9][a-z0-9_-]*)(?:\+(?P<quantizer>[a-z0-9_-]+)(?::(?P<recipe>[a-z0-9_-]+))?)?")
-
-
-class MethodOffers(Protocol):
-    """The methods and quantizers that plugins offer; `Plugins` is one."""
-
-    @property
-    def methods(self) -> Collection[str]:
-        """Names of the methods."""
-        ...
-
-    @property
-    def quantizers(self) -> Collection[str]:
-        """Names of the shared quantizers."""
-        ...
-
-    @property
-    def broken_names(self) -> Collection[str]:
-        """Names of the plugins that did not load."""
-        ...
-
-    def method_class(self, name: str) -> type[Method]:
-        """Import the class of a method."""
-        ...
-
-    def quantizer_class(self, name: str) -> type[Quantizer]:
-        """Import the class of a shared quantizer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +24,7 @@ class MethodChoice:
     Attributes:
         method: a method's name, or `real`.
         quantizer: the quantizer of a cross such as `zeroq+distill`; None: the method's own `quantize`.
-        recipe: the cross's recipe; None where the quantizer has none.
+        recipe: the cross's recipe; None if the quantizer has none.
     """
 
     method: str
@@ -68,11 +39,7 @@ class MethodChoice:
 
 
 def parse_method(text: str) -> MethodChoice:
-    """Reads `zeroq`, `zeroq+distill` or `gdfq+distill:gdfq`; names are not looked up.
-
-    Raises:
-        UsageError: the text has another form.
-    """
+    """Parse `zeroq`, `zeroq+distill` or `gdfq+distill:gdfq`; whether the names exist is not checked."""
     match = _CHOICE.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(
@@ -82,11 +49,7 @@ def parse_method(text: str) -> MethodChoice:
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Splits a list such as `zeroq,noise,zeroq+distill`; `*` stands for every offered method.
-
-    Raises:
-        UsageError: an item has another form, or there is none.
-    """
+    """Split a list such as `zeroq,noise,zeroq+distill`; `*` stands for every offered method."""
     items = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
     if not items:
         raise UsageError("no method is named", "write for example --methods zeroq,noise")
@@ -96,42 +59,40 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return items
 
 
-def resolve_methods(names: Iterable[str], plugins: MethodOffers) -> list[MethodChoice]:
-    """Looks method choices up, fills in recipes, and drops doubles.
+def resolve_methods(names: Iterable[str], plugins: Plugins) -> list[MethodChoice]:
+    """Return the method choices of a grid, with recipes filled in and without duplicates.
 
-    `*` becomes every offered method that is no control, broken ones included (each is a row with its reason), and
-    `noise` where it is offered; never `real`. A cross that only writes out a method's own quantizer is that method.
+    `*` becomes every offered method that is no control, broken plugins included (each is a row with its reason), and
+    `noise` if it is offered; never `real`. A cross that only writes out a method's own quantizer is that method.
 
     Args:
-        names: as `parse_methods` gives them.
-        plugins: what is offered.
+        names: choices in the form that `parse_methods` returns.
+        plugins: the loaded plugins.
 
     Raises:
         UsageError: a method, quantizer or recipe is unknown.
     """
     choices: dict[MethodChoice, None] = {}
     for name in names:
-        found = _every(plugins) if name == EVERY else [_looked_up(parse_method(name), plugins)]
-        choices.update(dict.fromkeys(found))
+        choices |= dict.fromkeys(_every(plugins) if name == EVERY else [_resolved(parse_method(name), plugins)])
     return list(choices)
 
 
-def _every(plugins: MethodOffers) -> list[MethodChoice]:
-    competitors = [MethodChoice(name) for name in plugins.methods if not _is_control(name, plugins)]
-    broken = [MethodChoice(name) for name in plugins.broken_names]
-    floor = [MethodChoice(FLOOR)] if FLOOR in plugins.methods else []
-    return [*competitors, *broken, *floor]
+def _every(plugins: Plugins) -> list[MethodChoice]:
+    competitors = [name for name in plugins.methods if not _is_control(name, plugins)]
+    bound = [LOWER_BOUND] if LOWER_BOUND in plugins.methods else []
+    return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *bound)]
 
 
-def _is_control(name: str, plugins: MethodOffers) -> bool:
+def _is_control(name: str, plugins: Plugins) -> bool:
     try:
         return plugins.method_class(name).control
     except PluginError:
-        # Not known to be a control: it stays in the sweep as a row that says what is wrong.
-        return name == FLOOR
+        # A class that does not load stays in the run, as a row with the reason.
+        return name == LOWER_BOUND
 
 
-def _looked_up(choice: MethodChoice, plugins: MethodOffers) -> MethodChoice:
+def _resolved(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
     valid = (*plugins.methods, *plugins.broken_names, REAL)
     if choice.method not in valid:
         raise unknown_name("method", choice.method, valid)
@@ -139,27 +100,25 @@ def _looked_up(choice: MethodChoice, plugins: MethodOffers) -> MethodChoice:
         return choice
     if choice.quantizer not in plugins.quantizers:
         raise unknown_name("quantizer", choice.quantizer, plugins.quantizers)
-    full = MethodChoice(choice.method, choice.quantizer, _recipe(choice, plugins))
-    return MethodChoice(choice.method) if own_quantizer(choice.method, plugins) == full else full
+    full = _with_recipe(choice.method, choice.quantizer, choice.recipe, plugins)
+    return MethodChoice(choice.method) if _own_quantizer(choice.method, plugins) == full else full
 
 
-def own_quantizer(method: str, plugins: MethodOffers) -> MethodChoice | None:
-    """The quantizer and recipe that a method names for itself, written out; None if the method does not load."""
+def _own_quantizer(method: str, plugins: Plugins) -> MethodChoice | None:
+    """Return a method's default quantizer and recipe, written out; None if the method does not load."""
     try:
-        named = plugins.method_class(method).quantizer
-        name, _, recipe = named.partition(":")
-        choice = MethodChoice(method, name, recipe or None)
-        return MethodChoice(method, name, _recipe(choice, plugins))
+        quantizer, _, recipe = plugins.method_class(method).quantizer.partition(":")
+        return _with_recipe(method, quantizer, recipe or None, plugins)
     except (PluginError, UsageError):
         return None
 
 
-def _recipe(choice: MethodChoice, plugins: MethodOffers) -> str | None:
-    """The choice's recipe, checked; the quantizer's default where none is written out."""
-    quantizer = plugins.quantizer_class(choice.quantizer or "")
-    recipes: Sequence[str] = tuple(quantizer.recipes)
-    if choice.recipe is None:
-        return quantizer.default_recipe or (recipes[0] if recipes else None)
-    if choice.recipe not in recipes:
-        raise unknown_name(f"recipe of {choice.quantizer}", choice.recipe, recipes)
-    return choice.recipe
+def _with_recipe(method: str, quantizer: str, recipe: str | None, plugins: Plugins) -> MethodChoice:
+    """Return the choice with its recipe checked, or with the quantizer's default."""
+    quantizer_cls = plugins.quantizer_class(quantizer)
+    recipes = tuple(quantizer_cls.recipes)
+    if recipe is None:
+        recipe = quantizer_cls.default_recipe or (recipes[0] if recipes else None)
+    elif recipe not in recipes:
+        raise unknown_name(f"recipe of {quantizer}", recipe, recipes)
+    return MethodChoice(method, quantizer, recipe)

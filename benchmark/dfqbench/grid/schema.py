@@ -1,4 +1,4 @@
-"""The schema of a grid: targets × models × schemes × methods × seeds, as data."""
+"""The schema of a grid file: targets × models × schemes × methods × seeds."""
 
 from __future__ import annotations
 
@@ -13,47 +13,33 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
 from dfqbench.grid.choice import EVERY, parse_method
+from dfqbench.plugins.params import first_problem
 from dfqbench.quant.scheme import PROTOCOLS, VALID_BITS, Operand, Override, Protocol, Scheme, parse_scheme
 
 AUTO = "auto"
-"""The budget that means: the target's own."""
+"""The budget that means the default budget of the target."""
 ANY_TARGET = "*"
-"""The key of `models` that holds for every target without one of its own."""
+"""The key of `models` for every target without a key of its own."""
 
 Value = bool | int | float | str | list[Any] | dict[str, Any]
 
 
-def _or_value_error(check: Callable[[str], object]) -> Callable[[Any], Any]:
-    """Turns a check that raises our errors into a validator (pydantic reports ValueErrors with their key)."""
+def _checked_by(check: Callable[[str], object], *, also: str) -> BeforeValidator:
+    """Return a validator from a check that raises `DfqError` (pydantic reports ValueErrors with their key)."""
 
     def validator(value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and value != also:
             try:
                 check(value)
             except DfqError as error:
                 raise ValueError(str(error)) from error
         return value
 
-    return validator
-
-
-def _check_method(text: str) -> None:
-    if text != EVERY:
-        parse_method(text)
-
-
-def _check_budget(text: str) -> None:
-    if text != AUTO:
-        budget_named(text)
-
-
-def _check_setting(key: str) -> None:
-    if not re.fullmatch(r"[^.\s]+\.[^.\s]+", key):
-        raise UsageError(f"'{key}' is not a parameter", "write method.parameter, for example zeroq.iterations")
+    return BeforeValidator(validator)
 
 
 def flattened_settings(value: Any) -> Any:
-    """`[set] zeroq.iterations = 1` and `"zeroq.iterations" = 1` mean the same; TOML reads the first as a table."""
+    """Return settings by dotted name: TOML reads `[set] zeroq.iterations = 1` as a table in a table."""
     if not isinstance(value, dict):
         return value
     flat: dict[str, Any] = {}
@@ -63,29 +49,29 @@ def flattened_settings(value: Any) -> Any:
         else:
             flat[key] = entry
     for key in flat:
-        _or_value_error(_check_setting)(key)
+        if not re.fullmatch(r"[^.\s]+\.[^.\s]+", key):
+            raise ValueError(f"'{key}' is not a parameter; write method.parameter, for example zeroq.iterations")
     return flat
 
 
 class Grid(BaseModel):
-    """What a sweep runs.
+    """The cells to run.
 
     Attributes:
         name: short name; the run's name by default.
         title: one line.
         on: targets; empty: the first complete one of imagenet, cifar10, digits.
         methods: method choices (`zeroq`, `zeroq+distill:gdfq`, `real`); `*`: every competitor, and `noise`.
-        models: models by target; a target without an entry takes that of `*`, else all its models.
+        models: models by target; a target without an entry uses that of `*`, else all its models.
         schemes: labels such as `w4a4@gdfq`.
         seeds: one cell for each.
-        budget: a budget's name, or `auto`: the target's own.
-        threads: threads of a CPU run; fixed, since results depend on it. Several cells at once (`--jobs`) use cores
-            better than several threads of one cell, and bfloat16 gradients wait busily for threads that another process
-            keeps from running.
-        precision: how the training loops compute (`api.Precision`), or `auto`: the fastest that the device is made for.
-        limit: evaluate on the first so many images only.
+        budget: a budget's name, or `auto`: the default of the target.
+        threads: threads of a cell on the CPU; fixed, since results depend on it. Several cells at once (`--jobs`) use
+            the cores better than several threads of one cell.
+        precision: precision of the training loops (`api.Precision`), or `auto`: the fastest that the device supports.
+        limit: number of evaluation images; None: all.
         settings: parameter values by `method.parameter` or `quantizer.parameter` (TOML key `set`).
-        protocols: own protocols by name: `base`, and the fields of `quant.scheme.Protocol` that differ.
+        protocols: new protocols by name: `base`, and the fields of `quant.scheme.Protocol` that differ from it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -93,13 +79,13 @@ class Grid(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     title: str = ""
     on: tuple[str, ...] = ()
-    methods: Annotated[
-        tuple[Annotated[str, BeforeValidator(_or_value_error(_check_method))], ...], Field(min_length=1)
-    ] = (EVERY,)
+    methods: Annotated[tuple[Annotated[str, _checked_by(parse_method, also=EVERY)], ...], Field(min_length=1)] = (
+        EVERY,
+    )
     models: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (0,)
-    budget: Annotated[str, BeforeValidator(_or_value_error(_check_budget))] = AUTO
+    budget: Annotated[str, _checked_by(budget_named, also=AUTO)] = AUTO
     threads: Annotated[int, Field(ge=1, strict=True)] = 1
     precision: Literal["auto", "float32", "float32-fast", "mixed-bfloat16"] = "auto"
     limit: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -116,34 +102,26 @@ class Grid(BaseModel):
 
     @cached_property
     def protocol_table(self) -> dict[str, Protocol]:
-        """The grid's own protocols by name.
-
-        Raises:
-            UsageError: a protocol has an unknown or wrong field.
-        """
+        """The protocols that this grid defines, by name."""
         return {name: custom_protocol(name, changes) for name, changes in self.protocols.items()}
 
     @cached_property
     def parsed_schemes(self) -> tuple[Scheme, ...]:
-        """The schemes, doubles removed.
-
-        Raises:
-            UsageError: a label is not a scheme.
-        """
+        """The schemes, without duplicates."""
         return tuple(dict.fromkeys(parse_scheme(label, self.protocol_table) for label in self.schemes))
 
     def models_for(self, target: str) -> tuple[str, ...] | None:
-        """Names of the models to run on a target; None: all that it has."""
+        """Return the names of the models to run on a target; None: all of them."""
         return self.models.get(target, self.models.get(ANY_TARGET))
 
     def settings_for(self, name: str) -> dict[str, Any]:
-        """Parameter values of a method or quantizer, by parameter name."""
+        """Return the parameter values of a method or quantizer, by parameter name."""
         prefix = f"{name}."
         return {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
 
 
 def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
-    """Builds a grid's own protocol.
+    """Return a protocol that a grid defines.
 
     Args:
         name: label after the `@`.
@@ -158,32 +136,30 @@ def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise UsageError(f"{where}: the name is not valid", "use lower case letters, digits, '_' and '-'")
     _check_keys(["base", *(field for field in _fields(Protocol) if field != "name")], changes, where)
-    wanted = dict(changes)
-    base = wanted.pop("base", "gdfq")
+    base = changes.get("base", "gdfq")
     if base not in PROTOCOLS:
         raise unknown_name(f"base of {where}", str(base), PROTOCOLS)
     data = dataclasses.asdict(PROTOCOLS[base]) | {"name": name}
-    for key, value in wanted.items():
+    for key, value in changes.items():
         if key in {"weights", "activations"}:
             _check_keys(_fields(Operand), value, f"{where}, {key}")
             data[key] = data[key] | dict(value)
-        else:
+        elif key != "base":
             data[key] = None if value == "none" else value
     for override in data["overrides"] if isinstance(data["overrides"], list | tuple) else ():
         _check_keys(_fields(Override), override, f"{where}, overrides")
     try:
         protocol: Protocol = TypeAdapter(Protocol).validate_python(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise UsageError(f"{where}: key '{key}': {message}, not {first['input']!r}", "correct the value") from error
+        key, message = first_problem(error)
+        given = error.errors(include_url=False)[0]["input"]
+        raise UsageError(f"{where}: key '{key}': {message}, not {given!r}", "correct the value") from error
     _check_bits(protocol, where)
     return protocol
 
 
-def _fields(kind: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
+def _fields(dataclass: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(dataclass)]
 
 
 def _check_keys(names: list[str], given: object, where: str) -> None:
@@ -195,9 +171,7 @@ def _check_keys(names: list[str], given: object, where: str) -> None:
 
 
 def _check_bits(protocol: Protocol, where: str) -> None:
-    widths = [protocol.first_bits, protocol.last_bits, protocol.input_bits]
-    for override in protocol.overrides:
-        widths += [override.w_bits, override.a_bits]
-    for width in widths:
-        if width is not None and width not in VALID_BITS:
-            raise UsageError(f"{where}: {width} bits are not supported", "use 2 to 8, or 32 for off")
+    overridden = [bits for override in protocol.overrides for bits in (override.w_bits, override.a_bits)]
+    for bits in (protocol.first_bits, protocol.last_bits, protocol.input_bits, *overridden):
+        if bits is not None and bits not in VALID_BITS:
+            raise UsageError(f"{where}: {bits} bits are not supported", "use 2 to 8, or 32 for off")

@@ -1,14 +1,13 @@
-"""Finds plugins and loads them one by one; one that fails is recorded and undone, and the others go on.
+"""Loading of plugins one by one: one that fails is recorded and undone, and does not affect the others.
 
-pluggy's own `load_setuptools_entrypoints` stops at the first plugin that raises, and its shared manager lets one
-plugin's exception end a hook call for all. Here every plugin gets a manager of its own: a call reaches that plugin
-only, and dropping the manager is the whole roll-back.
+pluggy's own `load_setuptools_entrypoints` stops at the first plugin that raises, and in a shared manager one plugin's
+exception ends a hook call for all. So every plugin gets its own manager, which is dropped if the plugin fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -20,159 +19,134 @@ from dfqbench.api.errors import InputError, PluginError
 from dfqbench.api.method import API_VERSION, PROJECT, FileOffer, Offer
 from dfqbench.isolation import PLUGIN_FAILURES, import_local, local_module_name, rollback_imports
 from dfqbench.plugins.offers import BrokenPlugin, Origin
-from dfqbench.plugins.registry import Installed, Plugins
+from dfqbench.plugins.registry import Plugins
 from dfqbench.quant.range_rules import BUILTIN as BUILTIN_RANGE_RULES
 from dfqbench.quant.range_rules import set_range_rules
 
-OFFER_HOOKS = {
-    "methods": Offer,
-    "quantizers": Offer,
-    "range_rules": Offer,
-    "models": Offer,
-    "targets": FileOffer,
-    "grids": FileOffer,
-    "claims": FileOffer,
+OFFER_TYPES: dict[str, type[Offer | FileOffer]] = {
+    **dict.fromkeys(("methods", "quantizers", "range_rules", "models"), Offer),
+    **dict.fromkeys(("targets", "grids", "claims"), FileOffer),
 }
 """What each offering hook (`dfqbench_` + key) returns."""
 
 HOST = Origin("dfqbench", "dfqbench", __version__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    source: Origin
-    owner: str
-    load: Callable[[], object]
+PRESETS = Path(__file__).parents[1] / "grid" / "presets"
+"""Folder of the host's own grids."""
 
 
 def load_plugins(files: Sequence[Path] = ()) -> Plugins:
-    """Loads the built-in quantizers, every installed plugin, and local plugin files.
+    """Load the host's own offers, every installed plugin, and local plugin files.
 
     A local file may write the `load` string of an offer as `:Class` or `file_stem:Class`; both mean the file itself.
 
     Args:
-        files: local plugin files, after the installed ones; the same file twice counts once.
+        files: local plugin files, loaded after the installed plugins; the same file twice counts once.
 
     Returns:
-        What they offer; plugins that did not load are in `.broken`.
+        Their offers; plugins that did not load are in `.broken`.
 
     Raises:
         InputError: a local file does not exist or is not a Python file.
     """
     paths = tuple(dict.fromkeys(_checked_file(Path(file)) for file in files))
     plugins = Plugins(files=paths)
-    plugins.install(Installed(HOST, None, {"quantizers": quantizers.BUILTIN, "range_rules": BUILTIN_RANGE_RULES}))
-    for candidate in (*_installed_candidates(), *map(_local_candidate, paths)):
-        broken = _load_one(candidate, plugins)
-        if broken is not None:
-            plugins.broken.append(broken)
+    grids = [FileOffer(file.stem, str(file)) for file in sorted(PRESETS.glob("*.toml"))]
+    plugins.install(HOST, {"quantizers": quantizers.BUILTIN, "range_rules": BUILTIN_RANGE_RULES, "grids": grids})
+    for source, package, load in _installed():
+        _load(source, package, load, plugins)
+    for path in paths:
+        source = Origin(path.stem, str(path), "", path)
+        _load(source, local_module_name(path), partial(import_local, path), plugins)
     set_range_rules({name: offer.load for name, offer in plugins.range_rules.items()})
     return plugins
 
 
 def _checked_file(path: Path) -> Path:
     resolved = path.expanduser().resolve()
-    if not resolved.is_file():
-        raise InputError(f"plugin file {path} does not exist", "give the path of a Python file to --plugin")
-    if resolved.suffix != ".py":
-        raise InputError(f"plugin file {path} is not a .py file", "give the path of a Python file to --plugin")
+    if not resolved.is_file() or resolved.suffix != ".py":
+        problem = "is not a .py file" if resolved.is_file() else "does not exist"
+        raise InputError(f"plugin file {path} {problem}", "give the path of a Python file to --plugin")
     return resolved
 
 
-def _installed_candidates() -> Iterator[_Candidate]:
-    found = [(_distribution(point), point) for point in entry_points(group=hookspecs.ENTRY_POINTS)]
-    # The project's own come first, so that a stranger cannot take a built-in's name.
-    for (name, version), point in sorted(found, key=lambda item: (item[0][0] != HOST.origin, item[0], item[1].name)):
-        yield _Candidate(Origin(point.name, name, version), point.module.partition(".")[0], point.load)
+def _installed() -> Iterator[tuple[Origin, str, Callable[[], object]]]:
+    """Yield the entry points, each with its top-level package and its import function."""
+
+    def origin(point: EntryPoint) -> Origin:
+        distribution = (point.dist.name, point.dist.version) if point.dist else (point.module, "")
+        return Origin(point.name, *distribution)
+
+    points = [(origin(point), point) for point in entry_points(group=hookspecs.ENTRY_POINTS)]
+    # The project's own come first, so that no other plugin can take the name of a built-in method.
+    points.sort(key=lambda pair: (pair[0].origin != HOST.origin, pair[0].origin, pair[0].version, pair[0].name))
+    for source, point in points:
+        yield source, point.module.partition(".")[0], point.load
 
 
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    if point.dist is None:
-        return point.module, ""
-    return point.dist.name, point.dist.version
-
-
-def _local_candidate(path: Path) -> _Candidate:
-    return _Candidate(Origin(path.stem, str(path), "", path), local_module_name(path), load=lambda: import_local(path))
-
-
-def _load_one(candidate: _Candidate, plugins: Plugins) -> BrokenPlugin | None:
+def _load(source: Origin, package: str, load: Callable[[], object], plugins: Plugins) -> None:
+    """Import a plugin and install its offers, or add it to the broken plugins."""
     stage = "import"
     try:
-        with rollback_imports(candidate.owner):
-            plugin = _imported(candidate)
+        with rollback_imports(package):
+            plugin = _imported(load, source)
             stage = "register"
-            manager = _managed(plugin, candidate.source)
+            manager = _registered(plugin, source)
             stage = "offer"
-            offers = {kind: tuple(_offers(manager, kind, candidate.source)) for kind in OFFER_HOOKS}
+            offers = {hook: tuple(_offers(manager, hook)) for hook in OFFER_TYPES}
             stage = "api"
-            _check_api(offers, candidate.source)
+            _check_api(offers, source)
             stage = "name"
-            plugins.install(Installed(candidate.source, manager, offers))
+            plugins.install(source, offers, manager)
     except PLUGIN_FAILURES as error:
-        return BrokenPlugin.of(candidate.source, stage, error)
-    return None
+        plugins.broken.append(BrokenPlugin.of(source, stage, error))
 
 
-def _imported(candidate: _Candidate) -> object:
+def _imported(load: Callable[[], object], source: Origin) -> object:
     try:
-        return candidate.load()
+        return load()
     except ImportError as error:
-        # A plugin for another version often fails before it could say for which it is.
+        # A plugin for another version often fails here, before its offers name that version.
         if str(error.name or "").partition(".")[0] != PROJECT:
             raise
         raise PluginError(
             f"it asks dfqbench for what it does not have: {error.msg}; "
             f"dfqbench {__version__} has version {API_VERSION} of the plugin interface",
-            f"upgrade whichever is older, dfqbench or {candidate.source.origin}",
+            f"upgrade whichever is older, dfqbench or {source.origin}",
         ) from error
 
 
-def _managed(plugin: object, source: Origin) -> pluggy.PluginManager:
+def _registered(plugin: object, source: Origin) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name=str(source))
-    # A misspelt hook name is a hook that would never be called.
+    # A misspelt hook would never be called.
     manager.check_pending()
     if not manager.get_hookcallers(plugin):
         raise PluginError("it has no hooks", "mark a function such as `dfqbench_methods` with `@dfqbench.api.hookimpl`")
     return manager
 
 
-def _offers(manager: pluggy.PluginManager, kind: str, source: Origin) -> Iterator[Any]:
-    wanted = OFFER_HOOKS[kind]
-    for answer in getattr(manager.hook, f"dfqbench_{kind}")():
+def _offers(manager: pluggy.PluginManager, hook: str) -> Iterator[Any]:
+    offer_type = OFFER_TYPES[hook]
+    hint = f"return a list of {offer_type.__name__}"
+    for answer in getattr(manager.hook, f"dfqbench_{hook}")():
         if isinstance(answer, str) or not isinstance(answer, Iterable):
-            raise PluginError(
-                f"hook dfqbench_{kind} returned {type(answer).__name__}", f"return a list of {wanted.__name__}"
-            )
+            raise PluginError(f"hook dfqbench_{hook} returned {type(answer).__name__}", hint)
         for offer in answer:
-            if not isinstance(offer, wanted):
+            if not isinstance(offer, offer_type):
+                text = repr(offer)
                 raise PluginError(
-                    f"hook dfqbench_{kind} offered {_shown(offer)}", f"return a list of {wanted.__name__}"
+                    f"hook dfqbench_{hook} offered {text if len(text) <= 60 else f'{text[:57]}...'}", hint
                 )
-            yield _localised(offer, source) if isinstance(offer, Offer) else offer
-
-
-def _localised(offer: Offer, source: Origin) -> Offer:
-    """Points the `load` string of a local file's offer at the name under which the file was imported."""
-    module, colon, attribute = str(offer.load).partition(":")
-    if source.path is None or not colon or module not in {"", source.path.stem}:
-        return offer
-    return replace(offer, load=f"{local_module_name(source.path)}:{attribute}")
+            yield offer
 
 
 def _check_api(offers: dict[str, tuple[Any, ...]], source: Origin) -> None:
-    for kind, kind_offers in offers.items():
-        for offer in kind_offers:
+    for hook, hook_offers in offers.items():
+        for offer in hook_offers:
             if offer.api == API_VERSION:
                 continue
-            what = f"{kind.removesuffix('s')} '{offer.name}' is for version {offer.api} of the plugin interface"
+            what = f"{hook.removesuffix('s')} '{offer.name}' is for version {offer.api} of the plugin interface"
             newer = isinstance(offer.api, int) and offer.api > API_VERSION
             hint = "upgrade dfqbench" if newer else f"upgrade {source.origin}, or port it and set api={API_VERSION}"
             raise PluginError(f"{what}, and dfqbench {__version__} has version {API_VERSION}", hint)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""What plugins brought along, with where it came from; and what is known of a plugin that did not load."""
+"""Loaded offers with their origin, and broken plugins with their errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dfqbench.api.errors import DfqError
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a plugin came from.
+    """The origin of a plugin.
 
     Attributes:
         name: the entry point's name; for a local file, its stem.
@@ -31,14 +31,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class LoadedOffer:
-    """A method, quantizer or model family that can be imported.
+    """An offered class or function.
 
     Attributes:
         name: name that users type.
         load: `module:attribute`; for a local file with the name under which this process imported it.
-        origin: the distribution's name, or the path of the local file.
-        version: the distribution's version; empty for a local file.
-        path: the local file, or None for an installed plugin.
+        origin, version, path: of the plugin, as in `Origin`.
     """
 
     name: str
@@ -50,13 +48,12 @@ class LoadedOffer:
 
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
-    """A grid file or a data folder that a plugin brought along.
+    """An offered grid file, data folder or file of published numbers.
 
     Attributes:
-        name: grid name, or the label of the data folder.
+        name: grid name, or a label.
         path: the file or folder.
-        origin: the distribution's name, or the path of the local plugin file.
-        version: the distribution's version; empty for a local file.
+        origin, version: of the plugin, as in `Origin`.
     """
 
     name: str
@@ -67,15 +64,13 @@ class LoadedFile:
 
 @dataclass(frozen=True, slots=True)
 class BrokenPlugin:
-    """A plugin that did not load, or a hook of it that failed.
+    """A plugin that did not load, or whose hook failed.
 
     Attributes:
-        origin: the distribution's name, or the path of the local file.
+        origin, name, version: of the plugin, as in `Origin`.
         stage: `import`, `register`, `offer`, `api`, `name` or `record_finished`.
         message: what is wrong and what to do, one line.
         traceback: the full traceback.
-        name: the entry point's name; for a local file, its stem.
-        version: the distribution's version; empty for a local file.
         local: whether it is a local file.
     """
 
@@ -89,13 +84,13 @@ class BrokenPlugin:
 
     @classmethod
     def of(cls, source: Origin, stage: str, error: BaseException) -> BrokenPlugin:
-        """Describes a failure."""
+        """Describe a plugin's failure."""
         text = "".join(traceback.format_exception(error))
         return cls(source.origin, stage, one_line(error), text, source.name, source.version, source.path is not None)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line; the type's name comes first where the error is not one of ours."""
+    """Return an error's message on one line, after the name of its type unless it is a `DfqError`."""
     text = " ".join(str(error).split())
     if isinstance(error, DfqError):
         return text

@@ -1,4 +1,4 @@
-"""Which source text makes a method what it is, and a hash of it: an edited loss must never reuse a stale cell."""
+"""The source files of a plugin and their hash, a part of a cell's identity: results of edited code are not reused."""
 
 from __future__ import annotations
 
@@ -16,51 +16,47 @@ from dfqbench.api.errors import PluginError
 
 @dataclass(frozen=True, slots=True)
 class _Package:
-    """A top-level package on disk.
-
-    Attributes:
-        name: its import name.
-        roots: its folders (a namespace package may have several).
-    """
+    """A top-level package on disk; a namespace package may have several folders."""
 
     name: str
-    roots: tuple[Path, ...]
+    folders: tuple[Path, ...]
 
     def file(self, module: str) -> Path | None:
-        """The file of a module of this package, without importing anything; None where there is none."""
+        """Return the file of a module of this package, without importing anything; None if there is none."""
         top, *parts = module.split(".")
-        if top != self.name:
-            return None
-        for root in self.roots:
-            place = root.joinpath(*parts)
+        for folder in self.folders if top == self.name else ():
+            place = folder.joinpath(*parts)
             for candidate in (place / "__init__.py", place.parent / f"{place.name}.py"):
-                if candidate.is_file() and candidate.is_relative_to(root):
+                if candidate.is_file() and candidate.is_relative_to(folder):
                     return candidate
         return None
 
-    def module(self, file: Path) -> tuple[str, bool] | None:
-        """Import name of a file of this package, and whether it is a package's `__init__`."""
-        for root in self.roots:
-            if file.is_relative_to(root):
-                parts = file.relative_to(root).with_suffix("").parts
-                is_package = parts[-1] == "__init__"
-                return ".".join((self.name, *(parts[:-1] if is_package else parts))), is_package
-        return None
+    def imported_files(self, module: str) -> Iterator[Path]:
+        """Yield the files that importing a module runs: the module, and the `__init__` of every package above it."""
+        parts = module.split(".")
+        for end in range(1, len(parts) + 1):
+            file = self.file(".".join(parts[:end]))
+            if file is not None:
+                yield file
+
+    def parents(self, file: Path) -> tuple[str, ...]:
+        """Return the names of the packages that a file is in, for relative imports."""
+        for folder in self.folders:
+            if file.is_relative_to(folder):
+                return (self.name, *file.relative_to(folder).parts[:-1])
+        return ()
 
 
 def source_files(load: str, path: Path | None = None) -> list[Path]:
-    """The files whose text identifies a plugin's method.
+    """Return the files whose text identifies a plugin's method, absolute and sorted.
 
     For a local plugin file: that file. For a module in a package: every `.py` file of the folder that holds it,
     recursively, and every module of the same top-level package that these import, directly or not. Imports are read
-    from the syntax tree (functions included); modules named only at run time are not seen.
+    from the syntax tree (functions included); modules named only at run time are missed.
 
     Args:
         load: `module:attribute`, as in `LoadedOffer.load`.
         path: the local plugin file, as in `LoadedOffer.path`.
-
-    Returns:
-        Absolute paths, sorted.
 
     Raises:
         PluginError: the module is not found, or has no source file.
@@ -68,25 +64,26 @@ def source_files(load: str, path: Path | None = None) -> list[Path]:
     if path is not None:
         return [path.resolve()]
     module = load.partition(":")[0]
-    package = _package(module.partition(".")[0])
-    if package is None:
-        return [_origin(module)]
+    top = module.partition(".")[0]
+    folders, single_file = _located(top)
+    if folders is None and single_file is not None and module == top:
+        return [single_file]
+    package = _Package(top, folders or ())
     start = package.file(module)
     if start is None:
         raise PluginError(f"the source of module '{module}' is not found", "install the plugin with its .py files")
-    found: set[Path] = set()
-    waiting = [*start.parent.rglob("*.py"), *_files_of(module, package)]
+    files: set[Path] = set()
+    waiting = [*start.parent.rglob("*.py"), *package.imported_files(module)]
     while waiting:
         file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        waiting += [item for name in _imports(file, package) for item in _files_of(name, package)]
-    return sorted(found)
+        if file not in files:
+            files.add(file)
+            waiting += [imported for name in _imports(file, package) for imported in package.imported_files(name)]
+    return sorted(files)
 
 
 def source_hash(files: Iterable[Path]) -> str:
-    """SHA-256 over the files' names, relative to their common folder, and their text.
+    """Return the SHA-256 of the files' names, relative to their common folder, and of their text.
 
     It does not depend on where the files are installed, on their order, or on the kind of line ends.
     """
@@ -96,64 +93,43 @@ def source_hash(files: Iterable[Path]) -> str:
     for file in paths:
         text = file.read_bytes().replace(b"\r\n", b"\n")
         name = file.relative_to(common).as_posix().encode()
-        # Lengths keep "ab" + "c" apart from "a" + "bc".
+        # Lengths distinguish "ab" + "c" from "a" + "bc".
         digest.update(b"%d %s %d " % (len(name), name, len(text)) + text)
     return digest.hexdigest()
 
 
-def _package(name: str) -> _Package | None:
-    """The top-level package of that name; None if it is a single module."""
+def _located(name: str) -> tuple[tuple[Path, ...] | None, Path | None]:
+    """Return the folders of a top-level package, or None and the file of a top-level module."""
     loaded = sys.modules.get(name)
-    places = getattr(loaded, "__path__", None)
-    if loaded is None:
+    if loaded is not None:
+        folders, file = getattr(loaded, "__path__", None), getattr(loaded, "__file__", None)
+    else:
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):
             spec = None
         if spec is None:
             raise PluginError(f"module '{name}' is not found", "install the plugin that offers it")
-        places = spec.submodule_search_locations
-    return None if places is None else _Package(name, tuple(Path(place).resolve() for place in places))
-
-
-def _origin(module: str) -> Path:
-    """The file of a module outside any package."""
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    if loaded is None:
-        spec = importlib.util.find_spec(module)
-        file = None if spec is None else spec.origin
-    if file is None or not Path(file).is_file():
-        raise PluginError(f"the source of module '{module}' is not found", "install the plugin with its .py files")
-    return Path(file).resolve()
-
-
-def _files_of(module: str, package: _Package) -> Iterator[Path]:
-    """What importing a module runs: the module, and the `__init__` of every package above it."""
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        file = package.file(".".join(parts[:end]))
-        if file is not None:
-            yield file
+        folders, file = spec.submodule_search_locations, spec.origin
+    if folders is not None:
+        return tuple(Path(folder).resolve() for folder in folders), None
+    return None, Path(file).resolve() if file is not None and Path(file).is_file() else None
 
 
 def _imports(file: Path, package: _Package) -> Iterator[str]:
-    """Names that a file imports from its own top-level package; attributes of modules may be among them."""
+    """Yield the names that a file imports, absolute; attributes of modules may be among them."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        # Its text is hashed all the same; Python itself will say what is wrong when it is imported.
+        # Importing it will raise the error; its text is hashed all the same.
         return
-    here = package.module(file)
+    parents = package.parents(file)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            if node.level and here is not None:
-                name, is_package = here
-                parts = name.split(".")
-                kept = parts[: len(parts) - node.level + is_package]
-                base = ".".join((*kept, *(base.split(".") if base else ())))
+            if node.level and parents:
+                base = ".".join((*parents[: len(parents) - node.level + 1], *filter(None, [base])))
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)

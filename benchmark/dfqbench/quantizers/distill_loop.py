@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
-from dfqbench.api.numerics import widened
+from dfqbench.api.precision import to_float32
 from dfqbench.quant import check_range_rule, prepare
 from dfqbench.quantizers.distill_losses import interpolate, kd_loss
 from dfqbench.synth.augment import crop_and_flip
@@ -174,7 +174,7 @@ class TrainedStudent:
         if teacher_logits is None:
             with torch.no_grad(), self.ctx.autocast():
                 teacher_logits = self._teacher(batch.images)
-            teacher_logits = widened(teacher_logits)
+            teacher_logits = to_float32(teacher_logits)
         loss = self._loss(teacher_logits, self.student(batch.images), batch.labels)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad()

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dfqbench import __version__
 from dfqbench.api.errors import UsageError, unknown_name
 from dfqbench.api.method import API_VERSION
 
-KINDS = {
-    "images": "a fixed set of images, learned directly (as ZeroQ)",
-    "generator": "a generator that learns while the student does (as GDFQ)",
-}
-"""Kinds of methods that can be started from."""
+KINDS = ("images", "generator")
+"""Kinds of methods: a fixed set of images, optimized directly (as ZeroQ), or a generator (as GDFQ)."""
+TEMPLATES = Path(__file__).parent / "templates"
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
-_SUFFIX = ".jinja"
 
 
 def new_package(name: str, kind: str, into: Path, taken: Iterable[str] = ()) -> list[Path]:
-    """Writes an installable package with a working method.
+    """Write an installable package with a working method.
 
     Args:
         name: of the method; the package is called `dfqbench-NAME`, its folder NAME.
-        kind: a key of `KINDS`.
+        kind: one of `KINDS`.
         into: an existing folder, in which the package's folder is made.
-        taken: names that other methods have.
+        taken: names of other methods.
 
     Returns:
         The files, the package's folder first.
 
     Raises:
-        UsageError: the name or kind is not valid, the name is taken, or there is such a folder already.
+        UsageError: the name or kind is not valid, the name is taken, or the folder exists already.
     """
     if _NAME.fullmatch(name) is None:
         raise UsageError(
@@ -53,10 +48,9 @@ def new_package(name: str, kind: str, into: Path, taken: Iterable[str] = ()) -> 
     folder = into / name
     if folder.exists():
         raise UsageError(f"{folder} exists already", "choose another name, or another place with --into")
-    words = _words(name, kind)
-    texts = {_place(path, words): _rendered(source, words) for path, source in _templates(kind)}
+    texts = _rendered(name, kind)
     try:
-        for path, text in sorted(texts.items()):
+        for path, text in texts.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
@@ -64,43 +58,27 @@ def new_package(name: str, kind: str, into: Path, taken: Iterable[str] = ()) -> 
         raise UsageError(
             f"cannot write {folder}: {error.strerror or error}", "choose a folder that is yours"
         ) from error
-    return [folder, *(folder / path for path in sorted(texts))]
+    return [folder, *(folder / path for path in texts)]
 
 
-def _words(name: str, kind: str) -> dict[str, str | int]:
-    parts = re.split(r"[_-]", name)
-    return {
+def _rendered(name: str, kind: str) -> dict[str, str]:
+    """Return the texts of a package by path, sorted."""
+    words = re.split(r"[_-]", name)
+    module = "_".join(words)
+    package = f"dfqbench_{module}"
+    loader = FileSystemLoader([TEMPLATES / "common", TEMPLATES / kind])
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - Python
+    environment.globals |= {
         "name": name,
-        "kind": kind,
-        "package": f"dfqbench_{'_'.join(parts)}",
-        "distribution": f"dfqbench-{'-'.join(parts)}",
-        "class": "".join(part.capitalize() for part in parts),
-        "title": " ".join(part.capitalize() for part in parts),
+        "package": package,
+        "distribution": f"dfqbench-{'-'.join(words)}",
+        "class": "".join(word.capitalize() for word in words),
+        "title": " ".join(word.capitalize() for word in words),
         "api": API_VERSION,
         "version": __version__,
     }
-
-
-def _templates(kind: str) -> list[tuple[str, str]]:
-    """Paths within the package, with the templates' text."""
-    root = resources.files("dfqbench.scaffold") / "templates"
-    return [*_below(root / "common", ""), *_below(root / kind, "src/PACKAGE/")]
-
-
-def _below(folder: Traversable, prefix: str) -> list[tuple[str, str]]:
-    found = []
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            found += _below(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(_SUFFIX):
-            found.append((prefix + entry.name.removesuffix(_SUFFIX), entry.read_text(encoding="utf-8")))
-    return found
-
-
-def _place(path: str, words: dict[str, str | int]) -> Path:
-    return Path(path.replace("PACKAGE", str(words["package"])).replace("NAME", str(words["name"]).replace("-", "_")))
-
-
-def _rendered(text: str, words: dict[str, str | int]) -> str:
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Python text
-    return environment.from_string(text).render(words)
+    texts = {}
+    for template in environment.list_templates(extensions=["jinja"]):
+        path = template.removesuffix(".jinja").replace("PACKAGE", package).replace("NAME", module)
+        texts[path] = environment.get_template(template).render()
+    return dict(sorted(texts.items()))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from dfqbench.api import Skip
-from dfqbench.api.numerics import widened
+from dfqbench.api.precision import to_float32
 from dfqbench.synth.statistics import PassRecorder, batchnorm_layers
 
 NORMALISER_EPS = 1e-8
@@ -23,7 +23,7 @@ NORMALISER_EPS = 1e-8
 
 def attention_map(features: Tensor) -> Tensor:
     """A = mean_c F_c^2, (N, H, W), at least float32, of feature maps F (N, C, H, W)."""
-    return widened(features).square().mean(1)
+    return to_float32(features).square().mean(1)
 
 
 def attention_centre(attention: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ class FeatureMaps(PassRecorder):
             raise Skip("the network has no feature map of more than one position, so no attention map")
         stages = list(self._maps.values())
         if self._penultimate is None or self._penultimate.ndim != 2:
-            return PassMaps(stages, widened(stages[-1]).mean((2, 3)))
-        return PassMaps(stages, widened(self._penultimate))
+            return PassMaps(stages, to_float32(stages[-1]).mean((2, 3)))
+        return PassMaps(stages, to_float32(self._penultimate))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, Context
 from dfqbench.api.graphed import EagerStep
-from dfqbench.api.numerics import widened
+from dfqbench.api.precision import to_float32
 from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.generators import Condition, Draw, Generator, class_condition
@@ -97,7 +97,7 @@ class GeneratorSource:
     def _run_teacher(self, images: Tensor) -> Tensor:
         with self._autocast():
             logits: Tensor = self._teacher(images)
-        return widened(logits)
+        return to_float32(logits)
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Update the generator once.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import InputStats
-from dfqbench.api.numerics import widened
+from dfqbench.api.precision import to_float32
 from dfqbench.quant.operators import operator
 from dfqbench.synth.sub_pixel import sub_pixel_conv, sub_pixel_norm
 
@@ -151,7 +151,7 @@ class Generator(nn.Module):
         x = self._doubled(x, self.conv1, self.norm2, labels)
         x = self._doubled(x, self.conv2, self.norm3, labels)
         # Under autocast the trunk is bfloat16; images are always float32.
-        x = torch.tanh(widened(self.conv3(x)))
+        x = torch.tanh(to_float32(self.conv3(x)))
         if x.shape[2:] != self.size:
             x = F.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         # For three channels torch's BatchNorm is five times faster on contiguous maps.

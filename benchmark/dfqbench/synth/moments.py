@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfqbench.api.numerics import widened
+from dfqbench.api.precision import to_float32
 from dfqbench.quant.operators import operator
 
 
@@ -41,7 +41,7 @@ class _BatchNormStats(torch.autograd.Function):
         channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         rows = x.permute(0, 2, 3, 1).flatten(1, 2) if channels_last else x.view(*x.shape[:2], -1)
         dim = 1 if channels_last else 2
-        rows = widened(rows)
+        rows = to_float32(rows)
         mean = rows.mean(dim, keepdim=True)
         var = (rows - mean).square_().mean(dim)
         mean = mean.squeeze(dim)
@@ -57,7 +57,7 @@ class _BatchNormStats(torch.autograd.Function):
         slope = grads[1] * (2.0 / count)
         offset = grads[0] / count - slope * mean
         shape = (*mean.shape, *(1,) * (x.ndim - 2))
-        return torch.addcmul(offset.view(shape), slope.view(shape), widened(x)).to(x.dtype)
+        return torch.addcmul(offset.view(shape), slope.view(shape), to_float32(x)).to(x.dtype)
 
 
 def sample_moments(x: Tensor) -> Moments:

@@ -10,12 +10,13 @@ from typing import Any
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
 from dfqbench.api.method import Fidelity, Quantizer
-from dfqbench.grid.choice import REAL, MethodChoice, resolve_methods
-from dfqbench.grid.params import build_params, params_dict
+from dfqbench.grid.choice import MethodChoice, resolve_methods
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
+from dfqbench.plugins.params import build_params, params_dict
+from dfqbench.plugins.registry import REAL
 from dfqbench.run.plan.cell import DATA_CODE, Cell, Part, Problem
 from dfqbench.run.plan.identity import host_code
 from dfqbench.run.plan.real import REAL_TITLE, RealParams

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import DfqError
-from dfqbench.grid.choice import REAL
+from dfqbench.plugins.registry import REAL
 from dfqbench.run.execute.cancellation import Stop
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted, SharedJob, Sharing, Warned
 from dfqbench.run.execute.executor import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Slot

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfqbench.grid.choice import REAL
+from dfqbench.plugins.registry import REAL
 from dfqbench.run.execute.cancellation import Stop
 from dfqbench.run.execute.events import Event, Phase, Probed
 from dfqbench.run.plan.estimate import Estimate, History, cost_key

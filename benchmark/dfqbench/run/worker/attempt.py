@@ -19,11 +19,11 @@ from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.api.precision import Precision
-from dfqbench.grid.choice import REAL
-from dfqbench.grid.params import build_params
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
+from dfqbench.plugins.params import build_params
+from dfqbench.plugins.registry import REAL
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, save_student
 from dfqbench.run.execute.events import EventSink, Phase, PhaseStarted, Probed, Progress, SourceReady, Warned

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api import Batch, Budget, DfqError, Method, ModelCard, Quantizer, SampleSource, is_live
-from dfqbench.grid.params import build_params
 from dfqbench.isolation import PLUGIN_FAILURES
+from dfqbench.plugins.params import build_params
 from dfqbench.quant import Scheme, parse_scheme
 from dfqbench.run.worker.rng import seeded
 from dfqbench.testing.conformance.fault import Fault

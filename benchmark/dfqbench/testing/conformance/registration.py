@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 
 from dfqbench.api import describe_params
-from dfqbench.grid.params import build_params, params_dict
+from dfqbench.plugins.params import build_params, params_dict
 from dfqbench.report.literature.published import read_numbers
 from dfqbench.testing.conformance.fault import Fault
 from dfqbench.testing.conformance.method_under_test import MethodUnderTest, blamed

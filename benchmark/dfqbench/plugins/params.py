@@ -1,4 +1,4 @@
-"""Parameters from a grid file or the command line to a method's dataclass, and back to plain data."""
+"""Conversion of parameters: from a grid file or the command line to a dataclass, and back to plain data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
 
 _CONTAINERS = (tuple, list, dict, set, frozenset)
-_LISTED = "`dfqbench methods show {}` lists the parameters"
 
 
 def build_params(params_type: type[Any], overrides: Mapping[str, object], where: str) -> Any:
-    """Builds a params instance from its defaults and some other values.
+    """Return an instance of a params class: its defaults, with some values replaced.
 
     Strings, as the command line gives them, are read as the field's type: `1e-4`, `true`, `none` where the field
     may be None, `1,2,3` or JSON for containers.
@@ -27,14 +26,12 @@ def build_params(params_type: type[Any], overrides: Mapping[str, object], where:
     Args:
         params_type: a frozen dataclass with a default for every field.
         overrides: values by field name.
-        where: who asks, for messages (`zeroq`, say).
-
-    Returns:
-        An instance of `params_type`.
+        where: the method or quantizer, for messages (`zeroq`, say).
 
     Raises:
         UsageError: a name is unknown, or a value does not fit its field.
     """
+    hint = f"`dfqbench methods show {where}` lists the parameters"
     fields = {field.name: field for field in dataclasses.fields(params_type) if field.init}
     for name in overrides:
         if name not in fields:
@@ -42,15 +39,19 @@ def build_params(params_type: type[Any], overrides: Mapping[str, object], where:
     try:
         # Annotations may be strings that only the defining module can resolve.
         hints = typing.get_type_hints(params_type)
-        values = {name: _read(value, hints[name]) for name, value in overrides.items()}
+        values = {name: _parsed(value, hints[name]) for name, value in overrides.items()}
         params = TypeAdapter(params_type).validate_python(values)
     except ValidationError as error:
-        raise _value_error(error, overrides, where) from error
+        place, message = first_problem(error)
+        name = place.partition(".")[0]
+        given = f", not {overrides[name]!r}" if name in overrides else ""
+        dotted = f" {where}.{name}" if name else f"s of {where}"
+        raise UsageError(f"parameter{dotted}: {message}{given}", hint) from error
     except DfqError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
-        raise UsageError(f"parameters of {where}: {type(error).__name__}: {text}", _LISTED.format(where)) from error
+        raise UsageError(f"parameters of {where}: {type(error).__name__}: {text}", hint) from error
     for name in overrides:
         value = getattr(params, name)
         if isinstance(value, float) and not math.isfinite(value):
@@ -59,12 +60,19 @@ def build_params(params_type: type[Any], overrides: Mapping[str, object], where:
 
 
 def params_dict(params: Any) -> dict[str, Any]:
-    """The parameters as JSON-able data, for records and identities; `build_params` reads it back."""
+    """Return the parameters as JSON-able data, for records and identities; `build_params` accepts it."""
     data: dict[str, Any] = TypeAdapter(type(params)).dump_python(params, mode="json")
     return data
 
 
-def _read(value: object, hint: Any) -> object:
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the dotted key and the message, in lower case, of the first problem of a validation."""
+    problem = error.errors(include_url=False)[0]
+    message = " ".join(problem["msg"].split())
+    return ".".join(str(part) for part in problem["loc"]), message[:1].lower() + message[1:]
+
+
+def _parsed(value: object, hint: Any) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -78,13 +86,3 @@ def _read(value: object, hint: Any) -> object:
         except ValueError:
             return [part.strip() for part in text.split(",") if part.strip()]
     return text
-
-
-def _value_error(error: ValidationError, overrides: Mapping[str, object], where: str) -> UsageError:
-    first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    name = path[0] if path else ""
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    given = f", not {overrides[name]!r}" if name in overrides else ""
-    dotted = f" {where}.{name}" if name else f"s of {where}"
-    return UsageError(f"parameter{dotted}: {message}{given}", _LISTED.format(where))

@@ -1,4 +1,4 @@
-"""Parameters: read from text and TOML, checked, and back to plain data."""
+"""Parameters: parsed from text and TOML, checked, and converted back to plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from dfqbench.api import NoParams, UsageError
-from dfqbench.grid import build_params, params_dict
+from dfqbench.plugins.params import build_params, params_dict
 
 
 class Colour(StrEnum):
@@ -89,12 +89,12 @@ def test_wrong_values(name: str, value: object, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_name_lists_the_valid_ones() -> None:
+def test_unknown_name_lists_valid_names() -> None:
     with pytest.raises(UsageError, match=r"unknown parameter of toy 'step'; did you mean steps.*\? valid: cap, colour"):
         build_params(Params, {"step": 1}, "toy")
 
 
-def test_slots_and_the_class_s_own_check() -> None:
+def test_slots_and_post_init() -> None:
     assert build_params(Slotted, {"lr": "0.1"}, "toy") == Slotted(0.1)
     with pytest.raises(UsageError, match="lr is above 1"):
         build_params(Slotted, {"lr": 2}, "toy")
