@@ -125,7 +125,7 @@ class ToyRun:
         process = self.start(*arguments, **options)
         _, errors = process.communicate(timeout=TIMEOUT)
         if process.returncode not in statuses or "Traceback" in errors:
-            raise RuntimeError(f"{process.args} ended with status {process.returncode}:\n{errors}")
+            raise RuntimeError(f"{process.args!r} ended with status {process.returncode}:\n{errors}")
         return process.returncode
 
     def _measured(self) -> list[tuple[Record, Path]]:

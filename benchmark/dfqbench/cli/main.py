@@ -14,7 +14,7 @@ from dfqbench.api.errors import DfqError, UsageError
 
 VERBS = (
     *("run", "plan", "table", "show", "claims", "compare", "diagnose", "plot", "pictures", "report"),
-    *("methods", "models", "grids", "fetch", "doctor", "decode", "bench"),
+    *("methods", "models", "grids", "fetch", "doctor", "decode"),
 )
 """One module each in `dfqbench.cli`; each has `register(app)`."""
 STOPPED = 130
