@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ MANY = 150
 """More images than a method usually makes: a fixed source repeats them, a live one makes more."""
 
 
-def images(method: MethodUnderTest) -> Iterable[str]:
+def images(method: MethodUnderTest) -> None:
     """Check that images fit the card, are finite and carry no graph: three channels; one channel in bfloat16."""
     cases: list[tuple[dict[str, int], Precision]] = [
         ({}, Precision.FLOAT32),
@@ -40,7 +40,6 @@ def images(method: MethodUnderTest) -> Iterable[str]:
             _check_batch(method.drawn(run, size), card, size, "sample")
         if is_live(run.source):
             _check_batch(run.source.train_step(BATCH), card, BATCH, "train_step")
-    return ()
 
 
 def _check_batch(batch: object, card: ModelCard, size: int, call: str) -> None:
@@ -57,24 +56,19 @@ def _check_batch(batch: object, card: ModelCard, size: int, call: str) -> None:
 def _check_tensor(tensor: object, shape: tuple[int, ...], what: str) -> None:
     if not isinstance(tensor, Tensor):
         raise Fault(f"{what} are a {type(tensor).__name__}", "make them a torch.Tensor")
-    properties = (
-        (
-            tuple(tensor.shape) == shape,
-            f"have shape {tuple(tensor.shape)}, not {shape}",
+    if tuple(tensor.shape) != shape:
+        raise Fault(
+            f"{what} have shape {tuple(tensor.shape)}, not {shape}",
             "take (C, H, W) from ctx.card.input_size, classes from ctx.card.classes, and as many as asked for",
-        ),
-        (tensor.dtype == torch.float32, f"are {tensor.dtype}, not torch.float32", "convert them with .float()"),
-        (tensor.device.type == "cpu", f"are on {tensor.device}, not on ctx.device", "make them with device=ctx.device"),
-        (not tensor.requires_grad, "carry a graph, which keeps every step's memory", "hand out .detach()ed tensors"),
-        (
-            bool(torch.isfinite(tensor).all()),
-            "are not finite",
-            "look for a division by zero or a learning rate that is too high",
-        ),
-    )
-    for holds, violation, hint in properties:
-        if not holds:
-            raise Fault(f"{what} {violation}", hint)
+        )
+    if tensor.dtype != torch.float32:
+        raise Fault(f"{what} are {tensor.dtype}, not torch.float32", "convert them with .float()")
+    if tensor.device.type != "cpu":
+        raise Fault(f"{what} are on {tensor.device}, not on ctx.device", "make them with device=ctx.device")
+    if tensor.requires_grad:
+        raise Fault(f"{what} carry a graph, which keeps every step's memory", "hand out .detach()ed tensors")
+    if not bool(torch.isfinite(tensor).all()):
+        raise Fault(f"{what} are not finite", "look for a division by zero or a learning rate that is too high")
 
 
 def _check_labels(labels: Tensor, card: ModelCard, size: int, what: str) -> None:
@@ -90,7 +84,7 @@ def _check_labels(labels: Tensor, card: ModelCard, size: int, what: str) -> None
         raise Fault(f"{what} reach beyond the {card.classes} classes", "draw them below ctx.card.classes")
 
 
-def teacher(method: MethodUnderTest) -> Iterable[str]:
+def teacher(method: MethodUnderTest) -> None:
     """Check that synthesis, drawing and quantization leave the teacher as it was."""
     network = toy_network()
     before = _anatomy(network)
@@ -101,7 +95,6 @@ def teacher(method: MethodUnderTest) -> Iterable[str]:
     if is_live(run.source):
         run.source.train_step(BATCH, student)
     _compare(before, _anatomy(network), "drawing from the source, or quantize,")
-    return ()
 
 
 def _anatomy(network: nn.Module) -> dict[str, Any]:
@@ -137,7 +130,7 @@ def _compare(before: dict[str, Any], after: dict[str, Any], culprit: str) -> Non
             raise Fault(f"{culprit} changed the teacher's {part} ({shown})", _REMEDIES[part])
 
 
-def seeds(method: MethodUnderTest) -> Iterable[str]:
+def seeds(method: MethodUnderTest) -> None:
     """Check that the same seed gives the same bits, and another seed other images."""
     first = method.drawn(method.synthesized()).images
     torch.rand(7)  # another cell may have drawn numbers in this process
@@ -152,10 +145,9 @@ def seeds(method: MethodUnderTest) -> Iterable[str]:
             "runs with different seeds made the same images",
             "draw from ctx.generator or seed your own with ctx.seed('name'), not with a constant",
         )
-    return ()
 
 
-def rng(method: MethodUnderTest) -> Iterable[str]:
+def rng(method: MethodUnderTest) -> None:
     """Check that the caller's random numbers and torch's global settings are as before."""
     with _unchanged():
         run = method.synthesized()
@@ -170,7 +162,6 @@ def rng(method: MethodUnderTest) -> Iterable[str]:
             f"importing the plugin changes {', '.join(method.dry_run.random)}",
             "seed nothing and set nothing while a module is imported; use ctx.generator inside synthesize",
         )
-    return ()
 
 
 def random_state() -> dict[str, Any]:

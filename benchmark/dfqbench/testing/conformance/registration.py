@@ -45,7 +45,7 @@ else:
 """
 
 
-def contract(method: MethodUnderTest) -> Iterable[str]:
+def contract(method: MethodUnderTest) -> None:
     """Check that the import string names a class that keeps the contract, and that its claims can be read."""
     _ = method.method_class  # raises what the class breaks
     method.instance()
@@ -53,10 +53,9 @@ def contract(method: MethodUnderTest) -> Iterable[str]:
         if file.origin == method.offer.origin:
             with plugin_code("reading its claims"):
                 claims_in(file.path)
-    return ()
 
 
-def light(method: MethodUnderTest) -> Iterable[str]:
+def light(method: MethodUnderTest) -> None:
     """Check, in a fresh interpreter, that importing the offer and the class imports no heavy library."""
     offer = method.offer
     points = (
@@ -78,7 +77,6 @@ def light(method: MethodUnderTest) -> Iterable[str]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Fault(f"importing it in a fresh interpreter fails: {last}", "repair the import")
-    return ()
 
 
 def parameters(method: MethodUnderTest) -> Iterable[str]:
@@ -103,7 +101,7 @@ def parameters(method: MethodUnderTest) -> Iterable[str]:
         )
 
 
-def ends(method: MethodUnderTest) -> Iterable[str]:
+def ends(method: MethodUnderTest) -> None:
     """Check that a run on a toy network comes to its end."""
     result = method.dry_run
     if not result.ended:
@@ -118,10 +116,9 @@ def ends(method: MethodUnderTest) -> Iterable[str]:
         )
     if result.error:
         raise Fault(f"it failed in a process of its own: {result.error}", "repair it there")
-    return ()
 
 
-def confined(method: MethodUnderTest) -> Iterable[str]:
+def confined(method: MethodUnderTest) -> None:
     """Check that nothing is written outside the work folder, read under a data folder, or fetched."""
     result = method.dry_run
     for paths, violation, hint in (
@@ -131,4 +128,3 @@ def confined(method: MethodUnderTest) -> Iterable[str]:
     ):
         if paths:
             raise Fault(f"it {violation} {', '.join(paths[:3])}", hint)
-    return ()

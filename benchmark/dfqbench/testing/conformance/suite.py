@@ -30,7 +30,7 @@ class Check:
 
     name: str
     title: str
-    run: Callable[[MethodUnderTest], Iterable[str]]
+    run: Callable[[MethodUnderTest], Iterable[str] | None]
     runs_code: bool = True
 
 
@@ -93,7 +93,7 @@ def examine(
 def run_check(check: Check, method: MethodUnderTest) -> Finding:
     """Run one check and return its result."""
     try:
-        advice = list(check.run(method))
+        advice = list(check.run(method) or ())
     except PluginError as error:
         return Finding(check.name, check.title, "failed", str(error))
     return Finding(check.name, check.title, "warning" if advice else "ok", "; ".join(advice))
@@ -134,7 +134,7 @@ class MethodChecks:
         try:
             tested = self.method_under_test()
             if check.runs_code:
-                list(registration.ends(tested))
+                registration.ends(tested)
         except PluginError as error:
             pytest.fail(str(error), pytrace=False)
         finding = run_check(check, tested)
