@@ -36,14 +36,7 @@ MEASUREMENTS = {"status", "top1", "top5", "fp_top1", "drop", "agreement", "corre
 
 @dataclass(slots=True)
 class Report:
-    """What disturbed runs have shown.
-
-    Attributes:
-        injected: faults that were injected, by kind.
-        lost: finished cells whose record was gone later.
-        torn: records that could not be read.
-        different: differences from the undisturbed run, one line each.
-    """
+    """Injected faults by kind, finished cells whose record was lost, torn records, differences from the reference."""
 
     injected: Counter[str] = field(default_factory=Counter)
     lost: int = 0
@@ -88,12 +81,7 @@ class Report:
 
 
 class ToyRun:
-    """A run of the toy grid in a results folder of its own.
-
-    Args:
-        out: the results folder.
-        grid: a file that holds `GRID`.
-    """
+    """A run of the toy grid in the results folder `out`; `grid` is a file that holds `GRID`."""
 
     def __init__(self, out: Path, grid: Path) -> None:
         self.grid = grid
@@ -117,11 +105,7 @@ class ToyRun:
         )
 
     def run(self, *arguments: str, statuses: Container[int] = (0,), **options: Any) -> int:
-        """Run the command to its end and return its status.
-
-        Raises:
-            RuntimeError: it ended with another status than these, or with a traceback.
-        """
+        """Run the command to its end; return its status, or raise if it has another or shows a traceback."""
         process = self.start(*arguments, **options)
         _, errors = process.communicate(timeout=TIMEOUT)
         if process.returncode not in statuses or "Traceback" in errors:

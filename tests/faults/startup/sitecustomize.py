@@ -1,7 +1,7 @@
 """Kill the process that loads this module, or its parent, at a point that the harness has armed.
 
 Python loads it in every process of a run whose PYTHONPATH names this folder. The program itself is unchanged: file
-operations are seen through Python's audit events, and the harness's toy method reports its steps to `reach`.
+operations, and the steps of the harness's toy method, are audit events.
 """
 
 from __future__ import annotations
@@ -40,22 +40,21 @@ class _Faults:
                         self.armed.setdefault(fault["point"], []).append(fault)
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.paused or event not in {"open", "os.rename"}:
+        if self.paused or event not in {"open", "os.rename", "toy.step"}:
             return
         if self.dying:
             os.kill(os.getpid(), signal.SIGKILL)
-        path = args[1] if event == "os.rename" else args[0]
-        if isinstance(path, str | os.PathLike):
-            operation, name = "open", os.path.basename(os.fspath(path))
+        path = args[event == "os.rename"]
+        if event == "toy.step":
+            self.reach(path, "")
+        elif isinstance(path, str | os.PathLike):
+            name = os.path.basename(os.fspath(path))
             part = PART.fullmatch(name)
-            if part is not None:
-                operation, name = "part", part["name"]
-            if event == "os.rename":
-                operation = "rename"
-            name = "checkpoint" if name.startswith("checkpoint-") else name
-            self.reach(f"{operation}:{name}", os.fspath(args[0]))
+            name = part["name"] if part else name
+            operation = "rename" if event == "os.rename" else "part" if part else "open"
+            self.reach(f"{operation}:{'checkpoint' if name.startswith('checkpoint-') else name}", os.fspath(args[0]))
 
-    def reach(self, point: str, path: str = "") -> None:
+    def reach(self, point: str, path: str) -> None:
         for fault in self.armed.get(point, ()):
             fault["skip"] -= 1
             if fault["skip"] >= 0:
@@ -83,6 +82,4 @@ class _Faults:
 
 
 if FOLDER:
-    _faults = _Faults()
-    reach = _faults.reach
-    sys.addaudithook(_faults.hook)
+    sys.addaudithook(_Faults().hook)
