@@ -58,10 +58,9 @@ def contract(method: MethodUnderTest) -> None:
 def light(method: MethodUnderTest) -> None:
     """Check, in a fresh interpreter, that importing the offer and the class imports no heavy library."""
     offer = method.offer
-    points = (
-        [] if offer.path else [p for p in entry_points(group=ENTRY_POINTS) if p.dist and p.dist.name == offer.origin]
-    )
-    arguments = json.dumps([HEAVY, offer.load, str(offer.path or ""), sorted({point.module for point in points})])
+    points = entry_points(group=ENTRY_POINTS)  # a local file's origin is its path, the name of no distribution
+    modules = sorted({point.module for point in points if point.dist and point.dist.name == offer.origin})
+    arguments = json.dumps([HEAVY, offer.load, str(offer.path or ""), modules])
     command = [sys.executable, "-c", _PROBE, arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_LIMIT)  # noqa: S603 - our own interpreter

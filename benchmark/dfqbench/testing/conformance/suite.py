@@ -58,16 +58,13 @@ class ConformanceWarning(UserWarning):
     """Advice of a check that is no fault."""
 
 
-def examine(
-    plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT, checks: Sequence[Check] = CHECKS
-) -> Iterator[Finding]:
-    """Run checks on a method, one by one.
+def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Iterator[Finding]:
+    """Run all checks on a method, one by one.
 
     Args:
         plugins: the loaded plugins.
         name: the method's name.
         limit: seconds that a run on a toy network may take.
-        checks: which.
 
     Yields:
         The result of each, as soon as it is known.
@@ -78,7 +75,7 @@ def examine(
     """
     method = MethodUnderTest(plugins, name, limit)
     failed: set[str] = set()
-    for check in checks:
+    for check in CHECKS:
         # After these two, code that cannot be loaded or does not end must not run in this process.
         blocking = next((first for first in ("contract", "ends") if first in failed), None)
         if blocking is not None and check.name != "light" and (check.runs_code or blocking == "contract"):
