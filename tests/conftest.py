@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tabulate import tabulate
 
 # Small tensors are slower on several threads; workers set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,11 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 DATA = os.environ.get("DFQBENCH_DATA")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="where tests/bench measures")
+    parser.addoption("--precision", default="auto", help="how the steps that tests/bench measures compute")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +34,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the speeds that tests/bench has measured as one table."""
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    rows = [row for report in reports for name, row in report.user_properties if name == "speed"]
+    if rows:
+        terminalreporter.section("speed")
+        terminalreporter.write_line(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
 
 
 @pytest.fixture(scope="session")
