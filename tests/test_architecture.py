@@ -1,4 +1,4 @@
-"""What may import what; and what must stay light."""
+"""Which packages may import which, and which must import no heavy library."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ EXCEPTIONS = {
     # Annotations only: the signatures of `Context` and `Method` name `Scheme` and `Student`.
     ("api", "quant"),
 }
-"""Imports between layers that go upwards today; the test fails when one of them is gone, so that it is removed here."""
+"""Imports of a higher layer; the test also fails when one of them is gone, so that it is removed here."""
 HEAVY = {"torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn"}
 
 
 def imports(folder: Path, package: str) -> Iterator[tuple[str, str]]:
-    """Every absolute import below a folder, with the file it is in; relative ones are made absolute."""
+    """Yield every import below a folder as its file and absolute name."""
     for file in sorted(folder.rglob("*.py")):
-        where = (package, *file.relative_to(folder).with_suffix("").parts)
+        module = (package, *file.relative_to(folder).with_suffix("").parts)
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 yield from ((str(file), alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                base = ".".join(where[: -node.level]) if node.level else ""
+                base = ".".join(module[: -node.level]) if node.level else ""
                 name = ".".join(part for part in (base, node.module or "") if part)
                 yield from ((str(file), f"{name}.{alias.name}") for alias in node.names)
 
@@ -43,19 +43,19 @@ def below(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def test_the_host_imports_no_method() -> None:
-    found = list(imports(HOST, "dfqbench"))
-    assert len(found) > 100
-    assert [entry for entry in found if below(entry[1], "dfqbench_methods")] == []
+def test_host_imports_no_method() -> None:
+    imported = list(imports(HOST, "dfqbench"))
+    assert len(imported) > 100
+    assert [entry for entry in imported if below(entry[1], "dfqbench_methods")] == []
     dynamic = [str(file) for file in HOST.rglob("*.py") if "dfqbench_methods." in file.read_text(encoding="utf-8")]
     assert dynamic == []
 
 
 def package_imports() -> set[tuple[str, str]]:
-    """Pairs of top-level packages of the host, the importing one first.
+    """Return pairs of top-level packages of the host, the importing one first.
 
-    Imports in functions and under `if TYPE_CHECKING` count. `dfqbench/__init__.py` does not: it is the user's entry,
-    and everything that it imports is loaded on first use.
+    Imports in functions and under `if TYPE_CHECKING` count. `dfqbench/__init__.py` does not, since it loads everything
+    on first use.
     """
     packages = {path.stem for path in HOST.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__"}
     pairs = set()
@@ -68,7 +68,7 @@ def package_imports() -> set[tuple[str, str]]:
 
 
 def module_imports() -> set[tuple[str, str]]:
-    """Pairs of modules of the host, the importing one first; a name in a package counts as the module behind it."""
+    """Return pairs of modules of the host, the importing one first."""
 
     def module_name(file: Path) -> str:
         return ".".join(("dfqbench", *file.relative_to(HOST).with_suffix("").parts)).removesuffix(".__init__")
@@ -86,35 +86,35 @@ def test_layers_import_only_lower_layers() -> None:
     assert {(a, b) for a, b in pairs if rank[a] < rank[b]} == EXCEPTIONS
 
 
-def check_no_circle(pairs: set[tuple[str, str]]) -> None:
+def check_no_cycle(pairs: set[tuple[str, str]]) -> None:
     sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
     for importer, imported in pairs:
         sorter.add(importer, imported)
-    sorter.prepare()  # raises CycleError, which names the circle
+    sorter.prepare()  # raises CycleError, which names the modules
 
 
-def test_packages_import_one_another_without_a_circle() -> None:
-    check_no_circle(package_imports() - EXCEPTIONS)
+def test_packages_have_no_import_cycle() -> None:
+    check_no_cycle(package_imports() - EXCEPTIONS)
 
 
-def test_modules_import_one_another_without_a_circle() -> None:
-    check_no_circle(module_imports())
+def test_modules_have_no_import_cycle() -> None:
+    check_no_cycle(module_imports())
 
 
 def test_methods_import_only_the_public_packages() -> None:
     allowed = ("dfqbench.api", "dfqbench.quant", "dfqbench.quantizers", "dfqbench.synth")
-    found = list(imports(METHODS, "dfqbench_methods"))
-    assert any(below(name, "dfqbench") for _, name in found)
-    assert [entry for entry in found if below(entry[1], "dfqbench") and not below(entry[1], *allowed)] == []
+    imported = list(imports(METHODS, "dfqbench_methods"))
+    assert any(below(name, "dfqbench") for _, name in imported)
+    assert [entry for entry in imported if below(entry[1], "dfqbench") and not below(entry[1], *allowed)] == []
 
 
-def test_speed_is_added_from_outside() -> None:
+def test_reference_code_imports_no_fast_form() -> None:
     packages = ("api", "quant", "synth", "quantizers")
-    found = [entry for name in packages for entry in imports(HOST / name, f"dfqbench.{name}")]
-    found += imports(METHODS, "dfqbench_methods")
-    assert len(found) > 100
+    imported = [entry for name in packages for entry in imports(HOST / name, f"dfqbench.{name}")]
+    imported += imports(METHODS, "dfqbench_methods")
+    assert len(imported) > 100
     fast = ("dfqbench.accel", "triton", "torch.cuda.graphs", "torch.cuda.CUDAGraph", "torch._C")
-    assert [entry for entry in found if below(entry[1], *fast)] == []
+    assert [entry for entry in imported if below(entry[1], *fast)] == []
 
 
 def test_methods_do_not_import_one_another() -> None:
@@ -122,12 +122,12 @@ def test_methods_do_not_import_one_another() -> None:
         if not (folder / "plugin.py").is_file():
             continue
         own = f"dfqbench_methods.{folder.name}"
-        found = imports(folder, own)
-        assert [entry for entry in found if below(entry[1], "dfqbench_methods") and not below(entry[1], own)] == []
+        imported = imports(folder, own)
+        assert [entry for entry in imported if below(entry[1], "dfqbench_methods") and not below(entry[1], own)] == []
 
 
 def loaded(code: str) -> set[str]:
-    """Top-level names of the modules that a fresh interpreter has after some code."""
+    """Return the top-level names of the modules that a fresh interpreter has loaded after some code."""
     tail = "\nimport sys\nprint('\\nMODULES', *{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True, timeout=60)
     return set(done.stdout.rpartition("MODULES")[2].split())
@@ -149,7 +149,7 @@ def loaded(code: str) -> set[str]:
         "run.worker.main",
     ],
 )
-def test_light_modules(module: str) -> None:
+def test_modules_import_no_heavy_library(module: str) -> None:
     assert loaded(f"import dfqbench.{module}") & HEAVY == set()
 
 
@@ -176,11 +176,11 @@ assert status == 0, status
     ],
     ids=" ".join,
 )
-def test_light_verbs(arguments: list[str]) -> None:
+def test_verbs_import_no_heavy_library(arguments: list[str]) -> None:
     assert loaded(VERBS.format(arguments=arguments)) & HEAVY == set()
 
 
-def test_light_table(tmp_path: Path) -> None:
+def test_table_imports_no_heavy_library(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "cells" / "a" / "attempt-1"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text('{"schema": 1, "cell_id": "a", "status": "ok", "top1": 50.0}')
@@ -188,5 +188,5 @@ def test_light_table(tmp_path: Path) -> None:
         assert loaded(VERBS.format(arguments=["table", "--out", str(tmp_path), *more])) & HEAVY == set()
 
 
-def test_importing_the_api_is_all_that_a_plugin_needs() -> None:
+def test_plugin_imports_are_light() -> None:
     assert loaded("from dfqbench.api import Method, Offer, hookimpl, param") & HEAVY == set()

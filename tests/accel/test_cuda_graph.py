@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cpu_graph import CpuRecorder
 from dfqbench.accel.cuda_graph import MOST_GRAPHS, WARM_CALLS, GraphedStep, graphed_steps
 from dfqbench.api import PluginError, Precision
 from dfqbench.api.graphed import EagerStep
 from dfqbench.run.worker.instrumented_source import Counts
 from dfqbench.testing.context import ToyContext
-from dfqbench.testing.cpu_graph import CpuRecorder
 
 
 def _doubled(x: Tensor) -> tuple[Tensor, ...]:

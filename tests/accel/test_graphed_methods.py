@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cpu_graph import CpuRecorder
 from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api import Precision, budget_named
 from dfqbench.api.graphed import StepFunction
@@ -19,7 +20,6 @@ from dfqbench.quantizers.distill_loop import Distillation
 from dfqbench.run.worker.instrumented_source import Counts, counting
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
-from dfqbench.testing.cpu_graph import CpuRecorder
 from dfqbench.testing.toys import toy_card, toy_network
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +33,7 @@ STEPS = 6
 class _Chance:
     """Draws its images from the global generators."""
 
-    def __init__(self, shape: tuple[int, ...], fails_at: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], fails_at: int) -> None:
         self._shape = shape
         self._fails_at = fails_at
         self._steps = 0
@@ -74,20 +76,19 @@ class Feeds(Method):
     quantizer = "fragile"
     params_type = FeedsParams
     params: FeedsParams
+    source_type: type[_Chance] = _Open
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return _Open(ctx.card.input_size, self.params.fails_at)
+        return self.source_type(ctx.card.input_size, self.params.fails_at)
 
 
 class FeedsSilently(Feeds):
     name = "feeds-silently"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return _Chance(ctx.card.input_size)
+    source_type = _Chance
 
 
 class MakesItsOwn(Feeds):
-    """Has a `quantize` of its own, which may look at what `synthesize` has left on the method."""
+    """Overrides `quantize`, which may then depend on what `synthesize` has left on the method."""
 
     name = "makes-its-own"
 
@@ -123,10 +124,10 @@ class Fragile(Quantizer):
         students = [ctx.for_student(prepare, teacher, ctx.scheme, ctx.card) for ctx in contexts]
         pairs = [(ctx, student) for ctx, student in zip(contexts, students, strict=True) if student is not None]
         states = [ctx.for_student(self._restored, ctx, student) for ctx, student in pairs]
-        state = next((state for state in states if state is not None), None)
-        if state is not None:
+        state = next((state for state in states if state is not None), {"step": 0})
+        if "source" in state:
             source.load_state_dict(state["source"])
-        for step in range(0 if state is None else state["step"], STEPS):
+        for step in range(state["step"], STEPS):
             batch = source.train_step(8)
             for ctx, student in pairs:
                 ctx.for_student(self._step, step, batch, source, ctx, student)
@@ -143,31 +144,29 @@ class Fragile(Quantizer):
         images = batch.images * 0.5 + torch.randn(())
         loss = torch.ones(())
         if self.params.bits == ctx.scheme.w_bits and step == STEPS // 2:
-            loss = self._goes_wrong(source)
+            loss = self._go_wrong(source)
         with torch.no_grad(), student.observing("minmax"):
             student(images)
         ctx.progress(step + 1, STEPS, loss=loss)
         ctx.checkpoint(lambda: {"step": step + 1, "student": student.state_dict(), "source": source.state_dict()})
 
-    def _goes_wrong(self, source: SampleSource) -> Any:
-        import os
-        import sys
-
+    def _go_wrong(self, source: SampleSource) -> Any:
         import torch
 
-        if self.params.how == "raises":
-            raise ValueError("the quantizer's own mistake")
-        if self.params.how == "exits":
-            sys.exit(5)
-        if self.params.how == "dies":
-            os.abort()
-        if self.params.how == "memory":
-            raise MemoryError
-        if self.params.how == "asks-otherwise":
-            source.sample(3)
-        if self.params.how == "draws-otherwise":
-            torch.rand(())
-        return torch.full((), torch.nan if self.params.how == "nan" else 1.0)
+        match self.params.how:
+            case "raises":
+                raise ValueError("the quantizer's own mistake")
+            case "exits":
+                sys.exit(5)
+            case "dies":
+                os.abort()
+            case "memory":
+                raise MemoryError
+            case "asks-otherwise":
+                source.sample(3)
+            case "draws-otherwise":
+                torch.rand(())
+        return torch.tensor(torch.nan if self.params.how == "nan" else 1.0)
 
 
 class Halved(Fragile):
@@ -176,18 +175,15 @@ class Halved(Fragile):
     name = "halved"
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
-        import torch
-
         student = super().quantize(teacher, source, ctx)
-        with torch.no_grad():
-            for parameter in student.parameters():
-                parameter.mul_(0.5)
+        for parameter in student.parameters():
+            parameter.data.mul_(0.5)
         return student
 
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    return [Offer(kind.name, f":{kind.__name__}") for kind in (Feeds, FeedsSilently, MakesItsOwn)]
+    return [Offer(cls.name, f":{cls.__name__}") for cls in (Feeds, FeedsSilently, MakesItsOwn)]
 
 
 @hookimpl

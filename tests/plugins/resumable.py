@@ -4,49 +4,50 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api import Batch, Context, Fidelity, Method, Offer, Requires, SampleSource, hookimpl, param
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 STEPS = 30
 
 
+def noise(shape: tuple[int, ...], generator: Any = None) -> Tensor:
+    import torch
+
+    return torch.randn(shape, generator=generator)
+
+
 class _Base(Method):
+    """Images that drift for some steps, with a checkpoint at each."""
+
     title = "For tests of resuming"
     paper = "none"
     fidelity = Fidelity.RECONSTRUCTION
     requires = Requires(batchnorm=False)
 
-    def state(self, done: int, images: Any) -> dict[str, Any]:
-        return {"done": done, "images": images}
-
-    def begin(self, ctx: Context) -> None:
-        """Before the loop of a fresh attempt."""
-
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        import torch
-
         from dfqbench.synth.source import FixedSource
 
-        images, first = torch.zeros(64, *ctx.card.input_size), 0
-        if ctx.restored is None:
-            self.begin(ctx)
-        else:
-            images, first = ctx.restored["images"], ctx.restored["done"]
-        for step in range(first, STEPS):
-            images = 0.9 * images + torch.randn(images.shape, generator=ctx.generator) + self.chance(images)
-            ctx.progress(step + 1, STEPS)
-            self.keep(ctx, step + 1, images)
-        return FixedSource(images)
+        return FixedSource(self.drift(ctx, (64, *ctx.card.input_size)))
 
-    def chance(self, images: Any) -> Any:
+    def drift(self, ctx: Context, shape: tuple[int, ...]) -> Tensor:
+        state = ctx.restored or {"done": 0, "images": noise(shape, ctx.generator)}
+        images = state["images"]
+        for step in range(state["done"] + 1, STEPS + 1):
+            images = 0.9 * images + noise(shape, ctx.generator) + self.chance(shape)
+            ctx.progress(step, STEPS)
+            self.keep(ctx, {"done": step, "images": images})
+        return images
+
+    def chance(self, shape: tuple[int, ...]) -> Any:
         return 0
 
-    def keep(self, ctx: Context, done: int, images: Any) -> None:
-        ctx.checkpoint(lambda: self.state(done, images))
+    def keep(self, ctx: Context, state: dict[str, Any]) -> None:
+        ctx.checkpoint(lambda: state)
 
 
 class CountsOnChance(_Base):
@@ -54,17 +55,14 @@ class CountsOnChance(_Base):
 
     name = "counts-on-chance"
 
-    def chance(self, images: Any) -> Any:
+    def chance(self, shape: tuple[int, ...]) -> Any:
         import numpy as np
-        import torch
 
-        return torch.randn(images.shape) + random.random() + float(np.random.rand())  # noqa: S311
+        return noise(shape) + random.random() + float(np.random.rand())  # noqa: S311
 
 
 @dataclass(frozen=True)
 class PeekParams:
-    """Where to look."""
-
     path: str = param("", help="file", source="a test")
 
 
@@ -75,11 +73,10 @@ class PeeksEarly(_Base):
     params_type = PeekParams
     params: PeekParams
 
-    def begin(self, ctx: Context) -> None:
-        from pathlib import Path
-
-        if self.params.path:
+    def drift(self, ctx: Context, shape: tuple[int, ...]) -> Tensor:
+        if ctx.restored is None and self.params.path:
             Path(self.params.path).read_bytes()
+        return super().drift(ctx, shape)
 
 
 class KeepsNothing(_Base):
@@ -87,7 +84,7 @@ class KeepsNothing(_Base):
 
     name = "keeps-nothing"
 
-    def keep(self, ctx: Context, done: int, images: Any) -> None:
+    def keep(self, ctx: Context, state: dict[str, Any]) -> None:
         pass
 
 
@@ -96,14 +93,14 @@ class OddState(_Base):
 
     name = "odd-state"
 
-    def state(self, done: int, images: Any) -> dict[str, Any]:
-        return super().state(done, images) | {"thing": object()}
+    def keep(self, ctx: Context, state: dict[str, Any]) -> None:
+        super().keep(ctx, state | {"thing": object()})
 
 
 class _Drifting:
-    """A live source whose start took steps of its own."""
+    """A live source that has taken steps of its own before it is returned."""
 
-    def __init__(self, mean: Any, ctx: Context) -> None:
+    def __init__(self, mean: Tensor, ctx: Context) -> None:
         import torch
 
         self._mean = mean
@@ -112,12 +109,10 @@ class _Drifting:
     def sample(self, size: int) -> Batch:
         import torch
 
-        return Batch(self._mean + torch.randn((size, *self._mean.shape), generator=torch.Generator().manual_seed(1)))
+        return Batch(self._mean + noise((size, *self._mean.shape), torch.Generator().manual_seed(1)))
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-        import torch
-
-        batch = Batch(self._mean + torch.randn((size, *self._mean.shape), generator=self._random))
+        batch = Batch(self._mean + noise((size, *self._mean.shape), self._random))
         self._mean = 0.99 * self._mean + 0.01 * batch.images.mean(0)
         return batch
 
@@ -129,26 +124,14 @@ class _Drifting:
         self._random.set_state(state["random"])
 
 
-class LearnsTwice(Method):
+class LearnsTwice(_Base):
     """A live source with a long start: both phases are resumed."""
 
     name = "learns-twice"
-    title = "For tests of resuming"
-    paper = "none"
-    fidelity = Fidelity.RECONSTRUCTION
-    requires = Requires(batchnorm=False)
     quantizer = "distill:gdfq"
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        import torch
-
-        state = ctx.restored or {"done": 0, "mean": torch.zeros(ctx.card.input_size)}
-        mean = state["mean"]
-        for step in range(state["done"], STEPS):
-            mean = 0.9 * mean + torch.randn(mean.shape, generator=ctx.generator)
-            ctx.progress(step + 1, STEPS)
-            ctx.checkpoint(lambda step=step, mean=mean: {"done": step + 1, "mean": mean})
-        return _Drifting(mean, ctx)
+        return _Drifting(self.drift(ctx, ctx.card.input_size), ctx)
 
 
 class _Shaken:
@@ -158,12 +141,10 @@ class _Shaken:
         self._random = ctx.generator
         self.images = self._noise((count, *ctx.card.input_size))
 
-    def _noise(self, shape: tuple[int, ...]) -> Any:
-        import torch
+    def _noise(self, shape: tuple[int, ...]) -> Tensor:
+        return noise(shape, self._random) + noise(shape)
 
-        return torch.randn(shape, generator=self._random) + torch.randn(shape)
-
-    def step(self) -> Any:
+    def step(self) -> Tensor:
         self.images = 0.9 * self.images + self._noise(self.images.shape)
         return self.images.mean()
 
@@ -189,5 +170,4 @@ class ShakesImages(_Base):
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    kinds = (CountsOnChance, PeeksEarly, KeepsNothing, OddState, LearnsTwice, ShakesImages)
-    return [Offer(kind.name, f":{kind.__name__}") for kind in kinds]
+    return [Offer(cls.name, f":{cls.__name__}") for cls in _Base.__subclasses__()]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from attempts import PLUGINS, Events, StopsAt, attempt, cell_of, content, job_of, measured, result_of
+from cpu_graph import CpuRecorder
 from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api.graphed import MakeGraphed, StepFunction
 from dfqbench.plugins import Plugins, load_plugins
@@ -19,7 +20,6 @@ from dfqbench.run.execute.events import Event, Failed, Finished, Interrupted, Me
 from dfqbench.run.execute.job import Job, Partner
 from dfqbench.run.store.state_file import write_tree
 from dfqbench.run.worker.instrumented_source import SharedCounts
-from dfqbench.testing.cpu_graph import CpuRecorder
 
 pytestmark = pytest.mark.timeout(900)
 BITS = ("w4a4", "w3a3", "w2a2")

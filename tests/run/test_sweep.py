@@ -135,7 +135,7 @@ def test_what_goes_wrong_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         *("--grid", "smoke", "--methods", methods),
-        *("--plugin", str(faulty / "misbehaves.py"), "--plugin", str(faulty / "opens_data.py")),
+        *("--plugin", str(faulty / "misbehaves.py")),
         *("--plugin", str(PLUGINS / "broken" / "raises_on_import.py")),
     )
     assert done.returncode == 1, done.stderr
@@ -188,7 +188,7 @@ def test_two_runs_share_one_folder(tmp_path: Path) -> None:
 
 
 def test_signals_end_a_run_in_good_order(tmp_path: Path) -> None:
-    arguments = ("--grid", "smoke", "--methods", "slow,noise", "--plugin", str(PLUGINS / "faulty" / "harmful.py"))
+    arguments = ("--grid", "smoke", "--methods", "slow,noise", "--plugin", str(PLUGINS / "faulty" / "misbehaves.py"))
     command = [sys.executable, "-m", "dfqbench", "run", "--out", str(tmp_path), *arguments]
     for attempt, (number, status) in enumerate(((signal.SIGTERM, 3), (signal.SIGINT, 130)), start=1):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import warnings
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,46 +64,46 @@ ADVISED = [
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
-    found = load_plugins([NONCONFORMING])
-    assert found.broken == []
-    return found
+    loaded = load_plugins([NONCONFORMING])
+    assert loaded.broken == []
+    return loaded
 
 
 @pytest.fixture(autouse=True)
-def _settings() -> Iterator[None]:
+def _grad_enabled() -> Iterator[None]:
     yield
     torch.set_grad_enabled(True)
 
 
-def found(plugins: Plugins, method: str, check: str) -> Finding:
-    return conformance.run_check(BY_NAME[check], MethodUnderTest(plugins, method))
+def check(plugins: Plugins, method: str, name: str) -> Finding:
+    return conformance.run_check(BY_NAME[name], MethodUnderTest(plugins, method))
 
 
-@pytest.mark.parametrize(("method", "check", "message"), FAILING)
-def test_a_broken_method_fails(plugins: Plugins, method: str, check: str, message: str) -> None:
-    finding = found(plugins, method, check)
+@pytest.mark.parametrize(("method", "name", "message"), FAILING)
+def test_broken_method_fails(plugins: Plugins, method: str, name: str, message: str) -> None:
+    finding = check(plugins, method, name)
     assert finding.status == "failed"
     assert message in finding.message
     # What to change comes after a semicolon, in every message.
     assert "; " in finding.message
 
 
-@pytest.mark.parametrize(("method", "check", "message"), ADVISED)
-def test_advice_is_a_warning(plugins: Plugins, method: str, check: str, message: str) -> None:
-    finding = found(plugins, method, check)
+@pytest.mark.parametrize(("method", "name", "message"), ADVISED)
+def test_advice_is_a_warning(plugins: Plugins, method: str, name: str, message: str) -> None:
+    finding = check(plugins, method, name)
     assert finding.status == "warning"
     assert message in finding.message
 
 
-def test_every_check_has_a_method_that_it_finds() -> None:
-    tried = {check for _, check, _ in (*FAILING, *ADVISED)} | {"contract", "light"}
-    assert tried == set(BY_NAME)
+def test_every_check_has_a_method_that_fails_it() -> None:
+    assert {name for _, name, _ in (*FAILING, *ADVISED)} | {"contract", "light"} == set(BY_NAME)
 
 
-def test_a_sound_method_passes_everything(plugins: Plugins) -> None:
+def test_sound_method_passes_everything(plugins: Plugins) -> None:
     findings = list(conformance.examine(plugins, "sound"))
     assert [finding for finding in findings if finding.status != "ok"] == []
     assert [finding.check for finding in findings] == list(BY_NAME)
+    assert json.loads(json.dumps(dataclasses.asdict(findings[0])))["status"] == "ok"
 
 
 def test_endless_code_is_stopped_and_not_run_here(plugins: Plugins) -> None:
@@ -112,15 +114,24 @@ def test_endless_code_is_stopped_and_not_run_here(plugins: Plugins) -> None:
     assert {by_name[check.name].status for check in CHECKS if check.runs_code} == {"not run"}
 
 
-def test_heavy_imports_are_named_with_their_line() -> None:
-    finding = found(load_plugins([PLUGINS / "faulty" / "heavy.py"]), "heavy", "light")
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        ("import torch\n", "light", "imports torch ({file}, line 3); import torch inside"),
+        (
+            "import random; random.seed(0)\n",
+            "rng",
+            "importing the plugin changes Python's random numbers; seed",
+        ),
+    ],
+)
+def test_side_effects_of_an_import_are_reported(tmp_path: Path, code: str, name: str, message: str) -> None:
+    file = tmp_path / "flat.py"
+    _, rest = (PLUGINS / "flat.py").read_text().split("from __future__ import annotations\n")
+    file.write_text(f"from __future__ import annotations\n\n{code}{rest}")
+    finding = check(load_plugins([file]), "flat", name)
     assert finding.status == "failed"
-    assert f"imports torch ({PLUGINS / 'faulty' / 'heavy.py'}, line 5); import torch inside" in finding.message
-
-
-def test_seeding_on_import_is_seen() -> None:
-    finding = found(load_plugins([PLUGINS / "faulty" / "seeds_on_import.py"]), "seeds-on-import", "rng")
-    assert "importing the plugin changes Python's random numbers; seed nothing" in finding.message
+    assert message.format(file=file) in finding.message
 
 
 @pytest.mark.parametrize(
@@ -138,68 +149,42 @@ def test_contract(file: str, method: str, message: str) -> None:
     assert {finding.status for finding in others if finding.check != "light"} == {"not run"}
 
 
-def test_an_unknown_method_is_a_usage_error(plugins: Plugins) -> None:
+def test_unknown_method_is_a_usage_error(plugins: Plugins) -> None:
     with pytest.raises(UsageError, match="did you mean sound"):
         next(conformance.examine(plugins, "sond"))
 
 
-def test_nothing_is_changed_for_the_caller(plugins: Plugins) -> None:
-    before = torch.get_rng_state(), torch.get_num_threads()
-    found(plugins, "sound", "seeds")
-    torch.set_rng_state(before[0])
-    found(plugins, "sound", "state")
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert torch.get_num_threads() == before[1]
+def test_checks_restore_the_callers_state(plugins: Plugins) -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    check(plugins, "sound", "seeds")
+    torch.set_rng_state(before)
+    check(plugins, "sound", "state")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
 
 
-PYTEST_FILE = """
-from dfqbench.testing import conformance
-
-class TestIt(conformance.MethodChecks):
-    method = {method!r}
-    plugin_files = [{file!r}]
-"""
-
-
-def test_the_class_reports_in_pytest(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
+@pytest.mark.slow
+def test_class_reports_in_pytest(tmp_path: Path) -> None:
     file = tmp_path / "test_it.py"
-    file.write_text(PYTEST_FILE.format(method="constant-seed", file=str(NONCONFORMING)))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(file),
-        "-k",
-        "contract or seeds or requires",
-    ]
+    file.write_text(
+        "from dfqbench.testing import conformance\n\n"
+        "class TestIt(conformance.MethodChecks):\n"
+        f"    method = 'constant-seed'\n    plugin_files = [{str(NONCONFORMING)!r}]\n"
+    )
+    options = ["-q", "-p", "no:cacheprovider", str(file), "-k", "contract or seeds or requires"]
+    command = [sys.executable, "-m", "pytest", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
     assert done.returncode == 1
     assert "2 passed" in done.stdout
-    assert (
-        "same seed, same bits; another seed, other images: runs with different seeds made the same images"
-        in done.stdout
-    )
+    title = "same seed, same bits; another seed, other images"
+    assert f"{title}: runs with different seeds made the same images" in done.stdout
     assert "Traceback" not in done.stdout
 
 
-def test_the_class_warns_of_advice(plugins: Plugins) -> None:
+def test_class_warns_of_advice() -> None:
     class It(conformance.MethodChecks):
         method = "silent-params"
         plugin_files = (NONCONFORMING,)
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with pytest.warns(conformance.ConformanceWarning, match="steps does not say what it means"):
         It().test_conformance(BY_NAME["parameters"])
-    assert [w.category for w in caught] == [conformance.ConformanceWarning]
-
-
-def test_the_findings_are_plain_data(plugins: Plugins) -> None:
-    import dataclasses
-
-    assert json.loads(json.dumps(dataclasses.asdict(found(plugins, "sound", "contract"))))["status"] == "ok"

@@ -1,4 +1,4 @@
-"""A context without a host: what a plugin author's tests hand to `synthesize` and `quantize`."""
+"""A context without a host, for tests that call `synthesize` and `quantize`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -27,15 +28,15 @@ Result = TypeVar("Result")
 
 @dataclass
 class ToyContext:
-    """Implements `dfqbench.api.Context` in memory, and remembers what it was told.
+    """An implementation of `dfqbench.api.Context` in memory that keeps every report.
 
     Attributes:
         card: the teacher's card.
         budget: length of the schedules.
         root_seed: everything random derives from it.
-        bits: the scheme, or None: asking for it is an error, as inside a `synthesize` that must not look at bits.
+        bits: the scheme, or None: reading it is an error, as inside a `synthesize` that must not look at bits.
         restored: state to go on from, or None.
-        shared: the shared quantizer, where a test wants one.
+        shared: the shared quantizer, or None.
         device: where to compute.
         precision: how the training loops compute.
         make_graphed: makes the results of `graphed` where the precision lets operations be rearranged.
@@ -44,7 +45,7 @@ class ToyContext:
         steps: (step, total) of every report.
         scalars: scalars of every report; a `loss` is checked at every step.
         saved: the states given at step boundaries, where `keep_states` is set.
-        snapshots: steps at which a student was offered.
+        snapshots: steps of the calls of `snapshot`.
     """
 
     card: ModelCard = field(default_factory=toy_card)
@@ -62,8 +63,6 @@ class ToyContext:
     scalars: list[dict[str, Any]] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)
     snapshots: list[int] = field(default_factory=list)
-    _generator: torch.Generator | None = field(default=None, init=False, repr=False)
-    _workdir: tempfile.TemporaryDirectory[str] | None = field(default=None, init=False, repr=False)
 
     @property
     def scheme(self) -> Scheme:
@@ -76,24 +75,22 @@ class ToyContext:
             raise PluginError("the scheme is not for this method to look at", "set depends_on_bits = True")
         return self.bits
 
-    @property
+    @cached_property
     def generator(self) -> torch.Generator:
-        """A generator seeded from `root_seed`."""
-        if self._generator is None:
-            self._generator = torch.Generator(self.device).manual_seed(self.seed("generator"))
-        return self._generator
+        """A generator, seeded from `root_seed`."""
+        return torch.Generator(self.device).manual_seed(self.seed("generator"))
+
+    @cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="dfqbench-toy-")
 
     @property
     def workdir(self) -> Path:
         """The folder given to the constructor, or a temporary one, removed with the context."""
-        if self.fixed_workdir is not None:
-            return self.fixed_workdir
-        if self._workdir is None:
-            self._workdir = tempfile.TemporaryDirectory(prefix="dfqbench-toy-")
-        return Path(self._workdir.name)
+        return self.fixed_workdir or Path(self._temporary.name)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Convolutions in bfloat16 where the precision says so."""
+        """Return autocast to bfloat16, enabled where the precision has it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.bfloat16)
 
     def graphed(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
@@ -101,12 +98,12 @@ class ToyContext:
         return (self.make_graphed if self.precision.rearranges else EagerStep)(step, generators)
 
     def seed(self, *scope: str | int) -> int:
-        """A seed from `root_seed` and the scope."""
+        """Return a seed that depends on `root_seed` and the scope."""
         digest = hashlib.sha256(repr((self.root_seed, scope)).encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
     def progress(self, step: int, total: int, **scalars: Any) -> None:
-        """Remembers the report.
+        """Keep the report.
 
         Raises:
             NonFiniteError: the scalar named `loss` is NaN or infinite.
@@ -118,22 +115,22 @@ class ToyContext:
             raise NonFiniteError("loss", step)
 
     def snapshot(self, student: nn.Module, step: int) -> None:  # noqa: ARG002 - the contract's signature
-        """Remembers the step."""
+        """Keep the step."""
         self.snapshots.append(step)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Keeps a copy of the state, where `keep_states` is set."""
+        """Keep a copy of the state, where `keep_states` is set."""
         if self.keep_states:
             self.saved.append(_copied(state()))
 
     def for_student(
         self, act: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result | None:
-        """Call the function; an exception is raised."""
+        """Call the function and return its result."""
         return act(*args, **kwargs)
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
-        """Runs `shared`.
+        """Run `shared`.
 
         Raises:
             PluginError: the test gave none.
@@ -144,7 +141,7 @@ class ToyContext:
 
 
 def _copied(state: Any) -> Any:
-    """A deep copy that detaches tensors, as writing to disk would."""
+    """Return a deep copy that detaches tensors, as writing to disk would."""
     if isinstance(state, torch.Tensor):
         return state.detach().clone()
     if isinstance(state, dict):

@@ -9,7 +9,7 @@ from dfqbench.api import ModelCard
 
 
 def toy_network(classes: int = 4, size: int = 8, channels: int = 3, *, seed: int = 0) -> nn.Sequential:
-    """A small convolution-BatchNorm-ReLU classifier with running statistics that are not the initial ones.
+    """Return a small convolution-BatchNorm-ReLU classifier with running statistics of smooth images.
 
     Args:
         classes: outputs.
@@ -37,14 +37,13 @@ def toy_network(classes: int = 4, size: int = 8, channels: int = 3, *, seed: int
         with torch.no_grad():
             for _ in range(20):
                 network(_patterns(32, channels, size))
-    network.eval().requires_grad_(requires_grad=False)
-    return network.to(memory_format=torch.channels_last)
+    return _frozen(network)
 
 
 def toy_network_without_batchnorm(
     classes: int = 4, size: int = 8, channels: int = 3, *, seed: int = 0
 ) -> nn.Sequential:
-    """A small network that has no BatchNorm; arguments and result as of `toy_network`."""
+    """Return a small network that has no BatchNorm; arguments and result as of `toy_network`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.Sequential(
@@ -54,25 +53,28 @@ def toy_network_without_batchnorm(
             nn.Flatten(),
             nn.Linear(8 * 16, classes),
         )
-    network.eval().requires_grad_(requires_grad=False)
-    return network.to(memory_format=torch.channels_last)
+    return _frozen(network)
+
+
+def _frozen(network: nn.Sequential) -> nn.Sequential:
+    return network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
 
 
 def toy_images(count: int, size: int = 8, channels: int = 3, *, seed: int = 1) -> torch.Tensor:
-    """Images of the kind that `toy_network`'s statistics were made with, (count, channels, size, size)."""
+    """Return images of the kind that `toy_network`'s statistics were made with, (count, channels, size, size)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _patterns(count, channels, size).contiguous(memory_format=torch.channels_last)
 
 
 def _patterns(count: int, channels: int, size: int) -> torch.Tensor:
-    """Smooth patterns rather than white noise, so that statistics matching has something to find."""
+    """Return smooth patterns rather than white noise, so that statistics matching has an effect."""
     coarse = torch.randn(count, channels, max(1, size // 4), max(1, size // 4))
     return nn.functional.interpolate(coarse, size=(size, size), mode="nearest") + 0.2
 
 
 def toy_card(classes: int = 4, size: int = 8, channels: int = 3) -> ModelCard:
-    """The card of `toy_network`: ImageNet's normalisation for three channels, 0.5 and 0.5 for other numbers."""
+    """Return the card of `toy_network`: ImageNet's normalisation for three channels, 0.5 and 0.5 for other numbers."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     if channels != len(mean):
         mean, std = (0.5,) * channels, (0.5,) * channels  # type: ignore[assignment]

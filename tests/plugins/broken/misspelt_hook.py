@@ -7,5 +7,4 @@ from dfqbench.api import Offer, hookimpl
 
 @hookimpl
 def dfqbench_method() -> list[Offer]:
-    """It is `dfqbench_methods`."""
     return []

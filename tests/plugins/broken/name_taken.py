@@ -7,5 +7,4 @@ from dfqbench.api import Offer, hookimpl
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Neither must be there afterwards."""
     return [Offer("free_name", ":Free"), Offer("zeroq", ":ZeroQ")]

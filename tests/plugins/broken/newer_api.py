@@ -7,5 +7,4 @@ from dfqbench.api import API_VERSION, Offer, hookimpl
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """One version ahead."""
     return [Offer("future", ":Future", api=API_VERSION + 1)]

@@ -6,5 +6,4 @@ from dfqbench.api import Offer
 
 
 def dfqbench_methods() -> list[Offer]:
-    """Lacks `@hookimpl`."""
     return []

@@ -9,5 +9,4 @@ from dfqbench.api import hookimpl
 
 @hookimpl
 def dfqbench_methods() -> Any:
-    """Returns what the host cannot list without importing it."""
     return [dict]

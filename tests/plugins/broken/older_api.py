@@ -7,5 +7,4 @@ from dfqbench.api import API_VERSION, Offer, hookimpl
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """One version behind."""
     return [Offer("past", ":Past", api=API_VERSION - 1)]

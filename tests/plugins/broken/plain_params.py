@@ -11,14 +11,10 @@ if TYPE_CHECKING:
 
 
 class Params:
-    """A plain class: nothing can be listed, checked or hashed."""
-
     steps = 10
 
 
 class PlainParams(Method):
-    """Would be fine otherwise."""
-
     name = "plain_params"
     title = "Plain parameters"
     paper = "an example of dfqbench's tests"
@@ -26,11 +22,9 @@ class PlainParams(Method):
     params_type = Params
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        """Never gets here."""
         raise NotImplementedError
 
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Offers the method."""
     return [Offer("plain_params", ":PlainParams")]

@@ -7,5 +7,4 @@ from dfqbench.api import Offer, hookimpl
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """Looks something up that is not there."""
     return [{}["offer"]]

@@ -7,5 +7,4 @@ from dfqbench.api import Offer, hookimpl
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    """There is no `Missing` in this file."""
     return [Offer("unresolved", "unresolved_load:Missing")]

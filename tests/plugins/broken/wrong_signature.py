@@ -7,5 +7,4 @@ from dfqbench.api import Offer, hookimpl
 
 @hookimpl
 def dfqbench_methods(config: object) -> list[Offer]:
-    """Nobody passes `config`."""
     return []

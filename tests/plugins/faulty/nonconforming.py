@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfqbench.api import Context, Fidelity, Method, Offer, Requires, SampleSource, hookimpl, param
+from dfqbench.api import Batch, Context, Fidelity, Method, Offer, Requires, SampleSource, hookimpl, param
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class _Base(Method):
+def noise(ctx: Context, *shape: int) -> Tensor:
+    import torch
+
+    return torch.randn(shape or (8, *ctx.card.input_size), generator=ctx.generator)
+
+
+def fixed(*images_and_labels: Tensor) -> SampleSource:
+    from dfqbench.synth import FixedSource
+
+    return FixedSource(*images_and_labels)
+
+
+class Sound(Method):
+    """Breaks nothing."""
+
+    name = "sound"
     title = "Breaks the contract"
     paper = "an example of dfqbench's tests"
     fidelity = Fidelity.RECONSTRUCTION
     requires = Requires(batchnorm=False)
 
-    def noise(self, ctx: Context, *shape: int) -> Tensor:
-        import torch
-
-        return torch.randn(shape or (8, *ctx.card.input_size), generator=ctx.generator)
-
-    def fixed(self, images: Tensor, *rest: Any) -> SampleSource:
-        from dfqbench.synth import FixedSource
-
-        return FixedSource(images, *rest)
-
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return self.fixed(self.noise(ctx))
+        return fixed(noise(ctx))
 
 
-class Sound(_Base):
-    """Breaks nothing."""
+def make(name: str, **members: Any) -> type[Method]:
+    """Return `Sound` with other members, under the name with hyphens."""
+    return type(name, (Sound,), {"name": name.replace("_", "-"), **members})
 
-    name = "sound"
+
+def method(function: Callable[..., Any]) -> type[Method]:
+    """Make a method of a function that takes the place of `synthesize`, or of `quantize` where it takes a source."""
+    replaced = "quantize" if "source" in inspect.signature(function).parameters else "synthesize"
+    return make(function.__name__, **{replaced: function})
 
 
 @dataclass(frozen=True)
@@ -47,331 +59,213 @@ class LossyParams:
     sizes: Any = param((1, 2), help="comes back from JSON as a list", source="none")
 
 
-class Lossy(_Base):
-    name = "lossy-params"
-    params_type = LossyParams
-
-
 @dataclass(frozen=True)
 class SilentParams:
     steps: int = 3
 
 
-class Silent(_Base):
-    name = "silent-params"
-    params_type = SilentParams
+lossy_params = make("lossy_params", params_type=LossyParams)
+silent_params = make("silent_params", params_type=SilentParams)
+needs_nothing = make("needs_nothing", requires=Requires(batchnorm=True))
+needs_no_bits = make("needs_no_bits", depends_on_bits=True)
 
 
-class Endless(_Base):
-    name = "endless"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        while True:
-            time.sleep(0.01)
+@method
+def endless(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    while True:
+        time.sleep(0.01)
 
 
-class Leaves(_Base):
-    name = "leaves"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        os._exit(7)
+@method
+def leaves(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    os._exit(7)
 
 
-class Writes(_Base):
-    name = "writes"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        (Path(ctx.workdir) / "allowed.txt").write_text("mine")
-        with tempfile.NamedTemporaryFile(prefix="nonconforming-"):
-            return super().synthesize(teacher, ctx)
+@method
+def writes(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    (Path(ctx.workdir) / "allowed.txt").write_text("allowed")
+    with tempfile.NamedTemporaryFile(prefix="nonconforming-"):
+        return fixed(noise(ctx))
 
 
-class Reads(_Base):
-    name = "reads"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        folder = os.environ["DFQBENCH_DATA"].split(os.pathsep)[0]
-        (Path(folder) / "images.npz").read_bytes()
-        return super().synthesize(teacher, ctx)
+@method
+def reads(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    (Path(os.environ["DFQBENCH_DATA"].split(os.pathsep)[0]) / "images.npz").read_bytes()
+    return fixed(noise(ctx))
 
 
-class Connects(_Base):
-    name = "connects"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        with socket.socket() as plug:
-            plug.connect_ex(("127.0.0.1", 9))
-        return super().synthesize(teacher, ctx)
+@method
+def connects(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    with socket.socket() as client:
+        client.connect_ex(("127.0.0.1", 9))
+    return fixed(noise(ctx))
 
 
-class WrongShape(_Base):
-    name = "wrong-shape"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return self.fixed(self.noise(ctx, 8, 3, 8, 8))
-
-
-class WrongDtype(_Base):
-    name = "wrong-dtype"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return self.fixed(self.noise(ctx).double())
+@method
+def wrong_labels(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    images = noise(ctx)
+    return fixed(images, images.new_full((8,), 1000).long())
 
 
-class NotFinite(_Base):
-    name = "not-finite"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return self.fixed(self.noise(ctx) / 0)
-
-
-class WrongLabels(_Base):
-    name = "wrong-labels"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        images = self.noise(ctx)
-        return self.fixed(images, images.new_full((8,), 1000).long())
+@method
+def graph(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    source: Any = fixed(noise(ctx))
+    source.images.requires_grad_()
+    return source
 
 
-class NoSource(_Base):
-    name = "no-source"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> Any:
-        return self.noise(ctx)
-
-
-class Graph(_Base):
-    name = "graph"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        source = self.fixed(self.noise(ctx))
-        source.images.requires_grad_()
-        return source
+@method
+def mutates_teacher(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    next(teacher.parameters()).mul_(1.01)
+    return fixed(noise(ctx))
 
 
-class MutatesTeacher(_Base):
-    name = "mutates-teacher"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        next(teacher.parameters()).mul_(1.01)
-        return super().synthesize(teacher, ctx)
+@method
+def trains_teacher(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    list(teacher.modules())[1].train()
+    return fixed(noise(ctx))
 
 
-class Trains(_Base):
-    name = "trains-teacher"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        list(teacher.modules())[1].train()
-        return super().synthesize(teacher, ctx)
+@method
+def leaves_hook(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    teacher.register_forward_hook(lambda *_: None)
+    return ctx.shared_quantize(teacher, source)
 
 
-class Hooks(_Base):
-    name = "leaves-hook"
-
-    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-        teacher.register_forward_hook(lambda *_: None)
-        return super().quantize(teacher, source, ctx)
+@method
+def unseeded(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    ctx.generator.seed()
+    return fixed(noise(ctx))
 
 
-class Unseeded(_Base):
-    name = "unseeded"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        import torch
-
-        own = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))
-        return self.fixed(torch.randn((8, *ctx.card.input_size), generator=own))
+@method
+def constant_seed(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    ctx.generator.manual_seed(0)
+    return fixed(noise(ctx))
 
 
-class ConstantSeed(_Base):
-    name = "constant-seed"
+@method
+def changes_settings(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    import torch
 
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        import torch
-
-        return self.fixed(torch.randn((8, *ctx.card.input_size), generator=torch.Generator().manual_seed(0)))
-
-
-class Settings(_Base):
-    name = "changes-settings"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        import torch
-
-        torch.set_grad_enabled(False)
-        return super().synthesize(teacher, ctx)
+    torch.set_grad_enabled(False)
+    return fixed(noise(ctx))
 
 
-class Forgetful(_Base):
+@method
+def forgetful(self: Method, teacher: nn.Module, ctx: Context) -> Any:
     """Its checkpoint lacks the momentum."""
-
-    name = "forgetful"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        state = ctx.restored or {"step": 0, "images": self.noise(ctx)}
-        images = state["images"]
-        momentum = images.new_zeros(())
-        for step in range(state["step"], 4):
-            momentum = momentum + self.noise(ctx)
-            images = images + momentum
-            ctx.progress(step + 1, 4)
-            ctx.checkpoint(lambda step=step, images=images: {"step": step + 1, "images": images})
-        return self.fixed(images)
+    state = ctx.restored or {"step": 0, "images": noise(ctx)}
+    images = state["images"]
+    momentum = images.new_zeros(())
+    for step in range(state["step"], 4):
+        momentum = momentum + noise(ctx)
+        images = images + momentum
+        ctx.progress(step + 1, 4)
+        ctx.checkpoint(lambda step=step, images=images: {"step": step + 1, "images": images})
+    return fixed(images)
 
 
-class NoCheckpoint(_Base):
-    name = "no-checkpoint"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        for step in range(1, 4):
-            ctx.progress(step, 3)
-        return super().synthesize(teacher, ctx)
+@method
+def no_checkpoint(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    for step in range(1, 4):
+        ctx.progress(step, 3)
+    return fixed(noise(ctx))
 
 
 class _Source:
-    """A source of its own make."""
+    """A source whose state lacks the cursor."""
 
-    def __init__(self, images: Tensor, unloadable: bool) -> None:
+    def __init__(self, images: Tensor, more_state: dict[str, Any]) -> None:
         self.images = images
-        self.unloadable = unloadable
+        self.more_state = more_state
         self.cursor = 0
 
-    def sample(self, size: int) -> Any:
-        from dfqbench.api import Batch
-
+    def sample(self, size: int) -> Batch:
         self.cursor += 1
         return Batch(self.images[:1].expand(size, -1, -1, -1) * self.cursor)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"images": self.images} | ({"path": Path("here")} if self.unloadable else {})
+        return {"images": self.images, **self.more_state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.images = state["images"]
 
 
-class Unloadable(_Base):
-    name = "unloadable-state"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> Any:
-        return _Source(self.noise(ctx), True)
+@method
+def fails_to_quantize(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    raise ValueError("only eight bits")
 
 
-class PartialState(_Base):
-    name = "partial-state"
+@method
+def no_ranges(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    from dfqbench.quant import prepare
 
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> Any:
-        return _Source(self.noise(ctx), False)
-
-
-class FailsToQuantize(_Base):
-    name = "fails-to-quantize"
-
-    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-        raise ValueError("only eight bits")
+    return prepare(teacher, ctx.scheme, ctx.card)
 
 
-class NoRanges(_Base):
-    """Its student's ranges never saw an image."""
+@method
+def own_module(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    import copy
 
-    name = "no-ranges"
-
-    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-        from dfqbench.quant import prepare
-
-        return prepare(teacher, ctx.scheme, ctx.card)
+    return copy.deepcopy(teacher)
 
 
-class OwnModule(_Base):
-    name = "own-module"
-
-    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-        import copy
-
-        return copy.deepcopy(teacher)
-
-
-class HidesBatchNorm(_Base):
+@method
+def hides_batchnorm(self: Method, teacher: nn.Module, ctx: Context) -> Any:
     """Needs BatchNorm and says that it does not."""
+    from dfqbench.synth import BatchNormStatistics
 
-    name = "hides-batchnorm"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        from dfqbench.synth import BatchNormStatistics
-
-        with BatchNormStatistics(teacher):
-            return super().synthesize(teacher, ctx)
+    with BatchNormStatistics(teacher):
+        return fixed(noise(ctx))
 
 
-class NeedsNothing(_Base):
-    name = "needs-nothing"
-    requires = Requires(batchnorm=True)
+@method
+def asks_in_secret(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+    assert ctx.scheme.w_bits
+    return fixed(noise(ctx))
 
 
-class NeedsNoBits(_Base):
-    name = "needs-no-bits"
-    depends_on_bits = True
+class _SecretiveSource:
+    """Looks at the student and says that it does not."""
+
+    needs_student = False
+
+    def __init__(self, ctx: Context) -> None:
+        self.mean, self.ctx = 0.0, ctx
+
+    def sample(self, size: int) -> Batch:
+        return Batch(self.mean + noise(self.ctx, size, *self.ctx.card.input_size))
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+        batch = self.sample(size)
+        if student is not None:
+            self.mean += 0.01 * float(student(batch.images).detach().mean())
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "random": self.ctx.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean = state["mean"]
+        self.ctx.generator.set_state(state["random"])
 
 
-class AsksForBits(_Base):
-    name = "asks-in-secret"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        _ = ctx.scheme.w_bits
-        return super().synthesize(teacher, ctx)
-
-
-class LooksAtTheStudent(_Base):
-    """Its source says that it never looks at a student, and does."""
-
-    name = "looks-in-secret"
-    quantizer = "distill:gdfq"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        import torch
-
-        from dfqbench.api import Batch
-
-        shape = ctx.card.input_size
-
-        class Source:
-            needs_student = False
-
-            def __init__(self) -> None:
-                self.mean = 0.0
-                self.random = torch.Generator().manual_seed(ctx.seed("images"))
-
-            def sample(self, size: int) -> Batch:
-                return Batch(self.mean + torch.randn((size, *shape), generator=self.random))
-
-            def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-                batch = self.sample(size)
-                if student is not None:
-                    with torch.no_grad():
-                        self.mean += 0.01 * float(student(batch.images).mean())
-                return batch
-
-            def state_dict(self) -> dict[str, Any]:
-                return {"mean": self.mean, "random": self.random.get_state()}
-
-            def load_state_dict(self, state: dict[str, Any]) -> None:
-                self.mean = state["mean"]
-                self.random.set_state(state["random"])
-
-        return Source()
-
-
-class Black(_Base):
-    """Images without anything on them."""
-
-    name = "black"
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return self.fixed(self.noise(ctx) * 1e-3)
+SOURCES: dict[str, Callable[[Context], Any]] = {
+    "wrong_shape": lambda ctx: fixed(noise(ctx, 8, 3, 8, 8)),
+    "wrong_dtype": lambda ctx: fixed(noise(ctx).double()),
+    "not_finite": lambda ctx: fixed(noise(ctx) / 0),
+    "black": lambda ctx: fixed(noise(ctx) * 1e-3),
+    "no_source": noise,
+    "unloadable_state": lambda ctx: _Source(noise(ctx), {"path": Path("here")}),
+    "partial_state": lambda ctx: _Source(noise(ctx), {}),
+    "looks_in_secret": _SecretiveSource,
+}
+"""Sources of methods that break the contract by their source alone."""
+for _name, _source in SOURCES.items():
+    globals()[_name] = make(_name, synthesize=lambda _self, _teacher, ctx, source=_source: source(ctx))
 
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    def below(kind: type[Method]) -> list[type[Method]]:
-        return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
-
-    return [Offer(kind.name, f":{kind.__name__}") for kind in below(_Base) if hasattr(kind, "name")]
+    return [Offer(cls.name, f":{cls.__name__}") for cls in (Sound, *Sound.__subclasses__())]

@@ -8,10 +8,9 @@ In a plugin's tests::
         method = "mine"
 """
 
-from dfqbench.testing.conformance.check import Check, Finding
-from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.findings import Fault, Finding
 from dfqbench.testing.conformance.method_under_test import DEFAULT_LIMIT, MethodUnderTest
-from dfqbench.testing.conformance.suite import CHECKS, ConformanceWarning, MethodChecks, examine, run_check
+from dfqbench.testing.conformance.suite import CHECKS, Check, ConformanceWarning, MethodChecks, examine, run_check
 
 __all__ = [
     "CHECKS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -11,22 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHANGING = {
-    "os.mkdir": 0,
-    "os.rename": 1,
-    "os.remove": 0,
-    "os.rmdir": 0,
-    "os.truncate": 0,
-    "os.symlink": 1,
-    "os.link": 1,
-}
-"""Audit events that change the file system, with the index of the path that is changed."""
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.symlink", "os.link"}
+"""Audit events that change the file system."""
+TWO_PATHS = {"os.rename", "os.symlink", "os.link"}
+"""Those whose second argument is the changed path."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 HARMLESS = ("/dev/null", "/dev/tty", "/dev/stdout", "/dev/stderr", "/proc/")
 
 
 class WriteGuard:
-    """Notes what is written outside a folder, and connections.
+    """Note connections, and what is written outside a folder.
 
     Attributes:
         written: paths.
@@ -54,37 +49,22 @@ class WriteGuard:
             return
         if event == "socket.connect":
             self.connected.append(str(args[1]))
-        elif event in CHANGING:
-            self._note(args[CHANGING[event]])
+        elif event in CHANGES:
+            self._note(args[event in TWO_PATHS])
         elif event == "open" and isinstance(args[2], int) and args[2] & WRITING:
             self._note(args[0])
 
     def _note(self, path: object) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return
-        self._watching = False  # resolving a path must not be heard
-        try:
-            place = os.path.realpath(os.fsdecode(path))
-        finally:
-            self._watching = True
-        inside = place == str(self._work) or place.startswith(f"{self._work}{os.sep}")
-        if not inside and "__pycache__" not in place and not place.startswith(HARMLESS) and place not in self.written:
+        place = os.path.realpath(os.fsdecode(path))
+        harmless = Path(place).is_relative_to(self._work) or "__pycache__" in place or place.startswith(HARMLESS)
+        if not harmless and place not in self.written:
             self.written.append(place)
 
 
-def main(argv: list[str]) -> int:
-    """Run the method once and print files, connections and errors as one line of JSON.
-
-    Args:
-        argv: the request.
-
-    Returns:
-        0.
-    """
-    request = json.loads(argv[0])
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what plugin code prints must not meet the answer
-
+def main(request: dict[str, Any]) -> None:
+    """Run the method once; write files, connections and errors as JSON into the file `request["answer"]`."""
     from dfqbench.isolation import import_local
     from dfqbench.plugins import load_plugins
     from dfqbench.plugins.offers import one_line
@@ -92,11 +72,13 @@ def main(argv: list[str]) -> int:
     from dfqbench.run.worker.data_guard import DataGuard
     from dfqbench.testing.conformance.images import changes, random_state
     from dfqbench.testing.conformance.method_under_test import MethodUnderTest
-    from dfqbench.testing.toys import toy_network
 
-    _warm(toy_network())
-    data, writes = DataGuard(Path(path) for path in request["guarded"]), WriteGuard(Path(request["work"]))
-    answers.write("ready\n")
+    _initialize_torch()
+    answer, work = Path(request["answer"]), Path(request["work"])
+    # After the limit Python writes "Timeout" and a traceback, and ends the process, whatever plugin code is doing.
+    timeout = answer.open("w", encoding="utf-8")
+    faulthandler.dump_traceback_later(request["limit"], exit=True, file=timeout)
+    data, writes = DataGuard(Path(path) for path in request["guarded"]), WriteGuard(work)
     error = ""
     before = random_state()
     try:
@@ -108,7 +90,7 @@ def main(argv: list[str]) -> int:
         changed = changes(before, random_state())
         method = MethodUnderTest(load_plugins([Path(file) for file in request["files"]]), request["name"])
         _ = method.method_class
-        ctx = method.context(fixed_workdir=Path(request["work"]))
+        ctx = method.context(fixed_workdir=work)
         with data.watching(), writes.watching():
             run = method.synthesized(ctx=ctx)
             method.drawn(run)
@@ -116,37 +98,29 @@ def main(argv: list[str]) -> int:
     except Exception as caught:
         changed = changes(before, random_state())
         error = one_line(caught)
-    answers.write(
-        json.dumps(
-            {
-                "error": error,
-                "written": writes.written,
-                "read": data.hits,
-                "connected": writes.connected,
-                "random": changed,
-            }
-        )
-        + "\n"
-    )
-    answers.flush()
-    return 0
+    faulthandler.cancel_dump_traceback_later()
+    result = {"error": error, "written": writes.written, "read": data.hits}
+    result |= {"connected": writes.connected, "random": changed}
+    answer.write_text(json.dumps(result), encoding="utf-8")
 
 
-def _warm(network: Any) -> None:
-    """Runs what torch does only once in a process (and in folders of its own), so that no plugin is charged with it."""
+def _initialize_torch() -> None:
+    """Run what torch does only once in a process, in folders of its own, before writes are counted."""
     import tempfile
 
     import torch
 
+    from dfqbench.testing.toys import toy_network
+
     tempfile.gettempdir()
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     optimizer = torch.optim.Adam([images])
-    network(images).sum().backward()
+    toy_network()(images).sum().backward()
     optimizer.step()
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
+    main(json.loads(sys.argv[1]))
     sys.stderr.flush()
     # A plugin's threads must not keep the process.
-    os._exit(status)
+    os._exit(0)

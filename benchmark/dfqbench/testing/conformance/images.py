@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,81 +13,65 @@ from torch import Tensor, nn
 
 from dfqbench.api import Batch, ModelCard, Precision, is_live
 from dfqbench.quant import parse_scheme
-from dfqbench.testing.conformance.fault import Fault
-from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, Run, same
+from dfqbench.testing.conformance.findings import Fault
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, same
 from dfqbench.testing.toys import toy_card, toy_network
 
 MANY = 150
-"""More images than a method usually makes: drawing goes round, or on."""
+"""More images than a method usually makes: a fixed source repeats them, a live one makes more."""
 
 
-def images(method: MethodUnderTest) -> Iterable[str]:
-    """Images fit the card, are finite and carry no graph; on three channels and, in bfloat16 training, on one."""
+def images(method: MethodUnderTest) -> None:
+    """Check that images fit the card, are finite and carry no graph: three channels; one channel in bfloat16."""
     cases: list[tuple[dict[str, int], Precision]] = [
         ({}, Precision.FLOAT32),
         ({"classes": 5, "size": 16, "channels": 1}, Precision.MIXED_BFLOAT16),
     ]
     for arguments, precision in cases:
         card = toy_card(**arguments)
-        run = method.synthesized(teacher=toy_network(**arguments), card=card, precision=precision)
-        _check_source(run)
+        run = method.synthesized(method.context(card=card, precision=precision), toy_network(**arguments))
+        for name in ("sample", "state_dict", "load_state_dict"):
+            if not callable(getattr(run.source, name, None)):
+                raise Fault(
+                    f"synthesize returned a {type(run.source).__name__} without `{name}`",
+                    "return a dfqbench.synth.FixedSource, or a class with sample, state_dict and load_state_dict",
+                )
         for size in (BATCH, MANY):
-            check_batch(method.drawn(run, size), card, size, "sample")
+            _check_batch(method.drawn(run, size), card, size, "sample")
         if is_live(run.source):
-            check_batch(run.source.train_step(BATCH), card, BATCH, "train_step")
-    return ()
+            _check_batch(run.source.train_step(BATCH), card, BATCH, "train_step")
 
 
-def _check_source(run: Run) -> None:
-    for name in ("sample", "state_dict", "load_state_dict"):
-        if not callable(getattr(run.source, name, None)):
-            raise Fault(
-                f"synthesize returned a {type(run.source).__name__} without `{name}`",
-                "return a dfqbench.synth.FixedSource, or a class with sample, state_dict and load_state_dict",
-            )
-
-
-def check_batch(batch: object, card: ModelCard, size: int, where: str) -> None:
-    """Checks what a source handed out.
-
-    Args:
-        batch: what it returned.
-        card: of the teacher.
-        size: images asked for.
-        where: the call, for messages.
-
-    Raises:
-        Fault: something is not as the contract says.
-    """
+def _check_batch(batch: object, card: ModelCard, size: int, call: str) -> None:
+    """Check what a call of a source returned."""
     if not isinstance(batch, Batch):
-        raise Fault(f"{where} returned a {type(batch).__name__}", "return a dfqbench.api.Batch")
-    _check_tensor(batch.images, (size, *card.input_size), f"images of {where}({size})")
+        raise Fault(f"{call} returned a {type(batch).__name__}", "return a dfqbench.api.Batch")
+    _check_tensor(batch.images, (size, *card.input_size), f"images of {call}({size})")
     if batch.labels is not None:
-        _check_labels(batch.labels, card, size, where)
+        _check_labels(batch.labels, card, size, f"labels of {call}({size})")
     if batch.teacher_logits is not None:
-        _check_tensor(batch.teacher_logits, (size, card.classes), f"teacher_logits of {where}({size})")
+        _check_tensor(batch.teacher_logits, (size, card.classes), f"teacher_logits of {call}({size})")
 
 
-def _check_tensor(found: object, shape: tuple[int, ...], what: str) -> None:
-    if not isinstance(found, Tensor):
-        raise Fault(f"{what} are a {type(found).__name__}", "make them a torch.Tensor")
-    if tuple(found.shape) != shape:
+def _check_tensor(tensor: object, shape: tuple[int, ...], what: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise Fault(f"{what} are a {type(tensor).__name__}", "make them a torch.Tensor")
+    if tuple(tensor.shape) != shape:
         raise Fault(
-            f"{what} have shape {tuple(found.shape)}, not {shape}",
+            f"{what} have shape {tuple(tensor.shape)}, not {shape}",
             "take (C, H, W) from ctx.card.input_size, classes from ctx.card.classes, and as many as asked for",
         )
-    if found.dtype != torch.float32:
-        raise Fault(f"{what} are {found.dtype}, not torch.float32", "convert them with .float()")
-    if found.device.type != "cpu":
-        raise Fault(f"{what} are on {found.device}, not on ctx.device", "make them with device=ctx.device")
-    if found.requires_grad:
+    if tensor.dtype != torch.float32:
+        raise Fault(f"{what} are {tensor.dtype}, not torch.float32", "convert them with .float()")
+    if tensor.device.type != "cpu":
+        raise Fault(f"{what} are on {tensor.device}, not on ctx.device", "make them with device=ctx.device")
+    if tensor.requires_grad:
         raise Fault(f"{what} carry a graph, which keeps every step's memory", "hand out .detach()ed tensors")
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(tensor).all()):
         raise Fault(f"{what} are not finite", "look for a division by zero or a learning rate that is too high")
 
 
-def _check_labels(labels: Tensor, card: ModelCard, size: int, where: str) -> None:
-    what = f"labels of {where}({size})"
+def _check_labels(labels: Tensor, card: ModelCard, size: int, what: str) -> None:
     if labels.is_floating_point():
         _check_tensor(labels, (size, card.classes), f"soft {what}")
         return
@@ -100,8 +84,8 @@ def _check_labels(labels: Tensor, card: ModelCard, size: int, where: str) -> Non
         raise Fault(f"{what} reach beyond the {card.classes} classes", "draw them below ctx.card.classes")
 
 
-def teacher(method: MethodUnderTest) -> Iterable[str]:
-    """Synthesis, drawing and quantization leave the teacher as it was."""
+def teacher(method: MethodUnderTest) -> None:
+    """Check that synthesis, drawing and quantization leave the teacher as it was."""
     network = toy_network()
     before = _anatomy(network)
     run = method.synthesized(teacher=network)
@@ -111,19 +95,18 @@ def teacher(method: MethodUnderTest) -> Iterable[str]:
     if is_live(run.source):
         run.source.train_step(BATCH, student)
     _compare(before, _anatomy(network), "drawing from the source, or quantize,")
-    return ()
 
 
 def _anatomy(network: nn.Module) -> dict[str, Any]:
-    modules = dict(network.named_modules())
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    modules, parameters = dict(network.named_modules()), dict(network.named_parameters())
+    tensors = parameters | dict(network.named_buffers())
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return {
         "weights or buffers": {name: tensor.detach().clone() for name, tensor in tensors.items()},
         "train/eval mode": {name: module.training for name, module in modules.items()},
         "hooks": {name: [len(getattr(module, hook)) for hook in hooks] for name, module in modules.items()},
         "requires_grad": {name: tensor.requires_grad for name, tensor in tensors.items()},
-        "gradients": {name: tensor.grad is None for name, tensor in network.named_parameters()},
+        "gradients": {name: tensor.grad is None for name, tensor in parameters.items()},
         "modules": {name: [type(m).__name__, "forward" in vars(m)] for name, m in modules.items()},
     }
 
@@ -138,37 +121,35 @@ _REMEDIES = {
 }
 
 
-def _compare(before: dict[str, Any], after: dict[str, Any], who: str) -> None:
+def _compare(before: dict[str, Any], after: dict[str, Any], culprit: str) -> None:
     for part, value in before.items():
         names = [name for name in value if not same(value[name], after[part].get(name))]
         names += [name for name in after[part] if name not in value]
         if names:
             shown = ", ".join(name or "the network itself" for name in names[:3])
-            raise Fault(f"{who} changed the teacher's {part} ({shown})", _REMEDIES[part])
+            raise Fault(f"{culprit} changed the teacher's {part} ({shown})", _REMEDIES[part])
 
 
-def seeds(method: MethodUnderTest) -> Iterable[str]:
-    """Same seed, same bits; another seed, other images."""
+def seeds(method: MethodUnderTest) -> None:
+    """Check that the same seed gives the same bits, and another seed other images."""
     first = method.drawn(method.synthesized()).images
-    # Numbers drawn before must not matter: another cell may have run in this process.
-    torch.rand(7)
+    torch.rand(7)  # another cell may have drawn numbers in this process
     again = method.drawn(method.synthesized()).images
     if not torch.equal(first, again):
         raise Fault(
             "two runs with the same seed made different images",
             "draw from ctx.generator or seed your own with ctx.seed('name'); keep no state in modules or classes",
         )
-    if torch.equal(first, method.drawn(method.synthesized(seed=1)).images):
+    if torch.equal(first, method.drawn(method.synthesized(method.context(seed=1))).images):
         raise Fault(
             "runs with different seeds made the same images",
             "draw from ctx.generator or seed your own with ctx.seed('name'), not with a constant",
         )
-    return ()
 
 
-def rng(method: MethodUnderTest) -> Iterable[str]:
-    """The caller's random numbers and torch's global settings are as before."""
-    with _unchanged("synthesize or the source"):
+def rng(method: MethodUnderTest) -> None:
+    """Check that the caller's random numbers and torch's global settings are as before."""
+    with _unchanged():
         run = method.synthesized()
         method.drawn(run)
         state = run.source.state_dict()
@@ -176,17 +157,15 @@ def rng(method: MethodUnderTest) -> Iterable[str]:
         build = getattr(type(run.source), "from_state", None)
         if callable(build):
             build(state)
-    found = method.dry_run.random
-    if found:
+    if method.dry_run.random:
         raise Fault(
-            f"importing the plugin changes {', '.join(found)}",
+            f"importing the plugin changes {', '.join(method.dry_run.random)}",
             "seed nothing and set nothing while a module is imported; use ctx.generator inside synthesize",
         )
-    return ()
 
 
 def random_state() -> dict[str, Any]:
-    """Global generators and settings that belong to the caller."""
+    """Return global generators and settings that belong to the caller."""
     return {
         "Python's random numbers": random.getstate(),
         "NumPy's random numbers": [str(part) for part in np.random.get_state()],
@@ -198,29 +177,25 @@ def random_state() -> dict[str, Any]:
     }
 
 
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the names of what differs."""
+    return [name for name, value in before.items() if not same(value, after[name])]
+
+
 @contextmanager
-def _unchanged(who: str) -> Iterator[None]:
+def _unchanged() -> Iterator[None]:
     before = random_state()
     yield
     changed = changes(before, random_state())
     if changed:
-        _put_back(before)
+        # A failed check must not disturb what runs after it.
+        torch.set_rng_state(before["torch's random numbers"])
+        torch.set_default_dtype(before["torch's default dtype"])
+        torch.set_grad_enabled(before["torch's grad mode"])
+        torch.use_deterministic_algorithms(before["torch's deterministic mode"])
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before["torch's cuDNN settings"]
+        random.setstate(before["Python's random numbers"])
         raise Fault(
-            f"{who} changed {', '.join(changed)} of the caller",
+            f"synthesize or the source changed {', '.join(changed)} of the caller",
             "use ctx.generator, or put settings back in a `finally`; state_dict and load_state_dict draw nothing",
         )
-
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of what differs."""
-    return [name for name, value in before.items() if not same(value, after[name])]
-
-
-def _put_back(before: dict[str, Any]) -> None:
-    """So that a failed check does not spoil what runs after it."""
-    torch.set_rng_state(before["torch's random numbers"])
-    torch.set_default_dtype(before["torch's default dtype"])
-    torch.set_grad_enabled(before["torch's grad mode"])
-    torch.use_deterministic_algorithms(before["torch's deterministic mode"])
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before["torch's cuDNN settings"]
-    random.setstate(before["Python's random numbers"])

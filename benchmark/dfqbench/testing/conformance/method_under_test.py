@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Batch, Budget, DfqError, Method, ModelCard, Quantizer, SampleSource, is_live
+from dfqbench.api import Batch, Budget, DfqError, Method, Quantizer, SampleSource, is_live
 from dfqbench.isolation import PLUGIN_FAILURES
 from dfqbench.plugins.params import build_params
 from dfqbench.quant import Scheme, parse_scheme
 from dfqbench.run.worker.rng import seeded
-from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.sandbox import DryRun, run_in_sandbox
 from dfqbench.testing.context import ToyContext
-from dfqbench.testing.toys import toy_card, toy_network
+from dfqbench.testing.toys import toy_network
 
 if TYPE_CHECKING:
     from dfqbench.plugins import LoadedOffer, Plugins
@@ -33,41 +34,23 @@ DEFAULT_LIMIT = 120.0
 """Seconds that the whole dry run in a process of its own may take."""
 BATCH = 6
 """Images of a drawn batch; neither a power of two nor the toy networks' number of classes."""
-_BATCHES = dict.fromkeys(("batch", "batch_few_classes", "generator_batch"), 16)
+QUANTIZER_BATCHES = dict.fromkeys(("batch", "batch_few_classes", "generator_batch"), 16)
 """Parameters of quantizers that make a run long and decide nothing in it."""
-_FOREIGN = ("/dfqbench/", "/torch/", "<frozen")
-"""Parts of paths that are not a plugin's."""
 LIVE_STEPS = 3
 """Updates of a live source before it is drawn from."""
 
 
 @dataclass
 class Run:
-    """One run of `synthesize`.
-
-    Attributes:
-        teacher: the network.
-        source: what `synthesize` returned.
-        ctx: what it was lent, with what it reported.
-    """
+    """One run of `synthesize`, with the context that holds its reports."""
 
     teacher: nn.Module
     source: SampleSource
     ctx: ToyContext
 
-    @property
-    def live(self) -> bool:
-        """Whether the source still learns."""
-        return is_live(self.source)
-
 
 class MethodUnderTest:
-    """A method, with runs that the checks share.
-
-    Args:
-        plugins: what was loaded.
-        name: the method's name.
-        limit: seconds that the dry run in a process of its own may take.
+    """A method, with runs that the checks share; a dry run may take `limit` seconds.
 
     Raises:
         UsageError: no plugin offers the name.
@@ -87,103 +70,54 @@ class MethodUnderTest:
 
     @property
     def method_class(self) -> type[Method]:
-        """The method's class.
-
-        Raises:
-            PluginError: it does not load or breaks the contract.
-        """
+        """The method's class; a `PluginError` says why it does not load, or how it breaks the contract."""
         return self.plugins.method_class(self.name)
 
     def instance(self) -> Method:
-        """The method with its default parameters."""
-        with blamed("its constructor", "take the parameters and keep them: `super().__init__(params)`"):
+        """Return the method with its default parameters."""
+        with plugin_code("its constructor", "take the parameters and keep them: `super().__init__(params)`"):
             return self.method_class(build_params(self.method_class.params_type, {}, self.name))
 
     def quantizer(self, label: str = "") -> Quantizer:
-        """A shared quantizer.
-
-        Args:
-            label: `name` or `name:recipe`; empty: the method's own.
-        """
+        """Return the shared quantizer `name` or `name:recipe`; empty: the method's own."""
         name, _, recipe = (label or self.method_class.quantizer).partition(":")
-        kind = self.plugins.quantizer_class(name)
-        recipe = recipe or kind.default_recipe
-        values = dataclasses.asdict(kind.recipes[recipe]) if recipe else {}
-        for field in dataclasses.fields(kind.params_type):
-            if field.name in _BATCHES:
-                values[field.name] = _BATCHES[field.name]
-        return kind(build_params(kind.params_type, values, name))
+        quantizer_cls = self.plugins.quantizer_class(name)
+        recipe = recipe or quantizer_cls.default_recipe
+        values = dataclasses.asdict(quantizer_cls.recipes[recipe]) if recipe else {}
+        names = {field.name for field in dataclasses.fields(quantizer_cls.params_type)}
+        values |= {name: size for name, size in QUANTIZER_BATCHES.items() if name in names}
+        return quantizer_cls(build_params(quantizer_cls.params_type, values, name))
 
-    def context(self, seed: int = 0, *, card: ModelCard | None = None, **changes: Any) -> ToyContext:
-        """A context for a run of `synthesize`."""
+    def context(self, seed: int = 0, **changes: Any) -> ToyContext:
+        """Return a context for a run of `synthesize`, with some of its fields changed."""
         bits = parse_scheme("w4a4@gdfq") if self.method_class.depends_on_bits else None
-        context = ToyContext(card=card or toy_card(), budget=BUDGET, root_seed=seed, bits=bits)
-        return dataclasses.replace(context, **changes)
+        return dataclasses.replace(ToyContext(budget=BUDGET, root_seed=seed, bits=bits), **changes)
 
-    def synthesized(
-        self,
-        seed: int = 0,
-        *,
-        teacher: nn.Module | None = None,
-        card: ModelCard | None = None,
-        ctx: ToyContext | None = None,
-        **changes: Any,
-    ) -> Run:
-        """Runs `synthesize` as the host does: global generators seeded, and put back afterwards.
-
-        Args:
-            seed: of the cell.
-            teacher: the network; None: a toy network.
-            card: its card; None: that of the toy network.
-            ctx: the context, or None: one with these `changes`.
-            changes: fields of the context.
-
-        Raises:
-            Fault: the method raised.
-        """
+    def synthesized(self, ctx: ToyContext | None = None, teacher: nn.Module | None = None) -> Run:
+        """Run `synthesize` as the host does: global generators are seeded, and restored afterwards."""
+        ctx = ctx or self.context()
         teacher = toy_network() if teacher is None else teacher
-        ctx = ctx or self.context(seed, card=card, **changes)
         method = self.instance()
-        with blamed("synthesize"), seeded(ctx.seed("synthesis", "global")), one_thread():
-            source = method.synthesize(teacher, ctx)
-        return Run(teacher, source, ctx)
+        with plugin_code("synthesize"), seeded(ctx.seed("synthesis", "global")):
+            return Run(teacher, method.synthesize(teacher, ctx), ctx)
 
     def drawn(self, run: Run, size: int = BATCH) -> Batch:
-        """Draws a batch; a live source learns a few steps first.
-
-        Raises:
-            Fault: the source raised, or gave something else.
-        """
-        with blamed("the source"), seeded(run.ctx.seed("drawing")), one_thread():
+        """Draw a batch; a live source learns a few steps first."""
+        with plugin_code("the source"), seeded(run.ctx.seed("drawing")):
             if is_live(run.source):
                 for _ in range(LIVE_STEPS):
                     run.source.train_step(size)
             return run.source.sample(size)
 
     def quantized(self, run: Run, label: str, scheme: Scheme, ctx: ToyContext | None = None) -> nn.Module:
-        """Runs a quantizer as the host does.
-
-        Args:
-            run: teacher and source.
-            label: a shared quantizer; empty: the method's own `quantize`.
-            scheme: what to quantize.
-            ctx: the context; None: a fresh one.
-
-        Returns:
-            The student.
-
-        Raises:
-            Fault: it raised, or returned something else.
-        """
+        """Return the student of the shared quantizer `label`, or with an empty label of the method's own `quantize`."""
         quantizer = self.quantizer(label)
         ctx = ctx or ToyContext(card=run.ctx.card, budget=run.ctx.budget, root_seed=run.ctx.root_seed)
         ctx.bits, ctx.shared = scheme, quantizer.quantize
         what = f"quantizer '{label}' with its source" if label else "quantize"
-        with blamed(what), seeded(ctx.seed("quantization", "global")), one_thread():
-            if label:
-                student: nn.Module = quantizer.quantize(run.teacher, run.source, ctx)
-            else:
-                student = self.instance().quantize(run.teacher, run.source, ctx)
+        with plugin_code(what), seeded(ctx.seed("quantization", "global")):
+            quantize = quantizer.quantize if label else self.instance().quantize
+            student: nn.Module = quantize(run.teacher, run.source, ctx)
         if not isinstance(student, nn.Module):
             raise Fault(
                 f"{what} returned a {type(student).__name__}", "return a student made by dfqbench.quant.prepare"
@@ -200,14 +134,14 @@ class MethodUnderTest:
         """Students by `quantizer scheme`: the method's own, and one of every built-in quantizer and protocol."""
         from dfqbench.quantizers import BUILTIN
 
-        found = {}
+        students = {}
         for label in ("", *(offer.name for offer in BUILTIN)):
-            for scheme in ("w4a4@gdfq", "w3a5@deploy"):
-                parsed = parse_scheme(scheme)
-                bits = parsed if self.method_class.depends_on_bits else None
-                run = self.synthesized(ctx=dataclasses.replace(self.context(), bits=bits))
-                found[f"{label or 'its own quantize'} under {scheme}"] = self.quantized(run, label, parsed)
-        return found
+            for name in ("w4a4@gdfq", "w3a5@deploy"):
+                scheme = parse_scheme(name)
+                ctx = self.context(bits=scheme if self.method_class.depends_on_bits else None)
+                student = self.quantized(self.synthesized(ctx), label, scheme)
+                students[f"{label or 'its own quantize'} under {name}"] = student
+        return students
 
     @cached_property
     def dry_run(self) -> DryRun:
@@ -216,12 +150,10 @@ class MethodUnderTest:
 
 
 @contextmanager
-def blamed(what: str, hint: str = "") -> Iterator[None]:
-    """Turns whatever plugin code raises into a fault.
-
-    Raises:
-        Fault: the block raised.
-    """
+def plugin_code(what: str, hint: str = "") -> Iterator[None]:
+    """Turn every exception of plugin code in `what` into a fault; compute on one thread, so that bits are the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     except Fault:
@@ -230,56 +162,43 @@ def blamed(what: str, hint: str = "") -> Iterator[None]:
         raise Fault(f"{what} raised {type(error).__name__}: {error.message}", error.hint or hint) from error
     except PLUGIN_FAILURES as error:
         text = " ".join(str(error).split())[:300]
-        place = _place(error)
-        raise Fault(f"{what} raised {type(error).__name__}: {text}{place}", hint or "repair it there") from error
+        raise Fault(
+            f"{what} raised {type(error).__name__}: {text}{_place(error)}", hint or "repair it there"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line that is neither the host's nor torch's, else the innermost."""
+    """Return the innermost line that is neither the host's nor torch's, else the innermost."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(part in frame.filename.replace("\\", "/") for part in _FOREIGN)]
-    frame = (own or frames)[-1] if frames else None
-    return "" if frame is None else f" ({frame.filename}, line {frame.lineno})"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread in the block: same seed, same bits holds for a fixed number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    foreign = ("/dfqbench/", "/torch/", "<frozen")
+    own = [frame for frame in frames if not any(part in frame.filename.replace("\\", "/") for part in foreign)]
+    frame = (own or frames)[-1]
+    return f" ({frame.filename}, line {frame.lineno})"
 
 
 def as_saved(state: Any, what: str) -> Any:
-    """A state after a trip to disk: saved, and loaded with `weights_only`.
-
-    Raises:
-        Fault: it cannot be saved, or not be loaded so.
-    """
-    import io
-
+    """Return a state as it is after saving, and loading with `weights_only`; a fault says what cannot be loaded."""
     stream = io.BytesIO()
     hint = "keep tensors, numbers, strings, and dicts, lists and tuples of these in it"
-    with blamed(f"saving {what}", hint):
+    with plugin_code(f"saving {what}", hint):
         torch.save(state, stream)
     stream.seek(0)
     try:
         return torch.load(stream, weights_only=True)
     except Exception as error:
         text = " ".join(str(error).split())
-        kind = text.partition("Unsupported global: GLOBAL ")[2].partition(" ")[0] or text[:160]
-        raise Fault(f"{what} does not load with weights_only=True: it holds {kind}", hint) from error
+        cause = text.partition("Unsupported global: GLOBAL ")[2].partition(" ")[0] or text[:160]
+        raise Fault(f"{what} does not load with weights_only=True: it holds {cause}", hint) from error
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two pieces of plain data are equal, tensors bit for bit."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(a: Any, b: Any) -> bool:
+    """Compare plain data, tensors bit for bit."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)

@@ -1,4 +1,4 @@
-"""Checks of the offer: what the host reads before it runs anything."""
+"""Checks before plugin code runs in this process: the offer, and a dry run in a sandbox."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 
 from dfqbench.api import describe_params
+from dfqbench.hookspecs import ENTRY_POINTS
 from dfqbench.plugins.params import build_params, params_dict
 from dfqbench.report.literature.published import read_numbers
-from dfqbench.testing.conformance.fault import Fault
-from dfqbench.testing.conformance.method_under_test import MethodUnderTest, blamed
+from dfqbench.testing.conformance.findings import Fault
+from dfqbench.testing.conformance.method_under_test import MethodUnderTest, plugin_code
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy")
 """Libraries that make `methods list` slow."""
-
 IMPORT_LIMIT = 300
 """Seconds in which a light module must have been imported, on the busiest of machines."""
 
@@ -44,21 +45,22 @@ else:
 """
 
 
-def contract(method: MethodUnderTest) -> Iterable[str]:
-    """The import string resolves to a class that keeps the contract; claims that come with it can be read."""
-    _ = method.method_class
+def contract(method: MethodUnderTest) -> None:
+    """Check that the import string names a class that keeps the contract, and that its claims can be read."""
+    _ = method.method_class  # raises what the class breaks
     method.instance()
     for file in method.plugins.claims.values():
         if file.origin == method.offer.origin:
-            with blamed("reading its claims"):
+            with plugin_code("reading its claims"):
                 read_numbers(file.path)
-    return ()
 
 
-def light(method: MethodUnderTest) -> Iterable[str]:
-    """Importing the offer and the class imports no heavy library; looked at in a fresh interpreter."""
+def light(method: MethodUnderTest) -> None:
+    """Check, in a fresh interpreter, that importing the offer and the class imports no heavy library."""
     offer = method.offer
-    arguments = json.dumps([list(HEAVY), offer.load, str(offer.path or ""), _entry_modules(method)])
+    points = entry_points(group=ENTRY_POINTS)  # a local file's origin is its path, the name of no distribution
+    modules = sorted({point.module for point in points if point.dist and point.dist.name == offer.origin})
+    arguments = json.dumps([HEAVY, offer.load, str(offer.path or ""), modules])
     command = [sys.executable, "-c", _PROBE, arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_LIMIT)  # noqa: S603 - our own interpreter
@@ -74,31 +76,18 @@ def light(method: MethodUnderTest) -> Iterable[str]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Fault(f"importing it in a fresh interpreter fails: {last}", "repair the import")
-    return ()
-
-
-def _entry_modules(method: MethodUnderTest) -> list[str]:
-    from importlib.metadata import entry_points
-
-    from dfqbench.hookspecs import ENTRY_POINTS
-
-    if method.offer.path is not None:
-        return []
-    points = entry_points(group=ENTRY_POINTS)
-    return sorted({p.module for p in points if p.dist is not None and p.dist.name == method.offer.origin})
 
 
 def parameters(method: MethodUnderTest) -> Iterable[str]:
-    """Parameters are a frozen dataclass with defaults, survive JSON, and say what they mean."""
+    """Check that parameters are a frozen dataclass with defaults, survive JSON, and say what they mean."""
     params_type = method.method_class.params_type
     defaults = params_type()
     plain = json.loads(json.dumps(params_dict(defaults)))
-    with blamed("building the parameters from their own values as JSON"):
+    with plugin_code("building the parameters from their own values as JSON"):
         again = build_params(params_type, plain, method.name)
-    if again != defaults:
-        changed = [
-            f.name for f in dataclasses.fields(params_type) if getattr(again, f.name) != getattr(defaults, f.name)
-        ]
+    names = [field.name for field in dataclasses.fields(params_type)]
+    changed = [name for name in names if getattr(again, name) != getattr(defaults, name)]
+    if changed:
         raise Fault(
             f"parameter {', '.join(changed)} does not survive JSON",
             "give it a type that does: numbers, strings, booleans, tuples of them",
@@ -109,3 +98,32 @@ def parameters(method: MethodUnderTest) -> Iterable[str]:
             f"parameter {', '.join(silent)} does not say what it means and where its value was read; "
             f"write `{silent[0]}: ... = param(DEFAULT, help=..., source=...)`"
         )
+
+
+def ends(method: MethodUnderTest) -> None:
+    """Check that a run on a toy network comes to its end."""
+    result = method.dry_run
+    if not result.ended:
+        raise Fault(
+            f"it did not end within {method.limit:.0f} s on a toy network",
+            "scale its steps by ctx.budget.training_steps(...) or .image_steps(...), and leave no endless loop",
+        )
+    if result.exit_status is not None:
+        raise Fault(
+            f"it ended the process with status {result.exit_status}",
+            "raise an exception instead of os._exit; a negative status is the signal that killed it",
+        )
+    if result.error:
+        raise Fault(f"it failed in a process of its own: {result.error}", "repair it there")
+
+
+def confined(method: MethodUnderTest) -> None:
+    """Check that nothing is written outside the work folder, read under a data folder, or fetched."""
+    result = method.dry_run
+    for paths, violation, hint in (
+        (result.read, "opens real data:", "data-free methods get no data; remove it"),
+        (result.written, "writes outside its work folder:", "write below ctx.workdir only, or better nothing at all"),
+        (result.connected, "connects to", "fetch nothing while it runs; ship files in the package"),
+    ):
+        if paths:
+            raise Fault(f"it {violation} {', '.join(paths[:3])}", hint)

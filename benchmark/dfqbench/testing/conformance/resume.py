@@ -1,4 +1,4 @@
-"""Checks of states: what was saved goes on bit for bit."""
+"""Checks of saved states: a run goes on from them bit for bit."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ import torch
 from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
 from dfqbench.run.worker.rng import capture, restore
-from dfqbench.testing.conformance.fault import Fault
-from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, blamed, same
+from dfqbench.testing.conformance.findings import Fault
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, plugin_code, same
 from dfqbench.testing.context import ToyContext
 
 
-class KeepingContext(ToyContext):
-    """Keeps checkpoints with the random generators, as the host does.
+class _KeepingContext(ToyContext):
+    """Keep checkpoints together with the random generators, as the host does.
 
-    Attributes:
-        random: the generators' states at each checkpoint.
-        put_back: states that are set when `restored` is read, or None.
+    It is made from a context with the same card, budget, seed and scheme; `generators` are set when `restored` is read.
     """
 
-    def __init__(self, like: ToyContext, restored: dict[str, Any] | None = None, put_back: Any = None) -> None:
+    def __init__(self, like: ToyContext, restored: dict[str, Any] | None = None, generators: Any = None) -> None:
         super().__init__(like.card, like.budget, like.root_seed, like.bits, restored, keep_states=True)
-        self.random: list[Any] = []
-        self.put_back = put_back
+        self.generators = generators
+        self.saved_generators: list[Any] = []
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "restored" and self.__dict__.get("put_back") is not None:
-            (own, global_states), self.put_back = self.put_back, None
+        if name == "restored" and self.__dict__.get("generators") is not None:
+            (own, global_states), self.generators = self.generators, None
             self.generator.set_state(own)
             restore(global_states)
         return super().__getattribute__(name)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Keeps the state and the generators."""
         super().checkpoint(state)
-        self.random.append((self.generator.get_state(), capture()))
+        self.saved_generators.append((self.generator.get_state(), capture()))
+
+    def resumed(self, index: int, phase: str = "") -> _KeepingContext:
+        """Return the context of a run that goes on from a checkpoint, as it is after saving and loading."""
+        restored = as_saved(self.saved[index], f"checkpoint {index + 1} of {len(self.saved)}{phase}")
+        return _KeepingContext(self, restored, self.saved_generators[index])
 
 
 def resume(method: MethodUnderTest) -> Iterable[str]:
-    """A run stopped at any checkpoint and resumed ends as the straight run does."""
-    ctx = KeepingContext(method.context())
-    expected = method.drawn(method.synthesized(ctx=ctx)).images
+    """Check that a run that is stopped at a checkpoint and resumed ends as the straight run does."""
+    ctx = _KeepingContext(method.context())
+    expected = method.drawn(method.synthesized(ctx)).images
     count = len(ctx.saved)
     if not count and len(ctx.steps) > 1:
         yield (
@@ -52,63 +54,57 @@ def resume(method: MethodUnderTest) -> Iterable[str]:
             "call ctx.checkpoint(lambda: {...}) after each step and begin from ctx.restored"
         )
     for index in sorted({0, count // 2, count - 1} if count else ()):
-        restored = as_saved(ctx.saved[index], f"checkpoint {index + 1} of {count}")
-        again = KeepingContext(method.context(), restored, ctx.random[index])
-        found = method.drawn(method.synthesized(ctx=again)).images
-        if not same(expected, found):
+        if not same(expected, method.drawn(method.synthesized(ctx.resumed(index))).images):
             raise Fault(
                 f"resumed from checkpoint {index + 1} of {count}, synthesize made other images",
                 "put everything that the next step reads into the checkpoint (images, optimizer, schedule, counters, "
                 "generators of your own) and continue from ctx.restored",
             )
-    _resumed_quantization(method)
+    _resume_quantization(method)
 
 
-def _resumed_quantization(method: MethodUnderTest) -> None:
+def _resume_quantization(method: MethodUnderTest) -> None:
     scheme = parse_scheme("w4a4@gdfq")
-    ctx = KeepingContext(method.context())
+    ctx = _KeepingContext(method.context())
     straight = method.quantized(method.synthesized(), "", scheme, ctx)
     count = len(ctx.saved)
     if not count:
         return
     index = count // 2
-    restored = as_saved(ctx.saved[index], f"checkpoint {index + 1} of {count} of quantize")
-    again = KeepingContext(method.context(), restored, ctx.random[index])
-    resumed = method.quantized(method.synthesized(), "", scheme, again)
+    resumed = method.quantized(method.synthesized(), "", scheme, ctx.resumed(index, " of quantize"))
     if not same(straight.state_dict(), resumed.state_dict()):
-        what = "the source's state_dict" if is_live(method.first.source) else "quantize's checkpoint"
+        state = "the source's state_dict" if is_live(method.first.source) else "quantize's checkpoint"
         raise Fault(
             f"resumed from checkpoint {index + 1} of {count}, quantize made another student",
-            f"put everything that the next step reads into {what}: networks, optimizer, counters, random streams",
+            f"put everything that the next step reads into {state}: networks, optimizer, counters, random streams",
         )
 
 
 def state(method: MethodUnderTest) -> Iterable[str]:
-    """A source's state survives a `weights_only` load, and a source restored from it hands out the same."""
+    """Check that a source restored from its saved state hands out the same images."""
     run = method.synthesized()
     method.drawn(run)
-    with blamed("state_dict"):
+    with plugin_code("state_dict"):
         saved = as_saved(run.source.state_dict(), "the source's state_dict")
     expected = method.drawn(run)
-    other = method.synthesized(seed=1)
-    with blamed("load_state_dict"):
-        other.source.load_state_dict(saved)
-    # Drawing happens in the host's seeded block, whose seed is the cell's: the other run takes over the first's.
-    other.ctx.root_seed = run.ctx.root_seed
-    found = method.drawn(other)
-    if not (same(expected.images, found.images) and same(expected.labels, found.labels)):
+    restored = method.synthesized(method.context(seed=1))
+    with plugin_code("load_state_dict"):
+        restored.source.load_state_dict(saved)
+    restored.ctx.root_seed = run.ctx.root_seed  # the host seeds drawing by the cell
+    batch = method.drawn(restored)
+    if not (same(expected.images, batch.images) and same(expected.labels, batch.labels)):
         raise Fault(
             "after load_state_dict(state_dict()) a source hands out other images",
             "put networks, optimizer, counters and the state of every generator into state_dict",
         )
-    build = getattr(type(run.source), "from_state", None)
     if is_live(run.source):
         return
+    build = getattr(type(run.source), "from_state", None)
     if callable(build):
-        with blamed("from_state"):
+        with plugin_code("from_state"):
             rebuilt = build(saved).sample(BATCH).images
-        other.source.load_state_dict(saved)
-        if not torch.equal(rebuilt, other.source.sample(BATCH).images):
+        restored.source.load_state_dict(saved)
+        if not torch.equal(rebuilt, restored.source.sample(BATCH).images):
             raise Fault("a source built by from_state hands out other images", "make from_state restore everything")
     elif run.ctx.steps:
         yield (

@@ -7,13 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.findings import Fault
 
 if TYPE_CHECKING:
     from dfqbench.plugins import LoadedOffer
@@ -46,73 +45,44 @@ class DryRun:
 
 
 def run_in_sandbox(offer: LoadedOffer, files: Sequence[Path], limit: float) -> DryRun:
-    """Run import, synthesis, drawing and quantization once in a fresh interpreter that watches files and sockets.
-
-    Args:
-        offer: the method's offer.
-        files: local plugin files to load.
-        limit: seconds that the run may take.
+    """Run import, synthesis, drawing and quantization once in a fresh interpreter, for at most `limit` seconds.
 
     Raises:
         Fault: the process did not start.
     """
+    from dfqbench.targets.folders import data_folders
+    from dfqbench.targets.spec import digits_file
+
     with tempfile.TemporaryDirectory(prefix="dfqbench-check-") as scratch:
         root = Path(scratch).resolve()
-        data, work = root / "data", root / "work"
-        _decoy(data)
+        data, work, answer, log = root / "data", root / "work", root / "answer.json", root / "log"
         work.mkdir()
+        data.mkdir()  # for plugins that look for a data folder
+        (data / "targets.toml").write_text("")
+        (data / "images.npz").write_bytes(b"not to be read")
+        guarded = [path for path in (data, *data_folders([]), digits_file()) if path is not None]
         request = {
             "name": offer.name,
             "load": offer.load,
             "path": str(offer.path or ""),
             "files": [str(file) for file in files],
             "work": str(work),
-            "guarded": [str(path) for path in (data, *_real_data())],
+            "guarded": [str(path) for path in guarded],
+            "answer": str(answer),
+            "limit": limit,
         }
         folders = [str(data), *filter(None, [os.environ.get("DFQBENCH_DATA")])]
         environment = os.environ | {"DFQBENCH_DATA": os.pathsep.join(folders), "PYTHONDONTWRITEBYTECODE": "1"}
-        return _answer(request, environment, limit, root / "log")
-
-
-def _decoy(folder: Path) -> None:
-    """A data folder with something in it, for a plugin that looks for one."""
-    folder.mkdir()
-    (folder / "targets.toml").write_text("")
-    (folder / "images.npz").write_bytes(b"not to be read")
-
-
-def _real_data() -> list[Path]:
-    from dfqbench.targets.folders import data_folders
-    from dfqbench.targets.spec import digits_file
-
-    digits = digits_file()
-    return [*data_folders([]), *([digits] if digits is not None else [])]
-
-
-def _answer(request: dict[str, Any], environment: dict[str, str], limit: float, log: Path) -> DryRun:
-    command = [sys.executable, "-m", "dfqbench.testing.conformance.dry_run", json.dumps(request)]
-    with log.open("wb") as errors:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True, env=environment
-        )
-    late = threading.Timer(START_LIMIT, process.kill)
-    late.start()
-    try:
-        ready = process.stdout.readline() if process.stdout else ""
-        late.cancel()
-        out, _ = process.communicate(timeout=limit if ready else None)
-    except subprocess.TimeoutExpired:
-        return DryRun(ended=False)
-    finally:
-        late.cancel()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-    for line in out.splitlines():
-        if line.startswith("{"):
-            return DryRun(ended=True, **json.loads(line))
-    if not ready:
-        raise Fault(f"the dry run did not start: {log.read_text(errors='replace')[-500:]}")
-    return DryRun(ended=True, exit_status=process.returncode)
+        command = [sys.executable, "-m", "dfqbench.testing.conformance.dry_run", json.dumps(request)]
+        with log.open("wb") as output:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            try:
+                done = subprocess.run(command, check=False, env=environment, timeout=START_LIMIT + limit, **streams)  # noqa: S603 - our own interpreter
+            except subprocess.TimeoutExpired:
+                return DryRun(ended=False)
+        if not answer.exists():
+            raise Fault(f"the dry run did not start: {log.read_text(errors='replace')[-500:]}")
+        text = answer.read_text(encoding="utf-8")
+        if not text:
+            return DryRun(ended=True, exit_status=done.returncode)
+        return DryRun(ended=False) if text.startswith("Timeout") else DryRun(ended=True, **json.loads(text))

@@ -1,4 +1,4 @@
-"""Checks of what quantizers make of the source, of `requires`, and the comparison with noise."""
+"""Checks of the students that quantizers make, of `requires`, and the comparison with noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dfqbench.api.batch import serves_many
 from dfqbench.quant import Scheme, Student, parse_scheme
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.synth.source import FixedSource
-from dfqbench.testing.conformance.fault import Fault
+from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, Run
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network_without_batchnorm
@@ -20,67 +20,63 @@ from dfqbench.testing.toys import toy_card, toy_images, toy_network_without_batc
 STEPS = 3
 """Steps of a live source with a student and without."""
 MARGIN = 2.0
-"""Standard errors of the difference that a method may lie below noise before it is said."""
+"""Standard errors of the difference that a method may lie below noise without a warning."""
 
 
-def quantizers(method: MethodUnderTest) -> Iterable[str]:
-    """Every built-in quantizer makes a finite student of the source, under every protocol."""
-    for what, student in method.students.items():
+def quantizers(method: MethodUnderTest) -> None:
+    """Check that every built-in quantizer makes a finite student of the source, under every protocol."""
+    for name, student in method.students.items():
         with torch.no_grad():
             logits = student(toy_images(16))
         if not isinstance(logits, Tensor) or logits.shape != (16, toy_card().classes):
             shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise Fault(f"the student of {what} gives {shown}", "return a network that gives logits (N, classes)")
+            raise Fault(f"the student of {name} gives {shown}", "return a network that gives logits (N, classes)")
         if not bool(torch.isfinite(logits).all()):
-            raise Fault(f"the student of {what} gives values that are not finite", "look at the images' range")
-    return ()
+            raise Fault(f"the student of {name} gives values that are not finite", "look at the images' range")
 
 
 def levels(method: MethodUnderTest) -> Iterable[str]:
-    """Weights and activations of the finished students take at most 2^bits values."""
-    for what, student in method.students.items():
+    """Check that weights and activations of the finished students take at most 2^bits values."""
+    for name, student in method.students.items():
         if not isinstance(student, Student):
             yield (
-                f"{what} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
+                f"{name} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
                 "flagged; start from dfqbench.quant.prepare(teacher, ctx.scheme, ctx.card)"
             )
             continue
         violations = measure_coverage(student, toy_images(4)).violations
         if violations:
             raise Fault(
-                f"the student of {what} is not quantized as claimed: {', '.join(violations[:3])}",
+                f"the student of {name} is not quantized as claimed: {', '.join(violations[:3])}",
                 "let its ranges see a batch inside `with student.observing(...)`, and leave its quantizers in place",
             )
 
 
 class _WatchedContext(ToyContext):
-    """Notes whether the scheme was looked at."""
+    """Note whether the scheme was read."""
 
-    asked = False
+    scheme_read = False
 
     @property
     def scheme(self) -> Scheme:
-        """The scheme."""
-        self.asked = True
+        self.scheme_read = True
         return super().scheme
 
 
 def requires(method: MethodUnderTest) -> Iterable[str]:
-    """`requires`, `depends_on_bits` and a source's `needs_student` say what is so."""
+    """Check `requires`, `depends_on_bits` and a source's `needs_student` against what the method does."""
     method_class = method.method_class
     _check_needs_student(method)
     base = method.context()
     ctx = _WatchedContext(card=base.card, budget=base.budget, bits=base.bits)
-    method.synthesized(ctx=ctx)
-    if method_class.depends_on_bits and not ctx.asked and not is_live(method.first.source):
+    method.synthesized(ctx)
+    if method_class.depends_on_bits and not ctx.scheme_read and not is_live(method.first.source):
         yield (
             "depends_on_bits is True but synthesize did not look at ctx.scheme; with False one source serves all "
             "bit-widths and is paid for once"
         )
-    plain = toy_network_without_batchnorm()
     try:
-        run = method.synthesized(teacher=plain)
-        method.drawn(run)
+        method.drawn(method.synthesized(teacher=toy_network_without_batchnorm()))
     except DfqError as error:
         if not method_class.requires.batchnorm:
             raise Fault(
@@ -96,14 +92,13 @@ def requires(method: MethodUnderTest) -> Iterable[str]:
 
 
 def _check_needs_student(method: MethodUnderTest) -> None:
-    """A source that says that it never looks at a student makes the same batches with one and without."""
-    run, other = method.synthesized(), method.synthesized()
-    if not is_live(run.source) or not is_live(other.source) or not serves_many(run.source):
+    """Check that a source with `needs_student = False` makes the same batches with a student and without."""
+    source, source_alone = method.synthesized().source, method.synthesized().source
+    if not is_live(source) or not is_live(source_alone) or not serves_many(source):
         return
     student = method.quantized(method.synthesized(), "calibrate", parse_scheme("w2a2@gdfq"))
     for _ in range(STEPS):
-        shown, hidden = run.source.train_step(BATCH, student), other.source.train_step(BATCH)
-        if not torch.equal(shown.images, hidden.images):
+        if not torch.equal(source.train_step(BATCH, student).images, source_alone.train_step(BATCH).images):
             raise Fault(
                 "needs_student is False, yet the images change when train_step is given a student",
                 "leave needs_student out, or make it True where a loss looks at the student",
@@ -111,27 +106,29 @@ def _check_needs_student(method: MethodUnderTest) -> None:
 
 
 def noise(method: MethodUnderTest) -> Iterable[str]:
-    """On the toy task, calibration with the images is not worse than with Gaussian noise.
+    """Check that calibration with the images is not worse than with Gaussian noise.
 
     The task: the embedded digits and their network at four bits, a handful of steps. The host draws the digits; the
     method sees the network alone.
     """
     network, card, digits = _digits()
-    scheme = parse_scheme("w4a4@gdfq")
-    own = method.synthesized(teacher=network, card=card)
-    floor = Run(network, _noise(card), ToyContext(card=card, budget=own.ctx.budget))
-    pair = [method.quantized(run, "calibrate", scheme) for run in (own, floor)]
+    run = method.synthesized(method.context(card=card), network)
+    stats = card.input_stats
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (stats.mean, stats.std))
+    images = torch.randn((64, *card.input_size), generator=torch.Generator().manual_seed(0)) * std + mean
+    noise_run = Run(network, FixedSource(images), ToyContext(card=card, budget=run.ctx.budget))
+    students = [method.quantized(source, "calibrate", parse_scheme("w4a4@gdfq")) for source in (run, noise_run)]
     with torch.no_grad():
-        wanted = network(digits).argmax(1)
-        shares = [(student(digits).argmax(1) == wanted).double() for student in pair]
-    difference = shares[0] - shares[1]
+        predictions = network(digits).argmax(1)
+        agreement, noise_agreement = ((student(digits).argmax(1) == predictions).double() for student in students)
+    difference = agreement - noise_agreement
     error = max(float(difference.std()) / len(difference) ** 0.5, 1 / len(difference))
     if float(difference.mean()) < -MARGIN * error:
-        agreed = [f"{100 * float(share.mean()):.1f} %" for share in shares]
         yield (
-            f"calibrated with its images, the digits network at w4a4 agrees with full precision on {agreed[0]} of the "
-            f"digits, with noise on {agreed[1]}; a handful of steps is no verdict, but look at the images, and at "
-            f"`dfqbench run --grid w4a4 --on digits --methods {method.name},noise`"
+            f"calibrated with its images, the digits network at w4a4 agrees with full precision on "
+            f"{100 * float(agreement.mean()):.1f} % of the digits, with noise on "
+            f"{100 * float(noise_agreement.mean()):.1f} %; a handful of steps is no verdict, but look at the images, "
+            f"and at `dfqbench run --grid w4a4 --on digits --methods {method.name},noise`"
         )
 
 
@@ -147,10 +144,3 @@ def _digits() -> tuple[nn.Module, ModelCard, Tensor]:
         raise Fault("the embedded digits are not there", "pip install scikit-learn")
     batches = load_evaluation(dataset, model.card).batches(500)
     return build_teacher(model), model.card, torch.cat([batch for batch, _ in batches])
-
-
-def _noise(card: ModelCard) -> FixedSource:
-    stats = card.input_stats
-    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (stats.mean, stats.std))
-    generator = torch.Generator().manual_seed(0)
-    return FixedSource(torch.randn((64, *card.input_size), generator=generator) * std + mean)

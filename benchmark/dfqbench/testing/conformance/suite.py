@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dfqbench.api.errors import PluginError
-from dfqbench.testing.conformance import images, process, registration, resume, students
-from dfqbench.testing.conformance.check import Check, Finding
+from dfqbench.testing.conformance import images, registration, resume, students
+from dfqbench.testing.conformance.findings import Finding
 from dfqbench.testing.conformance.method_under_test import DEFAULT_LIMIT, MethodUnderTest
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
 
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One property of a method.
+
+    Attributes:
+        name: short name, as in `test_conformance[name]`.
+        title: the property, as a sentence.
+        run: examine a method; raise `Fault` where the property does not hold, return advice.
+        runs_code: whether it runs `synthesize` in this process, which is safe only once that is known to end.
+    """
+
+    name: str
+    title: str
+    run: Callable[[MethodUnderTest], Iterable[str] | None]
+    runs_code: bool = True
+
+
 CHECKS: tuple[Check, ...] = (
-    Check(
-        "contract", "the import string names a class that keeps the contract", registration.contract, runs_code=False
-    ),
-    Check("light", "listing the method imports no torch", registration.light, runs_code=False),
-    Check("parameters", "parameters survive JSON and say what they mean", registration.parameters, runs_code=False),
-    Check("ends", "a run on a toy network comes to its end", process.ends, runs_code=False),
-    Check("confined", "no file outside the work folder, no data, no network", process.confined, runs_code=False),
+    Check("contract", "the import string names a class that keeps the contract", registration.contract, False),
+    Check("light", "listing the method imports no torch", registration.light, False),
+    Check("parameters", "parameters survive JSON and say what they mean", registration.parameters, False),
+    Check("ends", "a run on a toy network comes to its end", registration.ends, False),
+    Check("confined", "no file outside the work folder, no data, no network", registration.confined, False),
     Check("images", "images have the card's shape, are finite, without a graph", images.images),
     Check("teacher", "the teacher stays as it was", images.teacher),
     Check("seeds", "same seed, same bits; another seed, other images", images.seeds),
@@ -34,29 +51,23 @@ CHECKS: tuple[Check, ...] = (
     Check("requires", "`requires`, `depends_on_bits` and `needs_student` tell the truth", students.requires),
     Check("noise", "not worse than noise on the toy task", students.noise),
 )
-"""Every check, cheap ones first; those before `images` decide whether the others may run in this process."""
-
-_FIRST = ("contract", "ends")
-"""Checks without which those that run plugin code in this process are not run."""
+"""Every check, cheap ones first."""
 
 
 class ConformanceWarning(UserWarning):
     """Advice of a check that is no fault."""
 
 
-def examine(
-    plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT, checks: Sequence[Check] = CHECKS
-) -> Iterator[Finding]:
-    """Runs checks on a method, one by one.
+def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Iterator[Finding]:
+    """Run all checks on a method, one by one.
 
     Args:
-        plugins: what was loaded.
+        plugins: the loaded plugins.
         name: the method's name.
         limit: seconds that a run on a toy network may take.
-        checks: which.
 
     Yields:
-        What each found, as soon as it is known.
+        The result of each, as soon as it is known.
 
     Raises:
         UsageError: no plugin offers the name.
@@ -64,8 +75,9 @@ def examine(
     """
     method = MethodUnderTest(plugins, name, limit)
     failed: set[str] = set()
-    for check in checks:
-        blocking = next((first for first in _FIRST if first in failed), None)
+    for check in CHECKS:
+        # After these two, code that cannot be loaded or does not end must not run in this process.
+        blocking = next((first for first in ("contract", "ends") if first in failed), None)
         if blocking is not None and check.name != "light" and (check.runs_code or blocking == "contract"):
             yield Finding(check.name, check.title, "not run", f"repair '{blocking}' first")
             continue
@@ -76,23 +88,16 @@ def examine(
 
 
 def run_check(check: Check, method: MethodUnderTest) -> Finding:
-    """Runs one check; what it raises is what it found."""
+    """Run one check and return its result."""
     try:
-        advice = list(check.run(method))
+        advice = list(check.run(method) or ())
     except PluginError as error:
         return Finding(check.name, check.title, "failed", str(error))
     return Finding(check.name, check.title, "warning" if advice else "ok", "; ".join(advice))
 
 
 class MethodChecks:
-    """The checks as tests.
-
-    Derive in a test file, and pytest runs one test a check::
-
-        from dfqbench.testing import conformance
-
-        class TestMine(conformance.MethodChecks):
-            method = "mine"
+    """The checks as tests: derive a class in a test file, and pytest runs one test for each check.
 
     Attributes:
         method: the method's name.
@@ -107,7 +112,7 @@ class MethodChecks:
 
     @classmethod
     def method_under_test(cls) -> MethodUnderTest:
-        """The method under test; made once for the class."""
+        """Return the method under test, the same for all tests of the class."""
         from dfqbench.plugins import load_plugins
 
         if cls not in cls._cache:
@@ -115,21 +120,21 @@ class MethodChecks:
         return cls._cache[cls]
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """One test a check."""
+        """Make one test for each check."""
         if "check" in metafunc.fixturenames:
             metafunc.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
 
     def test_conformance(self, check: Check) -> None:
-        """Runs one check."""
+        """Run one check."""
         import pytest
 
         try:
             tested = self.method_under_test()
             if check.runs_code:
-                list(process.ends(tested))
-            finding = run_check(check, tested)
+                registration.ends(tested)
         except PluginError as error:
             pytest.fail(str(error), pytrace=False)
+        finding = run_check(check, tested)
         if finding.status == "failed":
             pytest.fail(f"{finding.title}: {finding.message}", pytrace=False)
         if finding.status == "warning":

@@ -1,0 +1,129 @@
+"""The training steps as the papers' repositories write them, for comparison.
+
+float32, default memory format, a forward hook that keeps each BatchNorm layer's input, losses layer by layer, the
+teacher run again for the student's target, `.item()` every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfqbench.quant import parse_scheme, prepare
+from dfqbench.synth import Generator
+from shapes import IMAGES, Shape
+
+
+class Hooked:
+    """The BatchNorm layers of a network, with their inputs since `inputs` was last cleared."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.inputs: list[Tensor] = []
+        for norm in self.norms:
+            norm.register_forward_hook(lambda _module, args, _output: self.inputs.append(args[0]))
+
+    def statistics(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return each layer's input, running mean and running variance."""
+        buffers = [(norm.get_buffer("running_mean"), norm.get_buffer("running_var")) for norm in self.norms]
+        return [(x, *pair) for x, pair in zip(self.inputs, buffers, strict=True)]
+
+
+def method_term(method: str, hooked: Hooked, network: nn.Module, student: nn.Module, images: Tensor) -> Tensor:
+    """Return the generator's loss of a method besides GDFQ's."""
+    total = images.new_zeros(())
+    if method == "clusterq":
+        for x, mean, var in hooked.statistics()[len(hooked.norms) // 2 :]:
+            total = total + F.mse_loss(x.mean((2, 3)), mean.expand(len(x), -1))
+            total = total + F.mse_loss(x.var((2, 3), unbiased=False), var.expand(len(x), -1))
+    elif method == "acq":
+        # Attention maps under running statistics and under those of the batch.
+        maps = [F.normalize(x.square().mean(1).flatten(1)) for x in hooked.inputs]
+        hooked.inputs.clear()
+        for norm in hooked.norms:
+            norm.training, norm.track_running_stats = True, False
+        network(images)
+        for norm, first, x in zip(hooked.norms, maps, hooked.inputs, strict=True):
+            norm.training, norm.track_running_stats = False, True
+            total = total + F.mse_loss(first, F.normalize(x.square().mean(1).flatten(1)))
+    elif method == "temporal":
+        gap = (network(images) - student(images)).abs().mean(1)
+        total = total + torch.exp(-((gap - 1) ** 2) / 2).mean()
+    return total
+
+
+def generator_step(shape: Shape, method: str) -> Callable[[], None]:
+    """Return one step of generator and student: GDFQ's, with the method's own term."""
+    network, device = shape.teacher().to(memory_format=torch.contiguous_format), shape.device
+    student = prepare(network, parse_scheme("w4a4"), shape.card).to(memory_format=torch.contiguous_format)
+    for quantizer in student.activation_quantizers():
+        quantizer.register_forward_hook(lambda *_: None)  # keeps the layers from being fused
+    with torch.no_grad(), student.observing("minmax"):
+        student(shape.noise(shape.batch).contiguous())
+    hooked = Hooked(network)
+    generator = Generator(shape.card.input_size, shape.classes, embedding=shape.side <= 64)
+    generator = generator.to(device).to(memory_format=torch.contiguous_format)
+    adam = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.999), foreach=False)
+    sgd = torch.optim.SGD(student.parameters(), lr=1e-6, momentum=0.9, nesterov=True, foreach=False)
+
+    def step() -> None:
+        hooked.inputs.clear()
+        labels = torch.randint(0, shape.classes, (shape.batch,), device=device)
+        images = generator(torch.randn(shape.batch, 100, device=device), labels, None)
+        loss = F.cross_entropy(network(images), labels)
+        for x, mean, var in hooked.statistics():
+            loss = loss + 0.1 / len(hooked.norms) * F.mse_loss(x.mean((0, 2, 3)), mean)
+            loss = loss + 0.1 / len(hooked.norms) * F.mse_loss(x.var((0, 2, 3), unbiased=False), var)
+        loss = loss + method_term(method, hooked, network, student, images)
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        loss.item()
+        images = images.detach()
+        target, logits = network(images).detach(), student(images)
+        loss = F.cross_entropy(logits, labels)
+        if method == "temporal":
+            loss = loss + F.mse_loss(logits, target)
+        else:
+            log_p = F.log_softmax(logits / 20, 1)
+            loss = loss + F.kl_div(log_p, F.softmax(target / 20, 1), reduction="batchmean") * 40
+        sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        sgd.step()
+        loss.item()
+
+    return step
+
+
+def image_step(shape: Shape, method: str) -> Callable[[], None]:
+    """Return one update of a batch of images: ZeroQ's by Adam, DFFG's by the momentum's sign."""
+    network = shape.teacher().to(memory_format=torch.contiguous_format)
+    hooked, images = Hooked(network), shape.noise(IMAGES).contiguous().requires_grad_()
+    momentum, adam = torch.zeros_like(images), torch.optim.Adam([images], lr=0.5)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, min_lr=1e-4, patience=100)
+
+    def step() -> None:
+        hooked.inputs.clear()
+        network(images)
+        loss = images.mean((2, 3)).square().sum(1).mean()
+        loss = loss + (images.var((2, 3)).sqrt() - 1).square().sum(1).mean()
+        for x, mean, var in hooked.statistics():
+            loss = loss + (x.mean((2, 3)) - mean).square().sum(1).mean()
+            std = torch.sqrt(x.var((2, 3)) + 1e-6)
+            loss = loss + (std - torch.sqrt(var + 1e-6)).square().sum(1).mean()
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if method == "zeroq":
+            adam.step()
+            plateau.step(loss.item())
+            return
+        assert images.grad is not None
+        momentum.mul_(0.9).add_(images.grad / images.grad.abs().sum((1, 2, 3), keepdim=True))
+        with torch.no_grad():
+            images.sub_(0.01 * momentum.sign()).clamp_(-2.2, 2.7)
+        loss.item()
+
+    return step
