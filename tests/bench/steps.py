@@ -98,7 +98,7 @@ def generator_step(shape: Shape, method: str, precision: Precision, students: in
     training = Distillation(network, source, contexts, Distill.recipes[method_cls.quantizer.partition(":")[2]])
     training.size = shape.batch
     training.step(0)
-    return lambda: training.step(training.plan.student_start)
+    return lambda: training.step(training.schedule.student_start)
 
 
 class _EnoughError(BaseException):
