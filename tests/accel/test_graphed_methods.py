@@ -16,7 +16,7 @@ from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
-from dfqbench.run.worker.instrumented_source import Counts, counting
+from dfqbench.run.worker.instrumented_source import Counts, SharedCounts
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.cpu_graph import CpuRecorder
@@ -72,7 +72,7 @@ def _run(method: str, overrides: dict[str, Any], precision: Precision) -> tuple[
     """Return what is learned in some steps, what they count, and the recorders."""
     network, recorders = toy_network(), _Recorders()
     kind = load_plugins().method_class(method)
-    with counting(network, recorders.counts):
+    with SharedCounts(recorders.counts).counting(network):
         ctx = _context(precision, recorders)
         source: Any = kind(kind.params_type(**overrides)).synthesize(network, ctx)
         for term in source.terms:
@@ -159,7 +159,7 @@ def test_captured_iterations_make_the_same_images(case: str, monkeypatch: pytest
         ctx = _context(Precision.FLOAT32_FAST, recorders)
         ctx.budget = budget_named("short")
         kind = load_plugins().method_class(method)
-        with counting(network, recorders.counts):
+        with SharedCounts(recorders.counts).counting(network):
             source: Any = kind(kind.params_type(**overrides)).synthesize(network, ctx)
         return source.state_dict(), (recorders.counts, ctx.steps, ctx.scalars), recorders
 

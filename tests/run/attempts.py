@@ -10,13 +10,13 @@ import torch
 
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins
+from dfqbench.run.execute.cancellation import StopFlag
 from dfqbench.run.execute.events import Event, Finished, Interrupted, Warned
 from dfqbench.run.execute.job import Job
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.schedule.scheduler import Summary
-from dfqbench.run.worker.main import run_job
-from dfqbench.run.worker.stop_flag import StopFlag
+from dfqbench.run.worker.shared_job import run_job
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -66,7 +66,7 @@ class StopsAt(StopFlag):
         self._left = looks
 
     @property
-    def asked(self) -> bool:  # type: ignore[override]
+    def requested(self) -> bool:  # type: ignore[override]
         self._left -= 1
         return self._left < 0
 

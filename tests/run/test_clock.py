@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dfqbench.run.worker.clock import Clock, Timers
+from dfqbench.run.worker.accounting import Clock, Timers
 
 
 @dataclass
@@ -45,12 +45,12 @@ def test_source_calls_are_charged_to_synthesis() -> None:
     clock = Clock(Timers(now=lambda: time.host))
     with clock.phase("synthesis"):
         time.host += 5
-    with clock.phase("quantization", inside="synthesis"):
+    with clock.phase("quantization", source_name="synthesis"):
         time.host += 1
         for _ in range(3):
-            with clock.inside():
+            with clock.source_call():
                 time.host += 2
-                with clock.inside():
+                with clock.source_call():
                     time.host += 1
         time.host += 10
     assert clock.seconds == pytest.approx({"synthesis": 5 + 9, "quantization": 11})
@@ -59,13 +59,13 @@ def test_source_calls_are_charged_to_synthesis() -> None:
 def test_account_read_in_a_pause_does_not_end_the_pause() -> None:
     time = Time()
     clock = Clock(Timers(now=lambda: time.host))
-    with clock.phase("quantization", inside="synthesis"):
+    with clock.phase("quantization", source_name="synthesis"):
         for _ in range(3):
-            with clock.inside():
+            with clock.source_call():
                 time.host += 2
             time.host += 1
             with clock.paused():
-                clock.so_far()
+                clock.elapsed()
                 time.host += 5
     assert clock.seconds == pytest.approx({"synthesis": 6, "quantization": 3})
 
@@ -73,7 +73,7 @@ def test_account_read_in_a_pause_does_not_end_the_pause() -> None:
 def test_an_exception_still_charges_the_time() -> None:
     time = Time()
     clock = Clock(Timers(now=lambda: time.host))
-    with pytest.raises(RuntimeError), clock.phase("quantization", inside="synthesis"), clock.inside():
+    with pytest.raises(RuntimeError), clock.phase("quantization", source_name="synthesis"), clock.source_call():
         time.host += 4
         raise RuntimeError
     assert clock.seconds == pytest.approx({"synthesis": 4, "quantization": 0})
@@ -82,9 +82,9 @@ def test_an_exception_still_charges_the_time() -> None:
 def test_a_device_phase_synchronises_once_and_splits_by_events() -> None:
     time = Time()
     clock = Clock(Timers(time.synchronize, lambda: FakeEvent(time), lambda: time.host))
-    with clock.phase("quantization", inside="synthesis"):
+    with clock.phase("quantization", source_name="synthesis"):
         for _ in range(100):
-            with clock.inside():
+            with clock.source_call():
                 time.host += 0.001  # the host only launches
                 time.device += 0.3
             time.host += 0.001
@@ -100,10 +100,10 @@ def test_events_of_one_phase_do_not_leak_into_the_next() -> None:
     time = Time()
     clock = Clock(Timers(time.synchronize, lambda: FakeEvent(time), lambda: time.host))
     for _ in range(2):
-        with clock.phase("quantization", inside="synthesis"), clock.inside():
+        with clock.phase("quantization", source_name="synthesis"), clock.source_call():
             time.device += 1
             time.host += 1
-    with clock.phase("quantization", inside="synthesis"):
+    with clock.phase("quantization", source_name="synthesis"):
         time.device += 2
         time.host += 2
     assert clock.seconds == pytest.approx({"synthesis": 2, "quantization": 2})

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.run.evaluate.accuracy import accuracy, percent, predict
-from dfqbench.run.evaluate.per_image import packed, standard_error, unpacked
+from dfqbench.run.evaluate.accuracy import accuracy, packed, percent, predict, standard_error, unpacked
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6])
 

@@ -16,7 +16,7 @@ from dfqbench.grid.load import read_grid
 from dfqbench.models.weights import read_weights
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder, read_records
-from dfqbench.run.store.source_description import read_description
+from dfqbench.run.store.source_cache import read_description
 from dfqbench.targets.manifest import read_manifest
 
 CARD = {"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5], "classes": 10}

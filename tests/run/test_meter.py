@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from dfqbench.api import Batch, SampleSource, is_live
-from dfqbench.run.worker.clock import Clock
-from dfqbench.run.worker.instrumented_source import Counts, counting, metered
+from dfqbench.run.worker.accounting import Clock
+from dfqbench.run.worker.instrumented_source import Counts, SharedCounts, instrument
 from dfqbench.synth.source import FixedSource
+
+SHAPE = (1, 8, 8)
 
 
 class Endless:
@@ -37,16 +39,16 @@ class Live(Endless):
 def test_a_metered_source_is_what_the_source_is() -> None:
     fixed: SampleSource = FixedSource(torch.zeros(5, 1, 8, 8))
     for source, live, sized in ((fixed, False, True), (Endless(), False, False), (Live(), True, False)):
-        handed = metered(source, Clock(), Counts())
+        handed = instrument(source, Clock(), Counts(), SHAPE)
         assert is_live(handed) is live
         assert isinstance(handed, Sized) is sized
-    assert len(metered(fixed, Clock(), Counts())) == 5  # type: ignore[arg-type]
+    assert len(instrument(fixed, Clock(), Counts(), SHAPE)) == 5  # type: ignore[arg-type]
 
 
 def test_images_steps_and_time_are_counted() -> None:
     clock, counts = Clock(), Counts()
-    handed = metered(Live(), clock, counts)
-    with clock.phase("quantization", inside="synthesis"):
+    handed = instrument(Live(), clock, counts, SHAPE)
+    with clock.phase("quantization", source_name="synthesis"):
         handed.sample(3)
         handed.train_step(4)  # type: ignore[attr-defined]
     assert (counts.images, counts.source_steps) == (7, 1)
@@ -56,7 +58,7 @@ def test_images_steps_and_time_are_counted() -> None:
 def test_teacher_passes_and_optimizer_steps_are_counted_and_no_hook_is_left() -> None:
     teacher = nn.Linear(2, 2)
     counts = Counts()
-    with counting(teacher, counts):
+    with SharedCounts(counts).counting(teacher):
         twin = copy.deepcopy(teacher)
         optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
         teacher(torch.zeros(7, 2))

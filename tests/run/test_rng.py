@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfqbench.run.worker.rng import capture, restore, same, seeded
+from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, seeded, set_rng_state
 
 
 def draws() -> tuple[float, float, float]:
@@ -45,9 +45,9 @@ def test_an_exception_restores_too() -> None:
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(())])
 def test_states_are_the_same_until_a_number_is_drawn(draw: Callable[[], object]) -> None:
-    before = capture()
-    assert same(before, capture())
+    before = get_rng_state()
+    assert equal_rng_states(before, get_rng_state())
     draw()
-    assert not same(before, capture())
-    restore(before)
-    assert same(before, capture())
+    assert not equal_rng_states(before, get_rng_state())
+    set_rng_state(before)
+    assert equal_rng_states(before, get_rng_state())

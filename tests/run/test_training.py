@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from dfqbench.api import Batch, budget_named
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.store.record import Record, Snapshot
 from dfqbench.run.store.record.build import add_curve
-from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, load_state, part_of
-from dfqbench.run.worker.clock import Clock
+from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, part_of
+from dfqbench.run.worker.accounting import Clock
 from dfqbench.run.worker.context import HostContext
-from dfqbench.run.worker.instrumented_source import Counts, MeteredLiveSource
+from dfqbench.run.worker.instrumented_source import Counts, InstrumentedLiveSource
 from dfqbench.testing.toys import toy_card, toy_network
 
 
@@ -71,7 +72,7 @@ def test_the_last_state_is_always_among_them(
     assert list(kept) == sorted(kept)
     assert list(kept)[-1] == 40
     for step, file in kept.items():
-        state = load_state(file, "cpu")
+        state = load_file(file)
         assert any(float(value.flatten()[0]) == step for value in state.values() if value.numel())
     if points == 4:
         # Parts end at 10, 20, 30 and 40; nothing was offered in the first.
@@ -132,7 +133,7 @@ def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolde
 
     timeline = Timeline(folder, host)
     ctx = context(tmp_path, timeline=timeline)
-    source = MeteredLiveSource(Live(), Clock(), Counts(), (1, 8, 8), lambda: [timeline])
+    source = InstrumentedLiveSource(Live(), Clock(), Counts(), (1, 8, 8), timeline.offer)
     for step in range(1, 101):
         batch = source.train_step(40)
         assert float(batch.images[0, 0, 0, 0]) == step
@@ -141,7 +142,7 @@ def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolde
     assert list(kept) == [1, 20, 40, 60, 80, 100]
     assert len(aside) == 6
     for step, file in kept.items():
-        tensors = load_state(file, "cpu")
+        tensors = load_file(file)
         assert float(tensors["images"].mean()) == step
         assert len(tensors["images"]) == len(tensors["labels"]) == IMAGES_SMALL
     TrainingFolder(tmp_path / "attempt-2").clear()

@@ -9,7 +9,7 @@ from dfqbench.report.labels import model_name, scheme_label, short_names
 from dfqbench.report.sheet import Sheet
 from dfqbench.report.status import finished
 from dfqbench.report.values import duration, spread
-from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 
 MOST_LAYERS = 4

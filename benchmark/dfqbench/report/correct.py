@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
-from dfqbench.run.evaluate.per_image import unpacked
+from dfqbench.run.evaluate.accuracy import unpacked
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 from dfqbench.report.book import ClaimBook, published_book
 from dfqbench.report.claims import Claim
 from dfqbench.report.columns import VALUES
-from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 
 PUBLISHED_BUDGET = "paper"

@@ -15,8 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from dfqbench.accel import set_kernels
 from dfqbench.api import Precision
 from dfqbench.run.execute.processes import ALLOCATOR
-from dfqbench.run.worker.device_setup import compute_on
-from dfqbench.run.worker.memory import peak_mib, reset_peak
+from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak
 from dfqbench.testing.bench.measure import contestants, measure
 from dfqbench.testing.bench.networks import Shape
 

@@ -9,7 +9,7 @@ import torch
 
 from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
-from dfqbench.run.worker.rng import capture, restore
+from dfqbench.run.worker.device_setup import get_rng_state, set_rng_state
 from dfqbench.testing.conformance.fault import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, blamed, same
 from dfqbench.testing.context import ToyContext
@@ -32,13 +32,13 @@ class KeepingContext(ToyContext):
         if name == "restored" and self.__dict__.get("put_back") is not None:
             (own, global_states), self.put_back = self.put_back, None
             self.generator.set_state(own)
-            restore(global_states)
+            set_rng_state(global_states)
         return super().__getattribute__(name)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
         """Keeps the state and the generators."""
         super().checkpoint(state)
-        self.random.append((self.generator.get_state(), capture()))
+        self.random.append((self.generator.get_state(), get_rng_state()))
 
 
 def resume(method: MethodUnderTest) -> Iterable[str]:
