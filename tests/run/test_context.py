@@ -25,7 +25,7 @@ def context(tmp_path: Path, **changes: Any) -> tuple[HostContext, list[tuple[int
         "device": torch.device("cpu"),
         "card": CARD,
         "budget": budget_named("short"),
-        "scheme": None,
+        "known_scheme": None,
         "seed_key": "key",
         "workdir": tmp_path,
         "report": lambda step, total, scalars: reports.append((step, total, scalars)),
@@ -60,7 +60,7 @@ def test_the_scheme_is_closed_to_a_source_that_does_not_depend_on_it(tmp_path: P
     ctx, _ = context(tmp_path)
     with pytest.raises(PluginError, match="set depends_on_bits = True"):
         _ = ctx.scheme
-    open_ctx, _ = context(tmp_path, scheme=parse_scheme("w4a4"))
+    open_ctx, _ = context(tmp_path, known_scheme=parse_scheme("w4a4"))
     assert open_ctx.scheme.w_bits == 4
 
 

@@ -40,7 +40,7 @@ def context(tmp_path: Path, **changes: Any) -> HostContext:
         "device": torch.device("cpu"),
         "card": toy_card(),
         "budget": budget_named("short"),
-        "scheme": None,
+        "known_scheme": None,
         "seed_key": "key",
         "workdir": tmp_path,
         "report": lambda *_: None,
@@ -133,7 +133,7 @@ def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolde
 
     timeline = Timeline(folder, host)
     ctx = context(tmp_path, timeline=timeline)
-    source = InstrumentedLiveSource(Live(), Clock(), Counts(), (1, 8, 8), timeline.offer)
+    source = InstrumentedLiveSource(Live(), Clock().source_call, Counts(), (1, 8, 8), timeline.offer)
     for step in range(1, 101):
         batch = source.train_step(40)
         assert float(batch.images[0, 0, 0, 0]) == step

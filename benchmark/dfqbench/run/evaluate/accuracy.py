@@ -95,12 +95,7 @@ def accuracy(student: Predictions, teacher: Predictions, data: EvaluationSet) ->
 
 
 def standard_error(top1: float, images: int) -> float:
-    """Return the binomial standard error of an accuracy, in percentage points.
-
-    Args:
-        top1: accuracy in percent.
-        images: number of images, at least 1.
-    """
+    """Return the binomial standard error of an accuracy in percent, on at least one image, in percentage points."""
     share = top1 / 100.0
     return 100.0 * math.sqrt(max(0.0, share * (1.0 - share)) / images)
 

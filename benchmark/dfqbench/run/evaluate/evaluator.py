@@ -11,12 +11,12 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from dfqbench.accel import using_kernels
 from dfqbench.api.errors import DfqError, Unavailable
@@ -51,23 +51,23 @@ class Evaluator:
         compute_on(self._device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
-        self._sets: dict[str, EvaluationSet] = {}
-        self._teachers: dict[str, Predictions] = {}
-
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request; an error is part of the answer."""
-        operations = {
+        self._operations = {
             "baseline": self._baseline,
             "evaluate": self._evaluate,
             "snapshots": self._evaluate_snapshots,
             "real": self._make_real_source,
             "environment": self._describe_environment,
         }
+        self._sets: dict[str, EvaluationSet] = {}
+        self._teachers: dict[str, Predictions] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request; an error is part of the answer."""
         begin = time.monotonic()
         try:
             precision = Precision(request.get("precision", Precision.FLOAT32))
             with using_kernels(str(self._device), fast=precision.rearranges):
-                result = operations[request["op"]](request)
+                result = self._operations[request["op"]](request)
         except Exception as error:
             return _described(error)
         return result | {"seconds": time.monotonic() - begin}
@@ -83,11 +83,7 @@ class Evaluator:
         }
 
     def _evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Evaluate and check the students of several attempts at one network, in one pass over the data.
-
-        Returns:
-            `students`: for each attempt its part of a record, or an error.
-        """
+        """Evaluate and check the students of several attempts at one network, in one pass over the data."""
         reset_peak(self._device)
         data, model = self._data(request), ModelSpec.from_dict(request["model"])
         teacher = self._teacher(request, model, data)
@@ -98,7 +94,9 @@ class Evaluator:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
                 student = load_student(Path(attempt), self._device, request["families"], trusted=model.trusted)
-                answers.append(_checked(student, images))
+                coverage = asdict(measure_coverage(student, images))
+                violations = coverage.pop("violations")
+                answers.append({"coverage": coverage, "violations": violations, "levels_ok": not violations})
                 students.append(student)
             except Exception as error:
                 answers.append(_described(error))
@@ -161,17 +159,6 @@ class Evaluator:
         if key not in self._teachers:
             self._teachers[key] = predict(build_teacher(model, self._device, request["families"]), data, self._device)
         return self._teachers[key]
-
-
-def _checked(student: Student, images: Tensor) -> dict[str, Any]:
-    """The checks of a student's operands on a few images, for the record."""
-    coverage = measure_coverage(student, images)
-    names = ("macs_quantized", "macs_total", "float_layers")
-    return {
-        "coverage": {name: getattr(coverage, name) for name in names},
-        "violations": coverage.violations,
-        "levels_ok": coverage.levels_ok,
-    }
 
 
 def _described(error: Exception) -> dict[str, Any]:

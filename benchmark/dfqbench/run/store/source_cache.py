@@ -1,7 +1,4 @@
-"""Sources on disk: a fixed set of images is made once and serves every bit-width.
-
-Descriptions are read without torch.
-"""
+"""Sources on disk: a fixed set of images is made once and serves every bit-width; their description needs no torch."""
 
 from __future__ import annotations
 
@@ -23,8 +20,6 @@ DESCRIPTION = "source.json"
 STATE = "state.safetensors"
 MOST_BYTES = 2**20
 """Size of the largest description that is read."""
-HOST = "dfqbench"
-"""Package whose classes may always be built from a saved state."""
 
 
 def shared_state(source: SampleSource) -> dict[str, Any] | None:
@@ -39,13 +34,13 @@ def save_source(
     cost: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Save a fixed source for other cells, if its class can be built from a state.
+    """Save a fixed source for other cells.
 
     Args:
-        source: what `synthesize` returned.
+        source: result of `synthesize`.
         folder: of this source's identity.
         environment: identity of the environment.
-        cost: what it cost alone: `seconds`, `counts`, `peak_mib`.
+        cost: cost of making it: `seconds`, `counts`, `peak_mib`.
         state: result of `shared_state`; None: it is called here.
 
     Returns:
@@ -76,8 +71,7 @@ def load_source(
         folder: of the source's identity.
         device: where its tensors go.
         environment: identity of the environment that it must come from, or None: any.
-        packages: besides the host's own, the packages whose classes may be built: that of the method. The file names a
-            class, and a stranger's file must not choose what is imported.
+        packages: packages besides the host's own whose classes may be built, since the file names a class.
 
     Returns:
         The source, and its cost with its `id`; None if nothing usable is saved, so that it is made again.
@@ -89,7 +83,7 @@ def load_source(
         return None
     try:
         module, _, name = str(description["class"]).partition(":")
-        if module.partition(".")[0] not in {HOST, *packages}:
+        if module.partition(".")[0] not in {"dfqbench", *packages}:
             return None
         state = read_tree(folder / STATE, device)
         cls: Any = importlib.import_module(module)
@@ -102,15 +96,7 @@ def load_source(
 
 
 def read_description(folder: Path, environment: str | None) -> dict[str, Any] | None:
-    """Read the description of the source saved in a folder.
-
-    Args:
-        folder: of the source's identity.
-        environment: identity of the environment that it must come from, or None: any.
-
-    Returns:
-        What `save_source` wrote; None if nothing usable is saved, so that the source is made again.
-    """
+    """Read what `save_source` wrote; None if nothing usable is saved for this environment (None: any)."""
     file = folder / DESCRIPTION
     try:
         if file.stat().st_size > MOST_BYTES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +29,11 @@ IMAGES_SMALL, IMAGES_LARGE = 32, 8
 SMALL_SIDE = 64
 
 Untimed = Callable[[], AbstractContextManager[object]]
-"""Pauses clock and data guard while the host does its own work."""
+"""Pause clock and data guard while the host does its own work."""
 
 
 class TrainingFolder:
-    """Files of one cell's training.
-
-    Args:
-        attempt: folder of one of the cell's attempts.
-    """
+    """Files of one cell's training; `attempt` is the folder of any of its attempts."""
 
     def __init__(self, attempt: Path) -> None:
         self._path = attempt.parent / TRAINING
@@ -73,62 +70,47 @@ class TrainingFolder:
         return dict(sorted((int(step), file) for file, step in steps.items() if step.isdigit()))
 
 
+@dataclass(slots=True)
 class Snapshots:
-    """Keep a student's states at up to N points of its training.
+    """Keep a student's states in at most `points` parts of its training.
 
     Attributes:
         refused: whether a student was offered that only its plugin's code can run.
-
-    Args:
-        folder: where states go.
-        points: N.
-        untimed: entered while a state is written.
     """
 
-    def __init__(self, folder: TrainingFolder, points: int, untimed: Untimed) -> None:
-        self.refused = False
-        self._folder = folder
-        self._points = points
-        self._untimed = untimed
+    folder: TrainingFolder
+    points: int
+    untimed: Untimed
+    refused: bool = False
 
     def offer(self, student: nn.Module, step: int, total: int) -> None:
-        """Keep the student if its part of the training has none yet.
-
-        Args:
-            student: at `step`.
-            step: from 1.
-            total: steps in all; 0: not known.
-        """
+        """Keep the student of `step` (from 1, of `total`; 0: not known) if its part of the training has none yet."""
         from dfqbench.quant.student import Student
 
         if not isinstance(student, Student):
             self.refused = True
             return
-        part, last = part_of(step, total, self._points), step >= total
-        kept = {part_of(step, total, self._points): file for step, file in self._folder.students().items()}
-        if (part == self._points) != last or (part in kept and not last):
+        part, last = part_of(step, total, self.points), step >= total
+        kept = {part_of(step, total, self.points): file for step, file in self.folder.students().items()}
+        if (part == self.points) != last or (part in kept and not last):
             return
-        with self._untimed():
+        with self.untimed():
             if part in kept:
                 kept[part].unlink(missing_ok=True)
-            self._folder.save("student", step, dict(student.finished_state()))
+            self.folder.save("student", step, dict(student.finished_state()))
 
 
+@dataclass(slots=True)
 class Timeline:
     """Keep a few images of a live source at points of its training, evenly spaced.
 
     They are taken from the batches of the training: no additional images are drawn, so that no number changes.
-
-    Args:
-        folder: where images go.
-        untimed: entered while they are written.
     """
 
-    def __init__(self, folder: TrainingFolder, untimed: Untimed) -> None:
-        self._folder = folder
-        self._untimed = untimed
-        self._step = 0
-        self._points = {1}
+    folder: TrainingFolder
+    untimed: Untimed
+    _step: int = 0
+    _points: set[int] = field(default_factory=lambda: {1})
 
     def reached(self, step: int, total: int) -> None:
         """Set the number of steps done, of `total` steps."""
@@ -141,11 +123,9 @@ class Timeline:
         if step not in self._points:
             return
         count = IMAGES_SMALL if max(batch.images.shape[2:]) <= SMALL_SIDE else IMAGES_LARGE
-        with self._untimed():
-            tensors = {"images": batch.images[:count].half()}
-            if batch.labels is not None:
-                tensors["labels"] = batch.labels[:count]
-            self._folder.save("images", step, tensors)
+        with self.untimed():
+            labels = {} if batch.labels is None else {"labels": batch.labels[:count]}
+            self.folder.save("images", step, {"images": batch.images[:count].half(), **labels})
 
 
 def part_of(step: int, total: int, points: int) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -23,6 +24,8 @@ from dfqbench.run.worker.instrumented_source import Counts
 
 GPU_SHARED = "gpu_shared"
 """Flag of records whose job shared a GPU with other jobs: their times are longer than alone."""
+_Label: TypeAlias = tuple[str, int | None] | None
+"""("source", payer), ("student", number), or ("student", None): for all students; time labelled None is not counted."""
 
 
 class _DeviceEvent(Protocol):
@@ -53,14 +56,14 @@ class _Segments:
 
     def __init__(self, timers: Timers) -> None:
         self._timers = timers
-        self._sums: defaultdict[Hashable, float] = defaultdict(float)
-        self._open: deque[tuple[Hashable, _DeviceEvent, _DeviceEvent]] = deque()
-        self._label: Hashable = None
+        self._sums: defaultdict[_Label, float] = defaultdict(float)
+        self._open: deque[tuple[_Label, _DeviceEvent, _DeviceEvent]] = deque()
+        self._label: _Label = None
         self._event: _DeviceEvent | None = None
         self._begin = 0.0
 
-    def switch(self, label: Hashable) -> None:
-        """End the current segment and begin one of another label; time labelled None is not counted."""
+    def switch(self, label: _Label) -> None:
+        """End the current segment and begin one of another label."""
         label, self._label = self._label, label
         begin, self._begin = self._begin, self._timers.now()
         if self._timers.make_event is None:
@@ -73,7 +76,7 @@ class _Segments:
         while self._open and self._open[0][2].query():
             self._sum_oldest()
 
-    def sums(self) -> dict[Hashable, float]:
+    def sums(self) -> dict[_Label, float]:
         """Return seconds by label until the last switch; the device must have been synchronized."""
         while self._open:
             self._sum_oldest()
@@ -103,68 +106,55 @@ class PhaseTimer:
         self._source_name = source_name
         self._timers = timers
         self._students = students
-        self._source_calls = 0
-        self._paused = False
-        # None: work for all students.
-        self._student: int | None = 0 if students == 1 else None
+        self._label: _Label = ("student", 0 if students == 1 else None)
         self.restart()
 
     def restart(self) -> None:
         """Drop the time until now."""
         self._begin = self._timers.now()
         self._segments = _Segments(self._timers)
-        self._switch()
-
-    def _switch(self) -> None:
-        label = ("source", self.payer) if self._source_calls else ("student", self._student)
-        self._segments.switch(None if self._paused else label)
+        self._segments.switch(self._label)
 
     @contextmanager
-    def source_call(self) -> Iterator[None]:
-        """Charge a block to the source; nested blocks count once."""
-        self._source_calls += 1
-        self._switch()
+    def _charged_to(self, label: _Label) -> Iterator[None]:
+        before = self._label
+        # Inside a pause nothing is charged.
+        self._label = None if before is None else label
+        self._segments.switch(self._label)
         try:
             yield
         finally:
-            self._source_calls -= 1
-            self._switch()
+            self._label = before
+            self._segments.switch(before)
 
-    @contextmanager
-    def student(self, number: int) -> Iterator[None]:
+    def source_call(self) -> AbstractContextManager[None]:
+        """Charge a block to the source."""
+        return self._charged_to(("source", self.payer))
+
+    def student(self, number: int) -> AbstractContextManager[None]:
         """Charge a block to one of several students."""
-        before, self._student = self._student, number
-        self._switch()
-        try:
-            yield
-        finally:
-            self._student = before
-            self._switch()
+        return self._charged_to(("student", number))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave out the time of a block."""
-        if self._paused:
+        if self._label is None:
             yield
             return
-        self._paused = True
-        self._switch()
-        self._timers.synchronize()
-        begin = self._timers.now()
-        try:
-            yield
-        finally:
-            self._paused = False
-            self._begin += self._timers.now() - begin
-            self._switch()
+        with self._charged_to(None):
+            self._timers.synchronize()
+            begin = self._timers.now()
+            try:
+                yield
+            finally:
+                self._begin += self._timers.now() - begin
 
     def split(self, number: int) -> dict[str, float]:
         """Return one student's seconds until now by phase; the device is synchronized.
 
-        The wall time is split by the sums of each student's and the source's segments; work for all students is split
-        as their own segments are.
+        The wall time is split as the segments of students and source are; work for all students as their own segments.
         """
-        self._switch()
+        self._segments.switch(self._label)
         self._timers.synchronize()
         wall, sums = self._timers.now() - self._begin, self._segments.sums()
         total = sum(sums.values())
@@ -181,11 +171,7 @@ class PhaseTimer:
 
 
 class Clock:
-    """Seconds of one attempt by phase.
-
-    Attributes:
-        seconds: of the phases that have ended.
-    """
+    """Seconds of one attempt by phase; `seconds` holds those of phases that have ended."""
 
     def __init__(self, timers: Timers | None = None) -> None:
         self.seconds: dict[str, float] = {}
@@ -197,11 +183,9 @@ class Clock:
         """Make a phase for several students, each of whose clocks enters it with `part_of`."""
         return PhaseTimer(name, source_name, self._timers, students)
 
-    @contextmanager
-    def phase(self, name: str, source_name: str | None = None) -> Iterator[None]:
+    def phase(self, name: str, source_name: str | None = None) -> AbstractContextManager[None]:
         """Charge the time of a block to `name`, and that of `source_call` to `source_name`, if given."""
-        with self.part_of(self.shared_phase(name, source_name, 1), 0):
-            yield
+        return self.part_of(self.shared_phase(name, source_name, 1), 0)
 
     @contextmanager
     def part_of(self, phase: PhaseTimer, number: int) -> Iterator[None]:
@@ -215,11 +199,8 @@ class Clock:
 
     def elapsed(self) -> dict[str, float]:
         """Return seconds by phase until now, the current phase included; the device is then synchronized."""
-        seconds = dict(self.seconds)
-        if self._phase is not None:
-            for name, more in self._phase.split(self._number).items():
-                seconds[name] = seconds.get(name, 0.0) + more
-        return seconds
+        more = {} if self._phase is None else self._phase.split(self._number)
+        return self.seconds | {name: self.seconds.get(name, 0.0) + seconds for name, seconds in more.items()}
 
     def paused(self) -> AbstractContextManager[None]:
         """Leave out the time of a block: it belongs to no phase."""
@@ -240,10 +221,6 @@ class Accounting:
     """Seconds, counts, memory and flags of one attempt, those of earlier processes of its cell included.
 
     Attributes:
-        clock: seconds by phase.
-        guard: records what plugin code has opened.
-        counts: images and steps.
-        flags: of the record.
         peaks: peak memory of finished phases, MiB.
         source_kind: `live` or `fixed`, once the source exists.
         source_images: number of images of a fixed source.
@@ -252,13 +229,18 @@ class Accounting:
 
     Args:
         device: where the attempt computes.
-        guard: see above.
+        guard: records what plugin code has opened.
         started: when the attempt began, on the monotonic clock.
         shares_gpu: whether other jobs compute on the same GPU.
     """
 
     def __init__(self, device: torch.device, guard: DataGuard, *, started: float, shares_gpu: bool) -> None:
-        self.clock = _device_clock(device)
+        timers = None
+        if device.type == "cuda":
+            make_event = partial(torch.cuda.Event, enable_timing=True)
+            timers = Timers(partial(torch.cuda.synchronize, device), make_event)
+        self.clock = Clock(timers)
+        self.guard = guard
         self.counts = Counts()
         self.flags: list[str] = [GPU_SHARED] if shares_gpu else []
         self.peaks: dict[str, float] = {}
@@ -267,7 +249,6 @@ class Accounting:
         self.reused: dict[str, Any] | None = None
         self.resumed = 0
         self._device = device
-        self.guard = guard
         self._started = started
         self._saving = 0.0
         self._members: Sequence[Accounting] = ()
@@ -284,12 +265,7 @@ class Accounting:
         return max(peak_mib(self._device), self.peaks.get(phase, 0.0))
 
     def share(self, source_id: str, members: Sequence[Accounting]) -> None:
-        """Share a source and a worker.
-
-        Args:
-            source_id: identity of the source.
-            members: all that share them, this one included; the first has made the source.
-        """
+        """Share a source and a worker with `members`, this one included; the first has made the source."""
         self._members, first = members, members[0]
         if first is not self:
             self.source_kind = first.source_kind
@@ -364,13 +340,3 @@ class Accounting:
 
     def _synthesis_of_others(self) -> float:
         return sum(member.clock.elapsed().get("synthesis", 0.0) for member in self._members if member is not self)
-
-
-def _device_clock(device: torch.device) -> Clock:
-    if device.type != "cuda":
-        return Clock()
-    timers = Timers(
-        synchronize=lambda: torch.cuda.synchronize(device),
-        make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call]
-    )
-    return Clock(timers)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ from dfqbench.run.store.source_cache import load_source, save_source, shared_sta
 from dfqbench.run.store.training_folder import IMAGES_FILE, Snapshots, Timeline, TrainingFolder
 from dfqbench.run.worker.accounting import GPU_SHARED, Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
-from dfqbench.run.worker.context import REPORT_EVERY, ForStudent, HostContext
+from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
 from dfqbench.run.worker.data_guard import DataGuard
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak, seeded
-from dfqbench.run.worker.instrumented_source import InstrumentedSource, SharedCounts, SourceClock, instrument
+from dfqbench.run.worker.instrumented_source import InstrumentedSource, SharedCounts, instrumented_cls
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec, ModelSpec
@@ -58,14 +58,9 @@ class Attempt:
     """Run a job from the teacher to the saved student: `begin` makes the source, `finish` the student.
 
     Attributes:
-        phase: the current phase.
         plugin: the method whose code is running, or empty.
-        accounting: cost and flags until now.
         counts: counts of all attempts of the worker.
-        checkpointer: saves and restores the attempt's state.
-        teacher: the full-precision network; set by `begin` or `join`.
-        quantizer: set by `begin` or `join`.
-        source: set by `begin` or `join`.
+        teacher, quantizer, source: set by `begin` or `join`.
         has_saved_source: whether the source is on disk, for other cells.
 
     Args:
@@ -93,11 +88,21 @@ class Attempt:
         self._model = ModelSpec.from_dict(job.model)
         self._context: HostContext | None = None
         # One guard for a worker: its attempts run the same plugin's code, and what that opens concerns every record.
-        self._guard: DataGuard = _data_guard(job) if first is None else first._guard
+        self._guard: DataGuard = (
+            DataGuard(
+                paths=map(Path, job.guarded),
+                results=Path(job.run) if job.run else None,
+                own=[Path(member.attempt) / WORK for member in (job, *job.partners)],
+            )
+            if first is None
+            else first._guard
+        )
         self.accounting = Accounting(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
         self.counts: SharedCounts = SharedCounts(self.accounting.counts) if first is None else first.counts
+        keeps_states = job.checkpoints and not job.probe_seconds
+        folder = CheckpointFolder(Path(job.checkpoints), job.environment, job.checkpoint_every)
         self.checkpointer = Checkpointer(
-            _checkpoint_folder(job),
+            folder if keeps_states else None,
             flag,
             self.accounting,
             student=str(job.scheme["label"]),
@@ -122,28 +127,16 @@ class Attempt:
             self.source = self._synthesize() if saved is None else saved
 
     def join(self, first: Attempt) -> bool:
-        """Use the live source of another attempt.
-
-        Returns:
-            Whether both begin, or continue from the same boundary.
-        """
+        """Use the live source of another attempt; return whether both begin, or continue from the same boundary."""
         self._set_up()
         self.source = first.source
         return self.checkpointer.join(first.checkpointer)
 
-    def share(self, members: Sequence[Attempt]) -> None:
-        """Share source and worker with other attempts, of which the first has made the source."""
-        self.accounting.share(Path(self._job.source).name, [member.accounting for member in members])
-
     def finish(self) -> dict[str, Any]:
-        """Make and save the student.
-
-        Returns:
-            Seconds, counts, peaks, flags and checks, as plain data for the record.
-        """
+        """Make and save the student, and return the record's plain data."""
         self.counts.active = [self.accounting.counts]
         context = self.open_quantization()
-        source = self.instrumented_source(self.accounting.clock, self.keep_training_images)
+        source = self.instrumented_source(self.accounting.clock.source_call, self.keep_training_images)
         clock, method = self.accounting.clock, self._method
         with self.quantizing(context), clock.phase("quantization", source_name="synthesis"):
             if self._job.own_quantize and method is not None:
@@ -177,13 +170,17 @@ class Attempt:
             self.teacher = build_teacher(self._model, self._device, families)
         else:
             self._plugins, self.teacher = self._first._plugins, self._first.teacher
+        method = None
         with self._guard.watching():
-            self._method = self._make_method()
+            if job.method != REAL:
+                self.plugin = job.method
+                method_cls = self._plugins.method_class(job.method)
+                method = method_cls(build_params(method_cls.params_type, job.method_params, job.method))
             quantizer_cls = self._plugins.quantizer_class(job.quantizer)
             params = build_params(quantizer_cls.params_type, job.quantizer_params, job.quantizer)
             self.quantizer = quantizer_cls(params)
+        self._method = method
         norms = [m for m in self.teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        method = self._method
         if method is not None and method.requires.batchnorm and all(norm.running_mean is None for norm in norms):
             raise Skip(f"{method.name} needs BatchNorm statistics, and this network has none")
         if self.trains or not (method is None or method.control):
@@ -191,14 +188,6 @@ class Attempt:
             importlib.import_module("torch._dynamo")
         self.checkpointer.load(self._device)
         self.accounting.clock.seconds["setup"] = time.monotonic() - job.started
-
-    def _make_method(self) -> Method | None:
-        name = self._job.method
-        if name == REAL:
-            return None
-        self.plugin = name
-        method_cls = self._plugins.method_class(name)
-        return method_cls(build_params(method_cls.params_type, self._job.method_params, name))
 
     def _load_source(self) -> SampleSource | None:
         """Load the source that another cell has saved, if there is one."""
@@ -252,12 +241,8 @@ class Attempt:
             state = shared_state(source)
         return state is not None and save_source(source, Path(self._job.source), self._job.environment, cost, state)
 
-    def open_quantization(self, for_student: ForStudent | None = None) -> HostContext:
-        """Enter the phase, and return its context.
-
-        Args:
-            for_student: runs the parts of a shared loop that belong to this student.
-        """
+    def open_quantization(self, run_part: RunPart | None = None) -> HostContext:
+        """Enter the phase, and return its context; `run_part` runs this student's parts of a shared loop."""
         self._enter(Phase.QUANTIZATION)
         live = is_live(self.source)
         if live and self._job.quantizer == "calibrate":
@@ -269,7 +254,7 @@ class Attempt:
             self._timeline = Timeline(self._training, self.accounting.untimed) if live else None
             if self._job.snapshots:
                 self._snapshots = Snapshots(self._training, self._job.snapshots, self.accounting.untimed)
-        self._context = self._make_context(Scheme.from_dict(self._job.scheme), self.quantizer.quantize, for_student)
+        self._context = self._make_context(Scheme.from_dict(self._job.scheme), self.quantizer.quantize, run_part)
         return self._context
 
     def keep_training_images(self, batch: Batch) -> None:
@@ -278,10 +263,11 @@ class Attempt:
             self._timeline.offer(batch)
 
     def instrumented_source(
-        self, clock: SourceClock, on_training_batch: Callable[[Batch], object]
+        self, source_call: Callable[[], AbstractContextManager[None]], on_training_batch: Callable[[Batch], object]
     ) -> InstrumentedSource:
         """Return the source with its calls timed and counted."""
-        return instrument(self.source, clock, self.counts, tuple(self._model.card.input_size), on_training_batch)
+        shape = tuple(self._model.card.input_size)
+        return instrumented_cls(self.source)(self.source, source_call, self.counts, shape, on_training_batch)
 
     @contextmanager
     def quantizing(self, context: HostContext) -> Iterator[None]:
@@ -307,17 +293,9 @@ class Attempt:
     def save(
         self, student: nn.Module | None, source: InstrumentedSource, sample: Callable[[int], Batch]
     ) -> dict[str, Any]:
-        """End the quantization, check the student, and save it with some images for the evaluator.
+        """Check the student, and save it with some images drawn by `sample`; return as `finish`.
 
         A student that only the plugin's code can run is evaluated at once, and flagged.
-
-        Args:
-            student: result of the quantizer.
-            source: the source that the quantizer used.
-            sample: draws the images.
-
-        Returns:
-            As `finish`.
 
         Raises:
             PluginError: the quantizer returned no student.
@@ -329,19 +307,22 @@ class Attempt:
         with self.accounting.saving():
             if isinstance(student, Student):
                 save_student(student, self._folder, self._model.as_dict())
-            try:
-                with seeded(0), self._guard.watching():
-                    batch = sample(KEPT_IMAGES)
-            except Exception:
-                self.accounting.flag("images_not_kept")
-            else:
-                tensors = {"images": batch.images, "labels": batch.labels}
-                kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-                save_file(kept, self._folder / IMAGES_FILE)
+            self._save_images(sample)
             if not isinstance(student, Student):
                 self.accounting.flag("plugin_student")
                 evaluation = self._evaluate(student)
         return self.accounting.so_far() | {"evaluation": evaluation}
+
+    def _save_images(self, sample: Callable[[int], Batch]) -> None:
+        try:
+            with seeded(0), self._guard.watching():
+                batch = sample(KEPT_IMAGES)
+        except Exception:
+            self.accounting.flag("images_not_kept")
+            return
+        tensors = {"images": batch.images, "labels": batch.labels}
+        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
+        save_file(kept, self._folder / IMAGES_FILE)
 
     def _evaluate(self, student: nn.Module) -> dict[str, Any]:
         """Evaluate a student here; its operands cannot be checked."""
@@ -352,7 +333,7 @@ class Attempt:
         return result | checks | {"peak_mib": peak_mib(self._device), "seconds": time.monotonic() - begin}
 
     def _make_context(
-        self, scheme: Scheme | None, shared_quantize: Any = None, for_student: ForStudent | None = None
+        self, scheme: Scheme | None, quantize: Any = None, run_part: RunPart | None = None
     ) -> HostContext:
         workdir = self._folder / WORK
         workdir.mkdir(exist_ok=True)
@@ -361,18 +342,18 @@ class Attempt:
             device=self._device,
             card=self._model.card,
             budget=budget_named(self._job.budget),
-            scheme=scheme,
+            known_scheme=scheme,
             seed_key=self._job.seed_key,
             workdir=workdir,
             report=self._report,
             report_every=0.0 if self._job.probe_seconds else REPORT_EVERY,
-            shared_quantize=shared_quantize,
+            quantize=quantize,
             snapshots=self._snapshots,
             timeline=self._timeline,
             checkpointer=self.checkpointer,
             precision=Precision(self._job.precision),
             make_graphed=graphed_steps(self._device, self.counts),
-            for_student=for_student,
+            run_part=run_part,
         )
 
     def _enter(self, phase: Phase) -> None:
@@ -399,15 +380,3 @@ class Attempt:
         if step < total and steps >= WARM_STEPS and seconds >= self._job.probe_seconds:
             self._events.send(Probed(self.phase, seconds / steps * total))
             raise ProbeDone
-
-
-def _data_guard(job: Job) -> DataGuard:
-    folders = [job.attempt, *(partner.attempt for partner in job.partners)]
-    run = Path(job.run) if job.run else None
-    return DataGuard((Path(path) for path in job.guarded), run, [Path(folder) / WORK for folder in folders])
-
-
-def _checkpoint_folder(job: Job) -> CheckpointFolder | None:
-    if not job.checkpoints or job.probe_seconds:
-        return None
-    return CheckpointFolder(Path(job.checkpoints), job.environment, job.checkpoint_every)

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,7 @@ class CheckpointFolder:
         return time.monotonic() - self._last >= self._every
 
     def write(self, states: Mapping[str, Any], others: Iterable[CheckpointFolder]) -> None:
-        """Write one file with the states of all students of a loop, and drop all but the newest two.
-
-        Args:
-            states: each student's state, by its scheme.
-            others: folders of the other students' cells; they get the same file.
+        """Write one file with the states of all students of a loop, by scheme, to this and the other cells' folders.
 
         Raises:
             PluginError: a state holds what cannot be saved.
@@ -62,7 +59,7 @@ class CheckpointFolder:
         for folder in others:
             folder._add(lambda copy: _link(path, copy))
 
-    def _add(self, write: Callable[[Path], object]) -> Path:
+    def _add(self, write: Callable[[Path], None]) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         files = self._files()
         path = self._folder / f"checkpoint-{files[-1][0] + 1 if files else 1}.safetensors"
@@ -73,38 +70,30 @@ class CheckpointFolder:
         return path
 
     def read(self, student: str, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """Return one student's state in the newest valid checkpoint, or None.
+        """Return the state of a student, by its scheme, in the newest valid checkpoint, or None.
 
         Its key `boundary` is the same for all students that were saved together.
-
-        Args:
-            student: its scheme.
-            device: where its tensors go.
-            warn: receives a message for each checkpoint that is passed over.
         """
         for _, path in reversed(self._files()):
             try:
-                state = _student_state(read_tree(path, device), self._identity, student)
+                return self._state(read_tree(path, device), student)
             except (TornFileError, FileNotFoundError, ValueError) as error:
                 warn(f"checkpoint {path.name} is passed over: {error}")
-            else:
-                return state
         return None
+
+    def _state(self, content: Any, student: str) -> dict[str, Any]:
+        try:
+            boundary, state = content["state"]["boundary"], dict(content["state"]["students"][student])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError("it holds something else") from None
+        if content.get("identity") != self._identity:
+            raise ValueError("it was made in another environment")
+        return state | {"boundary": boundary}
 
     def _files(self) -> list[tuple[int, Path]]:
         """Numbers and paths, oldest first."""
         paths = self._folder.glob("*")
         return sorted((int(match.group(1)), path) for path in paths if (match := _NAME.fullmatch(path.name)))
-
-
-def _student_state(content: Any, identity: Mapping[str, str], student: str) -> dict[str, Any]:
-    try:
-        boundary, state = content["state"]["boundary"], dict(content["state"]["students"][student])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError("it holds something else") from None
-    if content.get("identity") != identity:
-        raise ValueError("it was made in another environment")
-    return {**state, "boundary": boundary}
 
 
 def _link(path: Path, copy: Path) -> None:
@@ -114,46 +103,35 @@ def _link(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
 
 
-class StepBoundary:
-    """The step boundary of all students of one loop: their states are saved in one file, or not at all.
+@dataclass(slots=True)
+class _StepBoundary:
+    """The step boundary of all students of one loop: their states are saved in one file, or not at all."""
 
-    Attributes:
-        folders: of the students that still train, by scheme; None: no checkpoints are kept.
-        states: of the students that have reached the current boundary.
-        stopping: whether the loop ends at the current boundary.
-        saves: whether a checkpoint is written at the current boundary.
-
-    Args:
-        flag: whether to stop; read once a step.
-    """
-
-    def __init__(self, flag: StopFlag) -> None:
-        self.folders: dict[str, CheckpointFolder | None] = {}
-        self.states: dict[str, dict[str, Any]] = {}
-        self.stopping = False
-        self.saves = False
-        self._flag = flag
-        self._reached: set[str] = set()
+    flag: StopFlag
+    folders: dict[str, CheckpointFolder | None]
+    """Of the students that still train, by scheme; None: no checkpoints are kept."""
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the students that have reached the current boundary."""
+    reached: set[str] = field(default_factory=set)
+    stopping: bool = False
+    saves: bool = False
 
     def reach(self, student: str) -> None:
-        """Let a student reach the boundary; the first of a step decides for all."""
-        if not self._reached or student in self._reached:
-            self._reached, self.states = set(), {}
-            self.stopping = self._flag.requested
+        """Let a student reach the boundary; the first of a step decides for all whether to stop and to save."""
+        if not self.reached or student in self.reached:
+            self.reached, self.states = set(), {}
+            self.stopping = self.flag.requested
             folder = self.folders[student]
             self.saves = folder is not None and (self.stopping or folder.due)
-        self._reached.add(student)
+        self.reached.add(student)
 
     @property
     def complete(self) -> bool:
-        """Whether all students have reached the current boundary."""
-        return self._reached >= self.folders.keys()
+        return self.reached >= self.folders.keys()
 
     def write(self) -> None:
-        """Write the states; errors as of `CheckpointFolder.write`."""
-        first, *others = [self.folders[student] for student in self.states]
-        if first is not None:
-            first.write(self.states, [folder for folder in others if folder is not None])
+        first, *others = [folder for student in self.states if (folder := self.folders[student]) is not None]
+        first.write(self.states, others)
 
 
 class Checkpointer:
@@ -162,9 +140,9 @@ class Checkpointer:
     Args:
         folder: where checkpoints go; None: none are kept.
         flag: whether to stop.
-        accounting: of the attempt; time spent here belongs to no phase.
+        accounting: of the attempt.
         student: the student's scheme.
-        warn: receives messages about checkpoints that could not be written or read.
+        warn: receives messages about checkpoints that cannot be written or read.
     """
 
     def __init__(
@@ -181,37 +159,26 @@ class Checkpointer:
         self._accounting = accounting
         self._student = student
         self._warn = warn
-        self._boundary = StepBoundary(flag)
-        self._boundary.folders[student] = folder
+        self._boundary = _StepBoundary(flag, {student: folder})
         self._phase = Phase.SETUP
         # The checkpoint that the attempt continues from, and the last state of the synthesis, kept beside later ones.
         self._saved: dict[str, Any] | None = None
         self._synthesis: dict[str, Any] | None = None
         self._saved_synthesis = False
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the attempt was requested to stop."""
-        return self._flag.requested
-
     def join(self, first: Checkpointer) -> bool:
-        """Save states together with the attempt that made the source, which alone reads the stop flag.
-
-        Returns:
-            Whether both continue from the same boundary, or both begin.
-        """
+        """Save states together with the first attempt, which alone reads the stop flag; return as `Attempt.join`."""
         self._flag = StopFlag()
         self._boundary = first._boundary
         self._boundary.folders[self._student] = self._folder
         self._synthesis = first._synthesis
-        return self._restored_boundary == first._restored_boundary
+        return self._restored_boundary() == first._restored_boundary()
 
     def leave(self) -> None:
         """Leave the boundaries of the other students."""
         self._boundary.folders.pop(self._student, None)
         self._boundary.states.pop(self._student, None)
 
-    @property
     def _restored_boundary(self) -> str | None:
         """The boundary that the quantization continues from, or None."""
         saved = self._saved
@@ -225,11 +192,15 @@ class Checkpointer:
     def enter(self, phase: Phase) -> None:
         """Begin a phase; an attempt that was requested to stop ends here, between two phases."""
         self._phase = phase
-        if self.stopping:
+        self.stop_without_state()
+
+    def stop_without_state(self) -> None:
+        """End the attempt if that was requested, without saving a state."""
+        if self._flag.requested:
             raise Stopped(kept=False)
 
     def restore(self) -> Mapping[str, Any] | None:
-        """Set the global random generators and the accounting back to where the current phase continues.
+        """Restore the random generators and the accounting where the current phase continues.
 
         Returns:
             The states of `plugin` and `context`; None: the phase begins anew.
@@ -257,10 +228,9 @@ class Checkpointer:
                 self._synthesis = {key: saved[key] for key in ("plugin", "context", "rng")}
 
     def boundary(self, state: State) -> None:
-        """Save the state where that is due; the last student of a step writes all, and ends them on request.
+        """Save the states of `plugin` and `context` where that is due, and end the loop if that was requested.
 
-        Args:
-            state: returns the states of `plugin` and `context`.
+        The last student of a step writes all states.
 
         Raises:
             Stopped: a stop was requested.

@@ -24,13 +24,11 @@ MOST_HITS = 20
 
 
 class DataGuard:
-    """Record access to real data, and changes of the results of other cells.
-
-    The audit hook stays for the life of the process; it records only inside `watching`.
+    """Record access to real data, and changes of the results of other cells, inside `watching`.
 
     Attributes:
         hits: real data that was accessed, as the plugin named it.
-        writes: files among the results that were changed, outside the attempt's own folder.
+        writes: files in `results` and not in `own` that were changed.
 
     Args:
         paths: files and folders of real data.

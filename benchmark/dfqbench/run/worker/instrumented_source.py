@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -90,27 +90,27 @@ class SharedCounts:
                 handle.remove()
 
 
-class SourceClock(Protocol):
-    """A clock that charges the source's calls."""
-
-    def source_call(self) -> AbstractContextManager[None]:
-        """Charge a block to the source."""
-        ...
-
-
 class InstrumentedSource:
-    """A source whose calls are charged to synthesis, regardless of the caller."""
+    """A source whose calls are timed and counted, regardless of the caller.
+
+    Args:
+        source: fixed or live.
+        source_call: context manager that charges a block to the source.
+        counts: raised by its images and steps.
+        shape: (C, H, W) that its images must have.
+        on_training_batch: called with each batch of a live source's training.
+    """
 
     def __init__(
         self,
         source: SampleSource,
-        clock: SourceClock,
+        source_call: Callable[[], AbstractContextManager[None]],
         counts: Counters,
         shape: tuple[int, ...],
         on_training_batch: Callable[[Batch], object] = lambda _: None,
     ) -> None:
-        self._source: Any = source
-        self._clock = clock
+        self._source = source
+        self._source_call = source_call
         self._counts = counts
         self._shape = shape
         self._on_training_batch = on_training_batch
@@ -122,8 +122,8 @@ class InstrumentedSource:
         Raises:
             PluginError: the source returned something else.
         """
-        with self._clock.source_call():
-            batch: Batch = self._source.sample(size)
+        with self._source_call():
+            batch = self._source.sample(size)
         self._check_shape(batch)
         # Collected on the device, and read once at the end.
         bad = ~batch.images.isfinite().all()
@@ -142,15 +142,14 @@ class InstrumentedSource:
 
     def _check_shape(self, batch: Batch) -> None:
         shape = tuple(getattr(getattr(batch, "images", None), "shape", ()))
-        if len(shape) != 4 or not shape[0] or shape[1:] != self._shape:
+        if not shape or not shape[0] or shape[1:] != self._shape:
             expected = ", ".join(["N", *map(str, self._shape)])
             message = f"the source gave images of shape {shape}, not ({expected})"
             raise PluginError(message, "return a Batch of such images")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the source's state."""
-        state: dict[str, Any] = self._source.state_dict()
-        return state
+        return self._source.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the source's state."""
@@ -159,6 +158,8 @@ class InstrumentedSource:
 
 class InstrumentedFixedSource(InstrumentedSource):
     """An instrumented source with a number of images."""
+
+    _source: Any
 
     def __len__(self) -> int:
         return len(self._source)
@@ -176,7 +177,7 @@ class InstrumentedLiveSource(InstrumentedSource):
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Train the generator once; passes through teacher and student inside are synthesis too."""
-        with self._clock.source_call():
+        with self._source_call():
             batch = self._source.train_step(size, student)
         self._check_shape(batch)
         self._counts.add({"images": len(batch.images), "source_steps": 1})
@@ -184,23 +185,8 @@ class InstrumentedLiveSource(InstrumentedSource):
         return batch
 
 
-def instrument(
-    source: SampleSource,
-    clock: SourceClock,
-    counts: Counters,
-    shape: tuple[int, ...],
-    on_training_batch: Callable[[Batch], object] = lambda _: None,
-) -> InstrumentedSource:
-    """Wrap a source so that its calls are timed and counted.
-
-    Args:
-        source: fixed or live.
-        clock: charged with its time.
-        counts: raised by its images and steps.
-        shape: (C, H, W) that its images must have.
-        on_training_batch: called with each batch of a live source's training.
-    """
+def instrumented_cls(source: SampleSource) -> type[InstrumentedSource]:
+    """Return the class with the methods of a source: live, with a number of images, or neither."""
     if is_live(source):
-        return InstrumentedLiveSource(source, clock, counts, shape, on_training_batch)
-    cls = InstrumentedFixedSource if isinstance(source, Sized) else InstrumentedSource
-    return cls(source, clock, counts, shape)
+        return InstrumentedLiveSource
+    return InstrumentedFixedSource if isinstance(source, Sized) else InstrumentedSource

@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -33,11 +32,7 @@ LOCK = ".worker.lock"
 
 
 def main(argv: list[str]) -> None:
-    """Run a job; errors are sent to the parent.
-
-    Args:
-        argv: path of the job file.
-    """
+    """Run the job of the file `argv[0]`; errors are sent to the parent."""
     _end_with_parent()
     events = EventWriter()
     flag = StopFlag()
@@ -49,17 +44,22 @@ def main(argv: list[str]) -> None:
     job = Job.read(Path(argv[0]))
     if job.memory_mib:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory_mib * 2**20, job.memory_mib * 2**20))
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_sole_worker(job.checkpoints))
-            job = _without_busy_members(job, stack)
-            # Imported here, so that the parent's clock has seen the process start before torch loads.
-            from dfqbench.run.worker.shared_job import run_job
+    with contextlib.ExitStack() as locks:
+        try:
+            _lock(job.checkpoints, locks)
+        except Timeout:
+            message = "an earlier worker of this cell is still alive"
+            events.send(Failed("failed", "Orphan", message, Phase.SETUP, None, plugin="", traceback="", so_far={}))
+            return
+        try:
+            for member in job.partners:
+                _lock(member.checkpoints, locks)
+        except Timeout:
+            job = replace(job, partners=[])
+        # Imported here, so that the parent's clock has seen the process start before torch loads.
+        from dfqbench.run.worker.shared_job import run_job
 
-            run_job(job, events, flag)
-    except Timeout:
-        message = "an earlier worker of this cell is still alive"
-        events.send(Failed("failed", "Orphan", message, Phase.SETUP, None, plugin="", traceback="", so_far={}))
+        run_job(job, events, flag)
 
 
 def _end_with_parent() -> None:
@@ -74,25 +74,11 @@ def _end_with_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
-@contextlib.contextmanager
-def _sole_worker(folder: str) -> Iterator[None]:
+def _lock(folder: str, locks: contextlib.ExitStack) -> None:
     """Wait until no other worker of the same cell lives: the parent's lock is released before its worker has ended."""
-    if not folder:
-        yield
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(folder) / LOCK, timeout=ORPHAN_SECONDS):
-        yield
-
-
-def _without_busy_members(job: Job, stack: contextlib.ExitStack) -> Job:
-    """Return the job, without its other members if another worker still runs one of them."""
-    try:
-        for member in job.partners:
-            stack.enter_context(_sole_worker(member.checkpoints))
-    except Timeout:
-        return replace(job, partners=[])
-    return job
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        locks.enter_context(FileLock(Path(folder) / LOCK, timeout=ORPHAN_SECONDS))
 
 
 def hard_exit(error: BaseException | None = None) -> NoReturn:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from dfqbench.api.batch import Batch, serves_many
@@ -35,10 +36,9 @@ _NO_MEMORY = ("not enough memory", "t allocate memory", "annot allocate memory")
 
 
 def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
-    """Run a job in this process.
+    """Run a job in this process, and send how each cell ends as `Finished`, `Failed` or `Interrupted`.
 
-    Sends how each cell ends as `Finished`, `Failed` or `Interrupted`; a member's are wrapped in `MemberEvent`, and a
-    member without such an event has to run in a worker of its own.
+    A member's events are wrapped in `MemberEvent`; a member without such an event has to run in a worker of its own.
     """
     flag = flag or StopFlag()
     first = Attempt(job, events, flag)
@@ -47,7 +47,7 @@ def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
         sharing = _sharing(first, job)
         events.send(SharedJob(sharing, len(job.partners)))
         if sharing is Sharing.ONE_LOOP:
-            loop = SharedLoop(first, events)
+            loop = SharedLoop(first, events, Path(job.source).name)
             for member, member_events in _members(first, job, events, flag):
                 loop.add(member, member_events)
             loop.run()
@@ -151,10 +151,12 @@ class SharedLoop:
     Args:
         first: the attempt that has made the source.
         events: receives its events.
+        source_id: identity of the source.
     """
 
-    def __init__(self, first: Attempt, events: EventSink) -> None:
+    def __init__(self, first: Attempt, events: EventSink, source_id: str) -> None:
         self._first = first
+        self._source_id = source_id
         # Members that have neither failed nor left, by number.
         self._members = {0: _Member(first, events)}
         self._in_part = False
@@ -176,13 +178,13 @@ class SharedLoop:
         """Make the students, and send how each attempt ends."""
         first, members = self._first, dict(self._members)
         self._phase = first.accounting.clock.shared_phase("quantization", "synthesis", len(members))
-        source = first.instrumented_source(self, self._keep_training_images)
+        source = first.instrumented_source(self._source_call, self._keep_training_images)
         try:
             attempts = [member.attempt for member in members.values()]
             for attempt in attempts:
-                attempt.share(attempts)
+                attempt.accounting.share(self._source_id, [member.accounting for member in attempts])
             contexts = [
-                attempt.open_quantization(partial(self._for_student, number)) for number, attempt in enumerate(attempts)
+                attempt.open_quantization(partial(self._run_part, number)) for number, attempt in enumerate(attempts)
             ]
             for number, member in members.items():
                 member.stack.enter_context(member.attempt.accounting.clock.part_of(self._phase, number))
@@ -204,7 +206,7 @@ class SharedLoop:
                 student = students[number] if number < len(students) else None
                 member.events.send(Finished(member.attempt.save(student, source, sample)))
 
-    def _for_student(self, number: int, act: Callable[[], Any]) -> Any:
+    def _run_part(self, number: int, act: Callable[[], Any]) -> Any:
         """Implement `Context.for_student`."""
         if number not in self._members:
             return None
@@ -242,12 +244,9 @@ class SharedLoop:
             raise _DivergedError
 
     @contextmanager
-    def source_call(self) -> Iterator[None]:
-        """Time a call of the source, with which a step begins.
-
-        Raises:
-            _DivergedError: a student calls the source in its own part, which would change it for the others.
-        """
+    def _source_call(self) -> Iterator[None]:
+        """Time a call of the source, with which a step begins."""
+        # A student that calls the source in its own part would change it for the others.
         if self._in_part and len(self._members) > 1:
             raise _DivergedError
         self._done.clear()
