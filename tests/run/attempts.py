@@ -1,4 +1,4 @@
-"""Jobs that run in the test's own process, for tests that look at what an attempt leaves and says."""
+"""Jobs that run in the test's own process."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 FILES = ("student.safetensors", "images.safetensors")
+SMALL = ("distill.batch_few_classes=16", "calibrate.generator_batch=16", "calibrate.images=32")
 
 
 def data_of(summary: Summary) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def data_of(summary: Summary) -> list[dict[str, Any]]:
 
 
 class Events:
-    """Keeps what an attempt sends."""
+    """Keep the events of an attempt."""
 
     def __init__(self) -> None:
         self.seen: list[Event] = []
@@ -60,10 +61,10 @@ def result_of(event: Event | None) -> dict[str, Any]:
 
 
 class StopsAt(StopFlag):
-    """Asks to stop at the n-th time that somebody looks."""
+    """Request a stop at the n-th time that the flag is read."""
 
-    def __init__(self, looks: int) -> None:
-        self._left = looks
+    def __init__(self, reads: int) -> None:
+        self._left = reads
 
     @property
     def requested(self) -> bool:  # type: ignore[override]
@@ -79,9 +80,8 @@ def cell_of(method: str, plugins: Plugins, bits: str = "w3a3", *settings: str) -
 
 def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: Any) -> Job:
     assert cell.model is not None
-    place = folder / attempt
-    place.mkdir(parents=True)
-    facts: dict[str, Any] = {
+    (folder / attempt).mkdir(parents=True)
+    values: dict[str, Any] = {
         "method": cell.method.name,
         "method_params": cell.method.params,
         "quantizer": cell.quantizer.name,
@@ -94,7 +94,7 @@ def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: 
         "seed_key": cell.seed_key,
         "threads": torch.get_num_threads(),
         "device": "cpu",
-        "attempt": str(place),
+        "attempt": str(folder / attempt),
         "source": str(folder / "source"),
         "dataset": cell.dataset.as_dict(),
         "limit": None,
@@ -106,7 +106,7 @@ def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: 
         "checkpoints": str(folder / "checkpoints"),
         "checkpoint_every": 1e9,
     }
-    return Job(**(facts | changes))
+    return Job(**(values | changes))
 
 
 def attempt(job: Job, flag: StopFlag | None = None) -> Events:
@@ -120,7 +120,7 @@ def content(folder: Path, name: str) -> list[bytes]:
 
 
 def measured(result: dict[str, Any]) -> dict[str, Any]:
-    """What must not depend on interruptions, besides the files."""
+    """Results that must not depend on interruptions, besides the files."""
     shared = (result["reused"] or {}).get("counts", {})
     counts = {name: count + shared.get(name, 0) for name, count in result["counts"].items()}
     return {key: result[key] for key in ("flags", "source_kind", "real_data_opened")} | {"counts": counts}

@@ -1,5 +1,3 @@
-"""The context that plugins see."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -33,7 +31,7 @@ def context(tmp_path: Path, **changes: Any) -> tuple[HostContext, list[tuple[int
     return HostContext(**(facts | changes)), reports
 
 
-def test_a_bad_loss_is_found_at_its_own_step(tmp_path: Path) -> None:
+def test_bad_loss_is_reported_with_its_step(tmp_path: Path) -> None:
     ctx, _ = context(tmp_path)
     with pytest.raises(NonFiniteError, match="loss in synthesis is not finite at step 13") as caught:
         for step in range(1, 101):
@@ -42,13 +40,13 @@ def test_a_bad_loss_is_found_at_its_own_step(tmp_path: Path) -> None:
     assert ctx.steps == 50
 
 
-def test_a_bad_number_is_found_at_once(tmp_path: Path) -> None:
+def test_bad_number_is_reported_at_once(tmp_path: Path) -> None:
     ctx, _ = context(tmp_path)
     with pytest.raises(NonFiniteError, match="at step 3"):
         ctx.progress(3, 100, loss=float("nan"))
 
 
-def test_scalars_are_read_every_fifty_steps_only(tmp_path: Path) -> None:
+def test_scalars_are_read_every_fifty_steps(tmp_path: Path) -> None:
     ctx, reports = context(tmp_path, report_every=0.0)
     for step in range(1, 121):
         ctx.progress(step, 120, loss=torch.tensor(float(step)))
@@ -56,7 +54,7 @@ def test_scalars_are_read_every_fifty_steps_only(tmp_path: Path) -> None:
     assert reports[49] == (50, 120, {"loss": 50.0})
 
 
-def test_the_scheme_is_closed_to_a_source_that_does_not_depend_on_it(tmp_path: Path) -> None:
+def test_scheme_is_an_error_for_a_source_that_does_not_depend_on_it(tmp_path: Path) -> None:
     ctx, _ = context(tmp_path)
     with pytest.raises(PluginError, match="set depends_on_bits = True"):
         _ = ctx.scheme
@@ -75,7 +73,7 @@ def test_generators_and_seeds_depend_on_phase_and_key(tmp_path: Path) -> None:
     assert float(torch.rand((), generator=again.generator)) in draws
 
 
-def test_the_shared_quantizer_is_for_quantize_only(tmp_path: Path) -> None:
+def test_shared_quantizer_is_an_error_in_the_synthesis(tmp_path: Path) -> None:
     ctx, _ = context(tmp_path)
     with pytest.raises(PluginError, match="call it in quantize only"):
         ctx.shared_quantize(torch.nn.Identity(), None)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ class Attempt:
     Attributes:
         plugin: the method whose code is running, or empty.
         counts: counts of all attempts of the worker.
-        teacher, quantizer, source: set by `begin` or `join`.
+        teacher, method, quantizer, source: set by `begin` or `join`; the real-data control has no method.
         has_saved_source: whether the source is on disk, for other cells.
 
     Args:
@@ -71,10 +71,10 @@ class Attempt:
     """
 
     teacher: nn.Module
+    method: Method | None
     quantizer: Quantizer
     source: SampleSource
     _plugins: Plugins
-    _method: Method | None
 
     def __init__(self, job: Job, events: EventSink, flag: StopFlag, first: Attempt | None = None) -> None:
         self.phase = Phase.SETUP
@@ -137,25 +137,13 @@ class Attempt:
         self.counts.active = [self.accounting.counts]
         context = self.open_quantization()
         source = self.instrumented_source(self.accounting.clock.source_call, self.keep_training_images)
-        clock, method = self.accounting.clock, self._method
+        clock, method = self.accounting.clock, self.method
         with self.quantizing(context), clock.phase("quantization", source_name="synthesis"):
             if self._job.own_quantize and method is not None:
                 student: nn.Module = method.quantize(self.teacher, source, context)
             else:
                 student = self.quantizer.quantize(self.teacher, source, context)
         return self.save(student, source, self.source.sample)
-
-    @property
-    def can_share_quantizer(self) -> bool:
-        """Whether the shared quantizer alone makes the student, so that it can be made together with others."""
-        if not self._job.own_quantize or self._job.method == REAL:
-            return True
-        return self._plugins.method_class(self._job.method).quantize is Method.quantize
-
-    @property
-    def trains(self) -> bool:
-        """Whether the quantizer takes long enough for a process of its own."""
-        return self._plugins.quantizer_class(self._job.quantizer).trains
 
     def _set_up(self) -> None:
         job = self._job
@@ -179,11 +167,11 @@ class Attempt:
             quantizer_cls = self._plugins.quantizer_class(job.quantizer)
             params = build_params(quantizer_cls.params_type, job.quantizer_params, job.quantizer)
             self.quantizer = quantizer_cls(params)
-        self._method = method
+        self.method = method
         norms = [m for m in self.teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if method is not None and method.requires.batchnorm and all(norm.running_mean is None for norm in norms):
             raise Skip(f"{method.name} needs BatchNorm statistics, and this network has none")
-        if self.trains or not (method is None or method.control):
+        if self.quantizer.trains or not (method is None or method.control):
             # The first optimizer would load it, and a second or two of that would count as synthesis.
             importlib.import_module("torch._dynamo")
         self.checkpointer.load(self._device)
@@ -192,7 +180,7 @@ class Attempt:
     def _load_source(self) -> SampleSource | None:
         """Load the source that another cell has saved, if there is one."""
         self._enter(Phase.SYNTHESIS)
-        packages = {type(self._method).__module__.partition(".")[0]}
+        packages = {type(self.method).__module__.partition(".")[0]}
         with self._guard.watching():
             saved = load_source(Path(self._job.source), self._device, self._job.accepted_environment, packages)
         if saved is None:
@@ -207,7 +195,7 @@ class Attempt:
         return source
 
     def _synthesize(self) -> SampleSource:
-        method, accounting = self._method, self.accounting
+        method, accounting = self.method, self.accounting
         if method is None:
             raise PluginError("the images of the real-data control were not prepared")
         scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None

@@ -42,14 +42,8 @@ class HostContext:
     Attributes:
         phase: part of every seed.
         known_scheme: the cell's scheme; None: the source declares that it does not depend on it.
-        seed_key: what seeds derive from.
-        report: receives step, number of steps and scalars.
-        report_every: seconds between reports.
+        report: receives step, number of steps and scalars; `report_every` is the least number of seconds in between.
         quantize: the cell's shared quantizer; None in the synthesis.
-        snapshots: keep students of the training, if that was requested.
-        timeline: keep images of a live source.
-        checkpointer: save the plugin's states, and stop the phase when requested.
-        make_graphed: make CUDA graphs of steps.
         run_part: run the part of a shared loop's step that belongs to this student.
         steps: last step that the plugin reported.
     """

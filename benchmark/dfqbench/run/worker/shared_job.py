@@ -13,7 +13,7 @@ from typing import Any
 
 from dfqbench.api.batch import Batch, serves_many
 from dfqbench.api.errors import DfqError, Skip, Unavailable
-from dfqbench.api.method import Quantizer
+from dfqbench.api.method import Method, Quantizer
 from dfqbench.run.execute.cancellation import StopFlag, Stopped
 from dfqbench.run.execute.events import (
     Event,
@@ -80,12 +80,15 @@ class _MemberEvents:
 
 
 def _sharing(first: Attempt, job: Job) -> Sharing:
-    if not job.partners or job.probe_seconds or not first.can_share_quantizer:
+    # A method with a `quantize` of its own makes its student alone.
+    method_cls = type(first.method)
+    own_quantize = job.own_quantize and issubclass(method_cls, Method) and method_cls.quantize is not Method.quantize
+    if not job.partners or job.probe_seconds or own_quantize:
         return Sharing.ALONE
     if hasattr(first.source, "train_step"):
         return Sharing.ONE_LOOP if serves_many(first.source) and _makes_many(first.quantizer) else Sharing.ALONE
     # A quantizer that trains is worth a process of its own: other cells need not wait for it, and survive its failure.
-    return Sharing.ALONE if first.trains or not first.has_saved_source else Sharing.ONE_BY_ONE
+    return Sharing.ALONE if first.quantizer.trains or not first.has_saved_source else Sharing.ONE_BY_ONE
 
 
 def _makes_many(quantizer: Quantizer) -> bool:
@@ -238,10 +241,9 @@ class SharedLoop:
 
     def _check_generators(self) -> None:
         after = get_rng_state()
-        if self._after is None:
-            self._after = after
-        elif not equal_rng_states(after, self._after):
+        if self._after is not None and not equal_rng_states(after, self._after):
             raise _DivergedError
+        self._after = after
 
     @contextmanager
     def _source_call(self) -> Iterator[None]:

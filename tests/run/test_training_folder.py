@@ -1,4 +1,4 @@
-"""What is kept of a training: students for the oracle, and images of a live source, without touching any number."""
+"""Snapshots of a training for the oracle, and images of a live source, without any effect on the numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from dfqbench.testing.toys import toy_card, toy_network
 
 @pytest.fixture
 def folder(tmp_path: Path) -> TrainingFolder:
-    (tmp_path / "attempt-1").mkdir()
     return TrainingFolder(tmp_path / "attempt-1")
 
 
@@ -35,7 +34,7 @@ def student() -> Student:
 
 
 def context(tmp_path: Path, **changes: Any) -> HostContext:
-    facts: dict[str, Any] = {
+    values: dict[str, Any] = {
         "phase": "quantization",
         "device": torch.device("cpu"),
         "card": toy_card(),
@@ -45,18 +44,16 @@ def context(tmp_path: Path, **changes: Any) -> HostContext:
         "workdir": tmp_path,
         "report": lambda *_: None,
     }
-    return HostContext(**(facts | changes))
+    return HostContext(**(values | changes))
 
 
 def test_parts_of_a_training() -> None:
-    assert [part_of(step, 12, 4) for step in (1, 3, 4, 6, 7, 12)] == [1, 1, 2, 2, 3, 4]
-    assert part_of(1, 1000, 4) == 1
-    assert part_of(7, 0, 4) == 4
-    assert part_of(13, 12, 4) == 4
+    assert [part_of(step, 12, 4) for step in (1, 3, 4, 6, 7, 12, 13)] == [1, 1, 2, 2, 3, 4, 4]
+    assert (part_of(1, 1000, 4), part_of(7, 0, 4)) == (1, 4)
 
 
 @pytest.mark.parametrize("points", [1, 4, 100])
-def test_the_last_state_is_always_among_them(
+def test_snapshots_end_with_the_last_state(
     folder: TrainingFolder, student: Student, tmp_path: Path, points: int
 ) -> None:
     ctx = context(tmp_path, snapshots=Snapshots(folder, points, nullcontext))
@@ -72,31 +69,30 @@ def test_the_last_state_is_always_among_them(
     assert list(kept) == sorted(kept)
     assert list(kept)[-1] == 40
     for step, file in kept.items():
-        state = load_file(file)
-        assert any(float(value.flatten()[0]) == step for value in state.values() if value.numel())
+        assert any(float(value.flatten()[0]) == step for value in load_file(file).values() if value.numel())
     if points == 4:
-        # Parts end at 10, 20, 30 and 40; nothing was offered in the first.
+        # Parts end at 10, 20, 30 and 40; none was offered in the first.
         assert list(kept) == [12, 22, 40]
 
 
-def test_a_resumed_training_keeps_what_the_earlier_one_kept(folder: TrainingFolder, student: Student) -> None:
-    first, again = (Snapshots(folder, 2, nullcontext) for _ in range(2))
+def test_resumed_training_keeps_earlier_snapshots(folder: TrainingFolder, student: Student) -> None:
+    first, resumed = (Snapshots(folder, 2, nullcontext) for _ in range(2))
     first.offer(student, 3, 10)
-    again.offer(student, 4, 10)
-    again.offer(student, 10, 10)
+    resumed.offer(student, 4, 10)
+    resumed.offer(student, 10, 10)
     assert list(folder.students()) == [3, 10]
     folder.drop_students()
     assert folder.students() == {}
 
 
-def test_a_student_of_a_plugin_s_own_is_refused(folder: TrainingFolder) -> None:
+def test_student_of_a_plugins_own_class_is_refused(folder: TrainingFolder) -> None:
     snapshots = Snapshots(folder, 2, nullcontext)
     snapshots.offer(nn.Linear(1, 1), 2, 2)
     assert snapshots.refused
     assert folder.students() == {}
 
 
-def test_nothing_is_kept_unless_asked_for(tmp_path: Path, student: Student) -> None:
+def test_no_snapshot_is_kept_without_request(tmp_path: Path, student: Student) -> None:
     ctx = context(tmp_path)
     ctx.progress(1, 1)
     ctx.snapshot(student, 1)
@@ -104,17 +100,16 @@ def test_nothing_is_kept_unless_asked_for(tmp_path: Path, student: Student) -> N
 
 
 class Live:
-    """A source whose batches tell their number."""
+    """A source whose batches are filled with their number."""
 
-    def __init__(self) -> None:
-        self.steps = 0
+    steps = 0
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         self.steps += 1
         return Batch(torch.full((size, 1, 8, 8), float(self.steps)), torch.arange(size))
 
     def sample(self, size: int) -> Batch:
-        raise AssertionError("nothing is drawn for the timeline")
+        raise AssertionError("no images are drawn for the timeline")
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -123,24 +118,23 @@ class Live:
         pass
 
 
-def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolder, tmp_path: Path) -> None:
-    aside: list[str] = []
+def test_timeline_keeps_images_at_points_of_the_training(folder: TrainingFolder, tmp_path: Path) -> None:
+    pauses: list[str] = []
 
     @contextmanager
-    def host() -> Iterator[None]:
-        aside.append("in")
+    def untimed() -> Iterator[None]:
+        pauses.append("in")
         yield
 
-    timeline = Timeline(folder, host)
+    timeline = Timeline(folder, untimed)
     ctx = context(tmp_path, timeline=timeline)
     source = InstrumentedLiveSource(Live(), Clock().source_call, Counts(), (1, 8, 8), timeline.offer)
     for step in range(1, 101):
-        batch = source.train_step(40)
-        assert float(batch.images[0, 0, 0, 0]) == step
+        assert float(source.train_step(40).images[0, 0, 0, 0]) == step
         ctx.progress(step, 100)
     kept = folder.images()
     assert list(kept) == [1, 20, 40, 60, 80, 100]
-    assert len(aside) == 6
+    assert len(pauses) == 6
     for step, file in kept.items():
         tensors = load_file(file)
         assert float(tensors["images"].mean()) == step
@@ -149,15 +143,9 @@ def test_images_of_a_live_source_at_points_of_its_training(folder: TrainingFolde
     assert folder.images() == {}
 
 
-def test_the_oracle_is_the_best_and_the_headline_stays() -> None:
+def test_oracle_is_the_first_best_snapshot_and_top1_stays() -> None:
     record = Record(top1=50.0, oracle=None)
-    points = [
-        {"step": 1, "top1": 40.0},
-        {"step": 2, "top1": 60.0},
-        {"step": 3, "top1": 60.0},
-        {"step": 4, "top1": 50.0},
-    ]
-    add_curve(record, points)
+    add_curve(record, [{"step": step, "top1": top1} for step, top1 in enumerate((40.0, 60.0, 60.0, 50.0), start=1)])
     assert record.oracle == Snapshot(top1=60.0, step=2)
     assert record.top1 == 50.0
     empty = Record(top1=50.0)
