@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dfqbench.api import budget_named
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins
 from dfqbench.run.execute.cancellation import StopFlag
@@ -16,8 +17,10 @@ from dfqbench.run.execute.job import Job
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.schedule.scheduler import Summary
+from dfqbench.run.worker.context import HostContext
 from dfqbench.run.worker.shared_job import run_job
 from dfqbench.targets.catalogue import Catalogue
+from dfqbench.testing.toys import toy_card
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 FILES = ("student.safetensors", "images.safetensors")
@@ -27,6 +30,20 @@ SMALL = ("distill.batch_few_classes=16", "calibrate.generator_batch=16", "calibr
 def data_of(summary: Summary) -> list[dict[str, Any]]:
     """The records of a run as JSON data."""
     return [record.as_dict() for record in summary.records]
+
+
+def host_context(workdir: Path, **changes: Any) -> HostContext:
+    values: dict[str, Any] = {
+        "phase": "synthesis",
+        "device": torch.device("cpu"),
+        "card": toy_card(),
+        "budget": budget_named("short"),
+        "known_scheme": None,
+        "seed_key": "key",
+        "workdir": workdir,
+        "report": lambda *_: None,
+    }
+    return HostContext(**(values | changes))
 
 
 class Events:

@@ -64,10 +64,12 @@ def test_images_steps_and_time_are_counted() -> None:
 
 @pytest.mark.parametrize("shape", [(8, 8), (0, 1, 8, 8), (2, 1, 8, 4)])
 def test_images_of_another_shape_are_a_plugin_error(shape: tuple[int, ...]) -> None:
-    source = Endless()
-    source.sample = lambda _: Batch(torch.zeros(shape))  # type: ignore[method-assign]
+    class Misshaped(Endless):
+        def sample(self, size: int) -> Batch:
+            return Batch(torch.zeros(shape))
+
     with pytest.raises(PluginError, match=r"not \(N, 1, 8, 8\)"):
-        instrumented(source).sample(2)
+        instrumented(Misshaped()).sample(2)
 
 
 def test_images_that_are_not_finite_fail_the_check() -> None:

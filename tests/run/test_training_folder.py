@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dfqbench.api import Batch, budget_named
+from attempts import host_context
+from dfqbench.api import Batch
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.store.record import Record, Snapshot
 from dfqbench.run.store.record.build import add_curve
 from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, part_of
 from dfqbench.run.worker.accounting import Clock
-from dfqbench.run.worker.context import HostContext
 from dfqbench.run.worker.instrumented_source import Counts, InstrumentedLiveSource
 from dfqbench.testing.toys import toy_card, toy_network
 
@@ -33,20 +33,6 @@ def student() -> Student:
     return prepare(toy_network(), parse_scheme("w4a4"), toy_card())
 
 
-def context(tmp_path: Path, **changes: Any) -> HostContext:
-    values: dict[str, Any] = {
-        "phase": "quantization",
-        "device": torch.device("cpu"),
-        "card": toy_card(),
-        "budget": budget_named("short"),
-        "known_scheme": None,
-        "seed_key": "key",
-        "workdir": tmp_path,
-        "report": lambda *_: None,
-    }
-    return HostContext(**(values | changes))
-
-
 def test_parts_of_a_training() -> None:
     assert [part_of(step, 12, 4) for step in (1, 3, 4, 6, 7, 12, 13)] == [1, 1, 2, 2, 3, 4, 4]
     assert (part_of(1, 1000, 4), part_of(7, 0, 4)) == (1, 4)
@@ -56,7 +42,7 @@ def test_parts_of_a_training() -> None:
 def test_snapshots_end_with_the_last_state(
     folder: TrainingFolder, student: Student, tmp_path: Path, points: int
 ) -> None:
-    ctx = context(tmp_path, snapshots=Snapshots(folder, points, nullcontext))
+    ctx = host_context(tmp_path, snapshots=Snapshots(folder, points, nullcontext))
     parameter = next(student.parameters())
     for step in range(1, 41):
         with torch.no_grad():
@@ -93,7 +79,7 @@ def test_student_of_a_plugins_own_class_is_refused(folder: TrainingFolder) -> No
 
 
 def test_no_snapshot_is_kept_without_request(tmp_path: Path, student: Student) -> None:
-    ctx = context(tmp_path)
+    ctx = host_context(tmp_path)
     ctx.progress(1, 1)
     ctx.snapshot(student, 1)
     assert list(tmp_path.iterdir()) == []
@@ -127,7 +113,7 @@ def test_timeline_keeps_images_at_points_of_the_training(folder: TrainingFolder,
         yield
 
     timeline = Timeline(folder, untimed)
-    ctx = context(tmp_path, timeline=timeline)
+    ctx = host_context(tmp_path, timeline=timeline)
     source = InstrumentedLiveSource(Live(), Clock().source_call, Counts(), (1, 8, 8), timeline.offer)
     for step in range(1, 101):
         assert float(source.train_step(40).images[0, 0, 0, 0]) == step

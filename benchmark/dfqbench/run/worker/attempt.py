@@ -88,15 +88,12 @@ class Attempt:
         self._model = ModelSpec.from_dict(job.model)
         self._context: HostContext | None = None
         # One guard for a worker: its attempts run the same plugin's code, and what that opens concerns every record.
-        self._guard: DataGuard = (
-            DataGuard(
-                paths=map(Path, job.guarded),
-                results=Path(job.run) if job.run else None,
-                own=[Path(member.attempt) / WORK for member in (job, *job.partners)],
-            )
-            if first is None
-            else first._guard
-        )
+        if first is None:
+            folders = [job.attempt, *(member.attempt for member in job.partners)]
+            results = Path(job.run) if job.run else None
+            self._guard = DataGuard(map(Path, job.guarded), results, [Path(folder) / WORK for folder in folders])
+        else:
+            self._guard = first._guard
         self.accounting = Accounting(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
         self.counts: SharedCounts = SharedCounts(self.accounting.counts) if first is None else first.counts
         keeps_states = job.checkpoints and not job.probe_seconds
