@@ -62,7 +62,7 @@ class SharedCounts:
         self._total = Counts()
 
     def as_dict(self) -> dict[str, int]:
-        """Return the sum of all that was ever added."""
+        """Return the sum of all counts added."""
         return self._total.as_dict()
 
     def add(self, more: Mapping[str, int]) -> None:
