@@ -17,7 +17,7 @@ from dfqbench.plugins import load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
-from dfqbench.run.worker.instrumented_source import Counts, counting
+from dfqbench.run.worker.instrumented_source import Counts, SharedCounts
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
@@ -54,7 +54,7 @@ def _run(method: str, overrides: dict[str, Any], precision: Precision) -> tuple[
     """Return the states after some steps, the counts, and the recorders."""
     network, recorders = toy_network(), _Recorders()
     method_cls = load_plugins().method_class(method)
-    with counting(network, recorders.counts):
+    with SharedCounts(recorders.counts).counting(network):
         ctx = _context(precision, recorders)
         source: Any = method_cls(method_cls.params_type(**overrides)).synthesize(network, ctx)
         for term in source.terms:
@@ -124,7 +124,7 @@ def test_captured_images_equal_eager_ones(case: str, monkeypatch: pytest.MonkeyP
         ctx = _context(Precision.FLOAT32_FAST, recorders)
         ctx.budget = budget_named("short")
         method_cls = load_plugins().method_class(method)
-        with counting(network, recorders.counts):
+        with SharedCounts(recorders.counts).counting(network):
             source: Any = method_cls(method_cls.params_type(**overrides)).synthesize(network, ctx)
         return source.state_dict(), (recorders.counts, ctx.steps, ctx.scalars), recorders
 

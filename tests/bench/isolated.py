@@ -15,8 +15,7 @@ import torch
 from dfqbench.accel import using_kernels
 from dfqbench.api import Precision
 from dfqbench.run.execute.processes import ALLOCATOR
-from dfqbench.run.worker.device_setup import compute_on
-from dfqbench.run.worker.memory import peak_mib, reset_peak
+from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak
 from shapes import Shape
 from steps import Timer, generator_step, timer
 

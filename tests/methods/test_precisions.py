@@ -17,8 +17,7 @@ from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
 from dfqbench.quantizers.distill_params import DistillParams
-from dfqbench.run.evaluate.accuracy import percent, predict
-from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.evaluate.accuracy import percent, predict, standard_error
 from dfqbench.run.store.environment import resolve_precision
 from dfqbench.synth import GeneratorPass, LossTerm
 from dfqbench.targets.catalogue import Catalogue

@@ -1,4 +1,4 @@
-"""Jobs that run in the test's own process, for tests that look at what an attempt leaves and says."""
+"""Jobs that run in the test's own process."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any
 
 import torch
 
+from dfqbench.api import budget_named
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins
+from dfqbench.run.execute.cancellation import StopFlag
 from dfqbench.run.execute.events import Event, Finished, Interrupted, Warned
 from dfqbench.run.execute.job import Job
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.schedule.scheduler import Summary
-from dfqbench.run.worker.main import run_job
-from dfqbench.run.worker.stop_flag import StopFlag
+from dfqbench.run.worker.context import HostContext
+from dfqbench.run.worker.shared_job import run_job
 from dfqbench.targets.catalogue import Catalogue
+from dfqbench.testing.toys import toy_card
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 FILES = ("student.safetensors", "images.safetensors")
+SMALL = ("distill.batch_few_classes=16", "calibrate.generator_batch=16", "calibrate.images=32")
 
 
 def data_of(summary: Summary) -> list[dict[str, Any]]:
@@ -28,8 +32,22 @@ def data_of(summary: Summary) -> list[dict[str, Any]]:
     return [record.as_dict() for record in summary.records]
 
 
+def host_context(workdir: Path, **changes: Any) -> HostContext:
+    values: dict[str, Any] = {
+        "phase": "synthesis",
+        "device": torch.device("cpu"),
+        "card": toy_card(),
+        "budget": budget_named("short"),
+        "known_scheme": None,
+        "seed_key": "key",
+        "workdir": workdir,
+        "report": lambda *_: None,
+    }
+    return HostContext(**(values | changes))
+
+
 class Events:
-    """Keeps what an attempt sends."""
+    """Keep the events of an attempt."""
 
     def __init__(self) -> None:
         self.seen: list[Event] = []
@@ -60,13 +78,13 @@ def result_of(event: Event | None) -> dict[str, Any]:
 
 
 class StopsAt(StopFlag):
-    """Asks to stop at the n-th time that somebody looks."""
+    """Request a stop at the n-th time that the flag is read."""
 
-    def __init__(self, looks: int) -> None:
-        self._left = looks
+    def __init__(self, reads: int) -> None:
+        self._left = reads
 
     @property
-    def asked(self) -> bool:  # type: ignore[override]
+    def requested(self) -> bool:  # type: ignore[override]
         self._left -= 1
         return self._left < 0
 
@@ -79,9 +97,8 @@ def cell_of(method: str, plugins: Plugins, bits: str = "w3a3", *settings: str) -
 
 def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: Any) -> Job:
     assert cell.model is not None
-    place = folder / attempt
-    place.mkdir(parents=True)
-    facts: dict[str, Any] = {
+    (folder / attempt).mkdir(parents=True)
+    values: dict[str, Any] = {
         "method": cell.method.name,
         "method_params": cell.method.params,
         "quantizer": cell.quantizer.name,
@@ -94,7 +111,7 @@ def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: 
         "seed_key": cell.seed_key,
         "threads": torch.get_num_threads(),
         "device": "cpu",
-        "attempt": str(place),
+        "attempt": str(folder / attempt),
         "source": str(folder / "source"),
         "dataset": cell.dataset.as_dict(),
         "limit": None,
@@ -106,7 +123,7 @@ def job_of(cell: Cell, folder: Path, attempt: str, plugins: Plugins, **changes: 
         "checkpoints": str(folder / "checkpoints"),
         "checkpoint_every": 1e9,
     }
-    return Job(**(facts | changes))
+    return Job(**(values | changes))
 
 
 def attempt(job: Job, flag: StopFlag | None = None) -> Events:
@@ -120,7 +137,7 @@ def content(folder: Path, name: str) -> list[bytes]:
 
 
 def measured(result: dict[str, Any]) -> dict[str, Any]:
-    """What must not depend on interruptions, besides the files."""
+    """Results that must not depend on interruptions, besides the files."""
     shared = (result["reused"] or {}).get("counts", {})
     counts = {name: count + shared.get(name, 0) for name, count in result["counts"].items()}
     return {key: result[key] for key in ("flags", "source_kind", "real_data_opened")} | {"counts": counts}

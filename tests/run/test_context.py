@@ -1,40 +1,20 @@
-"""The context that plugins see."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from attempts import host_context
 from dfqbench.accel import backend
-from dfqbench.api import ModelCard, NonFiniteError, PluginError, Precision, budget_named
+from dfqbench.api import NonFiniteError, PluginError, Precision
 from dfqbench.quant import parse_scheme
-from dfqbench.run.worker.context import HostContext
-
-CARD = ModelCard((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 4)
 
 
-def context(tmp_path: Path, **changes: Any) -> tuple[HostContext, list[tuple[int, int, dict[str, float]]]]:
-    reports: list[tuple[int, int, dict[str, float]]] = []
-    facts: dict[str, Any] = {
-        "phase": "synthesis",
-        "device": torch.device("cpu"),
-        "card": CARD,
-        "budget": budget_named("short"),
-        "scheme": None,
-        "seed_key": "key",
-        "workdir": tmp_path,
-        "report": lambda step, total, scalars: reports.append((step, total, scalars)),
-    }
-    return HostContext(**(facts | changes)), reports
-
-
-def test_a_bad_loss_is_found_at_its_own_step(tmp_path: Path) -> None:
-    ctx, _ = context(tmp_path)
+def test_bad_loss_is_reported_with_its_step(tmp_path: Path) -> None:
+    ctx = host_context(tmp_path)
     with pytest.raises(NonFiniteError, match="loss in synthesis is not finite at step 13") as caught:
         for step in range(1, 101):
             ctx.progress(step, 100, loss=torch.tensor(float("inf") if step in {13, 20} else 1.0))
@@ -42,41 +22,41 @@ def test_a_bad_loss_is_found_at_its_own_step(tmp_path: Path) -> None:
     assert ctx.steps == 50
 
 
-def test_a_bad_number_is_found_at_once(tmp_path: Path) -> None:
-    ctx, _ = context(tmp_path)
+def test_bad_number_is_reported_at_once(tmp_path: Path) -> None:
+    ctx = host_context(tmp_path)
     with pytest.raises(NonFiniteError, match="at step 3"):
         ctx.progress(3, 100, loss=float("nan"))
 
 
-def test_scalars_are_read_every_fifty_steps_only(tmp_path: Path) -> None:
-    ctx, reports = context(tmp_path, report_every=0.0)
+def test_scalars_are_read_every_fifty_steps(tmp_path: Path) -> None:
+    reports = []
+    ctx = host_context(tmp_path, report_every=0.0, report=lambda *report: reports.append(report))
     for step in range(1, 121):
         ctx.progress(step, 120, loss=torch.tensor(float(step)))
     assert [step for step, _, scalars in reports if scalars] == [50, 100, 120]
     assert reports[49] == (50, 120, {"loss": 50.0})
 
 
-def test_the_scheme_is_closed_to_a_source_that_does_not_depend_on_it(tmp_path: Path) -> None:
-    ctx, _ = context(tmp_path)
+def test_scheme_is_an_error_for_a_source_that_does_not_depend_on_it(tmp_path: Path) -> None:
+    ctx = host_context(tmp_path)
     with pytest.raises(PluginError, match="set depends_on_bits = True"):
         _ = ctx.scheme
-    open_ctx, _ = context(tmp_path, scheme=parse_scheme("w4a4"))
-    assert open_ctx.scheme.w_bits == 4
+    assert host_context(tmp_path, known_scheme=parse_scheme("w4a4")).scheme.w_bits == 4
 
 
 def test_generators_and_seeds_depend_on_phase_and_key(tmp_path: Path) -> None:
     draws = set()
     for changes in ({}, {"phase": "quantization"}, {"seed_key": "other"}):
-        ctx, _ = context(tmp_path, **changes)
+        ctx = host_context(tmp_path, **changes)
         draws.add(float(torch.rand((), generator=ctx.generator)))
         draws.add(ctx.seed("x"))
     assert len(draws) == 6
-    again, _ = context(tmp_path)
+    again = host_context(tmp_path)
     assert float(torch.rand((), generator=again.generator)) in draws
 
 
-def test_the_shared_quantizer_is_for_quantize_only(tmp_path: Path) -> None:
-    ctx, _ = context(tmp_path)
+def test_shared_quantizer_is_an_error_in_the_synthesis(tmp_path: Path) -> None:
+    ctx = host_context(tmp_path)
     with pytest.raises(PluginError, match="call it in quantize only"):
         ctx.shared_quantize(torch.nn.Identity(), None)  # type: ignore[arg-type]
 
@@ -105,7 +85,7 @@ def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
 
     monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
     monkeypatch.setattr(backend, "_enabled", kernels)
-    ctx, _ = context(tmp_path, precision=precision)
+    ctx = host_context(tmp_path, precision=precision)
     ctx.device = torch.device(device)
     with ctx.autocast():
         pass

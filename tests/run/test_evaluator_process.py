@@ -1,5 +1,3 @@
-"""The evaluator's process: limits and replacement."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,7 +8,7 @@ from dfqbench.run.execute.evaluator_process import EvaluatorProcess
 from dfqbench.run.execute.executor import EvaluationTimeoutError
 
 
-def test_an_answer_that_takes_too_long_ends_the_process_and_the_next_one_is_served(tmp_path: Path) -> None:
+def test_time_limit_ends_the_process_and_the_next_request_starts_another(tmp_path: Path) -> None:
     evaluator = EvaluatorProcess(tmp_path / "log.txt", threads=1, device="cpu")
     try:
         # Loading torch alone takes longer.

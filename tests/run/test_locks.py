@@ -18,7 +18,7 @@ from dfqbench.run.execute.job import Job, Outcome
 from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.run.store.locks import Locks
 from dfqbench.run.store.run_folder import RunFolder, write_json
-from dfqbench.run.store.source_description import DESCRIPTION
+from dfqbench.run.store.source_cache import DESCRIPTION
 from dfqbench.run.store.status import MEASURED
 from pretend import Executor, at_once, done, plan_of, swept
 

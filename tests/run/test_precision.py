@@ -19,12 +19,12 @@ from dfqbench.targets.catalogue import Catalogue
 def cell(precision: str) -> Cell:
     plugins = load_plugins()
     grid = apply(load_grid("w4a4", plugins), parse_selection(on="digits", methods="gdfq"))
-    (found,) = build_plan(grid.model_copy(update={"precision": precision}), Catalogue.discover([]), plugins).cells
-    return found
+    (only,) = build_plan(grid.model_copy(update={"precision": precision}), Catalogue.discover([]), plugins).cells
+    return only
 
 
 @pytest.mark.parametrize(
-    ("flags", "device", "wanted"),
+    ("flags", "device", "expected"),
     [
         ({"avx2", "fma"}, "cpu", "float32-fast"),
         ({"avx512_bf16"}, "cpu", "mixed-bfloat16"),
@@ -32,22 +32,22 @@ def cell(precision: str) -> Cell:
         (set(), "cuda:1", "mixed-bfloat16"),
     ],
 )
-def test_auto_is_what_the_device_has_instructions_for(
-    flags: set[str], device: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_precision_depends_on_the_instruction_set(
+    flags: set[str], device: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "cpu_flags", lambda: frozenset(flags))
-    assert resolve_precision("auto", device) == wanted
+    assert resolve_precision("auto", device) == expected
     assert resolve_precision("float32", device) == Precision.FLOAT32
 
 
-def test_precision_is_part_of_the_identity_and_not_of_the_seeds() -> None:
+def test_precision_changes_identities_and_not_seeds() -> None:
     exact, mixed = cell("float32"), cell("mixed-bfloat16")
     assert exact.source_id != mixed.source_id
     assert exact.cell_id != mixed.cell_id
     assert exact.seed_key == mixed.seed_key
 
 
-def test_exact_asks_for_the_reference() -> None:
+def test_exact_selects_float32() -> None:
     arguments = ["plan", "--grid", "w4a4", "--on", "digits", "--methods", "gdfq", "--json"]
     plain, exact = (
         json.loads(CliRunner().invoke(build_app(), [*arguments, *more]).stdout)["cells"][0]

@@ -11,7 +11,7 @@ from dfqbench.api.errors import InputError, UsageError, unknown_name
 from dfqbench.report.comparison.paired import Paired, compare_paired
 from dfqbench.report.record_access import finished, latest, model_name, newest_of, scheme_label
 from dfqbench.report.tables.labels import method_labels
-from dfqbench.run.evaluate.per_image import unpacked
+from dfqbench.run.evaluate.accuracy import unpacked
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:

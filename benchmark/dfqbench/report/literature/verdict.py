@@ -10,7 +10,7 @@ from typing import Any
 
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.literature.published import PublishedNumber
-from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 
 PUBLISHED_BUDGET = "paper"

@@ -8,7 +8,7 @@ from dfqbench.report.formatting import duration, value_range
 from dfqbench.report.metrics import coverage
 from dfqbench.report.record_access import finished, model_name, scheme_label, short_names
 from dfqbench.report.tables.pivot import Pivot
-from dfqbench.run.evaluate.per_image import standard_error
+from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 
 MOST_LAYERS = 4  # layers left in float that are named; more are counted

@@ -1,29 +1,30 @@
-"""Accuracy of a network on an evaluation set, image by image."""
+"""Accuracy of a network on an evaluation set, image by image; reading it from a record needs no torch."""
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
-
-from dfqbench.run.evaluate.per_image import packed, standard_error
-
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
     from dfqbench.targets.evaluation import EvaluationSet
 
 SMALL_IMAGE = 64
 """Side in pixels up to which images go in large batches."""
 BATCH, LARGE_BATCH = 50, 200
-"""Images of a batch. With more small images the maps leave a CPU's caches."""
+"""Images of a batch. With more small images the feature maps leave a CPU's caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network answered.
+    """A network's predictions.
 
     Attributes:
         top1: int64 (n,), most likely class.
@@ -37,13 +38,12 @@ class Predictions:
 
 
 def predict(network: nn.Module, data: EvaluationSet, device: torch.device) -> Predictions:
-    """Runs every image through a network, in float32; arguments and result as of :func:`predict_all`."""
+    """Run every image through a network, in float32; see :func:`predict_all`."""
     return predict_all([network], data, device)[0]
 
 
-@torch.no_grad()
 def predict_all(networks: Sequence[nn.Module], data: EvaluationSet, device: torch.device) -> list[Predictions]:
-    """Runs every image through several networks, in float32, in one pass over the data.
+    """Run every image through several networks, in float32, in one pass over the data.
 
     Args:
         networks: in eval mode, on `device`.
@@ -53,41 +53,69 @@ def predict_all(networks: Sequence[nn.Module], data: EvaluationSet, device: torc
     Returns:
         Predictions of each network on the CPU, in the order of the labels. A row of logits with a NaN is never correct.
     """
+    import torch
+    from torch.nn.utils import parametrize
+
     side = int(next(iter(data.batches(1, device)))[0].shape[-1])
     size = LARGE_BATCH if side <= SMALL_IMAGE else BATCH
-    answers: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in networks]
-    # Weights are put on their grids once for the whole pass instead of once a batch.
-    with parametrize.cached():
+    results: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in networks]
+    # Weights are quantized once for the whole pass instead of once a batch.
+    with torch.no_grad(), parametrize.cached():
         for images, labels in data.batches(size, device):
-            for network, found in zip(networks, answers, strict=True):
-                found.append(_judged(network(images).float(), labels.to(device)))
-    return [Predictions(*(torch.cat(part).cpu() for part in zip(*found, strict=True))) for found in answers]
+            for network, batches in zip(networks, results, strict=True):
+                batches.append(_compare(network(images).float(), labels.to(device)))
+    return [Predictions(*(torch.cat(part).cpu() for part in zip(*batches, strict=True))) for batches in results]
 
 
-def _judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Answer, whether it is right, and whether the label is among the first five; each (N,)."""
-    bad = ~torch.isfinite(logits).all(dim=1, keepdim=True)
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    best = best.masked_fill(bad, -1)
+def _compare(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, whether it is the label, and whether the label is among the first five; each (N,)."""
+    bad = ~logits.isfinite().all(dim=1, keepdim=True)
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices.masked_fill(bad, -1)
     hits = best == labels[:, None]
     return best[:, 0], hits[:, 0], hits.any(dim=1)
 
 
 def percent(flags: Tensor) -> float:
-    """Share of true entries in percent."""
+    """Return the share of true entries in percent."""
     return 100.0 * float(flags.double().mean())
 
 
-def accuracy(found: Predictions, teacher: Predictions, data: EvaluationSet) -> dict[str, Any]:
-    """The accuracy group of a record, in percent."""
-    top1, fp_top1 = percent(found.correct), percent(teacher.correct)
-    same = found.top1 == teacher.top1
+def accuracy(student: Predictions, teacher: Predictions, data: EvaluationSet) -> dict[str, Any]:
+    """Return the accuracy group of a record, in percent."""
+    top1, fp_top1 = percent(student.correct), percent(teacher.correct)
     return {
         "fp_top1": fp_top1,
         "top1": top1,
-        "top5": percent(found.correct5),
+        "top5": percent(student.correct5),
         "drop": fp_top1 - top1,
         "top1_se": standard_error(top1, data.n),
-        "agreement": percent(same),
-        "correct": packed(found.correct.numpy()),
+        "agreement": percent(student.top1 == teacher.top1),
+        "correct": packed(student.correct.numpy()),
     }
+
+
+def standard_error(top1: float, images: int) -> float:
+    """Return the binomial standard error of an accuracy in percent, on at least one image, in percentage points."""
+    share = top1 / 100.0
+    return 100.0 * math.sqrt(max(0.0, share * (1.0 - share)) / images)
+
+
+def packed(flags: NDArray[np.bool_]) -> str:
+    """Return booleans (n,) as base64 of bits, the first in the highest bit."""
+    import numpy as np
+
+    return base64.b64encode(np.packbits(flags).tobytes()).decode("ascii")
+
+
+def unpacked(text: str, images: int) -> NDArray[np.bool_]:
+    """Return what `packed` made text of: bool (n,).
+
+    Raises:
+        ValueError: it is no base64, or holds another number of images.
+    """
+    import numpy as np
+
+    data = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    if len(data) != -(-images // 8):
+        raise ValueError(f"{len(data)} bytes do not hold {images} images")
+    return np.unpackbits(data, count=images).astype(bool)

@@ -1,7 +1,7 @@
-"""The evaluator: the host's own process that touches real data, and never runs plugin code.
+"""The evaluator: the host's own process that reads real data, and never runs plugin code.
 
 Run as `python -m dfqbench.run.evaluate.evaluator`. It answers one JSON request a line with one JSON object a line, and
-keeps decoded evaluation sets and the teachers' predictions between requests.
+keeps the decoded evaluation set and the teachers' predictions between requests.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
 
 from dfqbench.accel import using_kernels
 from dfqbench.api.errors import DfqError, Unavailable
@@ -27,19 +28,18 @@ from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.source_cache import save_source
-from dfqbench.run.store.training_folder import TrainingFolder, load_state
-from dfqbench.run.worker.device_setup import compute_on
-from dfqbench.run.worker.memory import peak_mib, reset_peak
+from dfqbench.run.store.training_folder import TrainingFolder
+from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
 from dfqbench.targets.spec import DatasetSpec
 
 CHECKED_IMAGES = 4
-"""Evaluation images on which operands are checked; a grid holds for every image or for none."""
+"""Images with which operands are checked; they are on their quantization levels for every image or for none."""
 
 
 class Evaluator:
-    """Answers requests.
+    """Answer requests.
 
     Args:
         threads: CPU threads.
@@ -52,44 +52,39 @@ class Evaluator:
         compute_on(self._device)
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise Unavailable("this build of torch sees no CUDA device", "run with --device cpu")
+        self._operations = {
+            "baseline": self._baseline,
+            "evaluate": self._evaluate,
+            "snapshots": self._evaluate_snapshots,
+            "real": self._make_real_source,
+            "environment": self._describe_environment,
+        }
         self._sets: dict[str, EvaluationSet] = {}
         self._teachers: dict[str, Predictions] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answers one request; errors are part of the answer."""
-        operations = {
-            "baseline": self.baseline,
-            "evaluate": self.evaluate,
-            "snapshots": self.snapshots,
-            "real": self.real,
-            "environment": self.environment,
-        }
+        """Answer one request; an error is part of the answer."""
         begin = time.monotonic()
         try:
             precision = Precision(request.get("precision", Precision.FLOAT32))
             with using_kernels(str(self._device), fast=precision.rearranges):
-                result = operations[request["op"]](request)
+                result = self._operations[request["op"]](request)
         except Exception as error:
             return _described(error)
         return result | {"seconds": time.monotonic() - begin}
 
-    def baseline(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Measures the full-precision network once for each evaluation set."""
+    def _baseline(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Accuracy and size of the full-precision network."""
         data, model = self._data(request), ModelSpec.from_dict(request["model"])
-        teacher = self._teacher(request, model, data)
         return {
-            "fp_top1": percent(teacher.correct),
+            "fp_top1": percent(self._teacher(request, model, data).correct),
             "n": data.n,
             "subset": data.subset,
             "parameters": sum(p.numel() for p in build_teacher(model, "cpu", request["families"]).parameters()),
         }
 
-    def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Evaluates and checks the students of some attempts at one network, in one pass over the data.
-
-        Returns:
-            `students`: for each attempt what a record says of it, or an error.
-        """
+    def _evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate and check the students of several attempts at one network, in one pass over the data."""
         reset_peak(self._device)
         data, model = self._data(request), ModelSpec.from_dict(request["model"])
         teacher = self._teacher(request, model, data)
@@ -100,45 +95,42 @@ class Evaluator:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
                 student = load_student(Path(attempt), self._device, request["families"], trusted=model.trusted)
-                answers.append(_checked(student, images))
+                coverage = asdict(measure_coverage(student, images))
+                violations = coverage.pop("violations")
+                answers.append({"coverage": coverage, "violations": violations, "levels_ok": not violations})
                 students.append(student)
             except Exception as error:
                 answers.append(_described(error))
-        whole = [answer for answer in answers if "error" not in answer]
-        found = predict_all(students, data, self._device) if students else []
-        for answer, predictions in zip(whole, found, strict=True):
-            answer.update(accuracy(predictions, teacher, data), peak_mib=peak_mib(self._device))
+        predictions = predict_all(students, data, self._device) if students else []
+        loaded = [answer for answer in answers if "error" not in answer]
+        for answer, prediction in zip(loaded, predictions, strict=True):
+            answer.update(accuracy(prediction, teacher, data), peak_mib=peak_mib(self._device))
         return {"students": answers}
 
-    def snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Evaluates the states of a student that its training has left, and removes them."""
-        data = self._data(request)
-        attempt = Path(request["attempt"])
+    def _evaluate_snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate the snapshots of a student, and remove them."""
+        data, attempt = self._data(request), Path(request["attempt"])
         folder = TrainingFolder(attempt)
-        files = folder.students()
         curve = []
-        student = load_student(attempt, self._device, request["families"]) if files else None
-        for step, file in files.items():
-            if student is not None:
-                student.load_state_dict(load_state(file, str(self._device)))
+        if files := folder.students():
+            student = load_student(attempt, self._device, request["families"])
+            for step, file in files.items():
+                student.load_state_dict(load_file(file, str(self._device)))
                 curve.append({"step": step, "top1": percent(predict(student, data, self._device).correct)})
         folder.drop_students()
         return {"curve": curve}
 
-    def real(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Makes the source of the real-data control from the target's training split."""
-        model = ModelSpec.from_dict(request["model"])
-        dataset = DatasetSpec.from_dict(request["dataset"])
+    def _make_real_source(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Save the source of the real-data control, made from the target's training split."""
         begin = time.monotonic()
-        images, labels, dropped = load_training(
-            dataset, model.card, request["count"], request["seed"], self._data(request | {"limit": None})
-        )
+        card, dataset = ModelSpec.from_dict(request["model"]).card, DatasetSpec.from_dict(request["dataset"])
+        evaluation = self._data(request | {"limit": None})
+        images, labels, dropped = load_training(dataset, card, request["count"], request["seed"], evaluation)
         cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
         save_source(FixedSource(images, labels), Path(request["source"]), request["environment"], cost)
         return {"images": len(images), "dropped": dropped}
 
-    def environment(self, _request: dict[str, Any]) -> dict[str, Any]:
-        """What torch says of itself and of the machine."""
+    def _describe_environment(self, _request: dict[str, Any]) -> dict[str, Any]:
         from torch.utils.collect_env import get_pretty_env_info
 
         return {
@@ -170,20 +162,6 @@ class Evaluator:
         return self._teachers[key]
 
 
-def _checked(student: Student, images: Tensor) -> dict[str, Any]:
-    """What the operands of a student show on a few images."""
-    coverage = measure_coverage(student, images)
-    return {
-        "coverage": {
-            "macs_quantized": coverage.macs_quantized,
-            "macs_total": coverage.macs_total,
-            "float_layers": coverage.float_layers,
-        },
-        "violations": coverage.violations,
-        "levels_ok": coverage.levels_ok,
-    }
-
-
 def _described(error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split()) or "no message"
     status = "unavailable" if isinstance(error, Unavailable) else "failed"
@@ -200,7 +178,7 @@ def _described(error: Exception) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Serves requests from standard input until it closes."""
+    """Answer requests from standard input until it closes."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())
@@ -212,7 +190,6 @@ def main() -> int:
     stream.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
     for line in sys.stdin:
         stream.write(json.dumps(evaluator.answer(json.loads(line))) + "\n")
-        stream.flush()
     return 0
 
 

@@ -61,3 +61,34 @@ class Stop:
             self.hurry = True
         self.word = signal.Signals(number).name
         self.ask(_SIGNALS[number])
+
+
+class Stopped(BaseException):
+    """End an attempt from inside a plugin's loop; no `except Exception` catches it.
+
+    Args:
+        kept: whether a checkpoint was written just before.
+    """
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__(kept)
+        self.kept = kept
+
+
+class StopFlag:
+    """Whether an attempt shall stop; read by its worker at step boundaries.
+
+    Attributes:
+        requested: set by the signals once `install` was called.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> None:
+        """Handle the stop signals of this process."""
+        for number in _SIGNALS:
+            signal.signal(number, self._request)
+
+    def _request(self, _number: int, _frame: object) -> None:
+        self.requested = True

@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Stop, StopFlag
 from dfqbench.run.execute.executor import EvaluatorClient, EventReader, OnEvent, Slot, all_stopped
 from dfqbench.run.execute.job import JOB, Job, Outcome
-from dfqbench.run.worker.stop_flag import StopFlag
 
 FLAG = "inline"
 """Marks records of plugin code that ran in the host's own process."""
@@ -31,7 +30,7 @@ class InlineExecutor:
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:  # noqa: ARG002 - there is one slot
         """Runs a job in this process."""
-        from dfqbench.run.worker.main import run_job
+        from dfqbench.run.worker.shared_job import run_job
 
         self._remember()
         job.write(Path(job.attempt) / JOB)
@@ -78,7 +77,7 @@ class _Flag(StopFlag):
         self._deadline = time.monotonic() + limit if limit else float("inf")
 
     @property
-    def asked(self) -> bool:  # type: ignore[override]
+    def requested(self) -> bool:  # type: ignore[override]
         return self._stop.reason is not None or time.monotonic() >= self._deadline
 
 

@@ -166,7 +166,7 @@ class Cell:
             "dataset": self.dataset_hash,
             "limit": self.limit,
             "preprocessing": self.preprocessing,
-            "code": host_code(*DATA_CODE, "run/evaluate/accuracy.py", "run/evaluate/per_image.py"),
+            "code": host_code(*DATA_CODE, "run/evaluate/accuracy.py", "run.evaluate.accuracy.py"),
         }
 
     def goes_with(self, other: Cell) -> bool:

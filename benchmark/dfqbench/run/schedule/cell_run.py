@@ -19,7 +19,7 @@ from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
 from dfqbench.run.store.record import Error, Record
 from dfqbench.run.store.record.build import add_accuracy, add_cost, add_curve, blank, close, error_of
-from dfqbench.run.store.source_description import is_saved
+from dfqbench.run.store.source_cache import is_saved
 from dfqbench.run.store.status import MEASURED
 from dfqbench.run.store.student_cache import KnownStudent
 

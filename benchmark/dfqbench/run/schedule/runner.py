@@ -15,7 +15,7 @@ from dfqbench.run.store.environment import environment_id
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.record.build import Header, now
 from dfqbench.run.store.run_folder import RunFolder
-from dfqbench.run.store.source_description import is_saved
+from dfqbench.run.store.source_cache import is_saved
 from dfqbench.run.store.status import FAULTY, MEASURED, SETTLED
 from dfqbench.run.store.student_cache import KnownStudent, known_students
 

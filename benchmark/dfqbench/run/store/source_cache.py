@@ -1,27 +1,29 @@
-"""Sources on disk: a fixed set of images is paid for once and serves every bit-width."""
+"""Sources on disk: a fixed set of images is made once and serves every bit-width; their description needs no torch."""
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dfqbench.api.batch import SampleSource
 from dfqbench.api.errors import PluginError
 from dfqbench.run.store.run_folder import write_json
-from dfqbench.run.store.source_description import DESCRIPTION, read_description
-from dfqbench.run.store.state_file import read_tree, write_tree
 
+if TYPE_CHECKING:
+    import torch
+
+    from dfqbench.api.batch import SampleSource
+
+DESCRIPTION = "source.json"
 STATE = "state.safetensors"
-HOST = "dfqbench"
-"""Package whose classes may always be built from a saved state."""
+MOST_BYTES = 2**20
+"""Size of the largest description that is read."""
 
 
 def shared_state(source: SampleSource) -> dict[str, Any] | None:
-    """The state to save a fixed source by, or None where its class cannot be built from one (no `from_state`)."""
+    """Return the state to save a fixed source by, or None if its class has no `from_state` to build one with."""
     return source.state_dict() if callable(getattr(type(source), "from_state", None)) else None
 
 
@@ -32,19 +34,20 @@ def save_source(
     cost: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Saves a fixed source for other cells, where its class can be built from a state.
+    """Save a fixed source for other cells.
 
     Args:
-        source: what `synthesize` returned.
+        source: result of `synthesize`.
         folder: of this source's identity.
         environment: identity of the environment.
-        cost: what it cost alone: `seconds`, `counts`, `peak_mib`.
-        state: what `shared_state` returned, where that was asked before.
+        cost: cost of making it: `seconds`, `counts`, `peak_mib`.
+        state: result of `shared_state`; None: it is called here.
 
     Returns:
         Whether it was saved: its class must have `from_state`, and its state hold tensors and plain data only.
     """
-    kind = type(source)
+    from dfqbench.run.store.state_file import write_tree
+
     state = shared_state(source) if state is None else state
     if state is None:
         return False
@@ -54,7 +57,7 @@ def save_source(
     except PluginError:
         return False
     # The description comes last: without it the folder holds no source.
-    name = f"{kind.__module__}:{kind.__qualname__}"
+    name = f"{type(source).__module__}:{type(source).__qualname__}"
     write_json(folder / DESCRIPTION, {"class": name, "environment": environment, "cost": dict(cost)})
     return True
 
@@ -62,30 +65,50 @@ def save_source(
 def load_source(
     folder: Path, device: torch.device, environment: str | None, packages: Collection[str] = ()
 ) -> tuple[SampleSource, dict[str, Any]] | None:
-    """Loads a saved source.
+    """Load a saved source.
 
     Args:
         folder: of the source's identity.
         device: where its tensors go.
         environment: identity of the environment that it must come from, or None: any.
-        packages: besides the host's own, the packages whose classes may be built: that of the method. The file names
-            a class, and a stranger's file must not choose what is imported.
+        packages: packages besides the host's own whose classes may be built, since the file names a class.
 
     Returns:
-        The source, and its cost with its `id`; None where nothing usable is saved, so that it is made again.
+        The source, and its cost with its `id`; None if nothing usable is saved, so that it is made again.
     """
+    from dfqbench.run.store.state_file import read_tree
+
     description = read_description(folder, environment)
     if description is None:
         return None
     try:
         module, _, name = str(description["class"]).partition(":")
-        if module.partition(".")[0] not in {HOST, *packages}:
+        if module.partition(".")[0] not in {"dfqbench", *packages}:
             return None
         state = read_tree(folder / STATE, device)
-        kind: Any = importlib.import_module(module)
+        cls: Any = importlib.import_module(module)
         for part in name.split("."):
-            kind = getattr(kind, part)
-        source: SampleSource = kind.from_state(state)
+            cls = getattr(cls, part)
+        source: SampleSource = cls.from_state(state)
     except Exception:
         return None
     return source, description["cost"] | {"id": folder.name}
+
+
+def read_description(folder: Path, environment: str | None) -> dict[str, Any] | None:
+    """Read what `save_source` wrote; None if nothing usable is saved for this environment (None: any)."""
+    file = folder / DESCRIPTION
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            return None
+        description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        usable = environment is None or description["environment"] == environment
+        description["cost"]["seconds"] = float(description["cost"]["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return description if usable else None
+
+
+def is_saved(folder: Path, environment: str | None) -> bool:
+    """Whether a source of this environment (None: any) is saved in a folder."""
+    return read_description(folder, environment) is not None

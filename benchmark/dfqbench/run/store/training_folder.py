@@ -1,8 +1,8 @@
-"""What is kept of a student's training besides its end: students for the oracle, and images of a live source.
+"""Files of a student's training: snapshots for the oracle, and images of a live source.
 
-Both lie in the cell's folder rather than in the attempt's, so that an attempt that goes on from another one's state
-finds what that one kept. A step belongs to one of N equal parts of the training; the first offer in a part is kept,
-and of the last part the last one, which is the student itself.
+They lie in the cell's folder rather than in the attempt's: an attempt that continues from a checkpoint keeps those of
+the earlier one. A training is divided into N equal parts; the first snapshot of a part is kept, and of the last part
+the last one, which is the student itself.
 """
 
 from __future__ import annotations
@@ -10,161 +10,124 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
-from dfqbench.quant.student import Student
-from dfqbench.run.store.student_cache import TRAINING
-
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from dfqbench.api.batch import Batch
 
+IMAGES_FILE = "images.safetensors"
+"""Images of the finished source, in the attempt's folder."""
+TRAINING = "training"
 POINTS = 6
-"""Points of training at which images of a live source are kept: the first, the last, and four between."""
+"""Points of a training at which images of a live source are kept: the first step, the last, and four between."""
 IMAGES_SMALL, IMAGES_LARGE = 32, 8
-"""Images that are kept of a point, for inputs up to 64 pixels and for larger ones."""
+"""Images kept at a point, for inputs up to 64 pixels and for larger ones."""
 SMALL_SIDE = 64
 
-
-Aside = Callable[[], AbstractContextManager[object]]
-"""Opens the host's own work amid a plugin's call."""
+Untimed = Callable[[], AbstractContextManager[object]]
+"""Pause clock and data guard while the host does its own work."""
 
 
 class TrainingFolder:
-    """Files of one cell's training.
-
-    Attributes:
-        path: the folder; made when something is kept.
-    """
+    """Files of one cell's training; `attempt` is the folder of any of its attempts."""
 
     def __init__(self, attempt: Path) -> None:
-        self.path = attempt.parent / TRAINING
+        self._path = attempt.parent / TRAINING
 
     def clear(self) -> None:
-        """Removes what an earlier attempt kept: this one begins anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove all files: the training begins anew."""
+        shutil.rmtree(self._path, ignore_errors=True)
 
     def students(self) -> dict[int, Path]:
-        """Kept students by step, in order."""
+        """Return the kept students by step, in order."""
         return self._files("student")
 
     def images(self) -> dict[int, Path]:
-        """Kept images by step, in order."""
+        """Return the kept images by step, in order."""
         return self._files("images")
 
     def drop_students(self) -> None:
-        """Removes the students: they are as large as the network, and are no longer needed once evaluated."""
+        """Remove the students: each is as large as the network, and they are not needed once evaluated."""
         for file in self.students().values():
             file.unlink(missing_ok=True)
 
-    def save(self, kind: str, step: int, tensors: dict[str, Tensor]) -> Path:
-        """Writes tensors under a temporary name and renames them."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / f"{kind}-{step}.safetensors"
+    def save(self, prefix: str, step: int, tensors: dict[str, Tensor]) -> None:
+        """Write tensors of a step, whole or not at all."""
+        from safetensors.torch import save_file
+
+        self._path.mkdir(parents=True, exist_ok=True)
+        file = self._path / f"{prefix}-{step}.safetensors"
         temporary = file.with_suffix(".part")
-        save_file(tensors, temporary)
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
         temporary.replace(file)
-        return file
 
-    def _files(self, kind: str) -> dict[int, Path]:
-        found = {
-            int(step): file
-            for file in self.path.glob(f"{kind}-*.safetensors")
-            if (step := file.stem.partition("-")[2]).isdigit()
-        }
-        return dict(sorted(found.items()))
+    def _files(self, prefix: str) -> dict[int, Path]:
+        steps = {file: file.stem.partition("-")[2] for file in self._path.glob(f"{prefix}-*.safetensors")}
+        return dict(sorted((int(step), file) for file, step in steps.items() if step.isdigit()))
 
 
+@dataclass(slots=True)
 class Snapshots:
-    """Keeps a student's states at up to N points of its training.
+    """Keep a student's states in at most `points` parts of its training.
 
     Attributes:
-        refused: whether a student came that only its plugin's code can run.
+        refused: whether a student was offered that only its plugin's code can run.
     """
 
-    def __init__(self, folder: TrainingFolder, points: int, aside: Aside) -> None:
-        """Keeps nothing yet.
-
-        Args:
-            folder: where states go.
-            points: N.
-            aside: the time within it is the host's own: no phase pays for it.
-        """
-        self.refused = False
-        self._folder = folder
-        self._points = points
-        self._aside = aside
+    folder: TrainingFolder
+    points: int
+    untimed: Untimed
+    refused: bool = False
 
     def offer(self, student: nn.Module, step: int, total: int) -> None:
-        """Keeps the student if its part of the training has none yet.
+        """Keep the student of `step` (from 1, of `total`; 0: not known) if its part of the training has none yet."""
+        from dfqbench.quant.student import Student
 
-        Args:
-            student: at `step`.
-            step: from 1.
-            total: steps in all; 0: not known.
-        """
         if not isinstance(student, Student):
             self.refused = True
             return
-        part, last = part_of(step, total, self._points), step >= total
-        kept = {part_of(known, total, self._points): file for known, file in self._folder.students().items()}
-        if (part == self._points) != last or (part in kept and not last):
+        part, last = part_of(step, total, self.points), step >= total
+        kept = {part_of(step, total, self.points): file for step, file in self.folder.students().items()}
+        if (part == self.points) != last or (part in kept and not last):
             return
-        with self._aside():
+        with self.untimed():
             if part in kept:
                 kept[part].unlink(missing_ok=True)
-            self._folder.save(
-                "student", step, {name: _copied(value) for name, value in student.finished_state().items()}
-            )
+            self.folder.save("student", step, dict(student.finished_state()))
 
 
+@dataclass(slots=True)
 class Timeline:
-    """Keeps a few images of a live source at points of its training, evenly spaced.
+    """Keep a few images of a live source at points of its training, evenly spaced.
 
-    They are taken from the batches that are made anyway: nothing is drawn for them, so that no number changes.
+    They are taken from the batches of the training: no additional images are drawn, so that no number changes.
     """
 
-    def __init__(self, folder: TrainingFolder, aside: Aside) -> None:
-        """Keeps nothing yet; arguments as of `Snapshots`."""
-        self._folder = folder
-        self._aside = aside
-        self._step = 0
-        self._wanted = {1}
+    folder: TrainingFolder
+    untimed: Untimed
+    _step: int = 0
+    _points: set[int] = field(default_factory=lambda: {1})
 
     def reached(self, step: int, total: int) -> None:
-        """Notes that `step` of `total` steps are done."""
+        """Set the number of steps done, of `total` steps."""
         self._step = step
-        self._wanted = {1, *(round(total * part / (POINTS - 1)) for part in range(1, POINTS))}
+        self._points = {1, *(round(total * part / (POINTS - 1)) for part in range(1, POINTS))}
 
     def offer(self, batch: Batch) -> None:
-        """Keeps the batch of the next step if that is one of the points."""
+        """Keep images of the next step's batch if that step is one of the points."""
         step = self._step + 1
-        if step not in self._wanted:
+        if step not in self._points:
             return
-        images = batch.images
-        count = IMAGES_SMALL if max(images.shape[2:]) <= SMALL_SIDE else IMAGES_LARGE
-        with self._aside():
-            tensors = {"images": _copied(images[:count]).half()}
-            if batch.labels is not None:
-                tensors["labels"] = _copied(batch.labels[:count])
-            self._folder.save("images", step, tensors)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """On the CPU, without graph and without sharing memory."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        count = IMAGES_SMALL if max(batch.images.shape[2:]) <= SMALL_SIDE else IMAGES_LARGE
+        with self.untimed():
+            labels = {} if batch.labels is None else {"labels": batch.labels[:count]}
+            self.folder.save("images", step, {"images": batch.images[:count].half(), **labels})
 
 
 def part_of(step: int, total: int, points: int) -> int:
-    """The part of the training, from 1 to `points`, that a step (from 1) belongs to; the last where total is 0."""
+    """Return the part of the training, from 1 to `points`, of a step (from 1); the last where `total` is 0."""
     return points if total <= 0 else min(points, max(1, -(-step * points // total)))
-
-
-def load_state(file: Path, device: str) -> dict[str, Tensor]:
-    """Reads a kept student's state."""
-    found: dict[str, Tensor] = load_file(file, device=device)
-    return found

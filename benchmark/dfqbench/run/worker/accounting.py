@@ -1,87 +1,286 @@
-"""What an attempt has cost and shown until now: what its record keeps, and what a checkpoint goes on from."""
+"""The cost of an attempt: seconds by phase, counts and peak memory, over all processes that worked on its cell.
+
+Synthesis is everything inside calls of the source, regardless of the caller. A loop in which source and students
+alternate is split by the time of each: by the host's time on the CPU, and on CUDA, where kernels run asynchronously, in
+proportion to the sums of device time between events, with one synchronization at the end.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from dfqbench.run.execute.events import Phase
-from dfqbench.run.worker.clock import Clock, Timers
 from dfqbench.run.worker.data_guard import DataGuard
+from dfqbench.run.worker.device_setup import peak_mib
 from dfqbench.run.worker.instrumented_source import Counts
-from dfqbench.run.worker.memory import peak_mib
 
-SHARED = "gpu_shared"
-"""Marks records of jobs that had a GPU together with others: their times are longer than alone."""
+GPU_SHARED = "gpu_shared"
+"""Flag of records whose job shared a GPU with other jobs: their times are longer than alone."""
+_Label: TypeAlias = tuple[str, int | None] | None
+"""("source", payer), ("student", number), or ("student", None): for all students; time labelled None is not counted."""
 
 
-class Costs:
-    """Seconds, passes, memory and marks of one attempt, those of earlier processes of its cell included.
+class _DeviceEvent(Protocol):
+    """The part of `torch.cuda.Event` that the clock uses."""
+
+    def record(self) -> None: ...
+    def query(self) -> bool: ...
+    def elapsed_time(self, end_event: Any) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """Sources of time.
 
     Attributes:
-        clock: seconds by phase.
-        counts: passes of networks and steps.
-        flags: what is to be known of the record.
+        synchronize: wait for the device; nothing on the CPU.
+        make_event: make a device event; None on the CPU.
+        now: monotonic seconds.
+    """
+
+    synchronize: Callable[[], None] = lambda: None
+    make_event: Callable[[], _DeviceEvent] | None = None
+    now: Callable[[], float] = time.monotonic
+
+
+class _Segments:
+    """Sums of time by label; events are summed as they complete, so that long phases hold few."""
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+        self._sums: defaultdict[_Label, float] = defaultdict(float)
+        self._open: deque[tuple[_Label, _DeviceEvent, _DeviceEvent]] = deque()
+        self._label: _Label = None
+        self._event: _DeviceEvent | None = None
+        self._begin = 0.0
+
+    def switch(self, label: _Label) -> None:
+        """End the current segment and begin one of another label."""
+        label, self._label = self._label, label
+        begin, self._begin = self._begin, self._timers.now()
+        if self._timers.make_event is None:
+            self._sums[label] += self._begin - begin
+            return
+        event, self._event = self._event, self._timers.make_event()
+        self._event.record()
+        if event is not None:
+            self._open.append((label, event, self._event))
+        while self._open and self._open[0][2].query():
+            self._sum_oldest()
+
+    def sums(self) -> dict[_Label, float]:
+        """Return seconds by label until the last switch; the device must have been synchronized."""
+        while self._open:
+            self._sum_oldest()
+        return {label: seconds for label, seconds in self._sums.items() if label is not None}
+
+    def _sum_oldest(self) -> None:
+        label, begin, end = self._open.popleft()
+        self._sums[label] += begin.elapsed_time(end) / 1000.0
+
+
+class PhaseTimer:
+    """Time of a phase of one student, or of several that share a loop.
+
+    Attributes:
+        payer: number of the student that the source's time is charged to.
+
+    Args:
+        name: phase that the students' time is charged to.
+        source_name: phase that the source's time is charged to, or None: also `name`.
+        timers: sources of time.
+        students: how many share the phase.
+    """
+
+    def __init__(self, name: str, source_name: str | None, timers: Timers, students: int = 1) -> None:
+        self.payer = 0
+        self._name = name
+        self._source_name = source_name
+        self._timers = timers
+        self._students = students
+        self._label: _Label = ("student", 0 if students == 1 else None)
+        self.restart()
+
+    def restart(self) -> None:
+        """Drop the time until now."""
+        self._begin = self._timers.now()
+        self._segments = _Segments(self._timers)
+        self._segments.switch(self._label)
+
+    @contextmanager
+    def _charged_to(self, label: _Label) -> Iterator[None]:
+        before = self._label
+        # Inside a pause nothing is charged.
+        self._label = None if before is None else label
+        self._segments.switch(self._label)
+        try:
+            yield
+        finally:
+            self._label = before
+            self._segments.switch(before)
+
+    def source_call(self) -> AbstractContextManager[None]:
+        """Charge a block to the source."""
+        return self._charged_to(("source", self.payer))
+
+    def student(self, number: int) -> AbstractContextManager[None]:
+        """Charge a block to one of several students."""
+        return self._charged_to(("student", number))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of a block."""
+        if self._label is None:
+            yield
+            return
+        with self._charged_to(None):
+            self._timers.synchronize()
+            begin = self._timers.now()
+            try:
+                yield
+            finally:
+                self._begin += self._timers.now() - begin
+
+    def split(self, number: int) -> dict[str, float]:
+        """Return one student's seconds until now by phase; the device is synchronized.
+
+        The wall time is split as the segments of students and source are; work for all students as their own segments.
+        """
+        self._segments.switch(self._label)
+        self._timers.synchronize()
+        wall, sums = self._timers.now() - self._begin, self._segments.sums()
+        total = sum(sums.values())
+        own = sums.get(("student", number), 0.0)
+        all_students = sum(sums.get(("student", student), 0.0) for student in range(self._students))
+        common = sums.get(("student", None), 0.0)
+        own += common * (own / all_students if all_students > 0.0 else 1.0 / self._students)
+        source = sums.get(("source", number), 0.0)
+        if total <= 0.0:
+            own, source, total = 1.0, 0.0, float(self._students)
+        if self._source_name is None:
+            return {self._name: wall * (own + source) / total}
+        return {self._source_name: wall * source / total, self._name: wall * own / total}
+
+
+class Clock:
+    """Seconds of one attempt by phase; `seconds` holds those of phases that have ended."""
+
+    def __init__(self, timers: Timers | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._timers = timers or Timers()
+        self._phase: PhaseTimer | None = None
+        self._number = 0
+
+    def shared_phase(self, name: str, source_name: str | None, students: int) -> PhaseTimer:
+        """Make a phase for several students, each of whose clocks enters it with `part_of`."""
+        return PhaseTimer(name, source_name, self._timers, students)
+
+    def phase(self, name: str, source_name: str | None = None) -> AbstractContextManager[None]:
+        """Charge the time of a block to `name`, and that of `source_call` to `source_name`, if given."""
+        return self.part_of(self.shared_phase(name, source_name, 1), 0)
+
+    @contextmanager
+    def part_of(self, phase: PhaseTimer, number: int) -> Iterator[None]:
+        """Charge one student's part of a phase; it ends with the block."""
+        self._phase, self._number = phase, number
+        try:
+            yield
+        finally:
+            self.seconds = self.elapsed()
+            self._phase = None
+
+    def elapsed(self) -> dict[str, float]:
+        """Return seconds by phase until now, the current phase included; the device is then synchronized."""
+        more = {} if self._phase is None else self._phase.split(self._number)
+        return self.seconds | {name: self.seconds.get(name, 0.0) + seconds for name, seconds in more.items()}
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leave out the time of a block: it belongs to no phase."""
+        return nullcontext() if self._phase is None else self._phase.paused()
+
+    def source_call(self) -> AbstractContextManager[None]:
+        """Charge a block to the source; nested blocks count once."""
+        return nullcontext() if self._phase is None else self._phase.source_call()
+
+    def restore(self, seconds: Mapping[str, float]) -> None:
+        """Continue from the seconds of a checkpoint; the current phase begins now."""
+        self.seconds = dict(seconds)
+        if self._phase is not None:
+            self._phase.restart()
+
+
+class Accounting:
+    """Seconds, counts, memory and flags of one attempt, those of earlier processes of its cell included.
+
+    Attributes:
         peaks: peak memory of finished phases, MiB.
-        source_kind: `live` or `fixed`, once the source is there.
-        source_images: images of a source that has a number of them.
-        reused: where the source was not made here, what it would have cost.
-        resumed: how often the cell went on from a checkpoint.
+        source_kind: `live` or `fixed`, once the source exists.
+        source_images: number of images of a fixed source.
+        reused: what a source that was made elsewhere would have cost here.
+        resumed: how often the cell continued from a checkpoint.
 
     Args:
         device: where the attempt computes.
-        guard: knows what plugin code has opened.
+        guard: records what plugin code has opened.
         started: when the attempt began, on the monotonic clock.
-        shares_gpu: whether others compute on the same GPU.
+        shares_gpu: whether other jobs compute on the same GPU.
     """
 
     def __init__(self, device: torch.device, guard: DataGuard, *, started: float, shares_gpu: bool) -> None:
-        self.clock = _device_clock(device)
+        timers = None
+        if device.type == "cuda":
+            make_event = partial(torch.cuda.Event, enable_timing=True)
+            timers = Timers(partial(torch.cuda.synchronize, device), make_event)
+        self.clock = Clock(timers)
+        self.guard = guard
         self.counts = Counts()
-        self.flags: list[str] = [SHARED] if shares_gpu else []
+        self.flags: list[str] = [GPU_SHARED] if shares_gpu else []
         self.peaks: dict[str, float] = {}
         self.source_kind: str | None = None
         self.source_images: int | None = None
         self.reused: dict[str, Any] | None = None
         self.resumed = 0
         self._device = device
-        self._guard = guard
         self._started = started
-        self._wall_before = 0.0
-        self._seconds_before = 0.0
         self._saving = 0.0
-        self._group: Sequence[Costs] = ()
-        self._others_before = 0.0
+        self._members: Sequence[Accounting] = ()
+        # At the checkpoint that the attempt continues from: wall time, seconds of phases, synthesis of other members.
+        self._wall_before = self._seconds_before = self._others_before = 0.0
 
     def flag(self, name: str) -> None:
-        """Marks the record, once."""
+        """Flag the record, once."""
         if name not in self.flags:
             self.flags.append(name)
 
     def peak(self, phase: Phase) -> float:
-        """Peak memory of the phase under way, that of earlier processes included."""
+        """Return the current phase's peak memory in MiB, that of earlier processes included."""
         return max(peak_mib(self._device), self.peaks.get(phase, 0.0))
 
-    def share(self, name: str, group: Sequence[Costs]) -> None:
-        """Shares a source and a worker.
+    def share(self, source_id: str, members: Sequence[Accounting]) -> None:
+        """Share a source and a worker with `members`, this one included; the first has made the source."""
+        self._members, first = members, members[0]
+        if first is not self:
+            self.source_kind = first.source_kind
+            self.counts.set(first.counts.as_dict())
+            self.reused = {"id": source_id, "seconds": 0.0, "counts": {}, "peak_mib": first.peaks.get("synthesis")}
 
-        Args:
-            name: of the source.
-            group: all that share them, this one included; the first has made the source.
-        """
-        self._group, maker = group, group[0]
-        if maker is not self:
-            self.source_kind = maker.source_kind
-            self.counts.take(maker.counts.as_dict())
-            self.reused = {"id": name, "seconds": 0.0, "counts": {}, "peak_mib": maker.peaks.get("synthesis")}
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Pause the clock and the data guard while the host does its own work."""
+        with self.clock.paused(), self.guard.watching(on=False):
+            yield
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Notes the time of a block that belongs to no phase."""
+        """Add the time of a block to the wall time alone; it belongs to no phase."""
         begin = time.monotonic()
         try:
             yield
@@ -89,13 +288,13 @@ class Costs:
             self._saving += time.monotonic() - begin
 
     def wall(self) -> float:
-        """Seconds of this process for the attempt; of those that share a worker, the first has the rest."""
-        if self._group and self._group[0] is not self:
-            return sum(self.clock.so_far().values()) - self._seconds_before + self._saving
-        return time.monotonic() - self._started - sum(other.wall() for other in self._group[1:])
+        """Return the seconds of this process for the attempt; of a shared process the first member has the rest."""
+        if self._members and self._members[0] is not self:
+            return sum(self.clock.elapsed().values()) - self._seconds_before + self._saving
+        return time.monotonic() - self._started - sum(member.wall() for member in self._members[1:])
 
     def so_far(self) -> dict[str, Any]:
-        """As plain data for the record."""
+        """Return everything until now as plain data for the record."""
         return {
             "seconds": self.clock.seconds,
             "counts": self.counts.as_dict(),
@@ -104,51 +303,40 @@ class Costs:
             "source_kind": self.source_kind,
             "source_images": self.source_images or self.counts.images,
             "reused": self._reused_now(),
-            "real_data_opened": list(self._guard.hits),
-            "wrote_outside": list(self._guard.writes),
+            "real_data_opened": list(self.guard.hits),
+            "wrote_outside": list(self.guard.writes),
             "resumed": self.resumed,
             "wall_before": self._wall_before,
             "wall": self.wall(),
         }
 
-    def account(self, phase: Phase) -> dict[str, Any]:
-        """As plain data for a checkpoint in the midst of a phase."""
-        found = self.so_far() | {"seconds": self.clock.so_far()}
-        found["peak_mib"] = self.peaks | {str(phase): self.peak(phase)}
-        found["wall_before"] = self._wall_before + found["wall"]
-        return found
+    def checkpoint(self, phase: Phase) -> dict[str, Any]:
+        """Return everything until now as plain data for a checkpoint inside a phase."""
+        state = self.so_far() | {"seconds": self.clock.elapsed()}
+        state["peak_mib"] = self.peaks | {str(phase): self.peak(phase)}
+        state["wall_before"] = self._wall_before + state["wall"]
+        return state
 
-    def go_on_from(self, account: Mapping[str, Any]) -> None:
-        """Takes over what an earlier process of this cell had spent when it kept its state."""
-        self.clock.go_on_from(account["seconds"])
-        self._seconds_before = sum(account["seconds"].values())
-        self.counts.take(account["counts"])
-        self.peaks = dict(account["peak_mib"])
-        self.flags = list(dict.fromkeys([*account["flags"], *self.flags]))
-        self.source_kind = account["source_kind"]
-        self.reused = account["reused"]
-        self._others_before = self._paid_by_others()
-        self._guard.hits[:] = dict.fromkeys([*account["real_data_opened"], *self._guard.hits])
-        self._guard.writes[:] = dict.fromkeys([*account["wrote_outside"], *self._guard.writes])
-        self.resumed = account["resumed"] + 1
-        self._wall_before = account["wall_before"]
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `checkpoint` returned in an earlier process of this cell."""
+        self.clock.restore(state["seconds"])
+        self._seconds_before = sum(state["seconds"].values())
+        self.counts.set(state["counts"])
+        self.peaks = dict(state["peak_mib"])
+        self.flags = list(dict.fromkeys([*state["flags"], *self.flags]))
+        self.source_kind = state["source_kind"]
+        self.reused = state["reused"]
+        self._others_before = self._synthesis_of_others()
+        self.guard.hits[:] = dict.fromkeys([*state["real_data_opened"], *self.guard.hits])
+        self.guard.writes[:] = dict.fromkeys([*state["wrote_outside"], *self.guard.writes])
+        self.resumed = state["resumed"] + 1
+        self._wall_before = state["wall_before"]
 
     def _reused_now(self) -> dict[str, Any] | None:
-        """What the source would have cost this attempt alone, beyond what it paid."""
-        if self.reused is None or not self._group:
+        """What the source would have cost this attempt alone, beyond what is charged to it."""
+        if self.reused is None or not self._members:
             return self.reused
-        more = self._paid_by_others() - self._others_before
-        return self.reused | {"seconds": self.reused["seconds"] + more}
+        return self.reused | {"seconds": self.reused["seconds"] + self._synthesis_of_others() - self._others_before}
 
-    def _paid_by_others(self) -> float:
-        return sum(other.clock.so_far().get("synthesis", 0.0) for other in self._group if other is not self)
-
-
-def _device_clock(device: torch.device) -> Clock:
-    if device.type != "cuda":
-        return Clock()
-    timers = Timers(
-        synchronize=lambda: torch.cuda.synchronize(device),
-        make_event=lambda: torch.cuda.Event(enable_timing=True),  # type: ignore[no-untyped-call, arg-type, return-value]
-    )
-    return Clock(timers)
+    def _synthesis_of_others(self) -> float:
+        return sum(member.clock.elapsed().get("synthesis", 0.0) for member in self._members if member is not self)

@@ -1,230 +1,271 @@
-"""Keeping an attempt's state at step boundaries, and ending it in good order when a stop is requested."""
+"""Checkpoints: the state of an attempt at a step boundary, from which an interrupted cell continues."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from dfqbench.api.errors import PluginError
+from dfqbench.run.execute.cancellation import StopFlag, Stopped
 from dfqbench.run.execute.events import Phase
-from dfqbench.run.worker.context import HostContext, Restored, State
-from dfqbench.run.worker.rng import capture, restore
-from dfqbench.run.worker.stop_flag import StopFlag, Stopped
+from dfqbench.run.store.state_file import TornFileError, read_tree, write_tree
+from dfqbench.run.worker.accounting import Accounting
+from dfqbench.run.worker.device_setup import get_rng_state, set_rng_state
 
-if TYPE_CHECKING:
-    from dfqbench.run.worker.checkpoints import Checkpoints
-    from dfqbench.run.worker.clock import Clock
-    from dfqbench.run.worker.data_guard import DataGuard
+KEPT = 2
+"""Checkpoints kept: the newest, and the one before in case the newest is torn."""
+_NAME = re.compile(r"checkpoint-(\d{1,9})\.safetensors")
 
-
-@dataclass(slots=True)
-class Account:
-    """Reads and sets what an attempt has cost until now; the attempt's two ends of one thing."""
-
-    read: Callable[[], dict[str, Any]]
-    write: Callable[[Mapping[str, Any]], None]
+State = Callable[[], dict[str, Any]]
 
 
-class Boundary:
-    """The step boundary of the students of one loop: all of them are kept in one file, or none.
-
-    Attributes:
-        students: checkpoints of the students that still train, by scheme; None: none are kept.
-        contents: states of the students that have come to the present boundary.
-        stopping: whether the loop ends at the present boundary.
-        keeps: whether the present boundary is kept.
+class CheckpointFolder:
+    """The checkpoints of one cell.
 
     Args:
-        flag: whether to stop; read once a step.
+        folder: made when the first checkpoint is written.
+        environment: identity of the environment; checkpoints of another one are not used.
+        every: seconds between two checkpoints.
     """
 
-    def __init__(self, flag: StopFlag) -> None:
-        self.students: dict[str, Checkpoints | None] = {}
-        self.contents: dict[str, dict[str, Any]] = {}
-        self.stopping = False
-        self.keeps = False
-        self._flag = flag
-        self._seen: set[str] = set()
-
-    def reach(self, student: str) -> None:
-        """Notes that a student has come to a boundary; the first of a step decides for all."""
-        if not self._seen or student in self._seen:
-            self._seen, self.contents = set(), {}
-            self.stopping = self._flag.asked
-            checkpoints = self.students[student]
-            self.keeps = checkpoints is not None and (self.stopping or checkpoints.due)
-        self._seen.add(student)
+    def __init__(self, folder: Path, environment: str, every: float) -> None:
+        self._folder = folder
+        self._identity = {"environment": environment}
+        self._every = every
+        self._last = time.monotonic()
 
     @property
-    def complete(self) -> bool:
-        """Whether all students have come to the present boundary."""
-        return self._seen >= self.students.keys()
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one."""
+        return time.monotonic() - self._last >= self._every
 
-    def write(self) -> None:
-        """Writes the states.
+    def write(self, states: Mapping[str, Any], others: Iterable[CheckpointFolder]) -> None:
+        """Write one file with the states of all students of a loop, by scheme, to this and the other cells' folders.
 
         Raises:
             PluginError: a state holds what cannot be saved.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written; older ones are left as they were.
         """
-        first, *others = [self.students[student] for student in self.contents]
-        if first is not None:
-            first.write(self.contents, [other for other in others if other is not None])
+        content = {"identity": self._identity, "state": {"boundary": secrets.token_hex(8), "students": dict(states)}}
+        path = self._add(lambda path: write_tree(path, content))
+        for folder in others:
+            folder._add(lambda copy: _link(path, copy))
+
+    def _add(self, write: Callable[[Path], None]) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        files = self._files()
+        path = self._folder / f"checkpoint-{files[-1][0] + 1 if files else 1}.safetensors"
+        write(path)
+        for _, old in self._files()[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._last = time.monotonic()
+        return path
+
+    def read(self, student: str, device: torch.device, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """Return the state of a student, by its scheme, in the newest valid checkpoint, or None.
+
+        Its key `boundary` is the same for all students that were saved together.
+        """
+        for _, path in reversed(self._files()):
+            try:
+                return self._state(read_tree(path, device), student)
+            except (TornFileError, FileNotFoundError, ValueError) as error:
+                warn(f"checkpoint {path.name} is passed over: {error}")
+        return None
+
+    def _state(self, content: Any, student: str) -> dict[str, Any]:
+        try:
+            boundary, state = content["state"]["boundary"], dict(content["state"]["students"][student])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError("it holds something else") from None
+        if content.get("identity") != self._identity:
+            raise ValueError("it was made in another environment")
+        return state | {"boundary": boundary}
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """Numbers and paths, oldest first."""
+        paths = self._folder.glob("*")
+        return sorted((int(match.group(1)), path) for path in paths if (match := _NAME.fullmatch(path.name)))
 
 
-class StateKeeper:
-    """Implements `Keeper`: writes checkpoints of one attempt and knows the one that it goes on from.
+def _link(path: Path, copy: Path) -> None:
+    try:
+        copy.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, copy)
 
-    Attributes:
-        phase: the phase under way.
-        student: the student's scheme, by which it is found in a file of several.
+
+@dataclass(slots=True)
+class _StepBoundary:
+    """The step boundary of all students of one loop: their states are saved in one file, or not at all."""
+
+    flag: StopFlag
+    folders: dict[str, CheckpointFolder | None]
+    """Of the students that still train, by scheme; None: no checkpoints are kept."""
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the students that have reached the current boundary."""
+    reached: set[str] = field(default_factory=set)
+    stopping: bool = False
+    saves: bool = False
+
+    def reach(self, student: str) -> None:
+        """Let a student reach the boundary; the first of a step decides for all whether to stop and to save."""
+        if not self.reached or student in self.reached:
+            self.reached, self.states = set(), {}
+            self.stopping = self.flag.requested
+            folder = self.folders[student]
+            self.saves = folder is not None and (self.stopping or folder.due)
+        self.reached.add(student)
+
+    @property
+    def complete(self) -> bool:
+        return self.reached >= self.folders.keys()
+
+    def write(self) -> None:
+        first, *others = [folder for student in self.states if (folder := self.folders[student]) is not None]
+        first.write(self.states, others)
+
+
+class Checkpointer:
+    """Write the checkpoints of one attempt, restore the one that it continues from, and stop it when requested.
 
     Args:
-        checkpoints: where states go; None: none are kept.
+        folder: where checkpoints go; None: none are kept.
         flag: whether to stop.
-        account: what the attempt has cost.
+        accounting: of the attempt.
         student: the student's scheme.
-        clock: time spent here belongs to no phase.
-        guard: what is written here is the host's.
-        warn: takes messages about checkpoints that could not be written or read.
+        warn: receives messages about checkpoints that cannot be written or read.
     """
 
     def __init__(
         self,
-        checkpoints: Checkpoints | None,
+        folder: CheckpointFolder | None,
         flag: StopFlag,
-        account: Account,
+        accounting: Accounting,
         *,
         student: str,
-        clock: Clock,
-        guard: DataGuard,
         warn: Callable[[str], None],
     ) -> None:
-        self.phase = Phase.SETUP
-        self.student = student
-        self._checkpoints = checkpoints
+        self._folder = folder
         self._flag = flag
-        self._boundary = Boundary(flag)
-        self._boundary.students[student] = checkpoints
-        self._account = account
-        self._clock = clock
-        self._guard = guard
+        self._accounting = accounting
+        self._student = student
         self._warn = warn
+        self._boundary = _StepBoundary(flag, {student: folder})
+        self._phase = Phase.SETUP
+        # The checkpoint that the attempt continues from, and the last state of the synthesis, kept beside later ones.
         self._saved: dict[str, Any] | None = None
-        self._earlier: dict[str, Any] | None = None
-        self._synthesis_kept = False
+        self._synthesis: dict[str, Any] | None = None
+        self._saved_synthesis = False
 
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop of the attempt was requested."""
-        return self._flag.asked
-
-    def join(self, leader: StateKeeper) -> bool:
-        """Keeps states together with the attempt that made the source, which alone looks whether to stop.
-
-        Returns:
-            Whether both go on from the same boundary, or both begin.
-        """
+    def join(self, first: Checkpointer) -> bool:
+        """Save states together with the first attempt, which alone reads the stop flag; return as `Attempt.join`."""
         self._flag = StopFlag()
-        self._boundary = leader._boundary
-        self._boundary.students[self.student] = self._checkpoints
-        self._earlier = leader._earlier
-        return self._from == leader._from
+        self._boundary = first._boundary
+        self._boundary.folders[self._student] = self._folder
+        self._synthesis = first._synthesis
+        return self._restored_boundary() == first._restored_boundary()
 
     def leave(self) -> None:
-        """Is no longer waited for at the boundaries of the others."""
-        self._boundary.students.pop(self.student, None)
-        self._boundary.contents.pop(self.student, None)
+        """Leave the boundaries of the other students."""
+        self._boundary.folders.pop(self._student, None)
+        self._boundary.states.pop(self._student, None)
 
-    @property
-    def _from(self) -> str | None:
-        """The boundary that the quantization goes on from, or None."""
+    def _restored_boundary(self) -> str | None:
+        """The boundary that the quantization continues from, or None."""
         saved = self._saved
         return saved["boundary"] if saved is not None and saved["phase"] == Phase.QUANTIZATION else None
 
-    def load(self, device: Any) -> None:
-        """Looks for a state to go on from."""
-        if self._checkpoints is not None:
-            self._saved = self._checkpoints.read(self.student, device, self._warn)
+    def load(self, device: torch.device) -> None:
+        """Read the checkpoint to continue from, if there is one."""
+        if self._folder is not None:
+            self._saved = self._folder.read(self._student, device, self._warn)
 
     def enter(self, phase: Phase) -> None:
-        """Begins a phase; an attempt that shall stop ends here, between two phases."""
-        self.phase = phase
-        if self.stopping:
+        """Begin a phase; an attempt that was requested to stop ends here, between two phases."""
+        self._phase = phase
+        self.stop_without_state()
+
+    def stop_without_state(self) -> None:
+        """End the attempt if that was requested, without saving a state."""
+        if self._flag.requested:
             raise Stopped(kept=False)
 
-    def restored(self) -> Restored | None:
-        """What the phase under way goes on from, or None."""
-        if self._saved is None:
+    def restore(self) -> Mapping[str, Any] | None:
+        """Restore the random generators and the accounting where the current phase continues.
+
+        Returns:
+            The states of `plugin` and `context`; None: the phase begins anew.
+        """
+        saved = self._saved
+        if saved is None:
             return None
-        if self._saved["phase"] == self.phase:
-            part, account = self._saved, self._saved["account"]
-        elif self.phase is Phase.SYNTHESIS and self._saved["synthesis"] is not None:
+        if saved["phase"] == self._phase:
+            self._accounting.restore(saved["account"])
+        elif self._phase is Phase.SYNTHESIS and saved["synthesis"] is not None:
             # A source that still learned when the attempt ended: only its synthesis is repeated, from its own state.
-            part, account = self._saved["synthesis"], None
+            saved = saved["synthesis"]
         else:
             return None
+        set_rng_state(saved["rng"])
+        return saved
 
-        def on_read() -> None:
-            restore(part["rng"])
-            if account is not None:
-                self._account.write(account)
-
-        return Restored(part["plugin"], part["context"], on_read)
-
-    def remember_synthesis(self, device: Any) -> None:
-        """Keeps the synthesis' last state beside those of the quantization, for a source that is not saved itself."""
+    def keep_synthesis(self, device: torch.device) -> None:
+        """Keep the synthesis' last state beside those of the quantization, for a source that is not saved itself."""
         if self._saved is not None and self._saved["phase"] != Phase.SYNTHESIS:
-            self._earlier = self._saved["synthesis"]
-        elif self._checkpoints is not None and (self._synthesis_kept or self._saved is not None):
-            found = self._checkpoints.read(self.student, device, self._warn)
-            if found is not None and found["phase"] == Phase.SYNTHESIS:
-                self._earlier = {key: found[key] for key in ("plugin", "context", "rng")}
+            self._synthesis = self._saved["synthesis"]
+        elif self._folder is not None and (self._saved_synthesis or self._saved is not None):
+            saved = self._folder.read(self._student, device, self._warn)
+            if saved is not None and saved["phase"] == Phase.SYNTHESIS:
+                self._synthesis = {key: saved[key] for key in ("plugin", "context", "rng")}
 
-    def boundary(self, context: HostContext, state: State) -> None:
-        """Keeps the state where that is due; the last student of a step writes all, and ends them if they shall stop.
+    def boundary(self, state: State) -> None:
+        """Save the states of `plugin` and `context` where that is due, and end the loop if that was requested.
+
+        The last student of a step writes all states.
 
         Raises:
             Stopped: a stop was requested.
         """
         boundary = self._boundary
-        boundary.reach(self.student)
+        boundary.reach(self._student)
         kept = False
-        if boundary.keeps:
-            with self._clock.paused():
-                boundary.contents[self.student] = self._content(context, state)
-                kept = boundary.complete and self._write(boundary)
+        if boundary.saves:
+            with self._accounting.clock.paused():
+                boundary.states[self._student] = self._state(state)
+                kept = boundary.complete and self._write()
         if boundary.complete and boundary.stopping:
             raise Stopped(kept)
 
-    def stop(self) -> None:
-        """Ends the attempt where the phase offers no state."""
-        raise Stopped(kept=False)
-
-    def _content(self, context: HostContext, state: State) -> dict[str, Any]:
-        context.check()
-        rng = capture()
+    def _state(self, state: State) -> dict[str, Any]:
+        rng = get_rng_state()
         try:
             return {
-                "phase": str(self.phase),
-                "plugin": state(),
-                "context": context.own_state(),
+                "phase": str(self._phase),
+                **state(),
                 "rng": rng,
-                "account": self._account.read(),
-                "synthesis": self._earlier,
+                "account": self._accounting.checkpoint(self._phase),
+                "synthesis": self._synthesis,
             }
         finally:
             # Random numbers that the plugin's `state` has drawn do not count.
-            restore(rng)
+            set_rng_state(rng)
 
-    def _write(self, boundary: Boundary) -> bool:
+    def _write(self) -> bool:
         try:
-            with self._guard.off():
-                boundary.write()
+            with self._accounting.untimed():
+                self._boundary.write()
         except (OSError, PluginError) as error:
             # The result can still be had; only an interruption would cost more.
             self._warn(f"no checkpoint could be written: {error}")
             return False
-        self._synthesis_kept = self._synthesis_kept or self.phase is Phase.SYNTHESIS
+        self._saved_synthesis = self._saved_synthesis or self._phase is Phase.SYNTHESIS
         return True

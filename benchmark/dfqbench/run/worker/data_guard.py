@@ -1,7 +1,6 @@
-"""The data guard: notes every opening or listing of real data while plugin code runs.
+"""The data guard: record every opening or listing of real data while plugin code runs.
 
-It hears what Python's audit hooks hear. Native readers that open files behind Python's back are not seen, so a record
-can only say "none seen".
+It sees what Python's audit hooks see. Native readers open files without them, so a record can only say "none seen".
 """
 
 from __future__ import annotations
@@ -13,92 +12,71 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-EVENTS = frozenset(
-    {"open", "os.listdir", "os.scandir", "os.link", "os.rename", "os.symlink", "shutil.copyfile", "sqlite3.connect"}
-)
-TWO_PATHS = frozenset({"os.link", "os.rename", "os.symlink", "shutil.copyfile"})
-"""Events that name a source and a destination."""
-MOST_HITS = 20
-"""Paths kept; one suffices to spoil a record."""
-
-
-CHANGES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "os.link"})
+_READS = frozenset({"open", "os.listdir", "os.scandir", "shutil.copyfile", "sqlite3.connect"})
+_CHANGES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "os.link"})
 """Events that change a folder; opening for writing does too."""
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_TWO_PATHS = frozenset({"os.link", "os.rename", "os.symlink", "shutil.copyfile"})
+"""Events that name a source and a destination."""
+_EVENTS = _READS | _CHANGES | _TWO_PATHS
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MOST_HITS = 20
+"""Paths kept; one is enough to make a record invalid."""
 
 
 class DataGuard:
-    """Watches real data, and the results of other cells.
-
-    The hook stays for the life of the process; only `watching` makes it count.
+    """Record access to real data, and changes of the results of other cells, inside `watching`.
 
     Attributes:
-        hits: real data that was touched while watching, as given.
-        writes: files among the results that were changed while watching, outside the attempt's own folder.
+        hits: real data that was accessed, as the plugin named it.
+        writes: files in `results` and not in `own` that were changed.
 
     Args:
         paths: files and folders of real data.
         results: a folder that plugin code must not change, or None.
-        own: the parts of it that are the plugin's own.
+        own: folders in it that plugin code may change.
     """
 
     def __init__(self, paths: Iterable[Path], results: Path | None = None, own: Iterable[Path] = ()) -> None:
         self.hits: list[str] = []
         self.writes: list[str] = []
-        self._results = () if results is None else tuple(dict.fromkeys(_forms(os.fspath(results))))
-        self._own = tuple(dict.fromkeys(form for path in own for form in _forms(os.fspath(path))))
+        self._paths = _roots(paths)
+        self._results = _roots([] if results is None else [results])
+        self._own = _roots(own)
         self._watching = False
-        self._paths = tuple(dict.fromkeys(form for path in paths for form in _forms(os.fspath(path))))
         sys.addaudithook(self._hook)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Within it, touching the watched paths is noted."""
-        before = self._watching
-        self._watching = True
-        try:
-            yield
-        finally:
-            self._watching = before
-
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        """Within it nothing is noted: the host's own writing amid a plugin's call."""
-        before = self._watching
-        self._watching = False
+    def watching(self, on: bool = True) -> Iterator[None]:
+        """Record in the block; with `on=False` do not, while the host writes inside a plugin's call."""
+        before, self._watching = self._watching, on
         try:
             yield
         finally:
             self._watching = before
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self._watching or (event not in EVENTS and event not in CHANGES) or not args:
+        if not self._watching or event not in _EVENTS or not args:
             return
-        named = args[:2] if event in TWO_PATHS else args[:1]
-        self._watching = False  # resolving a path must not be heard
-        try:
-            for path in named:
+        changes = event in _CHANGES or (event == "open" and _writes(args))
+        with self.watching(on=False):  # resolving a path raises events too
+            for path in args[:2] if event in _TWO_PATHS else args[:1]:
                 if isinstance(path, str | bytes | os.PathLike):
-                    self._look(os.fsdecode(path), changes=event in CHANGES or (event == "open" and _writes(args)))
-        finally:
-            self._watching = True
+                    self._check(os.fsdecode(path), changes=changes)
 
-    def _look(self, path: str, *, changes: bool) -> None:
+    def _check(self, path: str, *, changes: bool) -> None:
         try:
             forms = _forms(path)
         except (OSError, ValueError):
             return
-        if any(_is_below(form, root) for form in forms for root in self._paths):
+        if _is_below(forms, self._paths):
             _add(self.hits, path)
-        if not changes or not any(_is_below(form, root) for form in forms for root in self._results):
-            return
-        if not any(_is_below(form, root) for form in forms for root in self._own):
+        if changes and _is_below(forms, self._results) and not _is_below(forms, self._own):
             _add(self.writes, path)
 
 
-def _add(found: list[str], path: str) -> None:
-    if path not in found and len(found) < MOST_HITS:
-        found.append(path)
+def _add(paths: list[str], path: str) -> None:
+    if path not in paths and len(paths) < MOST_HITS:
+        paths.append(path)
 
 
 def _writes(args: tuple[Any, ...]) -> bool:
@@ -106,12 +84,17 @@ def _writes(args: tuple[Any, ...]) -> bool:
     mode, flags = (*args, None, None)[1:3]
     if isinstance(mode, str):
         return any(letter in mode for letter in "wax+")
-    return isinstance(flags, int) and bool(flags & _WRITING)
+    return isinstance(flags, int) and bool(flags & _WRITE_FLAGS)
 
 
 def _forms(path: str) -> tuple[str, str]:
+    """The path as named and with symbolic links resolved, both absolute."""
     return os.path.abspath(path), os.path.realpath(path)  # noqa: PTH100 - a hook must be light
 
 
-def _is_below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+def _roots(paths: Iterable[Path]) -> frozenset[str]:
+    return frozenset(form for path in paths for form in _forms(os.fspath(path)))
+
+
+def _is_below(forms: tuple[str, str], roots: frozenset[str]) -> bool:
+    return any(form == root or form.startswith(root.rstrip(os.sep) + os.sep) for form in forms for root in roots)

@@ -1,11 +1,13 @@
-"""Meters around what plugins are handed: sources whose calls are timed, and counts that do not depend on hardware."""
+"""Counts that do not depend on hardware, and sources whose calls are timed and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
 from dfqbench.api.errors import NonFiniteError, PluginError
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dfqbench.accel.cuda_graph import Counters
-    from dfqbench.run.store.training_folder import Timeline
-
-    Timelines = Callable[[], Iterable[Timeline]]
 
 
 @dataclass(slots=True)
@@ -24,7 +23,7 @@ class Counts:
     """Hardware-neutral cost of an attempt.
 
     Attributes:
-        images: images that sources gave.
+        images: images drawn from sources.
         source_steps: steps in which the source learned.
         teacher_images: images that went through the teacher.
         student_images: images that went through the student.
@@ -38,98 +37,102 @@ class Counts:
     optimizer_steps: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Plain data for the record."""
+        """Return plain data for the record."""
         return asdict(self)
 
-    def take(self, found: Mapping[str, int]) -> None:
-        """Sets counts, by name."""
-        for name, count in found.items():
+    def set(self, values: Mapping[str, int]) -> None:
+        """Set counts by name."""
+        for name, count in values.items():
             setattr(self, name, count)
 
     def add(self, more: Mapping[str, int]) -> None:
-        """Raises counts, by name."""
-        self.take({name: getattr(self, name) + count for name, count in more.items()})
+        """Raise counts by name."""
+        self.set({name: getattr(self, name) + count for name, count in more.items()})
 
 
 class SharedCounts:
-    """Counts of the attempts for which work is done now.
+    """Counts of all attempts that share a worker.
 
     Attributes:
-        present: their counts.
+        active: counts of the attempts that the current work is for.
     """
 
-    def __init__(self, *present: Counts) -> None:
-        self.present: Sequence[Counts] = present
+    def __init__(self, *active: Counts) -> None:
+        self.active: Sequence[Counts] = active
         self._total = Counts()
 
     def as_dict(self) -> dict[str, int]:
-        """Return all that was ever added."""
+        """Return the sum of all counts added."""
         return self._total.as_dict()
 
     def add(self, more: Mapping[str, int]) -> None:
-        """Raise the counts of each of the attempts."""
-        for counts in (self._total, *self.present):
+        """Raise the counts of each active attempt."""
+        for counts in (self._total, *self.active):
             counts.add(more)
 
+    @contextmanager
+    def counting(self, teacher: nn.Module) -> Iterator[None]:
+        """Count passes through the teacher and optimizer steps in the block; the hooks are removed afterwards."""
 
-@contextmanager
-def counting(teacher: nn.Module, counts: Counters) -> Iterator[None]:
-    """Counts teacher passes and optimizer steps; no trace is left on the teacher afterwards."""
-    from torch.optim.optimizer import register_optimizer_step_post_hook
+        def count_images(module: nn.Module, args: tuple[Any, ...]) -> None:
+            # A copy of the teacher copies the hook; its passes are not the teacher's.
+            if module is teacher and args and hasattr(args[0], "shape"):
+                self.add({"teacher_images": int(args[0].shape[0])})
 
-    def passed(module: nn.Module, args: tuple[Any, ...]) -> None:
-        # A copy of the teacher carries the hook along; its passes are not the teacher's.
-        if module is teacher and args and hasattr(args[0], "shape"):
-            counts.add({"teacher_images": int(args[0].shape[0])})
+        def count_step(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
+            self.add({"optimizer_steps": 1})
 
-    def stepped(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
-        counts.add({"optimizer_steps": 1})
-
-    handles = [teacher.register_forward_pre_hook(passed), register_optimizer_step_post_hook(stepped)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        handles = [teacher.register_forward_pre_hook(count_images), register_optimizer_step_post_hook(count_step)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
-class Timed(Protocol):
-    """Charges the time of the source's calls."""
+class InstrumentedSource:
+    """A source whose calls are timed and counted, regardless of the caller.
 
-    def inside(self) -> AbstractContextManager[None]:
-        """Mark a block that belongs to the source."""
-        ...
-
-
-class MeteredSource:
-    """A source whose calls are charged to synthesis, whoever makes them."""
+    Args:
+        source: fixed or live.
+        source_call: context manager that charges a block to the source.
+        counts: raised by its images and steps.
+        shape: (C, H, W) that its images must have.
+        on_training_batch: called with each batch of a live source's training.
+    """
 
     def __init__(
-        self, source: SampleSource, clock: Timed, counts: Counters, shape: tuple[int, ...] | None = None
+        self,
+        source: SampleSource,
+        source_call: Callable[[], AbstractContextManager[None]],
+        counts: Counters,
+        shape: tuple[int, ...],
+        on_training_batch: Callable[[Batch], object] = lambda _: None,
     ) -> None:
         self._source = source
-        self._clock = clock
+        self._source_call = source_call
         self._counts = counts
         self._shape = shape
+        self._on_training_batch = on_training_batch
         self._bad: Tensor | None = None
 
     def sample(self, size: int) -> Batch:
-        """Draws images; the time is synthesis.
+        """Draw images.
 
         Raises:
-            PluginError: the source gave something else.
+            PluginError: the source returned something else.
         """
-        with self._clock.inside():
+        with self._source_call():
             batch = self._source.sample(size)
         self._check_shape(batch)
-        # Gathered where the images are, and read once at the end.
+        # Collected on the device, and read once at the end.
         bad = ~batch.images.isfinite().all()
         self._bad = bad if self._bad is None else self._bad | bad
         self._counts.add({"images": len(batch.images)})
         return batch
 
     def check(self) -> None:
-        """Looks whether every image that was drawn was finite.
+        """Check that every image drawn with `sample` was finite.
 
         Raises:
             NonFiniteError: one was not.
@@ -138,85 +141,52 @@ class MeteredSource:
             raise NonFiniteError("an image of the source")
 
     def _check_shape(self, batch: Batch) -> None:
-        images = getattr(batch, "images", None)
-        shape = tuple(getattr(images, "shape", ()))
-        if len(shape) != 4 or not shape[0] or (self._shape is not None and shape[1:] != self._shape):
-            wanted = "N, C, H, W" if self._shape is None else ", ".join(["N", *map(str, self._shape)])
-            raise PluginError(
-                f"the source gave images of shape {shape}, not ({wanted})", "return a Batch of such images"
-            )
+        shape = tuple(getattr(getattr(batch, "images", None), "shape", ()))
+        if not shape or not shape[0] or shape[1:] != self._shape:
+            expected = ", ".join(["N", *map(str, self._shape)])
+            message = f"the source gave images of shape {shape}, not ({expected})"
+            raise PluginError(message, "return a Batch of such images")
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the source within."""
+        """Return the source's state."""
         return self._source.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the source within."""
+        """Restore the source's state."""
         self._source.load_state_dict(state)
 
 
-class MeteredImages(MeteredSource):
-    """The same for a source that knows how many images it has."""
+class InstrumentedFixedSource(InstrumentedSource):
+    """An instrumented source with a number of images."""
 
-    def __init__(
-        self, source: SampleSource, size: int, clock: Timed, counts: Counters, shape: tuple[int, ...] | None = None
-    ) -> None:
-        super().__init__(source, clock, counts, shape)
-        self._size = size
+    _source: Any
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._source)
 
 
-class MeteredLiveSource(MeteredSource):
-    """The same for a source that still learns."""
+class InstrumentedLiveSource(InstrumentedSource):
+    """An instrumented source that learns."""
 
-    def __init__(
-        self,
-        source: LiveSource,
-        clock: Timed,
-        counts: Counters,
-        shape: tuple[int, ...] | None = None,
-        timelines: Timelines = tuple,
-    ) -> None:
-        super().__init__(source, clock, counts, shape)
-        self._live = source
-        self._timelines = timelines
+    _source: LiveSource
 
     @property
     def needs_student(self) -> bool:
-        """Whether the source looks at the student."""
-        return bool(getattr(self._live, "needs_student", True))
+        """Whether a loss of the source needs the student."""
+        return bool(getattr(self._source, "needs_student", True))
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-        """Trains the generator once; the time, passes through teacher and student included, is synthesis."""
-        with self._clock.inside():
-            batch = self._live.train_step(size, student)
+        """Train the generator once; passes through teacher and student inside are synthesis too."""
+        with self._source_call():
+            batch = self._source.train_step(size, student)
         self._check_shape(batch)
         self._counts.add({"images": len(batch.images), "source_steps": 1})
-        for timeline in self._timelines():
-            timeline.offer(batch)
+        self._on_training_batch(batch)
         return batch
 
 
-def metered(
-    source: SampleSource,
-    clock: Timed,
-    counts: Counters,
-    shape: tuple[int, ...] | None = None,
-    timelines: Timelines = tuple,
-) -> MeteredSource:
-    """Wraps a source for the clock and the counts.
-
-    Args:
-        source: fixed or live.
-        clock: charges its time.
-        counts: of its images.
-        shape: (C, H, W) that its images must have; None: any.
-        timelines: of the present attempts; they keep some batches of a live one.
-    """
+def instrumented_cls(source: SampleSource) -> type[InstrumentedSource]:
+    """Return the class with the methods of a source: live, with a number of images, or neither."""
     if is_live(source):
-        return MeteredLiveSource(source, clock, counts, shape, timelines)
-    if isinstance(source, Sized):
-        return MeteredImages(source, len(source), clock, counts, shape)
-    return MeteredSource(source, clock, counts, shape)
+        return InstrumentedLiveSource
+    return InstrumentedFixedSource if isinstance(source, Sized) else InstrumentedSource

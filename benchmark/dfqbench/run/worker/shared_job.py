@@ -1,188 +1,231 @@
-"""Jobs that share a worker: cells that differ in the bits only, from one source."""
+"""Run a job: its first cell, and its other members, which differ in the bits only, if one source can serve all."""
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
-from dfqbench.api.batch import serves_many
-from dfqbench.api.method import Quantizer
-from dfqbench.run.execute.events import Event, EventSink, Finished, MemberEvent, OfMember, SharedJob, Sharing, Warned
-from dfqbench.run.worker.attempt import Attempt
-from dfqbench.run.worker.exit import report_failure
-from dfqbench.run.worker.rng import capture, restore, same
-from dfqbench.run.worker.stop_flag import Stopped
+from dfqbench.api.batch import Batch, serves_many
+from dfqbench.api.errors import DfqError, Skip, Unavailable
+from dfqbench.api.method import Method, Quantizer
+from dfqbench.run.execute.cancellation import StopFlag, Stopped
+from dfqbench.run.execute.events import (
+    Event,
+    EventSink,
+    Failed,
+    Finished,
+    Interrupted,
+    MemberEvent,
+    OfMember,
+    SharedJob,
+    Sharing,
+    Warned,
+)
+from dfqbench.run.execute.job import Job
+from dfqbench.run.worker.attempt import Attempt, ProbeDone
+from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, set_rng_state
 
-if TYPE_CHECKING:
-    from dfqbench.api.batch import Batch, SampleSource
-    from dfqbench.run.execute.job import Job
-    from dfqbench.run.store.training_folder import Timeline
-    from dfqbench.run.worker.stop_flag import StopFlag
+_NO_MEMORY = ("not enough memory", "t allocate memory", "annot allocate memory")
+"""Parts of the messages of torch's RuntimeErrors when memory runs out."""
 
 
-class MemberEvents:
-    """Sends the events of a member that concern the parent; progress and phases are those of the job's first cell.
+def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
+    """Run a job in this process, and send how each cell ends as `Finished`, `Failed` or `Interrupted`.
 
-    Args:
-        events: takes the worker's events.
-        number: of the member.
+    A member's events are wrapped in `MemberEvent`; a member without such an event has to run in a worker of its own.
     """
+    flag = flag or StopFlag()
+    first = Attempt(job, events, flag)
+    with report_failure(first, events):
+        first.begin()
+        sharing = _sharing(first, job)
+        events.send(SharedJob(sharing, len(job.partners)))
+        if sharing is Sharing.ONE_LOOP:
+            loop = SharedLoop(first, events, Path(job.source).name)
+            for member, member_events in _members(first, job, events, flag):
+                loop.add(member, member_events)
+            loop.run()
+            return
+        events.send(Finished(first.finish()))
+        if sharing is Sharing.ONE_BY_ONE:
+            for member, member_events in _members(first, job, events, flag):
+                with report_failure(member, member_events):
+                    member.begin()
+                    member_events.send(Finished(member.finish()))
 
-    def __init__(self, events: EventSink, number: int) -> None:
-        self._events = events
-        self._number = number
+
+def _members(first: Attempt, job: Job, events: EventSink, flag: StopFlag) -> Iterator[tuple[Attempt, EventSink]]:
+    for number in range(len(job.partners)):
+        member_events = _MemberEvents(events, number)
+        member_job = replace(job.partner(number), started=time.monotonic())
+        yield Attempt(member_job, member_events, flag, first), member_events
+
+
+@dataclass(frozen=True, slots=True)
+class _MemberEvents:
+    """Send the events of a member that concern the parent; progress and phases are those of the job's first cell."""
+
+    events: EventSink
+    number: int
 
     def send(self, event: Event) -> None:
-        """Sends one event, wrapped."""
         if isinstance(event, OfMember):
-            self._events.send(MemberEvent(self._number, event))
+            self.events.send(MemberEvent(self.number, event))
 
 
-def run_group(leader: Attempt, job: Job, events: EventSink, flag: StopFlag) -> None:
-    """Finish an attempt that has its source, and the other members of its job where they can share the worker.
-
-    Args:
-        leader: an attempt that has begun.
-        job: its job, which names the members.
-        events: takes the events.
-        flag: whether to stop.
-    """
-    sharing = _sharing(leader, job)
-    events.send(SharedJob(sharing, len(job.partners)))
-    members = [MemberEvents(events, number) for number in range(len(job.partners))]
-    if sharing is Sharing.ONE_LOOP:
-        loop = SharedLoop(leader, events)
-        for number, sink in enumerate(members):
-            loop.add(Attempt(_begun(job, number), sink, flag, leader), sink)
-        loop.run()
-        return
-    events.send(Finished(leader.finish()))
-    if sharing is Sharing.ALONE:
-        return
-    for number, sink in enumerate(members):
-        member = Attempt(_begun(job, number), sink, flag, leader)
-        with report_failure(member, sink):
-            member.begin()
-            sink.send(Finished(member.finish()))
-
-
-def _begun(job: Job, number: int) -> Job:
-    return replace(job.partner(number), started=time.monotonic())
-
-
-def _sharing(leader: Attempt, job: Job) -> Sharing:
-    if not job.partners or job.probe_seconds or not leader.shares_its_quantizer:
+def _sharing(first: Attempt, job: Job) -> Sharing:
+    # A method with a `quantize` of its own makes its student alone.
+    method_cls = type(first.method)
+    own_quantize = job.own_quantize and issubclass(method_cls, Method) and method_cls.quantize is not Method.quantize
+    if not job.partners or job.probe_seconds or own_quantize:
         return Sharing.ALONE
-    if hasattr(leader.source, "train_step"):
-        return Sharing.ONE_LOOP if serves_many(leader.source) and _makes_many(leader.quantizer) else Sharing.ALONE
-    # A training of its own is worth a process of its own: others need not wait for it, and cannot lose it.
-    return Sharing.ALONE if leader.trains or not leader.has_saved_source else Sharing.ONE_BY_ONE
+    if hasattr(first.source, "train_step"):
+        return Sharing.ONE_LOOP if serves_many(first.source) and _makes_many(first.quantizer) else Sharing.ALONE
+    # A quantizer that trains is worth a process of its own: other cells need not wait for it, and survive its failure.
+    return Sharing.ALONE if first.quantizer.trains or not first.has_saved_source else Sharing.ONE_BY_ONE
 
 
 def _makes_many(quantizer: Quantizer) -> bool:
     """Check that a quantizer defines `quantize_many`, and that no class derived from that one overrides `quantize`."""
     definitions = {"quantize", "quantize_many"}
-    owner = next(kind for kind in type(quantizer).__mro__ if not definitions.isdisjoint(vars(kind)))
+    owner = next(cls for cls in type(quantizer).__mro__ if not definitions.isdisjoint(vars(cls)))
     return owner is not Quantizer and "quantize_many" in vars(owner)
 
 
-class OutOfStepError(BaseException):
-    """Ends the part of a student that cannot be made together with the others."""
+@contextmanager
+def report_failure(attempt: Attempt, events: EventSink) -> Iterator[None]:
+    """Send the exception that ends an attempt in the block, instead of raising it."""
+    try:
+        yield
+    except ProbeDone:
+        pass
+    except Stopped as stopped:
+        events.send(Interrupted(stopped.kept, attempt.phase, attempt.step, attempt.accounting.so_far()))
+    except Exception as error:
+        text = " ".join(str(error).split()) or ("memory ran out" if isinstance(error, MemoryError) else "no message")
+        failed = Failed(
+            status=_status(error),
+            type=type(error).__name__,
+            message=text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+            phase=attempt.phase,
+            step=attempt.step,
+            plugin=attempt.plugin,
+            traceback="".join(traceback.format_exception(error)),
+            so_far=attempt.accounting.so_far(),
+        )
+        events.send(failed)
+
+
+def _status(error: Exception) -> str:
+    if isinstance(error, Skip):
+        return "skipped"
+    if isinstance(error, Unavailable):
+        return "unavailable"
+    no_memory = {cls.__name__ for cls in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}
+    if no_memory or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)):
+        return "oom"
+    return "failed"
+
+
+class _DivergedError(BaseException):
+    """End a student's part that cannot be made together with those of the others."""
 
 
 @dataclass(slots=True)
 class _Member:
-    """An attempt of a shared loop, what takes its events, and what is closed when it ends."""
-
     attempt: Attempt
     events: EventSink
     stack: ExitStack = field(default_factory=ExitStack)
+    """Closed when the member leaves the loop."""
 
 
 class SharedLoop:
     """One loop over the students of several attempts (`Quantizer.quantize_many`).
 
-    A student's part of a step has the global random generators that it would have alone: each part begins with those
-    that the source left. A student whose part ends with others than the first one's leaves the loop.
+    Each student's part of a step begins with the global random generators as the source left them, as it would alone. A
+    student whose part ends with other generators than the first student's leaves the loop.
 
     Args:
-        leader: the attempt that has made the source.
-        events: takes its events.
+        first: the attempt that has made the source.
+        events: receives its events.
+        source_id: identity of the source.
     """
 
-    def __init__(self, leader: Attempt, events: EventSink) -> None:
-        self._leader = leader
-        self._counters = leader.counters
-        # Those that have neither failed nor left, by number.
-        self._members = {0: _Member(leader, events)}
-        self._working = False
-        # Of the present step: whose parts are done, and the generators before and after each.
+    def __init__(self, first: Attempt, events: EventSink, source_id: str) -> None:
+        self._first = first
+        self._source_id = source_id
+        # Members that have neither failed nor left, by number.
+        self._members = {0: _Member(first, events)}
+        self._in_part = False
+        # Of the current step: students whose parts are done, and the random generators before and after each part.
         self._done: set[int] = set()
         self._before: dict[str, Any] = {}
         self._after: dict[str, Any] | None = None
 
     def add(self, attempt: Attempt, events: EventSink) -> None:
-        """Adds a member, unless it has to run by itself."""
+        """Add a member, unless it has to run by itself."""
         with report_failure(attempt, events):
-            if attempt.join(self._leader):
+            if attempt.join(self._first):
                 self._members[len(self._members)] = _Member(attempt, events)
             else:
-                attempt.keeper.leave()
+                attempt.checkpointer.leave()
                 events.send(Warned("its state is not that of the other cells; it runs by itself"))
 
     def run(self) -> None:
-        """Makes the students, and sends how each of them ends."""
-        leader, members = self._leader, dict(self._members)
-        self._phase = leader.costs.clock.shared_phase("quantization", "synthesis", len(members))
-        source = leader.metered(self, self._timelines)
+        """Make the students, and send how each attempt ends."""
+        first, members = self._first, dict(self._members)
+        self._phase = first.accounting.clock.shared_phase("quantization", "synthesis", len(members))
+        source = first.instrumented_source(self._source_call, self._keep_training_images)
         try:
-            for member in members.values():
-                member.attempt.share([other.attempt for other in members.values()])
+            attempts = [member.attempt for member in members.values()]
+            for attempt in attempts:
+                attempt.accounting.share(self._source_id, [member.accounting for member in attempts])
             contexts = [
-                member.attempt.open_quantization(partial(self._for_student, number))
-                for number, member in members.items()
+                attempt.open_quantization(partial(self._run_part, number)) for number, attempt in enumerate(attempts)
             ]
             for number, member in members.items():
-                member.stack.enter_context(member.attempt.costs.clock.part_of(self._phase, number))
+                member.stack.enter_context(member.attempt.accounting.clock.part_of(self._phase, number))
             self._phase.restart()
-            with leader.quantizing(contexts[0]):
-                self._share_counts()
-                students = list(leader.quantizer.quantize_many(leader.teacher, source, contexts))
-        except OutOfStepError:
+            with first.quantizing(contexts[0]):
+                self._count_for_all()
+                students = list(first.quantizer.quantize_many(first.teacher, source, contexts))
+        except _DivergedError:
             return
         except (Exception, Stopped) as error:
             for number in list(self._members):
                 self._end(number, error)
             return
-        last = _SampledOnce(leader.source)
+        # Images are drawn once, as an attempt alone would do.
+        sample = cache(first.source.sample)
         for number, member in list(self._members.items()):
             self._end(number)
             with report_failure(member.attempt, member.events):
                 student = students[number] if number < len(students) else None
-                member.attempt.source = last
-                member.events.send(Finished(member.attempt.keep(member.attempt.checked(student, source))))
+                member.events.send(Finished(member.attempt.save(student, source, sample)))
 
-    def _for_student(self, number: int, act: Callable[[], Any]) -> Any:
-        """Implements `Context.for_student`."""
+    def _run_part(self, number: int, act: Callable[[], Any]) -> Any:
+        """Implement `Context.for_student`."""
         if number not in self._members:
             return None
         if number in self._done or not self._done:
-            self._done, self._before, self._after = set(), capture(), None
+            self._done, self._before, self._after = set(), get_rng_state(), None
         else:
-            restore(self._before)
+            set_rng_state(self._before)
         self._done.add(number)
-        self._counters.present, self._working = [self._members[number].attempt.costs.counts], True
+        member = self._members[number]
+        self._first.counts.active, self._in_part = [member.attempt.accounting.counts], True
         try:
             with self._phase.student(number):
                 result = act()
             self._check_generators()
-        except OutOfStepError:
-            message = "its steps differ from those of the other cells; it runs by itself"
-            self._members[number].events.send(Warned(message))
+        except _DivergedError:
+            member.events.send(Warned("its steps differ from those of the other cells; it runs by itself"))
             self._end(number)
         except Exception as error:
             if len(self._members) == 1:
@@ -191,65 +234,40 @@ class SharedLoop:
         else:
             return result
         finally:
-            self._working = False
-            self._share_counts()
-        restore(self._after or self._before)
+            self._in_part = False
+            self._count_for_all()
+        set_rng_state(self._after or self._before)
         return None
 
     def _check_generators(self) -> None:
-        after = capture()
-        if self._after is None:
-            self._after = after
-        elif not same(after, self._after):
-            raise OutOfStepError
+        after = get_rng_state()
+        if self._after is not None and not equal_rng_states(after, self._after):
+            raise _DivergedError
+        self._after = after
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Times a call of the source, with which a step begins.
-
-        Raises:
-            OutOfStepError: a student calls the source in its own part, which would change it for the others.
-        """
-        if self._working and len(self._members) > 1:
-            raise OutOfStepError
+    def _source_call(self) -> Iterator[None]:
+        """Time a call of the source, with which a step begins."""
+        # A student that calls the source in its own part would change it for the others.
+        if self._in_part and len(self._members) > 1:
+            raise _DivergedError
         self._done.clear()
-        with self._phase.inside():
+        with self._phase.source_call():
             yield
 
-    def _share_counts(self) -> None:
-        self._counters.present = [member.attempt.costs.counts for member in self._members.values()]
+    def _count_for_all(self) -> None:
+        self._first.counts.active = [member.attempt.accounting.counts for member in self._members.values()]
 
-    def _timelines(self) -> list[Timeline]:
-        return [line for member in self._members.values() for line in member.attempt.timelines()]
+    def _keep_training_images(self, batch: Batch) -> None:
+        for member in self._members.values():
+            member.attempt.keep_training_images(batch)
 
     def _end(self, number: int, error: BaseException | None = None) -> None:
-        """Takes a member out of the loop, and sends its error, if any."""
+        """Remove a member from the loop, and send its error, if any."""
         member = self._members.pop(number)
-        member.attempt.keeper.leave()
+        member.attempt.checkpointer.leave()
         member.stack.close()
         self._phase.payer = min(self._members, default=0)
         if error is not None:
             with report_failure(member.attempt, member.events):
                 raise error
-
-
-class _SampledOnce:
-    """A source that gives all the same images."""
-
-    def __init__(self, source: SampleSource) -> None:
-        self._source = source
-        self._batch: Batch | None = None
-
-    def sample(self, size: int) -> Batch:
-        """Draws images, once."""
-        if self._batch is None:
-            self._batch = self._source.sample(size)
-        return self._batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the source."""
-        return self._source.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the source."""
-        self._source.load_state_dict(state)

@@ -19,7 +19,7 @@ from dfqbench.api import Batch, Budget, DfqError, Method, Quantizer, SampleSourc
 from dfqbench.isolation import PLUGIN_FAILURES
 from dfqbench.plugins.params import build_params
 from dfqbench.quant import Scheme, parse_scheme
-from dfqbench.run.worker.rng import seeded
+from dfqbench.run.worker.device_setup import seeded
 from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.sandbox import DryRun, run_in_sandbox
 from dfqbench.testing.context import ToyContext

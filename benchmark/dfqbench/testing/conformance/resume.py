@@ -9,7 +9,7 @@ import torch
 
 from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
-from dfqbench.run.worker.rng import capture, restore
+from dfqbench.run.worker.device_setup import get_rng_state, set_rng_state
 from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, plugin_code, same
 from dfqbench.testing.context import ToyContext
@@ -30,12 +30,12 @@ class _KeepingContext(ToyContext):
         if name == "restored" and self.__dict__.get("generators") is not None:
             (own, global_states), self.generators = self.generators, None
             self.generator.set_state(own)
-            restore(global_states)
+            set_rng_state(global_states)
         return super().__getattribute__(name)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
         super().checkpoint(state)
-        self.saved_generators.append((self.generator.get_state(), capture()))
+        self.saved_generators.append((self.generator.get_state(), get_rng_state()))
 
     def resumed(self, index: int, phase: str = "") -> _KeepingContext:
         """Return the context of a run that goes on from a checkpoint, as it is after saving and loading."""

@@ -1,5 +1,3 @@
-"""Sources on disk."""
-
 from __future__ import annotations
 
 import sys
@@ -20,37 +18,37 @@ def source() -> FixedSource:
     return FixedSource(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4))
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
+def test_saved_source_is_loaded_with_its_cost(tmp_path: Path) -> None:
     assert save_source(source(), tmp_path / "abcd", "here", COST)
-    found = load_source(tmp_path / "abcd", CPU, "here")
-    assert found is not None
-    loaded, cost = found
+    saved = load_source(tmp_path / "abcd", CPU, "here")
+    assert saved is not None
+    loaded, cost = saved
     assert torch.equal(loaded.sample(4).images, source().sample(4).images)
     assert cost == COST | {"id": "abcd"}
     assert [file.name for file in (tmp_path / "abcd").glob(".*")] == []
 
 
-def test_another_environment_serves_only_when_asked(tmp_path: Path) -> None:
+def test_source_of_another_environment_is_loaded_on_request_only(tmp_path: Path) -> None:
     save_source(source(), tmp_path, "there", COST)
     assert load_source(tmp_path, CPU, "here") is None
     assert load_source(tmp_path, CPU, None) is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"cos\nsystem\n(S'false'\ntR."])
-def test_a_torn_source_is_made_again(content: bytes, tmp_path: Path) -> None:
+def test_torn_state_is_not_loaded(content: bytes, tmp_path: Path) -> None:
     save_source(source(), tmp_path, "here", COST)
     (tmp_path / "state.safetensors").write_bytes(content)
     assert load_source(tmp_path, CPU, "here") is None
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"environment": "here", "cost": 3}', '{"cost": {"seconds": "x"}}'])
-def test_a_torn_description_is_no_source(content: str, tmp_path: Path) -> None:
+def test_torn_description_is_not_loaded(content: str, tmp_path: Path) -> None:
     save_source(source(), tmp_path, "here", COST)
     (tmp_path / "source.json").write_text(content)
     assert load_source(tmp_path, CPU, "here") is None
 
 
-def test_a_class_that_cannot_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
+def test_class_without_from_state_is_not_saved(tmp_path: Path) -> None:
     class Unshared(FixedSource):
         from_state = None  # type: ignore[assignment]
 
@@ -58,7 +56,7 @@ def test_a_class_that_cannot_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "abcd").exists()
 
 
-def test_a_description_does_not_choose_what_is_imported(tmp_path: Path) -> None:
+def test_description_does_not_choose_what_is_imported(tmp_path: Path) -> None:
     save_source(source(), tmp_path, "here", COST)
     description = tmp_path / "source.json"
     description.write_text(description.read_text().replace("dfqbench.synth.source:FixedSource", "antigravity:x"))

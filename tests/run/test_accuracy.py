@@ -1,5 +1,3 @@
-"""Accuracy against counts by hand."""
-
 from __future__ import annotations
 
 import math
@@ -10,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.run.evaluate.accuracy import accuracy, percent, predict
-from dfqbench.run.evaluate.per_image import packed, standard_error, unpacked
+from dfqbench.run.evaluate.accuracy import accuracy, packed, percent, predict, standard_error, unpacked
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6])
 
 
 class Data:
-    """Seven images whose only pixel row is the answer."""
+    """Seven images whose pixels are the logits."""
 
     n = 7
     subset = None
@@ -43,21 +40,21 @@ def test_top1_and_top5_by_hand() -> None:
     logits = torch.eye(8)[:7]
     logits[0] = torch.tensor([2.0, 3, 9, 8, 7, 6, 1, 0])  # label 0: sixth
     logits[1] = torch.tensor([9.0, 8, 7, 6, 5, 4, 3, 2])  # label 1: second
-    found = predict(Flat(), data(logits), torch.device("cpu"))
-    assert found.top1.tolist() == [2, 0, 2, 3, 4, 5, 6]
-    assert percent(found.correct) == pytest.approx(100 * 5 / 7)
-    assert percent(found.correct5) == pytest.approx(100 * 6 / 7)
+    predictions = predict(Flat(), data(logits), torch.device("cpu"))
+    assert predictions.top1.tolist() == [2, 0, 2, 3, 4, 5, 6]
+    assert percent(predictions.correct) == pytest.approx(100 * 5 / 7)
+    assert percent(predictions.correct5) == pytest.approx(100 * 6 / 7)
 
 
-def test_nan_is_never_correct() -> None:
+def test_logits_with_nan_are_never_correct() -> None:
     logits = torch.eye(8)[:7]
     logits[3, 0] = float("nan")
-    found = predict(Flat(), data(logits), torch.device("cpu"))
-    assert found.correct.tolist() == [True, True, True, False, True, True, True]
-    assert not found.correct5[3]
+    predictions = predict(Flat(), data(logits), torch.device("cpu"))
+    assert predictions.correct.tolist() == [True, True, True, False, True, True, True]
+    assert not predictions.correct5[3]
 
 
-def test_agreement_counts_equal_answers_right_or_wrong() -> None:
+def test_agreement_counts_equal_predictions_right_or_wrong() -> None:
     teacher = predict(Flat(), data(torch.eye(8)[:7]), torch.device("cpu"))
     logits = torch.eye(8)[:7]
     logits[6] = torch.eye(8)[0]
@@ -70,7 +67,7 @@ def test_agreement_counts_equal_answers_right_or_wrong() -> None:
     assert unpacked(result["correct"], 7).tolist() == student.correct.tolist()
 
 
-def test_packing_and_back() -> None:
+def test_packed_flags_are_unpacked() -> None:
     flags = torch.rand(1300, generator=torch.Generator().manual_seed(0)) < 0.3
     text = packed(flags.numpy())
     assert unpacked(text, 1300).tolist() == flags.tolist()

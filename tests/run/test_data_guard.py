@@ -1,5 +1,3 @@
-"""The data guard."""
-
 from __future__ import annotations
 
 import os
@@ -19,26 +17,26 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def test_openings_and_listings_are_heard(data: Path) -> None:
+def test_openings_and_listings_are_recorded(data: Path) -> None:
     guard = DataGuard([data])
     with guard.watching():
         (data / "images.npz").read_bytes()
         list(data.iterdir())
-        os.listdir(data)  # noqa: PTH208 - the old way must be heard too
+        os.listdir(data)  # noqa: PTH208 - the old way must be recorded too
     assert {Path(hit) for hit in guard.hits} == {data, data / "images.npz"}
 
 
-def test_only_while_watching_and_only_there(data: Path, tmp_path: Path) -> None:
+def test_nothing_is_recorded_elsewhere_or_outside_watching(data: Path, tmp_path: Path) -> None:
     guard = DataGuard([data])
     (data / "images.npz").read_bytes()
     with guard.watching():
-        (tmp_path / "data-of-mine").write_text("mine")
+        (tmp_path / "data-of-mine").write_text("x")
         (tmp_path / "data-of-mine").read_text()
     (data / "images.npz").read_bytes()
     assert guard.hits == []
 
 
-def test_detours_are_heard(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_and_relative_paths_are_recorded(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = tmp_path / "link"
     link.symlink_to(data)
     guard = DataGuard([data])
@@ -53,7 +51,7 @@ def test_detours_are_heard(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert len(guard.hits) == 3
 
 
-def test_a_single_file_can_be_guarded(data: Path) -> None:
+def test_single_file_can_be_guarded(data: Path) -> None:
     guard = DataGuard([data / "images.npz"])
     with guard.watching():
         list(data.iterdir())
@@ -61,9 +59,21 @@ def test_a_single_file_can_be_guarded(data: Path) -> None:
     assert [Path(hit).name for hit in guard.hits] == ["images.npz"]
 
 
-def test_file_numbers_do_not_confuse_it(data: Path) -> None:
+def test_file_descriptors_are_ignored(data: Path) -> None:
     guard = DataGuard([data])
-    number = os.open(data / "images.npz", os.O_RDONLY)
-    with guard.watching(), os.fdopen(number) as stream:
+    descriptor = os.open(data / "images.npz", os.O_RDONLY)
+    with guard.watching(), os.fdopen(descriptor) as stream:
         stream.read()
     assert guard.hits == []
+
+
+def test_changes_of_results_outside_the_own_folder_are_recorded(tmp_path: Path) -> None:
+    guard = DataGuard([], tmp_path, [tmp_path / "own"])
+    with guard.watching():
+        (tmp_path / "own").mkdir()
+        (tmp_path / "own" / "a").write_text("x")
+        (tmp_path / "b").write_text("x")
+        (tmp_path / "b").rename(tmp_path / "c")
+        with guard.watching(on=False):
+            (tmp_path / "c").unlink()
+    assert [Path(path).name for path in guard.writes] == ["b", "c"]
