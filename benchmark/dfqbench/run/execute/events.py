@@ -134,7 +134,7 @@ class Failed:
         step: last step that the plugin reported, or None.
         plugin: whose code was running; empty: the host's.
         traceback: of the exception.
-        so_far: `Costs.so_far()`.
+        so_far: `Accounting.so_far()`.
     """
 
     name: ClassVar[str] = "error"
@@ -156,7 +156,7 @@ class Interrupted:
         kept: whether a state was written just before.
         phase: in which it happened.
         step: last step that the plugin reported, or None.
-        so_far: `Costs.so_far()`.
+        so_far: `Accounting.so_far()`.
     """
 
     name: ClassVar[str] = "stopped"
