@@ -6,13 +6,14 @@ import csv
 import io
 
 import pytest
-from dfqbench.report.claims import disagreements, published_claims, select_claims
 from tests.cli.calls import Call
+
+from dfqbench.report.literature.published import disagreements, published_numbers, select
 
 
 def test_csv_has_every_number_with_its_source(call: Call) -> None:
     rows = list(csv.DictReader(io.StringIO(call("claims", "--format", "csv").out)))
-    assert len(rows) == len(published_claims())
+    assert len(rows) == len(published_numbers())
     assert all(row["reported_in"] for row in rows)
     assert {row["implemented"] for row in rows} >= {"", "zeroq+calibrate", "zeroq+distill", "gdfq+distill"}
 
@@ -47,7 +48,7 @@ def test_times(call: Call) -> None:
 
 
 def test_rounding_is_no_disagreement() -> None:
-    selected = select_claims(published_claims(), method="gdfq", model="resnet18", bits="w4a4")
+    selected = select(published_numbers(), method="gdfq", model="resnet18", bits="w4a4")
     assert len({claim.top1 for claim in selected}) > 1
     assert disagreements(selected) == []
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
-from dfqbench.bounded import read_toml
 from dfqbench.grid.schema import Grid
 from dfqbench.plugins import Plugins
 from dfqbench.plugins.params import first_problem
+from dfqbench.toml_file import read_toml
 
 _EXAMPLES = {
     "name": 'name = "mygrid"',
