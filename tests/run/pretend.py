@@ -10,15 +10,13 @@ from rich.console import Console
 
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.cancellation import Stop
-from dfqbench.run.execute.executor import OnEvent, Slot
-from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.execute.cancellation import Cancellation
+from dfqbench.run.execute.job import Job, OnEvent, Outcome, Slot
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.plan.plan import Plan, build_plan
 from dfqbench.run.schedule.progress import Display
-from dfqbench.run.schedule.runner import Rules, Runner, Site
-from dfqbench.run.schedule.scheduler import Summary, Sweep
-from dfqbench.run.store.environment import describe_environment
+from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
+from dfqbench.run.schedule.scheduler import Scheduler, Summary
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.catalogue import Catalogue
 
@@ -48,12 +46,12 @@ class Executor:
 
     in_process = False
 
-    def __init__(self, work: Callable[[Job, OnEvent, Stop], Outcome]) -> None:
+    def __init__(self, work: Callable[[Job, OnEvent, Cancellation], Outcome]) -> None:
         self.slots = [Slot(0), Slot(1)]
         self.order: list[str] = []
         self._work = work
 
-    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Cancellation) -> Outcome:
         self.order.append(f"{job.method} {job.scheme['w_bits']}")
         return self._work(job, on_event, stop)
 
@@ -71,15 +69,15 @@ def plan_of(methods: str, bits: str) -> Plan:
 
 
 def swept(
-    folder: Path, plan: Plan, executor: Executor, stop: Stop | None = None, rules: Rules | None = None
+    folder: Path, plan: Plan, executor: Executor, stop: Cancellation | None = None, rules: Rules | None = None
 ) -> Summary:
-    runner = Runner(RunFolder(folder), load_plugins(), Site("cpu", describe_environment("cpu")), rules or Rules())
-    return Sweep(runner, executor, Display(Console(quiet=True), 1), History([]), stop).run(plan.cells)
+    env = RunEnvironment(RunFolder(folder), load_plugins(), "cpu", rules)
+    return Scheduler(env, executor, Display(Console(quiet=True), 1), History([]), stop).run(plan.cells)
 
 
 def done(**result: Any) -> Outcome:
     return Outcome("ok", result={"seconds": {}, "real_data_opened": []} | result)
 
 
-def at_once(_job: Job, _on_event: OnEvent, _stop: Stop) -> Outcome:
+def at_once(_job: Job, _on_event: OnEvent, _stop: Cancellation) -> Outcome:
     return done()

@@ -8,7 +8,7 @@ from typing import Any
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.plan.cell import Cell
-from dfqbench.run.plan.estimate import History, cost_key, spoken
+from dfqbench.run.plan.estimate import History, cost_key, format_seconds
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.store.record import Record
 from dfqbench.targets.catalogue import Catalogue
@@ -50,7 +50,7 @@ def test_a_shared_source_is_counted_once() -> None:
 def test_a_saved_source_costs_nothing_more() -> None:
     found = cells()
     history = History([record(found[0], wall=110.0, synthesis=100.0, paid_synthesis=100.0)])
-    assert history.estimate(found, "cpu", {}, paid={found[0].source_id}).seconds == 30.0
+    assert history.estimate(found, "cpu", {}, saved={found[0].source_id}).seconds == 30.0
 
 
 def test_a_live_source_is_paid_by_every_cell() -> None:
@@ -85,7 +85,7 @@ def test_failed_records_are_no_basis() -> None:
 
 
 def test_spoken() -> None:
-    assert [spoken(s) for s in (3, 89, 90, 5399, 7200, 180_000)] == [
+    assert [format_seconds(s) for s in (3, 89, 90, 5399, 7200, 180_000)] == [
         "3 s",
         "89 s",
         "2 min",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.run.execute.evaluator_process import EvaluatorProcess
-from dfqbench.run.execute.executor import EvaluationTimeoutError
+from dfqbench.run.execute.job import EvaluationTimeoutError
+from dfqbench.run.execute.processes import EvaluatorProcess
 
 
 def test_an_answer_that_takes_too_long_ends_the_process_and_the_next_one_is_served(tmp_path: Path) -> None:

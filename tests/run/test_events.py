@@ -13,7 +13,7 @@ import pytest
 
 from attempts import cell_of, job_of
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import (
     Event,
     EventError,
@@ -33,9 +33,8 @@ from dfqbench.run.execute.events import (
     from_line,
     to_line,
 )
-from dfqbench.run.execute.executor import EventReader, Slot
-from dfqbench.run.execute.job import Outcome
-from dfqbench.run.execute.local import Host, LocalExecutor
+from dfqbench.run.execute.executors import Host, LocalExecutor
+from dfqbench.run.execute.job import EventReader, Outcome, Slot
 
 FAILED = Failed("oom", "MemoryError", "path \udcff", Phase.SETUP, None, "noise", "Traceback", {"wall": 1.5})
 EVENTS: list[Event] = [
@@ -116,8 +115,8 @@ def test_reader_makes_outcomes_and_passes_the_rest_on() -> None:
         **{"type": "MemoryError", "message": "path \udcff", "phase": "setup"},
         **{"step": None, "plugin": "noise", "traceback": "Traceback"},
     }
-    members = [None, Outcome("oom", {"wall": 1.5}, error, partners=[]), Outcome("ok", {"wall": 1.0}, partners=[])]
-    assert outcome.partners == members
+    members = [None, Outcome("oom", {"wall": 1.5}, error, members=[]), Outcome("ok", {"wall": 1.0}, members=[])]
+    assert outcome.members == members
 
 
 @pytest.mark.parametrize("number", [-1, 1])
@@ -134,12 +133,12 @@ def outcome_of(lines: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) 
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **pipes)
 
-    monkeypatch.setattr("dfqbench.run.execute.local.spawn", spawn)
+    monkeypatch.setattr("dfqbench.run.execute.executors.spawn", spawn)
     plugins = load_plugins()
     job = job_of(cell_of("noise", plugins), folder, "attempt-1", plugins, time_limit=1.0)
     seen: list[Event] = []
     executor = LocalExecutor([Slot(0)], Host(folder, 1, "cpu", grace=0.5))
-    return executor.run(job, Slot(0), seen.append, Stop()), seen
+    return executor.run(job, Slot(0), seen.append, Cancellation()), seen
 
 
 def test_a_wrong_event_of_a_worker_ends_its_job_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

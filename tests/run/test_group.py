@@ -16,8 +16,8 @@ from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api.graphed import MakeGraphed, StepFunction
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.run.execute.events import Event, Failed, Finished, Interrupted, MemberEvent, SharedJob, Sharing, Warned
-from dfqbench.run.execute.job import Job, Partner
-from dfqbench.run.store.state_file import write_tree
+from dfqbench.run.execute.job import Job, JobMember
+from dfqbench.run.store.state_file import write_state
 from dfqbench.run.worker.instrumented_source import SharedCounts
 from dfqbench.testing.cpu_graph import CpuRecorder
 
@@ -26,15 +26,15 @@ BITS = ("w4a4", "w3a3", "w2a2")
 
 
 def group_job(method: str, folder: Path, attempt: str, plugins: Plugins, *settings: str, **changes: Any) -> Job:
-    """A job at the first of `BITS` with the others as partners."""
+    """A job at the first of `BITS` with the others as members."""
     cells = [cell_of(method, plugins, bits, *settings) for bits in BITS]
-    assert all(cells[0].goes_with(cell) for cell in cells)
+    assert all(cells[0].shares_source(cell) for cell in cells)
     jobs = []
     for bits, cell in zip(BITS, cells, strict=True):
         place = {"source": str(folder / "source"), "checkpoints": str(folder / bits / "checkpoints")}
         jobs.append(job_of(cell, folder / bits, attempt, plugins, **place | changes))
-    partners = [Partner(job.scheme, job.attempt, job.checkpoints) for job in jobs[1:]]
-    return dataclasses.replace(jobs[0], partners=partners)
+    members = [JobMember(job.scheme, job.attempt, job.checkpoints) for job in jobs[1:]]
+    return dataclasses.replace(jobs[0], members=members)
 
 
 def ends(events: Events) -> list[Event | None]:
@@ -89,7 +89,7 @@ def test_together_equals_separate(method: str, how: Sharing, tmp_path: Path) -> 
     plugins = load_plugins([PLUGINS / "common.py"])
     job = group_job(method, tmp_path / "group", "attempt-1", plugins, *SMALL)
     bits_of_job = BITS if method == "gdfq" else BITS[:2]
-    together = attempt(dataclasses.replace(job, partners=job.partners[: len(bits_of_job) - 1]))
+    together = attempt(dataclasses.replace(job, members=job.members[: len(bits_of_job) - 1]))
     assert sharing(together) == [how]
     for number, (bits, end) in enumerate(zip(bits_of_job, ends(together), strict=False)):
         result = result_of(end)
@@ -119,7 +119,7 @@ def test_captured_steps_together_equal_captured_steps_alone(tmp_path: Path, monk
 
     monkeypatch.setattr("dfqbench.run.worker.attempt.graphed_steps", graphed)
     job = group_job("gdfq", tmp_path / "group", "attempt-1", plugins, *SMALL)
-    together = attempt(dataclasses.replace(job, partners=job.partners[:1]))
+    together = attempt(dataclasses.replace(job, members=job.members[:1]))
     assert [recorder.captured for recorder in recorders] == [1, 1, 1, 1, 1]
     for bits, end in zip(BITS[:2], ends(together), strict=False):
         cell = cell_of("gdfq", plugins, bits, *SMALL)
@@ -137,7 +137,7 @@ def test_what_must_go_alone_does(method: str, tmp_path: Path) -> None:
     plugins = load_plugins([PLUGINS / "common.py"])
     if method == "temporal":
         cells = [cell_of(method, plugins, bits) for bits in BITS]
-        assert not any(one.goes_with(other) for one in cells for other in cells)
+        assert not any(one.shares_source(other) for one in cells for other in cells)
         return
     events = attempt(group_job(method, tmp_path, "attempt-1", plugins, *SMALL))
     assert sharing(events) == [Sharing.ALONE]
@@ -258,7 +258,7 @@ def test_states_of_another_form_are_passed_over(tmp_path: Path) -> None:
     plugins = load_plugins()
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    write_tree(folder / "checkpoint-1.safetensors", {"identity": {"environment": "here"}, "state": {"phase": "x"}})
+    write_state(folder / "checkpoint-1.safetensors", {"identity": {"environment": "here"}, "state": {"phase": "x"}})
     events = attempt(job_of(cell_of("gdfq", plugins, "w4a4", *SMALL), tmp_path, "attempt-1", plugins))
     assert events.result["resumed"] == 0
     assert "it holds something else" in events.warnings()[0]

@@ -19,7 +19,7 @@ from dfqbench.run.evaluate.accuracy import predict, predict_all
 from dfqbench.run.evaluate.evaluator import Evaluator
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.schedule.run import Options, run_plan
-from dfqbench.run.schedule.runner import Rules
+from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import EvaluationSet

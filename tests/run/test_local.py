@@ -14,10 +14,10 @@ from rich.console import Console
 from attempts import data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.schedule.run import Options, run_plan
-from dfqbench.run.schedule.runner import Rules
+from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.run.store.status import RETRIES
 from dfqbench.targets.catalogue import Catalogue
@@ -27,7 +27,12 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def swept(
-    out: Path, methods: str, rules: Rules | None = None, stop: Stop | None = None, *selection: str, **options: Any
+    out: Path,
+    methods: str,
+    rules: Rules | None = None,
+    stop: Cancellation | None = None,
+    *selection: str,
+    **options: Any,
 ) -> Summary:
     plugins = load_plugins([FAULTY / "harmful.py", FAULTY / "misbehaves.py"])
     wanted = parse_selection(methods=methods, limit=60, bits=",".join(selection) or None)
@@ -74,7 +79,7 @@ def test_harm_is_a_row(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = Cancellation()
     job = next_progress(tmp_path, stop)
     record = data_of(swept(tmp_path, "hangs", Rules(), stop))[0]
     job.join()
@@ -85,7 +90,7 @@ def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_signals_a_library_took_is_asked_again(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = Cancellation()
     job = next_progress(tmp_path, stop)
     record = data_of(swept(tmp_path, "takes", Rules(), stop, grace=20.0))[0]
     job.join()
@@ -101,7 +106,7 @@ def test_a_time_limit(tmp_path: Path) -> None:
 
 
 def test_a_stop_keeps_the_state_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = Cancellation()
     job = next_progress(tmp_path, stop)
     summary = swept(tmp_path, "slow,noise", Rules(), stop)
     job.join()
@@ -121,7 +126,7 @@ def test_a_stop_keeps_the_state_and_the_next_run_goes_on(tmp_path: Path) -> None
     assert data_of(again)[0]["environment"] == data_of(again)[1]["environment"]
 
 
-def next_progress(out: Path, stop: Stop) -> threading.Thread:
+def next_progress(out: Path, stop: Cancellation) -> threading.Thread:
     """Asks to stop when the first worker has written that it began its steps."""
 
     def look() -> None:
@@ -129,7 +134,7 @@ def next_progress(out: Path, stop: Stop) -> threading.Thread:
         while not list(out.glob("smoke/cells/*/attempt-1/work")):
             time.sleep(0.05)
         time.sleep(1.0)
-        stop.ask("signal")
+        stop.request("signal")
 
     thread = threading.Thread(target=look)
     thread.start()

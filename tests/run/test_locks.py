@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import SourceReady
-from dfqbench.run.execute.executor import OnEvent
-from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.execute.job import Job, OnEvent, Outcome
+from dfqbench.run.schedule.queue import try_lock
 from dfqbench.run.schedule.scheduler import Summary
-from dfqbench.run.store.locks import Locks
-from dfqbench.run.store.run_folder import RunFolder, write_json
+from dfqbench.run.store.files import write_json
+from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.store.source_description import DESCRIPTION
 from dfqbench.run.store.status import MEASURED
 from pretend import Executor, at_once, done, plan_of, swept
@@ -25,8 +25,8 @@ from pretend import Executor, at_once, done, plan_of, swept
 HOLD = """
 import sys, time
 from pathlib import Path
-from dfqbench.run.store.locks import Locks
-lock = Locks(Path(sys.argv[1])).cell("aa11")
+from dfqbench.run.schedule.queue import try_lock
+lock = try_lock(Path(sys.argv[1]), "cell-aa11")
 assert lock is not None
 print("held", flush=True)
 time.sleep(600)
@@ -34,20 +34,20 @@ time.sleep(600)
 
 
 def test_the_lock_of_a_killed_process_falls(tmp_path: Path) -> None:
-    locks = Locks(tmp_path / "locks")
+    locks = tmp_path / "locks"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "locks")], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
-            assert locks.cell("aa11") is None
-            other = locks.cell("bb22")
+            assert try_lock(locks, "cell-aa11") is None
+            other = try_lock(locks, "cell-bb22")
             assert other is not None
             other.release()
         finally:
             holder.kill()
-    again = locks.cell("aa11")
+    again = try_lock(locks, "cell-aa11")
     assert again is not None
-    assert locks.cell("aa11") is None, "one process must exclude itself too"
+    assert try_lock(locks, "cell-aa11") is None, "one process must exclude itself too"
     again.release()
 
 
@@ -55,7 +55,7 @@ def test_the_lock_of_a_killed_process_falls(tmp_path: Path) -> None:
 def test_a_cell_waits_for_a_source_that_another_one_makes(shared: bool, tmp_path: Path) -> None:
     noise_ran = threading.Event()
 
-    def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+    def work(job: Job, on_event: OnEvent, stop: Cancellation) -> Outcome:
         if job.method == "noise":
             noise_ran.set()
         elif not executor.order.count("zeroq 3"):
@@ -80,7 +80,7 @@ def test_what_another_run_finishes_meanwhile_is_taken_over(tmp_path: Path) -> No
     plan = plan_of("noise", "w4a4,w3a3")
     began, go_on = threading.Event(), threading.Event()
 
-    def slow(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+    def slow(job: Job, on_event: OnEvent, stop: Cancellation) -> Outcome:
         began.set()
         assert go_on.wait(60)
         return done()
@@ -104,10 +104,10 @@ def test_what_another_run_finishes_meanwhile_is_taken_over(tmp_path: Path) -> No
 
 
 def test_a_stop_leaves_the_rest_for_later(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = Cancellation()
 
-    def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
-        stop.ask("signal")
+    def work(job: Job, on_event: OnEvent, stop: Cancellation) -> Outcome:
+        stop.request("signal")
         return Outcome("preempted", error={"type": "Preempted", "message": "the run was stopped", "phase": None})
 
     executor = Executor(work)

@@ -12,7 +12,8 @@ from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.plan import Plan, build_plan
-from dfqbench.run.store.record.build import Header, blank
+from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.catalogue import Catalogue
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -98,9 +99,9 @@ def test_another_recipe_changes_parameters() -> None:
     assert one(methods="zeroq+distill:gdfq").quantizer.changed
 
 
-def test_the_record_lists_what_was_changed() -> None:
+def test_the_record_lists_what_was_changed(tmp_path: Path) -> None:
     cell = one(methods="gdfq", settings=["gdfq.lr=0.1", "distill.alpha=3.5"])
-    record = blank(cell, Header("r", 1, "e", "cpu", "2025"))
+    record = RunEnvironment(RunFolder(tmp_path), load_plugins(), "cpu").new_record(cell, 1)
     assert record.changed_params == ["method.lr", "quantizer.alpha"]
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from dfqbench.report.flat import COLUMNS
-from dfqbench.run.store.record import SCHEMA, Diagnostics, Record
-from dfqbench.run.store.record.__main__ import json_schema
+from dfqbench.run.store.record import SCHEMA, Diagnostics, Record, json_schema
 
 SHAPES = Path(__file__).parent / "records"
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "record.schema.json"

@@ -14,17 +14,16 @@ from attempts import data_of
 from dfqbench.api import UsageError
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Phase, Progress
-from dfqbench.run.execute.executor import EvaluationTimeoutError, EvaluatorDiedError, OnEvent, Slot
-from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError, Job, OnEvent, Outcome, Slot
 from dfqbench.run.plan.estimate import Estimate, History
 from dfqbench.run.plan.plan import Plan, build_plan
 from dfqbench.run.schedule import run as session
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run import Options, run_plan
-from dfqbench.run.schedule.runner import Rules, Runner, Site
-from dfqbench.run.schedule.scheduler import Summary, Sweep
+from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
+from dfqbench.run.schedule.scheduler import Scheduler, Summary
 from dfqbench.run.store.environment import describe_environment
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.store.status import RETRIES
@@ -54,7 +53,7 @@ class FakeExecutor:
     def close(self) -> None:
         pass
 
-    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Cancellation) -> Outcome:
         on_event(Progress(Phase.SYNTHESIS, 1, 2, {}))
         self.jobs.append(job)
         return Outcome("ok", result=self.result)
@@ -103,9 +102,9 @@ def sweep(folder: Path, executor: FakeExecutor, evaluator: FakeEvaluator, **opti
     plugins = options.pop("plugins", None) or load_plugins()
     environment = describe_environment("cpu") | options.pop("environment", {})
     executor.asked = evaluator
-    runner = Runner(RunFolder(folder), plugins, Site("cpu", environment), Rules(**options))
+    env = RunEnvironment(RunFolder(folder), plugins, "cpu", Rules(**options), description=environment)
     display = Display(Console(quiet=True), 1)
-    return Sweep(runner, executor, display, History([])).run(small_plan(plugins).cells)
+    return Scheduler(env, executor, display, History([])).run(small_plan(plugins).cells)
 
 
 def test_a_finished_cell_is_reused_only_in_its_environment(tmp_path: Path) -> None:

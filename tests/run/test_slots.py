@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dfqbench.run.execute.executors import Need, plan_slots
 from dfqbench.run.execute.processes import clean_environment
-from dfqbench.run.schedule.slots import Machine, Need, plan_slots, visible_gpus
+from dfqbench.run.store.environment import Machine, visible_gpus
 from dfqbench.run.store.record import PeakMemory, Record
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
@@ -47,7 +48,7 @@ def test_no_more_jobs_than_fit(
 
 
 def test_visible_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfqbench.run.schedule.slots.gpu_names", lambda: ("A", "B"))
+    monkeypatch.setattr("dfqbench.run.store.environment.gpu_names", lambda: ("A", "B"))
     assert visible_gpus({}) == (("0", "A"), ("1", "B"))
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == (("1", "B"),)
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1a2b, 0"}) == (("GPU-1a2b", "GPU"), ("0", "A"))

@@ -12,8 +12,9 @@ from pydantic_core import from_json
 
 from dfqbench.api import InputError, UsageError
 from dfqbench.report.frame import records
+from dfqbench.run.store.files import write_json
 from dfqbench.run.store.record import Record
-from dfqbench.run.store.run_folder import RunFolder, collection_paused, find_cell, read_records, write_json
+from dfqbench.run.store.run_folder import RunFolder, collection_paused, find_cell, read_records
 
 BAD_SECONDS = '{"schema": 1, "status": "ok", "cell_id": "bb22", "seconds": {"wall": "a"}}'
 BAD_TOP1 = '{"schema": 1, "status": "ok", "cell_id": "bb22", "top1": "high"}'

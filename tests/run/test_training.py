@@ -13,8 +13,8 @@ from torch import nn
 
 from dfqbench.api import Batch, budget_named
 from dfqbench.quant import Student, parse_scheme, prepare
+from dfqbench.run.schedule.cell_run import add_curve
 from dfqbench.run.store.record import Record, Snapshot
-from dfqbench.run.store.record.build import add_curve
 from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, load_state, part_of
 from dfqbench.run.worker.clock import Clock
 from dfqbench.run.worker.context import HostContext

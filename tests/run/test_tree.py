@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from dfqbench.api import PluginError
-from dfqbench.run.store.state_file import FORMAT, TornFileError, _digest, read_tree, write_tree
+from dfqbench.run.store.state_file import FORMAT, TornFileError, _digest, read_state, write_state
 
 CPU = torch.device("cpu")
 
@@ -31,8 +31,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         7: (True, None, -(2**70), 0.1, float("inf"), "text"),
         (1, "key"): {},
     }
-    write_tree(tmp_path / "tree", tree)
-    found = read_tree(tmp_path / "tree", CPU)
+    write_state(tmp_path / "tree", tree)
+    found = read_state(tmp_path / "tree", CPU)
     assert list(found) == list(tree)
     assert found["channels_last"].stride() == channels_last.stride()
     assert found[7] == tree[7]
@@ -47,22 +47,22 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", [object(), {1, 2}, torch.zeros(2).to_sparse(), torch.zeros(1, dtype=torch.complex64)])
 def test_other_things_are_refused_by_name(entry: Any, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"state.deep\[1\]"):
-        write_tree(tmp_path / "tree", {"deep": [0, entry]})
+        write_state(tmp_path / "tree", {"deep": [0, entry]})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_cut_and_every_changed_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "tree"
-    write_tree(path, {"x": torch.arange(10), "n": 3})
+    write_state(path, {"x": torch.arange(10), "n": 3})
     whole = path.read_bytes()
     for end in range(0, len(whole), 7):
         path.write_bytes(whole[:end])
         with pytest.raises(TornFileError):
-            read_tree(path, CPU)
+            read_state(path, CPU)
     for place in range(0, len(whole), 5):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         try:
-            found = read_tree(path, CPU)
+            found = read_state(path, CPU)
         except TornFileError:
             continue
         # White space around the header carries no information.
@@ -100,13 +100,13 @@ HUGE = 2**40
 def test_forged_outlines_are_refused(outline: Any, tmp_path: Path) -> None:
     forged(tmp_path / "tree", outline, a=torch.zeros(4))
     with pytest.raises(TornFileError):
-        read_tree(tmp_path / "tree", CPU)
+        read_state(tmp_path / "tree", CPU)
 
 
 def test_a_claimed_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tree").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     with pytest.raises(TornFileError):
-        read_tree(tmp_path / "tree", CPU)
+        read_state(tmp_path / "tree", CPU)
 
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
@@ -116,5 +116,5 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
 
     (tmp_path / "tree").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(TornFileError):
-        read_tree(tmp_path / "tree", CPU)
+        read_state(tmp_path / "tree", CPU)
     assert not (tmp_path / "mark").exists()

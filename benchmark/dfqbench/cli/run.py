@@ -55,7 +55,7 @@ from dfqbench.run.store.status import retry_for
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.scheduler import Summary
     from dfqbench.run.store.record import Record
     from dfqbench.run.store.run_folder import RunFolder
@@ -105,9 +105,9 @@ def run(
     """
     from rich.console import Console
 
-    from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
-    from dfqbench.run.schedule.runner import Rules
+    from dfqbench.run.schedule.run_environment import Rules
 
     device = checked_device(device)
     request = Request(
@@ -147,7 +147,7 @@ def run(
         executor=checked_executor(executor),
     )
     found, plugins = planned(request)
-    stop = Stop()
+    stop = Cancellation()
     summary, folder = run_plan(found, plugins, options, Console(stderr=True), stop)
     typer.echo(_write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
@@ -165,7 +165,7 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     """
     from dfqbench.report import hardware, render
     from dfqbench.run.schedule.run import unusable
-    from dfqbench.run.store.run_folder import write_text
+    from dfqbench.run.store.files import write_text
 
     words = hardware(folder.path)
     text = render(records, "text", words)
@@ -178,7 +178,7 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     return text
 
 
-def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
+def _end(summary: Summary, plugins: Plugins, stop: Cancellation) -> None:
     """The last lines, and the exit status."""
     for note in summary.notes:
         typer.echo(note, err=True)
@@ -196,7 +196,7 @@ def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
     if stop.reason == "failures":
         typer.echo(f"stopped after a failure; {summary.missing} cells are left", err=True)
     elif stop.reason is not None:
-        why = "Ctrl-C" if stop.reason == "interrupt" else stop.word
+        why = "Ctrl-C" if stop.reason == "interrupt" else stop.signal_name
         typer.echo(f"stopped by {why}; {summary.missing} cells are left: the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED if stop.reason == "interrupt" else PREEMPTED)
     if summary.failed or plugins.broken:

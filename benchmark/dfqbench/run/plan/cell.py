@@ -1,4 +1,4 @@
-"""Cells: one point of a grid each, as plain data with its identities."""
+"""Cells: the points of a grid, as plain data with identities."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DATA_CODE = (
     "targets/wnids.py",
     "targets/wnids.txt",
 )
-"""The host's code that decides which pixels and labels are read."""
+"""Code of the host that decides which pixels and labels are read."""
 FAST_FORMS = ("accel",)
-"""The host's code of operators' fast forms and of CUDA graphs."""
+"""Code of the host for fast forms of operators and CUDA graphs."""
 QUANT_IN_SYNTH = ("quant/operators.py",)
 """The files of `quant` that `synth` imports."""
 
@@ -33,8 +33,8 @@ class Problem:
     """Why a planned cell cannot be run.
 
     Attributes:
-        status: what its record will say.
-        message: the reason, one line.
+        status: of its record.
+        message: one line.
     """
 
     status: Status
@@ -46,12 +46,11 @@ class Part:
     """A method or quantizer with its parameters.
 
     Attributes:
-        name: name that users type.
+        name: as users type it.
         version: distribution and version, or the local file.
         code: hash of the text of its code.
         params: every parameter, JSON-able.
-        changed: names of those that are not what the method itself, or a cross without a written recipe, would take;
-            no part of identities, which hold the values.
+        changed: names of the parameters whose values are not the defaults; no part of identities.
     """
 
     name: str
@@ -62,17 +61,30 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class MethodPart(Part):
+    """A method with its parameters.
+
+    Attributes:
+        title: as in tables.
+        fidelity: how closely it follows its authors.
+        control: whether it is a floor or ceiling.
+        depends_on_bits: whether its source depends on the scheme.
+    """
+
+    title: str = ""
+    fidelity: str = "unknown"
+    control: bool = False
+    depends_on_bits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One point of a grid.
 
     Attributes:
-        choice: method and, for a cross, quantizer.
+        choice: names of the method and, for a cross, of the quantizer.
         method: the method.
         quantizer: the quantizer.
-        title: the method's title.
-        fidelity: how closely the method follows its authors.
-        control: whether the method is a floor or ceiling.
-        depends_on_bits: whether its source looks at the scheme.
         dataset: the evaluation set.
         dataset_hash: its fingerprint.
         model_name: the network's name in tables.
@@ -80,7 +92,7 @@ class Cell:
         model_key: identity of network and weights.
         scheme: what is quantized.
         budget: length of schedules.
-        precision: how the training loops compute (`api.Precision`).
+        precision: of the training loops (`api.Precision`).
         threads: CPU threads.
         seed: the cell's seed.
         limit: evaluation images, or None: all.
@@ -88,12 +100,8 @@ class Cell:
     """
 
     choice: MethodChoice
-    method: Part
+    method: MethodPart
     quantizer: Part
-    title: str
-    fidelity: str
-    control: bool
-    depends_on_bits: bool
     dataset: DatasetSpec
     dataset_hash: str
     model_name: str
@@ -108,7 +116,7 @@ class Cell:
     problem: Problem | None = None
 
     def _source_facts(self) -> dict[str, Any]:
-        """What decides the images, but for the text of the code."""
+        """Return what decides the images, except the text of the code."""
         return {
             "method": self.method.name,
             "params": self.method.params,
@@ -118,14 +126,14 @@ class Cell:
             "precision": self.precision,
             "threads": self.threads,
             "seed": self.seed,
-            "scheme": self.scheme.as_dict() if self.depends_on_bits else None,
+            "scheme": self.scheme.as_dict() if self.method.depends_on_bits else None,
         }
 
     @property
     def seed_key(self) -> str:
-        """What seeds derive from: the source's identity without code, so that a refactoring keeps the numbers.
+        """Key of the seeds: the source's identity without code, so that a refactoring keeps the numbers.
 
-        Random streams are the same in every precision, so that precisions can be compared pair by pair.
+        It is the same in every precision, so that precisions can be compared pair by pair.
         """
         return identity(self._source_facts() | {"precision": Precision.FLOAT32})
 
@@ -156,7 +164,7 @@ class Cell:
 
     @property
     def evaluation_id(self) -> str:
-        """Identity of network and evaluation: cells that have it in common can be evaluated in one pass."""
+        """Identity of network and evaluation set: cells with the same one can be evaluated in one pass."""
         return identity({"model": self.model_key, "name": self.model_name} | self._evaluation_facts())
 
     def _evaluation_facts(self) -> dict[str, Any]:
@@ -168,9 +176,9 @@ class Cell:
             "code": host_code(*DATA_CODE, "run/evaluate/accuracy.py", "run/evaluate/per_image.py"),
         }
 
-    def goes_with(self, other: Cell) -> bool:
-        """Whether another cell differs in the scheme only, and the images of both are the same."""
-        return not self.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
+    def shares_source(self, other: Cell) -> bool:
+        """Check that another cell differs in the scheme only, and both have the same images."""
+        return not self.method.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import torch
 
 from dfqbench.api.batch import SampleSource
 from dfqbench.api.errors import PluginError
-from dfqbench.run.store.run_folder import write_json
+from dfqbench.run.store.files import write_json
 from dfqbench.run.store.source_description import DESCRIPTION, read_description
-from dfqbench.run.store.state_file import read_tree, write_tree
+from dfqbench.run.store.state_file import read_state, write_state
 
 STATE = "state.safetensors"
 HOST = "dfqbench"
@@ -50,7 +50,7 @@ def save_source(
         return False
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_tree(folder / STATE, state)
+        write_state(folder / STATE, state)
     except PluginError:
         return False
     # The description comes last: without it the folder holds no source.
@@ -81,7 +81,7 @@ def load_source(
         module, _, name = str(description["class"]).partition(":")
         if module.partition(".")[0] not in {HOST, *packages}:
             return None
-        state = read_tree(folder / STATE, device)
+        state = read_state(folder / STATE, device)
         kind: Any = importlib.import_module(module)
         for part in name.split("."):
             kind = getattr(kind, part)

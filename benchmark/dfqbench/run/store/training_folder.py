@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfqbench.quant.student import Student
-from dfqbench.run.store.student_cache import TRAINING
+from dfqbench.run.store.files import TRAINING
 
 if TYPE_CHECKING:
     from dfqbench.api.batch import Batch

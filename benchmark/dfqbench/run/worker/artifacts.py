@@ -14,7 +14,7 @@ from dfqbench.api.batch import Batch
 from dfqbench.api.errors import NonFiniteError
 from dfqbench.run.evaluate.accuracy import accuracy, predict
 from dfqbench.run.execute.job import Job
-from dfqbench.run.store.student_cache import IMAGES_FILE
+from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.worker.memory import peak_mib
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec, ModelSpec

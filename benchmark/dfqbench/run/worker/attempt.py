@@ -388,6 +388,6 @@ class Attempt:
 
 
 def _guard(job: Job) -> DataGuard:
-    folders = [job.attempt, *(partner.attempt for partner in job.partners)]
+    folders = [job.attempt, *(member.attempt for member in job.members)]
     run = Path(job.run) if job.run else None
     return DataGuard((Path(path) for path in job.guarded), run, [Path(folder) / WORK for folder in folders])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dfqbench.run.execute.job import CHECKPOINT_EVERY
-from dfqbench.run.store.state_file import TornFileError, read_tree, write_tree
+from dfqbench.run.store.state_file import TornFileError, read_state, write_state
 
 KEPT = 2
 """Checkpoints kept: the newest, and the one before in case the newest is torn."""
@@ -62,7 +62,7 @@ class Checkpoints:
         """
         path = self._next()
         state = {"boundary": secrets.token_hex(8), "students": dict(students)}
-        write_tree(path, {"identity": self._identity, "state": state})
+        write_state(path, {"identity": self._identity, "state": state})
         self._drop_old()
         self._last = self._now()
         for other in others:
@@ -95,7 +95,7 @@ class Checkpoints:
         """
         for _, path in reversed(_files(self.folder)):
             try:
-                content = read_tree(path, device)
+                content = read_state(path, device)
             except (TornFileError, FileNotFoundError) as error:
                 warn(f"checkpoint {path.name} is passed over: {error}")
                 continue

@@ -106,12 +106,12 @@ def _sole_worker(folder: str) -> Iterator[None]:
 
 
 def _with_free_members(job: Job, stack: contextlib.ExitStack) -> Job:
-    """The job, with its partners if no other worker has one of them in hand."""
+    """The job, with its members if no other worker has one of them in hand."""
     try:
-        for partner in job.partners:
-            stack.enter_context(_sole_worker(partner.checkpoints))
+        for member in job.members:
+            stack.enter_context(_sole_worker(member.checkpoints))
     except Timeout:
-        return replace(job, partners=[])
+        return replace(job, members=[])
     return job
 
 

@@ -52,8 +52,8 @@ def run_group(leader: Attempt, job: Job, events: EventSink, flag: StopFlag) -> N
         flag: whether to stop.
     """
     sharing = _sharing(leader, job)
-    events.send(SharedJob(sharing, len(job.partners)))
-    members = [MemberEvents(events, number) for number in range(len(job.partners))]
+    events.send(SharedJob(sharing, len(job.members)))
+    members = [MemberEvents(events, number) for number in range(len(job.members))]
     if sharing is Sharing.ONE_LOOP:
         loop = SharedLoop(leader, events)
         for number, sink in enumerate(members):
@@ -71,11 +71,11 @@ def run_group(leader: Attempt, job: Job, events: EventSink, flag: StopFlag) -> N
 
 
 def _begun(job: Job, number: int) -> Job:
-    return replace(job.partner(number), started=time.monotonic())
+    return replace(job.of_member(number), started=time.monotonic())
 
 
 def _sharing(leader: Attempt, job: Job) -> Sharing:
-    if not job.partners or job.probe_seconds or not leader.shares_its_quantizer:
+    if not job.members or job.probe_seconds or not leader.shares_its_quantizer:
         return Sharing.ALONE
     if hasattr(leader.source, "train_step"):
         return Sharing.ONE_LOOP if serves_many(leader.source) and _makes_many(leader.quantizer) else Sharing.ALONE
