@@ -33,7 +33,7 @@ from dfqbench.run.execute.events import (
     from_line,
     to_line,
 )
-from dfqbench.run.execute.executors import Host, LocalExecutor
+from dfqbench.run.execute.executors import LocalExecutor
 from dfqbench.run.execute.job import EventReader, Outcome, Slot
 
 FAILED = Failed("oom", "MemoryError", "path \udcff", Phase.SETUP, None, "noise", "Traceback", {"wall": 1.5})
@@ -137,7 +137,7 @@ def outcome_of(lines: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) 
     plugins = load_plugins()
     job = job_of(cell_of("noise", plugins), folder, "attempt-1", plugins, time_limit=1.0)
     seen: list[Event] = []
-    executor = LocalExecutor([Slot(0)], Host(folder, 1, "cpu", grace=0.5))
+    executor = LocalExecutor([Slot(0)], folder, 1, "cpu", grace=0.5)
     return executor.run(job, Slot(0), seen.append, Cancellation()), seen
 
 

@@ -98,7 +98,7 @@ def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -
     import tempfile
     from pathlib import Path
 
-    from dfqbench.run.execute.executors import Host, LocalExecutor
+    from dfqbench.run.execute.executors import LocalExecutor
     from dfqbench.run.execute.job import Slot
     from dfqbench.run.schedule.run import timed_estimate
     from dfqbench.run.schedule.run_environment import RunEnvironment
@@ -106,7 +106,7 @@ def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -
 
     with tempfile.TemporaryDirectory(prefix="dfqbench-plan-") as scratch:
         folder = RunFolder(Path(scratch))
-        executor = LocalExecutor([Slot(0)], Host(folder.path, cells[0].threads if cells else 1, device))
+        executor = LocalExecutor([Slot(0)], folder.path, cells[0].threads if cells else 1, device)
         env = RunEnvironment(folder, plugins, device)
         return timed_estimate(cells, history, env, executor, lambda text: typer.echo(text, err=True))
 

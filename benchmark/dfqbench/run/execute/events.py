@@ -55,20 +55,13 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A plugin reported a step.
-
-    Attributes:
-        phase: the phase under way.
-        step: of the phase, from 1.
-        total: steps of the phase.
-        scalars: losses and other numbers, by name.
-    """
+    """A plugin reported a step."""
 
     name: ClassVar[str] = "progress"
-    phase: Phase
-    step: int
-    total: int
-    scalars: dict[str, float]
+    phase: Phase  # the phase under way
+    step: int  # of the phase, from 1
+    total: int  # steps of the phase
+    scalars: dict[str, float]  # losses and other numbers, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,46 +108,28 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An exception ended the attempt.
-
-    Attributes:
-        status: as in the record.
-        type: class of the exception.
-        message: one line.
-        phase: in which it happened.
-        step: last reported step, or None.
-        plugin: whose code was running; empty: the host's.
-        traceback: of the exception.
-        so_far: `Costs.so_far()`.
-    """
+    """An exception ended the attempt."""
 
     name: ClassVar[str] = "error"
-    status: str
-    type: str
-    message: str
-    phase: Phase
-    step: int | None
-    plugin: str
-    traceback: str
-    so_far: dict[str, Any]
+    status: str  # as in the record
+    type: str  # class of the exception
+    message: str  # one line
+    phase: Phase  # in which it happened
+    step: int | None  # last reported step, or None
+    plugin: str  # whose code was running; empty: the host's
+    traceback: str  # of the exception
+    so_far: dict[str, Any]  # `Costs.so_far()`
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """A cancellation ended the attempt.
-
-    Attributes:
-        kept: whether a state was written just before.
-        phase: in which it happened.
-        step: last reported step, or None.
-        so_far: `Costs.so_far()`.
-    """
+    """A cancellation ended the attempt."""
 
     name: ClassVar[str] = "stopped"
-    kept: bool
-    phase: Phase
-    step: int | None
-    so_far: dict[str, Any]
+    kept: bool  # whether a state was written just before
+    phase: Phase  # in which it happened
+    step: int | None  # last reported step, or None
+    so_far: dict[str, Any]  # `Costs.so_far()`
 
 
 OfMember: TypeAlias = Finished | Failed | Interrupted | Warned

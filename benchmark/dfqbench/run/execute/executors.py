@@ -45,31 +45,25 @@ CONTEXTS_MIB, RESERVED = 2000.0, 4.0
 """GPU memory of worker and evaluator before any tensor, and how many times its tensors' peak a worker reserves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """Settings of all processes of a run.
-
-    Attributes:
-        logs: folder for the evaluators' logs.
-        threads: CPU threads of a process.
-        device: torch device.
-        grace: seconds that a worker has to end.
-    """
-
-    logs: Path
-    threads: int
-    device: str
-    grace: float = GRACE
-
-
 class LocalExecutor:
-    """Runs each job in a process of its own, whose environment holds no path of real data."""
+    """Runs each job in a process of its own, whose environment variables hold no path of real data.
+
+    Args:
+        slots: places for jobs.
+        logs: folder for the evaluators' logs.
+        threads: CPU threads of an evaluator.
+        device: torch device of the evaluators.
+        grace: seconds that a worker has to keep its state and end.
+    """
 
     in_process = False
 
-    def __init__(self, slots: Sequence[Slot], host: Host) -> None:
+    def __init__(self, slots: Sequence[Slot], logs: Path, threads: int, device: str, grace: float = GRACE) -> None:
         self.slots = slots
-        self._host = host
+        self._logs = logs
+        self._threads = threads
+        self._device = device
+        self._grace = grace
         self._evaluators: dict[int, EvaluatorProcess] = {}
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
@@ -80,17 +74,11 @@ class LocalExecutor:
         kills = out_of_memory_kills()
         reader = EventReader(on_event, len(job.members))
         with (folder / LOG).open("w", encoding="utf-8") as log:
-            process = spawn(
-                "dfqbench.run.worker.main",
-                [str(folder / JOB)],
-                log,
-                threads=job.threads,
-                variables=slot.variables,
-                hidden=job.guarded,
-            )
+            module, arguments = "dfqbench.run.worker.main", [str(folder / JOB)]
+            process = spawn(module, arguments, log, threads=job.threads, variables=slot.variables, hidden=job.guarded)
         # Leaving the block closes the pipes; a worker ends when its standard input does.
         with process:
-            watchdog = _Watchdog(process, cancellation, job.time_limit, self._host.grace)
+            watchdog = _Watchdog(process, cancellation, job.time_limit, self._grace)
             try:
                 _read_events(process, reader, watchdog)
                 process.wait()
@@ -109,9 +97,8 @@ class LocalExecutor:
     def evaluator(self, slot: Slot) -> EvaluatorProcess:
         """Return the slot's evaluator."""
         if slot.number not in self._evaluators:
-            host = self._host
-            log = host.logs / ("evaluator.log" if slot.number == 0 else f"evaluator-{slot.number}.log")
-            self._evaluators[slot.number] = EvaluatorProcess(log, host.threads, host.device, slot.variables)
+            log = self._logs / ("evaluator.log" if slot.number == 0 else f"evaluator-{slot.number}.log")
+            self._evaluators[slot.number] = EvaluatorProcess(log, self._threads, self._device, slot.variables)
         return self._evaluators[slot.number]
 
     def close(self) -> None:
@@ -274,15 +261,10 @@ class _InlineEvaluator:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Memory of a job in MiB.
+    """Memory of a job in MiB."""
 
-    Attributes:
-        host_mib: of the machine.
-        gpu_mib: of a GPU.
-    """
-
-    host_mib: float = UNKNOWN_MIB
-    gpu_mib: float = UNKNOWN_GPU_MIB
+    host_mib: float = UNKNOWN_MIB  # of the machine
+    gpu_mib: float = UNKNOWN_GPU_MIB  # of a GPU
 
     @classmethod
     def of(cls, records: Sequence[Record], device: str) -> Need:

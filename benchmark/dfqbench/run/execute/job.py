@@ -25,86 +25,47 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class JobMember:
-    """Another cell of a job, which differs from the first in the scheme only.
+    """Another cell of a job, which differs from the first in the scheme only."""
 
-    Attributes:
-        scheme: `Scheme.as_dict()`.
-        attempt: the attempt's folder.
-        checkpoints: folder of the cell's checkpoints, or empty: none are kept.
-    """
-
-    scheme: dict[str, Any]
-    attempt: str
-    checkpoints: str
+    scheme: dict[str, Any]  # `Scheme.as_dict()`
+    attempt: str  # the attempt's folder
+    checkpoints: str  # folder of the cell's checkpoints, or empty: none are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt at a cell, as JSON for another process.
+    """One attempt at a cell, as JSON for another process."""
 
-    Attributes:
-        method: the method's name; the images of `real` are made by the host.
-        method_params: its parameters.
-        quantizer: the shared quantizer's name.
-        quantizer_params: its parameters.
-        own_quantize: whether the method's own `quantize` runs (it may call the shared one).
-        model: `ModelSpec.as_dict()`.
-        scheme: `Scheme.as_dict()`.
-        budget: the budget's name.
-        seed_key: `Cell.seed_key`.
-        precision: of the training loops.
-        threads: CPU threads.
-        device: torch device.
-        attempt: the attempt's folder.
-        source: folder of the shared source.
-        dataset: `DatasetSpec.as_dict()`, for a student that only the worker can run.
-        limit: evaluation images, or None: all.
-        guarded: folders and files of real data.
-        environment: identity of the environment.
-        accepted_environment: that of saved sources that may be used, or None: any.
-        plugin_files: plugin files.
-        started: the parent's monotonic clock when the attempt began.
-        run: the run's folder, in which plugin code may write to its attempt's only.
-        checkpoints: folder of the cell's checkpoints, or empty: none are kept.
-        checkpoint_every: seconds between two.
-        memory_mib: most private memory of the process in MiB, or 0: no limit.
-        time_limit: seconds for the worker, or 0: no limit; kept by the executor.
-        snapshots: states of the student to keep during its training, for the oracle.
-        probe_seconds: stop after so many seconds of steps, for an estimate; 0: run to the end.
-        shares_gpu: whether other jobs use the same GPU.
-        members: further cells of the same source that may share the worker.
-    """
-
-    method: str
+    method: str  # the host makes the images of `real`
     method_params: dict[str, Any]
-    quantizer: str
+    quantizer: str  # the shared quantizer
     quantizer_params: dict[str, Any]
-    own_quantize: bool
-    model: dict[str, Any]
-    scheme: dict[str, Any]
+    own_quantize: bool  # whether the method's own `quantize` runs (it may call the shared one)
+    model: dict[str, Any]  # `ModelSpec.as_dict()`
+    scheme: dict[str, Any]  # `Scheme.as_dict()`
     budget: str
-    seed_key: str
-    precision: str
-    threads: int
-    device: str
-    attempt: str
-    source: str
-    dataset: dict[str, Any]
-    limit: int | None
-    guarded: list[str]
-    environment: str
-    accepted_environment: str | None
+    seed_key: str  # `Cell.seed_key`
+    precision: str  # of the training loops
+    threads: int  # CPU threads
+    device: str  # torch device
+    attempt: str  # the attempt's folder
+    source: str  # folder of the shared source
+    dataset: dict[str, Any]  # `DatasetSpec.as_dict()`, for a student that only the worker can run
+    limit: int | None  # evaluation images, or None: all
+    guarded: list[str]  # folders and files of real data
+    environment: str  # identity of the environment
+    accepted_environment: str | None  # that of saved sources that may be used, or None: any
     plugin_files: list[str]
-    started: float
-    run: str = ""
-    checkpoints: str = ""
-    checkpoint_every: float = CHECKPOINT_EVERY
-    memory_mib: int = 0
-    time_limit: float = 0.0
-    snapshots: int = 0
-    probe_seconds: float = 0.0
-    shares_gpu: bool = False
-    members: list[JobMember] = field(default_factory=list)
+    started: float  # the parent's monotonic clock when the attempt began
+    run: str = ""  # the run's folder, in which plugin code may write to its attempt's only
+    checkpoints: str = ""  # folder of the cell's checkpoints, or empty: none are kept
+    checkpoint_every: float = CHECKPOINT_EVERY  # seconds between two
+    memory_mib: int = 0  # most private memory of the process in MiB, or 0: no limit
+    time_limit: float = 0.0  # seconds for the worker, or 0: no limit; kept by the executor
+    snapshots: int = 0  # states of the student to keep during its training, for the oracle
+    probe_seconds: float = 0.0  # stop after so many seconds of steps, for an estimate; 0: run to the end
+    shares_gpu: bool = False  # whether other jobs use the same GPU
+    members: list[JobMember] = field(default_factory=list)  # further cells of the same source that may share the worker
 
     def of_member(self, number: int) -> Job:
         """Return a member's job: this one with another scheme and other folders."""
@@ -123,21 +84,13 @@ class Job:
 
 @dataclass(slots=True)
 class Outcome:
-    """How an attempt ended in the worker.
+    """How an attempt ended in the worker."""
 
-    Attributes:
-        status: as in the record, before the evaluation.
-        result: the worker's report at the end; empty without one.
-        error: type, message, phase, step, plugin and traceback, or None.
-        died: whether the worker ended without a report.
-        members: outcomes of the job's members; None: the member must run by itself.
-    """
-
-    status: str
-    result: Mapping[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] | None = None
-    died: bool = False
-    members: Sequence[Outcome | None] = ()
+    status: str  # as in the record, before the evaluation
+    result: Mapping[str, Any] = field(default_factory=dict)  # the worker's report at the end; empty without one
+    error: dict[str, Any] | None = None  # type, message, phase, step, plugin and traceback, or None
+    died: bool = False  # whether the worker ended without a report
+    members: Sequence[Outcome | None] = ()  # outcomes of the job's members; None: the member must run by itself
 
     def described(self, reason: str, limit: float) -> Outcome:
         """Return the outcome with status and error of a stopped job, if it was stopped, and those of its members.
@@ -154,17 +107,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place for one job at a time.
+    """A place for one job at a time."""
 
-    Attributes:
-        number: from 0.
-        variables: environment variables that bind a process to the slot's device.
-        shares_gpu: whether other slots use the same GPU, so that times are not those of a job alone.
-    """
-
-    number: int
-    variables: Mapping[str, str] = field(default_factory=dict)
-    shares_gpu: bool = False
+    number: int  # from 0
+    variables: Mapping[str, str] = field(default_factory=dict)  # bind a process to the slot's device
+    shares_gpu: bool = False  # whether other slots use the same GPU, so that times are not those of a job alone
 
 
 class EvaluatorDiedError(DfqError):

@@ -30,90 +30,52 @@ QUANT_IN_SYNTH = ("quant/operators.py",)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a planned cell cannot be run.
+    """Why a planned cell cannot be run."""
 
-    Attributes:
-        status: of its record.
-        message: one line.
-    """
-
-    status: Status
-    message: str
+    status: Status  # of its record
+    message: str  # one line
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A method or quantizer with its parameters.
+    """A method or quantizer with its parameters."""
 
-    Attributes:
-        name: as users type it.
-        version: distribution and version, or the local file.
-        code: hash of the text of its code.
-        params: every parameter, JSON-able.
-        changed: names of the parameters whose values are not the defaults; no part of identities.
-    """
-
-    name: str
-    version: str
-    code: str
-    params: dict[str, Any]
-    changed: tuple[str, ...] = ()
+    name: str  # as users type it
+    version: str  # distribution and version, or the local file
+    code: str  # hash of the text of its code
+    params: dict[str, Any]  # every parameter, JSON-able
+    changed: tuple[str, ...] = ()  # names of the parameters whose values are not the defaults; no part of identities
 
 
 @dataclass(frozen=True, slots=True)
 class MethodPart(Part):
-    """A method with its parameters.
+    """A method with its parameters."""
 
-    Attributes:
-        title: as in tables.
-        fidelity: how closely it follows its authors.
-        control: whether it is a floor or ceiling.
-        depends_on_bits: whether its source depends on the scheme.
-    """
-
-    title: str = ""
-    fidelity: str = "unknown"
-    control: bool = False
-    depends_on_bits: bool = True
+    title: str = ""  # as in tables
+    fidelity: str = "unknown"  # how closely it follows its authors
+    control: bool = False  # whether it is a floor or ceiling
+    depends_on_bits: bool = True  # whether its source depends on the scheme
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One point of a grid.
+    """One point of a grid."""
 
-    Attributes:
-        choice: names of the method and, for a cross, of the quantizer.
-        method: the method.
-        quantizer: the quantizer.
-        dataset: the evaluation set.
-        dataset_hash: its fingerprint.
-        model_name: the network's name in tables.
-        model: the network, or None where it is missing.
-        model_key: identity of network and weights.
-        scheme: what is quantized.
-        budget: length of schedules.
-        precision: of the training loops (`api.Precision`).
-        threads: CPU threads.
-        seed: the cell's seed.
-        limit: evaluation images, or None: all.
-        problem: why it cannot be run, or None.
-    """
-
-    choice: MethodChoice
+    choice: MethodChoice  # names of the method and, for a cross, of the quantizer
     method: MethodPart
     quantizer: Part
-    dataset: DatasetSpec
-    dataset_hash: str
-    model_name: str
-    model: ModelSpec | None
-    model_key: dict[str, Any]
-    scheme: Scheme
-    budget: Budget
-    precision: str
-    threads: int
+    dataset: DatasetSpec  # the evaluation set
+    dataset_hash: str  # its fingerprint
+    model_name: str  # the network's name in tables
+    model: ModelSpec | None  # the network, or None where it is missing
+    model_key: dict[str, Any]  # identity of network and weights
+    scheme: Scheme  # what is quantized
+    budget: Budget  # length of schedules
+    precision: str  # of the training loops (`api.Precision`)
+    threads: int  # CPU threads
     seed: int
-    limit: int | None
-    problem: Problem | None = None
+    limit: int | None  # evaluation images, or None: all
+    problem: Problem | None = None  # why it cannot be run, or None
 
     def _source_facts(self) -> dict[str, Any]:
         """Return what decides the images, except the text of the code."""

@@ -17,17 +17,11 @@ LONG_HOURS = 24.0
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Expected time of some cells.
+    """Expected time of some cells."""
 
-    Attributes:
-        seconds: of the cells with a basis.
-        known: cells with a basis.
-        unknown: cells without one.
-    """
-
-    seconds: float
-    known: int
-    unknown: int
+    seconds: float  # of the cells with a basis
+    known: int  # cells with a basis
+    unknown: int  # cells without one
 
     def __str__(self) -> str:
         if not self.known and not self.unknown:

@@ -41,19 +41,12 @@ class RealParams:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cells of a run.
+    """The cells of a run."""
 
-    Attributes:
-        grid: the grid, selectors applied.
-        cells: every cell; cells that share a source follow one another.
-        notes: the chosen target, and what is missing for the others.
-        guarded: the real data of every target that is here, used or not.
-    """
-
-    grid: Grid
-    cells: list[Cell]
-    notes: list[str] = field(default_factory=list)
-    guarded: tuple[Path, ...] = ()
+    grid: Grid  # the grid, selectors applied
+    cells: list[Cell]  # every cell; cells that share a source follow one another
+    notes: list[str] = field(default_factory=list)  # the chosen target, and what is missing for the others
+    guarded: tuple[Path, ...] = ()  # the real data of every target that is here, used or not
 
 
 @dataclass(frozen=True, slots=True)

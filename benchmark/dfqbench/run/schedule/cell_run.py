@@ -101,9 +101,7 @@ def run_job(
 def evaluate_cached(
     env: RunEnvironment,
     students: Sequence[tuple[Cell, CachedStudent]],
-    slot: Slot,
-    *,
-    executor: Executor,
+    evaluator: EvaluatorClient,
     cancellation: Cancellation,
 ) -> list[Record]:
     """Make records of cells whose students are trained already, in one pass over the data.
@@ -111,8 +109,7 @@ def evaluate_cached(
     Args:
         env: of the run.
         students: cells of one network and one evaluation set, each with its student.
-        slot: of the evaluator.
-        executor: provides the evaluator.
+        evaluator: for all of them.
         cancellation: of the run.
 
     Returns:
@@ -121,7 +118,6 @@ def evaluate_cached(
     Raises:
         OSError: the results folder cannot be written.
     """
-    evaluator = executor.evaluator(slot)
     runs = [CellRun(env, cell, evaluator, cancellation) for cell, _ in students]
     if not runs[0].prepare():
         _discard(runs[1:])
@@ -176,7 +172,6 @@ class CellRun:
 
     def prepare(self) -> bool:
         """Measure the full-precision network, and make the real-data control's images; return False if that failed."""
-        prepared = False
         with self._failures_recorded():
             self.baseline = _checked(self._ask("baseline"), "setup")
             self._env.describe_torch(self._evaluator)
@@ -188,8 +183,7 @@ class CellRun:
                     "environment": self._env.environment,
                 }
                 _checked(self._ask("real", **arguments), "synthesis")
-            prepared = True
-        return prepared
+        return self._record.error is None
 
     @property
     def awaits_evaluation(self) -> bool:

@@ -30,19 +30,12 @@ def try_lock(folder: Path, name: str) -> FileLock | None:
 
 @dataclass(slots=True)
 class Lease:
-    """The locks on the cells of one job.
+    """The locks on the cells of one job."""
 
-    Attributes:
-        cells: the first cell, and members that may share its worker.
-        locks: of each of them.
-        source: the lock on the source, where the first cell is to make it.
-        alone: whether the worker has declined the members.
-    """
-
-    cells: list[Cell]
-    locks: list[FileLock]
-    source: FileLock | None = None
-    alone: bool = False
+    cells: list[Cell]  # the first cell, and members that may share its worker
+    locks: list[FileLock]  # of each of them
+    source: FileLock | None = None  # the lock on the source, where the first cell is to make it
+    alone: bool = False  # whether the worker has declined the members
 
     def release_source(self) -> None:
         """Release the source."""

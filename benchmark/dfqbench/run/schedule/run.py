@@ -13,7 +13,7 @@ from dfqbench.api.errors import InputError, UsageError
 from dfqbench.grid.choice import REAL
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, Probed
-from dfqbench.run.execute.executors import GRACE, Host, InlineExecutor, LocalExecutor, Need, plan_slots
+from dfqbench.run.execute.executors import GRACE, InlineExecutor, LocalExecutor, Need, plan_slots
 from dfqbench.run.plan.estimate import LONG_HOURS, Estimate, History, cost_key, format_seconds
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
@@ -42,27 +42,16 @@ QUICK_TARGET = "digits"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a run.
+    """Options of a run."""
 
-    Attributes:
-        out: folder of results.
-        name: the run's name, or None: the grid's.
-        device: torch device.
-        rules: which cells count as finished, and limits.
-        yes: whether a run of more than a day may start.
-        jobs: cells at once, or None: one a GPU, on the CPU one.
-        executor: where jobs run.
-        grace: seconds that a worker has to keep its state when it must end.
-    """
-
-    out: Path
-    name: str | None
-    device: str
-    rules: Rules = Rules()  # noqa: RUF009 - frozen
-    yes: bool = False
-    jobs: int | None = None
-    executor: ExecutorName = "local"
-    grace: float = GRACE
+    out: Path  # folder of results
+    name: str | None  # the run's name, or None: the grid's
+    device: str  # torch device
+    rules: Rules = Rules()  # noqa: RUF009 - frozen  # which cells count as finished, and limits
+    yes: bool = False  # whether a run of more than a day may start
+    jobs: int | None = None  # cells at once, or None: one a GPU, on the CPU one
+    executor: ExecutorName = "local"  # where jobs run
+    grace: float = GRACE  # seconds that a worker has to keep its state when it must end
 
 
 def earlier_records(out: Path) -> list[Record]:
@@ -148,7 +137,7 @@ def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequen
         return InlineExecutor(threads, options.device), ""
     need = Need.of(earlier, options.device)
     slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here())
-    return LocalExecutor(slots, Host(folder.path, threads, options.device, options.grace)), note
+    return LocalExecutor(slots, folder.path, threads, options.device, options.grace), note
 
 
 def timed_estimate(

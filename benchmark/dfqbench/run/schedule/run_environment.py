@@ -20,31 +20,18 @@ from dfqbench.targets.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which cells count as finished, and the limits of a run.
+    """Which cells count as finished, and the limits of a run."""
 
-    Attributes:
-        any_environment: whether cells finished in other environments count as finished.
-        retry: statuses that are run again.
-        fresh: whether everything is run again, from the start.
-        time_limit: seconds for the worker of an attempt; 0: no limit.
-        evaluation_limit: seconds for each answer of the evaluator; 0: no limit.
-        checkpoint_every: seconds between checkpoints.
-        memory_mib: most private memory of a worker; 0: no limit.
-        max_failures: failures after which the run ends; 0: never.
-        oracle: states of each student to evaluate besides its last; a cell finished with fewer runs again.
-        separate: whether each cell has a worker to itself, even where one source could serve several.
-    """
-
-    any_environment: bool = False
-    retry: frozenset[str] = frozenset()
-    fresh: bool = False
-    time_limit: float = 0.0
-    evaluation_limit: float = 0.0
-    checkpoint_every: float = CHECKPOINT_EVERY
-    memory_mib: int = 0
-    max_failures: int = 0
-    oracle: int = 0
-    separate: bool = False
+    any_environment: bool = False  # whether cells finished in other environments count as finished
+    retry: frozenset[str] = frozenset()  # statuses that are run again
+    fresh: bool = False  # whether everything is run again, from the start
+    time_limit: float = 0.0  # seconds for the worker of an attempt; 0: no limit
+    evaluation_limit: float = 0.0  # seconds for each answer of the evaluator; 0: no limit
+    checkpoint_every: float = CHECKPOINT_EVERY  # seconds between checkpoints
+    memory_mib: int = 0  # most private memory of a worker; 0: no limit
+    max_failures: int = 0  # failures after which the run ends; 0: never
+    oracle: int = 0  # states of each student to evaluate besides its last; a cell finished with fewer runs again
+    separate: bool = False  # whether each cell has a worker to itself, even where one source could serve several
 
 
 class RunEnvironment:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dfqbench.api.errors import DfqError
@@ -35,23 +34,14 @@ class StorageError(DfqError):
 
 @dataclass(slots=True)
 class Summary:
-    """The result of a run.
+    """The result of a run."""
 
-    Attributes:
-        records: the newest record of every planned cell that has one, in the plan's order.
-        reused: cells that were finished before.
-        elsewhere: of these, cells that were finished in another environment.
-        failed: cells that failed or are invalid now.
-        missing: cells without a record, or preempted.
-        notes: messages for the end.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    reused: int = 0
-    elsewhere: int = 0
-    failed: list[Record] = field(default_factory=list)
-    missing: int = 0
-    notes: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)  # the newest of each planned cell, in the plan's order
+    reused: int = 0  # cells that were finished before
+    elsewhere: int = 0  # of these, cells that were finished in another environment
+    failed: list[Record] = field(default_factory=list)  # cells that failed or are invalid now
+    missing: int = 0  # cells without a record, or preempted
+    notes: list[str] = field(default_factory=list)  # messages for the end
 
 
 class Scheduler:
@@ -144,18 +134,14 @@ class Scheduler:
 
     def _records_of(self, students: Sequence[tuple[Cell, CachedStudent]]) -> list[Record]:
         """Evaluate students, and end that when the run is cancelled."""
-        slot = self._executor.slots[0]
-
-        def evaluate() -> list[Record]:
-            return evaluate_cached(self._env, students, slot, executor=self._executor, cancellation=self._cancellation)
-
+        evaluator = self._executor.evaluator(self._executor.slots[0])
         if self._executor.in_process:
-            return evaluate()
+            return evaluate_cached(self._env, students, evaluator, self._cancellation)
         with ThreadPoolExecutor(1, thread_name_prefix="cached") as pool:
-            work = pool.submit(evaluate)
+            work = pool.submit(evaluate_cached, self._env, students, evaluator, self._cancellation)
             while not wait([work], timeout=POLL).done:
                 if self._cancellation.reason is not None:
-                    self._executor.evaluator(slot).kill()
+                    evaluator.kill()
             return work.result()
 
     def _run_one_by_one(self) -> None:
@@ -166,41 +152,40 @@ class Scheduler:
             else:
                 self._finish(lease, self._run_lease(lease, self._executor.slots[0]))
 
-    @contextmanager
-    def _hurrying_on_errors(self) -> Iterator[None]:
-        """Let no worker go on for hours where the scheduler itself fails."""
-        try:
-            yield
-        except BaseException:
-            self._cancellation.request("storage")
-            self._cancellation.hurry = True
-            raise
-
     def _run_in_threads(self) -> None:
+        with ThreadPoolExecutor(len(self._executor.slots), thread_name_prefix="slot") as pool:
+            try:
+                self._fill_slots(pool)
+            except BaseException:
+                # The pool waits for workers, none of which may go on for hours where the scheduler itself fails.
+                self._cancellation.request("storage")
+                self._cancellation.hurry = True
+                raise
+
+    def _fill_slots(self, pool: ThreadPoolExecutor) -> None:
         free = list(self._executor.slots)
         running: dict[Future[_Records | OSError], tuple[Lease, Slot]] = {}
-        with ThreadPoolExecutor(len(free), thread_name_prefix="slot") as pool, self._hurrying_on_errors():
-            while running or (self._queue.waiting and self._cancellation.reason is None):
-                self._queue.take_back()
-                while free and self._queue.waiting and self._cancellation.reason is None:
-                    lease = self._queue.lease_next()
-                    if lease is None:
-                        break
-                    slot = free.pop(0)
-                    running[pool.submit(self._run_lease, lease, slot)] = (lease, slot)
-                if not running:
-                    self._cancellation.wait(POLL)
-                    continue
-                done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-                if self._cancellation.reason is not None:
-                    # Evaluations are short, but so is the time that a batch system gives.
-                    for _, slot in running.values():
-                        self._executor.evaluator(slot).kill()
-                for future in done:
-                    lease, slot = running.pop(future)
-                    free.append(slot)
-                    free.sort(key=lambda slot: slot.number)
-                    self._finish(lease, future.result())
+        while running or (self._queue.waiting and self._cancellation.reason is None):
+            self._queue.take_back()
+            while free and self._queue.waiting and self._cancellation.reason is None:
+                lease = self._queue.lease_next()
+                if lease is None:
+                    break
+                slot = free.pop(0)
+                running[pool.submit(self._run_lease, lease, slot)] = (lease, slot)
+            if not running:
+                self._cancellation.wait(POLL)
+                continue
+            done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+            if self._cancellation.reason is not None:
+                # Evaluations are short, but so is the time that a batch system gives.
+                for _, slot in running.values():
+                    self._executor.evaluator(slot).kill()
+            for future in done:
+                lease, slot = running.pop(future)
+                free.append(slot)
+                free.sort(key=lambda slot: slot.number)
+                self._finish(lease, future.result())
 
     def _run_lease(self, lease: Lease, slot: Slot) -> _Records | OSError:
         cells = list(lease.cells)

@@ -40,19 +40,12 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Resources of a machine.
+    """Resources of a machine."""
 
-    Attributes:
-        cores: CPU cores that this process may use.
-        memory_mib: free memory.
-        gpus: name for CUDA_VISIBLE_DEVICES, and product name, of each GPU that this process may use.
-        gpu_mib: free memory of each of them.
-    """
-
-    cores: int
-    memory_mib: float
-    gpus: tuple[tuple[str, str], ...]
-    gpu_mib: tuple[float, ...] = ()
+    cores: int  # CPU cores that this process may use
+    memory_mib: float  # free memory
+    gpus: tuple[tuple[str, str], ...]  # name for CUDA_VISIBLE_DEVICES and product name of each visible GPU
+    gpu_mib: tuple[float, ...] = ()  # free memory of each of them
 
     @classmethod
     def here(cls) -> Machine:

@@ -72,20 +72,14 @@ class Card(RecordPart):
     mean: list[float] = Field(default_factory=list, description="of each channel, in [0, 1]")
     std: list[float] = Field(default_factory=list, description="standard deviation of each channel")
     classes: int | None = Field(default=None, description="number of classes")
-    stats: dict[str, list[float]] | None = Field(
-        default=None, description="`mean` and `std` of the domain; null: the card's"
-    )
+    stats: dict[str, list[float]] | None = Field(default=None, description="of the domain; null: the card's")
 
 
 class Preprocessing(RecordPart):
     """How evaluation images become the network's input."""
 
-    resize: int | None = Field(
-        default=None, description="shorter side before the crop; 0: unchanged; null: crop / 0.875"
-    )
-    crop: int | None = Field(
-        default=None, description="side of the centre crop in pixels; null: the network's input size"
-    )
+    resize: int | None = Field(default=None, description="shorter side; 0: unchanged; null: crop / 0.875")
+    crop: int | None = Field(default=None, description="centre crop in pixels; null: the network's input size")
     card: Card | None = Field(default=None, description="the network's input; null: the network is not available")
 
 
@@ -112,18 +106,14 @@ class Error(RecordPart):
     step: int | None = Field(default=None, description="of the phase")
     plugin: str | None = Field(default=None, description="whose code it happened in")
     traceback: str | None = Field(default=None, description="of the exception; empty: none")
-    traceback_file: str | None = Field(
-        default=None, description="name of the file beside the record that holds the traceback"
-    )
+    traceback_file: str | None = Field(default=None, description="file beside the record that holds it")
 
 
 class Seconds(RecordPart):
     """Where the wall time went: setup + paid_synthesis + quantization + evaluation + unattributed = wall."""
 
     setup: float | None = Field(default=None, description="until the method begins")
-    synthesis: float | None = Field(
-        default=None, description="stand-alone cost of the source, paid by whichever cell made it"
-    )
+    synthesis: float | None = Field(default=None, description="of the source alone, even where another cell made it")
     quantization: float | None = Field(default=None, description="outside the source's calls")
     evaluation: float | None = Field(default=None, description="of the student")
     paid_synthesis: float | None = Field(default=None, description="inside the source's calls, in this attempt")
@@ -157,10 +147,8 @@ class PeakMemory(RecordPart):
 class Coverage(RecordPart):
     """What is quantized, measured on the student."""
 
-    macs_quantized: int | None = Field(
-        default=None, description="multiply-accumulates an image with both operands quantized"
-    )
-    macs_total: int | None = Field(default=None, description="all multiply-accumulates an image")
+    macs_quantized: int | None = Field(default=None, description="multiply-accumulates of quantized operands")
+    macs_total: int | None = Field(default=None, description="all multiply-accumulates of an image")
     float_layers: list[str] = Field(default_factory=list, description="layers with a float operand, and that operand")
 
 
@@ -198,9 +186,7 @@ class Diagnostics(RecordPart):
     margin: float | None = Field(default=None, description="of the classes' centres")
     homogeneity: float | None = Field(default=None, description="mean cosine similarity of penultimate features")
     attention_spread: float | None = Field(default=None, description="of attention centres within a class")
-    attention_consistency: float | None = Field(
-        default=None, description="distance of attention maps in BatchNorm's modes"
-    )
+    attention_consistency: float | None = Field(default=None, description="of attention maps in BatchNorm's modes")
     over_training: list[TrainingPoint] = Field(default_factory=list, description="the images at points of the training")
     speed: float | None = Field(default=None, description="ZeroQ's seconds an image over this method's")
 
@@ -243,9 +229,7 @@ class Record(RecordPart):
     preprocessing: Preprocessing = Field(default_factory=Preprocessing, description="of evaluation images")
     selection: str = Field(default="", description="which state is evaluated: `last`")
     together_with: list[str] = Field(default_factory=list, description="other cells of the same worker")
-    student_from: Origin | None = Field(
-        default=None, description="attempt whose student was evaluated; null: this one's"
-    )
+    student_from: Origin | None = Field(default=None, description="where its student was trained; null: here")
     oracle: Snapshot | None = Field(default=None, description="best snapshot, chosen on the evaluation set; null: none")
     oracle_asked: int = Field(default=0, description="number of snapshots asked for")
     curve: list[Snapshot] | None = Field(default=None, description="every snapshot, by step; null: none")
@@ -269,9 +253,7 @@ class Record(RecordPart):
     agreement: float | None = Field(default=None, description="images on which student and teacher agree, in percent")
     correct: str | None = Field(default=None, description="a bit an image, base64, the first image in the highest bit")
     coverage: Coverage | None = Field(default=None, description="what is quantized; null: not measured")
-    levels_ok: bool | None = Field(
-        default=None, description="every group has at most 2^bits levels; null: not measured"
-    )
+    levels_ok: bool | None = Field(default=None, description="at most 2^bits levels a group; null: not measured")
     violations: list[str] = Field(default_factory=list, description="operands off their quantization levels")
     warnings: list[str] = Field(default_factory=list, description="of the worker and the host")
     diagnostics: Diagnostics = Field(default_factory=Diagnostics, description="of the kept images")

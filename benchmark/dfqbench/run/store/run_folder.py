@@ -29,15 +29,10 @@ RANDOM_WEIGHTS = "random_weights"
 
 @dataclass(frozen=True, slots=True)
 class CachedStudent:
-    """A trained student on disk.
+    """A trained student on disk."""
 
-    Attributes:
-        record: of the attempt that trained it.
-        folder: that attempt's.
-    """
-
-    record: Record
-    folder: Path
+    record: Record  # of the attempt that trained it
+    folder: Path  # that attempt's
 
     def copy_to(self, attempt: Path) -> None:
         """Copy the student, its images and those of its training to another attempt."""
