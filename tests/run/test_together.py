@@ -21,8 +21,7 @@ from dfqbench.run.schedule.run import Options, run_plan
 from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.targets.catalogue import Catalogue
-from pretend import Executor, done, plan_of
-from pretend import swept as pretended
+from pretend import Executor, done, plan_of, schedule
 
 pytestmark = pytest.mark.timeout(900)
 BITS = ("w4a4", "w3a3", "w2a2")
@@ -63,7 +62,7 @@ def attempts(folder: Path) -> set[int]:
 
 def test_cells_of_one_source_go_together(tmp_path: Path) -> None:
     work = Together()
-    summary = pretended(tmp_path / "run", plan_of("gdfq,noise", "w4a4,w3a3,w2a2"), one_slot(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq,noise", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [4, 3, 2]]
     assert [len(record["together_with"]) for record in data_of(summary)] == [2] * 6
     assert attempts(tmp_path / "run") == {1}
@@ -71,14 +70,14 @@ def test_cells_of_one_source_go_together(tmp_path: Path) -> None:
 
 def test_no_slot_is_left_idle(tmp_path: Path) -> None:
     work = Together()
-    pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
+    schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
     assert sorted(work.groups) == [[2], [4, 3]]
 
 
 @pytest.mark.parametrize("rules", [Rules(separate=True), Rules(time_limit=600.0)])
 def test_a_worker_for_each_cell(rules: Rules, tmp_path: Path) -> None:
     work = Together()
-    pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3"), one_slot(work), rules=rules)
+    schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3"), one_slot(work), rules=rules)
     assert work.groups == [[4], [3]]
 
 
@@ -96,7 +95,7 @@ def test_what_a_worker_declines_waits_again_at_once(tmp_path: Path) -> None:
         assert second.wait(60)
         return done()
 
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
     assert sorted(groups) == [[2], [3], [4, 3]]
     assert [record["together_with"] for record in data_of(summary)] == [[]] * 3
     assert attempts(tmp_path / "run") == {1}
@@ -104,7 +103,7 @@ def test_what_a_worker_declines_waits_again_at_once(tmp_path: Path) -> None:
 
 def test_a_partner_of_which_nothing_is_said_runs_by_itself(tmp_path: Path) -> None:
     work = Together([None, done()])
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [3]]
     assert [len(record["together_with"]) for record in data_of(summary)] == [2, 0, 2]
     assert attempts(tmp_path / "run") == {1}
@@ -114,7 +113,7 @@ def test_a_partner_of_which_nothing_is_said_runs_by_itself(tmp_path: Path) -> No
 def test_where_a_worker_dies_each_of_its_cells_has_one_of_its_own(status: str, tmp_path: Path) -> None:
     died = Outcome(status, error={"type": "WorkerDied", "message": "killed", "phase": None}, died=True)
     work = Together([done(), None], died)
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [4], [3], [2]]
     assert [record["together_with"] for record in data_of(summary)] == [[]] * 3
     assert summary.failed == []
@@ -130,7 +129,7 @@ def test_a_stop_ends_all_of_them(tmp_path: Path) -> None:
         ended = [Outcome("preempted", error=dict(PREEMPTED)) for _ in range(3)]
         return Outcome("preempted", error=dict(PREEMPTED), members=ended[:1])
 
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work), stop)
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work), stop)
     assert [record["status"] for record in data_of(summary)] == ["preempted", "preempted"]
     assert summary.missing == 3
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -259,34 +259,29 @@ class _InlineEvaluator:
         """Do nothing: the evaluator runs in the calling thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Memory of a job in MiB."""
-
-    host_mib: float = UNKNOWN_MIB  # of the machine
-    gpu_mib: float = UNKNOWN_GPU_MIB  # of a GPU
-
-    @classmethod
-    def of(cls, records: Sequence[Record], device: str) -> Need:
-        """Return the need of jobs on a device according to earlier records; a guess without any."""
-        peak = max((record.peak_mib.largest for record in records if record.device == device), default=0.0)
-        host = UNKNOWN_MIB if device.startswith("cuda") else max(UNKNOWN_MIB, peak + HOST_MIB)
-        return cls(host, max(UNKNOWN_GPU_MIB, CONTEXTS_MIB + RESERVED * peak))
+def memory_need(records: Sequence[Record], device: str) -> tuple[float, float]:
+    """Return the MiB of a job on the machine and on a GPU, according to earlier records; a guess without any."""
+    peak = max((record.peak_mib.largest for record in records if record.device == device), default=0.0)
+    host = UNKNOWN_MIB if device.startswith("cuda") else max(UNKNOWN_MIB, peak + HOST_MIB)
+    return host, max(UNKNOWN_GPU_MIB, CONTEXTS_MIB + RESERVED * peak)
 
 
-def plan_slots(device: str, jobs: int | None, threads: int, need: Need, machine: Machine) -> tuple[list[Slot], str]:
+def plan_slots(
+    device: str, jobs: int | None, threads: int, need: tuple[float, float], machine: Machine
+) -> tuple[list[Slot], str]:
     """Choose the slots of a run.
 
     Args:
         device: torch device; `cuda` uses every GPU of the first one's product, `cuda:N` that one.
         jobs: requested jobs at once, several on a GPU where they fit; None: one for each GPU, on the CPU one.
         threads: CPU threads of a job.
-        need: memory of a job.
+        need: `memory_need` of a job.
         machine: its resources.
 
     Returns:
         The slots, and a line about what kept them fewer than requested; empty where nothing did.
     """
+    host_mib, gpu_mib = need
     on_gpu = device.startswith("cuda")
     # GPUs of another product would be another environment.
     alike = [number for number, (_, product) in enumerate(machine.gpus) if product == machine.gpus[0][1]]
@@ -296,13 +291,13 @@ def plan_slots(device: str, jobs: int | None, threads: int, need: Need, machine:
     cards = [machine.gpus[number][0] for number in alike] if device == "cuda" else []
     places = max(1, len(cards))
     requested = jobs or places
-    on_each = max(1, int(free // need.gpu_mib)) if on_gpu else requested
+    on_each = max(1, int(free // gpu_mib)) if on_gpu else requested
     limits = {
         f"{places} GPU{'s' if places > 1 else ''} with {free / 1024:.1f} GiB of free memory for about "
-        f"{need.gpu_mib / 1024:.1f} each": on_each * places,
+        f"{gpu_mib / 1024:.1f} each": on_each * places,
         f"{machine.cores} cores for {threads} threads each": machine.cores // threads,
-        f"{machine.memory_mib / 1024:.1f} GiB of free memory for about {need.host_mib / 1024:.1f} each": int(
-            machine.memory_mib // need.host_mib
+        f"{machine.memory_mib / 1024:.1f} GiB of free memory for about {host_mib / 1024:.1f} each": int(
+            machine.memory_mib // host_mib
         ),
     }
     count = max(1, min(requested, *limits.values()))

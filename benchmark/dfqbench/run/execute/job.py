@@ -93,12 +93,7 @@ class Outcome:
     members: Sequence[Outcome | None] = ()  # outcomes of the job's members; None: the member must run by itself
 
     def described(self, reason: str, limit: float) -> Outcome:
-        """Return the outcome with status and error of a stopped job, if it was stopped, and those of its members.
-
-        Args:
-            reason: `timeout` or `preempted`.
-            limit: the time limit in seconds.
-        """
+        """Return the outcome with the status `timeout` or `preempted` and its error, if it or a member was stopped."""
         members = [None if member is None else member.described(reason, limit) for member in self.members]
         if self.status != "preempted":
             return replace(self, members=members)
@@ -157,13 +152,10 @@ class Executor(Protocol):
         ...
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
-        """Carry a job to its end, in at most `job.time_limit`; called from several threads, one a slot.
+        """Carry a job, whose attempt's folder exists, to its end; called from several threads, one a slot.
 
-        Args:
-            job: its attempt's folder exists.
-            slot: where.
-            on_event: takes phases, progress and warnings.
-            cancellation: once requested, the job keeps its state and ends as `preempted`.
+        After `job.time_limit`, or once cancellation is requested, it keeps its state and ends as `timeout` or
+        `preempted`. `on_event` takes phases, progress and warnings.
         """
         ...
 
@@ -223,12 +215,9 @@ class EventReader:
 
 
 def stopped_error(reason: str, interrupted: Mapping[str, Any] | None, limit: float) -> dict[str, Any]:
-    """Describe a job that was stopped.
+    """Describe a job that was stopped, by the time limit or a preemption.
 
-    Args:
-        reason: `timeout` or `preempted`.
-        interrupted: `kept`, `phase` and `step` of the worker's `Interrupted`; None: it had to be killed.
-        limit: the time limit in seconds.
+    `interrupted` holds `kept`, `phase` and `step` of the worker's `Interrupted`; None: it had to be killed.
     """
     why = f"the time limit of {limit:g} s was reached" if reason == "timeout" else "the run was stopped"
     if interrupted is None:

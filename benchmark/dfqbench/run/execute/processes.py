@@ -91,13 +91,7 @@ def out_of_memory_kills() -> int:
 
 
 def death(code: int, process: str = "worker", *, out_of_memory: bool = False) -> dict[str, Any]:
-    """Describe a process that ended without a report.
-
-    Args:
-        code: its return code.
-        process: its name in the message.
-        out_of_memory: whether the kernel has killed for want of memory meanwhile.
-    """
+    """Describe a process that ended without a report; `out_of_memory`: the kernel has killed for want of memory."""
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
         message = f"the {process} was killed by {name}"
@@ -109,14 +103,7 @@ def death(code: int, process: str = "worker", *, out_of_memory: bool = False) ->
 
 
 class EvaluatorProcess:
-    """An evaluator in a process of its own; started with the first request, and again after it died.
-
-    Args:
-        log: file for its output.
-        threads: CPU threads.
-        device: torch device.
-        variables: environment variables that bind it to a device.
-    """
+    """An evaluator in a process of its own, which prints to a log; started with the first request and after it died."""
 
     def __init__(self, log: Path, threads: int, device: str, variables: Mapping[str, str] | None = None) -> None:
         self._log = log
@@ -127,15 +114,9 @@ class EvaluatorProcess:
         self._ready = False
 
     def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
-        """Send a request and wait for the answer.
-
-        Args:
-            request: an operation and its arguments.
-            limit: seconds until the process is ended, its start included; 0: never.
+        """Send a request and wait for the answer (`EvaluatorClient.ask`); the start of the process counts as well.
 
         Raises:
-            EvaluatorDiedError: its process ended; the next request starts a new one.
-            EvaluationTimeoutError: the limit was reached.
             UsageError: it cannot work on the device.
         """
         process = self._process or self._launch()
@@ -166,12 +147,7 @@ class EvaluatorProcess:
         return answer
 
     def start(self) -> None:
-        """Start the process and wait until it is ready.
-
-        Raises:
-            UsageError: it cannot work on the device.
-            EvaluatorDiedError: it ended before it was ready.
-        """
+        """Start the process and wait until it is ready; raises as `ask`."""
         process = self._process or self._launch()
         try:
             self._wait_until_ready(process)

@@ -33,11 +33,7 @@ class Estimate:
 
 
 class History:
-    """Seconds of finished cells, by what decides them.
-
-    Args:
-        records: finished records of any run.
-    """
+    """Seconds of the finished cells of any runs, by `cost_key`."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._cells: dict[tuple[Any, ...], dict[str, float]] = {}

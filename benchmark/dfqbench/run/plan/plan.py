@@ -26,6 +26,8 @@ from dfqbench.targets.spec import DatasetSpec, MissingModel, ModelSpec, guarded_
 
 PREFERRED = ("imagenet", "cifar10", "digits")
 """Targets of a grid that names none: the first complete one."""
+_Network = tuple[str, ModelSpec | None, dict[str, Any], Problem | None]
+"""Name, network, identity of network and weights, and why it cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,6 @@ class _Method:
     choice: MethodChoice
     method: MethodPart
     quantizer: Part
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """A network with its identity."""
-
-    name: str
-    model: ModelSpec | None
-    key: dict[str, Any]
     problem: Problem | None = None
 
 
@@ -213,6 +205,7 @@ def _on_target(method: _Method, dataset: DatasetSpec, content: str) -> _Method:
 def _cells(
     grid: Grid, dataset: DatasetSpec, content: str, network: _Network, method: _Method, *, precision: str
 ) -> Iterator[Cell]:
+    name, model, key, problem = network
     budget = budget_named(dataset.default_budget if grid.budget == AUTO else grid.budget)
     for seed in grid.seeds:
         for scheme in grid.parsed_schemes:
@@ -222,23 +215,23 @@ def _cells(
                 quantizer=method.quantizer,
                 dataset=dataset,
                 dataset_hash=content,
-                model_name=network.name,
-                model=network.model,
-                model_key=network.key,
+                model_name=name,
+                model=model,
+                model_key=key,
                 scheme=scheme,
                 budget=budget,
                 precision=precision,
                 threads=grid.threads,
                 seed=seed,
                 limit=grid.limit,
-                problem=network.problem or method.problem,
+                problem=problem or method.problem,
             )
 
 
 def _network(model: ModelSpec | MissingModel, families: dict[str, str]) -> _Network:
     if isinstance(model, MissingModel):
-        return _Network(model.name, None, {}, Problem("unavailable", model.reason))
+        return model.name, None, {}, Problem("unavailable", model.reason)
     try:
-        return _Network(model.name, model, model_identity(model, families))
+        return model.name, model, model_identity(model, families), None
     except Unavailable as error:
-        return _Network(model.name, model, {}, Problem("unavailable", str(error)))
+        return model.name, model, {}, Problem("unavailable", str(error))

@@ -37,15 +37,7 @@ def run_job(
     cancellation: Cancellation,
     on_event: OnEvent,
 ) -> list[Record | None]:
-    """Make one attempt at cells that differ in the scheme only, in one worker, and write their records.
-
-    Args:
-        env: of the run.
-        cells: cells that can run.
-        slot: where.
-        executor: carries out jobs.
-        cancellation: of the run.
-        on_event: takes the events of the worker and of the evaluation.
+    """Make one attempt at runnable cells that differ in the scheme only, in one worker, and write their records.
 
     Returns:
         The records; None for a cell that was not run, and must run by itself.
@@ -104,13 +96,7 @@ def evaluate_cached(
     evaluator: EvaluatorClient,
     cancellation: Cancellation,
 ) -> list[Record]:
-    """Make records of cells whose students are trained already, in one pass over the data.
-
-    Args:
-        env: of the run.
-        students: cells of one network and one evaluation set, each with its student.
-        evaluator: for all of them.
-        cancellation: of the run.
+    """Make records of cells of one network and one evaluation set whose students are trained already, in one pass.
 
     Returns:
         The records, in the same order; that of the first cell only, where the full-precision network fails.
@@ -148,7 +134,6 @@ class CellRun:
     """One attempt at a cell, from the full-precision network to the record.
 
     Attributes:
-        cell: the cell.
         folder: the attempt's.
         warnings: of the worker and the host.
         together_with: the other cells of its worker.
@@ -191,12 +176,7 @@ class CellRun:
         return self._outcome is not None and self._outcome.status == "ok" and self._record.seconds.wall is None
 
     def trained(self, outcome: Outcome, wall: float) -> None:
-        """Take the outcome of the worker.
-
-        Args:
-            outcome: how it ended.
-            wall: seconds that it took for this cell.
-        """
+        """Take the outcome of the worker, and its seconds for this cell."""
         self._record.together_with = self.together_with
         self._outcome, self._wall = outcome, wall
         if outcome.status != "ok":
@@ -215,10 +195,10 @@ class CellRun:
         self._outcome, self._wall = student.outcome(), student.wall
 
     def evaluated(self, answer: Mapping[str, Any] | DfqError, seconds: float, *, inside: bool = False) -> None:
-        """Take the evaluator's answer, or the error in its place, and close the record.
+        """Take the evaluator's answer about the student, or an error, and close the record.
 
         Args:
-            answer: about the student.
+            answer: the answer, or the error in its place.
             seconds: of the evaluation.
             inside: whether these are part of the worker's.
         """
@@ -353,12 +333,7 @@ def add_cost(record: Record, outcome: Outcome, evaluation: float, wall: float) -
 
 
 def add_curve(record: Record, curve: Sequence[Mapping[str, Any]]) -> None:
-    """Add the accuracies of snapshots, and the best of them as the oracle's; the headline stays the last state.
-
-    Args:
-        record: to add to.
-        curve: `step` and `top1` of each snapshot, in the order of steps; the first of equals is the oracle's.
-    """
+    """Add `step` and `top1` of snapshots, in the order of steps, and the first of the best as the oracle's."""
     record.curve = [Snapshot(step=point["step"], top1=point["top1"]) for point in curve]
     record.oracle = max(record.curve, key=lambda point: point.top1 or 0.0, default=None)
 

@@ -22,13 +22,7 @@ WORDS = {
 
 
 class View:
-    """The bar of one cell under way, on a terminal.
-
-    Args:
-        progress: the bars, or None: not on a terminal.
-        label: of the cell.
-        say: prints a line.
-    """
+    """The bar of one cell under way, on a terminal; `say` prints a line."""
 
     def __init__(self, progress: ProgressBars | None, label: str, say: Callable[[str], None]) -> None:
         self._progress = progress
@@ -58,12 +52,7 @@ class View:
 
 
 class Display:
-    """One line for each finished cell, and on a terminal a bar for each one under way.
-
-    Args:
-        console: where to print (standard error: a table on standard output stays clean).
-        total: cells to run.
-    """
+    """One line for each of `total` finished cells, and on a terminal a bar for each one under way."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -84,13 +73,7 @@ class Display:
         return View(self._progress, label, self.say)
 
     def end(self, label: str, record: Record, left: float | None) -> None:
-        """Print the line of a finished cell.
-
-        Args:
-            label: of the cell.
-            record: its record.
-            left: expected seconds of the rest, or None.
-        """
+        """Print the line of a finished cell, with the expected seconds that are left, if known."""
         self._done += 1
         text = f"{record.status}: {record.error.message if record.error is not None else None}"
         if record.top1 is not None and record.drop is not None:

@@ -59,7 +59,6 @@ class Queue:
         waiting: cells that no worker of this run has.
 
     Args:
-        env: of the run.
         slots: number of workers at once.
         settled: takes a cell, and its record, that another run has finished meanwhile.
     """

@@ -13,7 +13,7 @@ from dfqbench.api.errors import InputError, UsageError
 from dfqbench.grid.choice import REAL
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, Probed
-from dfqbench.run.execute.executors import GRACE, InlineExecutor, LocalExecutor, Need, plan_slots
+from dfqbench.run.execute.executors import GRACE, InlineExecutor, LocalExecutor, memory_need, plan_slots
 from dfqbench.run.plan.estimate import LONG_HOURS, Estimate, History, cost_key, format_seconds
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
@@ -66,13 +66,6 @@ def run_plan(
     plan: Plan, plugins: Plugins, options: Options, console: Console, cancellation: Cancellation | None = None
 ) -> tuple[Summary, RunFolder]:
     """Run a plan; several processes may run plans in the same folder and share the work.
-
-    Args:
-        plan: what to run.
-        plugins: methods and quantizers that are here.
-        options: how.
-        console: for progress.
-        cancellation: requested by signals and by too many failures.
 
     Returns:
         The summary, and the run's folder.
@@ -135,7 +128,7 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
 def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequence[Record]) -> tuple[Executor, str]:
     if options.executor == "inline":
         return InlineExecutor(threads, options.device), ""
-    need = Need.of(earlier, options.device)
+    need = memory_need(earlier, options.device)
     slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here())
     return LocalExecutor(slots, folder.path, threads, options.device, options.grace), note
 
@@ -143,14 +136,9 @@ def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequen
 def timed_estimate(
     cells: Iterable[Cell], history: History, env: RunEnvironment, executor: Executor, say: Callable[[str], None]
 ) -> Estimate:
-    """Return the expected time of cells: from earlier records, and for long cells without any from timed steps.
+    """Return the expected time of cells that can run.
 
-    Args:
-        cells: cells that are not finished; those that cannot run are left out.
-        history: earlier records.
-        env: of the run.
-        executor: carries jobs out.
-        say: prints a line before steps are timed, since that takes a while.
+    For long cells without earlier records, a few steps are timed; `say` prints a line before that.
     """
     runnable = [cell for cell in cells if cell.problem is None]
     unknown: dict[tuple[Any, ...], Cell] = {}

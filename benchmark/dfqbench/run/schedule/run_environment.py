@@ -38,10 +38,6 @@ class RunEnvironment:
     """Everything that the cells of a run share.
 
     Attributes:
-        folder: the run's folder.
-        plugins: methods and quantizers that are here.
-        device: torch device.
-        rules: which cells count as finished, and limits.
         environment: identity of the software and hardware.
 
     Args:
@@ -130,12 +126,9 @@ class RunEnvironment:
                 self.folder.write_environment({**self._description, "torch": answer["torch"]}, self.environment)
 
     def job(self, attempts: Sequence[tuple[Cell, Path]], begin: float, probe_seconds: float = 0.0) -> Job:
-        """Return the job of cells that differ in the scheme only.
+        """Return the job of runnable cells that differ in the scheme only, each with its attempt's folder.
 
-        Args:
-            attempts: cells that can run, each with its attempt's folder.
-            begin: the monotonic clock when the attempt began.
-            probe_seconds: for an estimate; 0: run to the end.
+        `begin` is the monotonic clock of now; with `probe_seconds`, the job times its first steps for an estimate.
         """
         (cell, attempt), *members = attempts
         return Job(

@@ -45,15 +45,7 @@ class Summary:
 
 
 class Scheduler:
-    """Runs cells with an executor.
-
-    Args:
-        env: of the run.
-        executor: carries out jobs.
-        display: shows progress.
-        history: for the time left; new records are added.
-        cancellation: of the run.
-    """
+    """Runs cells with an executor; adds their records to the history, which predicts the time left."""
 
     def __init__(
         self,

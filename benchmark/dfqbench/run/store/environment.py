@@ -58,11 +58,7 @@ class Machine:
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Return versions and hardware, as plain data.
-
-    Args:
-        device: torch device of the run.
-    """
+    """Return versions and hardware of a run on a torch device, as plain data."""
     on_gpu = device.startswith("cuda")
     installed = {
         d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]
@@ -118,12 +114,7 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> Precision:
-    """Turn `auto` into the fastest precision that the device has instructions for.
-
-    Args:
-        precision: a precision's name, or `auto`.
-        device: torch device.
-    """
+    """Turn `auto` into the fastest precision that the torch device has instructions for."""
     if precision != "auto":
         return Precision(precision)
     fast = device.startswith("cuda") or BFLOAT16_FLAGS & cpu_flags()

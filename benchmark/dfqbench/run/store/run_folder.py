@@ -120,11 +120,7 @@ class RunFolder:
             return [entry for name in sorted(_names(cells)) for entry in _cell_records(f"{cells}/{name}")]
 
     def cached_students(self, environment: str | None) -> dict[str, CachedStudent]:
-        """Return the newest student of each identity whose training is finished.
-
-        Args:
-            environment: identity of the environment that they must come from, or None: any.
-        """
+        """Return the newest finished student of each identity, of one environment or any (None)."""
         return {
             record.student_id: CachedStudent(record, file.parent)
             for record, file in self.records()

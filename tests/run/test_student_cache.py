@@ -1,4 +1,4 @@
-"""Students that are there already are evaluated, all in one pass over the data, and not trained again."""
+"""Trained students are evaluated again, all in one pass over the data, and not trained again."""
 
 from __future__ import annotations
 
@@ -9,31 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from attempts import attempt, cell_of, data_of, job_of
-from dfqbench.grid import apply, load_grid, parse_selection
+from dfqbench.models.build import build_teacher
 from dfqbench.plugins import load_plugins
 from dfqbench.run.evaluate.accuracy import predict, predict_all
 from dfqbench.run.evaluate.evaluator import Evaluator
-from dfqbench.run.plan.plan import build_plan
-from dfqbench.run.schedule.run import Options, run_plan
 from dfqbench.run.schedule.run_environment import Rules
-from dfqbench.run.schedule.scheduler import Summary
-from dfqbench.targets.catalogue import Catalogue
-from dfqbench.targets.evaluation import EvaluationSet
+from dfqbench.targets.evaluation import EvaluationSet, load_evaluation
+from pretend import COST_PARTS, run_smoke
 
 pytestmark = pytest.mark.timeout(600)
 COSTS = ("setup", "synthesis", "paid_synthesis", "quantization")
 
 
-def swept(out: Path, limit: int | None, rules: Rules | None = None) -> Summary:
-    plugins = load_plugins()
-    selection = parse_selection(methods="zeroq,noise", bits="w4a4,w2a2", limit=limit)
-    plan = build_plan(apply(load_grid("smoke", plugins), selection), Catalogue.discover([]), plugins)
-    options = Options(out, None, "cpu", executor="inline", rules=rules or Rules())
-    return run_plan(plan, plugins, options, Console(quiet=True))[0]
+def run(out: Path, limit: int | None, rules: Rules | None = None) -> list[dict[str, Any]]:
+    options: dict[str, Any] = {"executor": "inline", "rules": rules or Rules()}
+    return data_of(run_smoke(out, "zeroq,noise", bits="w4a4,w2a2", limit=limit, **options))
 
 
 @pytest.fixture
@@ -51,64 +44,60 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None:
-    few = swept(tmp_path / "one", 100)
+    few = run(tmp_path / "one", 100)
     passes.clear()
-    all_of_them = swept(tmp_path / "one", None)
+    everything = run(tmp_path / "one", None)
     # One pass for the full-precision network, one for the four students.
     assert len(passes) == 2
-    anew = swept(tmp_path / "two", None)
+    fresh_run = run(tmp_path / "two", None)
     # Two workers, each with two cells, and none for the second run.
     assert len(list((tmp_path / "one").glob("*/cells/*/attempt-*/job.json"))) == 2
-    for old, found, fresh in zip(data_of(few), data_of(all_of_them), data_of(anew), strict=True):
+    for old, found, fresh in zip(few, everything, fresh_run, strict=True):
         assert found["student_from"] == {"cell_id": old["cell_id"], "attempt": 1}
         assert (old["student_from"], fresh["student_from"]) == (None, None)
         assert (old["dataset"]["n"], found["dataset"]["n"]) == (100, 540)
         numbers = ("cell_id", "status", "top1", "correct", "coverage", "counts", "flags", "reused_from", "source_kind")
         assert {key: found[key] for key in numbers} == {key: fresh[key] for key in numbers}
         assert {key: found["seconds"][key] for key in COSTS} == {key: old["seconds"][key] for key in COSTS}
-        parts = sum(found["seconds"][key] for key in ("setup", "paid_synthesis", "quantization", "evaluation"))
-        assert parts + found["seconds"]["unattributed"] == pytest.approx(found["seconds"]["wall"])
+        assert sum(found["seconds"][part] for part in COST_PARTS) == pytest.approx(found["seconds"]["wall"])
         cell = tmp_path / "one" / "smoke" / "cells" / found["cell_id"] / "attempt-1"
         assert {path.name for path in cell.iterdir()} >= {"student.safetensors", "student.json", "images.safetensors"}
 
 
 @pytest.mark.parametrize("rules", [Rules(fresh=True), Rules(oracle=2)])
-def test_who_asks_for_training_gets_it(rules: Rules, tmp_path: Path) -> None:
-    swept(tmp_path, 100)
-    assert {record["student_from"] for record in data_of(swept(tmp_path, None, rules))} == {None}
+def test_fresh_runs_and_oracles_train_again(rules: Rules, tmp_path: Path) -> None:
+    run(tmp_path, 100)
+    assert {record["student_from"] for record in run(tmp_path, None, rules)} == {None}
 
 
-def test_a_failed_evaluation_is_repeated_without_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_evaluation_is_repeated_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", lambda _self, _request: 1 / 0)
-        failed = swept(tmp_path, 100)
-    assert {record["status"] for record in data_of(failed)} == {"failed"}
-    for record in data_of(failed):
+        failed = run(tmp_path, 100)
+    assert {record["status"] for record in failed} == {"failed"}
+    for record in failed:
         assert record["error"]["phase"] == "evaluation"
-        # What the training has cost is known all the same.
+        # The costs of the training are known.
         assert record["seconds"]["quantization"] > 0
-    again = swept(tmp_path, 100, Rules(retry=frozenset({"failed"})))
-    assert {record["status"] for record in data_of(again)} <= {"ok", "collapsed"}
-    assert [record["student_from"]["attempt"] for record in data_of(again)] == [1] * 4
+    again = run(tmp_path, 100, Rules(retry=frozenset({"failed"})))
+    assert {record["status"] for record in again} <= {"ok", "collapsed"}
+    assert [record["student_from"]["attempt"] for record in again] == [1] * 4
     assert len(list(tmp_path.glob("*/cells/*/attempt-*/job.json"))) == 2
 
 
-def test_several_networks_in_one_pass(passes: list[int]) -> None:
+def test_several_networks_are_evaluated_in_one_pass(passes: list[int]) -> None:
     networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)) for _ in range(3)]
-    from dfqbench.models.build import build_teacher
-    from dfqbench.targets.evaluation import load_evaluation
-
-    (cell,) = [cell_of("noise", load_plugins())]
+    cell = cell_of("noise", load_plugins())
     assert cell.model is not None
     data = load_evaluation(cell.dataset, cell.model.card)
     networks.append(build_teacher(cell.model, "cpu", {}))  # type: ignore[arg-type]
-    together = predict_all(networks, data, torch.device("cpu"))
+    predictions = predict_all(networks, data, torch.device("cpu"))
     assert len(passes) == 1
-    for network, found in zip(networks, together, strict=True):
+    for network, found in zip(networks, predictions, strict=True):
         assert torch.equal(found.top1, predict(network, data, torch.device("cpu")).top1)
 
 
-def test_a_student_that_cannot_be_read_does_not_spoil_the_others(tmp_path: Path) -> None:
+def test_unreadable_student_does_not_affect_others(tmp_path: Path) -> None:
     plugins = load_plugins()
     cell = cell_of("noise", plugins)
     for name in ("attempt-1", "attempt-2"):
