@@ -138,16 +138,6 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     assert "last words of the plugin" in log.read_text()
 
 
-def test_cell_of_a_corrupt_record_runs_again(tmp_path: Path) -> None:
-    arguments = ("--grid", "smoke", "--methods", "noise")
-    assert run(tmp_path, *arguments).returncode == 0
-    record = next((tmp_path / "smoke" / "cells").glob("*/attempt-1/record.json"))
-    record.write_text("{")
-    done = run(tmp_path, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert (record.parent.parent / "attempt-2" / "record.json").is_file()
-
-
 def test_two_runs_share_one_folder(tmp_path: Path) -> None:
     arguments = ("--grid", "smoke", "--methods", "noise,zeroq", "--bits", "w4a4,w3a3,w2a2")
     with ThreadPoolExecutor(2) as pool:
@@ -172,9 +162,15 @@ def test_signals_end_a_run_and_the_next_goes_on(tmp_path: Path) -> None:
         assert process.returncode == status, errors
         assert f"stopped by {'SIGTERM' if status == 3 else 'Ctrl-C'}; 2 cells are left" in errors
         assert "Traceback" not in errors
+        assert "goes on from its last step" in records(tmp_path)["slow"]["error"]["message"]
+        assert list(tmp_path.glob("smoke/cells/*/checkpoints/checkpoint-*"))
     done = run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert records(tmp_path)["slow"]["resumed"] == 2
+    slow, noise = records(tmp_path)["slow"], records(tmp_path)["noise"]
+    assert (slow["attempt"], slow["resumed"], slow["environment"]) == (3, 2, noise["environment"])
+    assert slow["seconds"]["synthesis"] >= 6.0
+    assert sum(slow["seconds"][part] for part in COST_PARTS) == pytest.approx(slow["seconds"]["wall"], abs=1e-6)
+    assert not list(tmp_path.glob("smoke/cells/*/checkpoints"))
 
 
 @pytest.mark.data

@@ -22,7 +22,6 @@ from dfqbench.run.store.environment import describe_environment
 from dfqbench.run.store.status import RETRIES
 from pretend import COST_PARTS, Evaluator, Executor, done, one_image_target, plan_of, schedule
 
-BAD = {"violations": ["activation relu"], "levels_ok": False}
 ELSEWHERE = {"device_name": "another processor"}
 
 
@@ -38,7 +37,7 @@ def run(folder: Path, executor: Executor, environment: dict[str, Any] | None = N
     return schedule(folder, plan_of("noise"), executor, rules=Rules(**rules), description=description)
 
 
-def test_finished_cells_are_reused_in_their_environment_only(tmp_path: Path) -> None:
+def test_readable_finished_cells_are_reused_in_their_environment_only(tmp_path: Path) -> None:
     executor = executor_of()
     run(tmp_path, executor)
     run(tmp_path, executor)
@@ -47,27 +46,26 @@ def test_finished_cells_are_reused_in_their_environment_only(tmp_path: Path) -> 
     assert (len(executor.jobs), reused.reused) == (1, 1)
     run(tmp_path, executor, ELSEWHERE)
     assert len(executor.jobs) == 2
+    for file in tmp_path.glob("cells/*/attempt-*/record.json"):
+        file.write_text("{")
+    run(tmp_path, executor)
+    assert len(executor.jobs) == 3
 
 
-def test_failures_of_another_environment_are_retried(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("environment", "rules", "jobs"), [({}, {}, 1), ({}, {"retry": RETRIES["failed"]}, 2), (ELSEWHERE, {}, 2)]
+)
+def test_invalid_cells_run_again_on_request_or_elsewhere(
+    environment: dict[str, Any], rules: dict[str, Any], jobs: int, tmp_path: Path
+) -> None:
     executor = executor_of()
-    executor.asked = Evaluator(**BAD)
-    run(tmp_path, executor, ELSEWHERE)
-    executor.asked = Evaluator()
-    assert run(tmp_path, executor).failed == []
-
-
-def test_invalid_cells_run_again_on_request_only(tmp_path: Path) -> None:
-    executor = executor_of()
-    executor.asked = Evaluator(**BAD)
+    executor.asked = Evaluator(violations=["activation relu"], levels_ok=False)
     first = run(tmp_path, executor)
     assert [record.status for record in first.failed] == ["invalid"]
     assert "activation relu" in str(first.failed[0].error)
     executor.asked = Evaluator()
-    again = run(tmp_path, executor)
-    assert (len(executor.jobs), len(again.failed)) == (1, 1)
-    retried = run(tmp_path, executor, retry=RETRIES["failed"])
-    assert (len(executor.jobs), retried.failed) == (2, [])
+    again = run(tmp_path, executor, environment, **rules)
+    assert (len(executor.jobs), len(again.failed)) == (jobs, 2 - jobs)
 
 
 def test_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
@@ -92,17 +90,14 @@ def test_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
     assert sum(seconds[part] for part in COST_PARTS) == pytest.approx(seconds["wall"])
 
 
-def test_opened_data_makes_a_record_invalid(tmp_path: Path) -> None:
-    record = data_of(run(tmp_path, executor_of(real_data_opened=["/data/test.npz"])))[0]
-    assert record["status"] == "invalid"
-    assert "opened real data: /data/test.npz" in record["error"]["message"]
-
-
-def test_shared_source_has_its_stand_alone_cost(tmp_path: Path) -> None:
+def test_record_has_stand_alone_cost_of_a_shared_source_and_opened_data(tmp_path: Path) -> None:
     reused = {"id": "abcd", "seconds": 100.0, "counts": {"images": 64}, "peak_mib": 5.0}
-    record = data_of(run(tmp_path, executor_of(counts={"images": 3}, reused=reused)))[0]
+    executor = executor_of(counts={"images": 3}, reused=reused, real_data_opened=["/data/test.npz"])
+    record = data_of(run(tmp_path, executor))[0]
     assert (record["seconds"]["synthesis"], record["seconds"]["paid_synthesis"]) == (102.0, 2.0)
     assert (record["reused_from"], record["counts"]["images"], record["peak_mib"]["synthesis"]) == ("abcd", 67, 5.0)
+    assert record["status"] == "invalid"
+    assert "opened real data: /data/test.npz" in record["error"]["message"]
 
 
 def test_plugins_get_finished_records(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from dfqbench.models.build import build_teacher
 from dfqbench.plugins import load_plugins
 from dfqbench.run.evaluate.accuracy import predict, predict_all
 from dfqbench.run.evaluate.evaluator import Evaluator
-from dfqbench.run.schedule.run_environment import Rules
+from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
+from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation
 from pretend import COST_PARTS, run_smoke
 
@@ -64,10 +64,10 @@ def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None
         assert {path.name for path in cell.iterdir()} >= {"student.safetensors", "student.json", "images.safetensors"}
 
 
-@pytest.mark.parametrize("rules", [Rules(fresh=True), Rules(oracle=2)])
-def test_fresh_runs_and_oracles_train_again(rules: Rules, tmp_path: Path) -> None:
+def test_fresh_runs_and_oracles_train_again(tmp_path: Path) -> None:
     run(tmp_path, 100)
-    assert {record["student_from"] for record in run(tmp_path, None, rules)} == {None}
+    for rules in (Rules(fresh=True), Rules(oracle=2)):
+        assert {record["student_from"] for record in run(tmp_path, None, rules)} == {None}
 
 
 def test_failed_evaluation_is_repeated_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,18 +100,12 @@ def test_several_networks_are_evaluated_in_one_pass(passes: list[int]) -> None:
 def test_unreadable_student_does_not_affect_others(tmp_path: Path) -> None:
     plugins = load_plugins()
     cell = cell_of("noise", plugins)
-    for name in ("attempt-1", "attempt-2"):
-        assert attempt(job_of(cell, tmp_path, name, plugins)).result
-    (tmp_path / "attempt-1" / "student.safetensors").write_bytes(b"0")
-    assert cell.model is not None
-    request = {
-        "op": "evaluate",
-        "model": cell.model.as_dict(),
-        "dataset": cell.dataset.as_dict(),
-        "limit": 60,
-        "families": {},
-        "attempts": [str(tmp_path / name) for name in ("attempt-1", "attempt-2")],
-    }
-    first, second = Evaluator(1, "cpu").answer(json.loads(json.dumps(request)))["students"]
+    folders = [tmp_path / name for name in ("attempt-1", "attempt-2")]
+    for folder in folders:
+        assert attempt(job_of(cell, tmp_path, folder.name, plugins)).result
+    (folders[0] / "student.safetensors").write_bytes(b"0")
+    request = RunEnvironment(RunFolder(tmp_path), plugins, "cpu").request(cell, folders[0])
+    request |= {"op": "evaluate", "attempts": [str(folder) for folder in folders]}
+    first, second = Evaluator(1, "cpu").answer(request)["students"]
     assert "cannot be read" in first["error"]["message"]
     assert 0 <= second["top1"] <= 100
