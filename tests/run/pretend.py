@@ -1,85 +1,132 @@
-"""An executor that runs nothing: what a job does is up to the test."""
+"""Runs for tests: an executor and an evaluator that run nothing, and small plans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from dfqbench.grid import apply, load_grid, parse_selection
-from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.cancellation import Stop
-from dfqbench.run.execute.executor import OnEvent, Slot
-from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.plugins import Plugins, load_plugins
+from dfqbench.run.execute.cancellation import Cancellation
+from dfqbench.run.execute.job import Job, OnEvent, Outcome, Slot
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.plan.plan import Plan, build_plan
 from dfqbench.run.schedule.progress import Display
-from dfqbench.run.schedule.runner import Rules, Runner, Site
-from dfqbench.run.schedule.scheduler import Summary, Sweep
-from dfqbench.run.store.environment import describe_environment
+from dfqbench.run.schedule.run import Options, run_plan
+from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
+from dfqbench.run.schedule.scheduler import Scheduler, Summary
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.catalogue import Catalogue
 
+COST_PARTS = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
+"""Parts of `seconds` that sum to the wall time."""
+
 
 class Evaluator:
-    """Says that everything is on its grid."""
+    """Reports that everything is on its quantization levels."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
 
     def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
         if request["op"] == "baseline":
             return {"fp_top1": 99.0, "n": 540, "subset": None, "parameters": 7}
         if request["op"] == "environment":
             return {"torch": {}}
-        numbers = dict.fromkeys(
-            ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "peak_mib", "seconds"), 90.0
-        )
-        return numbers | {"correct": "", "coverage": None, "levels_ok": True, "violations": []}
+        names = ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "peak_mib", "seconds")
+        facts: dict[str, Any] = {"correct": "", "coverage": None, "levels_ok": True, "violations": []}
+        return dict.fromkeys(names, 90.0) | facts | self.changes
 
     def kill(self) -> None:
         pass
 
-    def close(self) -> None:
-        pass
-
 
 class Executor:
-    """Two slots; what a job does is up to the test."""
+    """Hands jobs to a function of the test."""
 
     in_process = False
 
-    def __init__(self, work: Callable[[Job, OnEvent, Stop], Outcome]) -> None:
-        self.slots = [Slot(0), Slot(1)]
-        self.order: list[str] = []
+    def __init__(
+        self, work: Callable[[Job, OnEvent, Cancellation], Outcome], slots: int = 2, evaluator: Evaluator | None = None
+    ) -> None:
+        self.slots = [Slot(number) for number in range(slots)]
+        self.jobs: list[Job] = []
+        self.asked = evaluator or Evaluator()
         self._work = work
 
-    def run(self, job: Job, slot: Slot, on_event: OnEvent, stop: Stop) -> Outcome:
-        self.order.append(f"{job.method} {job.scheme['w_bits']}")
-        return self._work(job, on_event, stop)
+    @property
+    def order(self) -> list[str]:
+        return [f"{job.method} {job.scheme['w_bits']}" for job in self.jobs]
+
+    def run(self, job: Job, slot: Slot, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
+        self.jobs.append(job)
+        return self._work(job, on_event, cancellation)
 
     def evaluator(self, slot: Slot) -> Evaluator:
-        return Evaluator()
+        return self.asked
 
     def close(self) -> None:
         pass
 
 
-def plan_of(methods: str, bits: str) -> Plan:
-    plugins = load_plugins()
-    grid = apply(load_grid("smoke", plugins), parse_selection(methods=methods, bits=bits))
-    return build_plan(grid, Catalogue.discover([]), plugins)
+def plan_of(
+    methods: str,
+    bits: str | None = None,
+    plugins: Plugins | None = None,
+    *,
+    grid: str = "smoke",
+    data: Sequence[Path] = (),
+    **selection: Any,
+) -> Plan:
+    plugins = plugins or load_plugins()
+    selected = apply(load_grid(grid, plugins), parse_selection(methods=methods, bits=bits, **selection))
+    # One thread, so that two jobs fit on two cores.
+    return build_plan(selected.model_copy(update={"threads": 1}), Catalogue.discover(data), plugins)
 
 
-def swept(
-    folder: Path, plan: Plan, executor: Executor, stop: Stop | None = None, rules: Rules | None = None
+def one_image_target(folder: Path) -> str:
+    """Write an ImageNet of one image, without training split and weights, and return its name."""
+    (folder / "val" / "n01440764").mkdir(parents=True)
+    (folder / "val" / "n01440764" / "a.JPEG").write_bytes(b"0")
+    return next(name for name in Catalogue.discover([folder]).names() if name.startswith("imagenet-"))
+
+
+def schedule(
+    folder: Path,
+    plan: Plan,
+    executor: Executor,
+    cancellation: Cancellation | None = None,
+    rules: Rules | None = None,
+    *,
+    plugins: Plugins | None = None,
+    description: Mapping[str, Any] | None = None,
 ) -> Summary:
-    runner = Runner(RunFolder(folder), load_plugins(), Site("cpu", describe_environment("cpu")), rules or Rules())
-    return Sweep(runner, executor, Display(Console(quiet=True), 1), History([]), stop).run(plan.cells)
+    env = RunEnvironment(RunFolder(folder), plugins or load_plugins(), "cpu", rules, description=description)
+    return Scheduler(env, executor, Display(Console(quiet=True), 1), History([]), cancellation).run(plan.cells)
+
+
+def run_smoke(
+    out: Path,
+    methods: str,
+    cancellation: Cancellation | None = None,
+    *,
+    bits: str | None = None,
+    limit: int | None = 60,
+    plugin_files: Sequence[Path] = (),
+    **options: Any,
+) -> Summary:
+    """A whole run of the `smoke` grid."""
+    plugins = load_plugins(plugin_files)
+    plan = plan_of(methods, bits, plugins, limit=limit)
+    return run_plan(plan, plugins, Options(out, None, "cpu", **options), Console(quiet=True), cancellation)[0]
 
 
 def done(**result: Any) -> Outcome:
-    return Outcome("ok", result={"seconds": {}, "real_data_opened": []} | result)
+    return Outcome("ok", result={"seconds": {}} | result)
 
 
-def at_once(_job: Job, _on_event: OnEvent, _stop: Stop) -> Outcome:
+def at_once(_job: Job, _on_event: OnEvent, _cancellation: Cancellation) -> Outcome:
     return done()

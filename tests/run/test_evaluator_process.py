@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.run.execute.evaluator_process import EvaluatorProcess
-from dfqbench.run.execute.executor import EvaluationTimeoutError
+from dfqbench.run.execute.job import EvaluationTimeoutError
+from dfqbench.run.execute.processes import EvaluatorProcess
 
 
 def test_time_limit_ends_the_process_and_the_next_request_starts_another(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Events between worker and parent: lines, and what the parent makes of them."""
+"""Events between worker and parent, and the outcomes made of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ import pytest
 
 from attempts import cell_of, job_of
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import (
     Event,
     EventError,
@@ -33,9 +34,8 @@ from dfqbench.run.execute.events import (
     from_line,
     to_line,
 )
-from dfqbench.run.execute.executor import EventReader, Slot
-from dfqbench.run.execute.job import Outcome
-from dfqbench.run.execute.local import Host, LocalExecutor
+from dfqbench.run.execute.executors import LocalExecutor
+from dfqbench.run.execute.job import EventReader, Outcome, Slot
 
 FAILED = Failed("oom", "MemoryError", "path \udcff", Phase.SETUP, None, "noise", "Traceback", {"wall": 1.5})
 EVENTS: list[Event] = [
@@ -54,18 +54,18 @@ EVENTS: list[Event] = [
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.name)
-def test_events_come_back_from_lines(event: Event) -> None:
+def test_events_are_restored_from_lines(event: Event) -> None:
     line = to_line(event)
     assert "\n" not in line
     assert from_line(line) == event
 
 
-def test_every_kind_of_event_is_tested() -> None:
+def test_all_events_are_tested_and_differ_by_name() -> None:
     assert {type(event) for event in EVENTS} == set(get_args(Event))
-    assert len({kind.name for kind in get_args(Event)}) == len(get_args(Event))
+    assert len({event.name for event in EVENTS}) == len(EVENTS)
 
 
-def test_values_that_json_does_not_know_become_text() -> None:
+def test_values_unknown_to_json_become_text() -> None:
     assert from_line(to_line(Finished({"folder": Path("a/b")}))) == Finished({"folder": "a/b"})
 
 
@@ -88,18 +88,18 @@ def test_values_that_json_does_not_know_become_text() -> None:
         ({"name": "member", "number": 0, "event": None}, "not an object"),
     ],
 )
-def test_other_data_is_no_event(data: Any, words: str) -> None:
+def test_other_data_is_refused(data: Any, words: str) -> None:
     with pytest.raises(EventError, match=words):
         from_line(json.dumps(data))
 
 
 @pytest.mark.parametrize("line", ["hello", '{"name": "warni', ""])
-def test_text_is_told_apart_from_wrong_events(line: str) -> None:
+def test_text_is_no_event_error(line: str) -> None:
     with pytest.raises(ValueError, match="Expecting|Unterminated"):
         from_line(line)
 
 
-def test_reader_makes_outcomes_and_passes_the_rest_on() -> None:
+def test_reader_makes_outcomes_and_forwards_other_events() -> None:
     seen: list[Event] = []
     reader = EventReader(seen.append, members=3)
     warned = Warned("of a member")
@@ -116,44 +116,46 @@ def test_reader_makes_outcomes_and_passes_the_rest_on() -> None:
         **{"type": "MemoryError", "message": "path \udcff", "phase": "setup"},
         **{"step": None, "plugin": "noise", "traceback": "Traceback"},
     }
-    members = [None, Outcome("oom", {"wall": 1.5}, error, partners=[]), Outcome("ok", {"wall": 1.0}, partners=[])]
-    assert outcome.partners == members
+    members = [None, Outcome("oom", {"wall": 1.5}, error, members=[]), Outcome("ok", {"wall": 1.0}, members=[])]
+    assert outcome.members == members
 
 
 @pytest.mark.parametrize("number", [-1, 1])
-def test_members_that_the_job_lacks_send_no_events(number: int) -> None:
+def test_events_of_unknown_members_are_refused(number: int) -> None:
     with pytest.raises(EventError, match=f"member {number} of 1"):
         EventReader(lambda _: None, members=1).send(MemberEvent(number, Warned("x")))
 
 
-def outcome_of(lines: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Outcome, list[Event]]:
-    """What the local executor makes of a worker that prints lines and waits for its end."""
-    script = f"import sys\nprint({chr(10).join(lines)!r}, flush=True)\nsys.stdin.read()"
+@pytest.fixture
+def run_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], tuple[Outcome, list[Event]]]:
+    """The local executor with a worker that prints lines and waits for its end."""
 
-    def spawn(*_: Any, **__: Any) -> subprocess.Popen[str]:
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **pipes)
+    def run(lines: list[str]) -> tuple[Outcome, list[Event]]:
+        script = f"import sys\nprint({chr(10).join(lines)!r}, flush=True)\nsys.stdin.read()"
 
-    monkeypatch.setattr("dfqbench.run.execute.local.spawn", spawn)
-    plugins = load_plugins()
-    job = job_of(cell_of("noise", plugins), folder, "attempt-1", plugins, time_limit=1.0)
-    seen: list[Event] = []
-    executor = LocalExecutor([Slot(0)], Host(folder, 1, "cpu", grace=0.5))
-    return executor.run(job, Slot(0), seen.append, Stop()), seen
+        def spawn(*_: Any, **__: Any) -> subprocess.Popen[str]:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **pipes)
+
+        monkeypatch.setattr("dfqbench.run.execute.executors.spawn", spawn)
+        plugins = load_plugins()
+        job = job_of(cell_of("noise", plugins), tmp_path, "attempt-1", plugins, time_limit=1.0)
+        seen: list[Event] = []
+        executor = LocalExecutor([Slot(0)], tmp_path, 1, "cpu", grace=0.5)
+        return executor.run(job, Slot(0), seen.append, Cancellation()), seen
+
+    return run
 
 
-def test_a_wrong_event_of_a_worker_ends_its_job_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [to_line(WorkerStarted()), '{"name": "surprise", "step": 1}', to_line(Finished({}))]
-    outcome, seen = outcome_of(lines, tmp_path, monkeypatch)
+def test_wrong_event_of_a_worker_ends_its_job_only(run_lines: Any) -> None:
+    outcome, seen = run_lines([to_line(WorkerStarted()), '{"name": "surprise", "step": 1}', to_line(Finished({}))])
     assert seen == [WorkerStarted()]
-    assert (outcome.status, outcome.died) == ("failed", True)
-    assert outcome.error is not None
-    assert outcome.error["type"] == "EventError"
+    assert (outcome.status, outcome.died, outcome.error["type"]) == ("failed", True, "EventError")
     assert outcome.error["message"] == "a worker sent an unknown event 'surprise'"
 
 
-def test_text_in_the_stream_of_a_worker_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_in_the_stream_of_a_worker_is_skipped(run_lines: Any) -> None:
     lines = ["a greeting", "9" * 5000, "[" * 100_000, to_line(Warned("one")), '{"name": "progr']
-    outcome, seen = outcome_of(lines, tmp_path, monkeypatch)
+    outcome, seen = run_lines(lines)
     assert seen == [Warned("one")]
     assert outcome.status == "timeout"

@@ -1,4 +1,4 @@
-"""Identities: the same for the same facts, another for any other."""
+"""Identities."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from dfqbench.run.plan.cell import QUANT_IN_SYNTH
 from dfqbench.run.plan.identity import canonical, derived_seed, host_code, identity
 
 
-def test_order_of_keys_does_not_matter() -> None:
+def test_identity_depends_on_values_and_not_on_the_order_of_keys() -> None:
     assert identity({"a": 1, "b": [1, 2]}) == identity({"b": [1, 2], "a": 1})
     assert identity({"a": 1}) != identity({"a": 1.5})
-
-
-def test_nan_has_no_identity() -> None:
     with pytest.raises(ValueError, match="Out of range"):
         canonical({"lr": float("nan")})
 
@@ -29,20 +26,15 @@ def test_seeds_differ_by_scope_and_fit_torch() -> None:
     assert derived_seed("key", "a") == derived_seed("key", "a")
 
 
-def test_packages_have_different_code() -> None:
-    assert host_code("quant") != host_code("quant", "quantizers") != host_code("quantizers")
-
-
-def test_images_depend_on_all_the_code_that_makes_them() -> None:
-    """Every file of `quant` that `synth` imports, directly or through another, is in a source's identity."""
+def test_source_identity_covers_every_file_of_quant_that_synth_imports() -> None:
     root = Path(dfqbench.__file__).parent
+    assert host_code("quant") != host_code("quant", "quantizers") != host_code("quantizers")
     waiting = sorted((root / "synth").rglob("*.py"))
-    found: set[str] = set()
+    imported: set[str] = set()
     while waiting:
         text = waiting.pop().read_text()
         assert set(re.findall(r"^from dfqbench\.(\w+)", text, re.MULTILINE)) <= {"api", "quant", "synth"}
-        for name in re.findall(r"^from dfqbench\.quant\.(\w+) import", text, re.MULTILINE):
-            if name not in found:
-                found.add(name)
-                waiting.append(root / "quant" / f"{name}.py")
-    assert {f"quant/{name}.py" for name in found} == set(QUANT_IN_SYNTH)
+        new = set(re.findall(r"^from dfqbench\.quant\.(\w+) import", text, re.MULTILINE)) - imported
+        imported |= new
+        waiting += [root / "quant" / f"{name}.py" for name in new]
+    assert {f"quant/{name}.py" for name in imported} == set(QUANT_IN_SYNTH)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfqbench.run.store.training_folder import TrainingFolder
-from test_sweep import run
+from test_run_command import run
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 

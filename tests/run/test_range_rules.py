@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from dfqbench.api import PluginError
-from dfqbench.cli.main import build_app, main
+from dfqbench.cli.main import main
 from dfqbench.plugins import load_plugins
 from dfqbench.quant import known_range_rules
 from dfqbench.quant.observers import observer_class
@@ -39,17 +38,19 @@ def plugin(tmp_path: Path) -> Path:
     return file
 
 
-def run(out: Path, plugin: Path, rule: str) -> tuple[int, str]:
-    options = ["--grid", "smoke", "--methods", "noise+distill:gdfq", "--bits", "w4a4", "--limit", "20"]
-    options += ["--set", f"distill.range_rule={rule}", "--plugin", str(plugin), "--out", str(out)]
-    done = CliRunner().invoke(build_app(), ["run", *options, "--executor", "inline"])
-    return done.exit_code, done.output
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, plugin: Path, rule: str) -> int:
+    arguments = ["--grid", "smoke", "--methods", "noise+distill:gdfq", "--bits", "w4a4", "--limit", "20"]
+    arguments += ["--set", f"distill.range_rule={rule}", "--plugin", str(plugin), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["dfqbench", "run", *arguments, "--executor", "inline"])
+    return main()
 
 
-def test_rule_of_a_plugin_serves_a_run_and_its_code_is_part_of_the_identity(plugin: Path, tmp_path: Path) -> None:
+def test_rule_of_a_plugin_serves_a_run_and_its_code_is_part_of_the_identity(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for factor in ("0.5", "0.25"):
         plugin.write_text(RULE.replace("0.5", factor), encoding="utf-8")
-        assert run(tmp_path / "runs", plugin, "half")[0] == 0
+        assert run(monkeypatch, tmp_path / "runs", plugin, "half") == 0
     records = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("record.json")]
     assert [record["status"] in {"ok", "collapsed"} for record in records] == [True, True]
     assert len({record["student_id"] for record in records}) == 2
@@ -69,8 +70,6 @@ def test_observer_class_of_a_plugin(plugin: Path) -> None:
 def test_unknown_rule_is_refused_before_anything_runs(
     plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--set", "distill.range_rule=haif", "--plugin", str(plugin), "--out", str(tmp_path / "runs")]
-    monkeypatch.setattr("sys.argv", ["dfqbench", "run", "--grid", "smoke", "--methods", "noise+distill:gdfq", *options])
-    assert main() == 2
+    assert run(monkeypatch, tmp_path / "runs", plugin, "haif") == 2
     assert "did you mean half" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""The type of a record: every earlier shape is read, nothing read is lost, and the JSON schema is up to date."""
+"""The type of a record: earlier schemas are read, nothing read is lost, and the JSON schema is up to date."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from dfqbench.report.renderers.csv import COLUMNS
-from dfqbench.run.store.record import SCHEMA, Diagnostics, Record
-from dfqbench.run.store.record.__main__ import json_schema
+from dfqbench.run.store.record import SCHEMA, Diagnostics, Record, json_schema
 
 SHAPES = Path(__file__).parent / "records"
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "record.schema.json"
@@ -22,7 +21,7 @@ def data_of(shape: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", ["schema-0", "schema-1-first", "schema-1"])
-def test_earlier_shapes_are_read_and_keep_what_they_hold(shape: str) -> None:
+def test_earlier_schemas_are_read_without_loss(shape: str) -> None:
     record = Record.from_json((SHAPES / f"{shape}.json").read_bytes())
     assert record.as_dict() == data_of(shape)
     assert record.schema_number < SCHEMA
@@ -31,13 +30,11 @@ def test_earlier_shapes_are_read_and_keep_what_they_hold(shape: str) -> None:
     assert record.top1 is not None
 
 
-def test_what_an_earlier_record_lacks_is_neutral() -> None:
+def test_missing_keys_have_neutral_values() -> None:
     record = Record.from_json((SHAPES / "schema-0.json").read_bytes())
     assert (record.attempt, record.flags, record.changed_params, record.oracle_asked) == (0, [], [], 0)
-    assert (record.seconds.wall, record.counts.images, record.dataset.n, record.peak_mib.largest) == (None,) * 3 + (
-        0.0,
-    )
-    assert (record.error, record.oracle, record.coverage, record.curve) == (None,) * 4
+    assert (record.seconds.wall, record.counts.images, record.dataset.n) == (None, None, None)
+    assert (record.error, record.oracle, record.coverage, record.curve, record.peak_mib.largest) == (*[None] * 4, 0.0)
     assert (record.diagnostics.version, record.preprocessing.card) == (None, None)
 
 
@@ -73,7 +70,7 @@ def test_unknown_keys_are_kept_at_every_depth() -> None:
         ("label", None),
     ],
 )
-def test_a_value_of_another_type_reads_as_missing_and_is_kept(key: str, value: Any) -> None:
+def test_value_of_another_type_reads_as_missing_and_is_kept(key: str, value: Any) -> None:
     data = data_of("schema-1") | {key: value}
     record = Record.from_json(json.dumps(data).encode())
     assert record.top1 == data["top1"]
@@ -82,20 +79,20 @@ def test_a_value_of_another_type_reads_as_missing_and_is_kept(key: str, value: A
     assert record.coverage is None or record.coverage.macs_total in {747136, None}
 
 
-def test_a_new_value_replaces_one_that_could_not_be_read() -> None:
+def test_new_value_replaces_an_unreadable_one() -> None:
     record = Record.from_data(data_of("schema-1") | {"diagnostics": "broken", "flags": "x"})
     record.diagnostics = Diagnostics(version=1)
     assert record.as_dict()["diagnostics"] == {"version": 1}
     assert record.as_dict()["flags"] == "x"
 
 
-def test_the_published_schema_is_that_of_the_type() -> None:
+def test_published_schema_is_up_to_date() -> None:
     assert PUBLISHED.read_text() == json_schema(), (
         "python -m dfqbench.run.store.record > docs/reference/record.schema.json"
     )
 
 
-def test_columns_of_csv_are_in_the_schema() -> None:
+def test_csv_columns_are_in_the_schema() -> None:
     schema = json.loads(json_schema())
     for key in COLUMNS.values():
         place = schema

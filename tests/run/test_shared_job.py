@@ -17,8 +17,8 @@ from dfqbench.accel.cuda_graph import GraphedStep
 from dfqbench.api.graphed import MakeGraphed, StepFunction
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.run.execute.events import Event, Failed, Finished, Interrupted, MemberEvent, SharedJob, Sharing, Warned
-from dfqbench.run.execute.job import Job, Partner
-from dfqbench.run.store.state_file import write_tree
+from dfqbench.run.execute.job import Job, JobMember
+from dfqbench.run.store.state_file import write_state
 from dfqbench.run.worker.instrumented_source import SharedCounts
 
 pytestmark = pytest.mark.timeout(900)
@@ -35,7 +35,7 @@ def shared_job(
 ) -> Job:
     """A job at the first of `bits` with the others as members."""
     cells = [cell_of(method, plugins, label, *settings) for label in bits]
-    assert all(cells[0].goes_with(cell) for cell in cells)
+    assert all(cells[0].shares_source(cell) for cell in cells)
     jobs = []
     for label, cell in zip(bits, cells, strict=True):
         places: dict[str, Any] = {
@@ -43,8 +43,8 @@ def shared_job(
             "checkpoints": str(folder / label / "checkpoints"),
         }
         jobs.append(job_of(cell, folder / label, attempt, plugins, **places))
-    members = [Partner(job.scheme, job.attempt, job.checkpoints) for job in jobs[1:]]
-    return dataclasses.replace(jobs[0], partners=members)
+    members = [JobMember(job.scheme, job.attempt, job.checkpoints) for job in jobs[1:]]
+    return dataclasses.replace(jobs[0], members=members)
 
 
 def run_alone(method: str, bits: str, folder: Path, plugins: Plugins, *settings: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def test_cells_that_cannot_share_a_worker_run_alone(method: str, tmp_path: Path,
 
 def test_cells_whose_source_depends_on_bits_are_no_members(plugins: Plugins) -> None:
     cells = [cell_of("temporal", plugins, bits) for bits in BITS]
-    assert not any(cell.goes_with(other) for cell in cells for other in cells)
+    assert not any(cell.shares_source(other) for cell in cells for other in cells)
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_checkpoint_holds_all_students_and_one_source(tmp_path: Path, plugins: P
 def test_checkpoint_of_another_form_is_passed_over(tmp_path: Path, plugins: Plugins) -> None:
     (tmp_path / "checkpoints").mkdir()
     content = {"identity": {"environment": "here"}, "state": {"phase": "x"}}
-    write_tree(tmp_path / "checkpoints" / "checkpoint-1.safetensors", content)
+    write_state(tmp_path / "checkpoints" / "checkpoint-1.safetensors", content)
     events = attempt(job_of(cell_of("zeroq", plugins, "w4a4", *SMALL), tmp_path, "attempt-1", plugins))
     assert events.result["resumed"] == 0
     assert "it holds something else" in events.warnings()[0]

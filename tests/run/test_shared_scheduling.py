@@ -12,18 +12,16 @@ from rich.console import Console
 from attempts import PLUGINS, data_of
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import SharedJob, Sharing, SourceReady
-from dfqbench.run.execute.executor import OnEvent
-from dfqbench.run.execute.job import Job, Outcome
+from dfqbench.run.execute.job import Job, OnEvent, Outcome
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.plan.plan import build_plan
 from dfqbench.run.schedule.run import Options, run_plan
-from dfqbench.run.schedule.runner import Rules
+from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.targets.catalogue import Catalogue
-from pretend import Executor, done, plan_of
-from pretend import swept as pretended
+from pretend import Executor, done, plan_of, schedule
 
 pytestmark = pytest.mark.timeout(900)
 BITS = ("w4a4", "w3a3", "w2a2")
@@ -32,7 +30,7 @@ PREEMPTED = {"type": "Preempted", "message": "stopped", "phase": None}
 
 
 def widths(job: Job) -> list[int]:
-    return [job.scheme["w_bits"], *(partner.scheme["w_bits"] for partner in job.partners)]
+    return [job.scheme["w_bits"], *(member.scheme["w_bits"] for member in job.members)]
 
 
 class Together:
@@ -43,12 +41,12 @@ class Together:
         self._ended = ended
         self._first = first
 
-    def __call__(self, job: Job, on_event: OnEvent, _stop: Stop) -> Outcome:
+    def __call__(self, job: Job, on_event: OnEvent, _stop: Cancellation) -> Outcome:
         self.groups.append(widths(job))
         on_event(SourceReady(shared=False))
-        on_event(SharedJob(Sharing.ONE_LOOP if job.partners else Sharing.ALONE, 0))
-        outcome = self._first if job.partners and self._first is not None else done()
-        outcome.partners = (self._ended or [done() for _ in job.partners]) if job.partners else []
+        on_event(SharedJob(Sharing.ONE_LOOP if job.members else Sharing.ALONE, 0))
+        outcome = self._first if job.members and self._first is not None else done()
+        outcome.members = (self._ended or [done() for _ in job.members]) if job.members else []
         return outcome
 
 
@@ -64,7 +62,7 @@ def attempts(folder: Path) -> set[int]:
 
 def test_cells_of_one_source_go_together(tmp_path: Path) -> None:
     work = Together()
-    summary = pretended(tmp_path / "run", plan_of("gdfq,noise", "w4a4,w3a3,w2a2"), one_slot(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq,noise", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [4, 3, 2]]
     assert [len(record["together_with"]) for record in data_of(summary)] == [2] * 6
     assert attempts(tmp_path / "run") == {1}
@@ -72,14 +70,14 @@ def test_cells_of_one_source_go_together(tmp_path: Path) -> None:
 
 def test_no_slot_is_left_idle(tmp_path: Path) -> None:
     work = Together()
-    pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
+    schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
     assert sorted(work.groups) == [[2], [4, 3]]
 
 
 @pytest.mark.parametrize("rules", [Rules(separate=True), Rules(time_limit=600.0)])
 def test_a_worker_for_each_cell(rules: Rules, tmp_path: Path) -> None:
     work = Together()
-    pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3"), one_slot(work), rules=rules)
+    schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3"), one_slot(work), rules=rules)
     assert work.groups == [[4], [3]]
 
 
@@ -87,17 +85,17 @@ def test_what_a_worker_declines_waits_again_at_once(tmp_path: Path) -> None:
     second = threading.Event()
     groups: list[list[int]] = []
 
-    def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+    def work(job: Job, on_event: OnEvent, stop: Cancellation) -> Outcome:
         groups.append(widths(job))
         on_event(SourceReady(shared=False))
-        on_event(SharedJob(Sharing.ALONE, len(job.partners)))
+        on_event(SharedJob(Sharing.ALONE, len(job.members)))
         if len(groups) > 1:
             second.set()
         # The other slot takes what was declined while this job is still at work.
         assert second.wait(60)
         return done()
 
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), Executor(work))
     assert sorted(groups) == [[2], [3], [4, 3]]
     assert [record["together_with"] for record in data_of(summary)] == [[]] * 3
     assert attempts(tmp_path / "run") == {1}
@@ -105,7 +103,7 @@ def test_what_a_worker_declines_waits_again_at_once(tmp_path: Path) -> None:
 
 def test_a_partner_of_which_nothing_is_said_runs_by_itself(tmp_path: Path) -> None:
     work = Together([None, done()])
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [3]]
     assert [len(record["together_with"]) for record in data_of(summary)] == [2, 0, 2]
     assert attempts(tmp_path / "run") == {1}
@@ -115,7 +113,7 @@ def test_a_partner_of_which_nothing_is_said_runs_by_itself(tmp_path: Path) -> No
 def test_where_a_worker_dies_each_of_its_cells_has_one_of_its_own(status: str, tmp_path: Path) -> None:
     died = Outcome(status, error={"type": "WorkerDied", "message": "killed", "phase": None}, died=True)
     work = Together([done(), None], died)
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work))
     assert work.groups == [[4, 3, 2], [4], [3], [2]]
     assert [record["together_with"] for record in data_of(summary)] == [[]] * 3
     assert summary.failed == []
@@ -123,15 +121,15 @@ def test_where_a_worker_dies_each_of_its_cells_has_one_of_its_own(status: str, t
 
 
 def test_a_stop_ends_all_of_them(tmp_path: Path) -> None:
-    stop = Stop()
+    stop = Cancellation()
 
-    def work(job: Job, on_event: OnEvent, stop: Stop) -> Outcome:
+    def work(job: Job, on_event: OnEvent, stop: Cancellation) -> Outcome:
         on_event(SharedJob(Sharing.ONE_LOOP, 2))
-        stop.ask("signal")
+        stop.request("signal")
         ended = [Outcome("preempted", error=dict(PREEMPTED)) for _ in range(3)]
-        return Outcome("preempted", error=dict(PREEMPTED), partners=ended[:1])
+        return Outcome("preempted", error=dict(PREEMPTED), members=ended[:1])
 
-    summary = pretended(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work), stop)
+    summary = schedule(tmp_path / "run", plan_of("gdfq", "w4a4,w3a3,w2a2"), one_slot(work), stop)
     assert [record["status"] for record in data_of(summary)] == ["preempted", "preempted"]
     assert summary.missing == 3
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dfqbench.run.execute.executors import memory_need, plan_slots
 from dfqbench.run.execute.processes import clean_environment
-from dfqbench.run.schedule.slots import Machine, Need, plan_slots, visible_gpus
+from dfqbench.run.store.environment import Machine, visible_gpus
 from dfqbench.run.store.record import PeakMemory, Record
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
@@ -38,7 +39,7 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 def test_no_more_jobs_than_fit(
     device: str, jobs: int | None, machine: Machine, variables: list[dict[str, str]], why: str
 ) -> None:
-    slots, note = plan_slots(device, jobs, 2, Need(), machine)
+    slots, note = plan_slots(device, jobs, 2, memory_need([], device), machine)
     assert [dict(slot.variables) for slot in slots] == variables
     cards = [slot.variables.get("CUDA_VISIBLE_DEVICES", "") for slot in slots]
     assert [slot.shares_gpu for slot in slots] == [device != "cpu" and cards.count(card) > 1 for card in cards]
@@ -46,8 +47,8 @@ def test_no_more_jobs_than_fit(
     assert bool(why) == bool(note)
 
 
-def test_visible_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfqbench.run.schedule.slots.gpu_names", lambda: ("A", "B"))
+def test_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfqbench.run.store.environment.gpu_names", lambda: ("A", "B"))
     assert visible_gpus({}) == (("0", "A"), ("1", "B"))
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == (("1", "B"),)
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1a2b, 0"}) == (("GPU-1a2b", "GPU"), ("0", "A"))
@@ -55,22 +56,20 @@ def test_visible_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
 
 
-def with_peak(device: str, synthesis: float) -> Record:
-    return Record(device=device, peak_mib=PeakMemory(synthesis=synthesis))
+@pytest.mark.parametrize(
+    ("device", "peaks", "need"),
+    [
+        ("cpu", {}, (1500.0, 4000.0)),
+        ("cpu", {"cpu": 3000.0, "cuda": 1e6}, (3600.0, 14000.0)),
+        ("cuda", {}, (1500.0, 4000.0)),
+        ("cuda", {"cuda": 1000.0, "cpu": 1e6}, (1500.0, 6000.0)),
+    ],
+)
+def test_memory_need_follows_earlier_records(device: str, peaks: dict[str, float], need: tuple[float, float]) -> None:
+    records = [Record(device=name, peak_mib=PeakMemory(synthesis=mib)) for name, mib in peaks.items()]
+    assert memory_need(records, device) == need
 
 
-def test_memory_from_earlier_records() -> None:
-    assert Need.of([], "cpu") == Need(1500.0, 4000.0)
-    records = [with_peak("cpu", 3000.0), with_peak("cuda", 1e6)]
-    assert Need.of(records, "cpu").host_mib == 3600.0
-
-
-def test_a_gpus_memory_from_earlier_records() -> None:
-    assert Need.of([], "cuda") == Need(1500.0, 4000.0)
-    records = [with_peak("cuda", 1000.0), with_peak("cpu", 1e6)]
-    assert Need.of(records, "cuda") == Need(1500.0, 6000.0)
-
-
-def test_the_workers_environment_names_no_data() -> None:
+def test_environment_variables_of_workers_name_no_data() -> None:
     variables = {"DFQBENCH_DATA": "/data", "IMAGENET": "/data/imagenet/", "PATH": "/data/imagenet:/bin", "LANG": "C"}
     assert clean_environment(variables, ["/data/imagenet"]) == {"PATH": "/data/imagenet:/bin", "LANG": "C"}

@@ -15,8 +15,8 @@ from torch import nn
 from attempts import host_context
 from dfqbench.api import Batch
 from dfqbench.quant import Student, parse_scheme, prepare
+from dfqbench.run.schedule.cell_run import add_curve
 from dfqbench.run.store.record import Record, Snapshot
-from dfqbench.run.store.record.build import add_curve
 from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, part_of
 from dfqbench.run.worker.accounting import Clock
 from dfqbench.run.worker.instrumented_source import Counts, InstrumentedLiveSource

@@ -52,18 +52,17 @@ def _timed(cells: list[Cell], history: History, plugins: Plugins, device: str) -
     import tempfile
     from pathlib import Path
 
-    from dfqbench.run.execute.executor import Slot
-    from dfqbench.run.execute.local import Host, LocalExecutor
-    from dfqbench.run.schedule.probe import timed_estimate
-    from dfqbench.run.schedule.runner import Runner, Site
-    from dfqbench.run.store.environment import describe_environment
+    from dfqbench.run.execute.executors import LocalExecutor
+    from dfqbench.run.execute.job import Slot
+    from dfqbench.run.schedule.run import timed_estimate
+    from dfqbench.run.schedule.run_environment import RunEnvironment
     from dfqbench.run.store.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory(prefix="dfqbench-plan-") as scratch:
         folder = RunFolder(Path(scratch))
-        executor = LocalExecutor([Slot(0)], Host(folder.path, cells[0].threads if cells else 1, device))
-        runner = Runner(folder, plugins, Site(device, describe_environment(device)))
-        return timed_estimate(cells, history, runner, executor, lambda text: typer.echo(text, err=True))
+        executor = LocalExecutor([Slot(0)], folder.path, cells[0].threads if cells else 1, device)
+        env = RunEnvironment(folder, plugins, device)
+        return timed_estimate(cells, history, env, executor, lambda text: typer.echo(text, err=True))
 
 
 def _plain(cell: Cell) -> dict[str, object]:

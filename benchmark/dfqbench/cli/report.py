@@ -10,7 +10,8 @@ import typer
 from dfqbench.api.errors import UsageError
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
 from dfqbench.cli.table import claim_book, read_attempts, selected_runs
-from dfqbench.run.store.run_folder import DEFAULT_OUT, write_text
+from dfqbench.run.store.files import write_text
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
 def report(

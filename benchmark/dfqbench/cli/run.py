@@ -17,7 +17,7 @@ from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
-    from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import ExecutorName
     from dfqbench.run.schedule.scheduler import Summary
     from dfqbench.run.store.record import Record
@@ -68,9 +68,9 @@ def run(request: GridRequest, how: RunRequest) -> None:
     """
     from rich.console import Console
 
-    from dfqbench.run.execute.cancellation import Stop
+    from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
-    from dfqbench.run.schedule.runner import Rules
+    from dfqbench.run.schedule.run_environment import Rules
 
     device = checked_device(request.device)
     rules = Rules(
@@ -95,18 +95,18 @@ def run(request: GridRequest, how: RunRequest) -> None:
         executor=checked_choice("executor", how.executor, EXECUTORS),
     )
     plan, plugins = planned(request, device)
-    stop = Stop()
-    summary, folder = run_plan(plan, plugins, options, Console(stderr=True), stop)
+    cancellation = Cancellation()
+    summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
-    _end(summary, plugins, stop)
+    _end(summary, plugins, cancellation)
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     """Write the table into the run's folder as text, Markdown and CSV, and return the text."""
     from dfqbench.report import describe_hardware, render
     from dfqbench.run.schedule.run import unusable
-    from dfqbench.run.store.run_folder import write_text
+    from dfqbench.run.store.files import write_text
 
     environments = describe_hardware(folder.path)
     text = render(records, "text", environments)
@@ -119,7 +119,7 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     return text
 
 
-def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
+def _end(summary: Summary, plugins: Plugins, cancellation: Cancellation) -> None:
     """Print the last lines and set the exit status."""
     for note in summary.notes:
         typer.echo(note, err=True)
@@ -134,12 +134,12 @@ def _end(summary: Summary, plugins: Plugins, stop: Stop) -> None:
             typer.echo(f"  and {len(summary.failed) - SHOWN_FAILURES} more", err=True)
         again = retry_for({record.status for record in summary.failed})
         typer.echo(f"run just these again: {again_command(sys.argv[1:], again)}", err=True)
-    if stop.reason == "failures":
+    if cancellation.reason == "failures":
         typer.echo(f"stopped after a failure; {summary.missing} cells are left", err=True)
-    elif stop.reason is not None:
-        why = "Ctrl-C" if stop.reason == "interrupt" else stop.word
+    elif cancellation.reason is not None:
+        why = "Ctrl-C" if cancellation.reason == "interrupt" else cancellation.signal_name
         typer.echo(f"stopped by {why}; {summary.missing} cells are left: the same command goes on", err=True)
-        raise typer.Exit(INTERRUPTED if stop.reason == "interrupt" else PREEMPTED)
+        raise typer.Exit(INTERRUPTED if cancellation.reason == "interrupt" else PREEMPTED)
     if summary.failed or plugins.broken:
         raise typer.Exit(FAILED)
     if not any(record.top1 is not None for record in summary.records):

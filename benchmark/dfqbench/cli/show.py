@@ -27,7 +27,8 @@ def show(
 
     Those of the latest attempt; of the log only the end.
     """
-    from dfqbench.run.store.run_folder import RECORD, find_cell
+    from dfqbench.run.store.files import RECORD
+    from dfqbench.run.store.run_folder import find_cell
 
     attempt = find_cell(out, cell)
     record = _record(attempt / RECORD)

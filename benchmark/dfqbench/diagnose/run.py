@@ -21,9 +21,9 @@ from dfqbench.report.pictures.images import load_images, training_images
 from dfqbench.report.record_access import finished, latest
 from dfqbench.run.execute.job import JOB
 from dfqbench.run.plan.identity import canonical
+from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
-from dfqbench.run.store.student_cache import IMAGES_FILE
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from dfqbench.report.pictures.grid import class_grid, training_grid
 from dfqbench.report.pictures.images import load_images, pixels, training_images
 from dfqbench.report.record_access import control_rank, finished, latest, model_name, scheme_label, short_names
 from dfqbench.report.tables.labels import method_labels
+from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.record import Record
-from dfqbench.run.store.student_cache import IMAGES_FILE
 
 if TYPE_CHECKING:
     from PIL.Image import Image

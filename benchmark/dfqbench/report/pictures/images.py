@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
+from dfqbench.run.store.files import TRAINING
 from dfqbench.run.store.record import Card, Record
-from dfqbench.run.store.student_cache import TRAINING
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""Asking a run to stop in good order: by signal, or because too much has failed."""
+"""Cancellation of a run: by signal, or because too much has failed."""
 
 from __future__ import annotations
 
@@ -11,56 +11,52 @@ from typing import Literal
 Reason = Literal["interrupt", "signal", "failures", "storage"]
 """`interrupt`: Ctrl-C. `signal`: SIGTERM or SIGUSR1. `failures`: as many cells failed as were allowed. `storage`: the
 results folder cannot be written."""
-_SIGNALS: dict[int, Reason] = {
-    signal.SIGINT: "interrupt",
-    signal.SIGTERM: "signal",
-    signal.SIGUSR1: "signal",
-}
+_SIGNALS: dict[int, Reason] = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGUSR1: "signal"}
 
 
-class Stop:
-    """Whether a run shall stop.
+class Cancellation:
+    """The state of a run's cancellation.
 
     Attributes:
-        reason: why, or None: it goes on.
-        hurry: asked a second time: nothing is waited for.
-        word: name of the signal, or empty.
+        reason: why the run must stop, or None: it goes on.
+        hurry: whether workers are killed without waiting for their state.
+        signal_name: name of the signal, or empty.
     """
 
     def __init__(self) -> None:
         self.reason: Reason | None = None
         self.hurry = False
-        self.word = ""
-        self._asked = threading.Event()
+        self.signal_name = ""
+        self._requested = threading.Event()
 
-    def ask(self, reason: Reason) -> None:
-        """Asks; the first reason stays."""
+    def request(self, reason: Reason) -> None:
+        """Request the end of the run; the first reason stays."""
         if self.reason is None:
             self.reason = reason
-        self._asked.set()
+        self._requested.set()
 
-    def wait(self, seconds: float) -> bool:
-        """Waits until asked, at most so long; whether it was."""
-        return self._asked.wait(seconds)
+    def wait(self, seconds: float) -> None:
+        """Wait until the end is requested, at most so long."""
+        self._requested.wait(seconds)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within it SIGINT, SIGTERM and SIGUSR1 ask to stop; the second time they hurry. In the main thread only."""
+        """Let SIGINT, SIGTERM and SIGUSR1 request the end, and hurry the second time; in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _take(self, number: int, _frame: object) -> None:
+    def _handle(self, number: int, _frame: object) -> None:
         if self.reason is not None and number != signal.SIGUSR1:
             self.hurry = True
-        self.word = signal.Signals(number).name
-        self.ask(_SIGNALS[number])
+        self.signal_name = signal.Signals(number).name
+        self.request(_SIGNALS[number])
 
 
 class Stopped(BaseException):

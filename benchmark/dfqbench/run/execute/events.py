@@ -23,10 +23,10 @@ class Phase(StrEnum):
 
 
 class Sharing(StrEnum):
-    """How cells that differ in the bits only share a worker.
+    """How the members of a job share a worker.
 
-    `ALONE`: not at all. `ONE_BY_ONE`: one after the other, each from the saved source. `ONE_LOOP`: in one loop, from
-    one live source.
+    `ALONE`: not at all. `ONE_BY_ONE`: one after the other, from the saved source. `ONE_LOOP`: in one loop, from one
+    live source.
     """
 
     ALONE = "alone"
@@ -35,7 +35,7 @@ class Sharing(StrEnum):
 
 
 class EventError(DfqError):
-    """A line or an object of JSON data is no event."""
+    """JSON data of a worker is no event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +55,18 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A plugin has reported a step.
-
-    Attributes:
-        phase: the phase under way.
-        step: of the phase, from 1.
-        total: steps of the phase.
-        scalars: losses and other numbers, by name.
-    """
+    """A plugin reported a step."""
 
     name: ClassVar[str] = "progress"
-    phase: Phase
-    step: int
-    total: int
-    scalars: dict[str, float]
+    phase: Phase  # the phase under way
+    step: int  # of the phase, from 1
+    total: int  # steps of the phase
+    scalars: dict[str, float]  # losses and other numbers, by name
 
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something that a person should know; it ends nothing."""
+    """A warning for the user."""
 
     name: ClassVar[str] = "warning"
     message: str
@@ -81,11 +74,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class SourceReady:
-    """The source of images is made or loaded.
-
-    Attributes:
-        shared: whether it is on disk, for other cells.
-    """
+    """The source of images is made or loaded; `shared`: it is on disk, for other cells."""
 
     name: ClassVar[str] = "source"
     shared: bool
@@ -93,12 +82,7 @@ class SourceReady:
 
 @dataclass(frozen=True, slots=True)
 class SharedJob:
-    """How the members of a job share its worker.
-
-    Attributes:
-        sharing: `ALONE` where the members need workers of their own.
-        members: number of cells of the job beside the first.
-    """
+    """How a job's cells share its worker; `members`: number of cells beside the first."""
 
     name: ClassVar[str] = "shared_job"
     sharing: Sharing
@@ -124,60 +108,37 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An exception has ended the attempt.
-
-    Attributes:
-        status: as in the record.
-        type: class of the exception.
-        message: one line.
-        phase: in which it happened.
-        step: last step that the plugin reported, or None.
-        plugin: whose code was running; empty: the host's.
-        traceback: of the exception.
-        so_far: `Accounting.so_far()`.
-    """
+    """An exception ended the attempt."""
 
     name: ClassVar[str] = "error"
-    status: str
-    type: str
-    message: str
-    phase: Phase
-    step: int | None
-    plugin: str
-    traceback: str
-    so_far: dict[str, Any]
+    status: str  # as in the record
+    type: str  # class of the exception
+    message: str  # one line
+    phase: Phase  # in which it happened
+    step: int | None  # last reported step, or None
+    plugin: str  # whose code was running; empty: the host's
+    traceback: str  # of the exception
+    so_far: dict[str, Any]  # `Accounting.so_far()`
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """A requested stop has ended the attempt.
-
-    Attributes:
-        kept: whether a state was written just before.
-        phase: in which it happened.
-        step: last step that the plugin reported, or None.
-        so_far: `Accounting.so_far()`.
-    """
+    """A cancellation ended the attempt."""
 
     name: ClassVar[str] = "stopped"
-    kept: bool
-    phase: Phase
-    step: int | None
-    so_far: dict[str, Any]
+    kept: bool  # whether a state was written just before
+    phase: Phase  # in which it happened
+    step: int | None  # last reported step, or None
+    so_far: dict[str, Any]  # `Accounting.so_far()`
 
 
 OfMember: TypeAlias = Finished | Failed | Interrupted | Warned
-"""Events of a member that concern the parent; progress and phases are those of the job's first cell."""
+"""Events that members send; progress and phases are those of the job's first cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberEvent:
-    """An event of a cell that shares the worker.
-
-    Attributes:
-        number: of the member, from 0.
-        event: what happened to it.
-    """
+    """An event of the job's member `number`, from 0."""
 
     name: ClassVar[str] = "member"
     number: int
@@ -191,19 +152,19 @@ class EventSink(Protocol):
     """Takes the events of an attempt."""
 
     def send(self, event: Event) -> None:
-        """Sends one event."""
+        """Send one event."""
         ...
 
 
 class EventWriter:
-    """Writes events as lines to the standard output; whatever else is printed there goes to standard error."""
+    """Writes events as lines to the standard output; other output goes to standard error."""
 
     def __init__(self) -> None:
         self._stream: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
         os.dup2(2, 1)
 
     def send(self, event: Event) -> None:
-        """Writes one event."""
+        """Write one event."""
         self._stream.write(to_line(event) + "\n")
         self._stream.flush()
 
@@ -214,14 +175,14 @@ def to_line(event: Event) -> str:
 
 
 def from_line(line: str) -> Event:
-    """Return the event that `to_line` has made a line of.
+    """Return the event of a line that `to_line` made.
 
     Raises:
         EventError: the line is JSON, and no event.
-        ValueError: the line is no JSON: text that something else printed, or a line cut off.
+        ValueError: the line is no JSON: other output, or a line cut off.
         RecursionError: the line is nested too deep.
     """
-    return cast(Event, _event(json.loads(line), _KINDS))
+    return cast(Event, _event(json.loads(line), Event))
 
 
 def _plain(value: object) -> object:
@@ -230,32 +191,28 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-_KINDS = {kind.name: kind for kind in get_args(Event)}
-_KINDS_OF_MEMBERS = {kind.name: kind for kind in get_args(OfMember)}
-
-
-def _event(data: Any, kinds: dict[str, Any]) -> object:
+def _event(data: Any, union: Any) -> object:
     if not isinstance(data, dict):
         raise EventError(f"a worker's event is a {type(data).__name__}, not an object")
     name = data.get("name")
-    kind = kinds.get(name) if isinstance(name, str) else None
-    if kind is None:
+    cls = next((cls for cls in get_args(union) if cls.name == name), None)
+    if cls is None:
         raise EventError(f"a worker sent an unknown event {name!r}")
-    types = _types(kind)
-    if (found := data.keys() - {"name"}) != types.keys():
-        raise EventError(f"a worker's event {name!r} has {sorted(found)}, not {sorted(types)}")
-    return kind(**{field: _value(data[field], types[field], f"{name}.{field}") for field in types})
+    types = _types(cls)
+    if (keys := data.keys() - {"name"}) != types.keys():
+        raise EventError(f"a worker's event {name!r} has {sorted(keys)}, not {sorted(types)}")
+    return cls(**{field: _value(data[field], types[field], f"{name}.{field}") for field in types})
 
 
 @cache
-def _types(kind: type[Any]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+def _types(cls: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def _value(value: Any, expected: Any, where: str) -> object:
     if expected == OfMember:
-        return _event(value, _KINDS_OF_MEMBERS)
+        return _event(value, OfMember)
     if isinstance(expected, type) and issubclass(expected, StrEnum):
         if value in list(expected):
             return expected(value)

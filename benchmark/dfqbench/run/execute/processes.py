@@ -1,28 +1,30 @@
-"""Processes of a run on this machine: spawning them, and what their deaths mean."""
+"""Processes of a run on this machine: spawning them, their deaths, and the evaluator's process."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
+from dfqbench.api.errors import UsageError
+from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError
 from dfqbench.targets.folders import VARIABLE
 
 KEPT_VARIABLES = frozenset({"PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "LANG"})
-"""Variables that a process cannot do without, whatever they hold."""
+"""Variables that a process cannot do without, even if they name real data."""
 ALLOCATOR = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.hugetlb=1"
     ":glibc.malloc.arena_max=1"
 )
-"""Large tensors are given and taken back at every step; kept by the process instead of returned to the kernel they cost
-no fresh pages (8 % of a step of GDFQ on one core; the results are the same). One arena serves all threads: students of
-one loop reuse one another's memory (three of GDFQ's on CIFAR-10: 1,372 MiB instead of 1,924). Read by glibc, ignored
-elsewhere."""
+"""Settings of glibc: the process keeps the memory of large tensors between steps (8 % of a step of GDFQ on one core)
+in one arena for all threads (three students of GDFQ on CIFAR-10 in one loop: 1,372 MiB instead of 1,924)."""
 
 
 def spawn(
@@ -34,10 +36,10 @@ def spawn(
     variables: Mapping[str, str] | None = None,
     hidden: Iterable[str] = (),
 ) -> subprocess.Popen[str]:
-    """Starts a module of ours in a process and session of its own: a Ctrl-C is the parent's alone.
+    """Start one of dfqbench's modules in a process and session of its own, which Ctrl-C does not reach.
 
     Args:
-        module: what to run.
+        module: dotted name.
         arguments: its arguments.
         log: where it prints.
         threads: CPU threads of the libraries.
@@ -62,7 +64,7 @@ def spawn(
 
 
 def clean_environment(variables: Mapping[str, str], hidden: Iterable[str]) -> dict[str, str]:
-    """Environment variables without those that name data folders, or hold one of the hidden paths."""
+    """Return environment variables without those that name data folders, or hold one of the hidden paths."""
     paths = [form for path in hidden if len(form := path.rstrip(os.sep)) > 1]
     return {
         name: value
@@ -72,13 +74,13 @@ def clean_environment(variables: Mapping[str, str], hidden: Iterable[str]) -> di
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
-    """Kills what a process has left behind: children that a plugin started."""
+    """Kill a process and the children that a plugin started in it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def out_of_memory_kills() -> int:
-    """How often this machine's kernel has killed for want of memory; 0 where it does not say."""
+    """Return how often this machine's kernel has killed for want of memory; 0 where that is not known."""
     try:
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):
@@ -88,19 +90,129 @@ def out_of_memory_kills() -> int:
     return 0
 
 
-def death(code: int, who: str = "worker", *, starved: bool = False) -> dict[str, Any]:
-    """Describes a process that ended without a word.
-
-    Args:
-        code: its return code.
-        who: what to call it.
-        starved: whether the kernel has killed for want of memory meanwhile.
-    """
+def death(code: int, process: str = "worker", *, out_of_memory: bool = False) -> dict[str, Any]:
+    """Describe a process that ended without a report; `out_of_memory`: the kernel has killed for want of memory."""
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        message = f"the {who} was killed by {name}"
+        message = f"the {process} was killed by {name}"
         if name == "SIGKILL":
-            message += ": the machine ran out of memory" if starved else " (often: out of memory)"
+            message += ": the machine ran out of memory" if out_of_memory else " (often: out of memory)"
     else:
-        message = f"the {who} ended with status {code} before it was done"
+        message = f"the {process} ended with status {code} before it was done"
     return {"type": "WorkerDied", "message": message, "phase": None, "step": None, "plugin": None, "traceback": ""}
+
+
+class EvaluatorProcess:
+    """An evaluator in a process of its own, which prints to a log; started with the first request and after it died."""
+
+    def __init__(self, log: Path, threads: int, device: str, variables: Mapping[str, str] | None = None) -> None:
+        self._log = log
+        self._threads = threads
+        self._device = device
+        self._variables = variables
+        self._process: subprocess.Popen[str] | None = None
+        self._ready = False
+
+    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
+        """Send a request and wait for the answer (`EvaluatorClient.ask`); the start of the process counts as well.
+
+        Raises:
+            UsageError: it cannot work on the device.
+        """
+        process = self._process or self._launch()
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(limit, give_up)
+        if limit:
+            timer.start()
+        try:
+            self._wait_until_ready(process)
+            _send(process, request)
+            answer = _receive(process)
+        except (OSError, ValueError) as error:
+            if late.is_set():
+                self._end(process)
+                hint = "give it more with --evaluation-limit, or look whether the evaluation set can be read"
+                raise EvaluationTimeoutError(f"the evaluation's time limit of {limit:g} s was reached", hint) from error
+            self._report_death(process, error)
+        finally:
+            timer.cancel()
+        if late.is_set():
+            # The answer came at the last moment; the next request needs another process.
+            self._end(process)
+        return answer
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready; raises as `ask`."""
+        process = self._process or self._launch()
+        try:
+            self._wait_until_ready(process)
+        except (OSError, ValueError) as error:
+            self._report_death(process, error)
+
+    def kill(self) -> None:
+        """End the process at once; called from another thread than `ask`."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                if self._process.stdin is not None:
+                    self._process.stdin.close()
+            self._end(self._process)
+
+    def _launch(self) -> subprocess.Popen[str]:
+        with self._log.open("a", encoding="utf-8") as log:
+            module = "dfqbench.run.evaluate.evaluator"
+            process = spawn(module, [], log, threads=self._threads, variables=self._variables)
+        self._process, self._ready = process, False
+        # A process that is dead already is noticed when its answer is read.
+        with contextlib.suppress(OSError):
+            _send(process, {"threads": self._threads, "device": self._device})
+        return process
+
+    def _wait_until_ready(self, process: subprocess.Popen[str]) -> None:
+        if self._ready:
+            return
+        hello = _receive(process)
+        if "error" in hello:
+            self._end(process)
+            raise UsageError(hello["error"]["message"])
+        self._ready = True
+
+    def _report_death(self, process: subprocess.Popen[str], error: Exception) -> NoReturn:
+        self._end(process)
+        message = death(process.returncode, "evaluator")["message"]
+        raise EvaluatorDiedError(message, f"its log is {self._log}") from error
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        """Wait for a process that is about to end, and kill it where it does not."""
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._process = None
+        for stream in (process.stdin, process.stdout):
+            # The pipe of a dead process may not take what is still buffered.
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+
+def _send(process: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
+    if process.stdin is not None:
+        process.stdin.write(json.dumps(dict(request)) + "\n")
+        process.stdin.flush()
+
+
+def _receive(process: subprocess.Popen[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(process.stdout.readline() if process.stdout is not None else "")
+    return answer

@@ -1,4 +1,4 @@
-"""Cells: one point of a grid each, as plain data with its identities."""
+"""Cells: the points of a grid, as plain data with identities."""
 
 from __future__ import annotations
 
@@ -22,94 +22,64 @@ DATA_CODE = (
     "targets/pixels.py",
     "targets/wnids.txt",
 )
-"""The host's code that decides which pixels and labels are read."""
+"""Code of the host that decides which pixels and labels are read."""
 FAST_FORMS = ("accel",)
-"""The host's code of operators' fast forms and of CUDA graphs."""
+"""Code of the host for fast forms of operators and CUDA graphs."""
 QUANT_IN_SYNTH = ("quant/operators.py",)
 """The files of `quant` that `synth` imports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a planned cell cannot be run.
+    """Why a planned cell cannot be run."""
 
-    Attributes:
-        status: what its record will say.
-        message: the reason, one line.
-    """
-
-    status: Status
-    message: str
+    status: Status  # of its record
+    message: str  # one line
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A method or quantizer with its parameters.
+    """A method or quantizer with its parameters."""
 
-    Attributes:
-        name: name that users type.
-        version: distribution and version, or the local file.
-        code: hash of the text of its code.
-        params: every parameter, JSON-able.
-        changed: names of those that are not what the method itself, or a cross without a written recipe, would take;
-            no part of identities, which hold the values.
-    """
+    name: str  # as users type it
+    version: str  # distribution and version, or the local file
+    code: str  # hash of the text of its code
+    params: dict[str, Any]  # every parameter, JSON-able
+    changed: tuple[str, ...] = ()  # names of the parameters whose values are not the defaults; no part of identities
 
-    name: str
-    version: str
-    code: str
-    params: dict[str, Any]
-    changed: tuple[str, ...] = ()
+
+@dataclass(frozen=True, slots=True)
+class MethodPart(Part):
+    """A method with its parameters."""
+
+    title: str = ""  # as in tables
+    fidelity: str = "unknown"  # how closely it follows its authors
+    control: bool = False  # whether it is a floor or ceiling
+    depends_on_bits: bool = True  # whether its source depends on the scheme
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One point of a grid.
+    """One point of a grid."""
 
-    Attributes:
-        choice: method and, for a cross, quantizer.
-        method: the method.
-        quantizer: the quantizer.
-        title: the method's title.
-        fidelity: how closely the method follows its authors.
-        control: whether the method is a floor or ceiling.
-        depends_on_bits: whether its source looks at the scheme.
-        dataset: the evaluation set.
-        dataset_hash: its fingerprint.
-        model_name: the network's name in tables.
-        model: the network, or None where it is missing.
-        model_key: identity of network and weights.
-        scheme: what is quantized.
-        budget: length of schedules.
-        precision: how the training loops compute (`api.Precision`).
-        threads: CPU threads.
-        seed: the cell's seed.
-        limit: evaluation images, or None: all.
-        problem: why it cannot be run, or None.
-    """
-
-    choice: MethodChoice
-    method: Part
+    choice: MethodChoice  # names of the method and, for a cross, of the quantizer
+    method: MethodPart
     quantizer: Part
-    title: str
-    fidelity: str
-    control: bool
-    depends_on_bits: bool
-    dataset: DatasetSpec
-    dataset_hash: str
-    model_name: str
-    model: ModelSpec | None
-    model_key: dict[str, Any]
-    scheme: Scheme
-    budget: Budget
-    precision: str
-    threads: int
+    dataset: DatasetSpec  # the evaluation set
+    dataset_hash: str  # its fingerprint
+    model_name: str  # the network's name in tables
+    model: ModelSpec | None  # the network, or None where it is missing
+    model_key: dict[str, Any]  # identity of network and weights
+    scheme: Scheme  # what is quantized
+    budget: Budget  # length of schedules
+    precision: str  # of the training loops (`api.Precision`)
+    threads: int  # CPU threads
     seed: int
-    limit: int | None
-    problem: Problem | None = None
+    limit: int | None  # evaluation images, or None: all
+    problem: Problem | None = None  # why it cannot be run, or None
 
     def _source_facts(self) -> dict[str, Any]:
-        """What decides the images, but for the text of the code."""
+        """Return what decides the images, except the text of the code."""
         return {
             "method": self.method.name,
             "params": self.method.params,
@@ -119,14 +89,14 @@ class Cell:
             "precision": self.precision,
             "threads": self.threads,
             "seed": self.seed,
-            "scheme": self.scheme.as_dict() if self.depends_on_bits else None,
+            "scheme": self.scheme.as_dict() if self.method.depends_on_bits else None,
         }
 
     @property
     def seed_key(self) -> str:
-        """What seeds derive from: the source's identity without code, so that a refactoring keeps the numbers.
+        """Key of the seeds: the source's identity without code, so that a refactoring keeps the numbers.
 
-        Random streams are the same in every precision, so that precisions can be compared pair by pair.
+        It is the same in every precision, so that precisions can be compared pair by pair.
         """
         return identity(self._source_facts() | {"precision": Precision.FLOAT32})
 
@@ -157,7 +127,7 @@ class Cell:
 
     @property
     def evaluation_id(self) -> str:
-        """Identity of network and evaluation: cells that have it in common can be evaluated in one pass."""
+        """Identity of network and evaluation set: cells with the same one can be evaluated in one pass."""
         return identity({"model": self.model_key, "name": self.model_name} | self._evaluation_facts())
 
     def _evaluation_facts(self) -> dict[str, Any]:
@@ -169,9 +139,9 @@ class Cell:
             "code": host_code(*DATA_CODE, "run/evaluate/accuracy.py", "run.evaluate.accuracy.py"),
         }
 
-    def goes_with(self, other: Cell) -> bool:
-        """Whether another cell differs in the scheme only, and the images of both are the same."""
-        return not self.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
+    def shares_source(self, other: Cell) -> bool:
+        """Check that another cell differs in the scheme only, and both have the same images."""
+        return not self.method.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
 
     @property
     def preprocessing(self) -> dict[str, Any]:

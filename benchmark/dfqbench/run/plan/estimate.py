@@ -12,22 +12,16 @@ from dfqbench.run.store.record import Record
 from dfqbench.run.store.status import MEASURED
 
 LONG_HOURS = 24.0
-"""A run that is expected to take longer wants `--yes`."""
+"""A run that is expected to take longer needs `--yes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Expected time of some cells.
+    """Expected time of some cells."""
 
-    Attributes:
-        seconds: of the cells with a basis.
-        known: cells with a basis.
-        unknown: cells without one.
-    """
-
-    seconds: float
-    known: int
-    unknown: int
+    seconds: float  # of the cells with a basis
+    known: int  # cells with a basis
+    unknown: int  # cells without one
 
     def __str__(self) -> str:
         if not self.known and not self.unknown:
@@ -35,33 +29,30 @@ class Estimate:
         if not self.known:
             return f"time not known for any of the {self.unknown} cells"
         rest = f", and {self.unknown} cells of unknown time" if self.unknown else ""
-        return f"about {spoken(self.seconds)} for {self.known} cells{rest}"
+        return f"about {format_seconds(self.seconds)} for {self.known} cells{rest}"
 
 
 class History:
-    """Seconds of finished cells, by what decides them.
-
-    Args:
-        records: finished records of any run.
-    """
+    """Seconds of the finished cells of any runs, by `cost_key`."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._cells: dict[tuple[Any, ...], dict[str, float]] = {}
         for record in sorted(records, key=lambda record: record.finished_at or ""):
-            self.note(record)
+            self.add(record)
 
     def seconds(self, cell: Cell, device: str) -> dict[str, float] | None:
-        """The seconds of the newest like cell, or None."""
-        return self._cells.get(_cell_key(cell, device))
+        """Return the seconds of the newest cell of the same cost, or None."""
+        return self._cells.get(cost_key(cell, device))
 
-    def note(self, record: Record) -> None:
-        """Adds a record, if it is of a cell that ran to its end."""
+    def add(self, record: Record) -> None:
+        """Add a record, if it is of a cell that ran to its end."""
         seconds = record.seconds
         if record.status not in MEASURED | {"invalid"} or seconds.wall is None:
             return
-        # A live source serves several cells in one loop only: elsewhere every cell pays what it costs.
+        # A live source serves several cells in one loop only: elsewhere every cell pays its full cost.
         shared = record.source_kind == "fixed" or bool(record.together_with)
-        self._cells[_record_key(record)] = {
+        speed = (record.budget, record.precision, record.device, record.threads)
+        self._cells[record.label, record.target, record.model.name, identity(record.params), *speed] = {
             "wall": seconds.wall,
             "synthesis": (seconds.synthesis or 0.0) if shared else 0.0,
             "paid_synthesis": (seconds.paid_synthesis or 0.0) if shared else 0.0,
@@ -72,49 +63,39 @@ class History:
         cells: Iterable[Cell],
         device: str,
         probed: Mapping[tuple[Any, ...], dict[str, float]],
-        paid: Iterable[str] = (),
+        saved: Iterable[str] = (),
     ) -> Estimate:
-        """Expected time of cells; a shared source is counted once.
+        """Return the expected time of cells; a shared source is counted once.
 
         Args:
             cells: cells that can run and are not finished.
             device: torch device.
-            paid: identities of sources that are saved already.
+            saved: identities of sources that are saved already.
             probed: `wall`, `synthesis` and `paid_synthesis` from timed steps, by :func:`cost_key`.
         """
         total, known, unknown = 0.0, 0, 0
-        sources = set(paid)
+        sources = set(saved)
         for cell in cells:
-            found = self.seconds(cell, device) or probed.get(cost_key(cell, device))
-            if found is not None:
-                wall = found["wall"] - found.get("paid_synthesis", 0.0)
-                first = cell.source_id not in sources
-                total += wall + (found.get("synthesis", 0.0) if first else 0.0)
-                known += 1
-            else:
+            seconds = self.seconds(cell, device) or probed.get(cost_key(cell, device))
+            if seconds is None:
                 unknown += 1
+            else:
+                known += 1
+                total += seconds["wall"] - seconds["paid_synthesis"]
+                total += 0.0 if cell.source_id in sources else seconds["synthesis"]
             sources.add(cell.source_id)
         return Estimate(total, known, unknown)
 
 
 def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
-    """What decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed."""
-    return _cell_key(cell, device)
-
-
-def _cell_key(cell: Cell, device: str) -> tuple[Any, ...]:
+    """Return what decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed."""
     params = identity({"method": cell.method.params, "quantizer": cell.quantizer.params})
     speed = (cell.budget.name, cell.precision, device, cell.threads)
     return (cell.choice.label, cell.dataset.name, cell.model_name, params, *speed)
 
 
-def _record_key(record: Record) -> tuple[Any, ...]:
-    speed = (record.budget, record.precision, record.device, record.threads)
-    return (record.label, record.target, record.model.name, identity(record.params), *speed)
-
-
-def spoken(seconds: float) -> str:
-    """Seconds as people say them: `45 s`, `12 min`, `3.5 h`."""
+def format_seconds(seconds: float) -> str:
+    """Return seconds as `45 s`, `12 min` or `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

@@ -1,7 +1,7 @@
-"""Identities: content hashes over canonical JSON, so that a result is found again exactly when nothing changed.
+"""Identities: content hashes over canonical JSON.
 
-Three hashes are nested: source inside student inside cell; only the last holds the evaluation set. Each covers the
-text of the code that it depends on, so that an edited loss never meets a stale result.
+Three hashes are nested: source inside student inside cell; only the last covers the evaluation set. Each covers the
+text of the code that it depends on, so that an edited loss never reuses a stale result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CODE = frozenset({".py", ".cpp", ".h"})
 
 
 def canonical(data: Any) -> str:
-    """JSON with sorted keys and no white space.
+    """Return JSON with sorted keys and no white space.
 
     Raises:
         ValueError: the data holds NaN or infinity.
@@ -31,22 +31,20 @@ def canonical(data: Any) -> str:
 
 
 def identity(data: Any) -> str:
-    """Short content hash of JSON-able data."""
+    """Return a short content hash of JSON-able data."""
     return hashlib.sha256(canonical(data).encode()).hexdigest()[:LENGTH]
 
 
 def derived_seed(key: str, *scope: str | int) -> int:
-    """A seed for torch from a key and a scope; 63 bits, the same for the same arguments."""
+    """Return a seed of 63 bits for torch, the same for the same key and scope."""
     text = canonical([key, *scope])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @cache
-def host_code(*rooms: str) -> str:
-    """Hash of the text of some of the host's rooms (folders or files below the package)."""
-    root = Path(dfqbench.__file__).parent
+def host_code(*paths: str) -> str:
+    """Return a hash of the text of code files, by folders or files below the package."""
     files: list[Path] = []
-    for room in rooms:
-        place = root / room
-        files += [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.suffix in CODE)
+    for path in (Path(dfqbench.__file__).parent / name for name in paths):
+        files += [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in CODE)
     return source_hash(files)

@@ -1,4 +1,4 @@
-"""The plan: every cell of a grid, with its identities and with the reasons of those that cannot run."""
+"""The plan: every cell of a grid, with the reasons of those that cannot run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
 from dfqbench.api.method import Fidelity, Quantizer
+from dfqbench.api.params import param
 from dfqbench.grid.choice import MethodChoice, resolve_methods
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
@@ -17,9 +18,8 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
 from dfqbench.plugins.params import build_params, params_dict
 from dfqbench.plugins.registry import REAL
-from dfqbench.run.plan.cell import DATA_CODE, Cell, Part, Problem
+from dfqbench.run.plan.cell import DATA_CODE, Cell, MethodPart, Part, Problem
 from dfqbench.run.plan.identity import host_code
-from dfqbench.run.plan.real import REAL_TITLE, RealParams
 from dfqbench.run.store.environment import resolve_precision
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.folders import decoded_folder
@@ -27,51 +27,43 @@ from dfqbench.targets.spec import DatasetSpec, MissingModel, fingerprint, guarde
 
 PREFERRED = ("imagenet", "cifar10", "digits")
 """Targets of a grid that names none: the first complete one."""
+_Network = tuple[str, ModelSpec | None, dict[str, Any], Problem | None]
+"""Name, network, identity of network and weights, and why it cannot be used."""
+
+
+@dataclass(frozen=True)
+class RealParams:
+    """Parameters of the real-data control. Its images are chosen by the host; plugins get no data."""
+
+    images: int = param(
+        1024,
+        help="images drawn from the training split; those that equal an evaluation image are dropped",
+        source="a choice of this benchmark: 16 calibration batches",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do.
+    """The cells of a run."""
 
-    Attributes:
-        grid: the grid, selectors applied.
-        cells: every cell; cells that share a source follow one another.
-        notes: which target was taken, and what is missing for the others.
-        guarded: the real data of every target that is here, used or not.
-    """
-
-    grid: Grid
-    cells: list[Cell]
-    notes: list[str] = field(default_factory=list)
-    guarded: tuple[Path, ...] = ()
+    grid: Grid  # the grid, selectors applied
+    cells: list[Cell]  # every cell; cells that share a source follow one another
+    notes: list[str] = field(default_factory=list)  # the chosen target, and what is missing for the others
+    guarded: tuple[Path, ...] = ()  # the real data of every target that is here, used or not
 
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """A method choice with everything that its cells share."""
+    """A method and its quantizer."""
 
     choice: MethodChoice
-    method: Part
+    method: MethodPart
     quantizer: Part
-    title: str
-    fidelity: str
-    control: bool
-    depends_on_bits: bool
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """A network with everything that its cells share."""
-
-    name: str
-    model: ModelSpec | None
-    key: dict[str, Any]
     problem: Problem | None = None
 
 
 def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str = "cpu") -> Plan:
-    """Expands a grid.
+    """Expand a grid.
 
     Args:
         grid: selectors applied.
@@ -88,17 +80,17 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins)]
     families = {name: offer.load for name, offer in plugins.models.items()}
     cells: list[Cell] = []
-    for target in targets:
-        found = catalogue.target(target)
-        if found.dataset is None:
-            raise UsageError(f"target '{target}' cannot be used: {found.missing}")
+    for name in targets:
+        target = catalogue.target(name)
+        if target.dataset is None:
+            raise UsageError(f"target '{name}' cannot be used: {target.missing}")
         # Hashing data and weights reads whole files: once for the target, and once for each network.
-        content = fingerprint(found.dataset)
-        fitted = [_fitted(method, found.dataset, content) for method in methods]
-        for model in catalogue.models(target, grid.models_for(target) or ()):
+        content = fingerprint(target.dataset)
+        on_target = [_on_target(method, target.dataset, content) for method in methods]
+        for model in catalogue.models(name, grid.models_for(name) or ()):
             network = _network(model, families)
-            for method in fitted:
-                cells += _cells(grid, found.dataset, content, network, method, precision=precision)
+            for method in on_target:
+                cells += _cells(grid, target.dataset, content, network, method, precision=precision)
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
     guarded |= {decoded_folder().absolute(): None}
@@ -112,8 +104,8 @@ def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
         return list(grid.on), []
     missing: list[str] = []
     for name in PREFERRED:
-        wanted = grid.models_for(name) or ()
-        reason = "not found" if name not in catalogue.names() else catalogue.why_incomplete(name, wanted)
+        models = grid.models_for(name) or ()
+        reason = "not found" if name not in catalogue.names() else catalogue.why_incomplete(name, models)
         if not reason:
             return [name], [f"target {name}", *missing]
         missing.append(f"{name} is not complete: {reason}")
@@ -132,66 +124,81 @@ def _method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
     try:
         return _loaded_method(choice, grid, plugins)
     except PluginError as error:
-        nothing = Part(choice.method, "", "", {})
-        problem = Problem("failed", str(error))
-        quantizer = Part(choice.quantizer or "", "", "", {})
-        return _Method(choice, nothing, quantizer, choice.method, "unknown", False, True, problem)
+        method = MethodPart(choice.method, "", "", {}, title=choice.method)
+        return _Method(choice, method, Part(choice.quantizer or "", "", "", {}), Problem("failed", str(error)))
 
 
 def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
-    if choice.method == REAL:
-        real = build_params(RealParams, grid.settings_for(REAL), REAL)
-        method = _part(REAL, "dfqbench", "", params_dict(real), params_dict(RealParams()))
-        quantizer = _quantizer(choice.quantizer or "calibrate", choice.recipe, None, grid, plugins)
-        return _Method(choice, method, quantizer, REAL_TITLE, str(Fidelity.CONTROL), True, False)
-    kind = plugins.method_class(choice.method)
-    params = build_params(kind.params_type, grid.settings_for(choice.method), choice.method)
-    usual = params_dict(build_params(kind.params_type, {}, choice.method))
-    method = _offered(choice.method, plugins.methods[choice.method], params_dict(params), usual)
-    own, _, recipe = kind.quantizer.partition(":")
-    name = choice.quantizer or own
-    wanted = recipe if choice.quantizer is None else choice.recipe
-    quantizer = _quantizer(name, wanted, recipe if name == own else None, grid, plugins)
-    fidelity = str(kind.fidelity)
-    return _Method(choice, method, quantizer, kind.title, fidelity, kind.control, kind.depends_on_bits)
+    name, settings = choice.method, grid.settings_for(choice.method)
+    if name == REAL:
+        params, defaults = params_dict(build_params(RealParams, settings, REAL)), params_dict(RealParams())
+        method = MethodPart(
+            REAL,
+            "dfqbench",
+            "",
+            params,
+            _changed(params, defaults),
+            title="Real images (ceiling)",
+            fidelity=str(Fidelity.CONTROL),
+            control=True,
+            depends_on_bits=False,
+        )
+        return _Method(choice, method, _quantizer(choice.quantizer or "calibrate", choice.recipe, None, grid, plugins))
+    cls, offer = plugins.method_class(name), plugins.methods[name]
+    params = params_dict(build_params(cls.params_type, settings, name))
+    method = MethodPart(
+        name,
+        _version(offer),
+        source_hash(source_files(offer.load, offer.path)),
+        params,
+        _changed(params, params_dict(build_params(cls.params_type, {}, name))),
+        title=cls.title,
+        fidelity=str(cls.fidelity),
+        control=cls.control,
+        depends_on_bits=cls.depends_on_bits,
+    )
+    own, _, recipe = cls.quantizer.partition(":")
+    quantizer = choice.quantizer or own
+    chosen = recipe if choice.quantizer is None else choice.recipe
+    return _Method(choice, method, _quantizer(quantizer, chosen, recipe if quantizer == own else None, grid, plugins))
 
 
-def _quantizer(name: str, recipe: str | None, usual: str | None, grid: Grid, plugins: Plugins) -> Part:
-    """The quantizer with a recipe; `usual` is the recipe that nobody has to write out, None: the quantizer's own."""
+def _quantizer(name: str, recipe: str | None, default: str | None, grid: Grid, plugins: Plugins) -> Part:
+    """Return a quantizer with a recipe; `default` is the method's own recipe, None: the quantizer's default."""
     if name not in plugins.quantizers:
         raise unknown_name("quantizer", name, plugins.quantizers)
-    kind = plugins.quantizer_class(name)
-    params = build_params(kind.params_type, _recipe(kind, recipe) | grid.settings_for(name), name)
-    plain = build_params(kind.params_type, _recipe(kind, usual), name)
-    part = _offered(name, plugins.quantizers[name], params_dict(params), params_dict(plain))
+    cls, offer = plugins.quantizer_class(name), plugins.quantizers[name]
+    params = params_dict(build_params(cls.params_type, _recipe(cls, recipe) | grid.settings_for(name), name))
+    defaults = params_dict(build_params(cls.params_type, _recipe(cls, default), name))
     # The code of a plugin's range rule decides the student, too.
-    named = [rule for name, rule in plugins.range_rules.items() if name in part.params.values()]
-    code = [source_hash(source_files(rule.load, rule.path)) for rule in named if rule.origin != "dfqbench"]
-    return replace(part, code="+".join([part.code, *code]))
+    rules = [
+        rule for name, rule in plugins.range_rules.items() if name in params.values() and rule.origin != "dfqbench"
+    ]
+    code = "+".join(source_hash(source_files(part.load, part.path)) for part in (offer, *rules))
+    return Part(name, _version(offer), code, params, _changed(params, defaults))
 
 
-def _recipe(kind: type[Quantizer], recipe: str | None) -> dict[str, Any]:
-    """A recipe's values; those of the quantizer's default one where none is named."""
-    chosen = recipe or kind.default_recipe or next(iter(kind.recipes), None)
-    return params_dict(kind.recipes[chosen]) if chosen else {}
+def _recipe(cls: type[Quantizer], recipe: str | None) -> dict[str, Any]:
+    """Return a recipe's values; those of the quantizer's default one where none is named."""
+    name = recipe or cls.default_recipe or next(iter(cls.recipes), None)
+    return params_dict(cls.recipes[name]) if name else {}
 
 
-def _offered(name: str, offer: LoadedOffer, params: dict[str, Any], usual: dict[str, Any]) -> Part:
-    code = source_hash(source_files(offer.load, offer.path))
-    return _part(name, f"{offer.origin} {offer.version}".strip(), code, params, usual)
+def _version(offer: LoadedOffer) -> str:
+    return f"{offer.origin} {offer.version}".strip()
 
 
-def _part(name: str, version: str, code: str, params: dict[str, Any], usual: dict[str, Any]) -> Part:
-    return Part(name, version, code, params, tuple(key for key, value in params.items() if usual.get(key) != value))
+def _changed(params: dict[str, Any], defaults: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(key for key, value in params.items() if defaults.get(key) != value)
 
 
-def _fitted(method: _Method, dataset: DatasetSpec, content: str) -> _Method:
-    """The method on a target: the real-data control needs a training split there, and its images are part of it."""
+def _on_target(method: _Method, dataset: DatasetSpec, content: str) -> _Method:
+    """Return the method on a target: the real-data control needs a training split there, and hashes its images."""
     if method.choice.method != REAL or method.problem is not None:
         return method
-    missing = _missing_training(dataset)
-    if missing is not None:
-        return replace(method, problem=missing)
+    if dataset.train is None and dataset.kind not in {"digits", "torchvision"}:
+        message = f"{dataset.name} has no training split for the real-data control"
+        return replace(method, problem=Problem("skipped", message))
     training = fingerprint(replace(dataset, evaluate=dataset.train)) if dataset.train else content
     return replace(method, method=replace(method.method, code=training + host_code(*DATA_CODE)))
 
@@ -199,6 +206,7 @@ def _fitted(method: _Method, dataset: DatasetSpec, content: str) -> _Method:
 def _cells(
     grid: Grid, dataset: DatasetSpec, content: str, network: _Network, method: _Method, *, precision: str
 ) -> Iterator[Cell]:
+    name, model, key, problem = network
     budget = budget_named(dataset.default_budget if grid.budget == AUTO else grid.budget)
     for seed in grid.seeds:
         for scheme in grid.parsed_schemes:
@@ -206,35 +214,25 @@ def _cells(
                 choice=method.choice,
                 method=method.method,
                 quantizer=method.quantizer,
-                title=method.title,
-                fidelity=method.fidelity,
-                control=method.control,
-                depends_on_bits=method.depends_on_bits,
                 dataset=dataset,
                 dataset_hash=content,
-                model_name=network.name,
-                model=network.model,
-                model_key=network.key,
+                model_name=name,
+                model=model,
+                model_key=key,
                 scheme=scheme,
                 budget=budget,
                 precision=precision,
                 threads=grid.threads,
                 seed=seed,
                 limit=grid.limit,
-                problem=network.problem or method.problem,
+                problem=problem or method.problem,
             )
 
 
 def _network(model: ModelSpec | MissingModel, families: dict[str, str]) -> _Network:
     if isinstance(model, MissingModel):
-        return _Network(model.name, None, {}, Problem("unavailable", model.reason))
+        return model.name, None, {}, Problem("unavailable", model.reason)
     try:
-        return _Network(model.name, model, model_identity(model, families))
+        return model.name, model, model_identity(model, families), None
     except Unavailable as error:
-        return _Network(model.name, model, {}, Problem("unavailable", str(error)))
-
-
-def _missing_training(dataset: DatasetSpec) -> Problem | None:
-    if dataset.train is not None or dataset.kind in {"digits", "torchvision"}:
-        return None
-    return Problem("skipped", f"{dataset.name} has no training split for the real-data control")
+        return model.name, model, {}, Problem("unavailable", str(error))

@@ -1,366 +1,371 @@
-"""One attempt at a cell or at several of one source: the worker, the evaluation, and the record of both."""
+"""One attempt at the cells of a job: the worker, the evaluation, and the records of both."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dfqbench.api.errors import DfqError
 from dfqbench.plugins.registry import REAL
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted, SharedJob, Sharing, Warned
-from dfqbench.run.execute.executor import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Slot
-from dfqbench.run.execute.job import Outcome
+from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Outcome, Slot
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
-from dfqbench.run.store.record import Error, Record
-from dfqbench.run.store.record.build import add_accuracy, add_cost, add_curve, blank, close, error_of
-from dfqbench.run.store.source_cache import is_saved
+from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.record import Counts, Coverage, Error, Origin, PeakMemory, Record, Seconds, Snapshot
+from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
 from dfqbench.run.store.status import MEASURED
-from dfqbench.run.store.student_cache import KnownStudent
-
-if TYPE_CHECKING:
-    from dfqbench.run.schedule.runner import Runner
 
 TRACEBACK = "traceback.txt"
 CHANCE_ERRORS = 2.0
-"""Binomial standard errors above guessing up to which a student is said to guess."""
+"""Binomial standard errors above chance up to which a student counts as guessing."""
 
 
-def attempt(
-    runner: Runner, cells: Sequence[Cell], slot: Slot, *, executor: Executor, stop: Stop, on_event: OnEvent
+def run_job(
+    env: RunEnvironment,
+    cells: Sequence[Cell],
+    slot: Slot,
+    *,
+    executor: Executor,
+    cancellation: Cancellation,
+    on_event: OnEvent,
 ) -> list[Record | None]:
-    """Makes one attempt at a cell, and at partners that its worker may take along, and writes their records.
-
-    Args:
-        runner: knows the run.
-        cells: a cell that can run, and its partners: cells that differ from it in the scheme only.
-        slot: where.
-        executor: carries out jobs.
-        stop: whether to stop.
-        on_event: takes the worker's events, and those of the evaluation.
+    """Make one attempt at runnable cells that differ in the scheme only, in one worker, and write their records.
 
     Returns:
-        The records; None for a cell that was not run, and has to run by itself.
+        The records; None for a cell that was not run, and must run by itself.
 
     Raises:
         OSError: the results folder cannot be written.
     """
-    evaluator = executor.evaluator(slot)
-    group = [_Measurement(runner, cell, evaluator, stop) for cell in cells]
-    leader, partners = group[0], group[1:]
-    for one in group:
-        one.together_with = [cell.cell_id for cell in cells if cell is not one.cell]
+    runs = [CellRun(env, cell, executor.evaluator(slot), cancellation) for cell in cells]
+    first, others = runs[0], runs[1:]
+    for run in runs:
+        run.together_with = [cell.cell_id for cell in cells if cell is not run.cell]
     sharing = Sharing.ALONE
 
-    def note(event: Event) -> None:
+    def handle(event: Event) -> None:
         nonlocal sharing
-        match event:
-            case Warned(message):
-                leader.warnings.append(message)
-            case SharedJob():
-                sharing = event.sharing
-                if sharing is Sharing.ALONE:
-                    leader.together_with = []
-                    _drop(partners)
-            case _:
-                pass
+        if isinstance(event, Warned):
+            first.warnings.append(event.message)
+        elif isinstance(event, SharedJob):
+            sharing = event.sharing
+            if sharing is Sharing.ALONE:
+                first.together_with = []
+                _discard(others)
         on_event(event)
 
-    if not leader.prepare():
-        _drop(partners)
-        return [leader.written(), *(None for _ in partners)]
-    for partner in partners:
-        partner.baseline = leader.baseline
+    if not first.prepare():
+        _discard(others)
+        return [first.write(), *(None for _ in others)]
+    for run in others:
+        run.baseline = first.baseline
     begin = time.monotonic()
-    outcome = executor.run(runner.job([(one.cell, one.folder) for one in group], begin), slot, note, stop)
+    outcome = executor.run(env.job([(run.cell, run.folder) for run in runs], begin), slot, handle, cancellation)
     spent = time.monotonic() - begin
     if sharing is not Sharing.ALONE and (outcome.status == "oom" or (outcome.died and outcome.status == "failed")):
-        # One of them has taken the others along: which one shows when each has a worker of its own.
+        # One cell has ended the worker of all; which one shows when each has a worker of its own.
         on_event(Warned(f"{(outcome.error or {})['message']}; its cells run one by one"))
-        _drop(group)
-        return [None for _ in group]
-    ended = [outcome, *outcome.partners, *[None] * (len(partners) - len(outcome.partners))]
-    ended[1:] = [None if one is None or one.status == "oom" else one for one in ended[1:]]
-    walls = [0.0 if one is None else float(one.result.get("wall", 0.0)) for one in ended]
-    walls[0] = spent - sum(walls[1:])
+        _discard(runs)
+        return [None for _ in runs]
+    members = [None if member is None or member.status == "oom" else member for member in outcome.members]
+    walls = [0.0 if member is None else float(member.result.get("wall", 0.0)) for member in members]
     on_event(PhaseStarted(Phase.EVALUATION))
-    for one, its_outcome, wall in zip(group, ended, walls, strict=True):
-        if its_outcome is None:
-            one.drop()
+    first.trained(outcome, spent - sum(walls))
+    ended = [first]
+    for run, member, wall in zip_longest(others, members, walls):
+        if member is None:
+            run.discard()
         else:
-            one.trained(its_outcome, wall)
-    evaluate([one for one, its_outcome in zip(group, ended, strict=True) if its_outcome is not None])
-    return [None if its_outcome is None else one.written() for one, its_outcome in zip(group, ended, strict=True)]
+            run.trained(member, wall)
+            ended.append(run)
+    evaluate(ended)
+    return [run.write() if run in ended else None for run in runs]
 
 
-def evaluate_known(
-    runner: Runner, found: Sequence[tuple[Cell, KnownStudent]], slot: Slot, *, executor: Executor, stop: Stop
+def evaluate_cached(
+    env: RunEnvironment,
+    students: Sequence[tuple[Cell, CachedStudent]],
+    evaluator: EvaluatorClient,
+    cancellation: Cancellation,
 ) -> list[Record]:
-    """Makes records of cells whose students another cell of the run's folder has left, in one pass over the data.
-
-    Args:
-        runner: knows the run.
-        found: cells of one network and one evaluation set, each with its student.
-        slot: where.
-        executor: has the evaluator.
-        stop: whether to stop.
+    """Make records of cells of one network and one evaluation set whose students are trained already, in one pass.
 
     Returns:
-        The records, in the same order.
+        The records, in the same order; that of the first cell only, where the full-precision network fails.
 
     Raises:
         OSError: the results folder cannot be written.
     """
-    evaluator = executor.evaluator(slot)
-    group = [_Measurement(runner, cell, evaluator, stop) for cell, _ in found]
-    leader = group[0]
-    if leader.prepare():
-        for one, (_, student) in zip(group, found, strict=True):
-            one.baseline = leader.baseline
-            one.take_over(student)
-        evaluate(group)
-        return [one.written() for one in group]
-    _drop(group[1:])
-    return [leader.written()]
+    runs = [CellRun(env, cell, evaluator, cancellation) for cell, _ in students]
+    if not runs[0].prepare():
+        _discard(runs[1:])
+        return [runs[0].write()]
+    for run, (_, student) in zip(runs, students, strict=True):
+        run.baseline = runs[0].baseline
+        run.use_cached(student)
+    evaluate(runs)
+    return [run.write() for run in runs]
 
 
-def evaluate(trained: Sequence[_Measurement]) -> None:
-    """Evaluates the students that are there, all in one pass over the data, and closes their records.
-
-    Args:
-        trained: attempts of one network and one evaluation set, after `trained` or `take_over`.
-    """
-    ready = [one for one in trained if one.waits]
+def evaluate(runs: Sequence[CellRun]) -> None:
+    """Evaluate the trained students of one network and one evaluation set in one pass, and close their records."""
+    runs = [run for run in runs if run.awaits_evaluation]
+    if not runs:
+        return
     begin = time.monotonic()
     try:
-        answers = ready[0].ask_of([one.folder for one in ready]) if ready else []
+        answers = runs[0].ask_about([run.folder for run in runs])
     except DfqError as error:
-        answers = [error for _ in ready]
-    # Reading the data is everybody's; a student that takes longer than another one of the same network is rare.
-    seconds = (time.monotonic() - begin) / max(1, len(ready))
-    for one, answer in zip(ready, answers, strict=True):
-        one.evaluated(answer, seconds)
+        answers = [error for _ in runs]
+    seconds = (time.monotonic() - begin) / len(runs)
+    for run, answer in zip(runs, answers, strict=True):
+        run.evaluated(answer, seconds)
 
 
-def _drop(measurements: Iterable[_Measurement]) -> None:
-    for one in measurements:
-        one.drop()
-
-
-def without_running(runner: Runner, cell: Cell) -> Record:
-    """The record of a cell that cannot run; a new one only where the reason is new."""
-    problem = cell.problem
-    if problem is None:
-        raise ValueError("the cell can run")
-    error = Error(type=problem.status, message=problem.message, phase="plan")
-    before = runner.folder.latest(cell.cell_id)
-    if before is not None and (before.status, before.error) == (problem.status, error):
-        return before
-    folder, number = runner.folder.new_attempt(cell.cell_id)
-    record = close(blank(cell, runner.header(number)), problem.status, error)
-    runner.folder.write_record(folder, record)
-    return record
-
-
-class _Measurement:
-    """Takes one attempt from the full-precision network to the judged record.
+class CellRun:
+    """One attempt at a cell, from the full-precision network to the record.
 
     Attributes:
-        cell: the cell.
         folder: the attempt's.
-        warnings: what the worker and the host warned of.
+        warnings: of the worker and the host.
         together_with: the other cells of its worker.
-        baseline: what the evaluator said of the full-precision network; set by `prepare`, the same for partners.
+        baseline: the evaluator's answer about the full-precision network; set by `prepare`, or from another cell's.
     """
 
-    def __init__(self, runner: Runner, cell: Cell, evaluator: EvaluatorClient, stop: Stop) -> None:
+    def __init__(self, env: RunEnvironment, cell: Cell, evaluator: EvaluatorClient, cancellation: Cancellation) -> None:
         self.cell = cell
         self.warnings: list[str] = []
         self.together_with: list[str] = []
         self.baseline: dict[str, Any] = {}
-        self._dropped = False
+        self._env = env
+        self._evaluator = evaluator
+        self._cancellation = cancellation
+        self.folder, number = env.folder.new_attempt(cell.cell_id)
+        self._record = env.new_record(cell, number)
+        self._request = env.request(cell, self.folder)
         self._outcome: Outcome | None = None
         self._wall = 0.0
-        self.folder, number = runner.folder.new_attempt(cell.cell_id)
-        self._runner = runner
-        self._record = blank(cell, runner.header(number))
-        self._evaluator = evaluator
-        self._stop = stop
-        self._request = runner.request(cell, self.folder)
+        self._discarded = False
 
     def prepare(self) -> bool:
-        """Measures the full-precision network, and makes the real-data control's images; whether that went well."""
-        return self._guarded(self._prepared)
+        """Measure the full-precision network, and make the real-data control's images; return False if that failed."""
+        with self._failures_recorded():
+            self.baseline = _checked(self._ask("baseline"), "setup")
+            self._env.describe_torch(self._evaluator)
+            if self.cell.method.name == REAL and not self._env.saved_sources([self.cell]):
+                arguments = {
+                    "count": self.cell.method.params["images"],
+                    "seed": derived_seed(self.cell.seed_key, "real"),
+                    "source": str(self._env.folder.source(self.cell.source_id)),
+                    "environment": self._env.environment,
+                }
+                _checked(self._ask("real", **arguments), "synthesis")
+        return self._record.error is None
 
     @property
-    def waits(self) -> bool:
-        """Whether a student waits to be evaluated."""
+    def awaits_evaluation(self) -> bool:
+        """Whether there is a student that has not been evaluated."""
         return self._outcome is not None and self._outcome.status == "ok" and self._record.seconds.wall is None
 
     def trained(self, outcome: Outcome, wall: float) -> None:
-        """Takes what a worker has left.
-
-        Args:
-            outcome: how it ended.
-            wall: seconds that it took for this cell.
-        """
+        """Take the outcome of the worker, and its seconds for this cell."""
         self._record.together_with = self.together_with
         self._outcome, self._wall = outcome, wall
         if outcome.status != "ok":
             add_cost(self._record, outcome, 0.0, wall)
-            close(self._record, outcome.status, error_of(outcome.error))
-        elif outcome.result.get("evaluation"):
-            own = outcome.result["evaluation"]
-            self.evaluated(own, float(own["seconds"]), inside=True)
+            self._record.close(outcome.status, error_of(outcome.error))
+        elif answer := outcome.result.get("evaluation"):
+            self.evaluated(answer, float(answer["seconds"]), inside=True)
 
-    def take_over(self, student: KnownStudent) -> None:
-        """Takes the student and the account of another cell's attempt."""
+    def use_cached(self, student: CachedStudent) -> None:
+        """Use the student and the costs of another cell's attempt."""
         student.copy_to(self.folder)
-        self._record.together_with = student.record.together_with
-        self._record.student_from = student.origin
-        self.warnings += student.record.warnings
-        self._outcome, self._wall = student.outcome(), student.wall()
+        record = student.record
+        self._record.together_with = record.together_with
+        self._record.student_from = Origin(cell_id=record.cell_id, attempt=record.attempt)
+        self.warnings += record.warnings
+        self._outcome, self._wall = student.outcome(), student.wall
 
     def evaluated(self, answer: Mapping[str, Any] | DfqError, seconds: float, *, inside: bool = False) -> None:
-        """Takes the evaluator's answer, or what kept it from answering, and closes the record.
+        """Take the evaluator's answer about the student, or an error, and close the record.
 
         Args:
-            answer: what it said of the student.
-            seconds: what the evaluation took.
-            inside: whether these are part of the worker's already.
+            answer: the answer, or the error in its place.
+            seconds: of the evaluation.
+            inside: whether these are part of the worker's.
         """
         if self._outcome is None:
             raise ValueError("nothing was trained")
         add_cost(self._record, self._outcome, seconds, self._wall + (0.0 if inside else seconds))
-        if isinstance(answer, DfqError):
-            status = "timeout" if isinstance(answer, EvaluationTimeoutError) else "failed"
-            close(self._record, status, _described(answer))
-        elif "error" in answer:
-            close(self._record, answer.get("status", "failed"), error_of(answer["error"], "evaluation"))
-        else:
-            self._guarded(lambda: self._judge(answer))
+        with self._failures_recorded():
+            if isinstance(answer, DfqError):
+                raise answer
+            add_accuracy(self._record, self.baseline, _checked(answer, "evaluation"))
+            if self._env.rules.oracle:
+                # After the costs: evaluating more often is no part of any method.
+                add_curve(self._record, _checked(self._ask("snapshots"), "oracle")["curve"])
+            if self.cell.model is not None and self.cell.model.random_seed is not None:
+                self._record.flags.append(RANDOM_WEIGHTS)
+            _judge(self._record, self.cell.dataset.classes)
 
-    def written(self) -> Record:
-        """Writes the record."""
-        record = self._record
-        stopped = self._stop.reason is not None
+    def write(self) -> Record:
+        """Write the record and return it."""
+        record, folder = self._record, self._env.folder
         died = record.error is not None and record.error.type == "EvaluatorDiedError"
-        if stopped and record.status == "failed" and died:
+        if self._cancellation.reason is not None and record.status == "failed" and died:
             message = "the run was stopped during the evaluation"
-            close(record, "preempted", Error(type="Preempted", message=message, phase="evaluation"))
+            record.close("preempted", Error(type="Preempted", message=message, phase="evaluation"))
         record.warnings = self.warnings
-        _write_traceback(record, self.folder)
-        self._runner.folder.write_record(self.folder, record)
+        if record.error is not None and record.error.traceback:
+            (self.folder / TRACEBACK).write_text(record.error.traceback, encoding="utf-8")
+            record.error.traceback_file = TRACEBACK
+        folder.write_record(self.folder, record)
         if record.status in MEASURED or record.status == "invalid":
-            # Nothing is left to go on from; optimizers and earlier states are dropped.
-            shutil.rmtree(self._runner.folder.checkpoints(self.cell.cell_id), ignore_errors=True)
+            shutil.rmtree(folder.checkpoints(self.cell.cell_id), ignore_errors=True)
         return record
 
-    def drop(self) -> None:
-        """Leaves no attempt behind: the cell was not run."""
-        if not self._dropped:
-            # Once only: the next attempt may have taken the same number.
-            self._dropped = True
+    def discard(self) -> None:
+        """Remove the attempt: the cell was not run."""
+        if not self._discarded:
+            # Once only: the next attempt may have got the same number.
+            self._discarded = True
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _guarded(self, act: Callable[[], bool]) -> bool:
-        try:
-            return act()
-        except EvaluationTimeoutError as error:
-            close(self._record, "timeout", _described(error))
-        except DfqError as error:
-            close(self._record, "failed", _described(error))
-        return False
-
-    def _prepared(self) -> bool:
-        self.baseline = self._ask("baseline")
-        if "error" in self.baseline:
-            close(self._record, self.baseline["status"], error_of(self.baseline["error"], "setup"))
-            return False
-        self._runner.describe_torch(self._evaluator)
-        if self.cell.method.name == REAL:
-            prepared = self._prepare_real()
-            if "error" in prepared:
-                close(self._record, prepared["status"], error_of(prepared["error"], "synthesis"))
-                return False
-        return True
-
-    def _judge(self, answer: Mapping[str, Any]) -> bool:
-        record, cell = self._record, self.cell
-        # The full-precision network was measured once, before, and belongs to no cell.
-        add_accuracy(record, self.baseline, answer)
-        if self._runner.rules.oracle:
-            # After the account is closed: looking at the evaluation set more often is no part of any method.
-            found = self._ask("snapshots")
-            if "error" in found:
-                close(record, found.get("status", "failed"), error_of(found["error"], "oracle"))
-                return False
-            add_curve(record, found["curve"])
-        if cell.model is not None and cell.model.random_seed is not None:
-            record.flags.append("random_weights")
-        _judged(record, cell.dataset.classes)
-        return True
-
-    def _prepare_real(self) -> dict[str, Any]:
-        folder = self._runner.folder.source(self.cell.source_id)
-        if is_saved(folder, self._runner.accepted):
-            return {}
-        facts = {
-            "count": self.cell.method.params["images"],
-            "seed": derived_seed(self.cell.seed_key, "real"),
-            "source": str(folder),
-            "environment": self._runner.environment,
-        }
-        return self._ask("real", **facts)
-
-    def ask_of(self, folders: Sequence[Path]) -> list[dict[str, Any] | DfqError]:
-        """What the evaluator says of the students of several attempts at this cell's network and evaluation set.
+    def ask_about(self, folders: Sequence[Path]) -> list[dict[str, Any] | DfqError]:
+        """Return the evaluator's answers about students of this cell's network and evaluation set.
 
         Raises:
             EvaluatorDiedError: it ended, or took longer than the limit for each of them.
         """
-        found = self._ask("evaluate", len(folders), attempts=[str(folder) for folder in folders])
-        return list(found["students"]) if "students" in found else [found for _ in folders]
+        answer = self._ask("evaluate", len(folders), attempts=[str(folder) for folder in folders])
+        return list(answer["students"]) if "students" in answer else [answer for _ in folders]
 
-    def _ask(self, operation: str, answers: int = 1, **facts: Any) -> dict[str, Any]:
-        request = self._request | facts | {"op": operation}
-        return self._evaluator.ask(request, self._runner.rules.evaluation_limit * answers)
+    def _ask(self, operation: str, answers: int = 1, **arguments: Any) -> dict[str, Any]:
+        request = self._request | arguments | {"op": operation}
+        return self._evaluator.ask(request, self._env.rules.evaluation_limit * answers)
+
+    @contextmanager
+    def _failures_recorded(self) -> Iterator[None]:
+        """Close the record with an error of the evaluator, instead of raising it."""
+        try:
+            yield
+        except _AnswerError as error:
+            self._record.close(error.status, error.error)
+        except DfqError as error:
+            status = "timeout" if isinstance(error, EvaluationTimeoutError) else "failed"
+            description = Error(type=type(error).__name__, message=str(error), phase="evaluation", traceback="")
+            self._record.close(status, description)
 
 
-def _judged(record: Record, classes: int) -> Record:
-    """Ends a measured record: invalid where it breaks a rule, collapsed where the student only guesses."""
+class _AnswerError(Exception):
+    """The evaluator answered with an error."""
+
+    def __init__(self, status: str, error: Error | None) -> None:
+        self.status = status
+        self.error = error
+
+
+def _checked(answer: Mapping[str, Any], phase: str) -> dict[str, Any]:
+    if "error" in answer:
+        raise _AnswerError(answer.get("status", "failed"), error_of(answer["error"], phase))
+    return dict(answer)
+
+
+def _discard(runs: Iterable[CellRun]) -> None:
+    for run in runs:
+        run.discard()
+
+
+def add_accuracy(record: Record, baseline: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    """Add the evaluator's answers about the full-precision network and the student, after `add_cost`."""
+    record.model.params = baseline.get("parameters")
+    record.dataset.n, record.dataset.subset = baseline["n"], baseline["subset"]
+    for name in ("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "correct", "levels_ok"):
+        setattr(record, name, answer[name])
+    record.coverage = None if answer["coverage"] is None else Coverage.model_construct(**answer["coverage"])
+    record.violations = list(answer["violations"])
+    record.peak_mib.evaluation = answer["peak_mib"]
+
+
+def add_cost(record: Record, outcome: Outcome, evaluation: float, wall: float) -> None:
+    """Add the times, which sum to the attempt's wall time, and the other costs.
+
+    `seconds.synthesis`, `counts` and the peak memory of synthesis are the source's stand-alone cost; where it was
+    shared, `paid_synthesis` (seconds of this attempt inside source calls) enters the sum.
+    """
+    result = outcome.result
+    # Earlier processes of an attempt that went on from a checkpoint have spent theirs.
+    wall += float(result.get("wall_before", 0.0))
+    spent = result.get("seconds", {})
+    setup, paid, quantization = (float(spent.get(phase, 0.0)) for phase in ("setup", "synthesis", "quantization"))
+    reused = result.get("reused") or {}
+    record.seconds = Seconds(
+        setup=setup,
+        synthesis=paid + float(reused.get("seconds", 0.0)),
+        quantization=quantization,
+        evaluation=evaluation,
+        paid_synthesis=paid,
+        unattributed=wall - (setup + paid + quantization + evaluation),
+        wall=wall,
+    )
+    record.reused_from = reused.get("id")
+    record.source_kind = result.get("source_kind")
+    record.source_images = result.get("source_images")
+    shared = reused.get("counts") or {}
+    # Numbers of workers are stored unchecked: a plugin's mistake must not keep a record from being written.
+    counts = {name: n + shared.get(name, 0) for name, n in result.get("counts", {}).items()}
+    record.counts = Counts.model_construct(**counts)
+    record.peak_mib = PeakMemory.model_construct(**result.get("peak_mib", {}))
+    if reused.get("peak_mib") is not None:
+        record.peak_mib.synthesis = reused["peak_mib"]
+    record.real_data_opened = list(result.get("real_data_opened", []))
+    record.wrote_outside = list(result.get("wrote_outside", []))
+    record.resumed = int(result.get("resumed", 0))
+    record.flags = [*record.flags, *result.get("flags", [])]
+
+
+def add_curve(record: Record, curve: Sequence[Mapping[str, Any]]) -> None:
+    """Add `step` and `top1` of snapshots, in the order of steps, and the first of the best as the oracle's."""
+    record.curve = [Snapshot(step=point["step"], top1=point["top1"]) for point in curve]
+    record.oracle = max(record.curve, key=lambda point: point.top1 or 0.0, default=None)
+
+
+def error_of(description: Mapping[str, Any] | None, phase: str | None = None) -> Error | None:
+    """Return the error that another process has described, or None; `phase` replaces the described one."""
+    if description is None:
+        return None
+    return Error.model_construct(**description if phase is None else {**description, "phase": phase})
+
+
+def _judge(record: Record, classes: int) -> None:
+    """Close a measured record: invalid where it breaks a rule, collapsed where the student only guesses."""
     reasons = []
     if record.real_data_opened:
         reasons.append(f"plugin code opened real data: {record.real_data_opened[0]}")
     if record.wrote_outside:
         reasons.append(f"plugin code wrote into the results outside its folder: {record.wrote_outside[0]}")
     if record.violations:
-        reasons.append(f"claimed operands are off their grid: {', '.join(record.violations[:3])}")
+        reasons.append(f"operands are off their quantization levels: {', '.join(record.violations[:3])}")
     if reasons:
-        return close(record, "invalid", Error(type="Invalid", message="; ".join(reasons), phase="checks"))
+        record.close("invalid", Error(type="Invalid", message="; ".join(reasons), phase="checks"))
+        return
     top1, full, images = record.top1, record.fp_top1, record.dataset.n
     if top1 is not None and full is not None and images and top1 <= chance_limit(classes, images) < full:
         message = f"top-1 {top1:.2f} is no better than guessing one of {classes} classes"
-        return close(record, "collapsed", Error(type="Collapsed", message=message, phase="evaluation"))
-    return close(record, "ok")
+        record.close("collapsed", Error(type="Collapsed", message=message, phase="evaluation"))
+    else:
+        record.close("ok")
 
 
 def chance_limit(classes: int, images: int) -> float:
-    """Top-1 in percent up to which a student is said to guess: chance and two standard errors of it."""
+    """Return the top-1 in percent up to which a student counts as guessing: chance and two standard errors."""
     chance = 1.0 / classes
     return 100.0 * (chance + CHANCE_ERRORS * math.sqrt(chance * (1.0 - chance) / images))
-
-
-def _write_traceback(record: Record, folder: Path) -> None:
-    if record.error is not None and record.error.traceback:
-        (folder / TRACEBACK).write_text(record.error.traceback, encoding="utf-8")
-        record.error.traceback_file = TRACEBACK
-
-
-def _described(error: DfqError) -> Error:
-    return Error(type=type(error).__name__, message=str(error), phase="evaluation", traceback="")

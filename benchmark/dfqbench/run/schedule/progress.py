@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""Progress of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted, Progress, SharedJob, Sharing, Warned
-from dfqbench.run.plan.estimate import spoken
+from dfqbench.run.plan.estimate import format_seconds
 from dfqbench.run.store.record import Record
 
 WORDS = {
@@ -22,25 +22,19 @@ WORDS = {
 
 
 class View:
-    """One cell under way: on a terminal, its bar.
-
-    Args:
-        progress: the bars, or None: not on a terminal.
-        label: of the cell.
-        say: prints a line.
-    """
+    """The bar of one cell under way, on a terminal; `say` prints a line."""
 
     def __init__(self, progress: ProgressBars | None, label: str, say: Callable[[str], None]) -> None:
         self._progress = progress
         self._label = label
         self._say = say
-        self._task: TaskID | None = None if progress is None else progress.add_task(label, total=None, note="")
+        self._task = TaskID(0) if progress is None else progress.add_task(label, total=None, note="")
 
     def event(self, event: Event) -> None:
         """Show a phase, progress or a warning of the cell; called from any thread."""
         if isinstance(event, Warned):
             self._say(f"{self._label}: warning: {event.message}")
-        if self._progress is None or self._task is None:
+        if self._progress is None:
             return
         match event:
             case PhaseStarted(phase):
@@ -50,23 +44,15 @@ class View:
             case Progress(phase, step, total, scalars):
                 note = WORDS[phase] + (f", loss {scalars['loss']:.4g}" if "loss" in scalars else "")
                 self._progress.update(self._task, total=total, completed=step, note=note)
-            case _:
-                pass
 
     def close(self) -> None:
-        """Takes the bar away."""
-        if self._progress is not None and self._task is not None:
+        """Remove the bar."""
+        if self._progress is not None:
             self._progress.remove_task(self._task)
-            self._task = None
 
 
 class Display:
-    """One line a finished cell, and on a terminal a bar for each one under way.
-
-    Args:
-        console: where to print (standard error, so that a table on standard output stays clean).
-        total: cells to run.
-    """
+    """One line for each of `total` finished cells, and on a terminal a bar for each one under way."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -79,33 +65,25 @@ class Display:
             self._progress.start()
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, label: str) -> View:
-        """A cell starts."""
+        """Show a cell under way."""
         return View(self._progress, label, self.say)
 
     def end(self, label: str, record: Record, left: float | None) -> None:
-        """A cell has ended.
-
-        Args:
-            label: of the cell.
-            record: its record.
-            left: expected seconds of the rest, or None.
-        """
+        """Print the line of a finished cell, with the expected seconds that are left, if known."""
         self._done += 1
-        why = f"{record.status}: {record.error.message if record.error is not None else None}"
+        text = f"{record.status}: {record.error.message if record.error is not None else None}"
         if record.top1 is not None and record.drop is not None:
-            text = f"top-1 {record.top1:.2f} (drop {record.drop:.2f}), {spoken(record.seconds.wall or 0.0)}"
-            if record.status != "ok":
-                text += f": {why}"
-        else:
-            text = why
-        rest = f"; about {spoken(left)} left" if left and self._done < self._total else ""
+            reason = "" if record.status == "ok" else f": {text}"
+            wall = format_seconds(record.seconds.wall or 0.0)
+            text = f"top-1 {record.top1:.2f} (drop {record.drop:.2f}), {wall}{reason}"
+        rest = f"; about {format_seconds(left)} left" if left and self._done < self._total else ""
         self.say(f"[{self._done}/{self._total}] {label}: {text}{rest}")
 
     def close(self) -> None:
-        """Takes the bars away."""
+        """Remove the bars."""
         if self._progress is not None:
             self._progress.stop()

@@ -1,62 +1,61 @@
-"""One call of `dfqbench run`: plan, estimate, sweep, table files."""
+"""One call of `dfqbench run`: executor, estimate and scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.api.errors import InputError, UsageError
-from dfqbench.run.execute.cancellation import Stop
-from dfqbench.run.execute.local import GRACE, Host, LocalExecutor
-from dfqbench.run.plan.estimate import LONG_HOURS, Estimate, History, spoken
-from dfqbench.run.plan.plan import Plan
-from dfqbench.run.schedule.probe import timed_estimate
+from dfqbench.plugins.registry import REAL
+from dfqbench.run.execute.cancellation import Cancellation
+from dfqbench.run.execute.events import Event, Phase, Probed
+from dfqbench.run.execute.executors import GRACE, InlineExecutor, LocalExecutor, memory_need, plan_slots
+from dfqbench.run.plan.estimate import LONG_HOURS, Estimate, History, cost_key, format_seconds
 from dfqbench.run.schedule.progress import Display
-from dfqbench.run.schedule.runner import Rules, Runner, Site
-from dfqbench.run.schedule.scheduler import StorageError, Summary, Sweep
-from dfqbench.run.schedule.slots import Machine, Need, plan_slots
-from dfqbench.run.store.environment import describe_environment
-from dfqbench.run.store.record import Record
-from dfqbench.run.store.run_folder import RunFolder, read_records, write_json
+from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
+from dfqbench.run.schedule.scheduler import Scheduler, StorageError, Summary
+from dfqbench.run.store.environment import Machine
+from dfqbench.run.store.files import write_json
+from dfqbench.run.store.run_folder import RunFolder, read_records
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dfqbench.plugins import Plugins
-    from dfqbench.run.execute.executor import Executor
+    from dfqbench.run.execute.job import Executor
+    from dfqbench.run.plan.cell import Cell
+    from dfqbench.run.plan.plan import Plan
+    from dfqbench.run.store.record import Record
 
 ExecutorName = Literal["local", "inline"]
+PROBE_SECONDS = 2.0
+"""Seconds of timed steps in each phase of a probe."""
+QUICK_BUDGETS = frozenset({"smoke"})
+"""Budgets that are short everywhere: no steps are timed for an estimate."""
+QUICK_TARGET = "digits"
+"""The embedded target is small enough to start at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run, apart from what.
+    """Options of a run."""
 
-    Attributes:
-        out: folder of results.
-        name: the run's name, or None: the grid's.
-        device: torch device.
-        rules: what counts as finished, and when to give up.
-        yes: whether a run of more than a day may start.
-        jobs: cells at once, or None: one a GPU, on the CPU one.
-        executor: where jobs run.
-        grace: seconds that a worker has to keep its state when it must end.
-    """
-
-    out: Path
-    name: str | None
-    device: str
-    rules: Rules = Rules()  # noqa: RUF009 - frozen
-    yes: bool = False
-    jobs: int | None = None
-    executor: ExecutorName = "local"
-    grace: float = GRACE
+    out: Path  # folder of results
+    name: str | None  # the run's name, or None: the grid's
+    device: str  # torch device
+    rules: Rules = Rules()  # noqa: RUF009 - frozen  # which cells count as finished, and limits
+    yes: bool = False  # whether a run of more than a day may start
+    jobs: int | None = None  # cells at once, or None: one a GPU, on the CPU one
+    executor: ExecutorName = "local"  # where jobs run
+    grace: float = GRACE  # seconds that a worker has to keep its state when it must end
 
 
 def earlier_records(out: Path) -> list[Record]:
-    """Records of every run in a results folder; empty where there is none."""
+    """Return the records of every run in a results folder; none where there is no folder."""
     try:
         return read_records(out)[0]
     except InputError:
@@ -64,59 +63,58 @@ def earlier_records(out: Path) -> list[Record]:
 
 
 def run_plan(
-    plan: Plan, plugins: Plugins, options: Options, console: Console, stop: Stop | None = None
+    plan: Plan, plugins: Plugins, options: Options, console: Console, cancellation: Cancellation | None = None
 ) -> tuple[Summary, RunFolder]:
-    """Runs a plan; several processes may run plans in the same folder and share the work.
-
-    Args:
-        plan: what to run.
-        plugins: what is offered.
-        options: how.
-        console: where progress goes.
-        stop: asked by signals and by too many failures.
+    """Run a plan; several processes may run plans in the same folder and share the work.
 
     Returns:
-        What was done, and the run's folder.
+        The summary, and the run's folder.
 
     Raises:
         UsageError: the run would take more than a day and `yes` was not given, or the device is not there.
         StorageError: the results folder cannot be written.
     """
     folder = RunFolder(options.out / (options.name or plan.grid.name))
-    stop = stop or Stop()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        summary = _swept(plan, plugins, options, folder=folder, console=console, stop=stop)
+        env = RunEnvironment(folder, plugins, options.device, options.rules, guarded=plan.guarded)
+        summary = _run(plan, env, options, console, cancellation or Cancellation())
         write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
     except OSError as error:
         raise unusable(folder, error) from error
     return summary, folder
 
 
-def _swept(
-    plan: Plan, plugins: Plugins, options: Options, *, folder: RunFolder, console: Console, stop: Stop
-) -> Summary:
-    site = Site(options.device, describe_environment(options.device), tuple(plan.guarded))
-    runner = Runner(folder, plugins, site, options.rules)
-    waiting = [cell for cell in plan.cells if runner.finished(cell) is None]
-    runnable = [cell for cell in waiting if cell.problem is None]
+def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, cancellation: Cancellation) -> Summary:
+    left = [cell for cell in plan.cells if env.finished(cell) is None]
+    runnable = [cell for cell in left if cell.problem is None]
     earlier = earlier_records(options.out)
     history = History(earlier)
-    display = Display(console, len(waiting))
-    executor, note = _executor(options, folder, plan.grid.threads, earlier)
+    display = Display(console, len(left))
+    executor, note = _executor(options, env.folder, plan.grid.threads, earlier)
     try:
         if runnable:
-            runner.describe()
+            env.describe()
             if isinstance(executor, LocalExecutor):
-                # Whether the device is there is found out before anything is begun.
+                # Fail before anything is begun where the device is missing.
                 executor.evaluator(executor.slots[0]).start()
-        estimate = timed_estimate(waiting, history, runner, executor, display.say)
-        _announce(plan, plugins, len(waiting), estimate, options=options, display=display)
-        if note and len(runnable) > 1:
-            display.say(note)
-        _refuse_long(estimate, options)
-        with stop.on_signals():
-            summary = Sweep(runner, executor, display, history, stop).run(plan.cells)
+        estimate = timed_estimate(left, history, env, executor, display.say)
+        finished = len(plan.cells) - len(left)
+        done = f", {finished} finished before" if finished else ""
+        for line in (
+            *plan.notes,
+            f"grid {plan.grid.name}: {len(plan.cells)} cells on {options.device}{done}; {estimate}",
+            *(f"broken plugin {broken.origin}: {broken.message}" for broken in env.plugins.broken),
+            *([note] if note and len(runnable) > 1 else []),
+        ):
+            display.say(line)
+        if estimate.seconds > LONG_HOURS * 3600 and not options.yes:
+            raise UsageError(
+                f"this run would take about {format_seconds(estimate.seconds)}",
+                "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100) or smoke",
+            )
+        with cancellation.on_signals():
+            summary = Scheduler(env, executor, display, history, cancellation).run(plan.cells)
     finally:
         display.close()
         executor.close()
@@ -129,32 +127,53 @@ def _swept(
 
 def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequence[Record]) -> tuple[Executor, str]:
     if options.executor == "inline":
-        from dfqbench.run.execute.inline import InlineExecutor
-
         return InlineExecutor(threads, options.device), ""
-    need = Need.of(earlier, options.device)
+    need = memory_need(earlier, options.device)
     slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here())
-    return LocalExecutor(slots, Host(folder.path, threads, options.device, options.grace)), note
+    return LocalExecutor(slots, folder.path, threads, options.device, options.grace), note
 
 
-def _announce(
-    plan: Plan, plugins: Plugins, waiting: int, estimate: Estimate, *, options: Options, display: Display
-) -> None:
-    for note in plan.notes:
-        display.say(note)
-    finished = len(plan.cells) - waiting
-    done = f", {finished} finished before" if finished else ""
-    display.say(f"grid {plan.grid.name}: {len(plan.cells)} cells on {options.device}{done}; {estimate}")
-    for broken in plugins.broken:
-        display.say(f"broken plugin {broken.origin}: {broken.message}")
+def timed_estimate(
+    cells: Iterable[Cell], history: History, env: RunEnvironment, executor: Executor, say: Callable[[str], None]
+) -> Estimate:
+    """Return the expected time of cells that can run.
+
+    For long cells without earlier records, a few steps are timed; `say` prints a line before that.
+    """
+    runnable = [cell for cell in cells if cell.problem is None]
+    unknown: dict[tuple[Any, ...], Cell] = {}
+    for cell in runnable:
+        quick = cell.dataset.name == QUICK_TARGET or cell.budget.name in QUICK_BUDGETS or cell.method.name == REAL
+        if not quick and history.seconds(cell, env.device) is None:
+            unknown.setdefault(cost_key(cell, env.device), cell)
+    if unknown:
+        say(f"timing a few steps of {len(unknown)} kinds of cells, for the estimate")
+    probed = {key: seconds for key, cell in unknown.items() if (seconds := probe(env, executor, cell))}
+    return history.estimate(runnable, env.device, probed, env.saved_sources(runnable))
 
 
-def _refuse_long(estimate: Estimate, options: Options) -> None:
-    if estimate.seconds > LONG_HOURS * 3600 and not options.yes:
-        raise UsageError(
-            f"this run would take about {spoken(estimate.seconds)}",
-            "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100) or smoke",
-        )
+def probe(env: RunEnvironment, executor: Executor, cell: Cell) -> dict[str, float] | None:
+    """Time a few steps of a cell in a worker and extrapolate.
+
+    Returns:
+        Expected seconds of the cell without evaluation (`wall`, `synthesis`, `paid_synthesis`);
+        None where it failed (the run will say why).
+    """
+    rest: dict[Phase, float] = {}
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Probed):
+            rest[event.phase] = max(0.0, event.seconds - PROBE_SECONDS)
+
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=env.folder.path) as attempt:
+        begin = time.monotonic()
+        job = env.job([(cell, Path(attempt))], begin, PROBE_SECONDS)
+        outcome = executor.run(job, executor.slots[0], on_event, Cancellation())
+    if outcome.status != "ok" and not rest:
+        return None
+    wall = time.monotonic() - begin + sum(rest.values())
+    synthesis = rest.get(Phase.SYNTHESIS, 0.0)
+    return {"wall": wall, "synthesis": synthesis, "paid_synthesis": synthesis}
 
 
 def unusable(folder: RunFolder, error: OSError) -> StorageError:

@@ -1,89 +1,74 @@
-"""The sweep: which cell runs next and where, until none is left or somebody asks to stop."""
+"""The scheduler: which cell runs next and where, until none is left or the run is cancelled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from dfqbench.api.errors import DfqError
-from dfqbench.run.execute.cancellation import Stop
+from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted
-from dfqbench.run.execute.executor import Executor, OnEvent, Slot
+from dfqbench.run.execute.job import Executor, Slot
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.estimate import History
-from dfqbench.run.schedule.cell_run import attempt, evaluate_known, without_running
+from dfqbench.run.schedule.cell_run import evaluate_cached, run_job
 from dfqbench.run.schedule.progress import Display
-from dfqbench.run.schedule.queue import Claim, Queue
-from dfqbench.run.schedule.runner import Runner
+from dfqbench.run.schedule.queue import Lease, Queue
+from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.record import Record
+from dfqbench.run.store.run_folder import CachedStudent
 from dfqbench.run.store.status import FAULTY
-from dfqbench.run.store.student_cache import KnownStudent
 
 _Records = list[tuple[Cell, Record | None]]
 """Cells of a worker with their records; None where one was not run."""
-MOST_AT_ONCE = 16
+MOST_STUDENTS = 16
 """Students that are evaluated in one pass; all of them are in memory."""
 POLL = 0.5
-"""Seconds between looks at cells that another process has in hand."""
+"""Seconds between looks at cells that another run has leased."""
 
 
 class StorageError(DfqError):
-    """The results folder cannot be written; what was finished before is safe."""
+    """The results folder cannot be written; finished cells are safe."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did.
+    """The result of a run."""
 
-    Attributes:
-        records: the newest record of every planned cell that has one, in the plan's order.
-        reused: cells that were finished before.
-        elsewhere: of these, cells that were finished in another environment.
-        failed: cells that failed or are invalid now.
-        missing: cells without a record, or preempted.
-        notes: things to tell at the end.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    reused: int = 0
-    elsewhere: int = 0
-    failed: list[Record] = field(default_factory=list)
-    missing: int = 0
-    notes: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)  # the newest of each planned cell, in the plan's order
+    reused: int = 0  # cells that were finished before
+    elsewhere: int = 0  # of these, cells that were finished in another environment
+    failed: list[Record] = field(default_factory=list)  # cells that failed or are invalid now
+    missing: int = 0  # cells without a record, or preempted
+    notes: list[str] = field(default_factory=list)  # messages for the end
 
 
-class Sweep:
-    """Takes cells through an executor.
-
-    Args:
-        runner: knows the run.
-        executor: carries out jobs.
-        display: is told what happens.
-        history: for the time left; notes new records.
-        stop: whether to stop.
-    """
+class Scheduler:
+    """Runs cells with an executor; adds their records to the history, which predicts the time left."""
 
     def __init__(
-        self, runner: Runner, executor: Executor, display: Display, history: History, stop: Stop | None = None
+        self,
+        env: RunEnvironment,
+        executor: Executor,
+        display: Display,
+        history: History,
+        cancellation: Cancellation | None = None,
     ) -> None:
-        self._runner = runner
+        self._env = env
         self._executor = executor
         self._display = display
         self._history = history
-        self._stop = stop or Stop()
-        self._queue = Queue(runner, len(executor.slots), self._note)
-        self._paid: set[str] = set()
-        self._free: list[Slot] = []
-        self._found: dict[int, Record] = {}
-        self._failures = 0
-        self._storage: OSError | None = None
+        self._cancellation = cancellation or Cancellation()
+        self._queue = Queue(env, len(executor.slots), self._add)
+        self._saved: set[str] = set()
+        self._records: dict[int, Record] = {}
         self._summary = Summary()
+        self._failures = 0
+        self._storage_error: OSError | None = None
 
     def run(self, cells: Iterable[Cell]) -> Summary:
-        """Runs every cell that is not finished.
+        """Run every cell that is not finished.
 
         Cells are begun in order, but one whose source another cell is making waits for it while others go on.
 
@@ -93,168 +78,160 @@ class Sweep:
         cells = list(cells)
         left = []
         for cell in cells:
-            before = self._runner.finished(cell)
-            if before is None:
+            record = self._env.finished(cell)
+            if record is None:
                 left.append(cell)
             else:
                 self._summary.reused += 1
-                self._summary.elsewhere += before.environment != self._runner.environment
-                self._found[id(cell)] = before
+                self._summary.elsewhere += record.environment != self._env.environment
+                self._records[id(cell)] = record
         self._queue.fill(left)
-        if self._runner.rules.fresh:
-            self._queue.forget_earlier()
-        self._evaluate_known()
-        self._paid = self._runner.paid_sources(self._queue.waiting)
+        if self._env.rules.fresh:
+            self._queue.remove_earlier()
+        self._evaluate_cached()
+        self._saved = self._env.saved_sources(self._queue.waiting)
         if self._executor.in_process:
-            self._one_by_one()
+            self._run_one_by_one()
         else:
-            self._at_once()
-        if self._storage is not None:
-            raise self._storage
-        return self._summed(cells)
+            self._run_in_threads()
+        if self._storage_error is not None:
+            raise self._storage_error
+        return self._summarize(cells)
 
-    def _evaluate_known(self) -> None:
-        """Evaluates the students that the folder holds already; those of one network and data in one pass."""
-        waiting = self._queue.waiting
-        known = self._runner.known_students() if waiting else {}
-        able = [cell for cell in waiting if cell.problem is None and cell.student_id in known]
+    def _evaluate_cached(self) -> None:
+        """Evaluate the students that the folder holds already; those of one network and data in one pass."""
+        students = self._env.cached_students() if self._queue.waiting else {}
         groups: dict[str, list[Cell]] = {}
-        for cell in able:
-            groups.setdefault(cell.evaluation_id, []).append(cell)
-        parts = [cells[i : i + MOST_AT_ONCE] for cells in groups.values() for i in range(0, len(cells), MOST_AT_ONCE)]
-        for part in parts:
-            if self._stop.reason is None:
-                self._evaluate_part(part, known)
+        for cell in self._queue.waiting:
+            if cell.problem is None and cell.student_id in students:
+                groups.setdefault(cell.evaluation_id, []).append(cell)
+        for group in groups.values():
+            for start in range(0, len(group), MOST_STUDENTS):
+                if self._cancellation.reason is None:
+                    self._evaluate_group(group[start : start + MOST_STUDENTS], students)
 
-    def _evaluate_part(self, cells: Sequence[Cell], known: Mapping[str, KnownStudent]) -> None:
-        with self._queue.held(cells) as mine:
-            view = self._display.begin(f"{len(mine)} students that are there already")
+    def _evaluate_group(self, cells: Sequence[Cell], students: Mapping[str, CachedStudent]) -> None:
+        records: list[Record] = []
+        with self._queue.lease_free(cells) as leased:
+            view = self._display.begin(f"{len(leased)} students that are there already")
             view.event(PhaseStarted(Phase.EVALUATION))
             try:
-                made = self._made([(cell, known[cell.student_id]) for cell in mine]) if mine else []
+                if leased:
+                    records = self._records_of([(cell, students[cell.student_id]) for cell in leased])
             finally:
                 view.close()
-        for cell, record in zip(mine, made, strict=False):
+        for cell, record in zip(leased, records, strict=False):
             self._queue.waiting.remove(cell)
-            self._note(cell, record)
+            self._add(cell, record)
 
-    def _made(self, found: Sequence[tuple[Cell, KnownStudent]]) -> list[Record]:
-        """Evaluates students, and ends that where the run shall stop."""
-        slot, executor = self._executor.slots[0], self._executor
-        if executor.in_process:
-            return evaluate_known(self._runner, found, slot, executor=executor, stop=self._stop)
-        with ThreadPoolExecutor(1, thread_name_prefix="known") as pool:
-            work = pool.submit(evaluate_known, self._runner, found, slot, executor=executor, stop=self._stop)
+    def _records_of(self, students: Sequence[tuple[Cell, CachedStudent]]) -> list[Record]:
+        """Evaluate students, and end that when the run is cancelled."""
+        evaluator = self._executor.evaluator(self._executor.slots[0])
+        if self._executor.in_process:
+            return evaluate_cached(self._env, students, evaluator, self._cancellation)
+        with ThreadPoolExecutor(1, thread_name_prefix="cached") as pool:
+            work = pool.submit(evaluate_cached, self._env, students, evaluator, self._cancellation)
             while not wait([work], timeout=POLL).done:
-                if self._stop.reason is not None:
-                    self._interrupt(slot)
+                if self._cancellation.reason is not None:
+                    evaluator.kill()
             return work.result()
 
-    def _one_by_one(self) -> None:
-        while self._queue.waiting and self._stop.reason is None:
-            claim = self._queue.claim()
-            if claim is None:
-                self._stop.wait(POLL)
+    def _run_one_by_one(self) -> None:
+        while self._queue.waiting and self._cancellation.reason is None:
+            lease = self._queue.lease_next()
+            if lease is None:
+                self._cancellation.wait(POLL)
+            else:
+                self._finish(lease, self._run_lease(lease, self._executor.slots[0]))
+
+    def _run_in_threads(self) -> None:
+        with ThreadPoolExecutor(len(self._executor.slots), thread_name_prefix="slot") as pool:
+            try:
+                self._fill_slots(pool)
+            except BaseException:
+                # The pool waits for workers, none of which may go on for hours where the scheduler itself fails.
+                self._cancellation.request("storage")
+                self._cancellation.hurry = True
+                raise
+
+    def _fill_slots(self, pool: ThreadPoolExecutor) -> None:
+        free = list(self._executor.slots)
+        running: dict[Future[_Records | OSError], tuple[Lease, Slot]] = {}
+        while running or (self._queue.waiting and self._cancellation.reason is None):
+            self._queue.take_back()
+            while free and self._queue.waiting and self._cancellation.reason is None:
+                lease = self._queue.lease_next()
+                if lease is None:
+                    break
+                slot = free.pop(0)
+                running[pool.submit(self._run_lease, lease, slot)] = (lease, slot)
+            if not running:
+                self._cancellation.wait(POLL)
                 continue
-            self._finish(claim, self._carried(claim, self._executor.slots[0]))
+            done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+            if self._cancellation.reason is not None:
+                # Evaluations are short, but so is the time that a batch system gives.
+                for _, slot in running.values():
+                    self._executor.evaluator(slot).kill()
+            for future in done:
+                lease, slot = running.pop(future)
+                free.append(slot)
+                free.sort(key=lambda slot: slot.number)
+                self._finish(lease, future.result())
 
-    @contextmanager
-    def _hurried(self) -> Iterator[None]:
-        """Where the sweep itself fails, nobody must wait for workers that go on for hours."""
+    def _run_lease(self, lease: Lease, slot: Slot) -> _Records | OSError:
+        cells = list(lease.cells)
+        view = self._display.begin(cells[0].label)
+
+        def on_event(event: Event) -> None:
+            self._queue.on_event(lease, event)
+            view.event(event)
+
         try:
-            yield
-        except BaseException:
-            self._stop.ask("storage")
-            self._stop.hurry = True
-            raise
-
-    def _at_once(self) -> None:
-        self._free = list(self._executor.slots)
-        running: dict[Future[_Records | OSError], tuple[Claim, Slot]] = {}
-        with ThreadPoolExecutor(len(self._free), thread_name_prefix="slot") as pool, self._hurried():
-            while running or (self._queue.waiting and self._stop.reason is None):
-                self._queue.take_back()
-                while self._free and self._queue.waiting and self._stop.reason is None:
-                    claim = self._queue.claim()
-                    if claim is None:
-                        break
-                    slot = self._free.pop(0)
-                    running[pool.submit(self._carried, claim, slot)] = (claim, slot)
-                if not running:
-                    self._stop.wait(POLL)
-                    continue
-                done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
-                if self._stop.reason is not None:
-                    for _, slot in running.values():
-                        self._interrupt(slot)
-                for future in done:
-                    claim, slot = running.pop(future)
-                    self._free.append(slot)
-                    self._free.sort(key=lambda place: place.number)
-                    self._finish(claim, future.result())
-
-    def _interrupt(self, slot: Slot) -> None:
-        """Ends an evaluation under way: it is short, but so is the time that a batch system gives."""
-        self._executor.evaluator(slot).kill()
-
-    def _carried(self, claim: Claim, slot: Slot) -> _Records | OSError:
-        cell = claim.cell
-        view = self._display.begin(cell.label)
-        try:
-            if cell.problem is not None:
-                return [(cell, without_running(self._runner, cell))]
-            listen, cells = self._listener(claim, view), claim.cells
-            found = attempt(self._runner, cells, slot, executor=self._executor, stop=self._stop, on_event=listen)
-            return list(zip(cells, found, strict=True))
+            if cells[0].problem is not None:
+                return [(cells[0], self._env.record_problem(cells[0]))]
+            records = run_job(
+                self._env, cells, slot, executor=self._executor, cancellation=self._cancellation, on_event=on_event
+            )
+            return list(zip(cells, records, strict=True))
         except OSError as error:
             return error
         finally:
             view.close()
 
-    def _listener(self, claim: Claim, view: Any) -> OnEvent:
-        def on_event(event: Event) -> None:
-            self._queue.on_event(claim, event)
-            view.event(event)
-
-        return on_event
-
-    def _finish(self, claim: Claim, found: _Records | OSError) -> None:
-        if isinstance(found, OSError):
-            self._queue.give_up(claim, [])
-            self._storage = found
-            self._stop.ask("storage")
+    def _finish(self, lease: Lease, records: _Records | OSError) -> None:
+        if isinstance(records, OSError):
+            self._queue.end(lease, [])
+            self._storage_error = records
+            self._cancellation.request("storage")
             return
-        self._queue.give_up(claim, [cell for cell, record in found if record is None])
-        for cell, record in found:
+        self._queue.end(lease, [cell for cell, record in records if record is None])
+        for cell, record in records:
             if record is not None:
-                self._note(cell, record)
+                self._add(cell, record)
 
-    def _note(self, cell: Cell, record: Record) -> None:
-        self._found[id(cell)] = record
-        self._history.note(record)
-        self._paid |= self._runner.paid_sources([cell])
-        left = self._history.estimate(self._queue.waiting, self._runner.device, {}, self._paid)
-        seconds = left.seconds / max(1, len(self._executor.slots))
-        self._display.end(cell.label, record, seconds if left.known else None)
-        for broken in self._runner.plugins.record_finished(record.as_dict()):
+    def _add(self, cell: Cell, record: Record) -> None:
+        self._records[id(cell)] = record
+        self._history.add(record)
+        self._saved |= self._env.saved_sources([cell])
+        left = self._history.estimate(self._queue.waiting, self._env.device, {}, self._saved)
+        self._display.end(cell.label, record, left.seconds / len(self._executor.slots) if left.known else None)
+        for broken in self._env.plugins.record_finished(record.as_dict()):
             self._summary.notes.append(f"plugin {broken.origin} failed in record_finished: {broken.message}")
         self._failures += record.status in FAULTY
-        if self._runner.rules.max_failures and self._failures >= self._runner.rules.max_failures:
-            self._stop.ask("failures")
+        if self._env.rules.max_failures and self._failures >= self._env.rules.max_failures:
+            self._cancellation.request("failures")
 
-    def _summed(self, cells: Sequence[Cell]) -> Summary:
+    def _summarize(self, cells: Sequence[Cell]) -> Summary:
         summary = self._summary
         for cell in cells:
-            record = self._found.get(id(cell))
-            if record is None:
+            record = self._records.get(id(cell))
+            if record is None or record.status == "preempted":
                 summary.missing += 1
-                # What an earlier run has found out stays in the table.
-                record = self._runner.folder.latest(cell.cell_id)
-            elif record.status == "preempted":
-                summary.missing += 1
-            if record is None:
-                continue
-            summary.records.append(record)
-            if record.status in FAULTY:
-                summary.failed.append(record)
+            # Without a record of this run, that of an earlier one stays in the table.
+            record = record or self._env.folder.latest(cell.cell_id)
+            if record is not None:
+                summary.records.append(record)
+                if record.status in FAULTY:
+                    summary.failed.append(record)
         return summary

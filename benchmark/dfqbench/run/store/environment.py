@@ -1,4 +1,4 @@
-"""The environment of a run: what may change the last digits, found without importing torch."""
+"""The environment of a run: what may change the last digits, and the machine's free resources, without torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,19 +30,39 @@ VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Environment variables by which libraries choose their kernels, and steps are recorded or not."""
+"""Environment variables by which libraries choose their kernels, and CUDA graphs are used or not."""
 NOT_IDENTITY = ("installed", "revision", "torch", "deterministic")
-"""Parts of the description that tell more, but change no number by themselves or follow from the others."""
+"""Parts of the description that change no number by themselves or follow from the others."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Instruction sets that multiply in bfloat16 (the last: 64-bit Arm)."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Resources of a machine."""
+
+    cores: int  # CPU cores that this process may use
+    memory_mib: float  # free memory
+    gpus: tuple[tuple[str, str], ...]  # name for CUDA_VISIBLE_DEVICES and product name of each visible GPU
+    gpu_mib: tuple[float, ...] = ()  # free memory of each of them
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Return what is free on this machine now."""
+        gpus = visible_gpus()
+        free = [float(line.split()[0]) for line in _ask_driver("memory.free") if line.split()[0].isdigit()]
+        least = min(free, default=0.0)
+        of_each = (free[int(name)] if name.isdigit() and int(name) < len(free) else least for name, _ in gpus)
+        return cls(_usable_cores(), _free_memory_mib(), gpus, tuple(of_each))
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Versions and hardware, as plain data.
-
-    Args:
-        device: torch device of the run.
-    """
+    """Return versions and hardware of a run on a torch device, as plain data."""
+    on_gpu = device.startswith("cuda")
+    installed = {
+        d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]
+    }
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
@@ -48,75 +70,95 @@ def describe_environment(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "device": device,
-        "device_name": _device_name(device),
+        "device_name": _gpu_name(device) if on_gpu else cpu_name(),
         "kernels": kernels_for(device),
-        "driver": driver_version() if device.startswith("cuda") else None,
+        "driver": driver_version() if on_gpu else None,
         "variables": {name: value for name in VARIABLES if (value := os.environ.get(name)) is not None},
-        "deterministic": _deterministic(device),
+        "deterministic": "no: CUDA kernels may add in any order" if on_gpu else "yes, for the same number of threads",
         "revision": code_revision(),
-        "installed": _installed(),
+        "installed": dict(sorted(installed.items())),
     }
 
 
-def _deterministic(device: str) -> str:
-    """Whether the same seed gives the same bits."""
-    if device.startswith("cuda"):
-        return "no: CUDA kernels may add in any order"
-    return "yes, for the same number of threads"
-
-
-def _installed() -> dict[str, str]:
-    """Every installed distribution and its version."""
-    found = {}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found[name.lower()] = distribution.version
-    return dict(sorted(found.items()))
-
-
-@cache
-def code_revision() -> str | None:
-    """The git revision that this package runs from, `+` where files differ from it; None outside a checkout."""
-    git = shutil.which("git")
-    folder = Path(__file__).parent
-    if git is None:
-        return None
-    try:
-        told = [
-            subprocess.run(  # noqa: S603 - found on the path
-                [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
-            for arguments in (
-                ("ls-files", "--error-unmatch", str(Path(__file__))),
-                ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no", str(folder)),
-            )
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told[1] + ("+" if told[2] else "")
-
-
-def _device_name(device: str) -> str:
-    if not device.startswith("cuda"):
-        return cpu_name()
-    index = int(device.partition(":")[2] or 0)
-    return gpu_names()[index] if index < len(gpu_names()) else "unknown GPU"
-
-
-def environment_id(environment: dict[str, Any]) -> str:
-    """Identity of an environment; our own version is left out, since identities of cells hold our code."""
+def environment_id(environment: Mapping[str, Any]) -> str:
+    """Return the identity of an environment, without the version of dfqbench: identities of cells hash its code."""
     packages = {name: version for name, version in environment["packages"].items() if name != "dfqbench"}
     facts = {key: value for key, value in environment.items() if key not in NOT_IDENTITY}
     return identity(facts | {"packages": packages})
 
 
-def resolve_device(wanted: str) -> str:
-    """Turns `auto` into `cuda` where a GPU and a CUDA build of torch are here, else `cpu`."""
-    if wanted != "auto":
-        return wanted
+@cache
+def code_revision() -> str | None:
+    """Return the package's git revision, with `+` where files differ from it; None outside a checkout."""
+    git = shutil.which("git")
+    folder = str(Path(__file__).parent)
+    if git is None:
+        return None
+    commands = (
+        ("ls-files", "--error-unmatch", __file__),
+        ("rev-parse", "HEAD"),
+        ("status", "--porcelain", "--untracked-files=no", folder),
+    )
+    try:
+        _, revision, changes = (_output(git, "-C", folder, *arguments) for arguments in commands)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+" if changes else "")
+
+
+def resolve_device(device: str) -> str:
+    """Turn `auto` into `cuda` where a GPU and a CUDA build of torch are here, else `cpu`."""
+    if device != "auto":
+        return device
     return "cuda" if gpu_names() and "+cpu" not in (_version("torch") or "") else "cpu"
+
+
+def resolve_precision(precision: str, device: str) -> Precision:
+    """Turn `auto` into the fastest precision that the torch device has instructions for."""
+    if precision != "auto":
+        return Precision(precision)
+    fast = device.startswith("cuda") or BFLOAT16_FLAGS & cpu_flags()
+    return Precision.MIXED_BFLOAT16 if fast else Precision.FLOAT32_FAST
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's instruction sets; empty outside Linux."""
+    return frozenset((_cpu_info("flags", "Features") or "").split())
+
+
+@cache
+def cpu_name() -> str:
+    """Return the processor's name."""
+    name = _cpu_info("model name")
+    return (platform.processor() or platform.machine()) if name is None else name
+
+
+@cache
+def gpu_names() -> tuple[str, ...]:
+    """Return the names of NVIDIA GPUs."""
+    return _ask_driver("name")
+
+
+@cache
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's driver, or None."""
+    return next(iter(_ask_driver("driver_version")), None)
+
+
+def visible_gpus(variables: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """Return the name for CUDA_VISIBLE_DEVICES and the product name of every GPU that this process may use."""
+    names = gpu_names()
+    listed = (os.environ if variables is None else variables).get(VISIBLE)
+    if listed is None:
+        return tuple((str(index), name) for index, name in enumerate(names))
+    gpus = []
+    for entry in map(str.strip, listed.split(",")):
+        if not entry or entry.startswith("-"):
+            break
+        # GPUs listed by UUID (batch systems do that) are taken to be of one product.
+        gpus.append((entry, names[int(entry)] if entry.isdigit() and int(entry) < len(names) else "GPU"))
+    return tuple(gpus)
 
 
 def _version(package: str) -> str | None:
@@ -126,73 +168,57 @@ def _version(package: str) -> str | None:
         return None
 
 
-def resolve_precision(wanted: str, device: str) -> Precision:
-    """Turns `auto` into the fastest precision that the device has instructions for.
-
-    Args:
-        wanted: a precision's name, or `auto`.
-        device: torch device.
-    """
-    if wanted != "auto":
-        return Precision(wanted)
-    able = device.startswith("cuda") or BFLOAT16_FLAGS & cpu_flags()
-    return Precision.MIXED_BFLOAT16 if able else Precision.FLOAT32_FAST
+def _gpu_name(device: str) -> str:
+    index = int(device.partition(":")[2] or 0)
+    return gpu_names()[index] if index < len(gpu_names()) else "unknown GPU"
 
 
-@cache
-def cpu_flags() -> frozenset[str]:
-    """The processor's instruction sets as Linux tells them; empty elsewhere."""
+def _cpu_info(*keys: str) -> str | None:
+    """Return the first value of a key in Linux's /proc/cpuinfo."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                return frozenset(line.partition(":")[2].split())
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    return frozenset()
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(keys)), None)
 
 
-@cache
-def cpu_name() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-@cache
-def gpu_names() -> tuple[str, ...]:
-    """Names of NVIDIA GPUs as their driver tells them; empty without one."""
-    return _asked_driver("name")
-
-
-def free_gpu_mib() -> tuple[float, ...]:
-    """Memory in MiB that is free now on each NVIDIA GPU of the machine; empty without one."""
-    return tuple(float(told.split()[0]) for told in _asked_driver("memory.free") if told.split()[0].isdigit())
-
-
-@cache
-def driver_version() -> str | None:
-    """Version of NVIDIA's driver, or None."""
-    return next(iter(_asked_driver("driver_version")), None)
-
-
-def _asked_driver(field: str) -> tuple[str, ...]:
-    """One line a GPU."""
+def _ask_driver(field: str) -> tuple[str, ...]:
+    """Return a field of each NVIDIA GPU; empty without one."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
     try:
-        done = subprocess.run(  # noqa: S603 - found on the path
-            [tool, f"--query-gpu={field}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        output = _output(tool, f"--query-gpu={field}", "--format=csv,noheader")
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
+    return tuple(line.strip() for line in output.splitlines() if line.strip())
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - on the path
+    return done.stdout.strip()
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # no such call outside Linux
+        return os.cpu_count() or 1
+
+
+def _free_memory_mib() -> float:
+    """Return the memory that new processes may take, according to the system and the control group."""
+    free: list[float] = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free += [int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        if limit != "max":
+            free.append((int(limit) - int(used)) / 2**20)
+    except (OSError, ValueError):
+        pass
+    return min(free, default=float(1 << 20))

@@ -1,4 +1,4 @@
-"""The store: folders of attempts, records written whole or not at all, and reading them back."""
+"""The folder of a run: attempts, their records, and the students that need no training again."""
 
 from __future__ import annotations
 
@@ -6,56 +6,65 @@ import contextlib
 import gc
 import json
 import os
-import secrets
+import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import InputError, UsageError
+from dfqbench.run.execute.job import Outcome
+from dfqbench.run.store.files import IMAGES_FILE, RECORD, STUDENT_FILES, TRAINING, write_json
+from dfqbench.run.store.status import MEASURED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
 
-RECORD = "record.json"
 MOST_BYTES = 64 * 2**20
 """A larger file is no record: that of a million images has a fifth of a megabyte."""
 DEFAULT_OUT = Path("results") / "runs"
+RANDOM_WEIGHTS = "random_weights"
+"""Flag of records of a network that was never trained; the evaluation sets it."""
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON under a temporary name, flushes it to disk, and renames it: whole or not at all."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+@dataclass(frozen=True, slots=True)
+class CachedStudent:
+    """A trained student on disk."""
 
+    record: Record  # of the attempt that trained it
+    folder: Path  # that attempt's
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file the same way; nothing but a rename ever changes it, so that it is whole on any file system."""
-    # A random name: processes of several machines may write the same file of a shared folder.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    def copy_to(self, attempt: Path) -> None:
+        """Copy the student, its images and those of its training to another attempt."""
+        for name in (*STUDENT_FILES, IMAGES_FILE):
+            if (self.folder / name).is_file():
+                shutil.copy2(self.folder / name, attempt / name)
+        training = self.folder.parent / TRAINING
+        if training.is_dir() and not (attempt.parent / TRAINING).exists():
+            shutil.copytree(training, attempt.parent / TRAINING)
 
+    @property
+    def wall(self) -> float:
+        """Seconds of its attempt without the evaluation."""
+        return (self.record.seconds.wall or 0.0) - (self.record.seconds.evaluation or 0.0)
 
-def sync_folder(folder: Path) -> None:
-    """Flushes a folder's list of names to disk, where the file system can: a rename then survives a power cut."""
-    try:
-        number = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(number)
-    except OSError:
-        # Some network file systems refuse; their rename is all that there is.
-        pass
-    finally:
-        os.close(number)
+    def outcome(self) -> Outcome:
+        """Return the outcome of the worker that made it, according to the record."""
+        record, reused = self.record, None
+        seconds, peaks = record.seconds, record.peak_mib
+        paid = seconds.paid_synthesis or 0.0
+        if record.reused_from:
+            shared = (seconds.synthesis or 0.0) - paid
+            reused = {"id": record.reused_from, "seconds": shared, "counts": {}, "peak_mib": peaks.synthesis}
+        result = {
+            "seconds": {"setup": seconds.setup or 0.0, "synthesis": paid, "quantization": seconds.quantization},
+            "counts": record.counts.model_dump(exclude_unset=True),
+            "peak_mib": peaks.model_dump(exclude_unset=True, exclude={"evaluation"}),
+            "flags": [flag for flag in record.flags if flag != RANDOM_WEIGHTS],
+            "reused": reused,
+        }
+        unchanged = ("source_kind", "source_images", "real_data_opened", "wrote_outside", "resumed")
+        return Outcome("ok", result=result | {name: getattr(record, name) for name in unchanged})
 
 
 class RunFolder:
@@ -82,7 +91,7 @@ class RunFolder:
         return self.path / "cells" / cell_id / "checkpoints"
 
     def new_attempt(self, cell_id: str) -> tuple[Path, int]:
-        """Makes the folder of the next attempt at a cell.
+        """Make the folder of the next attempt at a cell.
 
         Returns:
             The folder and the attempt's number, from 1.
@@ -100,9 +109,9 @@ class RunFolder:
             return folder, number
 
     def latest(self, cell_id: str) -> Record | None:
-        """The newest readable record of a cell, or None."""
-        found = [record for record, _ in _cell_records(f"{self.path}/cells/{cell_id}") if record is not None]
-        return found[-1] if found else None
+        """Return the newest readable record of a cell, or None."""
+        records = [record for record, _ in _cell_records(f"{self.path}/cells/{cell_id}") if record is not None]
+        return records[-1] if records else None
 
     def records(self) -> list[tuple[Record | None, Path]]:
         """Return every record of the run with its file; None where the file cannot be read."""
@@ -110,31 +119,50 @@ class RunFolder:
         with collection_paused():
             return [entry for name in sorted(_names(cells)) for entry in _cell_records(f"{cells}/{name}")]
 
+    def cached_students(self, environment: str | None) -> dict[str, CachedStudent]:
+        """Return the newest finished student of each identity, of one environment or any (None)."""
+        return {
+            record.student_id: CachedStudent(record, file.parent)
+            for record, file in self.records()
+            if record is not None
+            and environment in {None, record.environment}
+            and _is_trained(record)
+            and all((file.parent / name).is_file() for name in STUDENT_FILES)
+        }
+
     def write_record(self, attempt: Path, record: Record) -> None:
-        """Writes an attempt's record, whole or not at all."""
+        """Write an attempt's record."""
         write_json(attempt / RECORD, record.as_dict())
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
-        """Writes the description of an environment; one that says more is not replaced by one that says less."""
+        """Write the description of an environment; one without what torch reports replaces none."""
         path = self._environment(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if "torch" in environment or not path.exists():
             write_json(path, dict(environment))
 
     def knows_torch(self, name: str) -> bool:
-        """Whether the description of an environment holds what only torch knows."""
+        """Check that the description of an environment holds what torch reports."""
         try:
-            found = json.loads(self._environment(name).read_text(encoding="utf-8"))
+            description = json.loads(self._environment(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return isinstance(found, dict) and "torch" in found
+        return isinstance(description, dict) and "torch" in description
 
     def _environment(self, name: str) -> Path:
         return self.path / "environments" / f"{name}.json"
 
 
+def _is_trained(record: Record) -> bool:
+    """Check that the student's training came to its end, whatever became of its evaluation."""
+    seconds = record.seconds
+    if "plugin_student" in record.flags or seconds.quantization is None or seconds.paid_synthesis is None:
+        return False
+    return record.status in MEASURED or (record.error is not None and record.error.phase == "evaluation")
+
+
 def _names(folder: str) -> list[str]:
-    """Names in a folder, none where there is no folder; patterns are slow for the thousands of cells of a table."""
+    """Names in a folder, none where there is no folder; `glob` is slow for thousands of cells."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries]
@@ -145,10 +173,8 @@ def _names(folder: str) -> list[str]:
 def _cell_records(cell: str) -> Iterator[tuple[Record | None, Path]]:
     for name in sorted((name for name in _names(cell) if name.startswith("attempt-")), key=_number):
         file = Path(f"{cell}/{name}/{RECORD}")
-        try:
+        with contextlib.suppress(FileNotFoundError):
             yield _read(file), file
-        except FileNotFoundError:
-            continue
 
 
 def _number(attempt: str) -> int:
@@ -185,21 +211,21 @@ def collection_paused() -> Iterator[None]:
 
 
 def run_folders(path: Path) -> list[RunFolder]:
-    """The runs at a path: itself if it is a run's folder, else those directly below.
+    """Return the runs at a path: itself if it is a run's folder, else those directly below.
 
     Raises:
         InputError: there is none.
     """
     if (path / "cells").is_dir():
         return [RunFolder(path)]
-    found = [RunFolder(folder.parent) for folder in sorted(path.glob("*/cells")) if folder.is_dir()]
-    if not found:
+    runs = [RunFolder(folder.parent) for folder in sorted(path.glob("*/cells")) if folder.is_dir()]
+    if not runs:
         raise InputError(f"{path} holds no run", "name the results folder with --out, or make a run: `dfqbench run`")
-    return found
+    return runs
 
 
 def read_records(path: Path) -> tuple[list[Record], list[str]]:
-    """Reads every record at a path.
+    """Read every record at a path.
 
     Args:
         path: a run's folder or a folder of runs.
@@ -210,37 +236,32 @@ def read_records(path: Path) -> tuple[list[Record], list[str]]:
     Raises:
         InputError: there is no run.
     """
-    records, warnings = [], []
-    for run in run_folders(path):
-        for record, file in run.records():
-            if record is None:
-                warnings.append(unreadable(file))
-            else:
-                records.append(record)
-    return records, warnings
+    entries = [entry for run in run_folders(path) for entry in run.records()]
+    records = [record for record, _ in entries if record is not None]
+    return records, [unreadable(file) for record, file in entries if record is None]
 
 
 def unreadable(file: Path) -> str:
-    """What to tell of a file that is not a readable record."""
+    """Return the warning about a file that is not a readable record."""
     return f"{file} is not a readable record; it is left out (delete its folder to run it again)"
 
 
 def find_cell(path: Path, prefix: str) -> Path:
-    """The newest attempt's folder of the cell whose identity begins with `prefix`.
+    """Return the newest attempt's folder of the cell whose identity begins with `prefix`.
 
     Raises:
         UsageError: no cell or several cells begin so.
         InputError: there is no run.
     """
-    cells = {
+    cells = [
         cell for run in run_folders(path) for cell in (run.path / "cells").iterdir() if cell.name.startswith(prefix)
-    }
-    if not cells:
+    ]
+    names = sorted({cell.name for cell in cells})
+    if not names:
         raise UsageError(f"no cell begins with '{prefix}' in {path}", "`dfqbench table --format csv` lists the cells")
-    if len({cell.name for cell in cells}) > 1:
-        names = ", ".join(sorted(cell.name for cell in cells)[:5])
-        raise UsageError(f"several cells begin with '{prefix}': {names}", "write more digits")
+    if len(names) > 1:
+        raise UsageError(f"several cells begin with '{prefix}': {', '.join(names[:5])}", "write more digits")
     attempts = [attempt for cell in cells for attempt in cell.glob("attempt-*")]
     if not attempts:
-        raise UsageError(f"cell {next(iter(cells)).name} has no attempt yet", "run its grid again")
+        raise UsageError(f"cell {names[0]} has no attempt yet", "run its grid again")
     return max(attempts, key=lambda attempt: (attempt.stat().st_mtime, _number(attempt.name)))

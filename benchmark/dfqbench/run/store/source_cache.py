@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import PluginError
-from dfqbench.run.store.run_folder import write_json
+from dfqbench.run.store.files import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +46,14 @@ def save_source(
     Returns:
         Whether it was saved: its class must have `from_state`, and its state hold tensors and plain data only.
     """
-    from dfqbench.run.store.state_file import write_tree
+    from dfqbench.run.store.state_file import write_state
 
     state = shared_state(source) if state is None else state
     if state is None:
         return False
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_tree(folder / STATE, state)
+        write_state(folder / STATE, state)
     except PluginError:
         return False
     # The description comes last: without it the folder holds no source.
@@ -76,7 +76,7 @@ def load_source(
     Returns:
         The source, and its cost with its `id`; None if nothing usable is saved, so that it is made again.
     """
-    from dfqbench.run.store.state_file import read_tree
+    from dfqbench.run.store.state_file import read_state
 
     description = read_description(folder, environment)
     if description is None:
@@ -85,7 +85,7 @@ def load_source(
         module, _, name = str(description["class"]).partition(":")
         if module.partition(".")[0] not in {"dfqbench", *packages}:
             return None
-        state = read_tree(folder / STATE, device)
+        state = read_state(folder / STATE, device)
         cls: Any = importlib.import_module(module)
         for part in name.split("."):
             cls = getattr(cls, part)

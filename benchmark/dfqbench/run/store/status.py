@@ -8,27 +8,27 @@ Status = Literal["ok", "skipped", "unavailable", "failed", "oom", "timeout", "pr
 """How an attempt at a cell ended.
 
 `ok`: measured. `collapsed`: measured, and the student guesses. `skipped`: the method declines the cell. `unavailable`:
-something is missing here. `failed`: an error, or the worker died. `oom`: memory ran out. `timeout`: the time limit was
-reached. `preempted`: somebody stopped the run. `invalid`: measured, but real data was opened or an operand is off its
-grid.
+a network or its data is missing. `failed`: an error, or the worker died. `oom`: memory ran out. `timeout`: the time
+limit was reached. `preempted`: the run was stopped. `invalid`: measured, but real data was opened or an operand is off
+its quantization levels.
 """
 STATUSES: tuple[str, ...] = get_args(Status)
 
 MEASURED = frozenset({"ok", "collapsed"})
 """The numbers count."""
 FAULTY = frozenset({"failed", "oom", "timeout", "invalid"})
-"""Run again on request only: a fault seldom goes away by itself."""
+"""Run again on request only."""
 SETTLED = MEASURED | FAULTY
-"""Not run again by themselves. The others are looked at anew: what was missing may be there now."""
+"""Not run again without request. Cells of other statuses are tried in every run."""
 
 RETRIES: dict[str, frozenset[str]] = {
     "failed": frozenset({"failed", "oom", "invalid"}),
     "timeout": frozenset({"timeout"}),
     "all": FAULTY,
 }
-"""What `--retry` takes up, by its argument."""
+"""Statuses that `--retry` runs again, by its argument."""
 
 
 def retry_for(statuses: set[str]) -> str:
-    """The argument of `--retry` that takes up just these statuses, or the least that takes up all of them."""
-    return next((name for name, taken in RETRIES.items() if statuses <= taken), "all")
+    """Return the smallest argument of `--retry` that runs all these statuses again."""
+    return next((name for name, covered in RETRIES.items() if statuses <= covered), "all")

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dfqbench.run.store.files import TRAINING
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dfqbench.api.batch import Batch
 
-IMAGES_FILE = "images.safetensors"
-"""Images of the finished source, in the attempt's folder."""
-TRAINING = "training"
 POINTS = 6
 """Points of a training at which images of a live source are kept: the first step, the last, and four between."""
 IMAGES_SMALL, IMAGES_LARGE = 32, 8

@@ -31,8 +31,9 @@ from dfqbench.run.evaluate.accuracy import accuracy, predict
 from dfqbench.run.execute.cancellation import StopFlag
 from dfqbench.run.execute.events import EventSink, Phase, PhaseStarted, Probed, Progress, SourceReady, Warned
 from dfqbench.run.execute.job import Job
+from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.source_cache import load_source, save_source, shared_state
-from dfqbench.run.store.training_folder import IMAGES_FILE, Snapshots, Timeline, TrainingFolder
+from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFolder
 from dfqbench.run.worker.accounting import GPU_SHARED, Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
@@ -90,7 +91,7 @@ class Attempt:
         self._context: HostContext | None = None
         # One guard for a worker: its attempts run the same plugin's code, and what that opens concerns every record.
         if first is None:
-            folders = [job.attempt, *(member.attempt for member in job.partners)]
+            folders = [job.attempt, *(member.attempt for member in job.members)]
             results = Path(job.run) if job.run else None
             self._guard = DataGuard(map(Path, job.guarded), results, [Path(folder) / WORK for folder in folders])
         else:

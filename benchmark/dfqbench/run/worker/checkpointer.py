@@ -16,7 +16,7 @@ import torch
 from dfqbench.api.errors import PluginError
 from dfqbench.run.execute.cancellation import StopFlag, Stopped
 from dfqbench.run.execute.events import Phase
-from dfqbench.run.store.state_file import TornFileError, read_tree, write_tree
+from dfqbench.run.store.state_file import TornFileError, read_state, write_state
 from dfqbench.run.worker.accounting import Accounting
 from dfqbench.run.worker.device_setup import get_rng_state, set_rng_state
 
@@ -55,7 +55,7 @@ class CheckpointFolder:
             OSError: the file cannot be written; older ones are left as they were.
         """
         content = {"identity": self._identity, "state": {"boundary": secrets.token_hex(8), "students": dict(states)}}
-        path = self._add(lambda path: write_tree(path, content))
+        path = self._add(lambda path: write_state(path, content))
         for folder in others:
             folder._add(lambda copy: _link(path, copy))
 
@@ -76,7 +76,7 @@ class CheckpointFolder:
         """
         for _, path in reversed(self._files()):
             try:
-                return self._state(read_tree(path, device), student)
+                return self._state(read_state(path, device), student)
             except (TornFileError, FileNotFoundError, ValueError) as error:
                 warn(f"checkpoint {path.name} is passed over: {error}")
         return None

@@ -52,10 +52,10 @@ def main(argv: list[str]) -> None:
             events.send(Failed("failed", "Orphan", message, Phase.SETUP, None, plugin="", traceback="", so_far={}))
             return
         try:
-            for member in job.partners:
+            for member in job.members:
                 _lock(member.checkpoints, locks)
         except Timeout:
-            job = replace(job, partners=[])
+            job = replace(job, members=[])
         # Imported here, so that the parent's clock has seen the process start before torch loads.
         from dfqbench.run.worker.shared_job import run_job
 

@@ -45,7 +45,7 @@ def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
     with report_failure(first, events):
         first.begin()
         sharing = _sharing(first, job)
-        events.send(SharedJob(sharing, len(job.partners)))
+        events.send(SharedJob(sharing, len(job.members)))
         if sharing is Sharing.ONE_LOOP:
             loop = SharedLoop(first, events, Path(job.source).name)
             for member, member_events in _members(first, job, events, flag):
@@ -61,9 +61,9 @@ def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
 
 
 def _members(first: Attempt, job: Job, events: EventSink, flag: StopFlag) -> Iterator[tuple[Attempt, EventSink]]:
-    for number in range(len(job.partners)):
+    for number in range(len(job.members)):
         member_events = _MemberEvents(events, number)
-        member_job = replace(job.partner(number), started=time.monotonic())
+        member_job = replace(job.of_member(number), started=time.monotonic())
         yield Attempt(member_job, member_events, flag, first), member_events
 
 
@@ -83,7 +83,7 @@ def _sharing(first: Attempt, job: Job) -> Sharing:
     # A method with a `quantize` of its own makes its student alone.
     method_cls = type(first.method)
     own_quantize = job.own_quantize and issubclass(method_cls, Method) and method_cls.quantize is not Method.quantize
-    if not job.partners or job.probe_seconds or own_quantize:
+    if not job.members or job.probe_seconds or own_quantize:
         return Sharing.ALONE
     if hasattr(first.source, "train_step"):
         return Sharing.ONE_LOOP if serves_many(first.source) and _makes_many(first.quantizer) else Sharing.ALONE

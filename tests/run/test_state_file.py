@@ -1,4 +1,4 @@
-"""State files: what goes in comes out, and what a stranger writes does no harm."""
+"""State files: states are restored, and forged or damaged files are refused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from dfqbench.api import PluginError
-from dfqbench.run.store.state_file import FORMAT, TornFileError, _digest, read_tree, write_tree
+from dfqbench.run.store.state_file import FORMAT, TornFileError, _digest, read_state, write_state
 
 CPU = torch.device("cpu")
+HUGE = 2**40
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_state_is_restored(tmp_path: Path) -> None:
     channels_last = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     shared = torch.arange(6.0)
     tree: dict[Any, Any] = {
@@ -31,8 +32,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         7: (True, None, -(2**70), 0.1, float("inf"), "text"),
         (1, "key"): {},
     }
-    write_tree(tmp_path / "tree", tree)
-    found = read_tree(tmp_path / "tree", CPU)
+    write_state(tmp_path / "tree", tree)
+    found = read_state(tmp_path / "tree", CPU)
     assert list(found) == list(tree)
     assert found["channels_last"].stride() == channels_last.stride()
     assert found[7] == tree[7]
@@ -45,24 +46,24 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", [object(), {1, 2}, torch.zeros(2).to_sparse(), torch.zeros(1, dtype=torch.complex64)])
-def test_other_things_are_refused_by_name(entry: Any, tmp_path: Path) -> None:
+def test_other_types_are_refused_by_name(entry: Any, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"state.deep\[1\]"):
-        write_tree(tmp_path / "tree", {"deep": [0, entry]})
+        write_state(tmp_path / "tree", {"deep": [0, entry]})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_cut_and_every_changed_byte_is_noticed(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tree"
-    write_tree(path, {"x": torch.arange(10), "n": 3})
+    write_state(path, {"x": torch.arange(10), "n": 3})
     whole = path.read_bytes()
     for end in range(0, len(whole), 7):
         path.write_bytes(whole[:end])
         with pytest.raises(TornFileError):
-            read_tree(path, CPU)
+            read_state(path, CPU)
     for place in range(0, len(whole), 5):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         try:
-            found = read_tree(path, CPU)
+            found = read_state(path, CPU)
         except TornFileError:
             continue
         # White space around the header carries no information.
@@ -70,12 +71,9 @@ def test_every_cut_and_every_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 
 def forged(path: Path, outline: Any, **tensors: torch.Tensor) -> None:
-    """What a stranger who knows the format would write."""
+    """Write a file with a valid digest."""
     text = outline if isinstance(outline, str) else json.dumps(outline)
     save_file(tensors, path, metadata={"format": FORMAT, "tree": text, "digest": _digest(text, tensors)})
-
-
-HUGE = 2**40
 
 
 @pytest.mark.parametrize(
@@ -100,21 +98,16 @@ HUGE = 2**40
 def test_forged_outlines_are_refused(outline: Any, tmp_path: Path) -> None:
     forged(tmp_path / "tree", outline, a=torch.zeros(4))
     with pytest.raises(TornFileError):
-        read_tree(tmp_path / "tree", CPU)
+        read_state(tmp_path / "tree", CPU)
 
 
-def test_a_claimed_header_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "tree").write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    with pytest.raises(TornFileError):
-        read_tree(tmp_path / "tree", CPU)
-
-
-def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+def test_huge_header_and_pickle_are_refused(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return (Path(tmp_path / "mark").touch, ())
 
-    (tmp_path / "tree").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(TornFileError):
-        read_tree(tmp_path / "tree", CPU)
+    for content in ((2**62).to_bytes(8, "little") + b"{}", pickle.dumps(Evil())):
+        (tmp_path / "tree").write_bytes(content)
+        with pytest.raises(TornFileError):
+            read_state(tmp_path / "tree", CPU)
     assert not (tmp_path / "mark").exists()

@@ -1,4 +1,4 @@
-"""Whole sweeps through the command line, in real workers, on the embedded target."""
+"""`dfqbench run` with real workers, on the embedded target."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import dfqbench
+from attempts import PLUGINS
+from pretend import COST_PARTS
 
-PLUGINS = Path(__file__).parent.parent / "plugins"
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
@@ -34,90 +35,69 @@ def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.Comp
     )
 
 
-def records(out: Path, run_name: str = "smoke") -> dict[str, dict[str, Any]]:
+def all_records(out: Path, name: str = "smoke") -> list[dict[str, Any]]:
+    files = sorted(out.glob(f"{name}/cells/*/attempt-*/record.json"), key=lambda file: file.stat().st_mtime)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def records(out: Path, name: str = "smoke") -> dict[str, dict[str, Any]]:
     """The newest record by label."""
-    found = {}
-    for path in sorted((out / run_name / "cells").glob("*/attempt-*/record.json"), key=lambda p: p.stat().st_mtime):
-        record = json.loads(path.read_text())
-        found[record["label"]] = record
-    return found
+    return {record["label"]: record for record in all_records(out, name)}
+
+
+SMOKE = ("--grid", "smoke", "--methods", "zeroq,noise,real", "--bits", "w4a4,w2a2")
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """`dfqbench run --grid smoke` with the real control beside the two methods."""
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two methods and the real control, after the same command was given again."""
     out = tmp_path_factory.mktemp("smoke")
-    return out, run(out, "--grid", "smoke", "--methods", "zeroq,noise,real", "--bits", "w4a4,w2a2")
+    first, again = run(out, *SMOKE), run(out, *SMOKE)
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr
+    assert "6 cells on cpu" in first.stderr.splitlines()[0]
+    assert "6 finished before; nothing to run" in again.stderr
+    assert again.stdout == first.stdout
+    return out
 
 
-def test_a_run_ends_with_its_table(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    out, done = smoke
-    assert done.returncode == 0, done.stderr
-    assert "zeroq" in done.stdout
-    assert "noise (floor)" in done.stdout
-    assert "real (ceiling)" in done.stdout
-    assert "6 cells on cpu" in done.stderr.splitlines()[0]
-    assert {p.name for p in (out / "smoke").glob("table.*")} == {"table.txt", "table.md", "table.csv"}
-    assert (out / "smoke" / "table.txt").read_text().strip() == done.stdout.strip()
+def test_run_writes_its_table(smoke: Path) -> None:
+    assert {path.name for path in smoke.glob("smoke/table.*")} == {"table.txt", "table.md", "table.csv"}
+    table = (smoke / "smoke" / "table.txt").read_text()
+    assert all(name in table for name in ("zeroq", "noise (floor)", "real (ceiling)"))
 
 
-def test_seconds_add_up_and_host_overhead_is_small(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    for record in records(smoke[0]).values():
+def test_seconds_add_up_and_host_overhead_is_small(smoke: Path) -> None:
+    for record in all_records(smoke):
         seconds = record["seconds"]
-        parts = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
-        assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"], abs=1e-6)
+        assert sum(seconds[part] for part in COST_PARTS) == pytest.approx(seconds["wall"], abs=1e-6)
         assert 0 <= seconds["unattributed"] < 0.2 * seconds["wall"] + 1.0
 
 
-def test_the_source_is_paid_once(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    found = [
-        json.loads(path.read_text())
-        for path in (smoke[0] / "smoke" / "cells").glob("*/attempt-*/record.json")
-        if json.loads(path.read_text())["label"] == "zeroq"
-    ]
-    assert len(found) == 2
-    assert len({record["source_id"] for record in found}) == 1
-    paid = sorted(found, key=lambda record: record["seconds"]["paid_synthesis"])
-    assert paid[0]["reused_from"] == found[0]["source_id"]
-    assert paid[0]["seconds"]["paid_synthesis"] < 0.1 * paid[1]["seconds"]["paid_synthesis"]
-    assert paid[0]["seconds"]["synthesis"] == pytest.approx(paid[1]["seconds"]["synthesis"], rel=0.1)
-    assert paid[1]["reused_from"] is None
-
-
-def test_a_record_holds_what_the_design_lists(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    found = [json.loads(p.read_text()) for p in (smoke[0] / "smoke" / "cells").glob("*/attempt-1/record.json")]
-    record = next(r for r in found if r["label"] == "zeroq" and r["reused_from"] is None)
-    assert record["status"] == "ok"
-    assert record["dataset"]["n"] == 540
+def test_source_is_paid_once_and_records_are_complete(smoke: Path) -> None:
+    zeroq = [record for record in all_records(smoke) if record["label"] == "zeroq"]
+    reused, record = sorted(zeroq, key=lambda record: record["seconds"]["paid_synthesis"])
+    assert (reused["reused_from"], record["reused_from"]) == (record["source_id"], None)
+    assert reused["source_id"] == record["source_id"]
+    assert reused["seconds"]["paid_synthesis"] < 0.1 * record["seconds"]["paid_synthesis"]
+    assert reused["seconds"]["synthesis"] == pytest.approx(record["seconds"]["synthesis"], rel=0.1)
+    assert (record["status"], record["fidelity"], record["dataset"]["n"]) == ("ok", "released code", 540)
     assert record["drop"] == pytest.approx(record["fp_top1"] - record["top1"])
     assert record["coverage"]["macs_quantized"] < record["coverage"]["macs_total"]
-    assert record["levels_ok"] is True
-    assert record["real_data_opened"] == []
+    assert (record["levels_ok"], record["real_data_opened"]) == (True, [])
     assert record["counts"]["optimizer_steps"] == record["counts"]["source_steps"] > 0
     assert record["counts"]["images"] == 64
     assert record["peak_mib"]["synthesis"] > 0
-    assert record["fidelity"] == "released code"
-    environments = smoke[0] / "smoke" / "environments"
-    assert json.loads((environments / f"{record['environment']}.json").read_text())["packages"]["torch"]
+    environment = smoke / "smoke" / "environments" / f"{record['environment']}.json"
+    assert json.loads(environment.read_text())["packages"]["torch"]
 
 
-def test_finished_cells_are_not_run_again(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    out, first = smoke
-    again = run(out, "--grid", "smoke", "--methods", "zeroq,noise,real", "--bits", "w4a4,w2a2")
-    assert again.returncode == 0
-    assert "6 finished before; nothing to run" in again.stderr
-    assert again.stdout == first.stdout
-
-
-def test_the_student_is_loaded_from_python(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    frame = dfqbench.records(smoke[0])
-    assert len(frame) == 6
-    attempt = next((smoke[0] / "smoke" / "cells").glob("*/attempt-1"))
-    student = dfqbench.load_student(attempt)
+def test_records_and_students_load_in_python(smoke: Path) -> None:
+    assert len(dfqbench.records(smoke)) == 6
+    student = dfqbench.load_student(next(smoke.glob("smoke/cells/*/attempt-1")))
     assert student.scheme.protocol.name == "gdfq"
 
 
-def test_same_seed_same_bits_in_another_run(tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bits_in_another_run(tmp_path: Path) -> None:
     files: dict[tuple[str, str], list[bytes]] = {}
     for name in ("one", "two"):
         done = run(tmp_path / name, "--grid", "smoke", "--methods", "zeroq,gdfq,noise+distill", "--bits", "w2a2")
@@ -129,7 +109,7 @@ def test_same_seed_same_bits_in_another_run(tmp_path: Path) -> None:
     assert all(first == second for first, second in files.values())
 
 
-def test_what_goes_wrong_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
+def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     faulty = PLUGINS / "faulty"
     methods = "raises,diverges,exits,asks-for-bits,own-student,opens-data,raises_on_import,noise"
     done = run(
@@ -141,16 +121,8 @@ def test_what_goes_wrong_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     found = records(tmp_path)
     status = {label: record["status"] for label, record in found.items()}
-    assert status == {
-        "raises": "failed",
-        "diverges": "failed",
-        "exits": "failed",
-        "asks-for-bits": "failed",
-        "own-student": "ok",
-        "opens-data": "invalid",
-        "raises_on_import": "failed",
-        "noise": "ok",
-    }
+    failed = ("raises", "diverges", "exits", "asks-for-bits", "raises_on_import")
+    assert status == {"own-student": "ok", "opens-data": "invalid", "noise": "ok"} | dict.fromkeys(failed, "failed")
     assert found["raises"]["error"]["phase"] == "synthesis"
     assert found["raises"]["error"]["step"] == 7
     assert "the plugin's own mistake" in found["raises"]["error"]["traceback"]
@@ -164,16 +136,6 @@ def test_what_goes_wrong_is_a_row_and_the_sweep_goes_on(tmp_path: Path) -> None:
     assert "--retry" in done.stderr
     log = next((tmp_path / "smoke" / "cells" / found["exits"]["cell_id"]).glob("attempt-1/log.txt"))
     assert "last words of the plugin" in log.read_text()
-
-
-def test_a_corrupt_record_is_run_again(tmp_path: Path) -> None:
-    arguments = ("--grid", "smoke", "--methods", "noise")
-    assert run(tmp_path, *arguments).returncode == 0
-    record = next((tmp_path / "smoke" / "cells").glob("*/attempt-1/record.json"))
-    record.write_text("{")
-    done = run(tmp_path, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert (record.parent.parent / "attempt-2" / "record.json").is_file()
 
 
 def test_two_runs_share_one_folder(tmp_path: Path) -> None:
@@ -200,9 +162,15 @@ def test_signals_end_a_run_in_good_order(tmp_path: Path) -> None:
         assert process.returncode == status, errors
         assert f"stopped by {'SIGTERM' if status == 3 else 'Ctrl-C'}; 2 cells are left" in errors
         assert "Traceback" not in errors
+        assert "goes on from its last step" in records(tmp_path)["slow"]["error"]["message"]
+        assert list(tmp_path.glob("smoke/cells/*/checkpoints/checkpoint-*"))
     done = run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert records(tmp_path)["slow"]["resumed"] == 2
+    slow, noise = records(tmp_path)["slow"], records(tmp_path)["noise"]
+    assert (slow["attempt"], slow["resumed"], slow["environment"]) == (3, 2, noise["environment"])
+    assert slow["seconds"]["synthesis"] >= 6.0
+    assert sum(slow["seconds"][part] for part in COST_PARTS) == pytest.approx(slow["seconds"]["wall"], abs=1e-6)
+    assert not list(tmp_path.glob("smoke/cells/*/checkpoints"))
 
 
 @pytest.mark.data

@@ -1,4 +1,4 @@
-"""Records on disk."""
+"""The folder of a run: attempts and records."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic_core import from_json
 
 from dfqbench.api import InputError, UsageError
 from dfqbench.report.frame import records
+from dfqbench.run.store.files import write_json
 from dfqbench.run.store.record import Record
-from dfqbench.run.store.run_folder import RunFolder, collection_paused, find_cell, read_records, write_json
+from dfqbench.run.store.run_folder import RunFolder, collection_paused, find_cell, read_records
 
 BAD_SECONDS = '{"schema": 1, "status": "ok", "cell_id": "bb22", "seconds": {"wall": "a"}}'
 BAD_TOP1 = '{"schema": 1, "status": "ok", "cell_id": "bb22", "top1": "high"}'
@@ -26,26 +27,18 @@ def make(run: RunFolder, cell: str, **facts: object) -> Path:
     return attempt
 
 
-def test_attempts_are_numbered_and_the_newest_counts(tmp_path: Path) -> None:
+def test_newest_attempt_is_the_latest(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "w4a4")
-    make(run, "aa11", top1=1.0)
-    make(run, "aa11", top1=2.0)
-    latest = run.latest("aa11")
-    assert latest is not None
-    assert (latest.attempt, latest.top1) == (2, 2.0)
-    assert run.latest("bb22") is None
-
-
-def test_ten_attempts_are_not_sorted_as_text(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "w4a4")
+    assert run.latest("aa11") is None
+    # Eleven: numbers are not sorted as text.
     for number in range(1, 12):
         make(run, "aa11", top1=float(number))
     latest = run.latest("aa11")
     assert latest is not None
-    assert latest.attempt == 11
+    assert (latest.attempt, latest.top1) == (11, 11.0)
 
 
-def test_a_failed_write_leaves_the_old_record_and_no_scrap(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file_only(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write_json(path, {"schema": 1})
     with pytest.raises(ValueError, match="Out of range"):
@@ -57,24 +50,19 @@ def test_a_failed_write_leaves_the_old_record_and_no_scrap(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "content", ["", "{", "[1]", '{"schema": "one"}', "\x00\x01", "[" * 100_000, '{"schema": 1}', BAD_SECONDS, BAD_TOP1]
 )
-def test_a_corrupt_record_is_a_warning(content: str, tmp_path: Path) -> None:
+def test_corrupt_record_is_a_warning(content: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "w4a4")
     make(run, "aa11", top1=1.0)
     bad = make(run, "bb22")
     (bad / "record.json").write_text(content)
     found, warnings = read_records(tmp_path)
     assert [record.cell_id for record in found] == ["aa11"]
-    assert len(warnings) == 1
-    assert "bb22" in warnings[0]
-    assert "not a readable record" in warnings[0]
+    (warning,) = warnings
+    assert "bb22" in warning
+    assert "not a readable record" in warning
 
 
-def test_unknown_keys_are_kept(tmp_path: Path) -> None:
-    make(RunFolder(tmp_path / "w4a4"), "aa11", from_the_future={"x": 1})
-    assert read_records(tmp_path)[0][0].as_dict()["from_the_future"] == {"x": 1}
-
-
-def test_a_cell_is_found_by_its_first_digits(tmp_path: Path) -> None:
+def test_cell_is_found_by_its_first_digits(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "w4a4")
     make(run, "aa11")
     second = make(run, "aa11")
@@ -86,18 +74,14 @@ def test_a_cell_is_found_by_its_first_digits(tmp_path: Path) -> None:
         find_cell(tmp_path, "ff")
 
 
-def test_no_run(tmp_path: Path) -> None:
+def test_records_are_read_as_a_frame(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         read_records(tmp_path)
-
-
-def test_records_as_a_frame(tmp_path: Path) -> None:
     make(RunFolder(tmp_path / "w4a4"), "aa11", top1=61.5)
-    frame = records(tmp_path)
-    assert frame.loc[0, "top1"] == 61.5
+    assert records(tmp_path).loc[0, "top1"] == 61.5
 
 
-def test_a_typed_record_costs_a_small_multiple_of_its_json() -> None:
+def test_typed_record_costs_a_small_multiple_of_its_json() -> None:
     """A table of 10,000 records takes seconds, most of them for files."""
     content = (Path(__file__).parent / "records" / "schema-1.json").read_bytes()
 

@@ -1,0 +1,124 @@
+"""Runs with real workers: harmful plugins, limits and cancellation."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attempts import PLUGINS, data_of
+from dfqbench.run.execute.cancellation import Cancellation
+from dfqbench.run.schedule.run_environment import Rules
+from dfqbench.run.store.status import RETRIES
+from pretend import run_smoke
+
+FAULTY = [PLUGINS / "faulty" / name for name in ("harmful.py", "misbehaves.py")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+
+
+def run(out: Path, methods: str, cancellation: Cancellation | None = None, **options: Any) -> list[dict[str, Any]]:
+    return data_of(run_smoke(out, methods, cancellation, plugin_files=FAULTY, **({"grace": 2.0} | options)))
+
+
+@contextmanager
+def cancelled_when_working(out: Path) -> Iterator[Cancellation]:
+    """Yield a cancellation that is requested when the first worker has begun its steps."""
+    cancellation = Cancellation()
+
+    def watch() -> None:
+        # The plugin's folder is made just before its code runs.
+        while not list(out.glob("smoke/cells/*/attempt-1/work")):
+            time.sleep(0.05)
+        time.sleep(1.0)
+        cancellation.request("signal")
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield cancellation
+    thread.join()
+
+
+def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
+    methods = "leaks,huge,crashes,leaves-children,writes-outside,nan-images,nan-student,wrong-shape,no-batch,noise"
+    records = {record["method"]: record for record in run(tmp_path, methods, rules=Rules(memory_mib=3000))}
+    status = {name: record["status"] for name, record in records.items()}
+    assert status.pop("noise") in {"ok", "collapsed"}
+    broken = ("crashes", "leaves-children", "nan-images", "nan-student", "wrong-shape", "no-batch")
+    assert status == {"leaks": "oom", "huge": "oom", "writes-outside": "invalid"} | dict.fromkeys(broken, "failed")
+    for name, message in {
+        "crashes": "killed by SIGSEGV",
+        "leaves-children": "ended with status 5",
+        "writes-outside": "stray.txt",
+        "nan-images": "image of the source is not finite",
+        "nan-student": "student's",
+        "wrong-shape": "shape (64, 3, 5, 5), not (N, 1, 8, 8)",
+        "no-batch": "shape ()",
+    }.items():
+        assert message in records[name]["error"]["message"]
+    crashed, failed = (
+        tmp_path / "smoke" / "cells" / records[name]["cell_id"] / "attempt-1" for name in ("crashes", "wrong-shape")
+    )
+    log = (crashed / "log.txt").read_text()
+    assert "Segmentation fault" in log
+    assert "string_at" in log
+    assert "PluginError" in (failed / records["wrong-shape"]["error"]["traceback_file"]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "grace", "message", "stack"),
+    [
+        ("hangs", 2.0, "did not stop by itself and was killed", "in harm"),
+        # A library in the worker takes the first signal.
+        ("takes", 20.0, "goes on from its last step", ""),
+    ],
+)
+def test_worker_is_signalled_again_and_killed(
+    method: str, grace: float, message: str, stack: str, tmp_path: Path
+) -> None:
+    with cancelled_when_working(tmp_path) as cancellation:
+        (record,) = run(tmp_path, method, cancellation, grace=grace)
+    assert record["status"] == "preempted"
+    assert message in record["error"]["message"]
+    assert stack in next(tmp_path.glob("smoke/cells/*/attempt-1/log.txt")).read_text()
+
+
+def test_time_limit(tmp_path: Path) -> None:
+    (record,) = run(tmp_path, "slow", rules=Rules(time_limit=0.5), grace=60.0)
+    assert record["status"] == "timeout"
+    # The limit falls into the loading of libraries: nothing was begun, and nothing is lost.
+    assert "the time limit of 0.5 s was reached; it kept no state" in record["error"]["message"]
+
+
+def test_too_many_failures_end_a_run(tmp_path: Path) -> None:
+    rules = Rules(max_failures=1)
+    summary = run_smoke(tmp_path, "exits,raises,noise", plugin_files=FAULTY, rules=rules)
+    assert ([record.method for record in summary.records], summary.missing) == (["exits"], 2)
+
+
+def test_two_jobs_have_the_results_of_one_and_pay_a_source_once(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", "zeroq,noise", bits="w4a4,w3a3")
+    two = run(tmp_path / "two", "zeroq,noise", bits="w4a4,w3a3", jobs=2)
+    for first, second in zip(one, two, strict=True):
+        for key in ("cell_id", "status", "top1", "correct", "counts", "fp_top1", "reused_from"):
+            assert first[key] == second[key] or (key == "reused_from" and first["method"] == "zeroq")
+    assert [record["reused_from"] for record in two if record["method"] == "zeroq"].count(None) == 1
+    description = json.loads(next((tmp_path / "two" / "smoke" / "environments").glob("*.json")).read_text())
+    assert "PyTorch version" in description["torch"]["collect_env"]
+    assert description["installed"]["torch"]
+    assert description["deterministic"].startswith("yes")
+
+
+def test_fresh_and_inline_runs_have_the_same_results(tmp_path: Path) -> None:
+    (first,) = run(tmp_path, "zeroq")
+    (again,) = run(tmp_path, "zeroq", rules=Rules(fresh=True))
+    (inline,) = run(tmp_path / "inline", "zeroq", executor="inline")
+    assert first["correct"] == again["correct"] == inline["correct"]
+    assert (first["attempt"], again["attempt"], again["reused_from"]) == (1, 2, None)
+    assert inline["flags"] == [*first["flags"], "inline"]
+    assert run_smoke(tmp_path, "zeroq", rules=Rules(retry=RETRIES["all"])).reused == 1

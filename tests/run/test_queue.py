@@ -1,0 +1,121 @@
+"""Several runs of one folder: leases that end with their process, and cells that wait for a source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfqbench.run.execute.cancellation import Cancellation
+from dfqbench.run.execute.events import SourceReady
+from dfqbench.run.execute.job import Job, OnEvent, Outcome
+from dfqbench.run.schedule.queue import try_lock
+from dfqbench.run.schedule.scheduler import Summary
+from dfqbench.run.store.files import write_json
+from dfqbench.run.store.run_folder import RunFolder
+from dfqbench.run.store.source_cache import DESCRIPTION
+from dfqbench.run.store.status import MEASURED
+from pretend import Executor, at_once, done, plan_of, schedule
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dfqbench.run.schedule.queue import try_lock
+lock = try_lock(Path(sys.argv[1]), "cell-aa11")
+assert lock is not None
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_killed_process_releases_its_lock(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            assert try_lock(tmp_path, "cell-aa11") is None
+            other = try_lock(tmp_path, "cell-bb22")
+            assert other is not None
+            other.release()
+        finally:
+            holder.kill()
+    again = try_lock(tmp_path, "cell-aa11")
+    assert again is not None
+    assert try_lock(tmp_path, "cell-aa11") is None, "one process must exclude itself too"
+    again.release()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_cell_waits_for_a_source_that_another_cell_makes(shared: bool, tmp_path: Path) -> None:
+    noise_ran = threading.Event()
+
+    def work(job: Job, on_event: OnEvent, _: Cancellation) -> Outcome:
+        if job.method == "noise":
+            noise_ran.set()
+        elif not executor.order.count("zeroq 3"):
+            # The first of the two: the second must not have begun, while the other method goes on.
+            assert noise_ran.wait(60)
+            assert "zeroq 3" not in executor.order
+            if shared:
+                Path(job.source).mkdir(parents=True)
+                facts = {"class": "x:y", "environment": job.environment, "cost": {"seconds": 1.0}}
+                write_json(Path(job.source) / DESCRIPTION, facts)
+            on_event(SourceReady(shared))
+        return done()
+
+    executor = Executor(work)
+    summary = schedule(tmp_path, plan_of("zeroq,noise", "w4a4,w3a3"), executor)
+    assert {record.status for record in summary.records} <= MEASURED
+    assert len(executor.order) == 4
+
+
+def test_results_of_another_run_are_taken_over(tmp_path: Path) -> None:
+    plan = plan_of("noise", "w4a4,w3a3")
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Outcome:
+        began.set()
+        assert go_on.wait(60)
+        return done()
+
+    first, second = Executor(slow, slots=1), Executor(at_once)
+    summaries: list[Summary] = []
+    threads = [
+        threading.Thread(target=lambda executor=executor: summaries.append(schedule(tmp_path, plan, executor)))
+        for executor in (first, second)
+    ]
+    threads[0].start()
+    assert began.wait(60)
+    threads[1].start()
+    threads[1].join(2.0)
+    assert threads[1].is_alive(), "the second run must wait for the cell that the first one has leased"
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(first.order + second.order) == ["noise 3", "noise 4"]
+    assert [len(summary.records) for summary in summaries] == [2, 2]
+    assert len(list(tmp_path.glob("cells/*/attempt-*"))) == 2
+
+
+def test_cancelled_run_leaves_the_rest_for_later(tmp_path: Path) -> None:
+    def work(_job: Job, _on_event: OnEvent, cancellation: Cancellation) -> Outcome:
+        cancellation.request("signal")
+        return Outcome("preempted", error={"type": "Preempted", "message": "the run was stopped", "phase": None})
+
+    executor = Executor(work, slots=1)
+    summary = schedule(tmp_path, plan_of("noise", "w4a4,w3a3"), executor)
+    assert (len(executor.order), summary.missing, summary.failed) == (1, 2, [])
+    assert [record.status for record in summary.records] == ["preempted"]
+
+
+def test_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_record", full)
+    with pytest.raises(OSError, match="No space left"):
+        schedule(tmp_path, plan_of("noise", "w4a4,w3a3"), Executor(at_once))
