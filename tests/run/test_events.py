@@ -113,7 +113,7 @@ def test_reader_makes_outcomes_and_forwards_other_events() -> None:
     assert (outcome.status, outcome.result) == ("preempted", {"wall": 2})
     assert outcome.error == {"kept": True, "phase": "quantization", "step": 7}
     error = {
-        **{"type": "MemoryError", "message": "path \udcff", "phase": "setup"},
+        **{"type": "MemoryError", "message": "path \\udcff", "phase": "setup"},
         **{"step": None, "plugin": "noise", "traceback": "Traceback"},
     }
     members = [None, Outcome("oom", {"wall": 1.5}, error, members=[]), Outcome("ok", {"wall": 1.0}, members=[])]

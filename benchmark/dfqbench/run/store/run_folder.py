@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 * 2**20
 """A larger file is no record: that of a million images has a fifth of a megabyte."""
+_MEASURED_KEYS = (
+    *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "correct", "oracle", "curve", "diagnostics"),
+    *("seconds", "counts", "peak_mib", "coverage", "levels_ok"),
+)
+"""Keys that an untrusted record is read without."""
 MOST_DIGESTS = 2**20
 """Bytes of the largest file of digests that is read."""
 DEFAULT_OUT = Path("results") / "runs"
@@ -211,7 +216,7 @@ def _read(file: Path) -> Record | None:
 
 
 def read_record(file: Path) -> Record:
-    """Read a record; one that contradicts itself or its digest is `invalid`, whatever status it claims.
+    """Read a record; one that contradicts itself or its digest is `invalid`, and read without its measurements.
 
     Raises:
         OSError: the file cannot be read.
@@ -228,6 +233,8 @@ def read_record(file: Path) -> Record:
     if not _is_as_written(file, content):
         problems.insert(0, f"{RECORD} is not what dfqbench wrote ({DIGEST} beside it holds another digest)")
     if problems:
+        for key in _MEASURED_KEYS:
+            setattr(record, key, Record.model_fields[key].get_default(call_default_factory=True))
         record.status = "invalid"
         record.error = Error(type="Invalid", message=f"the record cannot be trusted: {'; '.join(problems)}")
     return record

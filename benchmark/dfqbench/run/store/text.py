@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-MESSAGE = 2_000
+MESSAGE = 1_000
 """Most characters of a message."""
 TRACEBACK = 20_000
 """Most characters of a traceback."""
