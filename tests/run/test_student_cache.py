@@ -72,7 +72,7 @@ def test_fresh_runs_and_oracles_train_again(tmp_path: Path) -> None:
 
 def test_failed_evaluation_is_repeated_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "evaluate", lambda _self, _request: 1 / 0)
+        patch.setattr("dfqbench.run.evaluate.evaluator.measure_coverage", lambda *_: 1 / 0)
         failed = run(tmp_path, 100)
     assert {record["status"] for record in failed} == {"failed"}
     for record in failed:
