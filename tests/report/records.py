@@ -8,32 +8,16 @@ from dfqbench.run.store.record import Record
 
 
 def record(cell: str, **changes: Any) -> Record:
-    attempt = {"schema": 1, "run": "w4a4", "cell_id": cell, "attempt": 1, "finished_at": "2025-01-01T00:00:00Z"}
-    place = {"target": "digits", "budget": "short", "precision": "float32", "seed": 0, "environment": "e1"}
-    made: dict[str, Any] = (
-        attempt
-        | place
-        | {
-            "method": "zeroq",
-            "quantizer": "calibrate",
-            "params": {"method": {"iterations": 500}, "quantizer": {"images": 64}},
-            "model": {"name": "digits:resnet8", "ref": "digits:resnet8"},
-            "scheme": scheme(4),
-            "dataset": {"name": "digits", "n": 540, "subset_of": None, "subset": None},
-            "coverage": {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]},
-            "seconds": {"synthesis": 12.34, "wall": 20.0},
-        }
-    )
-    outcome = {
-        "status": "ok",
-        "flags": [],
-        "error": None,
-        "fp_top1": 98.5,
-        "top1": 90.25,
-        "drop": 8.25,
-        "top1_se": 1.28,
-    }
-    return Record.from_data(made | outcome | changes)
+    made: dict[str, Any] = {"schema": 1, "run": "w4a4", "cell_id": cell, "attempt": 1, "status": "ok", "flags": []}
+    made |= {"target": "digits", "budget": "short", "precision": "float32", "seed": 0, "environment": "e1"}
+    made |= {"model": {"name": "digits:resnet8", "ref": "digits:resnet8"}, "scheme": scheme(4)}
+    made |= {"method": "zeroq", "quantizer": "calibrate", "finished_at": "2025-01-01T00:00:00Z", "error": None}
+    made["params"] = {"method": {"iterations": 500}, "quantizer": {"images": 64}}
+    made["dataset"] = {"name": "digits", "n": 540, "subset_of": None, "subset": None}
+    made["coverage"] = {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]}
+    made |= {"fp_top1": 98.5, "top1": 90.25, "drop": 8.25, "top1_se": 1.28}
+    made["seconds"] = {"synthesis": 12.34, "wall": 20.0}
+    return Record.from_data(made | changes)
 
 
 def changed(made: Record, **changes: Any) -> Record:
