@@ -49,10 +49,8 @@ def test_unknown_grid_and_absent_file(tmp_path: Path, plugins: Plugins) -> None:
 
 def test_grid_of_a_plugin(tmp_path: Path) -> None:
     (tmp_path / "night.toml").write_text('name = "night"\nschemes = ["w2a2@deploy"]\n')
-    (tmp_path / "mine.py").write_text(
-        "from pathlib import Path\nfrom dfqbench.api import FileOffer, hookimpl\n@hookimpl\n"
-        "def dfqbench_grids(): return [FileOffer('night', str(Path(__file__).with_name('night.toml')))]\n"
-    )
+    offer = f"def dfqbench_grids(): return [FileOffer('night', {str(tmp_path / 'night.toml')!r})]"
+    (tmp_path / "mine.py").write_text(f"from dfqbench.api import FileOffer, hookimpl\n@hookimpl\n{offer}\n")
     plugins = load_plugins([tmp_path / "mine.py"])
     assert load_grid("night", plugins).parsed_schemes[0].protocol.name == "deploy"
     assert plugins.grids["night"].origin == str(tmp_path / "mine.py")
