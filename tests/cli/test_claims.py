@@ -1,5 +1,3 @@
-"""`dfqbench claims`: published numbers with their sources."""
-
 from __future__ import annotations
 
 import csv

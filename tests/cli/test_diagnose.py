@@ -1,5 +1,3 @@
-"""`dfqbench diagnose`: measurements go into the records; incomplete folders are problems, not crashes."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""`dfqbench doctor`: findings about environment, data folders and plugins."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""`dfqbench grids`: lists the grids of host and plugins, and shows one."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`dfqbench methods`: lists methods and broken plugins, shows parameters, starts packages, checks the contract."""
-
 from __future__ import annotations
 
 import json

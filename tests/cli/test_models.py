@@ -1,5 +1,3 @@
-"""`dfqbench models`: lists the networks of every target, and shows one."""
-
 from __future__ import annotations
 
 from pathlib import Path

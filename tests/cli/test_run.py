@@ -1,5 +1,3 @@
-"""Times, retries, and the command that runs failures again."""
-
 from __future__ import annotations
 
 import shlex

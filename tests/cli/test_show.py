@@ -1,5 +1,3 @@
-"""`dfqbench show`: the latest attempt at a cell, named by the beginning of its id."""
-
 from __future__ import annotations
 
 from pathlib import Path

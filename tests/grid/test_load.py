@@ -1,5 +1,3 @@
-"""Grid files: presets, grids of plugins, and errors that name file and key."""
-
 from __future__ import annotations
 
 import re

@@ -1,5 +1,3 @@
-"""Paired comparisons: McNemar's test and the bootstrap, against independent computations."""
-
 from __future__ import annotations
 
 import base64

@@ -1,5 +1,3 @@
-"""Published numbers and times: every one has a source, and damaged files are input errors."""
-
 from __future__ import annotations
 
 import csv
@@ -55,14 +53,10 @@ def test_plugin_file() -> None:
     assert (number.method, number.top1, number.selection) == ("stripes", 90.0, "unknown")
 
 
-def test_published_times_have_sources() -> None:
+def test_times_have_sources_and_are_selected() -> None:
     times = published_times()
     assert len(times) == 29
     assert all(time.method and time.quantity and time.value and time.source for time in times)
-
-
-def test_select_times() -> None:
-    times = published_times()
     chosen = select(times, method="dffg")
     assert [(t.value, t.unit, t.source) for t in chosen] == [("10", "x faster", "DFFG abstract (BMVC23/514)")]
     chosen = select(times, method="zeroq", model="torchvision:resnet50", dataset="imagenet", bits="W4A4")

@@ -1,5 +1,3 @@
-"""Plots: what is drawn is what the records say, for print, and hostile names are text."""
-
 from __future__ import annotations
 
 import io
@@ -68,9 +66,6 @@ def test_accuracy_against_time_has_pareto_front() -> None:
     found = lines(axes_of("time"))
     assert found["a"] == ([3.0], [80.5])
     assert found["Pareto front"] == ([3.0, 12.0], [80.5, 90.5])
-
-
-def test_pareto() -> None:
     points = [(2.0, 5.0), (1.0, 3.0), (3.0, 4.0), (1.0, 2.0), (4.0, 6.0)]
     assert pareto(points) == [(1.0, 3.0), (2.0, 5.0), (4.0, 6.0)]
 

@@ -15,8 +15,6 @@ from tests.report.html_reader import HtmlReader
 
 from dfqbench.report.formatting import duration
 
-METHODS = "dffg,noise,real"
-SCHEMES = "w4a4,w2a2"
 MARKS = {"noise": " (floor)", "real": " (ceiling)"}
 TIMEOUT = 400
 
@@ -108,7 +106,7 @@ def run(*arguments: str) -> None:
 def test_page_of_a_real_run(tmp_path: Path) -> None:
     grid = ("run", "--grid", "bits", "--on", "digits", "--budget", "smoke", "--seeds", "0,1", "--executor", "inline")
     out = ("--out", str(tmp_path))
-    run(*grid, "--methods", METHODS, "--bits", SCHEMES, *out)
+    run(*grid, "--methods", "dffg,noise,real", "--bits", "w4a4,w2a2", *out)
     run("diagnose", "bits", "--device", "cpu", *out)
     run("report", "bits", *out)
     records = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("bits/cells/*/attempt-*/record.json"))]
