@@ -119,19 +119,9 @@ def test_faulty_weights_and_images_are_rows(tmp_path: Path) -> None:
         manifest += f"[[models]]{changed}".replace("toy", "twelve")
     (folder / "targets.toml").write_text(manifest)
 
-    command = [
-        sys.executable,
-        "-m",
-        "dfqbench",
-        *CONTROL,
-        "--on",
-        "digits,toy,twelve",
-        "--data",
-        folder,
-        "--out",
-        "out",
-    ]
+    places = ("--on", "digits,toy,twelve", "--data", "data", "--out", "out")
     env = os.environ | {"XDG_DATA_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "dfqbench", *CONTROL, *places]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
