@@ -14,23 +14,19 @@ import pytest
 
 @dataclass
 class Server:
-    """A web server on this machine.
-
-    Attributes:
-        url: its address.
-        files: content by path.
-        tags: entity tags by path; such a path is answered as the Hugging Face Hub does.
-        short: paths whose download breaks off.
-        requests: method and path of each request.
-        tokens: values of the header `Authorization` by path.
-    """
+    """A web server on this machine."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
+    """Content by path."""
     tags: dict[str, str] = field(default_factory=dict)
+    """Entity tags by path; such a path is answered as the Hugging Face Hub does."""
     short: set[str] = field(default_factory=set)
+    """Paths whose download breaks off."""
     requests: list[str] = field(default_factory=list)
+    """Method and path of each request."""
     tokens: dict[str, set[str]] = field(default_factory=dict)
+    """Values of the header `Authorization` by path."""
 
 
 @pytest.fixture
