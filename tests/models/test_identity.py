@@ -66,11 +66,11 @@ def test_identity_covers_source_of_modules_and_families(tmp_path: Path, monkeypa
     assert "identity_pkg" not in sys.modules
 
 
-def test_identity_excludes_source_of_libraries() -> None:
-    for ref in ("timm:resnet18", "torchvision:resnet18", "py:timm.models.resnet:resnet18"):
-        assert model_identity(ModelSpec("t", "m", ref, CARD))["code"] is None
-
-
-def test_identity_of_module_without_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "ref", ["timm:resnet18", "torchvision:resnet18", "py:timm.models.resnet:resnet18", "py:made_up:f"]
+)
+def test_identity_excludes_source_of_libraries_and_of_modules_without_file(
+    monkeypatch: pytest.MonkeyPatch, ref: str
+) -> None:
     monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
-    assert model_identity(ModelSpec("t", "m", "py:made_up:f", CARD))["code"] is None
+    assert model_identity(ModelSpec("t", "m", ref, CARD))["code"] is None
