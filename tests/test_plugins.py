@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -74,29 +73,21 @@ def message(file: Path) -> str:
     return f"{broken.stage}: {broken.message}"
 
 
-def test_built_in_methods_come_through_entry_points() -> None:
+def test_built_ins_come_through_entry_points_and_keep_the_contract() -> None:
     plugins = load_plugins()
+    assert plugins.broken == []
     assert {"zeroq", "noise"} <= set(plugins.methods)
     assert plugins.methods["zeroq"].origin == "dfqbench"
     assert plugins.methods["zeroq"].version
     assert plugins.quantizers["calibrate"].load == "dfqbench.quantizers.calibrate:Calibrate"
-
-
-def test_built_ins_keep_the_contract() -> None:
-    plugins = load_plugins()
-    assert plugins.broken == []
-    for name in plugins.methods:
-        assert plugins.method_class(name).name == name
-    for name in plugins.quantizers:
-        assert plugins.quantizer_class(name).name == name
+    assert [plugins.method_class(name).name for name in plugins.methods] == list(plugins.methods)
+    assert [plugins.quantizer_class(name).name for name in plugins.quantizers] == list(plugins.quantizers)
 
 
 def test_local_file() -> None:
     plugins = load_plugins([FLAT])
     offer = plugins.methods["flat"]
-    assert offer.path == FLAT
-    assert offer.origin == str(FLAT)
-    assert offer.version == ""
+    assert (offer.path, offer.origin, offer.version) == (FLAT, str(FLAT), "")
     flat = plugins.method_class("flat")
     assert issubclass(flat, Method)
     assert flat.title == "Flat colours"
@@ -218,41 +209,23 @@ def test_plugin_output_goes_to_stderr(mine: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("", "hello\n")
 
 
-def test_every_offering_hook(tmp_path: Path, mine: Path) -> None:
-    mine.write_text(
-        dedent("""
-        from pathlib import Path
-        from dfqbench.api import FileOffer, Offer, Quantizer, hookimpl
-
-        class Mine(Quantizer):
-            name = "mine"
-            title = "Mine"
-            recipes = {"hot": {}}
-            default_recipe = "hot"
-            def quantize(self, teacher, source, ctx): ...
-
-        @hookimpl
-        def dfqbench_quantizers(): return (Offer("mine", ":Mine"),)
-        @hookimpl
-        def dfqbench_range_rules(): return [Offer("widest", ":Widest")]
-        @hookimpl
-        def dfqbench_models(): yield Offer("family", ":build")
-        @hookimpl
-        def dfqbench_targets(): return [FileOffer("data", str(Path(__file__).parent))]
-        @hookimpl
-        def dfqbench_grids(): return [FileOffer("grid", __file__)]
-        @hookimpl
-        def dfqbench_claims(): return [FileOffer("claims", __file__)]
-        """)
-    )
+@pytest.mark.parametrize(
+    ("kind", "offers", "found"),
+    [
+        ("quantizers", "return (Offer('a', 'm:A'), Offer('b', 'm:B'))", ["a", "b"]),
+        ("range_rules", "return [Offer('widest', ':Widest')]", ["widest"]),
+        ("models", "yield Offer('family', ':build')", ["family"]),
+        ("targets", "return [FileOffer('data', __file__)]", ["data"]),
+        ("grids", "return [FileOffer('grid', __file__)]", ["grid"]),
+        ("claims", "return [FileOffer('claims', __file__)]", ["claims"]),
+    ],
+)
+def test_every_hook_takes_any_iterable(mine: Path, kind: str, offers: str, found: list[str]) -> None:
+    mine.write_text(f"from dfqbench.api import FileOffer, Offer, hookimpl\n@hookimpl\ndef dfqbench_{kind}(): {offers}")
     plugins = load_plugins([mine])
     assert plugins.broken == []
-    assert plugins.quantizer_class("mine").default_recipe == "hot"
-    assert plugins.range_rules["widest"].load.endswith(":Widest")
-    assert plugins.models["family"].load.endswith(":build")
-    assert plugins.targets["data"].path == tmp_path
-    assert plugins.grids["grid"].path == mine
-    assert plugins.claims["claims"].path == mine
+    offered = {name: offer.path for name, offer in getattr(plugins, kind).items() if offer.origin == str(mine)}
+    assert offered == dict.fromkeys(found, mine)
 
 
 @dataclass

@@ -34,14 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A kill at a point of a run.
+    """A kill at one of `POINTS`, when the process in a role (`worker`, `evaluate` or `parent`) passed it `skip` times.
 
-    Attributes:
-        kind: a key of `POINTS`.
-        role: the process that reaches the point: `worker`, `evaluate` or `parent`.
-        point: one of the kind's `POINTS`.
-        victim: who dies: `self`, `parent`; `tear`: the file is cut in half under its final name, then the process dies.
-        skip: times that the process passes the point unharmed.
+    The victim is `self` or `parent`; `tear` cuts the file in half under its final name before the process dies.
     """
 
     kind: str
@@ -54,8 +49,7 @@ class Kill:
 def choose(count: int, seed: int) -> list[Kill]:
     """Return `count` kills, the same for the same seed, spread evenly over the kinds."""
     rng = random.Random(seed)  # noqa: S311
-    kinds = itertools.islice(itertools.cycle(POINTS), count)
-    return [_draw(kind, rng) for kind in kinds]
+    return [_draw(kind, rng) for kind in itertools.islice(itertools.cycle(POINTS), count)]
 
 
 def _draw(kind: str, rng: random.Random) -> Kill:

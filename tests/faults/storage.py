@@ -28,7 +28,9 @@ def full_disk(size: int, work: Path, reference: ToyRun) -> Report:
     run = ToyRun(disk / "out", reference.grid)
     mounted = _mount(disk, f"size={size}k")
     fault = "full disk (tmpfs)" if mounted else "full disk (file size limit)"
-    options: dict[str, Any] = {} if mounted else {"preexec_fn": partial(_limit_file_size, size * 1024 // 8)}
+    options: dict[str, Any] = (
+        {} if mounted else {"preexec_fn": partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size * 128,) * 2)}
+    )
     run.run(statuses=(0, 1), **options)
     report.injected[fault] += 1
     finished = run.finished()
@@ -48,21 +50,13 @@ def unreadable_folder(work: Path, reference: ToyRun) -> Report:
     run.run("--bits", "w4a4")
     finished = run.finished()
     cells = run.folder.path / "cells"
-    hidden = cells.with_name("cells-hidden")
-    is_root = os.geteuid() == 0
-    if is_root:
-        # Permissions do not stop root; a file in the folder's place does.
-        cells.rename(hidden)
-        cells.write_text("not a folder", encoding="utf-8")
-    else:
-        cells.chmod(0)
+    hidden = cells.rename(cells.with_name("cells-hidden"))
+    # Permissions do not stop root; a file in the folder's place does.
+    cells.write_text("not a folder", encoding="utf-8")
     run.run(statuses=(1,))
     report.injected["unreadable folder"] += 1
-    if is_root:
-        cells.unlink()
-        hidden.rename(cells)
-    else:
-        cells.chmod(0o755)
+    cells.unlink()
+    hidden.rename(cells)
     _repair(run, finished, reference, report)
     log.info("unreadable folder: complete again")
     return report
@@ -80,7 +74,3 @@ def _mount(disk: Path, options: str) -> bool:
         return False
     command = [tool, "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
-def _limit_file_size(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

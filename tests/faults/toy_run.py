@@ -61,8 +61,7 @@ class Report:
             if cell not in results or cell not in expected:
                 self.different.append(f"cell {cell} is in one run only")
                 continue
-            keys = [key for key, value in expected[cell].items() if results[cell][key] != value]
-            if keys:
+            if keys := [key for key, value in expected[cell].items() if results[cell][key] != value]:
                 self.different.append(f"cell {cell} differs in {', '.join(keys)}")
         if run.table() != reference.table():
             self.different.append("the tables differ")
@@ -95,14 +94,8 @@ class ToyRun:
         if armed is not None:
             path = os.pathsep.join(filter(None, (str(HERE / "startup"), environment.get("PYTHONPATH"))))
             environment |= {"DFQBENCH_FAULTS": str(armed), "PYTHONPATH": path}
-        return subprocess.Popen(
-            [*self._command, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            **options,
-        )
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*self._command, *arguments], text=True, env=environment, **pipes, **options)
 
     def run(self, *arguments: str, statuses: Container[int] = (0,), **options: Any) -> int:
         """Run the command to its end; return its status, or raise if it has another or shows a traceback."""
@@ -112,11 +105,12 @@ class ToyRun:
             raise RuntimeError(f"{process.args!r} ended with status {process.returncode}:\n{errors}")
         return process.returncode
 
-    def _measured(self) -> list[tuple[Record, Path]]:
-        return [(record, path) for record, path in self.folder.records() if record and record.status in MEASURED]
+    def _measured(self) -> dict[str, tuple[Record, Path]]:
+        found = self.folder.records()
+        return {record.cell_id: (record, path) for record, path in found if record and record.status in MEASURED}
 
     def finished(self) -> set[str]:
-        return {record.cell_id for record, _ in self._measured()}
+        return set(self._measured())
 
     def torn(self) -> int:
         return sum(record is None for record, _ in self.folder.records())
@@ -125,9 +119,8 @@ class ToyRun:
         """Return what must not depend on faults, by cell: numbers, counts, the bytes of students and images."""
         files = ("student.safetensors", "images.safetensors")
         return {
-            record.cell_id: record.model_dump(include=MEASUREMENTS)
-            | {name: (path.parent / name).read_bytes() for name in files}
-            for record, path in self._measured()
+            cell: record.model_dump(include=MEASUREMENTS) | {name: (path.parent / name).read_bytes() for name in files}
+            for cell, (record, path) in self._measured().items()
         }
 
     def table(self) -> str:

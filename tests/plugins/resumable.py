@@ -84,8 +84,7 @@ class KeepsNothing(_Base):
 
     name = "keeps-nothing"
 
-    def keep(self, ctx: Context, state: dict[str, Any]) -> None:
-        pass
+    def keep(self, ctx: Context, state: dict[str, Any]) -> None: ...
 
 
 class OddState(_Base):
