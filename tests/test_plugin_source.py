@@ -26,12 +26,8 @@ FILES = {
     "mypkg/beta/plugin.py": "",
     "single.py": "import mypkg\n",
 }
-ALPHA = {name for name in FILES if name.startswith("mypkg/")} - {
-    "mypkg/shared/unused.py",
-    "mypkg/beta/__init__.py",
-    "mypkg/beta/plugin.py",
-}
 BETA = {"mypkg/__init__.py", "mypkg/beta/__init__.py", "mypkg/beta/plugin.py"}
+ALPHA = set(FILES) - BETA - {"mypkg/shared/unused.py", "single.py"} | {"mypkg/__init__.py"}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -42,11 +43,7 @@ BROKEN = {
         f"is for version {API_VERSION + 1} of the plugin",
     ),
     "older": (offering("Offer('a', ':A', api=API_VERSION - 1)"), "api", f"set api={API_VERSION}"),
-    "name_taken": (
-        offering("Offer('free_name', ':Free'), Offer('zeroq', ':ZeroQ')"),
-        "name",
-        "method 'zeroq' is already offered by dfqbench",
-    ),
+    "name_taken": (offering("Offer('free', ':A'), Offer('zeroq', ':B')"), "name", "method 'zeroq' is already offered"),
     "bad_name": (offering("Offer('Bad Name', ':X')"), "name", "use lower case letters"),
     "reserved": (offering("Offer('real', ':X')"), "name", "already offered by dfqbench"),
     "bad_load": (offering("Offer('mine', 'X')"), "name", "write it as 'package.module:Class'"),
@@ -84,8 +81,9 @@ def test_built_ins_come_through_entry_points_and_keep_the_contract() -> None:
     assert [plugins.quantizer_class(name).name for name in plugins.quantizers] == list(plugins.quantizers)
 
 
-def test_local_file() -> None:
-    plugins = load_plugins([FLAT])
+def test_local_file_is_loaded_once() -> None:
+    plugins = load_plugins([FLAT, EXAMPLES / "broken" / ".." / "flat.py"])
+    assert plugins.broken == []
     offer = plugins.methods["flat"]
     assert (offer.path, offer.origin, offer.version) == (FLAT, str(FLAT), "")
     flat = plugins.method_class("flat")
@@ -110,12 +108,6 @@ def test_edited_local_file_is_reloaded(mine: Path, monkeypatch: pytest.MonkeyPat
     assert list(mine.parent.iterdir()) == [mine]
 
 
-def test_same_file_twice_is_loaded_once() -> None:
-    plugins = load_plugins([FLAT, EXAMPLES / "broken" / ".." / "flat.py"])
-    assert plugins.broken == []
-    assert "flat" in plugins.methods
-
-
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_plugin_is_recorded_and_undone(tmp_path: Path, name: str) -> None:
     source, stage, text = BROKEN[name]
@@ -132,18 +124,10 @@ def test_broken_plugin_is_recorded_and_undone(tmp_path: Path, name: str) -> None
     # The others are loaded, and nothing of the broken one is left.
     assert {"flat", "zeroq", "noise"} <= set(plugins.methods)
     assert {offer.path for offer in plugins.methods.values()} <= {None, FLAT}
-    assert plugins.broken_names == (name,)
-
-
-def test_all_broken_at_once(tmp_path: Path) -> None:
-    for name, (source, *_) in BROKEN.items():
-        (tmp_path / f"{name}.py").write_text(source)
-    plugins = load_plugins([*sorted(tmp_path.glob("*.py")), FLAT])
-    assert {broken.name for broken in plugins.broken} == set(BROKEN)
-    assert "flat" in plugins.methods
     assert plugins.methods["zeroq"].origin == "dfqbench"
-    with pytest.raises(PluginError, match="did not load: ModuleNotFoundError"):
-        plugins.method_class("raises_on_import")
+    assert plugins.broken_names == (name,)
+    with pytest.raises(PluginError, match=r"did not load: .*" + re.escape(text)):
+        plugins.method_class(name)
 
 
 def test_offer_without_a_version_is_for_the_first(monkeypatch: pytest.MonkeyPatch, mine: Path) -> None:
@@ -187,9 +171,7 @@ def test_contract(mine: Path, old: str, new: str, message: str) -> None:
     mine.write_text(text.replace(old, new))
     with pytest.raises(PluginError) as caught:
         load_plugins([mine]).method_class("flat")
-    assert message in str(caught.value)
-    assert f"method 'flat' ({mine})" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert re.fullmatch(re.escape(f"method 'flat' ({mine})") + ".*" + re.escape(message) + ".*", str(caught.value))
 
 
 def test_unknown_method_suggests_similar_names() -> None:

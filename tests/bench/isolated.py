@@ -24,14 +24,12 @@ TURNS = 3
 
 
 def isolated(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a process of its own."""
     variables = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ALLOCATOR)}
     with mock.patch.dict(os.environ, variables), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def median_seconds(shape: Shape, precision: Precision, name: str, *, rounds: int = 3) -> dict[str, float]:
-    """Return the median seconds of one of `STEPS` of each contestant."""
     compute_on(torch.device(shape.device))
     timers = contestants(shape, precision, name)
     times: dict[str, list[float]] = {key: [] for key in timers}

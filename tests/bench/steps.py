@@ -31,7 +31,6 @@ IMAGE_METHODS = ("zeroq", "dffg")
 STEPS = ("gdfq", "clusterq", "acq", "temporal", *IMAGE_METHODS, "calibrate", "evaluate")
 W4A4 = parse_scheme("w4a4")
 GPU_CALLS = 10
-"""Calls between two synchronizations with a GPU."""
 WARM_UP = 2
 """Iterations of an image method before those that count."""
 
@@ -41,7 +40,6 @@ Timer = Callable[[int], list[float]]
 
 
 def timer(step: Step, device: str) -> Timer:
-    """Return the timer of a function."""
     calls = 1 if device == "cpu" else GPU_CALLS
 
     def seconds(rounds: int) -> list[float]:
@@ -120,13 +118,11 @@ def image_timer(shape: Shape, method: str, precision: Precision) -> Timer:
 
 
 def calibration(shape: Shape, images: Tensor) -> Step:
-    """Return `calibrate` with a fixed set of images."""
     network, source, ctx = shape.teacher(), FixedSource(images), context(shape)
     return lambda: Calibrate(CalibrateParams()).quantize(network, source, ctx)
 
 
 def evaluation(shape: Shape, images: Tensor) -> Step:
-    """Return the evaluation of a W4A4 student."""
     student = prepare(shape.teacher(), W4A4, shape.card)
     with torch.no_grad(), student.observing("minmax"):
         student(images[:8])

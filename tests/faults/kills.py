@@ -89,7 +89,6 @@ def kill_at_points(kills: Sequence[Kill], work: Path, reference: ToyRun) -> Repo
 
 
 def kill_at_moments(count: int, seed: int, work: Path, reference: ToyRun) -> Report:
-    """Kill the parent, or one of its processes, at random moments of runs in `work`, which then complete."""
     rng = random.Random(seed)  # noqa: S311
     report, killed, number = Report(), 0, 0
     while killed < count:

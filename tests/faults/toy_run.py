@@ -29,7 +29,6 @@ threads = 1
 limit = 60
 """
 TIMEOUT = 900
-"""Seconds after which a run counts as hung."""
 MEASUREMENTS = {"status", "top1", "top5", "fp_top1", "drop", "agreement", "correct", "counts", "coverage", "flags"}
 """Groups of a record that must not depend on faults."""
 
@@ -50,12 +49,10 @@ class Report:
         self.different += other.different
 
     def inspect(self, run: ToyRun, finished: set[str]) -> None:
-        """Count the records that are torn, and cells that had finished before and are gone."""
         self.torn += run.torn()
         self.lost += len(finished - run.finished())
 
     def compare(self, run: ToyRun, reference: ToyRun) -> None:
-        """Note every difference from the undisturbed run."""
         results, expected = run.results(), reference.results()
         for cell in sorted({*results, *expected}):
             if cell not in results or cell not in expected:
@@ -124,6 +121,5 @@ class ToyRun:
         }
 
     def table(self) -> str:
-        """Return the table without its times, which differ from run to run."""
         text = (self.folder.path / "table.txt").read_text(encoding="utf-8")
         return re.sub(r"\s+[\d.]+ (s|min|h)\b", " TIME", text)

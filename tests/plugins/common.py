@@ -20,8 +20,6 @@ STEPS = 6
 
 @dataclass
 class _Chance:
-    """Draws its images from the global generators."""
-
     shape: tuple[int, ...]
     fails_at: int
     steps: int = 0
@@ -45,8 +43,6 @@ class _Chance:
 
 
 class _Open(_Chance):
-    """Says that it does not look at students."""
-
     needs_student = False
 
 

@@ -14,19 +14,14 @@ import pytest
 
 @dataclass
 class Server:
-    """A web server on this machine."""
+    """A web server on this machine; the dictionaries are by path."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
-    """Content by path."""
-    tags: dict[str, str] = field(default_factory=dict)
-    """Entity tags by path; such a path is answered as the Hugging Face Hub does."""
-    short: set[str] = field(default_factory=set)
-    """Paths whose download breaks off."""
-    requests: list[str] = field(default_factory=list)
-    """Method and path of each request."""
-    tokens: dict[str, set[str]] = field(default_factory=dict)
-    """Values of the header `Authorization` by path."""
+    tags: dict[str, str] = field(default_factory=dict)  # entity tags: such a path is answered as on the hub
+    short: set[str] = field(default_factory=set)  # paths whose download breaks off
+    requests: list[str] = field(default_factory=list)  # methods and paths
+    tokens: dict[str, set[str]] = field(default_factory=dict)  # values of the header `Authorization`
 
 
 @pytest.fixture

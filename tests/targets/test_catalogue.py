@@ -124,12 +124,6 @@ def test_folder_of_all_classes_is_imagenet(tmp_path: Path) -> None:
     assert dataset == DatasetSpec("imagenet", "imagenet-folder", tmp_path / "val", tmp_path / "train", 1000)
 
 
-def test_unknown_class_folder_is_an_error(tmp_path: Path) -> None:
-    imagenet_folder(tmp_path / "val", (wnids()[0], "n00000001"))
-    with pytest.raises(InputError, match="n00000001 is none of the 1,000 classes"):
-        Catalogue.discover([tmp_path])
-
-
 def test_layouts_of_cifar(tmp_path: Path, write_npz: Callable[..., Path]) -> None:
     test = write_npz("cifar10/test.npz")
     pickles = tmp_path / "cifar-100-python"
@@ -141,11 +135,14 @@ def test_layouts_of_cifar(tmp_path: Path, write_npz: Callable[..., Path]) -> Non
     assert "has no models" in catalogue.why_incomplete("cifar10")
 
 
-def test_folder_without_data_is_an_error(tmp_path: Path) -> None:
+def test_faults_of_data_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no data that dfqbench knows; it should have"):
         Catalogue.discover([tmp_path])
     with pytest.raises(InputError, match="there is no data folder"):
         Catalogue.discover([tmp_path / "gone"])
+    imagenet_folder(tmp_path / "val", (wnids()[0], "n00000001"))
+    with pytest.raises(InputError, match="n00000001 is none of the 1,000 classes"):
+        Catalogue.discover([tmp_path])
 
 
 @pytest.mark.usefixtures("catalogue")

@@ -83,19 +83,15 @@ def cifar10(server: Server, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, 
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     server.files[CIFAR10] = buffer.getvalue()
-    expected = {
-        "tgz_md5": md5(buffer.getvalue()),
-        "train_list": [["data_batch_1", md5(contents["data_batch_1"])]],
-        "test_list": [["test_batch", md5(contents["test_batch"])]],
-        "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5(contents["batches.meta"])},
-    }
-    for attribute, value in expected.items():
-        monkeypatch.setattr(datasets.CIFAR10, attribute, value)
+    hashes = {name: md5(content) for name, content in contents.items()}
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(buffer.getvalue()))
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", hashes["data_batch_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", hashes["test_batch"]]])
+    monkeypatch.setitem(datasets.CIFAR10.meta, "md5", hashes["batches.meta"])
     return images[10:].reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
 def check_fetched(folder: Path, target: str, name: str, published: nn.Module) -> ModelSpec:
-    """Compare a fetched model's outputs with those of the published network."""
     (model,) = Catalogue.discover([folder]).models(target, [name])
     assert isinstance(model, ModelSpec)
     x = torch.rand(1, *model.card.input_size)
@@ -126,25 +122,20 @@ def test_fetch_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path:
 
 
 @pytest.mark.usefixtures("cifar10")
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("short", r"broke off after|cannot download"),
-        ("corrupt", r"has md5 .*: it is corrupt; try again, or use --mirror"),
-        ("absent", "the server answers 404"),
-        ("unreachable", r"cannot download http://127.0.0.1:9/.*use --mirror"),
-    ],
-)
-def test_failed_download_of_a_data_set_leaves_nothing(server: Server, tmp_path: Path, fault: str, message: str) -> None:
-    if fault == "short":
-        server.short.add(CIFAR10)
-    elif fault == "corrupt":
-        server.files[CIFAR10] += b"x"
-    elif fault == "absent":
-        server.files.clear()
-    with pytest.raises(DfqError, match=message):
-        fetch("cifar10", tmp_path, NOWHERE if fault == "unreachable" else server.url)
-    assert not list(tmp_path.iterdir())
+def test_failed_download_of_a_data_set_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    def check(message: str, mirror: str = server.url) -> None:
+        with pytest.raises(DfqError, match=message):
+            fetch("cifar10", tmp_path, mirror)
+        assert not list(tmp_path.iterdir())
+
+    check(r"cannot download http://127.0.0.1:9/.*use --mirror", NOWHERE)
+    server.short.add(CIFAR10)
+    check(r"broke off after|cannot download")
+    server.short.clear()
+    server.files[CIFAR10] += b"x"
+    check(r"has md5 .*: it is corrupt; try again, or use --mirror")
+    server.files.clear()
+    check("the server answers 404")
 
 
 def test_fetch_torchvision_weights(server: Server, squeezenet: nn.Module, tmp_path: Path) -> None:
@@ -165,22 +156,22 @@ def test_fetch_torchvision_weights(server: Server, squeezenet: nn.Module, tmp_pa
 
 
 @pytest.mark.usefixtures("squeezenet")
-def test_weights_that_are_corrupt_or_hold_code_are_refused(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [("b8a52dc0", r"has sha256 .*, not b8a52dc0\.\.\.: it is corrupt"), (None, "not usable: .*pickle")],
+)
+def test_corrupt_weights_and_code_are_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str | None, message: str
 ) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path(tmp_path / "ran").touch, ())
 
     server.files[SQUEEZENET] = saved({"state_dict": Evil()})
-    for expected, message in (
-        ("b8a52dc0", r"has sha256 .*, not b8a52dc0\.\.\.: it is corrupt"),
-        (None, "not usable: .*pickle"),
-    ):
-        monkeypatch.setattr(pretrained, "_hash_in_name", lambda _, expected=expected: expected)
-        with pytest.raises(DfqError, match=message):
-            fetch("torchvision:squeezenet1_1", tmp_path, server.url)
-        assert left(tmp_path) == []
+    monkeypatch.setattr(pretrained, "_hash_in_name", lambda _: expected)
+    with pytest.raises(DfqError, match=message):
+        fetch("torchvision:squeezenet1_1", tmp_path, server.url)
+    assert left(tmp_path) == []
 
 
 @pytest.fixture
@@ -222,9 +213,7 @@ def fetch_in_process(folder: Path, **more: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
 
 
-def test_hub_endpoint_and_token_are_read_from_the_environment(
-    server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path
-) -> None:
+def test_endpoint_and_token_of_the_hub_are_used(server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path) -> None:
     done = fetch_in_process(tmp_path, **{"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_secret"})
     assert (done.returncode, done.stderr) == (0, "")
     assert f"timm:{TIMM}: fetched: {tmp_path}" in done.stdout

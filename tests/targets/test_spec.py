@@ -27,11 +27,8 @@ def test_fingerprint_of_folder_covers_names_and_sizes(tmp_path: Path) -> None:
     assert len({first, of("three", "a.JPEG", b"abcd"), of("four", "b.JPEG", b"abc")}) == 3
 
 
-def test_fingerprint_of_digits() -> None:
+def test_fingerprint_of_digits_and_of_a_missing_file(tmp_path: Path) -> None:
     assert len(fingerprint(DatasetSpec("digits", "digits", None, None, 10))) == 64
-
-
-def test_fingerprint_of_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         fingerprint(DatasetSpec("x", "npz", tmp_path / "gone.npz", None, 10))
 

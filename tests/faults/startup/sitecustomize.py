@@ -19,7 +19,6 @@ FOLDER = os.environ.get("DFQBENCH_FAULTS", "")
 PARENT = "DFQBENCH_FAULTS_PARENT"
 """The process number of the run, for the processes that it starts."""
 PART = re.compile(r"\.?(?P<name>.+?)(\.[0-9a-f]{8})?\.part")
-"""Temporary name of a file."""
 
 
 class _Faults:

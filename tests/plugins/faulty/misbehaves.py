@@ -45,7 +45,6 @@ class _Base(Method):
 
 
 def make(name: str, **members: Any) -> type[Method]:
-    """Return `_Base` with other members, under the name with hyphens."""
     return type(name, (_Base,), {"name": name.replace("_", "-"), **members})
 
 
@@ -64,7 +63,6 @@ def raises(self: _Base, ctx: Context) -> Any:
 
 @method
 def diverges(self: _Base, ctx: Context) -> Any:
-    """Its loss is NaN from step 13 on."""
     import torch
 
     for step in range(1, 101):
@@ -128,7 +126,6 @@ def leaks(self: _Base, ctx: Context) -> Any:
 
 @method
 def leaves_children(self: _Base, ctx: Context) -> Any:
-    """Dies and leaves children that hold on to everything."""
     if os.fork() == 0:
         time.sleep(600)
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -137,7 +134,6 @@ def leaves_children(self: _Base, ctx: Context) -> Any:
 
 @method
 def writes_outside(self: _Base, ctx: Context) -> Any:
-    """Leaves something among the results of others."""
     (ctx.workdir / "own.txt").write_text("allowed")
     (Path(ctx.workdir).parent.parent.parent / "stray.txt").write_text("not allowed")
     return images(ctx)
@@ -145,7 +141,6 @@ def writes_outside(self: _Base, ctx: Context) -> Any:
 
 @method
 def nan_student(self: _Base, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    """Its student has a weight that is not a number."""
     student = ctx.shared_quantize(teacher, source)
     next(student.parameters()).data.view(-1)[0] = float("nan")
     return student
@@ -159,7 +154,6 @@ IMAGES: dict[str, Callable[[Context], Any]] = {
     "nan_images": lambda ctx: images(ctx) * float("nan"),
     "wrong_shape": lambda ctx: images(ctx).new_zeros(64, 3, 5, 5),
 }
-"""What some methods make their images with."""
 for _name, _images in IMAGES.items():
     globals()[_name] = make(_name, images=lambda _self, ctx, make_images=_images: make_images(ctx))
 own_student = make("own_student", quantize=lambda _self, teacher, _source, _ctx: copy.deepcopy(teacher))

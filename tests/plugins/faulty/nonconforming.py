@@ -31,8 +31,6 @@ def fixed(*images_and_labels: Tensor) -> SampleSource:
 
 
 class Sound(Method):
-    """Breaks nothing."""
-
     name = "sound"
     title = "Breaks the contract"
     paper = "an example of dfqbench's tests"
@@ -40,11 +38,13 @@ class Sound(Method):
     requires = Requires(batchnorm=False)
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        self.deed(teacher, ctx)
         return fixed(noise(ctx))
+
+    def deed(self, teacher: nn.Module, ctx: Context) -> Any: ...
 
 
 def make(name: str, **members: Any) -> type[Method]:
-    """Return `Sound` with other members, under the name with hyphens."""
     return type(name, (Sound,), {"name": name.replace("_", "-"), **members})
 
 
@@ -124,11 +124,6 @@ class _SecretiveSource:
         self.ctx.generator.set_state(state["random"])
 
 
-def _endless(teacher: nn.Module, ctx: Context) -> None:
-    while True:
-        time.sleep(0.01)
-
-
 def _writes(teacher: nn.Module, ctx: Context) -> None:
     (Path(ctx.workdir) / "allowed.txt").write_text("allowed")
     with tempfile.NamedTemporaryFile(prefix="nonconforming-"):
@@ -154,7 +149,7 @@ def _hides_batchnorm(teacher: nn.Module, ctx: Context) -> None:
 
 
 DEEDS: dict[str, Callable[[nn.Module, Context], Any]] = {
-    "endless": _endless,
+    "endless": lambda *_: time.sleep(1e6),
     "leaves": lambda *_: os._exit(7),
     "writes": _writes,
     "reads": lambda *_: Path(os.environ["DFQBENCH_DATA"].split(os.pathsep)[0], "images.npz").read_bytes(),
@@ -168,7 +163,6 @@ DEEDS: dict[str, Callable[[nn.Module, Context], Any]] = {
     "hides_batchnorm": _hides_batchnorm,
     "asks_in_secret": lambda _, ctx: ctx.scheme.w_bits,
 }
-"""What some methods do before they return sound images."""
 SOURCES: dict[str, Callable[[Context], Any]] = {
     "wrong_shape": lambda ctx: fixed(noise(ctx, 8, 3, 8, 8)),
     "wrong_dtype": lambda ctx: fixed(noise(ctx).double()),
@@ -183,11 +177,14 @@ SOURCES: dict[str, Callable[[Context], Any]] = {
 }
 """Sources of methods that break the contract by their source alone."""
 for _name, _deed in DEEDS.items():
-    globals()[_name] = make(
-        _name, synthesize=lambda _self, teacher, ctx, deed=_deed: (deed(teacher, ctx), fixed(noise(ctx)))[1]
-    )
+    globals()[_name] = make(_name, deed=staticmethod(_deed))
 for _name, _source in SOURCES.items():
     globals()[_name] = make(_name, synthesize=lambda _self, _teacher, ctx, source=_source: source(ctx))
+
+
+def _leaves_hook(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    teacher.register_forward_hook(lambda *_: None)
+    return ctx.shared_quantize(teacher, source)
 
 
 def _fails_to_quantize(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
@@ -200,14 +197,8 @@ def _no_ranges(self: Method, teacher: nn.Module, source: SampleSource, ctx: Cont
     return prepare(teacher, ctx.scheme, ctx.card)
 
 
-def _leaves_hook(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    teacher.register_forward_hook(lambda *_: None)
-    return ctx.shared_quantize(teacher, source)
-
-
-leaves_hook = make("leaves_hook", quantize=_leaves_hook)
-fails_to_quantize = make("fails_to_quantize", quantize=_fails_to_quantize)
-no_ranges = make("no_ranges", quantize=_no_ranges)
+for _quantize in (_leaves_hook, _fails_to_quantize, _no_ranges):
+    globals()[_quantize.__name__[1:]] = make(_quantize.__name__[1:], quantize=_quantize)
 own_module = make("own_module", quantize=lambda _self, teacher, _source, _ctx: copy.deepcopy(teacher))
 
 
