@@ -74,18 +74,15 @@ def test_values(name: str, text: object, value: object) -> None:
         ("lr", "nan", "toy.lr"),
         ("init", "other", "'released' or 'intended'"),
         ("widths", "1,x", "parameter toy.widths"),
+        ("step", 1, "unknown parameter of toy 'step'; did you mean steps"),
+        ("step", 1, "? valid: cap, colour"),
     ],
 )
-def test_wrong_values(name: str, value: object, message: str) -> None:
+def test_wrong_names_and_values(name: str, value: object, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         build_params(Params, {name: value}, "toy")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_unknown_name_lists_valid_names() -> None:
-    with pytest.raises(UsageError, match=r"unknown parameter of toy 'step'; did you mean steps.*\? valid: cap, colour"):
-        build_params(Params, {"step": 1}, "toy")
 
 
 def test_defaults_slots_and_post_init() -> None:

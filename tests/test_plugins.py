@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.api import API_VERSION, InputError, Method, PluginError, UsageError
+from dfqbench.api import API_VERSION, InputError, Method, PluginError
 from dfqbench.grid import load_grid
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import load_plugins
@@ -172,11 +172,6 @@ def test_contract(mine: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(PluginError) as caught:
         load_plugins([mine]).method_class("flat")
     assert re.fullmatch(re.escape(f"method 'flat' ({mine})") + ".*" + re.escape(message) + ".*", str(caught.value))
-
-
-def test_unknown_method_suggests_similar_names() -> None:
-    with pytest.raises(UsageError, match="unknown method 'zerq'; did you mean zeroq"):
-        load_plugins().method_class("zerq")
 
 
 @pytest.mark.parametrize("name", ["absent.py", "README.md"])

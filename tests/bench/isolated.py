@@ -19,8 +19,7 @@ from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak
 from shapes import Shape
 from steps import contestants, generator_step, timer
 
-TURNS = 3
-"""How often the contestants take turns, so that a machine that slows down slows all of them."""
+TURNS = 3  # of each contestant, so that a machine that slows down slows all of them
 
 
 def isolated(function: Callable[..., Any], *args: Any) -> Any:

@@ -10,8 +10,7 @@ from torch import nn
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
 
-IMAGES = 64
-"""Images of a step that learns images, and of calibration."""
+IMAGES = 64  # of a step that learns images, and of calibration
 
 
 @dataclass(frozen=True, slots=True)

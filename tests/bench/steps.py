@@ -30,13 +30,11 @@ from shapes import IMAGES, Shape
 IMAGE_METHODS = ("zeroq", "dffg")
 STEPS = ("gdfq", "clusterq", "acq", "temporal", *IMAGE_METHODS, "calibrate", "evaluate")
 W4A4 = parse_scheme("w4a4")
-GPU_CALLS = 10
-WARM_UP = 2
-"""Iterations of an image method before those that count."""
+GPU_CALLS = 10  # between two synchronizations with a GPU
+WARM_UP = 2  # iterations of an image method before those that count
 
 Step = Callable[[], object]
-Timer = Callable[[int], list[float]]
-"""Takes a number of rounds; returns the seconds of a step in each of them."""
+Timer = Callable[[int], list[float]]  # from a number of rounds to the seconds of a step in each
 
 
 def timer(step: Step, device: str) -> Timer:

@@ -18,8 +18,7 @@ from isolated import isolated, median_seconds
 from shapes import SHAPES, Shape
 from steps import STEPS
 
-SLOWEST = {"calibrate": 8.0, "evaluate": 2.0}
-"""How many times the bare networks' time a step may take on any machine."""
+SLOWEST = {"calibrate": 8.0, "evaluate": 2.0}  # times the bare networks' time, on any machine
 Measure = Callable[[str, str], dict[str, float]]
 
 

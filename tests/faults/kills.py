@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A kill at one of `POINTS`, when the process in a role (`worker`, `evaluate` or `parent`) passed it `skip` times.
+    """A kill of `self` or `parent` at one of `POINTS` that a role (`worker`, `evaluate`, `parent`) passed `skip` times.
 
-    The victim is `self` or `parent`; `tear` cuts the file in half under its final name before the process dies.
+    A third victim is `tear`: the file is cut in half under its final name before the process dies.
     """
 
     kind: str

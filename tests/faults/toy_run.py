@@ -71,9 +71,8 @@ class Report:
             f"cells lost: {self.lost}",
             f"records torn: {self.torn}",
             f"tables and students: {equal}",
-            *(f"  {line}" for line in self.different),
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {line}" for line in self.different)])
 
 
 class ToyRun:

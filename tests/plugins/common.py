@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dfqbench.quant import Student
 
 STEPS = 6
+Ways = Literal["raises", "exits", "dies", "nan", "asks-otherwise", "draws-otherwise", "memory"]
 
 
 @dataclass
@@ -83,9 +84,7 @@ class MakesItsOwn(Feeds):
 @dataclass(frozen=True)
 class FragileParams:
     bits: int = param(0, help="bits of the weights at which it goes wrong", source="a test")
-    how: Literal["raises", "exits", "dies", "nan", "asks-otherwise", "draws-otherwise", "memory"] = param(
-        "raises", help="how", source="a test"
-    )
+    how: Ways = param("raises", help="how", source="a test")
 
 
 class Fragile(Quantizer):

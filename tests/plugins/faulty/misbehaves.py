@@ -87,7 +87,6 @@ def opens_data(self: _Base, ctx: Context) -> Any:
 
 @method
 def hangs(self: _Base, ctx: Context) -> Any:
-    """Never comes back, and ignores signals."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     while True:
