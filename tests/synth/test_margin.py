@@ -5,12 +5,7 @@ import math
 import pytest
 import torch
 
-from dfqbench.synth import (
-    expected_margin_loss,
-    logit_discrepancy,
-    probability_discrepancy,
-    sampled_margin_loss,
-)
+from dfqbench.synth import expected_margin_loss, logit_discrepancy, probability_discrepancy, sampled_margin_loss
 
 MEAN, STD = 0.5, 0.15
 

@@ -51,13 +51,6 @@ def test_each_loss_trains_alone(name: str) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, source.generator.parameters(), strict=True))
 
 
-def test_mode_seeking_pairs() -> None:
-    params = dataclasses.replace(_only(pair_weight=1.0), pair_form="mode_seeking")
-    source = _source(params)
-    assert not source.terms[0].needs_maps
-    assert torch.isfinite(source.train_step(4).images).all()
-
-
 def test_the_teachers_attention_follows_the_centre() -> None:
     teacher = toy_network()
     source = _source(_only(centre_weight=1.0), budget="short")
@@ -75,9 +68,8 @@ def test_the_teachers_attention_follows_the_centre() -> None:
     assert distance() < 0.75 * before
 
 
-def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
+def test_consistency_compares_the_two_modes() -> None:
     teacher = toy_network()
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
     values: list[float] = []
     source = Acq(PARAMS).synthesize(teacher, ToyContext())
     assert isinstance(source, GeneratorSource)
@@ -93,9 +85,6 @@ def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
         b = recorder.last.attention
     assert values == [pytest.approx(float(attention_consistency_loss(own, b)), rel=1e-4)]
     assert values[0] > 0
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    assert not teacher.training
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
 
 
 def test_batch_of_one_has_no_pair() -> None:
