@@ -134,13 +134,10 @@ def test_batchnorm_statistics_stay_and_affine_trains() -> None:
 def test_seed_determines_student() -> None:
     params = dataclasses.replace(PARAMS, augment_share=0.5, interpolation=0.5)
     before = torch.random.get_rng_state()
-    (first, _), (same, _), (second, _) = _run(params), _run(params), _run(params, root_seed=1)
+    first, same, second = (_run(params, root_seed=seed)[0].state_dict() for seed in (0, 0, 1))
     assert torch.equal(before, torch.random.get_rng_state())
-    equal = [torch.equal(a, b) for a, b in zip(first.state_dict().values(), same.state_dict().values(), strict=True)]
-    assert all(equal)
-    assert not all(
-        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(value, same[name]) for name, value in first.items())
+    assert not all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -158,25 +155,24 @@ def test_resumed_run_equals_uninterrupted_run(live: bool) -> None:
             assert torch.equal(value, continued.state_dict()[name]), name
 
 
+def _teacher_batches(source: FixedSource, params: DistillParams = PARAMS) -> list[int]:
+    """Sizes of the batches that pass through the teacher."""
+    teacher, sizes = toy_network(), []
+    teacher.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
+    Distill(params).quantize(teacher, source, _context())
+    return sizes
+
+
 def test_given_teacher_logits_are_used() -> None:
-    teacher, calls = toy_network(), []
-    logits = teacher(_images())
-    teacher.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
-    Distill(PARAMS).quantize(teacher, FixedSource(_images(), teacher_logits=logits), _context())
-    assert calls == []
-    Distill(PARAMS).quantize(teacher, FixedSource(_images()), _context())
-    assert calls == [16] * 20
-    calls.clear()
-    mixed = dataclasses.replace(PARAMS, interpolation=1.0)  # mixtures need a pass of their own
-    Distill(mixed).quantize(teacher, FixedSource(_images(), teacher_logits=logits), _context())
-    assert calls == [16] * 20
+    given = FixedSource(_images(), teacher_logits=toy_network()(_images()))
+    assert _teacher_batches(given) == []
+    assert _teacher_batches(FixedSource(_images())) == [16] * 20
+    # Mixtures need a pass of their own.
+    assert _teacher_batches(given, dataclasses.replace(PARAMS, interpolation=1.0)) == [16] * 20
 
 
 def test_a_small_fixed_source_is_used_whole() -> None:
-    teacher, calls = toy_network(), []
-    teacher.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
-    Distill(PARAMS).quantize(teacher, FixedSource(_images(5)), _context())
-    assert set(calls) == {5}
+    assert set(_teacher_batches(FixedSource(_images(5)))) == {5}
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,6 @@ def _only(**weights: float) -> AcqParams:
     return dataclasses.replace(PARAMS, **changes)
 
 
-def test_defaults() -> None:
-    params = AcqParams()
-    assert (params.centre_weight, params.pair_weight, params.consistency_weight) == (1.0, 0.1, 1.0)
-    assert params.centre_reach == 0.7
-    assert Acq.quantizer == "distill:gdfq"
-
-
 @pytest.mark.parametrize("name", ["ce", "bns", "centre", "pair", "consistency"])
 def test_each_loss_trains_alone(name: str) -> None:
     source = _source(_only(**{f"{name}_weight": 1.0}))

@@ -28,13 +28,6 @@ def _centroids(source: GeneratorSource) -> CentroidTerm:
     return next(term for term in source.terms if isinstance(term, CentroidTerm))
 
 
-def test_defaults() -> None:
-    params = ClusterqParams()
-    assert (params.mode, params.cluster_weight, params.centroid_decay) == ("paper", 0.9, 0.8)
-    assert (params.noise_mean, params.noise_var, params.augment_share) == (0.03, 0.05, 0.5)
-    assert Clusterq.quantizer == "distill:clusterq"
-
-
 @pytest.mark.parametrize(("mode", "names"), [("paper", 3), ("released", 3), ("none", 2)])
 def test_modes_choose_the_terms(mode: Any, names: int) -> None:
     params = dataclasses.replace(EARLY, mode=mode)

@@ -25,12 +25,6 @@ def _make(params: DffgParams = SMALL, **context: Any) -> tuple[FixedSource, ToyC
     return source, ctx
 
 
-def test_defaults() -> None:
-    params = DffgParams()
-    assert (params.chains, params.iterations, params.momentum, params.step) == (64, 50, 1.0, 0.1)
-    assert [round(share * 50) for share in params.keep] == [30, 35, 40, 45]
-
-
 @pytest.mark.parametrize("statistics", ["sample", "batch"])
 @pytest.mark.parametrize("variability", ["pixel", "none"])
 def test_loss_falls(statistics: Any, variability: Any) -> None:
