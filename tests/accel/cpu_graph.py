@@ -18,8 +18,6 @@ from dfqbench.accel.cuda_graph import Results, Run
 
 _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.nonzero.default}
 
-_Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
-
 
 class CpuRecorder:
     """Implements `dfqbench.accel.cuda_graph.Recorder` in memory, and counts the calls."""
@@ -55,7 +53,7 @@ class _Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._calls: list[_Call] = []
+        self._calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._own: set[int] = set()
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._random: dict[int, tuple[torch.Generator, Tensor]] = {}

@@ -42,7 +42,6 @@ class _Recorders(list[CpuRecorder]):
         self.counts = Counts()
 
     def make(self, step: StepFunction, generators: Sequence[torch.Generator] = ()) -> GraphedStep:
-        del generators
         self.append(CpuRecorder())
         return GraphedStep(step, self[-1], self.counts)
 

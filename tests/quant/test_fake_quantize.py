@@ -99,7 +99,6 @@ def test_weight_levels_per_channel(rounding: Rounding, bits: int) -> None:
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
 def test_a_constant_weight_stays_finite(value: float) -> None:
     actual, _ = fake_quantize_weight(torch.full((2, 3), value), operand(Rounding.ZEROQ), 4)
-    assert torch.isfinite(actual).all()
     assert torch.allclose(actual, torch.full((2, 3), value), atol=1e-3)
 
 

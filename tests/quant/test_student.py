@@ -24,20 +24,21 @@ from dfqbench.quant.range_rules import known_range_rules
 from dfqbench.quant.scheme import GDFQ, Override
 from dfqbench.targets.catalogue import Catalogue
 
-SIDE = 64
 
-
-def card(side: int = SIDE) -> ModelCard:
+def card(side: int = 64) -> ModelCard:
     return ModelCard((3, side, side), (0.5,) * 3, (0.5,) * 3, 1000)
 
 
-def noise(side: int = SIDE) -> Tensor:
+def noise(side: int = 64) -> Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def made(network: nn.Module, label: str = "w4a4") -> Student:
+IMAGES = noise()
+
+
+def made(network: nn.Module) -> Student:
     """Return a student whose ranges have not been learned; the network's inputs have 16 pixels a side."""
-    return prepare(network.eval(), parse_scheme(label), card(16))
+    return prepare(network.eval(), parse_scheme("w4a4"), card(16))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -75,19 +76,17 @@ def observed(student: Student, images: Tensor, rule: str = "minmax") -> Student:
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
 def test_float_student_equals_teacher(name: str, protocol: str) -> None:
     teacher = build(name)
-    images = noise()
     student = prepare(teacher, parse_scheme(f"w32a32@{protocol}"), card())
     with torch.no_grad():
-        expected, logits = teacher(images), student(images)
+        expected, logits = teacher(IMAGES), student(IMAGES)
     assert not student.operands
     assert (logits - expected).norm() <= 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_deploy_quantizes_every_layer(name: str) -> None:
-    images = noise()
-    student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), images)
-    coverage = measure_coverage(student, images)
+    student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), IMAGES)
+    coverage = measure_coverage(student, IMAGES)
     assert coverage.violations == []
     assert coverage.levels_ok
     outside = [entry for entry in coverage.float_layers if entry.startswith("(outside layers)")]
@@ -99,9 +98,8 @@ def test_deploy_quantizes_every_layer(name: str) -> None:
 
 
 def test_gdfq_leaves_network_and_pooled_input_in_float() -> None:
-    images = noise()
-    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), images)
-    coverage = measure_coverage(student, images)
+    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), IMAGES)
+    coverage = measure_coverage(student, IMAGES)
     assert coverage.float_layers == ["conv1: input", "fc: input"]
     assert coverage.violations == []
     # One quantizer for each of the 17 calls of a ReLU, although blocks share their ReLU module; 21 weights.
@@ -110,9 +108,8 @@ def test_gdfq_leaves_network_and_pooled_input_in_float() -> None:
 
 
 def test_gdfq_mobilenet_keeps_linear_bottlenecks_in_float() -> None:
-    images = noise()
-    student = observed(prepare(build("torchvision mobilenet_v2"), parse_scheme("w4a4@gdfq"), card()), images)
-    coverage = measure_coverage(student, images)
+    student = observed(prepare(build("torchvision mobilenet_v2"), parse_scheme("w4a4@gdfq"), card()), IMAGES)
+    coverage = measure_coverage(student, IMAGES)
     assert "features.2.conv.0.0: input" in coverage.float_layers
     assert coverage.violations == []
 
@@ -216,9 +213,8 @@ def test_overrides_change_single_layers() -> None:
 def test_student_trains_and_teacher_is_unchanged() -> None:
     teacher = build("torchvision resnet18")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    images = noise()
-    student = observed(prepare(teacher, parse_scheme("w4a4"), card()), images)
-    student(images).square().mean().backward()
+    student = observed(prepare(teacher, parse_scheme("w4a4"), card()), IMAGES)
+    student(IMAGES).square().mean().backward()
     grads = [p.grad for p in student.parameters()]
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -227,14 +223,13 @@ def test_student_trains_and_teacher_is_unchanged() -> None:
 
 
 def test_ranges_move_only_while_observing() -> None:
-    images = noise()
-    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), images)
+    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), IMAGES)
     high = student.activation_quantizers()[0].high.item()
-    student(images * 10)
+    student(IMAGES * 10)
     assert student.activation_quantizers()[0].high.item() == high
     assert student.range_steps == 1
     with student.observing("minmax"):
-        student(images * 10)
+        student(IMAGES * 10)
     assert student.activation_quantizers()[0].high.item() > high
 
 

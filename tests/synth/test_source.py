@@ -56,13 +56,8 @@ def test_state_survives_a_weights_only_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels"),
-    [
-        (torch.zeros(0, 3, 2, 2), None),
-        (torch.zeros(3, 2, 2), None),
-        (torch.zeros(4, 3, 2, 2), torch.zeros(3, dtype=torch.int64)),
-    ],
+    ("shape", "labels"), [((0, 3, 2, 2), None), ((3, 2, 2), None), ((4, 3, 2, 2), torch.arange(3))]
 )
-def test_wrong_shapes_are_refused(images: torch.Tensor, labels: torch.Tensor | None) -> None:
+def test_wrong_shapes_are_refused(shape: tuple[int, ...], labels: torch.Tensor | None) -> None:
     with pytest.raises(PluginError, match="a source"):
-        FixedSource(images, labels)
+        FixedSource(torch.zeros(shape), labels)

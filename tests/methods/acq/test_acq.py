@@ -20,7 +20,13 @@ from dfqbench.testing.toys import toy_network
 from dfqbench_methods.acq.plugin import Acq, AcqParams
 
 PARAMS = AcqParams(latent=8)
-OFF = {"ce_weight": 0.0, "bns_weight": 0.0, "centre_weight": 0.0, "pair_weight": 0.0, "consistency_weight": 0.0}
+OFF: dict[str, Any] = {
+    "ce_weight": 0.0,
+    "bns_weight": 0.0,
+    "centre_weight": 0.0,
+    "pair_weight": 0.0,
+    "consistency_weight": 0.0,
+}
 
 
 def _source(params: AcqParams = PARAMS, seed: int = 0, budget: str = "smoke") -> GeneratorSource:
@@ -30,8 +36,7 @@ def _source(params: AcqParams = PARAMS, seed: int = 0, budget: str = "smoke") ->
 
 
 def _only(**weights: float) -> AcqParams:
-    changes: dict[str, Any] = OFF | weights
-    return dataclasses.replace(PARAMS, **changes)
+    return dataclasses.replace(PARAMS, **OFF | weights)
 
 
 @pytest.mark.parametrize("name", ["ce", "bns", "centre", "pair", "consistency"])

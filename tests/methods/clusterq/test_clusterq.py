@@ -100,13 +100,12 @@ def test_released_loss_is_mostly_the_last_layers_gap() -> None:
         assert 0 < with_noise - expected < 0.1 * (0.03**2 + 0.05**2)
 
 
-def test_latent_depends_on_classes_and_size() -> None:
-    params = ClusterqParams()
-    few = Clusterq(params).synthesize(toy_network(classes=10), ToyContext(card=toy_card(classes=10)))
-    many = Clusterq(params).synthesize(toy_network(classes=11), ToyContext(card=toy_card(classes=11)))
-    assert isinstance(few, GeneratorSource)
-    assert isinstance(many, GeneratorSource)
-    assert (few.generator.latent, many.generator.latent) == (10, 100)
+@pytest.mark.parametrize(("classes", "latent"), [(10, 10), (11, 100)])
+def test_latent_depends_on_classes(classes: int, latent: int) -> None:
+    ctx = ToyContext(card=toy_card(classes=classes))
+    source = Clusterq(ClusterqParams()).synthesize(toy_network(classes=classes), ctx)
+    assert isinstance(source, GeneratorSource)
+    assert source.generator.latent == latent
 
 
 def test_misclassified_samples_count_where_asked() -> None:

@@ -7,7 +7,7 @@ from dfqbench.testing.toys import toy_network
 from dfqbench_methods.gdfq.plugin import Gdfq
 
 
-def test_is_live_with_the_two_released_losses() -> None:
+def test_losses_are_the_two_released_ones() -> None:
     source = Gdfq(GeneratorParams()).synthesize(toy_network(), ToyContext())
     assert isinstance(source, GeneratorSource)
     assert is_live(source)
