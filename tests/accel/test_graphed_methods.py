@@ -108,9 +108,7 @@ def test_captured_steps_equal_eager_ones(
     ("method", "overrides"),
     [("zeroq", {}), ("dffg", {}), ("dffg", {"variability": "pixel"}), ("dffg", {"variability": "layers"})],
 )
-def test_captured_images_equal_eager_ones(
-    method: str, overrides: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captured_images_equal_eager(method: str, overrides: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> tuple[dict[str, Any], tuple[Any, ...], _Recorders]:
         recorders, network = _Recorders(), toy_network()
         ctx = _context(FAST, recorders)

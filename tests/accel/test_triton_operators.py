@@ -82,9 +82,7 @@ def test_fake_quantize_is_the_definition_bit_for_bit(bits: int, order: torch.mem
 
 @pytest.mark.parametrize("size", [(5, 3, 3, 3), (4, 512, 3, 3), (7, 40), (3, 8, 1, 1), (2, 1, 1, 1)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_weights_are_rounded_bit_for_bit_as_by_the_definition(
-    size: tuple[int, ...], order: torch.memory_format
-) -> None:
+def test_weights_are_the_definition_bit_for_bit(size: tuple[int, ...], order: torch.memory_format) -> None:
     weight = torch.randn(size, generator=torch.Generator().manual_seed(5))
     weight[-1] = weight[-1].clamp(-1.5, 1.5)  # with 2 bits the range begins half-way between two integers
     weight[0] = 0.7  # a range without width

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,12 +10,10 @@ from dfqbench.api import InputStats
 from dfqbench.synth import ClassBatchNorm, Generator
 
 
-def _make(
-    size: tuple[int, int, int], embedding: bool = True, extra: int = 0, stats: InputStats | None = None
-) -> Generator:
+def _make(size: tuple[int, int, int], embedding: bool = True, **options: Any) -> Generator:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Generator(size, 5, latent=10, embedding=embedding, extra=extra, stats=stats)
+        return Generator(size, 5, latent=10, embedding=embedding, **options)
 
 
 def _draw(count: int) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,8 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0].__name__)
-def test_operator_keeps_the_rules_of_torch(call: tuple[Any, tuple[Any, ...]]) -> None:
-    op, args = call
+@pytest.mark.parametrize(("op", "args"), CALLS, ids=[op.__name__ for op, _ in CALLS])
+def test_operator_keeps_the_rules_of_torch(op: Any, args: tuple[Any, ...]) -> None:
     torch.library.opcheck(getattr(torch.ops.dfqbench, op.__name__).default, args)
 
 
