@@ -8,7 +8,7 @@ import pytest
 from dfqbench.api import Fidelity
 from dfqbench.plugins import load_plugins
 
-GDFQ = {"ce_weight": 1.0, "bns_weight": 0.1, "latent": 100, "lr": 1e-3, "beta1": 0.5, "beta2": 0.999}
+GDFQ: dict[str, Any] = {"ce_weight": 1.0, "bns_weight": 0.1, "latent": 100, "lr": 1e-3, "beta1": 0.5, "beta2": 0.999}
 GDFQ |= {"epochs": 400, "iterations": 200, "lr_steps": (100, 200, 300)}
 ACQ = {"centre_weight": 1.0, "pair_weight": 0.1, "consistency_weight": 1.0, "centre_reach": 0.7}
 CLUSTERQ = {"mode": "paper", "cluster_weight": 0.9, "centroid_decay": 0.8}

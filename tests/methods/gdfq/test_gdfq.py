@@ -9,7 +9,7 @@ from dfqbench_methods.gdfq.plugin import Gdfq
 
 def test_losses_are_the_two_released_ones() -> None:
     source = Gdfq(GeneratorParams()).synthesize(toy_network(), ToyContext())
-    assert isinstance(source, GeneratorSource)
     assert is_live(source)
+    assert isinstance(source, GeneratorSource)
     assert [(term.name, term.weight) for term in source.terms] == [("ce", 1.0), ("bns", 0.1)]
     assert not source.needs_student
