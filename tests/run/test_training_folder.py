@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from attempts import host_context
-from dfqbench.api import Batch
+from attempts import Live, host_context
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.schedule.cell_run import add_curve
 from dfqbench.run.store.record import Record, Snapshot
@@ -83,25 +81,6 @@ def test_no_snapshot_is_kept_without_request(tmp_path: Path, student: Student) -
     ctx.progress(1, 1)
     ctx.snapshot(student, 1)
     assert list(tmp_path.iterdir()) == []
-
-
-class Live:
-    """A source whose batches are filled with their number."""
-
-    steps = 0
-
-    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-        self.steps += 1
-        return Batch(torch.full((size, 1, 8, 8), float(self.steps)), torch.arange(size))
-
-    def sample(self, size: int) -> Batch:
-        raise AssertionError("no images are drawn for the timeline")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 def test_timeline_keeps_images_at_points_of_the_training(folder: TrainingFolder, tmp_path: Path) -> None:
