@@ -130,7 +130,3 @@ def run_smoke(
 
 def done(**result: Any) -> Outcome:
     return Outcome("ok", result={"seconds": {}} | result)
-
-
-def at_once(_job: Job, _on_event: OnEvent, _cancellation: Cancellation) -> Outcome:
-    return done()

@@ -1,5 +1,3 @@
-"""Estimates."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping

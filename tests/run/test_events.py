@@ -1,5 +1,3 @@
-"""Events between worker and parent, and the outcomes made of them."""
-
 from __future__ import annotations
 
 import json

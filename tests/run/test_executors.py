@@ -1,12 +1,8 @@
-"""Runs with real workers: harmful plugins, limits and cancellation."""
-
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +22,6 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 def run(out: Path, methods: str, cancellation: Cancellation | None = None, **options: Any) -> list[dict[str, Any]]:
     return data_of(run_smoke(out, methods, cancellation, plugin_files=FAULTY, **({"grace": 2.0} | options)))
-
-
-@contextmanager
-def cancelled_when_working(out: Path) -> Iterator[Cancellation]:
-    """Yield a cancellation that is requested when the first worker has begun its steps."""
-    cancellation = Cancellation()
-
-    def watch() -> None:
-        # The plugin's folder is made just before its code runs.
-        while not list(out.glob("smoke/cells/*/attempt-1/work")):
-            time.sleep(0.05)
-        time.sleep(1.0)
-        cancellation.request("signal")
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield cancellation
-    thread.join()
 
 
 def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -83,7 +61,17 @@ def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
 def test_worker_is_signalled_again_and_killed(
     method: str, grace: float, message: str, stack: str, tmp_path: Path
 ) -> None:
-    with cancelled_when_working(tmp_path) as cancellation:
+    cancellation = Cancellation()
+
+    def cancel_when_working() -> None:
+        # The plugin's folder is made just before its code runs.
+        while not list(tmp_path.glob("smoke/cells/*/attempt-1/work")):
+            time.sleep(0.05)
+        time.sleep(1.0)
+        cancellation.request("signal")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cancel_when_working)
         (record,) = run(tmp_path, method, cancellation, grace=grace)
     assert record["status"] == "preempted"
     assert message in record["error"]["message"]

@@ -1,5 +1,3 @@
-"""Identities."""
-
 from __future__ import annotations
 
 import re

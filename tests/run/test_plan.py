@@ -1,5 +1,3 @@
-"""Plans: cells, identities, and reasons."""
-
 from __future__ import annotations
 
 import dataclasses
@@ -9,10 +7,11 @@ from typing import Any
 import pytest
 
 from attempts import PLUGINS
-from dfqbench.api import UsageError
+from dfqbench.api import Precision, UsageError
 from dfqbench.plugins import load_plugins
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.environment import resolve_precision
 from dfqbench.run.store.run_folder import RunFolder
 from pretend import one_image_target, plan_of
 
@@ -39,6 +38,7 @@ def test_every_combination_once_and_cells_of_a_source_together() -> None:
     [
         ({"seeds": "1"}, set()),
         ({"budget": "smoke"}, set()),
+        ({"exact": True}, set()),
         ({"settings": ["zeroq.iterations=10"]}, set()),
         ({"settings": ["zeroq.init=intended"]}, set()),
         ({"bits": "w3a3"}, {"source_id"}),
@@ -85,8 +85,10 @@ def test_another_recipe_changes_parameters(tmp_path: Path) -> None:
     assert record.changed_params == ["method.lr", "quantizer.alpha"]
 
 
-def test_changed_code_changes_the_identity_and_not_the_seeds() -> None:
-    cell = cell_of()
+def test_precision_and_changed_code_change_the_identity_and_not_the_seeds() -> None:
+    cell, exact = cell_of(), cell_of(exact=True)
+    assert (exact.precision, exact.seed_key) == (Precision.FLOAT32, cell.seed_key)
+    assert cell.precision == resolve_precision("auto", "cpu")
     edited = dataclasses.replace(cell, method=dataclasses.replace(cell.method, code="edited"))
     assert edited.source_id != cell.source_id
     assert edited.seed_key == cell.seed_key

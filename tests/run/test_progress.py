@@ -1,5 +1,3 @@
-"""Progress on the terminal."""
-
 from __future__ import annotations
 
 import io

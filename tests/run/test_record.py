@@ -1,5 +1,3 @@
-"""The type of a record: earlier schemas are read, nothing read is lost, and the JSON schema is up to date."""
-
 from __future__ import annotations
 
 import copy

@@ -1,5 +1,3 @@
-"""The scheduler with a fake executor: which cells run again, and what their records say."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""The scheduler and cells of one source that share a worker."""
-
 from __future__ import annotations
 
 import threading

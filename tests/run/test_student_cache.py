@@ -1,5 +1,3 @@
-"""Trained students are evaluated again, all in one pass over the data, and not trained again."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
