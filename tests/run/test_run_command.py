@@ -59,10 +59,13 @@ def test_two_runs_share_one_folder(smoke: Path) -> None:
     assert [len(list(cell.glob("attempt-*"))) for cell in (smoke / "smoke" / "cells").iterdir()] == [1] * 6
 
 
-def test_run_writes_its_table(smoke: Path) -> None:
+def test_run_writes_its_table_and_results_load_in_python(smoke: Path) -> None:
     assert {path.name for path in smoke.glob("smoke/table.*")} == {"table.txt", "table.md", "table.csv"}
     table = (smoke / "smoke" / "table.txt").read_text()
     assert all(name in table for name in ("zeroq", "noise (floor)", "real (ceiling)"))
+    assert len(dfqbench.records(smoke)) == 6
+    student = dfqbench.load_student(next(smoke.glob("smoke/cells/*/attempt-1")))
+    assert student.scheme.protocol.name == "gdfq"
 
 
 def test_seconds_add_up_and_host_overhead_is_small(smoke: Path) -> None:
@@ -88,12 +91,6 @@ def test_source_is_paid_once_and_records_are_complete(smoke: Path) -> None:
     assert record["peak_mib"]["synthesis"] > 0
     environment = smoke / "smoke" / "environments" / f"{record['environment']}.json"
     assert json.loads(environment.read_text())["packages"]["torch"]
-
-
-def test_records_and_students_load_in_python(smoke: Path) -> None:
-    assert len(dfqbench.records(smoke)) == 6
-    student = dfqbench.load_student(next(smoke.glob("smoke/cells/*/attempt-1")))
-    assert student.scheme.protocol.name == "gdfq"
 
 
 @pytest.fixture(scope="module")

@@ -47,30 +47,25 @@ def attempts(folder: Path) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("slots", "rules", "expected"),
+    ("methods", "slots", "rules", "expected"),
     [
-        (1, Rules(), [[4, 3, 2]]),
+        ("gdfq", 1, Rules(), [[4, 3, 2]]),
+        ("gdfq,noise", 1, Rules(), [[4, 3, 2], [4, 3, 2]]),
         # No slot is left idle.
-        (2, Rules(), [[2], [4, 3]]),
-        (1, Rules(separate=True), [[2], [3], [4]]),
-        (1, Rules(time_limit=600.0), [[2], [3], [4]]),
+        ("gdfq", 2, Rules(), [[2], [4, 3]]),
+        ("gdfq", 1, Rules(separate=True), [[2], [3], [4]]),
+        ("gdfq", 1, Rules(time_limit=600.0), [[2], [3], [4]]),
     ],
 )
 def test_cells_of_one_source_share_a_worker(
-    slots: int, rules: Rules, expected: list[list[int]], tmp_path: Path
+    methods: str, slots: int, rules: Rules, expected: list[list[int]], tmp_path: Path
 ) -> None:
     executor = SharingWorker(slots=slots)
-    summary = schedule(tmp_path, plan_of("gdfq", BITS), executor, rules=rules)
+    summary = schedule(tmp_path, plan_of(methods, BITS), executor, rules=rules)
     assert sorted(executor.widths) == expected
     shared = [len(cells) - 1 for cells in executor.widths for _ in cells]
     assert sorted(len(record["together_with"]) for record in data_of(summary)) == sorted(shared)
     assert attempts(tmp_path) == {1}
-
-
-def test_cells_of_two_sources_do_not_share_a_worker(tmp_path: Path) -> None:
-    executor = SharingWorker()
-    schedule(tmp_path, plan_of("gdfq,noise", BITS), executor)
-    assert executor.widths == [[4, 3, 2], [4, 3, 2]]
 
 
 def test_members_that_a_worker_declines_wait_again_at_once(tmp_path: Path) -> None:
