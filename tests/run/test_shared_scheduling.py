@@ -53,8 +53,8 @@ def attempts(folder: Path) -> set[int]:
         ("gdfq,noise", 1, Rules(), [[4, 3, 2], [4, 3, 2]]),
         # No slot is left idle.
         ("gdfq", 2, Rules(), [[2], [4, 3]]),
-        ("gdfq", 1, Rules(separate=True), [[2], [3], [4]]),
-        ("gdfq", 1, Rules(time_limit=600.0), [[2], [3], [4]]),
+        ("gdfq", 1, Rules(separate=True), [[4], [3], [2]]),
+        ("gdfq", 1, Rules(time_limit=600.0), [[4], [3], [2]]),
     ],
 )
 def test_cells_of_one_source_share_a_worker(
@@ -62,7 +62,7 @@ def test_cells_of_one_source_share_a_worker(
 ) -> None:
     executor = SharingWorker(slots=slots)
     summary = schedule(tmp_path, plan_of(methods, BITS), executor, rules=rules)
-    assert sorted(executor.widths) == expected
+    assert (executor.widths if slots == 1 else sorted(executor.widths)) == expected
     shared = [len(cells) - 1 for cells in executor.widths for _ in cells]
     assert sorted(len(record["together_with"]) for record in data_of(summary)) == sorted(shared)
     assert attempts(tmp_path) == {1}
