@@ -91,7 +91,7 @@ def warnings_of_members(events: Events) -> list[tuple[int, str]]:
     [
         pytest.param("gdfq", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         pytest.param("acq", Sharing.ONE_LOOP, marks=pytest.mark.slow),
-        ("gdfq+calibrate", Sharing.ONE_LOOP),
+        pytest.param("gdfq+calibrate", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         pytest.param("gdfq+distill", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         ("feeds", Sharing.ONE_LOOP),
         pytest.param("zeroq", Sharing.ONE_BY_ONE, marks=pytest.mark.slow),

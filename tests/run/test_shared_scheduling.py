@@ -124,6 +124,7 @@ def by_bits(summary: Summary) -> dict[str, dict[str, Any]]:
     return {record["scheme"]["label"].partition("@")[0]: record for record in data_of(summary)}
 
 
+@pytest.mark.slow
 def test_real_worker_that_exits_fails_one_member_only(tmp_path: Path) -> None:
     settings = ("fragile.bits=3", "fragile.how=exits")
     found = by_bits(
