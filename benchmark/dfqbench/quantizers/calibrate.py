@@ -98,9 +98,7 @@ class Calibrate(Quantizer):
 def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context) -> Student:
     import torch
 
-    from dfqbench.quant import prepare
-
-    student = prepare(teacher, ctx.scheme, ctx.card)
+    student = ctx.prepare(teacher)
     with torch.no_grad(), student.observing("minmax"):
         student(images.to(ctx.device, memory_format=torch.channels_last))
     return student
