@@ -8,10 +8,11 @@ import typing
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from dfqbench.api.method import Method, Quantizer
 from dfqbench.plugins import load_plugins
 
 PLUGINS = load_plugins()
-CLASSES = [
+CLASSES: list[type[Method] | type[Quantizer]] = [
     *(PLUGINS.method_class(name) for name in PLUGINS.methods),
     *(PLUGINS.quantizer_class(name) for name in PLUGINS.quantizers),
 ]
