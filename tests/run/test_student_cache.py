@@ -103,7 +103,8 @@ def test_unreadable_student_does_not_affect_others(tmp_path: Path) -> None:
         assert attempt(job_of(cell, tmp_path, folder.name, plugins)).result
     (folders[0] / "student.safetensors").write_bytes(b"0")
     request = RunEnvironment(RunFolder(tmp_path), plugins, "cpu").request(cell, folders[0])
-    request |= {"op": "evaluate", "attempts": [str(folder) for folder in folders]}
+    attempts = [{"folder": str(folder), "scheme": cell.scheme.as_dict()} for folder in folders]
+    request |= {"op": "evaluate", "attempts": attempts}
     first, second = Evaluator(1, "cpu").answer(request)["students"]
     assert "cannot be read" in first["error"]["message"]
     assert 0 <= second["top1"] <= 100

@@ -41,7 +41,7 @@ def levels(method: MethodUnderTest) -> Iterable[str]:
         if not isinstance(student, Student):
             yield (
                 f"{name} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
-                "flagged; start from dfqbench.quant.prepare(teacher, ctx.scheme, ctx.card)"
+                "flagged; start from ctx.prepare(teacher)"
             )
             continue
         violations = measure_coverage(student, toy_images(4)).violations
