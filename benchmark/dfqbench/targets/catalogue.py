@@ -195,7 +195,7 @@ class _Content:
     def _target(self, name: str) -> Target:
         advice = _NO_DATA.get(name, "name a data folder that has it with --data DIR")
         if parts := [dataset.name for dataset in self.datasets.values() if dataset.subset_of == name]:
-            advice = f"a part of it is here: --on {', '.join(parts)}"
+            advice = f"a part of it is here: --on {','.join(parts)}"
         return Target(
             name,
             self.datasets.get(name),
