@@ -17,11 +17,14 @@ from dfqbench.run.execute.events import EventError, from_line
 from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, Outcome, Slot, stopped_error
 from dfqbench.run.execute.processes import EvaluatorProcess, death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.store.environment import VISIBLE, Machine
+from dfqbench.run.store.files import shorten_file
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
 
 LOG = "log.txt"
+LOG_BYTES = 2**20
+"""Size of a worker's log that is kept, head and tail; it is shortened when the worker has ended."""
 GRACE = 30.0
 """Seconds that a worker has to keep its state and end; batch systems give as much."""
 STACK_SECONDS = 0.3
@@ -91,6 +94,7 @@ class LocalExecutor:
             finally:
                 watchdog.end()
                 end_group(process)
+                shorten_file(folder / LOG, LOG_BYTES)
         return _outcome(process, reader, watchdog, out_of_memory=out_of_memory_kills() > kills)
 
     def evaluator(self, slot: Slot) -> EvaluatorProcess:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
-from dfqbench.run.execute.events import Event, EventError, Failed, Finished, Interrupted, MemberEvent
+from dfqbench.run.execute.events import Event, EventError, Failed, Finished, Interrupted, MemberEvent, Warned
+from dfqbench.run.store.text import shortened, valid
 
 JOB = "job.json"
 CHECKPOINT_EVERY = 300.0
@@ -199,17 +200,20 @@ class EventReader:
         """
         match event:
             case Finished(result):
-                self._own = Outcome("ok", result=result)
+                self._own = Outcome("ok", result=valid(result))
             case Failed():
                 error = {name: getattr(event, name) for name in ("type", "message", "step", "plugin", "traceback")}
-                self._own = Outcome(event.status, result=event.so_far, error=error | {"phase": str(event.phase)})
+                error = valid(error | {"phase": str(event.phase)})
+                self._own = Outcome(event.status, result=valid(event.so_far), error=error)
             case Interrupted(kept, phase, step, so_far):
                 error = {"kept": kept, "phase": str(phase), "step": step}
-                self._own = Outcome("preempted", result=so_far, error=error)
+                self._own = Outcome("preempted", result=valid(so_far), error=error)
             case MemberEvent(number, member_event):
                 if not 0 <= number < len(self._members):
                     raise EventError(f"a worker sent an event of member {number} of {len(self._members)}")
                 self._members[number].send(member_event)
+            case Warned(message):
+                self._on_event(Warned(shortened(message)))
             case _:
                 self._on_event(event)
 

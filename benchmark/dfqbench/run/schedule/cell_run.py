@@ -18,11 +18,15 @@ from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorClient, Ex
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
 from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.files import write_text
 from dfqbench.run.store.record import Counts, Coverage, Error, Origin, PeakMemory, Record, Seconds, Snapshot
 from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
 from dfqbench.run.store.status import MEASURED
+from dfqbench.run.store.text import valid
 
 TRACEBACK = "traceback.txt"
+MOST_WARNINGS = 100
+"""Warnings that a record keeps."""
 CHANCE_ERRORS = 2.0
 """Binomial standard errors above chance up to which a student counts as guessing."""
 
@@ -223,8 +227,10 @@ class CellRun:
             message = "the run was stopped during the evaluation"
             record.close("preempted", Error(type="Preempted", message=message, phase="evaluation"))
         record.warnings = self.warnings
+        if len(self.warnings) > MOST_WARNINGS:
+            record.warnings = [*self.warnings[:MOST_WARNINGS], f"and {len(self.warnings) - MOST_WARNINGS} more"]
         if record.error is not None and record.error.traceback:
-            (self.folder / TRACEBACK).write_text(record.error.traceback, encoding="utf-8")
+            write_text(self.folder / TRACEBACK, record.error.traceback)
             record.error.traceback_file = TRACEBACK
         folder.write_record(self.folder, record)
         if record.status in MEASURED or record.status == "invalid":
@@ -250,7 +256,8 @@ class CellRun:
 
     def _ask(self, operation: str, answers: int = 1, **arguments: Any) -> dict[str, Any]:
         request = self._request | arguments | {"op": operation}
-        return self._evaluator.ask(request, self._env.rules.evaluation_limit * answers)
+        answer: dict[str, Any] = valid(self._evaluator.ask(request, self._env.rules.evaluation_limit * answers))
+        return answer
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:

@@ -1,16 +1,20 @@
-"""Names of files in a run's folder, and writing files whole or not at all."""
+"""Names of files in a run's folder, reading regular files, and writing files whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 RECORD = "record.json"
+DIGEST = "record.sha256"
+"""Digests of what was written as the record beside it, a line each, as `sha256sum` prints them."""
 STUDENT_FILES = ("student.safetensors", "student.json")
 IMAGES_FILE = "images.safetensors"
 TRAINING = "training"
@@ -35,15 +39,50 @@ def replaced(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def read_regular(path: str | Path, most: int) -> bytes:
+    """Read a file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read, is larger, or is no regular file (a pipe would block for ever).
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
+        facts = os.fstat(stream.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if facts.st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
+        return stream.readall()
+
+
+def shorten_file(path: Path, most: int) -> None:
+    """Keep the head and the tail of a regular file that is larger than `most` bytes, where that is possible."""
+    with contextlib.suppress(OSError):
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
+            facts = os.fstat(stream.fileno())
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size <= most:
+                return
+            head = stream.read(most // 2)
+            stream.seek(facts.st_size - most // 2)
+            tail = stream.read(most // 2)
+        with replaced(path) as temporary:
+            left_out = facts.st_size - len(head) - len(tail)
+            temporary.write_bytes(head + f"\n... {left_out:,} bytes are left out ...\n".encode() + tail)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Return the JSON that `write_json` writes; it is ASCII."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all; what UTF-8 cannot encode is written as an escape."""
     with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _sync_folder(folder: Path) -> None:

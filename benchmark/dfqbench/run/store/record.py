@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,13 +15,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from dfqbench.run.store.text import TRACEBACK, shortened, valid
+
 SCHEMA = 2
-"""Number of the record's schema; older numbers stay readable."""
+"""Number of the record's schema; older numbers stay readable, newer ones are refused."""
 _REQUIRED = {"schema": int, "cell_id": str, "status": str}
 _OBJECTS = ("seconds", "error", "model", "scheme", "dataset", "params", "coverage", "counts", "peak_mib")
 _NUMBERS = ("top1", "fp_top1", "drop", "top1_se", "agreement", "seed", "attempt")
 _ONCE_STRINGS = {"model": "name", "scheme": "label"}
 """Objects that were plain strings before schema 1, with the key that holds the string now."""
+_LONG_NUMBER = re.compile(rb"\d{22}")
+"""Digits of a number that a float cannot be trusted with; the shortest text of a float has fewer in a row."""
+
+
+class NewerSchemaError(ValueError):
+    """The record is of a newer schema than this version knows."""
 
 
 class RecordPart(BaseModel):
@@ -263,17 +272,30 @@ class Record(RecordPart):
         """Read the content of a record's file.
 
         Raises:
+            NewerSchemaError: it is of a newer schema.
             ValueError: it is no JSON object, or a key that decides how it is read is missing or of another type.
+            RecursionError: it is nested too deep.
         """
         try:
+            if _LONG_NUMBER.search(content):
+                return cls._mended(content)
             record = cls.model_validate_json(content)
-        except ValidationError:
-            data = json.loads(content)
-            _check(_upgraded(data))
-            return cls.from_data(data)
+        except ValidationError as error:
+            if "recursion" in error.errors(include_url=False)[0]["msg"]:
+                raise RecursionError("the record is nested too deep") from error
+            return cls._mended(content)
         if not {"schema_number", "cell_id", "status"} <= record.model_fields_set:
             raise ValueError("a required key is missing")
+        _refuse_newer(record.schema_number)
         return record
+
+    @classmethod
+    def _mended(cls, content: bytes) -> Record:
+        """Read a record that may hold values of other types; a number of too many digits becomes text."""
+        data = valid(json.loads(content, parse_int=lambda text: int(text) if len(text) < 22 else text))
+        _refuse_newer(data.get("schema") if isinstance(data, dict) else None)
+        _check(_upgraded(data))
+        return cls.from_data(data)
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Record:
@@ -294,7 +316,10 @@ class Record(RecordPart):
         return record
 
     def close(self, status: str, error: Error | None = None) -> None:
-        """Set how the attempt ended, and that it ends now."""
+        """Set how the attempt ended, and that it ends now; a long message or traceback is shortened."""
+        if error is not None:
+            error.message = shortened(str(error.message))
+            error.traceback = shortened(error.traceback, TRACEBACK) if error.traceback else error.traceback
         self.status = status
         self.error = error
         self.finished_at = now()
@@ -342,6 +367,11 @@ def _check(data: Any) -> None:
     readable = isinstance(data, dict) and all(isinstance(data.get(key), kind) for key, kind in kinds.items())
     if not readable or not all(isinstance(n, int | float | None) for n in (data.get("seconds") or {}).values()):
         raise ValueError("a key that decides how a record is read is missing or of another type")
+
+
+def _refuse_newer(schema: Any) -> None:
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise NewerSchemaError(f"schema {schema}, and this version of dfqbench reads up to {SCHEMA}")
 
 
 def _remove(data: Any, location: tuple[int | str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.run.execute.job import Outcome
-from dfqbench.run.store.files import IMAGES_FILE, RECORD, STUDENT_FILES, TRAINING, write_json
+from dfqbench.run.store.files import (
+    DIGEST,
+    IMAGES_FILE,
+    RECORD,
+    STUDENT_FILES,
+    TRAINING,
+    json_text,
+    read_regular,
+    write_json,
+    write_text,
+)
 from dfqbench.run.store.status import MEASURED
 
 if TYPE_CHECKING:
@@ -22,6 +33,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 * 2**20
 """A larger file is no record: that of a million images has a fifth of a megabyte."""
+MOST_DIGESTS = 2**20
+"""Bytes of the largest file of digests that is read."""
 DEFAULT_OUT = Path("results") / "runs"
 RANDOM_WEIGHTS = "random_weights"
 """Flag of records of a network that was never trained; the evaluation sets it."""
@@ -131,8 +144,13 @@ class RunFolder:
         }
 
     def write_record(self, attempt: Path, record: Record) -> None:
-        """Write an attempt's record."""
-        write_json(attempt / RECORD, record.as_dict())
+        """Write an attempt's record, and before it its digest, so that a change by others is noticed."""
+        text = json_text(record.as_dict())
+        with (attempt / DIGEST).open("a", encoding="ascii") as stream:
+            stream.write(f"{hashlib.sha256(text.encode()).hexdigest()}  {RECORD}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        write_text(attempt / RECORD, text)
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
         """Write the description of an environment; one without what torch reports replaces none."""
@@ -184,18 +202,46 @@ def _number(attempt: str) -> int:
 
 
 def _read(file: Path) -> Record | None:
-    # Pydantic is not loaded before there is something to read.
-    from dfqbench.run.store.record import Record
-
     try:
-        with file.open("rb", buffering=0) as stream:
-            if os.fstat(stream.fileno()).st_size > MOST_BYTES:
-                return None
-            return Record.from_json(stream.readall())
+        return read_record(file)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, ArithmeticError, RecursionError):
         return None
+
+
+def read_record(file: Path) -> Record:
+    """Read a record; one that contradicts itself or its digest is `invalid`, whatever status it claims.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no record, or one of a newer schema (`NewerSchemaError`).
+        RecursionError: it is nested too deep.
+    """
+    # Pydantic is not loaded before there is something to read.
+    from dfqbench.run.store.consistency import contradictions
+    from dfqbench.run.store.record import Error, Record
+
+    content = read_regular(file, MOST_BYTES)
+    record = Record.from_json(content)
+    problems = contradictions(record)
+    if not _is_as_written(file, content):
+        problems.insert(0, f"{RECORD} is not what dfqbench wrote ({DIGEST} beside it holds another digest)")
+    if problems:
+        record.status = "invalid"
+        record.error = Error(type="Invalid", message=f"the record cannot be trusted: {'; '.join(problems)}")
+    return record
+
+
+def _is_as_written(file: Path, content: bytes) -> bool:
+    """Check a record's content against the digests beside it; without any, nothing speaks against it."""
+    try:
+        digests = read_regular(f"{os.fspath(file)[: -len(RECORD)]}{DIGEST}", MOST_DIGESTS)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return hashlib.sha256(content).hexdigest().encode() in digests
 
 
 @contextlib.contextmanager
@@ -243,6 +289,14 @@ def read_records(path: Path) -> tuple[list[Record], list[str]]:
 
 def unreadable(file: Path) -> str:
     """Return the warning about a file that is not a readable record."""
+    from dfqbench.run.store.record import NewerSchemaError
+
+    try:
+        read_record(file)
+    except NewerSchemaError as error:
+        return f"{file} is not a readable record of this version: {error}; it is left out (upgrade dfqbench)"
+    except (OSError, ValueError, ArithmeticError, RecursionError):
+        pass
     return f"{file} is not a readable record; it is left out (delete its folder to run it again)"
 
 
