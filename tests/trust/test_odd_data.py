@@ -265,7 +265,7 @@ def test_diagnose_shows_what_it_cannot_write(call: Call, tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_methods_check_has_the_import_path_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "glob.py").write_text("raise RuntimeError('a file of the current folder was imported')")
+    (tmp_path / "fractions.py").write_text("raise RuntimeError('a file of the current folder was imported')")
     monkeypatch.chdir(tmp_path)
     method = MethodUnderTest(load_plugins(), "noise")
     light(method)
