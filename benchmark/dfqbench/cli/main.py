@@ -7,6 +7,8 @@ are imported inside the functions.
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 
 import typer
 
@@ -46,6 +48,9 @@ def main() -> int:
     Returns:
         0 if all went well, 1 if some cells failed, 2 if the request was wrong, 130 on Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal cannot show is printed as an escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_app()()
         status = 0

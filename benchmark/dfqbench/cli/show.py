@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from pathlib import Path
@@ -16,6 +17,7 @@ from dfqbench.run.store.run_folder import DEFAULT_OUT
 LOG = "log.txt"
 """Output of plugin code and the worker, in the attempt's folder; its last lines are shown."""
 LOG_LINES = 20
+LOG_CHARACTERS = 20_000
 
 
 def show(
@@ -29,6 +31,7 @@ def show(
     """
     from dfqbench.run.store.files import RECORD
     from dfqbench.run.store.run_folder import find_cell
+    from dfqbench.run.store.text import shortened
 
     attempt = find_cell(out, cell)
     record = _record(attempt / RECORD)
@@ -43,7 +46,7 @@ def show(
         with log.open(encoding="utf-8", errors="replace") as stream:
             tail = deque(stream, maxlen=LOG_LINES)
         typer.echo(f"\nend of {log.name}:")
-        typer.echo("".join(tail).rstrip())
+        typer.echo(shortened("".join(tail).rstrip(), LOG_CHARACTERS))
     if isinstance(error, dict):
         traceback = error.pop("traceback", None)
         typer.echo("\nerror:")
@@ -53,12 +56,18 @@ def show(
 
 
 def _record(path: Path) -> dict[str, Any]:
+    """Return a record's data, `invalid` where `table` shows it so; one that `table` leaves out is shown as it is."""
+    from dfqbench.run.store.files import read_regular
+    from dfqbench.run.store.run_folder import MOST_BYTES, read_record
 
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path.parent} has no record", "the attempt was interrupted; run its grid again")
+    with contextlib.suppress(OSError, ValueError, ArithmeticError, RecursionError):
+        return read_record(path).as_dict()
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = json.loads(read_regular(path, MOST_BYTES))
+        json.dumps(record)
+    except (OSError, ValueError, RecursionError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"record {path} cannot be read: {text}", "delete its attempt folder and run again") from error
     if not isinstance(record, dict):

@@ -1,4 +1,8 @@
-"""Paired comparison of two students on the same images: McNemar's test, and the bootstrap of their difference."""
+"""Paired comparison of two students on the same images: a sign-flip test, and the bootstrap of their difference.
+
+The test asks how often the difference would be as large if each image's answers were swapped between the two by chance,
+those of all seeds together. Of one seed it is McNemar's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EXACT_UP_TO = 1000  # most images on which two students differ for the exact binomial test; above, the chi-squared one
+EXACT_UP_TO = 1000  # most images on which two students differ for the exact test; above, the chi-squared one
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 LEVEL = 0.05  # a smaller p is significant
@@ -27,8 +31,8 @@ class Paired:
     only_second: float  # images that only the second gets right (mean over seeds)
     low: float  # lower end of the bootstrap interval of first - second, in percentage points
     high: float  # its upper end
-    p: float | None  # McNemar's, two-sided; None over several seeds, whose answers to an image are not independent
-    exact: bool  # whether p is the exact binomial one
+    p: float  # of the sign-flip test, two-sided
+    exact: bool  # whether p is exact
 
     @property
     def difference(self) -> float:
@@ -37,8 +41,8 @@ class Paired:
 
     @property
     def differs(self) -> bool:
-        """Whether the difference is more than chance: by McNemar's test, over seeds by the interval."""
-        return self.p < LEVEL if self.p is not None else not self.low <= 0 <= self.high
+        """Whether the difference is more than chance: p decides, the interval is an estimate."""
+        return self.p < LEVEL
 
 
 def compare_paired(first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[np.bool_]]) -> Paired:
@@ -58,7 +62,7 @@ def compare_paired(first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[
         raise ValueError(f"answers of shape {a.shape} and {b.shape} cannot be paired")
     only_first, only_second = float((a > b).sum(1).mean()), float((a < b).sum(1).mean())
     low, high = bootstrap_interval((a - b).mean(0))
-    single = len(a) == 1
+    p, exact = sign_flip_test((a - b).sum(0).astype(int))
     return Paired(
         n=a.shape[1],
         first=100 * float(a.mean()),
@@ -67,25 +71,35 @@ def compare_paired(first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[
         only_second=only_second,
         low=low,
         high=high,
-        p=mcnemar(round(only_first), round(only_second)) if single else None,
-        exact=single and only_first + only_second <= EXACT_UP_TO,
+        p=p,
+        exact=exact,
     )
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's test, from the numbers of images that only one student gets right.
+def sign_flip_test(gaps: NDArray[np.int64]) -> tuple[float, bool]:
+    """Test whether the sum of gaps is more than chance, if each could as well have the other sign.
 
-    Exact for few images, else chi-squared with continuity correction.
+    Args:
+        gaps: (n,), seeds with which only the first student is right minus those with which only the second is.
+
+    Returns:
+        The two-sided p, and whether it is exact: it is where few images differ, else chi-squared with continuity
+        correction.
     """
+    import numpy as np
     from scipy import stats
 
-    different = only_first + only_second
-    if different == 0:
-        return 1.0
-    if different <= EXACT_UP_TO:
-        return float(stats.binomtest(only_first, different, 0.5).pvalue)
-    statistic = max(0.0, abs(only_first - only_second) - 1.0) ** 2 / different
-    return float(stats.chi2.sf(statistic, 1))
+    sizes, counts = np.unique(np.abs(gaps[gaps != 0]), return_counts=True)
+    total = abs(int(gaps.sum()))
+    if counts.sum() > EXACT_UP_TO:
+        return float(stats.chi2.sf(max(0.0, total - 1.0) ** 2 / float((sizes**2 * counts).sum()), 1)), False
+    chances = np.ones(1)  # of the sums of gaps so far, from the smallest in steps of 1
+    for size, count in zip(sizes, counts, strict=True):
+        of_size = np.zeros(2 * size * count + 1)
+        of_size[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, of_size)
+    sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
+    return min(1.0, float(chances[sums >= total].sum())), True
 
 
 def bootstrap_interval(gaps: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

@@ -10,14 +10,13 @@ from typing import Literal, get_args
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.comparison.compare import ALL_SEEDS, Comparison
 from dfqbench.report.comparison.paired import CONFIDENCE, LEVEL, RESAMPLES, Paired
-from dfqbench.report.formatting import ABSENT
 from dfqbench.report.renderers.escape import markdown
 from dfqbench.report.renderers.plain_text import bullet, grid
 
 ComparisonFormat = Literal["text", "md", "json"]
 COMPARISON_FORMATS: tuple[str, ...] = get_args(ComparisonFormat)
 _PLACE = ("target", "model", "scheme", "budget")
-_HEADERS = (*_PLACE, "seed", "A", "B", "A - B", "95 % interval", "only A", "only B", "p", "")
+_HEADERS = (*_PLACE, "seed", "A", "B", "A - B", "95 % interval", "only A", "only B", "p", "verdict")
 
 
 def render_comparison(rows: Sequence[Comparison], first: str, second: str, fmt: ComparisonFormat = "text") -> str:
@@ -49,7 +48,7 @@ def render_comparison(rows: Sequence[Comparison], first: str, second: str, fmt: 
 
 
 def _numbers(paired: Paired) -> list[str]:
-    p = ABSENT if paired.p is None else "< 0.0001" if paired.p < 1e-4 else f"{paired.p:.4f}"
+    p = "< 0.0001" if paired.p < 1e-4 else f"{paired.p:.4f}"
     word = ("A is better" if paired.difference > 0 else "B is better") if paired.differs else "not significant"
     counts = [f"{count:.{0 if count == round(count) else 1}f}" for count in (paired.only_first, paired.only_second)]
     interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
@@ -58,17 +57,17 @@ def _numbers(paired: Paired) -> list[str]:
 
 def _caption(rows: Sequence[Comparison]) -> list[str]:
     images = sorted({row.paired.n for row in rows})
-    exact = [row.paired.exact for row in rows if row.paired.p is not None]
-    # Every comparison has a p of its own, but for those over all seeds.
+    exact = [row.paired.exact for row in rows]
     test = "exact" if all(exact) else "exact where few differ, else chi-squared" if any(exact) else "chi-squared"
     lines = [
         f"top-1 in percent, paired over {', '.join(f'{n:,}' for n in images)} images",
-        f"p: McNemar's test, two-sided, {test}",
-        f"{100 * CONFIDENCE:.0f} % interval of A - B: percentile bootstrap over images, {RESAMPLES:,} resamples",
-        f"better: p < {LEVEL}, for all seeds together an interval without 0",
+        f"verdict: p < {LEVEL}, and nothing else",
+        f"p: McNemar's test (over seeds, with an image's answers swapped together), two-sided, {test}",
+        f"{100 * CONFIDENCE:.0f} % interval of A - B: an estimate, percentile bootstrap over images, "
+        f"{RESAMPLES:,} resamples",
     ]
     if any(row.seed == ALL_SEEDS for row in rows):
-        lines.append("all: answers averaged over seeds, images resampled; it speaks of these seeds, not of others")
+        lines.append("all: answers averaged over seeds, images swapped or resampled: of these seeds, not of others")
     if len(exact) > 1:
         lines.append("several tests: p is not corrected for their number")
     return lines
