@@ -20,7 +20,6 @@ from rich.console import Console
 from tests.cli.calls import Call
 from tests.cli.conftest import call  # noqa: F401 - a fixture
 from tests.report.test_comparison import answered
-from tests.run.pretend import Executor, Outcome, at_once, plan_of, schedule
 
 from dfqbench.plugins import load_plugins
 from dfqbench.report.comparison.compare import compare
@@ -37,6 +36,7 @@ from dfqbench.run.store.files import RECORD, shorten_file
 from dfqbench.run.store.record import SCHEMA, Record
 from dfqbench.run.store.run_folder import RunFolder, read_record, read_records
 from dfqbench.run.store.text import MESSAGE, TRACEBACK
+from pretend import Executor, Outcome, at_once, plan_of, schedule
 
 SHAPE = Path(__file__).parents[1] / "run" / "records" / "schema-1.json"
 LONG = "1" + 400 * "0"
