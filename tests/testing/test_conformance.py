@@ -44,6 +44,7 @@ FAILING = [
     ("partial-state", "state", "hands out other images; put networks, optimizer, counters"),
     ("fails-to-quantize", "quantizers", "quantize raised ValueError: only eight bits (" + str(NONCONFORMING)),
     ("no-ranges", "levels", "its range saw no batch"),
+    ("eight-bits", "levels", "under w4a4@gdfq has the scheme w8a8@gdfq; use ctx.prepare(teacher)"),
     ("hides-batchnorm", "requires", "no BatchNorm with running statistics; set requires = Requires(batchnorm=True)"),
     ("asks-in-secret", "requires", "set depends_on_bits = True"),
     ("looks-in-secret", "requires", "leave needs_student out"),

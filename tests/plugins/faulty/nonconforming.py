@@ -192,12 +192,16 @@ def _fails_to_quantize(self: Method, teacher: nn.Module, source: SampleSource, c
 
 
 def _no_ranges(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    from dfqbench.quant import prepare
-
-    return prepare(teacher, ctx.scheme, ctx.card)
+    return ctx.prepare(teacher)
 
 
-for _quantize in (_leaves_hook, _fails_to_quantize, _no_ranges):
+def _eight_bits(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    from dfqbench.quant import parse_scheme, prepare
+
+    return prepare(teacher, parse_scheme("w8a8@gdfq"), ctx.card)
+
+
+for _quantize in (_leaves_hook, _fails_to_quantize, _no_ranges, _eight_bits):
     globals()[_quantize.__name__[1:]] = make(_quantize.__name__[1:], quantize=_quantize)
 own_module = make("own_module", quantize=lambda _self, teacher, _source, _ctx: copy.deepcopy(teacher))
 

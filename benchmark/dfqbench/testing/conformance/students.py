@@ -36,7 +36,7 @@ def quantizers(method: MethodUnderTest) -> None:
 
 
 def levels(method: MethodUnderTest) -> Iterable[str]:
-    """Check that weights and activations of the finished students take at most 2^bits values."""
+    """Check that the students have the requested scheme, and weights and activations take at most 2^bits values."""
     for name, student in method.students.items():
         if not isinstance(student, Student):
             yield (
@@ -44,6 +44,8 @@ def levels(method: MethodUnderTest) -> Iterable[str]:
                 "flagged; start from ctx.prepare(teacher)"
             )
             continue
+        if not name.endswith(f" under {student.scheme.label}"):
+            raise Fault(f"the student of {name} has the scheme {student.scheme.label}", "use ctx.prepare(teacher)")
         violations = measure_coverage(student, toy_images(4)).violations
         if violations:
             raise Fault(
