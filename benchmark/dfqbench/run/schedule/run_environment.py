@@ -16,6 +16,7 @@ from dfqbench.run.store.record import SCHEMA, Dataset, Error, Model, Preprocessi
 from dfqbench.run.store.run_folder import CachedStudent, RunFolder
 from dfqbench.run.store.source_cache import is_saved
 from dfqbench.run.store.status import FAULTY, MEASURED, SETTLED
+from dfqbench.run.store.text import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ class RunEnvironment:
         if cell.problem is None:
             raise ValueError("the cell can run")
         status, message = cell.problem.status, cell.problem.message
-        error = Error(type=status, message=message, phase="plan")
+        error = Error(type=status, message=shortened(message), phase="plan")
         latest = self.folder.latest(cell.cell_id)
         if latest is not None and (latest.status, latest.error) == (status, error):
             return latest
