@@ -98,7 +98,6 @@ def test_malformed_command_line(call: Call, arguments: tuple[str, ...], part: st
         (("claims", "--on", "cifar"), ("unknown dataset 'cifar'",)),
         (("claims", "--bits", "4"), ("'4' is no bit-width; write for example --bits w4a4",)),
         (("claims", "--format", "latex"), ("unknown format 'latex'",)),
-        (("claims", "--times", "--format", "latex"), ("unknown format 'latex'",)),
         (("table", "--format", "pdf"), ("unknown format 'pdf'", "valid: csv")),
         (("table",), ("holds no run", "--out")),
         (("show", "abc"), ("holds no run", "--out")),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.api import InputError
+from dfqbench.api import InputError, UsageError
 from dfqbench.report.literature.published import published_numbers, published_times, read_numbers, select
 from dfqbench.report.renderers.literature import render_times
 
@@ -75,3 +75,8 @@ def test_times_are_the_same_in_every_format() -> None:
         assert all(f"{time.value} {time.unit}" in render_times(times, fmt) for time in times)
     assert max(map(len, render_times(times).splitlines())) <= 130
     assert render_times([]) == "no printed times\n"
+
+
+def test_unknown_format_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="unknown format 'xml'"):
+        render_times(published_times(), "xml")  # type: ignore[arg-type]
