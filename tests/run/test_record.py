@@ -11,7 +11,13 @@ from dfqbench.report.renderers.csv import COLUMNS
 from dfqbench.run.store.record import SCHEMA, Diagnostics, Record, json_schema
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "record.schema.json"
-SCHEMA_0 = {"cell_id": "aa11", "status": "ok", "method": "zeroq", "model": "resnet18", "scheme": "w4a4@gdfq"}
+SCHEMA_0: dict[str, Any] = {
+    "cell_id": "aa11",
+    "status": "ok",
+    "method": "zeroq",
+    "model": "resnet18",
+    "scheme": "w4a4@gdfq",
+}
 SCHEMA_0 |= {"schema": 0, "top1": 61.5}
 SCHEMA_1: dict[str, Any] = json.loads((Path(__file__).parent / "records" / "schema-1.json").read_text())
 LATER = {

@@ -36,7 +36,7 @@ from dfqbench.run.store.files import RECORD, shorten_file
 from dfqbench.run.store.record import SCHEMA, Record
 from dfqbench.run.store.run_folder import RunFolder, read_record, read_records
 from dfqbench.run.store.text import MESSAGE, TRACEBACK
-from pretend import Executor, at_once, plan_of, schedule
+from pretend import Executor, done, plan_of, schedule
 
 SHAPE = Path(__file__).parents[1] / "run" / "records" / "schema-1.json"
 LONG = "1" + 400 * "0"
@@ -136,11 +136,11 @@ def test_no_command_prints_the_number_of_an_edited_record(call: Call, tmp_path: 
 
 def test_edited_record_is_not_a_finished_cell(tmp_path: Path) -> None:
     plan = plan_of("noise", "w4a4")
-    summary = schedule(tmp_path, plan, Executor(at_once))
+    summary = schedule(tmp_path, plan, Executor(lambda *_: done()))
     assert [record.status for record in summary.records] == ["ok"]
     (file,) = tmp_path.glob(f"cells/*/attempt-1/{RECORD}")
     file.write_text(file.read_text().replace('"top1": 90.0', '"top1": 91.0'))
-    again = schedule(tmp_path, plan, Executor(at_once))
+    again = schedule(tmp_path, plan, Executor(lambda *_: done()))
     assert [record.status for record in again.failed] == ["invalid"]
 
 
@@ -207,7 +207,7 @@ def test_odd_bytes_in_a_message_are_one_row(tmp_path: Path) -> None:
 
 
 def test_odd_bytes_from_the_evaluator_are_one_row(tmp_path: Path) -> None:
-    executor = Executor(at_once)
+    executor = Executor(lambda *_: done())
     executor.asked.ask = lambda *_, **__: {"error": {"type": "E", "message": "x\udce9", "traceback": "x\udce9"}}  # type: ignore[method-assign]
     (record,) = schedule(tmp_path, plan_of("noise", "w4a4"), executor).failed
     assert record.error is not None
