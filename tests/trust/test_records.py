@@ -82,11 +82,11 @@ def test_record_that_contradicts_itself_is_invalid(changes: dict[str, Any], reas
     assert reason in record.error.message
 
 
-@pytest.mark.parametrize("shape", ["schema-0", "schema-1-first", "schema-1"])
-def test_earlier_records_stay_ok(shape: str, tmp_path: Path) -> None:
+def test_earlier_records_stay_ok(tmp_path: Path) -> None:
     file = foreign(tmp_path)
-    file.write_bytes((SHAPE.parent / f"{shape}.json").read_bytes())
-    assert read_record(file).status == "ok"
+    for text in (SHAPE.read_text(), json.dumps({"schema": 0, "cell_id": "aa11", "status": "ok", "top1": 61.5})):
+        file.write_text(text)
+        assert read_record(file).status == "ok"
 
 
 def test_rounded_numbers_without_answers_stay_ok(tmp_path: Path) -> None:
