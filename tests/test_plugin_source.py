@@ -26,17 +26,8 @@ FILES = {
     "mypkg/beta/plugin.py": "",
     "single.py": "import mypkg\n",
 }
-ALPHA = {
-    "mypkg/__init__.py",
-    "mypkg/alpha/__init__.py",
-    "mypkg/alpha/plugin.py",
-    "mypkg/alpha/inner/deep.py",
-    "mypkg/shared/__init__.py",
-    "mypkg/shared/tables.py",
-    "mypkg/shared/losses.py",
-    "mypkg/shared/constants.py",
-    "mypkg/late.py",
-}
+BETA = {"mypkg/__init__.py", "mypkg/beta/__init__.py", "mypkg/beta/plugin.py"}
+ALPHA = set(FILES) - BETA - {"mypkg/shared/unused.py", "single.py"} | {"mypkg/__init__.py"}
 
 
 @pytest.fixture
@@ -52,22 +43,18 @@ def relative(files: list[Path], folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in files}
 
 
-def test_folder_and_closure_of_imports(site: Path) -> None:
-    assert relative(source_files("mypkg.alpha.plugin:Alpha"), site) == ALPHA
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [
+        ("mypkg.alpha.plugin:Alpha", ALPHA),
+        ("mypkg.alpha:Alpha", ALPHA),
+        ("mypkg.beta.plugin:Beta", BETA),
+        ("single:Thing", {"single.py"}),
+    ],
+)
+def test_folder_and_closure_of_imports(site: Path, load: str, expected: set[str]) -> None:
+    assert relative(source_files(load), site) == expected
     assert "mypkg" not in sys.modules
-
-
-def test_other_method_of_the_package_is_not_included(site: Path) -> None:
-    expected = {"mypkg/__init__.py", "mypkg/beta/__init__.py", "mypkg/beta/plugin.py"}
-    assert relative(source_files("mypkg.beta.plugin:Beta"), site) == expected
-
-
-def test_package_as_module(site: Path) -> None:
-    assert relative(source_files("mypkg.alpha:Alpha"), site) == ALPHA
-
-
-def test_single_module(site: Path) -> None:
-    assert relative(source_files("single:Thing"), site) == {"single.py"}
 
 
 def test_local_file(site: Path) -> None:

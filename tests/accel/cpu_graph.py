@@ -18,18 +18,9 @@ from dfqbench.accel.cuda_graph import Results, Run
 
 _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.nonzero.default}
 
-_Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
-
 
 class CpuRecorder:
-    """Implements `dfqbench.accel.cuda_graph.Recorder` in memory.
-
-    Attributes:
-        device: the CPU.
-        warmed: steps that ran eagerly.
-        captured: steps that were captured.
-        replayed: replays.
-    """
+    """Implements `dfqbench.accel.cuda_graph.Recorder` in memory, and counts the calls."""
 
     device = torch.device("cpu")
 
@@ -37,16 +28,11 @@ class CpuRecorder:
         self.warmed = self.captured = self.replayed = 0
 
     def warm(self, run: Run) -> Results:
-        """Run a step eagerly."""
         self.warmed += 1
         return run()
 
     def capture(self, run: Run) -> tuple[Results, Callable[[], None]]:
-        """Note a step's operations while it computes, and then undo what it has changed.
-
-        Raises:
-            RuntimeError: the step reads a value from a tensor.
-        """
+        """Note a step's operations while it computes, and then undo what it has changed."""
         operations = _Operations()
         try:
             with operations:
@@ -67,7 +53,7 @@ class _Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._calls: list[_Call] = []
+        self._calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._own: set[int] = set()
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._random: dict[int, tuple[torch.Generator, Tensor]] = {}
@@ -80,7 +66,7 @@ class _Operations(TorchDispatchMode):
         for leaf in tree_leaves((args, kwargs)):
             self._note(leaf)
         out = func(*args, **kwargs)
-        made = {_storage(leaf).data_ptr() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)}
+        made = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)}
         self._own |= made - self._before.keys()
         self._calls.append((func, args, kwargs, out))
         return out
@@ -90,7 +76,7 @@ class _Operations(TorchDispatchMode):
         if isinstance(taken, torch.Generator):
             self._random.setdefault(id(taken), (taken, taken.get_state()))
         elif isinstance(taken, Tensor):
-            storage = _storage(taken)
+            storage = taken.untyped_storage()
             if storage.data_ptr() not in self._own and storage.data_ptr() not in self._before:
                 self._before[storage.data_ptr()] = (storage, storage.clone())  # type: ignore[no-untyped-call]
 
@@ -110,7 +96,3 @@ class _Operations(TorchDispatchMode):
                 for place, value in zip(tree_leaves(out), tree_leaves(again), strict=True):
                     if isinstance(place, Tensor) and place.data_ptr() != value.data_ptr():
                         place.copy_(value)
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()

@@ -12,7 +12,7 @@ from dfqbench import accel
 from dfqbench.accel import backend
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton, a C compiler and Python's headers, for `backend`."""
     pytest.importorskip("triton", reason="Triton is not installed")
@@ -21,7 +21,6 @@ def usable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_file", lambda _: True)
 
 
-@pytest.mark.usefixtures("usable")
 def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_enabled", False)
     version = importlib.metadata.version("triton")
@@ -36,7 +35,6 @@ def test_kernels_are_tritons_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert backend.kernels_for("cuda") == "torch"
 
 
-@pytest.mark.usefixtures("usable")
 def test_using_kernels_restores_the_kernels_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
     for before in (True, False):
         monkeypatch.setattr(backend, "_enabled", before)
@@ -46,7 +44,6 @@ def test_using_kernels_restores_the_kernels_in_use_before(monkeypatch: pytest.Mo
         assert backend.enabled() is before
 
 
-@pytest.mark.usefixtures("usable")
 def test_reasons_why_triton_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not backend.why_no_triton()
     monkeypatch.setattr(Path, "is_file", lambda _: False)

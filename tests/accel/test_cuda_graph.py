@@ -10,7 +10,6 @@ from cpu_graph import CpuRecorder
 from dfqbench.accel.cuda_graph import MOST_GRAPHS, WARM_CALLS, GraphedStep, graphed_steps
 from dfqbench.api import PluginError, Precision
 from dfqbench.api.graphed import EagerStep
-from dfqbench.run.worker.instrumented_source import Counts
 from dfqbench.testing.context import ToyContext
 
 
@@ -24,22 +23,6 @@ def test_a_replay_reads_its_inputs_and_returns_memory_of_its_own() -> None:
     results = [step(torch.full((2,), float(number)))[0] for number in range(WARM_CALLS + 3)]
     assert [float(result[0]) for result in results] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
     assert (recorder.warmed, recorder.captured, recorder.replayed) == (WARM_CALLS, 1, 3)
-
-
-def test_state_changes_once_a_call_and_random_numbers_go_on() -> None:
-    def ran(*, graphed: bool) -> tuple[Tensor, Tensor]:
-        random, total = torch.Generator().manual_seed(3), torch.zeros(4)
-
-        def add() -> tuple[Tensor, ...]:
-            return (total.add_(torch.rand(4, generator=random)),)
-
-        step = GraphedStep(add, CpuRecorder()) if graphed else EagerStep(add)
-        for _ in range(WARM_CALLS + 4):
-            step()
-        return total, random.get_state()
-
-    for graphed, eager in zip(ran(graphed=True), ran(graphed=False), strict=True):
-        assert torch.equal(graphed, eager)
 
 
 def test_shapes_and_choices_have_graphs_of_their_own_and_those_used_last_are_kept() -> None:
@@ -108,19 +91,6 @@ def test_out_of_memory_error_is_not_wrapped() -> None:
         step(torch.ones(1))
 
 
-def test_counts_of_the_host_go_on() -> None:
-    counts = Counts()
-
-    def count() -> tuple[Tensor, ...]:
-        counts.optimizer_steps += 2
-        return (torch.ones(()),)
-
-    step = GraphedStep(count, CpuRecorder(), counts)
-    for _ in range(WARM_CALLS + 5):
-        step()
-    assert counts == Counts(optimizer_steps=2 * (WARM_CALLS + 5))
-
-
 def test_optimizers_read_the_rate_that_a_step_sets() -> None:
     def ran(*, graphed: bool) -> Tensor:
         weight = torch.nn.Parameter(torch.ones(1))
@@ -140,7 +110,6 @@ def test_optimizers_read_the_rate_that_a_step_sets() -> None:
 
 def test_only_fast_paths_are_graphed() -> None:
     def make(step: object, generators: object = ()) -> GraphedStep:
-        del step, generators
         return GraphedStep(_doubled, CpuRecorder())
 
     for precision in Precision:

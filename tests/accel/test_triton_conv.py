@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from dfqbench.accel.triton.conv import NarrowConvolutions, convolved, integer_co
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
+autocast = partial(torch.autocast, "cpu", torch.bfloat16)
 GEOMETRY = [1, 1], [1, 1], [1, 1], 1
 ORDERS = (torch.channels_last, torch.contiguous_format)
 SIZES = ((3, 16, 16, 6, 7), (2, 3, 16, 5, 5), (2, 24, 5, 4, 9), (1, 32, 64, 8, 3), (3, 64, 3, 5, 4), (2, 16, 8, 1, 1))
@@ -73,7 +75,6 @@ def test_convolution_and_its_gradients_are_those_of_double_precision(
 
 @pytest.mark.parametrize("positions", [257, 1000])
 def test_weight_gradient_sums_many_slices_of_positions(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
-    """More slices than are added up at once; several tiles in a slice."""
     monkeypatch.setattr(conv, "CONV_SLICES", 4)
     x, weight, grad = operands((1, 1, 1, 1, positions))
     assert relative_error(weight_gradient(x, grad, weight), exact(x, weight, grad)[2]) <= 1e-6
@@ -133,10 +134,6 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return channels
 
 
-def autocast() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16)
-
-
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.conv2d(x, weight, bias, 1, 1, 1, 1)
 
@@ -165,14 +162,13 @@ def test_narrow_convolutions_train_a_network_as_torch_does(launches: list[tuple[
 
 def test_narrow_convolutions_leave_the_rest_to_torch(launches: list[tuple[int, ...]]) -> None:
     x, weight, _ = operands((2, 16, 16, 5, 5), torch.float32)
-    subclass = type("Subclass", (Tensor,), {})
     with NarrowConvolutions("cpu"):
         assert conv2d(x, weight).dtype == torch.float32  # no autocast
         with torch.autocast("cpu", torch.float16):
             assert conv2d(x, weight).dtype == torch.float16
         with autocast():
             assert conv2d(x.double(), weight.double()).dtype == torch.float64
-            conv2d(x.as_subclass(subclass), weight)
+            conv2d(x.as_subclass(type("Subclass", (Tensor,), {})), weight)
             F.conv2d(x, weight, stride=2)
             graph = torch.fx.symbolic_trace(nn.Conv2d(16, 16, 3, padding=1))
             gradient = torch.func.grad(lambda w: conv2d(x, w).float().square().sum())(weight)

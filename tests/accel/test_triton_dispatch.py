@@ -31,8 +31,13 @@ def of_batch_norm(x: Tensor, residual: Tensor | None = None, *, affine: bool = T
 X = channels_last(2, 16, 4, 4)
 CONTIGUOUS = X.contiguous()
 RANGE = torch.tensor(2.0), torch.tensor(-3.0)
-GEOMETRY = [1, 1], [1, 1], [1, 1], 1
 WEIGHT = torch.randn(16, 16, 3, 3)
+
+
+def of_conv(x: Tensor = X, weight: Tensor = WEIGHT, *geometry: int, groups: int = 1) -> tuple[Any, ...]:
+    """Geometry: stride, padding and dilation."""
+    return x, weight, RANGE[0], RANGE[0], *([number] * 2 for number in geometry or (1, 1, 1)), groups
+
 
 SUPPORTED: dict[Any, tuple[Any, ...]] = {
     fake_quantize: (X, *RANGE, 4),
@@ -41,7 +46,7 @@ SUPPORTED: dict[Any, tuple[Any, ...]] = {
     batch_norm_stats: (X,),
     sub_pixel_norm: (X, torch.ones(1, 4), torch.zeros(1, 4), 1e-5, 0.2),
     standardize: (X, 1e-5),
-    integer_conv2d: (X, WEIGHT, *RANGE[:1] * 2, *GEOMETRY),
+    integer_conv2d: of_conv(),
 }
 REFUSED: list[tuple[Any, tuple[Any, ...]]] = [
     (fake_quantize, (X.double(), *RANGE, 4)),
@@ -67,27 +72,17 @@ REFUSED: list[tuple[Any, tuple[Any, ...]]] = [
     (sub_pixel_norm, (CONTIGUOUS, torch.ones(1, 4), torch.zeros(1, 4), 1e-5, 0.2)),
     (sub_pixel_norm, (channels_last(2, 4, 4, 4), torch.ones(1, 1), torch.zeros(1, 1), 1e-5, 0.2)),
     (standardize, (X.double(), 1e-5)),
-    *(
-        (integer_conv2d, (x, weight, *RANGE[:1] * 2, *GEOMETRY))
-        for x, weight in (
-            (X.double(), WEIGHT),
-            (X, WEIGHT.double()),
-            (CONTIGUOUS, WEIGHT),
-            (X[:0], WEIGHT),
-            (X, torch.randn(128, 16, 3, 3)),
-            (X, WEIGHT.transpose(0, 1)),
-            (X, torch.randn(16, 16, 1, 1)),
-        )
-    ),
-    *(
-        (integer_conv2d, (X, WEIGHT[:, : 16 // geometry[3]], *RANGE[:1] * 2, *geometry))
-        for geometry in (
-            ([2, 2], [1, 1], [1, 1], 1),
-            ([1, 1], [0, 0], [1, 1], 1),
-            ([1, 1], [1, 1], [2, 2], 1),
-            ([1, 1], [1, 1], [1, 1], 4),
-        )
-    ),
+    (integer_conv2d, of_conv(X.double())),
+    (integer_conv2d, of_conv(X, WEIGHT.double())),
+    (integer_conv2d, of_conv(CONTIGUOUS)),
+    (integer_conv2d, of_conv(X[:0])),
+    (integer_conv2d, of_conv(X, torch.randn(128, 16, 3, 3))),
+    (integer_conv2d, of_conv(X, WEIGHT.transpose(0, 1))),
+    (integer_conv2d, of_conv(X, torch.randn(16, 16, 1, 1))),
+    (integer_conv2d, of_conv(X, WEIGHT, 2, 1, 1)),
+    (integer_conv2d, of_conv(X, WEIGHT, 1, 0, 1)),
+    (integer_conv2d, of_conv(X, WEIGHT, 1, 1, 2)),
+    (integer_conv2d, of_conv(X, WEIGHT[:, :4], groups=4)),
 ]
 NAMES = [op.__name__ for op in SUPPORTED]
 
@@ -121,9 +116,7 @@ def is_of_form(function: Any, args: tuple[Any, ...]) -> bool:
 
 @pytest.mark.usefixtures("interpreter", "kernels_in_use")
 @pytest.mark.parametrize("op", SUPPORTED, ids=NAMES)
-def test_forms_compute_what_they_support_while_kernels_are_in_use(
-    monkeypatch: pytest.MonkeyPatch, forms: dict[str, Any], op: Any
-) -> None:
+def test_forms_compute_what_they_support(monkeypatch: pytest.MonkeyPatch, forms: dict[str, Any], op: Any) -> None:
     form, args = forms[op.__name__], SUPPORTED[op]
     assert is_of_form(form, args)
     assert not is_of_form(op, args)  # tensors of the CPU
@@ -132,11 +125,8 @@ def test_forms_compute_what_they_support_while_kernels_are_in_use(
 
 
 @pytest.mark.usefixtures("kernels_in_use")
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[0].__name__)
-def test_definition_computes_what_a_form_does_not_support(
-    forms: dict[str, Any], case: tuple[Any, tuple[Any, ...]]
-) -> None:
-    op, args = case
+@pytest.mark.parametrize(("op", "args"), REFUSED, ids=[op.__name__ for op, _ in REFUSED])
+def test_definition_computes_what_a_form_does_not_support(forms: dict[str, Any], op: Any, args: Any) -> None:
     form = forms[op.__name__]
     assert not is_of_form(form, args)
     for a, b in zip(as_list(form(*args)), as_list(op.__wrapped__(*args)), strict=True):

@@ -18,35 +18,32 @@ from shapes import IMAGES, Shape
 
 
 class Hooked:
-    """The BatchNorm layers of a network, with their inputs since `inputs` was last cleared."""
+    """The BatchNorm layers of a network, with inputs, running means and variances since `seen` was last cleared."""
 
     def __init__(self, network: nn.Module) -> None:
         self.norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-        self.inputs: list[Tensor] = []
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
         for norm in self.norms:
-            norm.register_forward_hook(lambda _module, args, _output: self.inputs.append(args[0]))
+            norm.register_forward_hook(self._keep)
 
-    def statistics(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return each layer's input, running mean and running variance."""
-        buffers = [(norm.get_buffer("running_mean"), norm.get_buffer("running_var")) for norm in self.norms]
-        return [(x, *pair) for x, pair in zip(self.inputs, buffers, strict=True)]
+    def _keep(self, norm: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
+        self.seen.append((args[0], norm.get_buffer("running_mean"), norm.get_buffer("running_var")))
 
 
 def method_term(method: str, hooked: Hooked, network: nn.Module, student: nn.Module, images: Tensor) -> Tensor:
-    """Return the generator's loss of a method besides GDFQ's."""
     total = images.new_zeros(())
     if method == "clusterq":
-        for x, mean, var in hooked.statistics()[len(hooked.norms) // 2 :]:
+        for x, mean, var in hooked.seen[len(hooked.norms) // 2 :]:
             total = total + F.mse_loss(x.mean((2, 3)), mean.expand(len(x), -1))
             total = total + F.mse_loss(x.var((2, 3), unbiased=False), var.expand(len(x), -1))
     elif method == "acq":
         # Attention maps under running statistics and under those of the batch.
-        maps = [F.normalize(x.square().mean(1).flatten(1)) for x in hooked.inputs]
-        hooked.inputs.clear()
+        maps = [F.normalize(x.square().mean(1).flatten(1)) for x, *_ in hooked.seen]
+        hooked.seen.clear()
         for norm in hooked.norms:
             norm.training, norm.track_running_stats = True, False
         network(images)
-        for norm, first, x in zip(hooked.norms, maps, hooked.inputs, strict=True):
+        for norm, first, (x, *_) in zip(hooked.norms, maps, hooked.seen, strict=True):
             norm.training, norm.track_running_stats = False, True
             total = total + F.mse_loss(first, F.normalize(x.square().mean(1).flatten(1)))
     elif method == "temporal":
@@ -70,11 +67,11 @@ def generator_step(shape: Shape, method: str) -> Callable[[], None]:
     sgd = torch.optim.SGD(student.parameters(), lr=1e-6, momentum=0.9, nesterov=True, foreach=False)
 
     def step() -> None:
-        hooked.inputs.clear()
+        hooked.seen.clear()
         labels = torch.randint(0, shape.classes, (shape.batch,), device=device)
         images = generator(torch.randn(shape.batch, 100, device=device), labels, None)
         loss = F.cross_entropy(network(images), labels)
-        for x, mean, var in hooked.statistics():
+        for x, mean, var in hooked.seen:
             loss = loss + 0.1 / len(hooked.norms) * F.mse_loss(x.mean((0, 2, 3)), mean)
             loss = loss + 0.1 / len(hooked.norms) * F.mse_loss(x.var((0, 2, 3), unbiased=False), var)
         loss = loss + method_term(method, hooked, network, student, images)
@@ -106,11 +103,11 @@ def image_step(shape: Shape, method: str) -> Callable[[], None]:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, min_lr=1e-4, patience=100)
 
     def step() -> None:
-        hooked.inputs.clear()
+        hooked.seen.clear()
         network(images)
         loss = images.mean((2, 3)).square().sum(1).mean()
         loss = loss + (images.var((2, 3)).sqrt() - 1).square().sum(1).mean()
-        for x, mean, var in hooked.statistics():
+        for x, mean, var in hooked.seen:
             loss = loss + (x.mean((2, 3)) - mean).square().sum(1).mean()
             std = torch.sqrt(x.var((2, 3)) + 1e-6)
             loss = loss + (std - torch.sqrt(var + 1e-6)).square().sum(1).mean()

@@ -17,35 +17,30 @@ from dfqbench.api import Precision
 from dfqbench.run.execute.processes import ALLOCATOR
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak
 from shapes import Shape
-from steps import Timer, generator_step, timer
+from steps import contestants, generator_step, timer
 
-TURNS = 3
-"""How often the contestants take turns, so that a machine that slows down slows all of them."""
+TURNS = 3  # of each contestant, so that a machine that slows down slows all of them
 
 
 def isolated(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a process of its own."""
     variables = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ALLOCATOR)}
     with mock.patch.dict(os.environ, variables), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
-def median_seconds(
-    make: Callable[..., dict[str, Timer]], shape: Shape, precision: Precision, *args: Any, rounds: int = 3
-) -> dict[str, float]:
-    """Return the median seconds of a step of each contestant that `make(shape, precision, *args)` returns."""
+def median_seconds(shape: Shape, precision: Precision, name: str, *, rounds: int = 3) -> dict[str, float]:
     compute_on(torch.device(shape.device))
-    timers = make(shape, precision, *args)
-    times: dict[str, list[float]] = {name: [] for name in timers}
+    timers = contestants(shape, precision, name)
+    times: dict[str, list[float]] = {key: [] for key in timers}
     for turn in range(TURNS + 1):
-        for name, seconds in timers.items():
+        for contestant, seconds in timers.items():
             # What the package is compared with must not use its kernels.
-            device = "cpu" if name in {"baseline", "lower_bound"} else shape.device
+            device = "cpu" if contestant in {"baseline", "lower_bound"} else shape.device
             with using_kernels(device, fast=precision.rearranges):
                 measured = seconds(rounds)
             if turn > 0:  # the first turn warms up
-                times[name] += measured
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[contestant] += measured
+    return {key: statistics.median(values) for key, values in times.items()}
 
 
 def resident_mib(shape: Shape, precision: Precision, method: str) -> float:

@@ -10,21 +10,12 @@ from torch import nn
 from dfqbench.api import ModelCard
 from dfqbench.models.cifar import CifarResNet
 
-IMAGES = 64
-"""Images of a step that learns images, and of calibration."""
+IMAGES = 64  # of a step that learns images, and of calibration
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A network and the size of its data.
-
-    Attributes:
-        side: of an image, in pixels.
-        classes: outputs of the network.
-        batch: images of a generator's step.
-        evaluated: images of an evaluation.
-        device: `cpu` or `cuda`.
-    """
+    """A network and the size of its data: an image's side in pixels, and the images of a generator's step (`batch`)."""
 
     side: int
     classes: int

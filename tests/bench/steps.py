@@ -29,19 +29,15 @@ from shapes import IMAGES, Shape
 
 IMAGE_METHODS = ("zeroq", "dffg")
 STEPS = ("gdfq", "clusterq", "acq", "temporal", *IMAGE_METHODS, "calibrate", "evaluate")
-SCHEMES = ("w4a4", "w3a3", "w2a2", "w5a5", "w8a8")
-GPU_CALLS = 10
-"""Calls between two synchronizations with a GPU."""
-WARM_UP = 2
-"""Iterations of an image method before those that count."""
+W4A4 = parse_scheme("w4a4")
+GPU_CALLS = 10  # between two synchronizations with a GPU
+WARM_UP = 2  # iterations of an image method before those that count
 
 Step = Callable[[], object]
-Timer = Callable[[int], list[float]]
-"""Takes a number of rounds; returns the seconds of a step in each of them."""
+Timer = Callable[[int], list[float]]  # from a number of rounds to the seconds of a step in each
 
 
 def timer(step: Step, device: str) -> Timer:
-    """Return the timer of a function."""
     calls = 1 if device == "cpu" else GPU_CALLS
 
     def seconds(rounds: int) -> list[float]:
@@ -73,29 +69,20 @@ def contestants(shape: Shape, precision: Precision, name: str) -> dict[str, Time
     return {key: timer(step, shape.device) for key, step in steps.items()}
 
 
-def scaled(shape: Shape, precision: Precision, field: str, value: Any) -> dict[str, Timer]:
-    """Return the timers of a GDFQ step with another number of `students` or field of the shape, and as it is."""
-    changed = shape if field == "students" else replace(shape, **{field: value})
-    step = generator_step(changed, "gdfq", precision, value if field == "students" else 1)
-    base = generator_step(shape, "gdfq", precision)
-    return {"dfqbench": timer(step, shape.device), "base": timer(base, shape.device)}
-
-
-def context(shape: Shape, precision: Precision = Precision.FLOAT32, scheme: str = "w4a4") -> ToyContext:
-    device, bits = torch.device(shape.device), parse_scheme(scheme)
+def context(shape: Shape, precision: Precision = Precision.FLOAT32) -> ToyContext:
+    device = torch.device(shape.device)
     graphed = graphed_steps(device)
-    return ToyContext(card=shape.card, bits=bits, precision=precision, device=device, make_graphed=graphed)
+    return ToyContext(card=shape.card, bits=W4A4, precision=precision, device=device, make_graphed=graphed)
 
 
-def generator_step(shape: Shape, method: str, precision: Precision, students: int = 1) -> Step:
-    """Return one step of a generator method and its students, all losses switched on."""
-    network = shape.teacher()
-    contexts = [context(shape, precision, scheme) for scheme in SCHEMES[:students]]
+def generator_step(shape: Shape, method: str, precision: Precision) -> Step:
+    """Return one step of a generator method and its student, all losses switched on."""
+    network, ctx = shape.teacher(), context(shape, precision)
     method_cls = load_plugins().method_class(method)
-    source: Any = method_cls(method_cls.params_type()).synthesize(network, contexts[0])
+    source: Any = method_cls(method_cls.params_type()).synthesize(network, ctx)
     for term in source.terms:
         term.start = 0
-    training = Distillation(network, source, contexts, Distill.recipes[method_cls.quantizer.partition(":")[2]])
+    training = Distillation(network, source, [ctx], Distill.recipes[method_cls.quantizer.partition(":")[2]])
     training.size = shape.batch
     training.step(0)
     return lambda: training.step(training.schedule.student_start)
@@ -129,14 +116,12 @@ def image_timer(shape: Shape, method: str, precision: Precision) -> Timer:
 
 
 def calibration(shape: Shape, images: Tensor) -> Step:
-    """Return `calibrate` with a fixed set of images."""
     network, source, ctx = shape.teacher(), FixedSource(images), context(shape)
     return lambda: Calibrate(CalibrateParams()).quantize(network, source, ctx)
 
 
 def evaluation(shape: Shape, images: Tensor) -> Step:
-    """Return the evaluation of a W4A4 student."""
-    student = prepare(shape.teacher(), parse_scheme("w4a4"), shape.card)
+    student = prepare(shape.teacher(), W4A4, shape.card)
     with torch.no_grad(), student.observing("minmax"):
         student(images[:8])
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)

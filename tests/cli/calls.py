@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.report.records import record
+
 PLUGINS = Path(__file__).parents[1] / "plugins"
 BROKEN = PLUGINS / "broken" / "raises_on_import.py"
 CONTROL = ("run", "--grid", "smoke", "--methods", "noise")
@@ -15,7 +17,7 @@ CONTROL = ("run", "--grid", "smoke", "--methods", "noise")
 
 @dataclass(frozen=True)
 class Output:
-    """Exit status, standard output and standard error of a command."""
+    """What a command leaves: its exit status, standard output and standard error."""
 
     status: int
     out: str
@@ -46,24 +48,8 @@ def refused(output: Output, *parts: str) -> str:
 
 def write_record(out: Path, run: str, cell: str, **changes: Any) -> Path:
     """Write the record of a finished cell; return the folder of its attempt."""
-    record: dict[str, Any] = {
-        "schema": 1,
-        "run": run,
-        "cell_id": cell,
-        "attempt": 1,
-        "status": "ok",
-        "method": "zeroq",
-        "target": "digits",
-        "model": {"ref": "digits:resnet8"},
-        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4},
-        "budget": "short",
-        "seed": 0,
-        "dataset": {"name": "digits", "n": 540},
-        "fp_top1": 98.0,
-        "top1": 90.0,
-        "environment": "e1",
-    }
     folder = out / run / "cells" / cell / "attempt-1"
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(record | changes))
+    made = record(cell, **{"run": run, "top1": 90.0, **changes})
+    (folder / "record.json").write_text(json.dumps(made.as_dict()))
     return folder

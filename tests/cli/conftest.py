@@ -1,5 +1,3 @@
-"""Fixtures of the command line's tests."""
-
 from __future__ import annotations
 
 import sys

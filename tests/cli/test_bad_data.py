@@ -1,5 +1,3 @@
-"""Bad data, weights and plugins through the command line: a line that says what to do, or a row."""
-
 from __future__ import annotations
 
 import json
@@ -10,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -37,15 +35,13 @@ std = [0.4]
 """
 
 
-def records(out: Path) -> dict[str, dict[str, Any]]:
-    """Records of a results folder by target and model."""
-    every = (json.loads(path.read_text()) for path in out.glob("*/cells/*/attempt-*/record.json"))
-    return {f"{record['target']}/{record['model']['name']}": record for record in every}
+def records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in out.glob("*/cells/*/attempt-*/record.json")]
 
 
 def data_folder(folder: Path, manifest: str = MANIFEST, labels: int = 10) -> Path:
     """A data folder with 20 images, the digits' weights, and a manifest."""
-    folder.mkdir(parents=True)
+    folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
     np.savez(folder / "images.npz", x=pixels, y=np.arange(20) % labels)
     shutil.copy(DIGITS_WEIGHTS, folder / "weights.safetensors")
@@ -63,12 +59,7 @@ def data_folder(folder: Path, manifest: str = MANIFEST, labels: int = 10) -> Pat
         ('"npz"', '"zip"', ("datasets.toy: kind: input should be 'npz', 'imagenet-folder' or", "correct")),
         ("std = [0.4]", "std = [0.0]", ("model 'digits:resnet8': std must be positive", "correct")),
         ("std = [0.4]", "std = [0.4, 1]", ("std has 2 values for 1 channels", "give one a channel")),
-        (
-            '"images.npz"',
-            '"../images.npz"',
-            ("dataset 'toy': evaluate", "leaves the manifest's folder", "without '..'"),
-        ),
-        ('"weights.safe', '"../weights.safe', ("weights", "leaves the manifest's folder", "without '..'")),
+        ('"images.npz"', '"../images.npz"', ("evaluate", "leaves the manifest's folder", "without '..'")),
         ('"weights.safe', '"/weights.safe', ("weights", "is absolute", "relative to the manifest")),
         ('"images.npz"', '"other.npz"', ("there is no file", "correct the path, or put the data there")),
         ('"digits:resnet8"', '"digits:resnet9"', ("unknown digits model 'resnet9'", "valid: resnet8")),
@@ -83,7 +74,6 @@ def test_broken_manifest(call: Call, tmp_path: Path, old: str, new: str, parts: 
 def test_empty_data_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(call(*CONTROL, "--data", empty), f"{empty} holds no data", "it should have a targets.toml")
     monkeypatch.setenv("DFQBENCH_DATA", str(empty))
     refused(call("plan"), f"{empty} holds no data", "it should have a targets.toml")
 
@@ -99,22 +89,21 @@ def test_target_without_models(call: Call, tmp_path: Path) -> None:
     refused(call(*CONTROL, "--data", folder, "--on", "toy"), "no model is there for toy", "name one", "targets.toml")
 
 
-class _Code:
+class Code(NamedTuple):
     """An object whose unpickling makes a folder."""
 
-    def __init__(self, mark: Path) -> None:
-        self._mark = mark
+    mark: Path
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os.mkdir, (str(self._mark),)
+        return os.mkdir, (str(self.mark),)
 
 
 @pytest.mark.slow
 def test_faulty_weights_and_images_are_rows(tmp_path: Path) -> None:
     folder = data_folder(tmp_path / "data", labels=20)
     mark = tmp_path / "mark"
-    torch.save({"conv1.weight": _Code(mark)}, folder / "saved.pt")
-    (folder / "plain.pt").write_bytes(pickle.dumps(_Code(mark)))
+    torch.save({"conv1.weight": Code(mark)}, folder / "saved.pt")
+    (folder / "plain.pt").write_bytes(pickle.dumps(Code(mark)))
     state = load_file(folder / "weights.safetensors")
     save_file(state | {"conv1.weight": state["conv1.weight"][:, :, :1].contiguous()}, folder / "narrow.safetensors")
     (folder / "damaged.safetensors").write_bytes(b"damaged")
@@ -130,18 +119,13 @@ def test_faulty_weights_and_images_are_rows(tmp_path: Path) -> None:
         manifest += f"[[models]]{changed}".replace("toy", "twelve")
     (folder / "targets.toml").write_text(manifest)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "dfqbench", *CONTROL, "--on", "digits,toy,twelve", "--data", folder, "--out", "out"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "XDG_DATA_HOME": str(tmp_path / "home")},
-        timeout=280,
-        check=False,
-    )
+    places = ("--on", "digits,toy,twelve", "--data", "data", "--out", "out")
+    env = os.environ | {"XDG_DATA_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "dfqbench", *CONTROL, *places]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    rows = records(tmp_path / "out")
+    rows = {f"{record['target']}/{record['model']['name']}": record for record in records(tmp_path / "out")}
     assert rows.pop("digits/digits:resnet8")["status"] == "ok"
     expected = {
         "digits/saved.pt": ("holds more than tensors, so loading it could run code", "save the weights alone"),
@@ -155,11 +139,8 @@ def test_faulty_weights_and_images_are_rows(tmp_path: Path) -> None:
     assert set(rows) == set(expected)
     for place, parts in expected.items():
         message = rows[place]["error"]["message"]
-        assert rows[place]["status"] == "failed"
-        assert "\n" not in message
-        for part in parts:
-            assert part in message, message
-            assert part in done.stderr
+        assert (rows[place]["status"], message.count("\n")) == ("failed", 0)
+        assert all(part in message and part in done.stderr for part in parts), message
     assert not mark.exists(), "code in a checkpoint was run"
     assert not list((tmp_path / "out").rglob("*.part"))
 
@@ -170,7 +151,7 @@ def test_missing_weights_are_a_row(call: Call, tmp_path: Path) -> None:
     output = call(*CONTROL, "--on", "toy", "--data", folder, "--out", tmp_path / "out")
     assert output.status == 1
     assert "no cell could be run" in output.err
-    (record,) = records(tmp_path / "out").values()
+    (record,) = records(tmp_path / "out")
     assert record["status"] == "unavailable"
     assert record["error"]["message"].endswith("is missing; put it there or take the model out")
     assert "is missing; put it there" in " ".join(output.out.split()), "where lines end depends on the path"
@@ -182,7 +163,7 @@ def test_plugin_that_raises_on_import_is_a_row(call: Call, tmp_path: Path) -> No
     output = call(*arguments)
     assert output.status == 1
     assert "Traceback" not in output.err + output.out
-    (record,) = records(out).values()
+    (record,) = records(out)
     assert record["status"] == "failed"
     assert "did not load: ModuleNotFoundError" in record["error"]["message"]
     hint = f"`dfqbench methods show raises_on_import --plugin {BROKEN}` prints its traceback"
@@ -191,6 +172,3 @@ def test_plugin_that_raises_on_import_is_a_row(call: Call, tmp_path: Path) -> No
     shown = call("methods", "show", "raises_on_import", "--plugin", BROKEN)
     assert shown.status == 1
     assert "Traceback (most recent call last)" in shown.err
-    listed = call("methods", "list", "--plugin", BROKEN)
-    assert listed.status == 0
-    assert "raises_on_import" in listed.out

@@ -1,5 +1,3 @@
-"""`dfqbench diagnose`: measurements go into the records; incomplete folders are problems, not crashes."""
-
 from __future__ import annotations
 
 import json
@@ -8,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.cli.calls import Call, write_record
+from tests.cli.calls import Call, refused, write_record
 
 from dfqbench.targets.catalogue import Catalogue
 
@@ -31,8 +29,7 @@ def test_measurements_go_into_the_record(call: Call, attempt: Path, tmp_path: Pa
     after = json.loads((attempt / "record.json").read_text())
     diagnostics = after.pop("diagnostics")
     assert after == before
-    assert diagnostics["images"] == 64
-    assert diagnostics["speed"] == 1.0
+    assert (diagnostics["images"], diagnostics["speed"]) == (64, 1.0)
     assert 0 <= diagnostics["label_accuracy"] <= 100
     assert f"{diagnostics['bns']:.3f}" in output.out
     assert "1 cells diagnosed, 0 before" in output.err
@@ -61,6 +58,4 @@ def test_missing_images_are_a_problem(call: Call, attempt: Path, tmp_path: Path)
 
 
 def test_unknown_run(call: Call, attempt: Path, tmp_path: Path) -> None:
-    output = call("diagnose", "oen", "--out", tmp_path)
-    assert output.status == 2
-    assert "unknown run 'oen'; did you mean one" in output.err
+    refused(call("diagnose", "oen", "--out", tmp_path), "unknown run 'oen'; did you mean one")

@@ -1,5 +1,3 @@
-"""`dfqbench fetch`: prints the state, place and hash of each download."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`dfqbench models`: lists the networks of every target, and shows one."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,14 +7,12 @@ from tests.cli.calls import Call
 
 def test_list_names_missing_models_and_data(call: Call) -> None:
     rows = {row["name"]: row for row in call("models", "list", "--json").json}
-    assert rows["digits:resnet8"]["status"] == "ok"
-    assert rows["digits:resnet8"]["input"] == "1x8x8"
-    assert Path(rows["digits:resnet8"]["weights"]).is_file()
+    digits = rows["digits:resnet8"]
+    assert (digits["status"], digits["input"], Path(digits["weights"]).is_file()) == ("ok", "1x8x8", True)
     assert rows["torchvision:resnet18"]["status"] == "unavailable"
     text = call("models", "list").out
-    assert "digits:resnet8" in text
-    assert "dfqbench fetch torchvision:resnet18" in text
-    assert "no evaluation set for 'cifar10'" in text
+    for part in ("digits:resnet8", "dfqbench fetch torchvision:resnet18", "no evaluation set for 'cifar10'"):
+        assert part in text
 
 
 def test_list_of_a_data_folder(call: Call, real_data: Path) -> None:
@@ -24,14 +20,11 @@ def test_list_of_a_data_folder(call: Call, real_data: Path) -> None:
     assert [(row["target"], row["top1"]) for row in rows if row["name"] == "cifar:resnet20"] == [("cifar10", 91.73)]
 
 
-def test_show_builds_the_network(call: Call) -> None:
+def test_show_builds_the_network_of_a_name_or_reference(call: Call) -> None:
     info = call("models", "show", "resnet8", "--json").json
     assert (info["params"], info["batchnorms"], info["classes"]) == (75_002, 7, 10)
     assert len(info["weights_sha256"]) == 64
     assert "75,002" in call("models", "show", "digits:resnet8").out
-
-
-def test_show_accepts_references(call: Call) -> None:
     info = call("models", "show", "timm:test_resnet?weights=random", "--on", "cifar10", "--json").json
     assert (info["input_size"], info["classes"]) == ([3, 32, 32], 10)
 

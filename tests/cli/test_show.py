@@ -1,5 +1,3 @@
-"""`dfqbench show`: the latest attempt at a cell, named by the beginning of its id."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,7 +10,7 @@ ERROR = {
     "message": "boom",
     "phase": "synthesis",
     "step": 7,
-    "traceback": "Traceback (most recent call last):\n  boom here\n",
+    "traceback": "most recent\n  here\n",
 }
 
 
@@ -30,18 +28,15 @@ def test_finished_cell(call: Call, out: Path) -> None:
     assert output.status == 0
     lines = output.out.splitlines()
     assert lines[0] == str(out / "smoke" / "cells" / "abc1" / "attempt-1")
-    assert "method: zeroq" in lines
-    assert "  synthesis: 1.5" in lines
+    assert {"method: zeroq", "  synthesis: 1.5", "line 99"} <= set(lines)
+    assert {"error:", "line 79"}.isdisjoint(lines)
     assert "top5" not in output.out
-    assert "error:" not in lines
-    assert "line 99" in lines
-    assert "line 79" not in lines
 
 
 def test_failed_cell_without_a_log(call: Call, out: Path) -> None:
     text = call("show", "abd", "--out", out).out
     assert "\nerror:\ntype: RuntimeError\nmessage: boom\nphase: synthesis\nstep: 7\n" in text
-    assert text.rstrip().endswith("boom here")
+    assert text.rstrip().endswith("here")
     assert "end of" not in text
     assert call("show", "abd", "--out", out, "--json").json["error"] == ERROR
 

@@ -1,5 +1,3 @@
-"""`dfqbench table`: one run or all, with published numbers; corrupt records are warnings."""
-
 from __future__ import annotations
 
 import json
@@ -23,16 +21,9 @@ def out(tmp_path: Path) -> Path:
 def test_all_runs_or_one(call: Call, out: Path) -> None:
     output = call("table", "--out", out)
     assert output.status == 0
-    assert "90.00" in output.out
-    assert "20.00" in output.out
-    assert "hardware: cpu: Toy, 2 cores" in output.out
+    assert all(part in output.out for part in ("90.00", "20.00", "hardware: cpu: Toy, 2 cores"))
     [record] = call("table", "two", "--out", out, "--format", "json").json
     assert record["method"] == "noise"
-
-
-@pytest.mark.parametrize(("fmt", "start"), [("md", "### digits"), ("csv", "run,source_id"), ("text", "digits (540")])
-def test_formats(call: Call, out: Path, fmt: str, start: str) -> None:
-    assert call("table", "--out", out, "--format", fmt).out.startswith(start)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\x00", b'{"status": "ok"}'])
@@ -58,8 +49,8 @@ def test_corrupt_record_is_a_warning(call: Call, tmp_path: Path, content: bytes)
 
 
 CLAIMS = """source_paper,table_or_where,reported_in,method,dataset,model,w_bits,a_bits,fp_top1,top1,notes
-Flat,Table 1,the flat paper,flat,digits,digits:resnet8,4,4,98.0,90.1,
-Flat,Table 1,the flat paper,ZeroQ,digits,digits:resnet8,4,4,98.0,50.0,
+Flat,Table 1,the flat paper,flat,digits,digits:resnet8,4,4,98.5,90.1,
+Flat,Table 1,the flat paper,ZeroQ,digits,digits:resnet8,4,4,98.5,50.0,
 """
 
 
@@ -69,27 +60,21 @@ def plugin(tmp_path: Path) -> Path:
     folder = tmp_path / "plugin"
     folder.mkdir()
     text = (PLUGINS / "flat.py").read_text().replace("import Context,", "import Context, FileOffer,")
-    hook = f"""
-
-@hookimpl
-def dfqbench_claims():
-    return [FileOffer("flat", {str(folder / "claims.csv")!r})]
-"""
+    offer = f"""FileOffer("flat", {str(folder / "claims.csv")!r})"""
     (folder / "claims.csv").write_text(CLAIMS)
     file = folder / "flat_with_claims.py"
-    file.write_text(text + hook)
+    file.write_text(f"{text}\n\n@hookimpl\ndef dfqbench_claims(): return [{offer}]\n")
     return file
 
 
 def test_published_numbers_of_a_plugin(call: Call, out: Path, plugin: Path) -> None:
-    write_record(out, "three", "ddd", method="flat", budget="paper", quantizer="calibrate")
-    write_record(out, "three", "eee", method="zeroq", budget="paper", quantizer="calibrate")
+    for method in ("flat", "zeroq"):
+        write_record(out, "three", method, method=method, budget="paper")
     arguments = ("table", "three", "--out", out, "--vs", "paper", "--plugin", plugin)
     claims = {row["method"]: row["claims"] for row in call(*arguments, "--format", "json").json}
-    assert [(claim["verdict"], claim["source"]) for claim in claims["flat"]] == [
-        ("reproduced", "the flat paper, Table 1")
-    ]
-    assert [claim["verdict"] for claim in claims["zeroq"]] == ["above"]
+    found = {method: [(claim["verdict"], claim["source"]) for claim in claims[method]] for method in claims}
+    source = "the flat paper, Table 1"
+    assert found == {"flat": [("reproduced", source)], "zeroq": [("above", source)]}
     for fmt in ("text", "md", "latex", "html", "csv"):
         shown = call(*arguments, "--format", fmt).out
         assert "the flat paper" in " ".join(shown.split())
@@ -107,10 +92,8 @@ def test_published_numbers_of_a_plugin(call: Call, out: Path, plugin: Path) -> N
 def test_damaged_file_of_published_numbers_is_a_warning(call: Call, out: Path, plugin: Path) -> None:
     (plugin.parent / "claims.csv").write_text("a,b\n1,2\n")
     output = call("table", "one", "--out", out, "--vs", "paper", "--plugin", plugin)
-    assert output.status == 0
-    assert "90.00" in output.out
-    assert "warning: claims 'flat' of " in output.err
-    assert "lacks the column 'source_paper'" in output.err
+    assert (output.status, "90.00" in output.out) == (0, True)
+    assert all(part in output.err for part in ("warning: claims 'flat' of ", "lacks the column 'source_paper'"))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +101,7 @@ def test_damaged_file_of_published_numbers_is_a_warning(call: Call, out: Path, p
     [
         (["tow"], "unknown run 'tow'; did you mean two"),
         (["--rows", "metod"], "unknown row or column 'metod'; did you mean method"),
+        (["--columns", "bits"], "either scheme, or bits and protocol"),
         (["--value", "top"], "unknown value 'top'; did you mean top5 or top1"),
         (["--rows", "model"], "'model' stands for rows or columns twice"),
         (["--vs", "papers"], "unknown comparison 'papers'; did you mean paper"),

@@ -19,22 +19,11 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """One fenced block.
-
-    Attributes:
-        page: the page's path below `docs`.
-        section: heading above it.
-        language: as written.
-        title: as written; the name of a file, or empty.
-        mark: comment on the line before, or empty: `slow`, `not run: reason`.
-        text: content.
-    """
-
-    page: str
-    section: str
+    page: str  # path below `docs`
+    section: str  # heading above it
     language: str
-    title: str
-    mark: str
+    title: str  # the name of a file, or empty
+    mark: str  # comment on the line before, or empty: `slow`, `not run: reason`
     text: str
 
     @property
@@ -49,8 +38,8 @@ def blocks(page: Path) -> list[Block]:
     result = []
     for match in _BLOCK.finditer(text):
         headings = re.findall(r"^## (.+)$", text[: match.start()], re.MULTILINE) or [""]
-        optional = (match["title"] or "", (match["mark"] or "").strip())
-        result.append(Block(name, headings[-1], match["language"], *optional, match["text"]))
+        title, mark = match["title"] or "", (match["mark"] or "").strip()
+        result.append(Block(name, headings[-1], match["language"], title, mark, match["text"]))
     return result
 
 

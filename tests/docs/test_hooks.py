@@ -14,6 +14,7 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import Student, parse_scheme
 from dfqbench.report.literature.published import read_numbers
+from dfqbench.synth.source import FixedSource
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network
@@ -39,14 +40,11 @@ def test_examples_are_short() -> None:
 
 
 def test_quantizer(example: Path) -> None:
-    from dfqbench.synth.source import FixedSource
-
     quantizer_cls = load(example, "one_image.py").quantizer_class("one-image")
     ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
     student = quantizer_cls(quantizer_cls.params_type()).quantize(toy_network(), FixedSource(toy_images(8)), ctx)
     assert isinstance(student, Student)
-    assert student.range_steps == 1
-    assert student.images_seen == 1
+    assert (student.range_steps, student.images_seen) == (1, 1)
 
 
 def test_networks(example: Path) -> None:
@@ -69,8 +67,7 @@ def test_target(example: Path) -> None:
 
 def test_grid(example: Path) -> None:
     grid = load_grid("widths", load(example, "widths.py"))
-    assert grid.seeds == (0, 1, 2)
-    assert len(grid.parsed_schemes) == 3
+    assert (grid.seeds, len(grid.parsed_schemes)) == ((0, 1, 2), 3)
 
 
 def test_claims(example: Path) -> None:

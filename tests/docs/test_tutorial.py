@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blocks import DOCS, blocks
+from dfqbench.scaffold import new_package
 
 TUTORIAL = blocks(DOCS / "tutorial.md")
 STEPS = [block for block in TUTORIAL if block.mark == "slow: tutorial"]
@@ -60,9 +61,7 @@ def test_following_the_tutorial_makes_a_row(tmp_path: Path) -> None:
 
 
 def test_edits_fit_the_package(tmp_path: Path) -> None:
-    from dfqbench.scaffold import new_package
-
     folder, *_ = new_package("calm", "images", tmp_path)
     apply(folder)
-    compile((folder / "src/dfqbench_calm/synthesizer.py").read_text(), "synthesizer.py", "exec")
-    compile((folder / "src/dfqbench_calm/plugin.py").read_text(), "plugin.py", "exec")
+    for name in ("synthesizer.py", "plugin.py"):
+        compile((folder / "src/dfqbench_calm" / name).read_text(), name, "exec")

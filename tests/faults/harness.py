@@ -34,11 +34,7 @@ def main() -> int:
 
 
 def inject(work: Path, *, kills: int, moments: int = 0, seed: int = 0, at_once: int = 1, disks: int = 0) -> Report:
-    """Complete an undisturbed run in `work`, then disturbed ones; the arguments are those of the command line.
-
-    Raises:
-        RuntimeError: a run does not complete when it is repeated, or shows its user a traceback.
-    """
+    """Complete an undisturbed run in `work`, then disturbed ones; the arguments are those of the command line."""
     grid = work / "grid.toml"
     grid.write_text(GRID, encoding="utf-8")
     reference = ToyRun(work / "reference", grid)
@@ -46,11 +42,9 @@ def inject(work: Path, *, kills: int, moments: int = 0, seed: int = 0, at_once: 
     log.info("undisturbed run: complete")
     report, chosen = Report(), choose(kills, seed)
 
-    def kill_part(part: int) -> Report:
-        return kill_at_points(chosen[part::at_once], work / f"part-{part}", reference)
-
+    parts = [(chosen[part::at_once], work / f"part-{part}", reference) for part in range(at_once)]
     with ThreadPoolExecutor(at_once) as pool:
-        for part_report in pool.map(kill_part, range(at_once)):
+        for part_report in pool.map(kill_at_points, *zip(*parts, strict=True)):
             report.add(part_report)
     report.add(kill_at_moments(moments, seed, work, reference))
     for size in SIZES[len(SIZES) - disks :]:

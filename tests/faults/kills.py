@@ -34,14 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A kill at a point of a run.
+    """A kill of `self` or `parent` at one of `POINTS` that a role (`worker`, `evaluate`, `parent`) passed `skip` times.
 
-    Attributes:
-        kind: a key of `POINTS`.
-        role: the process that reaches the point: `worker`, `evaluate` or `parent`.
-        point: one of the kind's `POINTS`.
-        victim: who dies: `self`, `parent`; `tear`: the file is cut in half under its final name, then the process dies.
-        skip: times that the process passes the point unharmed.
+    A third victim is `tear`: the file is cut in half under its final name before the process dies.
     """
 
     kind: str
@@ -54,8 +49,7 @@ class Kill:
 def choose(count: int, seed: int) -> list[Kill]:
     """Return `count` kills, the same for the same seed, spread evenly over the kinds."""
     rng = random.Random(seed)  # noqa: S311
-    kinds = itertools.islice(itertools.cycle(POINTS), count)
-    return [_draw(kind, rng) for kind in kinds]
+    return [_draw(kind, rng) for kind in itertools.islice(itertools.cycle(POINTS), count)]
 
 
 def _draw(kind: str, rng: random.Random) -> Kill:
@@ -95,7 +89,6 @@ def kill_at_points(kills: Sequence[Kill], work: Path, reference: ToyRun) -> Repo
 
 
 def kill_at_moments(count: int, seed: int, work: Path, reference: ToyRun) -> Report:
-    """Kill the parent, or one of its processes, at random moments of runs in `work`, which then complete."""
     rng = random.Random(seed)  # noqa: S311
     report, killed, number = Report(), 0, 0
     while killed < count:

@@ -19,16 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def full_disk(size: int, work: Path, reference: ToyRun) -> Report:
-    """Run on a disk of `size` KiB, then again with enough room.
-
-    The disk is a small tmpfs where this process may mount one, else a limit on the size of files.
-    """
+    """Run on a tmpfs of `size` KiB, else under a limit on the size of files, then again with enough room."""
     report, disk = Report(), work / f"disk-{size}"
     disk.mkdir()
     run = ToyRun(disk / "out", reference.grid)
     mounted = _mount(disk, f"size={size}k")
     fault = "full disk (tmpfs)" if mounted else "full disk (file size limit)"
-    options: dict[str, Any] = {} if mounted else {"preexec_fn": partial(_limit_file_size, size * 1024 // 8)}
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size * 128,) * 2)
+    options: dict[str, Any] = {} if mounted else {"preexec_fn": limit}
     run.run(statuses=(0, 1), **options)
     report.injected[fault] += 1
     finished = run.finished()
@@ -43,26 +41,17 @@ def full_disk(size: int, work: Path, reference: ToyRun) -> Report:
 
 
 def unreadable_folder(work: Path, reference: ToyRun) -> Report:
-    """Make the results unreadable between two commands of a run, and readable again."""
     report, run = Report(), ToyRun(work / "unreadable" / "out", reference.grid)
     run.run("--bits", "w4a4")
     finished = run.finished()
     cells = run.folder.path / "cells"
-    hidden = cells.with_name("cells-hidden")
-    is_root = os.geteuid() == 0
-    if is_root:
-        # Permissions do not stop root; a file in the folder's place does.
-        cells.rename(hidden)
-        cells.write_text("not a folder", encoding="utf-8")
-    else:
-        cells.chmod(0)
+    hidden = cells.rename(cells.with_name("cells-hidden"))
+    # Permissions do not stop root; a file in the folder's place does.
+    cells.write_text("not a folder", encoding="utf-8")
     run.run(statuses=(1,))
     report.injected["unreadable folder"] += 1
-    if is_root:
-        cells.unlink()
-        hidden.rename(cells)
-    else:
-        cells.chmod(0o755)
+    cells.unlink()
+    hidden.rename(cells)
     _repair(run, finished, reference, report)
     log.info("unreadable folder: complete again")
     return report
@@ -76,11 +65,6 @@ def _repair(run: ToyRun, finished: set[str], reference: ToyRun, report: Report) 
 
 def _mount(disk: Path, options: str) -> bool:
     tool = shutil.which("mount")
-    if tool is None or os.geteuid() != 0:
-        return False
-    command = [tool, "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
-def _limit_file_size(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    command = [tool or "", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    able = tool is not None and os.geteuid() == 0
+    return able and subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -1,7 +1,4 @@
-"""Runs that are killed lose nothing, and end with the digits of an undisturbed one.
-
-The long form, with full disks and unreadable folders, is `tox -e faults`.
-"""
+"""Runs that are killed lose nothing, and end with the digits of an undisturbed one; `tox -e faults` tries more."""
 
 from __future__ import annotations
 

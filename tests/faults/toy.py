@@ -28,8 +28,6 @@ def iterate(phase: str, ctx: Context, value: Tensor, update: Callable[[Tensor], 
 
 
 class Toy(Method):
-    """Random images that drift for some steps, then a scale that drifts."""
-
     name = "toy"
     title = "Toy of the fault harness"
     paper = "none"

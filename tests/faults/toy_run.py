@@ -29,7 +29,6 @@ threads = 1
 limit = 60
 """
 TIMEOUT = 900
-"""Seconds after which a run counts as hung."""
 MEASUREMENTS = {"status", "top1", "top5", "fp_top1", "drop", "agreement", "correct", "counts", "coverage", "flags"}
 """Groups of a record that must not depend on faults."""
 
@@ -50,19 +49,16 @@ class Report:
         self.different += other.different
 
     def inspect(self, run: ToyRun, finished: set[str]) -> None:
-        """Count the records that are torn, and cells that had finished before and are gone."""
         self.torn += run.torn()
         self.lost += len(finished - run.finished())
 
     def compare(self, run: ToyRun, reference: ToyRun) -> None:
-        """Note every difference from the undisturbed run."""
         results, expected = run.results(), reference.results()
         for cell in sorted({*results, *expected}):
             if cell not in results or cell not in expected:
                 self.different.append(f"cell {cell} is in one run only")
                 continue
-            keys = [key for key, value in expected[cell].items() if results[cell][key] != value]
-            if keys:
+            if keys := [key for key, value in expected[cell].items() if results[cell][key] != value]:
                 self.different.append(f"cell {cell} differs in {', '.join(keys)}")
         if run.table() != reference.table():
             self.different.append("the tables differ")
@@ -75,9 +71,8 @@ class Report:
             f"cells lost: {self.lost}",
             f"records torn: {self.torn}",
             f"tables and students: {equal}",
-            *(f"  {line}" for line in self.different),
         )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {line}" for line in self.different)])
 
 
 class ToyRun:
@@ -95,14 +90,8 @@ class ToyRun:
         if armed is not None:
             path = os.pathsep.join(filter(None, (str(HERE / "startup"), environment.get("PYTHONPATH"))))
             environment |= {"DFQBENCH_FAULTS": str(armed), "PYTHONPATH": path}
-        return subprocess.Popen(
-            [*self._command, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            **options,
-        )
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*self._command, *arguments], text=True, env=environment, **pipes, **options)
 
     def run(self, *arguments: str, statuses: Container[int] = (0,), **options: Any) -> int:
         """Run the command to its end; return its status, or raise if it has another or shows a traceback."""
@@ -112,11 +101,12 @@ class ToyRun:
             raise RuntimeError(f"{process.args!r} ended with status {process.returncode}:\n{errors}")
         return process.returncode
 
-    def _measured(self) -> list[tuple[Record, Path]]:
-        return [(record, path) for record, path in self.folder.records() if record and record.status in MEASURED]
+    def _measured(self) -> dict[str, tuple[Record, Path]]:
+        found = self.folder.records()
+        return {record.cell_id: (record, path) for record, path in found if record and record.status in MEASURED}
 
     def finished(self) -> set[str]:
-        return {record.cell_id for record, _ in self._measured()}
+        return set(self._measured())
 
     def torn(self) -> int:
         return sum(record is None for record, _ in self.folder.records())
@@ -125,12 +115,10 @@ class ToyRun:
         """Return what must not depend on faults, by cell: numbers, counts, the bytes of students and images."""
         files = ("student.safetensors", "images.safetensors")
         return {
-            record.cell_id: record.model_dump(include=MEASUREMENTS)
-            | {name: (path.parent / name).read_bytes() for name in files}
-            for record, path in self._measured()
+            cell: record.model_dump(include=MEASUREMENTS) | {name: (path.parent / name).read_bytes() for name in files}
+            for cell, (record, path) in self._measured().items()
         }
 
     def table(self) -> str:
-        """Return the table without its times, which differ from run to run."""
         text = (self.folder.path / "table.txt").read_text(encoding="utf-8")
         return re.sub(r"\s+[\d.]+ (s|min|h)\b", " TIME", text)

@@ -1,7 +1,6 @@
-"""Grid files: presets, grids of plugins, and errors that name file and key."""
-
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from dfqbench.grid.schema import Grid
 from dfqbench.plugins import Plugins, load_plugins
 
 GOOD = 'schemes = ["w4a4"]\n'
+PROTOCOL = 'schemes = ["w4a4@mine"]\n[protocols.mine]\n'
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +38,26 @@ def test_presets(plugins: Plugins) -> None:
     assert bits == [(8, 8), (5, 5), (4, 4), (3, 3), (2, 2)]
 
 
-def test_unknown_grid(plugins: Plugins) -> None:
+def test_unknown_grid_and_absent_file(tmp_path: Path, plugins: Plugins) -> None:
     with pytest.raises(UsageError, match=r"unknown grid 'w4a5'; did you mean .*valid: bits, smoke"):
         load_grid("w4a5", plugins)
-
-
-def test_absent_file(tmp_path: Path, plugins: Plugins) -> None:
     with pytest.raises(InputError, match=r"absent.toml cannot be read: no such file"):
         load_grid(tmp_path / "absent.toml", plugins)
 
 
 def test_grid_of_a_plugin(tmp_path: Path) -> None:
     (tmp_path / "night.toml").write_text('name = "night"\nschemes = ["w2a2@deploy"]\n')
-    (tmp_path / "mine.py").write_text(
-        "from pathlib import Path\nfrom dfqbench.api import FileOffer, hookimpl\n@hookimpl\n"
-        "def dfqbench_grids(): return [FileOffer('night', str(Path(__file__).with_name('night.toml')))]\n"
-    )
+    offer = f"def dfqbench_grids(): return [FileOffer('night', {str(tmp_path / 'night.toml')!r})]"
+    (tmp_path / "mine.py").write_text(f"from dfqbench.api import FileOffer, hookimpl\n@hookimpl\n{offer}\n")
     plugins = load_plugins([tmp_path / "mine.py"])
     assert load_grid("night", plugins).parsed_schemes[0].protocol.name == "deploy"
     assert plugins.grids["night"].origin == str(tmp_path / "mine.py")
 
 
-def test_name_defaults_to_that_of_the_file(tmp_path: Path) -> None:
-    assert read(tmp_path, GOOD).name == "mine"
-
-
 @pytest.mark.parametrize("text", ["[set]\nzeroq.lr = 0.1\nzeroq.n = 2\n", '[set]\n"zeroq.lr" = 0.1\n"zeroq.n" = 2\n'])
-def test_settings(tmp_path: Path, text: str) -> None:
+def test_settings_and_name_of_a_file(tmp_path: Path, text: str) -> None:
     grid = read(tmp_path, GOOD + text)
+    assert grid.name == "mine"
     assert grid.settings_for("zeroq") == {"lr": 0.1, "n": 2}
     assert grid.settings_for("zero") == {}
 
@@ -73,7 +65,7 @@ def test_settings(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("schemes = [", "is not valid TOML"),
+        ("schemes = [", "is not valid TOML: invalid value"),
         ("", "key 'schemes' is missing; write for example schemes = ["),
         (GOOD + "seeds = []", "key 'seeds' is empty; write for example seeds = ["),
         (GOOD + "sheme = 1", "unknown key 'sheme'; did you mean schemes? valid: budget, limit"),
@@ -91,55 +83,34 @@ def test_settings(tmp_path: Path, text: str) -> None:
         ("schemes = ['w4a4@mine']", "unknown protocol 'mine'"),
         ("schemes = ['w9a4']", "9 bits for weights are not supported"),
         ("name = 'a/b'\n" + GOOD, "key 'name'"),
+        (GOOD + "[protocols]\nm = 3", "key 'protocols.m'"),
+        (GOOD + "[protocols.gdfq]\nfirst_bits = 8\n", "protocol 'gdfq' is built in"),
+        (PROTOCOL + "base = 'other'", "unknown base of protocol 'mine' 'other'"),
+        (PROTOCOL + "bass = 1", "unknown key of protocol 'mine' 'bass'; did you mean base"),
+        (PROTOCOL + "name = 'x'", "unknown key of protocol 'mine' 'name'"),
+        (PROTOCOL + "weights = { symetric = true }", "unknown key of protocol 'mine', weights 'symetric'"),
+        (PROTOCOL + "weights = 3", "3 is not a table"),
+        (PROTOCOL + "placement = 'nowhere'", "protocol 'mine': key 'placement'"),
+        (PROTOCOL + "last_bits = 9", "9 bits are not supported"),
+        (PROTOCOL + "overrides = [{ pattern = 'a', w_bits = 1 }]", "1 bits are not supported"),
+        (PROTOCOL + "overrides = [{ patern = 'a' }]", "overrides 'patern'"),
+        (PROTOCOL + "overrides = 3", "key 'overrides'"),
     ],
 )
-def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
+def test_faults_name_file_and_key_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         read(tmp_path, text)
-    assert message in str(caught.value)
     assert str(tmp_path / "mine.toml") in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-PROTOCOL = 'schemes = ["w4a4@mine"]\n[protocols.mine]\n'
 
 
 def test_protocol_of_a_grid(tmp_path: Path) -> None:
     text = 'base = "deploy"\nfirst_bits = "none"\nlast_bits = 4\nweights = { granularity = "tensor" }\n'
     grid = read(tmp_path, PROTOCOL + text + 'overrides = [{ pattern = "layer4.*", w_bits = 8 }]\n')
     [scheme] = grid.parsed_schemes
-    assert scheme.label == "w4a4@mine"
-    assert scheme.protocol.first_bits is None
-    assert scheme.protocol.last_bits == 4
-    assert scheme.protocol.weights.granularity == "tensor"
-    assert scheme.protocol.weights.symmetric
-    assert scheme.protocol.fold_batchnorm
+    mine = scheme.protocol
+    assert (scheme.label, mine.first_bits, mine.last_bits, mine.fold_batchnorm) == ("w4a4@mine", None, 4, True)
+    assert (mine.weights.granularity, mine.weights.symmetric) == ("tensor", True)
     override = scheme.overridden("layer4.0.conv1")
     assert override is not None
     assert (override.w_bits, override.a_bits) == (8, None)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("base = 'other'", "unknown base of protocol 'mine' 'other'"),
-        ("bass = 1", "unknown key of protocol 'mine' 'bass'; did you mean base"),
-        ("name = 'x'", "unknown key of protocol 'mine' 'name'"),
-        ("weights = { symetric = true }", "unknown key of protocol 'mine', weights 'symetric'"),
-        ("weights = 3", "3 is not a table"),
-        ("placement = 'nowhere'", "protocol 'mine': key 'placement'"),
-        ("last_bits = 9", "9 bits are not supported"),
-        ("overrides = [{ pattern = 'a', w_bits = 1 }]", "1 bits are not supported"),
-        ("overrides = [{ patern = 'a' }]", "overrides 'patern'"),
-        ("overrides = 3", "key 'overrides'"),
-    ],
-)
-def test_wrong_protocol(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read(tmp_path, PROTOCOL + text)
-    assert message in str(caught.value)
-
-
-def test_built_in_protocols_cannot_be_redefined(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="protocol 'gdfq' is built in"):
-        read(tmp_path, "schemes = ['w4a4']\n[protocols.gdfq]\nfirst_bits = 8\n")

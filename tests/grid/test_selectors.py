@@ -1,7 +1,6 @@
-"""Selectors: the command line changes the grid; errors are one line."""
-
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,7 @@ def dfqbench_methods(): return [Offer("gen", ":Gen")]
 @pytest.fixture
 def plugins(tmp_path: Path) -> Plugins:
     (tmp_path / "gen.py").write_text(DISTILL)
-    plugins = load_plugins([tmp_path / "gen.py"])
-    assert plugins.broken == []
-    return plugins
+    return load_plugins([tmp_path / "gen.py"])
 
 
 @pytest.fixture
@@ -58,11 +55,12 @@ def labels(text: str, plugins: Plugins) -> list[str]:
     return [choice.label for choice in resolve_methods(parse_methods(text), plugins)]
 
 
-def test_star_is_every_method_and_noise_but_not_real(plugins: Plugins) -> None:
+def test_star_is_every_method_and_noise_but_not_real_and_each_once(plugins: Plugins) -> None:
     every = labels("*", plugins)
     assert set(every) == set(plugins.methods)
     assert every[-1] == "noise"
     assert labels("*,real,zeroq", plugins) == [*every, "real"]
+    assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
 
 
 def test_star_includes_broken_plugins() -> None:
@@ -90,16 +88,9 @@ def test_choices(text: str, expected: MethodChoice, plugins: Plugins) -> None:
     assert resolve_methods([text], plugins) == [expected]
 
 
-def test_duplicate_choices_are_dropped(plugins: Plugins) -> None:
-    assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zerq", "unknown method 'zerq'; did you mean zeroq"),
-        ("zeroq+trian", "unknown quantizer 'trian'; did you mean train?"),
-        ("zeroq+train:warm", "unknown recipe of train 'warm'"),
         ("zeroq+calibrate:hot", "unknown recipe of calibrate 'hot'"),
         ("zeroq+", "'zeroq+' is not a method choice"),
         ("zeroq:hot", "'zeroq:hot' is not a method choice"),
@@ -107,9 +98,8 @@ def test_duplicate_choices_are_dropped(plugins: Plugins) -> None:
     ],
 )
 def test_wrong_choices(text: str, message: str, plugins: Plugins) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=re.escape(message)):
         labels(text, plugins)
-    assert message in str(caught.value)
 
 
 def test_empty_selection_changes_nothing(grid: Grid) -> None:
@@ -138,15 +128,17 @@ def test_every_selector(grid: Grid) -> None:
     assert (changed.name, changed.title) == (grid.name, grid.title)
 
 
-def test_settings_override_those_of_the_grid(grid: Grid) -> None:
-    once = apply(grid, parse_selection(settings=["zeroq.a=1", "zeroq.b=1"]))
-    twice = apply(once, parse_selection(settings=["zeroq.b=2"]))
-    assert twice.settings_for("zeroq") == {"a": "1", "b": "2"}
-
-
-def test_protocol_of_a_grid_can_be_selected() -> None:
-    mine = Grid.model_validate({"name": "x", "schemes": ["w4a4"], "protocols": {"mine": {"first_bits": 8}}})
-    assert apply(mine, parse_selection(bits="w3a3@mine")).parsed_schemes[0].protocol.first_bits == 8
+def test_settings_and_protocols_of_the_grid_are_kept() -> None:
+    protocols = {"mine": {"first_bits": 8}}
+    given: dict[str, Any] = {
+        "name": "x",
+        "schemes": ["w4a4"],
+        "set": {"zeroq.a": 1, "zeroq.b": 1},
+        "protocols": protocols,
+    }
+    changed = apply(Grid.model_validate(given), parse_selection(bits="w3a3@mine", settings=["zeroq.b=2"]))
+    assert changed.settings_for("zeroq") == {"a": 1, "b": "2"}
+    assert changed.parsed_schemes[0].protocol.first_bits == 8
 
 
 @pytest.mark.parametrize(
@@ -156,19 +148,15 @@ def test_protocol_of_a_grid_can_be_selected() -> None:
         ({"models": ""}, "--models names nothing"),
         ({"bits": "4"}, "'4' is not a scheme"),
         ({"bits": "w1a4"}, "1 bits for weights"),
-        ({"bits": "w4a4@nowhere"}, "unknown protocol 'nowhere'; valid: deploy, gdfq"),
         ({"seeds": "x"}, "'x' is not a seed"),
         ({"seeds": "-1"}, "'-1' is not a seed"),
         ({"seeds": "4-2"}, "not a range of seeds"),
         ({"seeds": "0-999999999"}, "at most 1000 seeds"),
         ({"settings": ["zeroq.lr"]}, "--set zeroq.lr has no value"),
         ({"settings": ["lr=1"]}, "'lr' is not a parameter"),
-        ({"budget": "huge"}, "unknown budget 'huge'"),
-        ({"limit": 0}, "--limit 0 leaves no image"),
     ],
 )
 def test_wrong_selections(given: dict[str, Any], message: str, grid: Grid) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
         apply(grid, parse_selection(**given))
-    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

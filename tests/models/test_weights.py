@@ -16,28 +16,23 @@ def network(outputs: int = 3) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, outputs))
 
 
-@pytest.mark.parametrize("form", ["safetensors", "plain", "wrapped", "parallel"])
+@pytest.mark.parametrize("form", ["safetensors", "plain", "wrapped", "parallel", "uncounted.safetensors"])
 def test_forms_of_weights_files(tmp_path: Path, form: str) -> None:
     source, loaded = network(), network()
     state: dict[str, Any] = dict(source.state_dict())
-    contents = {
-        "plain": state,
-        "wrapped": {"epoch": 3, "state_dict": state},
-        "parallel": {f"module.{name}": value for name, value in state.items()},
-    }
     path = tmp_path / f"w.{form}"
     if form == "safetensors":
         save_file(state, path)
+    elif form == "plain":
+        torch.save(state, path)
+    elif form == "wrapped":
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    elif form == "parallel":
+        torch.save({f"module.{name}": value for name, value in state.items()}, path)
     else:
-        torch.save(contents[form], path)
+        save_file({name: value for name, value in state.items() if "num_batches" not in name}, path)
     load_weights(loaded, path)
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
-
-
-def test_num_batches_tracked_may_be_absent(tmp_path: Path) -> None:
-    state = {name: value for name, value in network().state_dict().items() if "num_batches" not in name}
-    save_file(state, tmp_path / "w.safetensors")
-    load_weights(network(), tmp_path / "w.safetensors")
 
 
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
@@ -66,7 +61,12 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_file(tmp_path: Path) -> None:
+def test_truncated_files_and_files_without_weights(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "w.pt")
+    with pytest.raises(InputError, match="holds no weights"):
+        read_weights(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="there is no weights file"):
+        read_weights(tmp_path / "gone.pt")
     path = tmp_path / "w.safetensors"
     save_file(network().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-8])
@@ -74,28 +74,18 @@ def test_truncated_file(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_files_without_weights(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "w.pt")
-    with pytest.raises(InputError, match="holds no weights"):
-        read_weights(tmp_path / "w.pt")
-    with pytest.raises(InputError, match="there is no weights file"):
-        read_weights(tmp_path / "gone.pt")
-
-
-def test_wrong_names_and_shapes_are_listed(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_file(network(5).state_dict(), path)
-    with pytest.raises(InputError, match=r"does not fit Sequential: 3.weight is 5x2, not 3x2, 3.bias is 5, not 3;"):
-        load_weights(network(), path)
-    save_file({"0.weight": torch.zeros(2, 1, 3, 3), "extra": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"0.bias is missing, 1.weight is missing, 1.bias is missing and 5 more"):
-        load_weights(network(), path)
-
-
-def test_value_that_is_not_finite(tmp_path: Path) -> None:
-    model = network()
-    with torch.no_grad():
-        next(model.parameters())[0, 0, 0, 0] = float("nan")
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match=r"0.weight is not finite"):
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (network(5).state_dict(), r"does not fit Sequential: 3.weight is 5x2, not 3x2, 3.bias is 5, not 3;"),
+        (network().state_dict() | {"0.weight": torch.full((2, 1, 3, 3), torch.nan)}, r"0.weight is not finite"),
+        (
+            {"0.weight": torch.zeros(2, 1, 3, 3), "extra": torch.zeros(1)},
+            r"0.bias is missing, 1.weight is missing, 1.bias is missing and 5 more",
+        ),
+    ],
+)
+def test_wrong_names_shapes_and_values_are_listed(tmp_path: Path, state: dict[str, Any], message: str) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=message):
         load_weights(network(), tmp_path / "w.safetensors")

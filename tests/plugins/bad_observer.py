@@ -9,7 +9,6 @@ from dfqbench.api import hookimpl
 
 @hookimpl
 def dfqbench_record_finished(record: dict[str, Any]) -> None:
-    """Must not reach the record that others see, nor stop them."""
     record["status"] = "spoilt"
     record["scheme"]["label"] = "spoilt"
     raise SystemExit(1)

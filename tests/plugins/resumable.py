@@ -22,8 +22,6 @@ def noise(shape: tuple[int, ...], generator: Any = None) -> Tensor:
 
 
 class _Base(Method):
-    """Images that drift for some steps, with a checkpoint at each."""
-
     title = "For tests of resuming"
     paper = "none"
     fidelity = Fidelity.RECONSTRUCTION
@@ -51,8 +49,6 @@ class _Base(Method):
 
 
 class CountsOnChance(_Base):
-    """Draws from every global generator at every step."""
-
     name = "counts-on-chance"
 
     def chance(self, shape: tuple[int, ...]) -> Any:
@@ -80,17 +76,12 @@ class PeeksEarly(_Base):
 
 
 class KeepsNothing(_Base):
-    """Never offers a state."""
-
     name = "keeps-nothing"
 
-    def keep(self, ctx: Context, state: dict[str, Any]) -> None:
-        pass
+    def keep(self, ctx: Context, state: dict[str, Any]) -> None: ...
 
 
 class OddState(_Base):
-    """Its state holds an object."""
-
     name = "odd-state"
 
     def keep(self, ctx: Context, state: dict[str, Any]) -> None:
@@ -125,8 +116,6 @@ class _Drifting:
 
 
 class LearnsTwice(_Base):
-    """A live source with a long start: both phases are resumed."""
-
     name = "learns-twice"
     quantizer = "distill:gdfq"
 

@@ -48,20 +48,13 @@ def test_zero_is_a_level_where_the_range_contains_it() -> None:
     assert fake_quantize(torch.zeros(1), scale, shift, 4).item() == 0.0
 
 
-def test_shifted_gradient_passes_clamped_elements() -> None:
-    x = torch.tensor([-50.0, 0.2, 50.0], requires_grad=True)
-    scale, shift = zeroq_qparams(torch.tensor(-1.0), torch.tensor(1.0), 3)
-    (fake_quantize(x, scale, shift, 3) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [1.0, 2.0, 3.0]
-
-
-def test_affine_gradient_is_masked_where_clamped() -> None:
-    x = torch.tensor([-50.0, 0.2, 50.0], requires_grad=True)
-    scale, zero_point = affine_qparams(torch.tensor(-1.0), torch.tensor(1.0), 3, symmetric=False)
-    fake_quantize_affine(x, scale, zero_point, 3, symmetric=False).sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [0.0, 1.0, 0.0]
+def test_gradient_of_clamped_elements_passes_in_shifted_levels_and_is_masked_in_affine_ones() -> None:
+    x, factors = torch.tensor([-50.0, 0.2, 50.0], requires_grad=True), torch.tensor([1.0, 2.0, 3.0])
+    low, high = torch.tensor(-1.0), torch.tensor(1.0)
+    shifted = fake_quantize(x, *zeroq_qparams(low, high, 3), 3)
+    affine = fake_quantize_affine(x, *affine_qparams(low, high, 3, symmetric=False), 3, symmetric=False)
+    assert torch.autograd.grad((shifted * factors).sum(), x)[0].tolist() == [1.0, 2.0, 3.0]
+    assert torch.autograd.grad((affine * factors).sum(), x)[0].tolist() == [0.0, 2.0, 0.0]
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -106,15 +99,13 @@ def test_weight_levels_per_channel(rounding: Rounding, bits: int) -> None:
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
 def test_a_constant_weight_stays_finite(value: float) -> None:
     actual, _ = fake_quantize_weight(torch.full((2, 3), value), operand(Rounding.ZEROQ), 4)
-    assert torch.isfinite(actual).all()
     assert torch.allclose(actual, torch.full((2, 3), value), atol=1e-3)
 
 
 def test_weight_range_carries_no_gradient() -> None:
     weight = torch.randn(2, 9, requires_grad=True)
-    fake_quantize_weight(weight, operand(Rounding.ZEROQ), 2)[0].sum().backward()
-    assert weight.grad is not None
-    assert torch.equal(weight.grad, torch.ones(2, 9))
+    actual, _ = fake_quantize_weight(weight, operand(Rounding.ZEROQ), 2)
+    assert torch.equal(torch.autograd.grad(actual.sum(), weight)[0], torch.ones(2, 9))
 
 
 @pytest.mark.parametrize("rounding", list(Rounding))

@@ -14,6 +14,8 @@ from dfqbench.quant.fake_quantize import fake_quantize, fake_quantize_channels, 
 from dfqbench.quant.integer_conv import int_repr, integer_conv2d
 from dfqbench.testing.toys import toy_card, toy_network
 
+IMAGES = torch.randn((8, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+
 
 def leaves(bits: int, groups: int = 1) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(bits)
@@ -63,30 +65,28 @@ def test_integers_of_eight_bits_are_exact() -> None:
 
 @pytest.mark.parametrize("label", ["w8a8@gdfq", "w8a8@deploy"])
 def test_student_differs_by_rounding_in_training_and_not_at_all_in_evaluation(label: str) -> None:
-    images = torch.randn((8, 3, 8, 8), generator=torch.Generator().manual_seed(1))
     student = prepare(toy_network(), parse_scheme(label), toy_card())
     with torch.no_grad(), student.observing("minmax"):
-        student(images)
+        student(IMAGES)
     with torch.no_grad():
-        evaluated = student(images)
-    exact = student(images)
+        evaluated = student(IMAGES)
+    exact = student(IMAGES)
     student.use_integer_convolutions()
-    fast = student(images)
+    fast = student(IMAGES)
     with torch.no_grad():
-        assert torch.equal(student(images), evaluated)
+        assert torch.equal(student(IMAGES), evaluated)
     difference = float((fast - exact).detach().norm() / exact.detach().norm())
     assert 0 < difference < 0.05
     fast.square().mean().backward()
     gradients = [p.grad for p in student.parameters()]
     assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
-    assert torch.equal(copy.deepcopy(student)(images), fast)
+    assert torch.equal(copy.deepcopy(student)(IMAGES), fast)
     student.use_integer_convolutions(False)
-    assert torch.equal(student(images), exact)
+    assert torch.equal(student(IMAGES), exact)
 
 
 def test_convolution_of_a_float_image_stays_in_float() -> None:
     student = prepare(toy_network(), parse_scheme("w4a32@gdfq"), toy_card())
-    images = torch.randn((8, 3, 8, 8), generator=torch.Generator().manual_seed(1))
-    exact = student(images)
+    exact = student(IMAGES)
     student.use_integer_convolutions()
-    assert torch.equal(student(images), exact)
+    assert torch.equal(student(IMAGES), exact)

@@ -24,21 +24,14 @@ def test_minmax_starts_at_zero_on_both_sides() -> None:
     assert follow("minmax", [torch.tensor([-2.0, -1.0])])[-1] == (-2.0, 0.0)
 
 
-def test_plain_ema_of_a_constant_is_the_constant() -> None:
-    for low, high in follow("ema", [torch.tensor([-1.0, 3.0])] * 30):
-        assert low == pytest.approx(-1.0, rel=1e-5)
-        assert high == pytest.approx(3.0, rel=1e-5)
-
-
-def test_plain_ema_weights_batches_by_age() -> None:
-    values = [1.0, 4.0, 2.0, 8.0]
+@pytest.mark.parametrize("values", [[1.0, 4.0, 2.0, 8.0], [3.0] * 30])
+def test_plain_ema_weights_batches_by_age(values: list[float]) -> None:
     average = 0.0
     for value in values:
         average = 0.9 * average + 0.1 * value
     expected = average / (1 - 0.9 ** len(values))
     actual = follow("ema", [torch.tensor([-value, value]) for value in values])[-1]
-    assert actual[1] == pytest.approx(expected, rel=1e-5)
-    assert actual[0] == pytest.approx(-expected, rel=1e-5)
+    assert actual == pytest.approx((-expected, expected), rel=1e-5)
 
 
 def test_official_ema_overshoots_and_washes_out() -> None:
@@ -51,13 +44,6 @@ def test_official_ema_overshoots_and_washes_out() -> None:
     assert highs[-1] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_official_ema_refuses_a_short_phase() -> None:
-    with pytest.raises(UsageError, match="at least 200 steps, got 199"):
-        check_range_rule("ema-official", 199)
-    check_range_rule("ema-official", 200)
-    check_range_rule("ema", 1)
-
-
 def test_an_unknown_rule_names_the_valid_ones() -> None:
     with pytest.raises(UsageError, match=r"did you mean ema.*valid: ema, ema-official, minmax"):
         check_range_rule("emaa", 10)
@@ -68,17 +54,6 @@ def test_memory_order_does_not_matter(rule: str) -> None:
     batches = torch.randn(4, 2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
     listed = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
     assert follow(rule, list(batches)) == follow(rule, listed)
-
-
-@pytest.mark.parametrize("rule", known_range_rules())
-def test_observer_resumes_from_state(rule: str) -> None:
-    batches = list(torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0)))
-    first, second = observer_class(rule)(), observer_class(rule)()
-    for batch in batches[:3]:
-        first(batch)
-    second.load_state_dict(first.state_dict())
-    for batch in batches[3:]:
-        assert first(batch) == second(batch)
 
 
 def test_nan_in_a_batch_is_nan_in_the_range() -> None:

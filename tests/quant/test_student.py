@@ -16,35 +16,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api import InputError, ModelCard, Unavailable
+from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.quant import Scheme, Student, load_student, parse_scheme, prepare, save_student
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.range_rules import known_range_rules
 from dfqbench.quant.scheme import GDFQ, Override
+from dfqbench.targets.catalogue import Catalogue
 
-SIDE = 64
 
-
-def card(side: int = SIDE) -> ModelCard:
+def card(side: int = 64) -> ModelCard:
     return ModelCard((3, side, side), (0.5,) * 3, (0.5,) * 3, 1000)
 
 
-def noise(side: int = SIDE, count: int = 2) -> Tensor:
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+def noise(side: int = 64) -> Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def made(network: nn.Module, label: str = "w4a4") -> Student:
+IMAGES = noise()
+
+
+def made(network: nn.Module) -> Student:
     """Return a student whose ranges have not been learned; the network's inputs have 16 pixels a side."""
-    return prepare(network.eval(), parse_scheme(label), card(16))
-
-
-def with_statistics(network: nn.Module) -> nn.Module:
-    """Set BatchNorm statistics that are not the identity, so that folding is tested."""
-    generator = torch.Generator().manual_seed(5)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
-            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
-            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
-    return network.eval().requires_grad_(False)
+    return prepare(network.eval(), parse_scheme("w4a4"), card(16))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -60,10 +54,16 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str) -> nn.Module:
+    """Return a network whose BatchNorm statistics are not the identity, so that folding is tested."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return with_statistics(NETWORKS[name]())
+        network = NETWORKS[name]()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.get_buffer("running_mean").normal_(std=0.1)
+                module.get_buffer("running_var").uniform_(0.5, 1.5)
+    return network.eval().requires_grad_(False)
 
 
 def observed(student: Student, images: Tensor, rule: str = "minmax") -> Student:
@@ -76,34 +76,30 @@ def observed(student: Student, images: Tensor, rule: str = "minmax") -> Student:
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
 def test_float_student_equals_teacher(name: str, protocol: str) -> None:
     teacher = build(name)
-    images = noise()
     student = prepare(teacher, parse_scheme(f"w32a32@{protocol}"), card())
     with torch.no_grad():
-        expected, logits = teacher(images), student(images)
+        expected, logits = teacher(IMAGES), student(IMAGES)
     assert not student.operands
     assert (logits - expected).norm() <= 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_deploy_quantizes_every_layer(name: str) -> None:
-    images = noise()
-    student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), images)
-    coverage = measure_coverage(student, images)
+    student = observed(prepare(build(name), parse_scheme("w4a4@deploy"), card()), IMAGES)
+    coverage = measure_coverage(student, IMAGES)
     assert coverage.violations == []
     assert coverage.levels_ok
     outside = [entry for entry in coverage.float_layers if entry.startswith("(outside layers)")]
     assert coverage.float_layers == outside
     assert coverage.share == 1.0 or outside
-    bits = list(student.layers.values())
-    assert (bits[0].weight, bits[0].input) == (8, 8)
-    assert (bits[-1].weight, bits[-1].input) == (8, 8)
-    assert {layer.weight for layer in bits[1:-1]} == {4}
+    first, *inner, last = student.layers.values()
+    assert (first.weight, first.input, last.weight, last.input) == (8, 8, 8, 8)
+    assert {layer.weight for layer in inner} == {4}
 
 
 def test_gdfq_leaves_network_and_pooled_input_in_float() -> None:
-    images = noise()
-    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), images)
-    coverage = measure_coverage(student, images)
+    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4@gdfq"), card()), IMAGES)
+    coverage = measure_coverage(student, IMAGES)
     assert coverage.float_layers == ["conv1: input", "fc: input"]
     assert coverage.violations == []
     # One quantizer for each of the 17 calls of a ReLU, although blocks share their ReLU module; 21 weights.
@@ -112,9 +108,8 @@ def test_gdfq_leaves_network_and_pooled_input_in_float() -> None:
 
 
 def test_gdfq_mobilenet_keeps_linear_bottlenecks_in_float() -> None:
-    images = noise()
-    student = observed(prepare(build("torchvision mobilenet_v2"), parse_scheme("w4a4@gdfq"), card()), images)
-    coverage = measure_coverage(student, images)
+    student = observed(prepare(build("torchvision mobilenet_v2"), parse_scheme("w4a4@gdfq"), card()), IMAGES)
+    coverage = measure_coverage(student, IMAGES)
     assert "features.2.conv.0.0: input" in coverage.float_layers
     assert coverage.violations == []
 
@@ -158,23 +153,19 @@ class Branching(nn.Module):
         return F.relu(x - 5) if self.functional else self.act(x * 3.0)
 
 
-def branching(functional: bool) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), Branching(functional), nn.Flatten(), nn.Linear(8 * 36, 1000)
-    ).eval()
+def branching(part: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), part, nn.Flatten(), nn.Linear(8 * 36, 1000)).eval()
 
 
 def test_an_untraceable_part_gets_a_quantizer_for_each_call() -> None:
     images = noise(8)
-    student = observed(prepare(branching(False), parse_scheme("w4a4"), card(8)), images)
+    student = observed(prepare(branching(Branching(False)), parse_scheme("w4a4"), card(8)), images)
     ranges = {q.name: q.high.item() for q in student.activation_quantizers()}
-    inner = [high for name, high in ranges.items() if "#call" in name]
     assert len(ranges) == 3
-    assert len(inner) == 2
-    assert inner[0] != inner[1]
+    first, second = (high for name, high in ranges.items() if "#call" in name)
+    assert first != second
     assert measure_coverage(student, images).violations == []
-    before = student(images)
-    assert torch.equal(before, student(images))
+    assert torch.equal(student(images), student(images))
 
 
 class TwoNames(Branching):
@@ -192,17 +183,16 @@ class TwoNames(Branching):
 @pytest.mark.parametrize("label", ["w4a4@gdfq", "w4a4@deploy"])
 def test_a_layer_with_two_names_in_an_untraceable_part(label: str) -> None:
     images = noise(8)
-    teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), TwoNames(), nn.Flatten(), nn.Linear(8 * 36, 1000)).eval()
-    student = observed(prepare(teacher, parse_scheme(label), card(8)), images)
+    student = observed(prepare(branching(TwoNames()), parse_scheme(label), card(8)), images)
     assert measure_coverage(student, images).violations == []
     assert "2.conv" in {operand.name for operand in student.operands if operand.role == "weight"}
 
 
 def test_unreachable_activation_is_unavailable() -> None:
     with pytest.raises(Unavailable, match=r"untraceable part cannot be reached: 2"):
-        prepare(branching(True), parse_scheme("w4a4"), card(8))
+        prepare(branching(Branching(True)), parse_scheme("w4a4"), card(8))
     images = noise(8)
-    student = observed(prepare(branching(True), parse_scheme("w4a4@deploy"), card(8)), images)
+    student = observed(prepare(branching(Branching(True)), parse_scheme("w4a4@deploy"), card(8)), images)
     assert measure_coverage(student, images).share == 1.0
 
 
@@ -217,16 +207,14 @@ def test_overrides_change_single_layers() -> None:
     student = prepare(build("torchvision resnet18"), Scheme(3, 3, protocol), card())
     assert student.layers["layer4.1.conv2"].weight == 8
     assert student.layers["layer3.1.conv2"].weight == 3
-    widths = {q.bits for q in student.activation_quantizers() if q.name.startswith("layer4")}
-    assert widths == {8}
+    assert {q.bits for q in student.activation_quantizers() if q.name.startswith("layer4")} == {8}
 
 
 def test_student_trains_and_teacher_is_unchanged() -> None:
     teacher = build("torchvision resnet18")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    images = noise()
-    student = observed(prepare(teacher, parse_scheme("w4a4"), card()), images)
-    student(images).square().mean().backward()
+    student = observed(prepare(teacher, parse_scheme("w4a4"), card()), IMAGES)
+    student(IMAGES).square().mean().backward()
     grads = [p.grad for p in student.parameters()]
     assert all(grad is not None and torch.isfinite(grad).all() for grad in grads)
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -235,23 +223,18 @@ def test_student_trains_and_teacher_is_unchanged() -> None:
 
 
 def test_ranges_move_only_while_observing() -> None:
-    images = noise()
-    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), images)
+    student = observed(prepare(build("torchvision resnet18"), parse_scheme("w4a4"), card()), IMAGES)
     high = student.activation_quantizers()[0].high.item()
-    student(images * 10)
+    student(IMAGES * 10)
     assert student.activation_quantizers()[0].high.item() == high
     assert student.range_steps == 1
     with student.observing("minmax"):
-        student(images * 10)
+        student(IMAGES * 10)
     assert student.activation_quantizers()[0].high.item() > high
 
 
 @pytest.mark.parametrize("protocol", ["gdfq", "deploy"])
 def test_loaded_student_equals_saved_student(protocol: str, tmp_path: Path) -> None:
-    from dfqbench.models.build import build_teacher
-    from dfqbench.models.spec import ModelSpec
-    from dfqbench.targets.catalogue import Catalogue
-
     model = Catalogue.discover([]).models("digits")[0]
     assert isinstance(model, ModelSpec)
     images = torch.randn(8, *model.card.input_size)

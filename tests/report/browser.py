@@ -31,7 +31,7 @@ class Browser:
         self._session = self.send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         self.send("Page.enable")
 
-    def send(self, method: str, **params: Any) -> dict[str, Any]:
+    def send(self, method: str, **params: Any) -> Any:
         """Send a command and return its result."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
@@ -43,18 +43,16 @@ class Browser:
             if answer.get("id") == self._number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
-                result: dict[str, Any] = answer["result"]
-                return result
+                return answer["result"]
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> Any:
         while b"\0" not in self._left:
             part = os.read(self._back, 1 << 16)
             if not part:
                 raise RuntimeError("the browser has gone")
             self._left += part
         message, _, self._left = self._left.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
-        return answer
+        return json.loads(message)
 
     def open(self, file: Path, width: int, height: int, *, script: bool = True) -> None:
         """Open a file in a window of this size and wait until it is loaded."""
@@ -62,9 +60,8 @@ class Browser:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         self.send("Emulation.setScriptExecutionDisabled", value=not script)
         self.send("Page.navigate", url=file.absolute().as_uri())
-        while True:
-            if self._read().get("method") == "Page.loadEventFired":
-                return
+        while self._read().get("method") != "Page.loadEventFired":
+            pass
 
     def run(self, expression: str) -> Any:
         """Evaluate an expression in the page and return its value."""

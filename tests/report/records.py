@@ -8,33 +8,15 @@ from dfqbench.run.store.record import Record
 
 
 def record(cell: str, **changes: Any) -> Record:
-    made: dict[str, Any] = {
-        "schema": 1,
-        "run": "w4a4",
-        "cell_id": cell,
-        "attempt": 1,
-        "status": "ok",
-        "flags": [],
-        "finished_at": "2025-01-01T00:00:00Z",
-        "method": "zeroq",
-        "quantizer": "calibrate",
-        "params": {"method": {"iterations": 500}, "quantizer": {"images": 64}},
-        "target": "digits",
-        "model": {"name": "digits:resnet8", "ref": "digits:resnet8"},
-        "scheme": {"label": "w4a4@gdfq", "w_bits": 4, "a_bits": 4, "protocol": {"name": "gdfq"}},
-        "budget": "short",
-        "precision": "float32",
-        "seed": 0,
-        "dataset": {"name": "digits", "n": 540, "subset_of": None, "subset": None},
-        "fp_top1": 98.5,
-        "top1": 90.25,
-        "drop": 8.25,
-        "top1_se": 1.28,
-        "seconds": {"synthesis": 12.34, "wall": 20.0},
-        "coverage": {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]},
-        "environment": "e1",
-        "error": None,
-    }
+    made: dict[str, Any] = {"schema": 1, "run": "w4a4", "cell_id": cell, "attempt": 1, "status": "ok", "flags": []}
+    made |= {"target": "digits", "budget": "short", "precision": "float32", "seed": 0, "environment": "e1"}
+    made |= {"model": {"name": "digits:resnet8", "ref": "digits:resnet8"}, "scheme": scheme(4)}
+    made |= {"method": "zeroq", "quantizer": "calibrate", "finished_at": "2025-01-01T00:00:00Z", "error": None}
+    made["params"] = {"method": {"iterations": 500}, "quantizer": {"images": 64}}
+    made["dataset"] = {"name": "digits", "n": 540, "subset_of": None, "subset": None}
+    made["coverage"] = {"macs_quantized": 99, "macs_total": 100, "float_layers": ["fc"]}
+    made |= {"fp_top1": 98.5, "top1": 90.25, "drop": 8.25, "top1_se": 1.28}
+    made["seconds"] = {"synthesis": 12.34, "wall": 20.0}
     return Record.from_data(made | changes)
 
 
@@ -44,7 +26,7 @@ def changed(made: Record, **changes: Any) -> Record:
 
 
 def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
-    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits}
+    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits, "protocol": protocol}
 
 
 def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> Record:

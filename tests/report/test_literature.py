@@ -1,5 +1,3 @@
-"""Published numbers and times: every one has a source, and damaged files are input errors."""
-
 from __future__ import annotations
 
 import csv
@@ -12,25 +10,18 @@ import pytest
 
 from dfqbench.api import InputError, UsageError
 from dfqbench.report.literature.published import published_numbers, published_times, read_numbers, select
-from dfqbench.report.renderers.literature import render_numbers, render_times
+from dfqbench.report.renderers.literature import render_times
 
 
 def test_published_numbers_have_sources_and_possible_values() -> None:
     numbers = published_numbers()
     assert len(numbers) == 691
     for number in numbers:
-        assert number.reported_in
-        assert number.place
+        assert all((number.reported_in, number.place))
         assert 0 < number.top1 < 100
         assert 1 <= number.w_bits <= 32
         assert number.drop is None or -1.5 < number.drop < 100
     assert {number.selection for number in numbers} == {"best", "unknown"}
-
-
-def test_published_numbers_disagree_about_zeroq_at_four_bits() -> None:
-    values = {n.top1 for n in select(published_numbers(), method="zeroq", model="resnet18", bits="w4a4")}
-    assert min(values) < 20
-    assert max(values) > 60
 
 
 def test_number_of_zeroq_itself() -> None:
@@ -52,9 +43,8 @@ def test_damaged_plugin_file_is_an_input_error(tmp_path: Path, text: str, messag
     header = "source_paper,table_or_where,reported_in,method,dataset,model,w_bits,a_bits,fp_top1,top1,notes"
     file = tmp_path / "claims.csv"
     file.write_text(text.format(header=header))
-    with pytest.raises(InputError, match=re.escape(str(file))) as caught:
+    with pytest.raises(InputError, match=f"{re.escape(str(file))}.*{message}"):
         read_numbers(file)
-    assert message in str(caught.value)
 
 
 def test_plugin_file() -> None:
@@ -63,14 +53,10 @@ def test_plugin_file() -> None:
     assert (number.method, number.top1, number.selection) == ("stripes", 90.0, "unknown")
 
 
-def test_published_times_have_sources() -> None:
+def test_times_have_sources_and_are_selected() -> None:
     times = published_times()
     assert len(times) == 29
     assert all(time.method and time.quantity and time.value and time.source for time in times)
-
-
-def test_select_times() -> None:
-    times = published_times()
     chosen = select(times, method="dffg")
     assert [(t.value, t.unit, t.source) for t in chosen] == [("10", "x faster", "DFFG abstract (BMVC23/514)")]
     chosen = select(times, method="zeroq", model="torchvision:resnet50", dataset="imagenet", bits="W4A4")
@@ -85,15 +71,12 @@ def test_times_are_the_same_in_every_format() -> None:
     rows = list(csv.DictReader(io.StringIO(render_times(times, "csv"))))
     assert rows == json.loads(render_times(times, "json"))
     assert [row["value"] for row in rows] == ["1.7", "3.1", "5.7", "4.8", "1.9"]
-    for time in times:
-        assert f"{time.value} {time.unit}" in render_times(times, "text")
-        assert f"{time.value} {time.unit}" in render_times(times, "md")
+    for fmt in ("text", "md"):
+        assert all(f"{time.value} {time.unit}" in render_times(times, fmt) for time in times)
     assert max(map(len, render_times(times).splitlines())) <= 130
     assert render_times([]) == "no printed times\n"
 
 
 def test_unknown_format_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="format"):
+    with pytest.raises(UsageError, match="unknown format 'xml'"):
         render_times(published_times(), "xml")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="format"):
-        render_numbers([], "xml")  # type: ignore[arg-type]

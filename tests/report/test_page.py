@@ -13,24 +13,21 @@ import pytest
 from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
 from tests.report.html_reader import HtmlReader
-from tests.report.records import failed, scheme
+from tests.report.records import failed
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
 
 from dfqbench.report.html.page import report_page
 from dfqbench.run.store.record import Record
 
+pytestmark = pytest.mark.timeout(120)
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>\"'`{{7*7}}&"
-TIMEOUT = 120
 
 
 def attempts(tmp_path: Path) -> list[tuple[Record, Path]]:
     found: list[tuple[Record, Path]] = []
-    extra = [
-        failed("f1", "failed", "the loss is not finite", "RuntimeError", method="broken", scheme=scheme(4)),
-        failed("f2", "oom", "out of memory", method="hungry", scheme=scheme(4)),
-    ]
-    for record in [*run(), *extra]:
+    extra = failed("f1", "failed", "the loss is not finite", "RuntimeError", method="broken")
+    for record in [*run(), extra, failed("f2", "oom", "out of memory", method="hungry")]:
         folder = tmp_path / record.cell_id / "attempt-1"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("first line\nlast line of " + record.cell_id + "\n")
@@ -52,19 +49,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def expected() -> dict[tuple[str, str], tuple[str, str]]:
+def assert_shows_the_records_numbers(rows: list[list[str]]) -> None:
     """Top-1 and synthesis of the test's run, by method and scheme."""
-    found = {}
-    for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (floor)", 50.5, "0.50 s")):
-        found[name, "w4a4@gdfq"] = (f"{top1:.2f} ± 0.71 (2)", seconds)
-        found[name, "w3a3@gdfq"] = (f"{top1 - 10:.2f} ± 0.71 (2)", seconds)
-    return found
+    assert {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"} == {
+        (name, scheme): (f"{top1 - less:.2f} ± 0.71 (2)", seconds)
+        for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (floor)", 50.5, "0.50 s"))
+        for scheme, less in (("w4a4@gdfq", 0), ("w3a3@gdfq", 10))
+    }
 
 
 def test_summary_shows_the_records_numbers(page: Path) -> None:
     rows = HtmlReader(page.read_text(encoding="utf-8")).summary
-    found = {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"}
-    assert found == expected()
+    assert_shows_the_records_numbers(rows)
     assert {row[0]: (row[3], row[9]) for row in rows if row[9] != "ok"} == {
         "broken": ("failed", "failed"),
         "hungry": ("out of memory", "out of memory"),
@@ -76,20 +72,10 @@ def test_page_is_complete_and_self_contained(page: Path) -> None:
     assert len(text) < 5_000_000
     assert HtmlReader(text).active == ["script"]
     assert "script-src 'sha256-" in text
-    for part in (
-        "last line of a40",
-        "RuntimeError",
-        "the loss is not finite",
-        "iterations",
-        "Accuracy against bits",
-        "Learning curves",
-        "data:image/jpeg;base64,",
-        "data:image/svg+xml;base64,",
-        "Environments",
-        "<dt>hardware</dt><dd>cpu: Toy</dd>",
-        "packages.torch",
-        "Diagnostics",
-    ):
+    headings = ("Accuracy against bits", "Learning curves", "Environments", "Diagnostics")
+    cells = ("last line of a40", "RuntimeError", "the loss is not finite", "iterations")
+    machine = ("<dt>hardware</dt><dd>cpu: Toy</dd>", "packages.torch")
+    for part in (*headings, *cells, *machine, "data:image/jpeg;base64,", "data:image/svg+xml;base64,"):
         assert part in text
 
 
@@ -107,11 +93,8 @@ def test_markup_in_records_is_escaped(tmp_path: Path) -> None:
     bad = []
     for record, folder in attempts(tmp_path):
         (folder / "log.txt").write_text(HOSTILE)
-        entry = hostile(record.as_dict()) | {
-            "finished_at": "2025",
-            "flags": [HOSTILE],
-            "label": HOSTILE + record.method,
-        }
+        entry = hostile(record.as_dict())
+        entry |= {"finished_at": "2025", "flags": [HOSTILE], "label": HOSTILE + record.method}
         entry["error"] = entry["error"] and entry["error"] | {"traceback": HOSTILE}
         bad.append((Record.from_data(entry), folder))
     with warnings.catch_warnings():
@@ -137,15 +120,11 @@ def test_incomplete_records(tmp_path: Path) -> None:
     assert "No records" in report_page([], {}, {}, "empty")
 
 
-needs_browser = pytest.mark.skipif(
-    chromium() is None, reason="no Chromium on the path; name one in DFQBENCH_CHROMIUM to check the page as rendered"
-)
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = chromium()
-    assert program is not None
+    if program is None:
+        pytest.skip("no Chromium on the path; name one in DFQBENCH_CHROMIUM to check the page as rendered")
     with browsing(program, tmp_path_factory.mktemp("profile")) as found:
         yield found
 
@@ -161,35 +140,28 @@ TYPE = """(() => { const box = document.querySelector('#filters input');
     box.value = WORDS; box.dispatchEvent(new Event('input')); })()"""
 
 
-@needs_browser
-@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def test_rendered_summary(browser: Browser, page: Path, width: int, height: int) -> None:
     browser.open(page, width, height)
     assert browser.run("document.documentElement.dataset.ready") == "yes"
     assert browser.run("innerWidth") == width
-    found = {(row[0], row[2]): (row[3], row[6]) for row in browser.run(TABLE) if row[9] == "ok"}
-    assert found == expected()
+    assert_shows_the_records_numbers(browser.run(TABLE))
     # The page itself never scrolls sideways, and what is wider scrolls in its own box.
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run(BOXES_FIT)
     assert all(natural > 0 for natural in browser.run(IMAGE_WIDTHS))
 
 
-@needs_browser
-@pytest.mark.timeout(TIMEOUT)
 def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
     browser.open(page, 1280, 900)
     column = "Array.from(document.querySelectorAll('#summary thead button')).find(b => b.textContent === 'top-1')"
     tops = f"{TABLE}.map(r => r[3])"
-    browser.run(f"{column}.click()")
-    falling = [float(top.split()[0]) for top in browser.run(tops) if top[0].isdigit()]
-    assert falling == sorted(falling, reverse=True)
-    assert browser.run(tops)[-1] in {"failed", "out of memory"}
-    browser.run(f"{column}.click()")
-    rising = [float(top.split()[0]) for top in browser.run(tops) if top[0].isdigit()]
-    assert rising == falling[::-1]
-    assert browser.run(tops)[-1] in {"failed", "out of memory"}
+    for falling in (True, False):
+        browser.run(f"{column}.click()")
+        numbers = [float(top.split()[0]) for top in browser.run(tops) if top[0].isdigit()]
+        assert len(numbers) == 6
+        assert numbers == sorted(numbers, reverse=falling)
+        assert browser.run(tops)[-1] in {"failed", "out of memory"}
     assert browser.run("document.querySelector('[aria-sort]').ariaSort") == "ascending"
     browser.run(TYPE.replace("WORDS", "'noise w4a4'"))
     assert [row[0] for row in browser.run(TABLE)] == ["noise (floor)"]
@@ -198,18 +170,13 @@ def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
     assert len(browser.run(TABLE)) == 8
 
 
-@needs_browser
-@pytest.mark.timeout(TIMEOUT)
 def test_page_without_javascript(browser: Browser, page: Path) -> None:
     browser.open(page, 390, 844, script=False)
     assert browser.run("document.documentElement.dataset.ready") is None
-    found = {(row[0], row[2]): (row[3], row[6]) for row in browser.run(TABLE) if row[9] == "ok"}
-    assert found == expected()
+    assert_shows_the_records_numbers(browser.run(TABLE))
     assert browser.run("document.getElementById('filters').getBoundingClientRect().height") == 0
 
 
-@needs_browser
-@pytest.mark.timeout(TIMEOUT)
 def test_link_opens_the_cell(browser: Browser, page: Path) -> None:
     browser.open(page, 1280, 900)
     browser.run("document.querySelector('#summary a').click()")

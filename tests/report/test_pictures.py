@@ -1,7 +1,6 @@
-"""Pictures: display space, order by class, captions, and files that hold something else."""
-
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def test_captions_by_class() -> None:
     assert _captions(shown(diagnostics={"answers": ["x"], "confidences": [1]}), 1, None) == ([0], [""])
 
 
-def test_one_grid_for_each_method(tmp_path: Path) -> None:
+def test_one_grid_or_reason_for_each_method(tmp_path: Path) -> None:
     attempts = []
     for name, top1 in (("a", 50.0), ("b", 60.0)):
         for seed in (0, 1):
@@ -70,20 +69,13 @@ def test_one_grid_for_each_method(tmp_path: Path) -> None:
     for step in (1, 20, 100):
         save_file({"images": np.zeros((8, 3, 8, 8), np.float16)}, training / f"images-{step}.safetensors")
     (training / "student-1.safetensors").write_bytes(b"")
-    found, problems = draw_pictures(attempts)
-    assert problems == []
+    found, [problem] = draw_pictures([*attempts, (shown("absent", method="c"), tmp_path)])
+    assert re.match("c absent: .* is missing", problem)
     assert [(picture.method, picture.over_training) for picture in found] == [("a", False), ("a", True), ("b", False)]
     assert found[0].image.size == (8 * (TILE + GAP) + GAP, 2 * (TILE + TEXT + GAP) + GAP)
     assert found[1].image.size == (LEFT + 8 * (TILE + GAP) + GAP, 3 * (TILE + GAP) + GAP)
     # A pixel of the first image is the card's mean.
     assert found[0].image.getpixel((GAP + 5, GAP + 5)) == (128, 64, 0)
-
-
-def test_cell_without_images_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "attempt-1").mkdir()
-    found, problems = draw_pictures([(shown(), tmp_path / "attempt-1")])
-    assert found == []
-    assert "is missing" in problems[0]
 
 
 def test_load_images(tmp_path: Path) -> None:

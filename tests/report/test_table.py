@@ -1,5 +1,3 @@
-"""Tables: every number at its place, every failure with its reason, and nothing assumed to be there."""
-
 from __future__ import annotations
 
 import csv
@@ -17,8 +15,11 @@ from dfqbench.report.formatting import duration
 from dfqbench.run.store.record import Record
 
 
-def test_one_cell() -> None:
-    [row] = rows(render([record("a")], "md"))
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": "digits:resnet8", "scheme": "w4a4@gdfq"}], ids=["new", "plain names"]
+)
+def test_one_cell(changes: dict[str, Any]) -> None:
+    [row] = rows(render([record("a", **changes)], "md"))
     assert row == ["w4a4@gdfq", "zeroq", "90.25", "8.25", "12.3 s"]
 
 
@@ -46,15 +47,8 @@ def test_older_cell_of_the_same_place_is_left_out(changes: dict[str, Any], super
 
 
 def test_order_of_rows() -> None:
-    records = [
-        record("1", method="real", control=True),
-        record("2", method="noise", control=True),
-        record("3"),
-        record("4", method="aaa", control=True),
-        record("5", scheme=scheme(8)),
-        record("6", scheme=scheme(3)),
-        record("7", scheme=scheme(8, "deploy")),
-    ]
+    records = [record(name, method=name, control=name != "zeroq") for name in ("real", "noise", "zeroq", "aaa")]
+    records += [record(str(given), scheme=scheme(*given)) for given in ((8,), (3,), (8, "deploy"))]
     assert [row[:2] for row in rows(render(records, "md"))] == [
         ["w8a8@deploy", "zeroq"],
         ["w8a8@gdfq", "zeroq"],
@@ -69,7 +63,7 @@ def test_order_of_rows() -> None:
 def test_failures_are_rows_with_reasons() -> None:
     records = [
         failed("1", "failed", "lists index\nout of range", "IndexError", method="one"),
-        failed("2", "unavailable", "weights missing", "Unavailable", method="two"),
+        failed("2", "unavailable", "weights missing", method="two"),
         failed("3", "skipped", "no BatchNorm", "Skip", method="three"),
         record("4", method="four", status="invalid", flags=["real_data_opened"]),
         record("5", method="five", top1=math.nan),
@@ -92,8 +86,7 @@ def test_footnotes() -> None:
     assert "90.25 [1]" in text
     assert "[1] seed 1: failed: boom (in synthesis)" in text
     text = render([failed(name, "failed", "boom", method=name) for name in ("a", "b")], "text")
-    assert text.count("[1]") == 3
-    assert "[2]" not in text
+    assert (text.count("[1]"), text.count("[2]")) == (3, 0)
     assert "[1] flagged: generator_alone" in render([record("1", flags=["generator_alone"])], "text")
 
 
@@ -118,12 +111,8 @@ def test_parameters_that_vary_are_rows() -> None:
 
 
 def test_targets_sizes_and_budgets_have_separate_tables() -> None:
-    records = [
-        record("1"),
-        record("2", budget="paper"),
-        record("3", dataset={"name": "digits", "n": 64}),
-        record("4", target="cifar10", dataset={"name": "cifar10", "n": 10000}),
-    ]
+    records = [record("1"), record("2", budget="paper"), record("3", dataset={"name": "digits", "n": 64})]
+    records += [record("4", target="cifar10", dataset={"name": "cifar10", "n": 10000})]
     text = render(records, "text")
     assert text.splitlines()[0] == "cifar10 (10,000 images), budget short"
     for title in ("digits (64 images), budget short", "digits (540 images), budget paper"):
@@ -132,24 +121,22 @@ def test_targets_sizes_and_budgets_have_separate_tables() -> None:
 
 
 def test_caption() -> None:
-    changes: dict[str, Any] = {"target": "imagenet-val1300"}
-    changes["dataset"] = {"name": "imagenet-val1300", "n": 64, "subset_of": "imagenet", "subset": "first 64"}
-    records = [
-        record("1", **changes),
-        record("2", model={"name": "timm:x", "ref": "timm:x"}, fp_top1=70.0, seed=3, **changes),
-    ]
+    dataset = {"name": "imagenet-val1300", "n": 64, "subset_of": "imagenet", "subset": "first 64"}
+    one = record("1", target="imagenet-val1300", dataset=dataset)
+    records = [one, changed(one, cell_id="2", model={"name": "timm:x", "ref": "timm:x"}, fp_top1=70.0, seed=3)]
     text = " ".join(render(records, "text", {"e1": "cpu: Toy, 2 cores"}).split())
-    for part in (
-        "imagenet-val1300 (64 images, a subset of imagenet, first 64), budget short",
-        "last state",
+    title = "imagenet-val1300 (64 images, a subset of imagenet, first 64), budget short"
+    accuracy = (
         "full precision, re-measured in this run: resnet8 98.50, x 70.00",
         "binomial standard error of a top-1: 1.28",
+    )
+    how = (
+        "last state",
         "protocol gdfq; precision float32",
         "resnet8 99.0 % (in float: fc)",
         "hardware: cpu: Toy, 2 cores",
-        "2 cells, 40.0 s in all",
-        "models: digits:resnet8, timm:x",
-    ):
+    )
+    for part in (title, *accuracy, *how, "2 cells, 40.0 s in all", "models: digits:resnet8, timm:x"):
         assert part in text
     assert "hardware: environment e1" in render(records, "text")
 
@@ -163,24 +150,19 @@ def test_standard_error_in_caption() -> None:
 
 @pytest.mark.parametrize("models", [1, 2, 3, 7])
 def test_text_fits_the_terminal(models: int) -> None:
-    records = [
-        failed(f"{name}{model}", "unavailable", "weights missing " * 20, model={"name": f"torchvision:network_{model}"})
-        if name == "a"
-        else record(f"{name}{model}", method=name, model={"name": f"torchvision:network_{model}"})
-        for model in range(models)
-        for name in ("a", "b")
-    ]
+    records = []
+    for at in range(models):
+        model = {"name": f"torchvision:network_{at}"}
+        records.append(failed(f"a{at}", "unavailable", "weights missing " * 20, model=model))
+        records.append(record(f"b{at}", method="b", model=model))
     text = render(records, "text")
-    assert max(len(line) for line in text.splitlines()) <= 100
-    for model in range(models):
-        assert f"network_{model}" in text
-    assert not any(line != line.rstrip() for line in text.splitlines())
+    assert all(len(line) <= 100 and line == line.rstrip() for line in text.splitlines())
+    assert all(f"network_{at}" in text for at in range(models))
 
 
 def test_durations() -> None:
-    seconds = [0.0, 0.516, 12.34, 99.96, 250, 5996, 5999, 360000]
-    shown = ["0.00 s", "0.52 s", "12.3 s", "1.7 min", "4.2 min", "99.9 min", "1.7 h", "100.0 h"]
-    assert list(map(duration, seconds)) == shown
+    shown = list(map(duration, [0.0, 0.516, 12.34, 99.96, 250, 5996, 5999, 360000]))
+    assert shown == ["0.00 s", "0.52 s", "12.3 s", "1.7 min", "4.2 min", "99.9 min", "1.7 h", "100.0 h"]
     for missing in (None, math.nan, "long"):
         assert rows(render([record("1", seconds={"synthesis": missing})], "md"))[0][4] == "-"
 
@@ -202,11 +184,6 @@ def test_incomplete_records(strange: dict[str, Any], fmt: Any) -> None:
     assert render([found], fmt)
 
 
-def test_older_records_with_plain_names() -> None:
-    old = record("1", model="resnet18", scheme="w4a4@gdfq")
-    assert rows(render([old], "md"))[0][:3] == ["w4a4@gdfq", "zeroq", "90.25"]
-
-
 def test_markup_in_names_is_escaped() -> None:
     text = render([failed("1", "failed", "a | b <i>", method="a|b")], "md")
     assert "a\\|b" in text
@@ -216,12 +193,11 @@ def test_markup_in_names_is_escaped() -> None:
 def test_csv() -> None:
     records = [record("1", flags=["x", "y"]), failed("2", "failed", "boom", method="other", seed=1)]
     first, second = csv.DictReader(io.StringIO(render(records, "csv")))
-    shown = [first[name] for name in ("cell_id", "top1", "synthesis_s", "model")]
-    assert shown == ["1", "90.25", "12.34", "digits:resnet8"]
-    assert (first["flags"], first["reason"]) == ("x;y", "")
+    expected = {"cell_id": "1", "top1": "90.25", "synthesis_s": "12.34", "model": "digits:resnet8"}
+    assert first.items() >= (expected | {"flags": "x;y", "reason": ""}).items()
     assert json.loads(first["params"])["method"] == {"iterations": 500}
-    assert (second["status"], second["top1"], second["seed"]) == ("failed", "", "1")
-    assert second["reason"] == "boom (in synthesis)"
+    expected = {"status": "failed", "top1": "", "seed": "1", "reason": "boom (in synthesis)"}
+    assert second.items() >= expected.items()
 
 
 def test_json_replaces_nan() -> None:
@@ -229,13 +205,10 @@ def test_json_replaces_nan() -> None:
     assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None}
 
 
-def test_no_records() -> None:
+def test_no_records_and_unknown_format() -> None:
     assert render([], "text") == "no records\n"
     assert json.loads(render([], "json")) == []
     assert render([], "csv").count("\n") == 1
-
-
-def test_unknown_format() -> None:
     with pytest.raises(UsageError, match=r"unknown format 'pdf'; .*valid: csv, html, json, latex, md, text"):
         render([], "pdf")  # type: ignore[arg-type]
 
@@ -251,17 +224,16 @@ def test_frame() -> None:
 def test_describe_hardware(tmp_path: Any) -> None:
     cpu: dict[str, Any] = {"device": "cpu", "device_name": "Toy", "cores": 2}
     gpu: dict[str, Any] = {"device": "cuda", "device_name": "Fast", "cores": 2}
-    described = {"e1": cpu | {"packages": {"torch": "2.9"}}, "e2": gpu, "e6": gpu | {"kernels": "triton 3.6"}}
-    described |= {"e4": cpu | {"passes": "compiled by g++ 12"}, "e5": cpu | {"passes": "torch"}}
-    (tmp_path / "environments").mkdir()
-    for name, environment in described.items():
-        (tmp_path / "environments" / f"{name}.json").write_text(json.dumps(environment))
-    (tmp_path / "environments" / "e3.json").write_text("{")
-    assert describe_hardware(tmp_path) == {
-        "e1": "cpu: Toy, 2 cores, torch 2.9",
-        "e2": "cuda: Fast",
-        "e4": "cpu: Toy, 2 cores, compiled passes",
-        "e6": "cuda: Fast, triton 3.6",
-        "e5": "cpu: Toy, 2 cores",
+    described = {
+        "cpu: Toy, 2 cores, torch 2.9": cpu | {"packages": {"torch": "2.9"}},
+        "cpu: Toy, 2 cores, compiled passes": cpu | {"passes": "compiled by g++ 12"},
+        "cpu: Toy, 2 cores": cpu | {"passes": "torch"},
+        "cuda: Fast": gpu,
+        "cuda: Fast, triton 3.6": gpu | {"kernels": "triton 3.6"},
     }
+    (tmp_path / "environments").mkdir()
+    for at, environment in enumerate(described.values()):
+        (tmp_path / "environments" / f"e{at}.json").write_text(json.dumps(environment))
+    (tmp_path / "environments" / "broken.json").write_text("{")
+    assert describe_hardware(tmp_path) == {f"e{at}": words for at, words in enumerate(described)}
     assert describe_hardware(tmp_path / "absent") == {}

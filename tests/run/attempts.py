@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from dfqbench.api import budget_named
+from dfqbench.api import Batch, budget_named
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins
 from dfqbench.run.execute.cancellation import StopFlag
@@ -44,6 +45,29 @@ def host_context(workdir: Path, **changes: Any) -> HostContext:
         "report": lambda *_: None,
     }
     return HostContext(**(values | changes))
+
+
+class Endless:
+    """A source without a length."""
+
+    def sample(self, size: int) -> Batch:
+        return Batch(torch.zeros(size, 1, 8, 8))
+
+    def state_dict(self) -> dict[str, object]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        pass
+
+
+class Live(Endless):
+    """A source that learns; its batches are filled with their number."""
+
+    steps = 0
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+        self.steps += 1
+        return Batch(torch.full((size, 1, 8, 8), float(self.steps)), torch.arange(size))
 
 
 class Events:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from dfqbench.grid import apply, load_grid, parse_selection
@@ -21,8 +22,10 @@ from dfqbench.run.schedule.scheduler import Scheduler, Summary
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.catalogue import Catalogue
 
-COST_PARTS = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
-"""Parts of `seconds` that sum to the wall time."""
+
+def assert_parts_sum_to_wall_time(seconds: Mapping[str, float]) -> None:
+    parts = ("setup", "paid_synthesis", "quantization", "evaluation", "unattributed")
+    assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"], abs=1e-6)
 
 
 class Evaluator:
@@ -116,18 +119,15 @@ def run_smoke(
     *,
     bits: str | None = None,
     limit: int | None = 60,
+    settings: Sequence[str] = (),
     plugin_files: Sequence[Path] = (),
     **options: Any,
 ) -> Summary:
     """A whole run of the `smoke` grid."""
     plugins = load_plugins(plugin_files)
-    plan = plan_of(methods, bits, plugins, limit=limit)
+    plan = plan_of(methods, bits, plugins, limit=limit, settings=settings)
     return run_plan(plan, plugins, Options(out, None, "cpu", **options), Console(quiet=True), cancellation)[0]
 
 
 def done(**result: Any) -> Outcome:
     return Outcome("ok", result={"seconds": {}} | result)
-
-
-def at_once(_job: Job, _on_event: OnEvent, _cancellation: Cancellation) -> Outcome:
-    return done()

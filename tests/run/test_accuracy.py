@@ -27,11 +27,6 @@ class Data:
         self.images = images
 
 
-class Flat(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)
-
-
 def data(images: Tensor) -> Any:
     return Data(images.view(7, 1, 1, 8))
 
@@ -40,7 +35,7 @@ def test_top1_and_top5_by_hand() -> None:
     logits = torch.eye(8)[:7]
     logits[0] = torch.tensor([2.0, 3, 9, 8, 7, 6, 1, 0])  # label 0: sixth
     logits[1] = torch.tensor([9.0, 8, 7, 6, 5, 4, 3, 2])  # label 1: second
-    predictions = predict(Flat(), data(logits), torch.device("cpu"))
+    predictions = predict(nn.Flatten(), data(logits), torch.device("cpu"))
     assert predictions.top1.tolist() == [2, 0, 2, 3, 4, 5, 6]
     assert percent(predictions.correct) == pytest.approx(100 * 5 / 7)
     assert percent(predictions.correct5) == pytest.approx(100 * 6 / 7)
@@ -49,17 +44,17 @@ def test_top1_and_top5_by_hand() -> None:
 def test_logits_with_nan_are_never_correct() -> None:
     logits = torch.eye(8)[:7]
     logits[3, 0] = float("nan")
-    predictions = predict(Flat(), data(logits), torch.device("cpu"))
+    predictions = predict(nn.Flatten(), data(logits), torch.device("cpu"))
     assert predictions.correct.tolist() == [True, True, True, False, True, True, True]
     assert not predictions.correct5[3]
 
 
 def test_agreement_counts_equal_predictions_right_or_wrong() -> None:
-    teacher = predict(Flat(), data(torch.eye(8)[:7]), torch.device("cpu"))
+    teacher = predict(nn.Flatten(), data(torch.eye(8)[:7]), torch.device("cpu"))
     logits = torch.eye(8)[:7]
     logits[6] = torch.eye(8)[0]
     logits[5] = torch.eye(8)[0]
-    student = predict(Flat(), data(logits), torch.device("cpu"))
+    student = predict(nn.Flatten(), data(logits), torch.device("cpu"))
     result = accuracy(student, teacher, data(logits))
     assert result["agreement"] == pytest.approx(100 * 5 / 7)
     assert result["drop"] == pytest.approx(100 * 2 / 7)

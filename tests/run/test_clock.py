@@ -1,5 +1,3 @@
-"""The clock with times set by hand."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +15,7 @@ from attempts import host_context
 from dfqbench.accel import backend
 from dfqbench.api import NonFiniteError, PluginError, Precision
 from dfqbench.quant import parse_scheme
+from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, seeded, set_rng_state
 
 
 def test_bad_loss_is_reported_with_its_step(tmp_path: Path) -> None:
@@ -76,17 +81,39 @@ def test_autocast_uses_narrow_convolutions_on_gpus_while_kernels_are_in_use(
 ) -> None:
     device, precision, kernels = case
     pytest.importorskip("triton", reason="Triton is not installed")
-    entered = []
-
-    @contextmanager
-    def narrow_convolutions() -> Iterator[None]:
-        entered.append(1)
-        yield
-
+    narrow_convolutions = Mock(side_effect=nullcontext)
     monkeypatch.setattr("dfqbench.accel.triton.conv.NarrowConvolutions", narrow_convolutions)
     monkeypatch.setattr(backend, "_enabled", kernels)
     ctx = host_context(tmp_path, precision=precision)
     ctx.device = torch.device(device)
     with ctx.autocast():
         pass
-    assert len(entered) == expected
+    assert narrow_convolutions.call_count == expected
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: S311 - the globals are tested
+
+
+def test_seeded_gives_same_numbers_and_restores_the_callers_generators() -> None:
+    before = get_rng_state()
+    expected = draws()
+    set_rng_state(before)
+    with seeded(2**62):
+        first = draws()
+    with contextlib.suppress(KeyError), seeded(2**62):
+        assert draws() == first
+        raise KeyError
+    with seeded(3):
+        assert draws() != first
+    assert draws() == expected
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(())])
+def test_rng_states_are_equal_until_a_number_is_drawn(draw: Callable[[], object]) -> None:
+    before = get_rng_state()
+    assert equal_rng_states(before, get_rng_state())
+    draw()
+    assert not equal_rng_states(before, get_rng_state())
+    set_rng_state(before)
+    assert equal_rng_states(before, get_rng_state())

@@ -1,5 +1,3 @@
-"""Estimates."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -39,19 +37,21 @@ def history(cell: Cell, changes: Mapping[str, Any] | None = None, **seconds: flo
     return History([Record.from_data(data | dict(changes or {}))])
 
 
-@pytest.mark.parametrize("seconds", [PAID, {"wall": 10.0, "paid_synthesis": 0.0}])
-def test_shared_source_is_counted_once(seconds: dict[str, Any], cells: list[Cell]) -> None:
-    estimate = history(cells[0], **seconds).estimate(cells, "cpu", {})
-    assert (estimate.seconds, estimate.known, estimate.unknown) == (130.0, 3, 0)
-
-
-def test_saved_source_costs_nothing_more(cells: list[Cell]) -> None:
-    assert history(cells[0]).estimate(cells, "cpu", {}, saved={cells[0].source_id}).seconds == 30.0
-
-
-def test_live_source_is_paid_by_every_cell(cells: list[Cell]) -> None:
-    live = history(cells[0], {"source_kind": "live"}, wall=200.0)
-    assert live.estimate(cells, "cpu", {}).seconds == 600.0
+@pytest.mark.parametrize(
+    ("kind", "seconds", "saved", "expected"),
+    [
+        ("fixed", PAID, False, 130.0),
+        ("fixed", {"wall": 10.0, "paid_synthesis": 0.0}, False, 130.0),
+        ("fixed", PAID, True, 30.0),
+        ("live", {"wall": 200.0}, False, 600.0),
+    ],
+)
+def test_fixed_source_is_counted_once_unless_saved_and_a_live_one_in_every_cell(
+    kind: str, seconds: dict[str, float], saved: bool, expected: float, cells: list[Cell]
+) -> None:
+    past = history(cells[0], {"source_kind": kind}, **seconds)
+    estimate = past.estimate(cells, "cpu", {}, saved={cells[0].source_id} if saved else set())
+    assert (estimate.seconds, estimate.known, estimate.unknown) == (expected, 3, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,8 @@
-"""Runs with real workers: harmful plugins, limits and cancellation."""
-
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,8 @@ import pytest
 
 from attempts import PLUGINS, data_of
 from dfqbench.run.execute.cancellation import Cancellation
+from dfqbench.run.execute.job import EvaluationTimeoutError
+from dfqbench.run.execute.processes import EvaluatorProcess
 from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.store.status import RETRIES
 from pretend import run_smoke
@@ -24,24 +22,6 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 def run(out: Path, methods: str, cancellation: Cancellation | None = None, **options: Any) -> list[dict[str, Any]]:
     return data_of(run_smoke(out, methods, cancellation, plugin_files=FAULTY, **({"grace": 2.0} | options)))
-
-
-@contextmanager
-def cancelled_when_working(out: Path) -> Iterator[Cancellation]:
-    """Yield a cancellation that is requested when the first worker has begun its steps."""
-    cancellation = Cancellation()
-
-    def watch() -> None:
-        # The plugin's folder is made just before its code runs.
-        while not list(out.glob("smoke/cells/*/attempt-1/work")):
-            time.sleep(0.05)
-        time.sleep(1.0)
-        cancellation.request("signal")
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield cancellation
-    thread.join()
 
 
 def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -81,7 +61,17 @@ def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
 def test_worker_is_signalled_again_and_killed(
     method: str, grace: float, message: str, stack: str, tmp_path: Path
 ) -> None:
-    with cancelled_when_working(tmp_path) as cancellation:
+    cancellation = Cancellation()
+
+    def cancel_when_working() -> None:
+        # The plugin's folder is made just before its code runs.
+        while not list(tmp_path.glob("smoke/cells/*/attempt-1/work")):
+            time.sleep(0.05)
+        time.sleep(1.0)
+        cancellation.request("signal")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cancel_when_working)
         (record,) = run(tmp_path, method, cancellation, grace=grace)
     assert record["status"] == "preempted"
     assert message in record["error"]["message"]
@@ -95,13 +85,7 @@ def test_time_limit(tmp_path: Path) -> None:
     assert "the time limit of 0.5 s was reached; it kept no state" in record["error"]["message"]
 
 
-def test_too_many_failures_end_a_run(tmp_path: Path) -> None:
-    rules = Rules(max_failures=1)
-    summary = run_smoke(tmp_path, "exits,raises,noise", plugin_files=FAULTY, rules=rules)
-    assert ([record.method for record in summary.records], summary.missing) == (["exits"], 2)
-
-
-def test_two_jobs_have_the_results_of_one_and_pay_a_source_once(tmp_path: Path) -> None:
+def test_parallel_fresh_and_inline_runs_have_the_results_of_one_worker(tmp_path: Path) -> None:
     one = run(tmp_path / "one", "zeroq,noise", bits="w4a4,w3a3")
     two = run(tmp_path / "two", "zeroq,noise", bits="w4a4,w3a3", jobs=2)
     for first, second in zip(one, two, strict=True):
@@ -112,13 +96,21 @@ def test_two_jobs_have_the_results_of_one_and_pay_a_source_once(tmp_path: Path) 
     assert "PyTorch version" in description["torch"]["collect_env"]
     assert description["installed"]["torch"]
     assert description["deterministic"].startswith("yes")
-
-
-def test_fresh_and_inline_runs_have_the_same_results(tmp_path: Path) -> None:
-    (first,) = run(tmp_path, "zeroq")
-    (again,) = run(tmp_path, "zeroq", rules=Rules(fresh=True))
+    (again,) = run(tmp_path / "one", "zeroq", rules=Rules(fresh=True))
     (inline,) = run(tmp_path / "inline", "zeroq", executor="inline")
-    assert first["correct"] == again["correct"] == inline["correct"]
-    assert (first["attempt"], again["attempt"], again["reused_from"]) == (1, 2, None)
-    assert inline["flags"] == [*first["flags"], "inline"]
-    assert run_smoke(tmp_path, "zeroq", rules=Rules(retry=RETRIES["all"])).reused == 1
+    assert one[0]["correct"] == again["correct"] == inline["correct"]
+    assert (one[0]["attempt"], again["attempt"], again["reused_from"]) == (1, 2, None)
+    assert inline["flags"] == [*one[0]["flags"], "inline"]
+    assert run_smoke(tmp_path / "one", "zeroq", rules=Rules(retry=RETRIES["all"])).reused == 1
+
+
+def test_time_limit_of_an_evaluator_ends_its_process_and_the_next_request_starts_another(tmp_path: Path) -> None:
+    evaluator = EvaluatorProcess(tmp_path / "log.txt", threads=1, device="cpu")
+    try:
+        # Loading torch alone takes longer.
+        with pytest.raises(EvaluationTimeoutError, match=r"limit of 0.05 s was reached; give it more with --evalu"):
+            evaluator.ask({"op": "baseline"}, limit=0.05)
+        answer = evaluator.ask({"op": "nothing"}, limit=120.0)
+        assert answer["error"]["type"] == "KeyError"
+    finally:
+        evaluator.close()

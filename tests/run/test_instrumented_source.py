@@ -8,32 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from attempts import Endless, Live
 from dfqbench.api import Batch, NonFiniteError, PluginError, is_live
 from dfqbench.run.worker.accounting import Clock
 from dfqbench.run.worker.instrumented_source import Counts, SharedCounts, instrumented_cls
 from dfqbench.synth.source import FixedSource
 
 SHAPE = (1, 8, 8)
-
-
-class Endless:
-    """A source without a length."""
-
-    def sample(self, size: int) -> Batch:
-        return Batch(torch.zeros(size, *SHAPE))
-
-    def state_dict(self) -> dict[str, object]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        pass
-
-
-class Live(Endless):
-    """A source that learns."""
-
-    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-        return self.sample(size)
 
 
 def instrumented(source: Any, clock: Clock | None = None, counts: Counts | None = None) -> Any:

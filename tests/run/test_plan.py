@@ -1,18 +1,23 @@
-"""Plans: cells, identities, and reasons."""
-
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+import dfqbench
 from attempts import PLUGINS
-from dfqbench.api import UsageError
+from dfqbench.api import Precision, UsageError
+from dfqbench.cli.main import build_app
 from dfqbench.plugins import load_plugins
-from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.cell import QUANT_IN_SYNTH, Cell
+from dfqbench.run.plan.identity import canonical, derived_seed, host_code, identity
 from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.environment import resolve_precision
 from dfqbench.run.store.run_folder import RunFolder
 from pretend import one_image_target, plan_of
 
@@ -26,7 +31,7 @@ def cell_of(methods: str = "zeroq", **selection: Any) -> Cell:
     return cell
 
 
-def test_every_combination_once_and_cells_of_a_source_together() -> None:
+def test_every_combination_once_and_cells_of_a_source_adjacent() -> None:
     cells = cells_of("zeroq,noise", bits="w4a4,w3a3", seeds="0-2")
     assert len(cells) == len({cell.cell_id for cell in cells}) == 2 * 2 * 3
     zeroq = [cell.source_id for cell in cells if cell.method.name == "zeroq"]
@@ -39,6 +44,7 @@ def test_every_combination_once_and_cells_of_a_source_together() -> None:
     [
         ({"seeds": "1"}, set()),
         ({"budget": "smoke"}, set()),
+        ({"exact": True}, set()),
         ({"settings": ["zeroq.iterations=10"]}, set()),
         ({"settings": ["zeroq.init=intended"]}, set()),
         ({"bits": "w3a3"}, {"source_id"}),
@@ -85,14 +91,24 @@ def test_another_recipe_changes_parameters(tmp_path: Path) -> None:
     assert record.changed_params == ["method.lr", "quantizer.alpha"]
 
 
-def test_changed_code_changes_the_identity_and_not_the_seeds() -> None:
+def test_precision_and_changed_code_change_the_identity_and_not_the_seeds() -> None:
     cell = cell_of()
+    assert cell_of(exact=True).seed_key == cell.seed_key
     edited = dataclasses.replace(cell, method=dataclasses.replace(cell.method, code="edited"))
     assert edited.source_id != cell.source_id
     assert edited.seed_key == cell.seed_key
     quantizer = dataclasses.replace(cell, quantizer=dataclasses.replace(cell.quantizer, code="edited"))
     assert quantizer.source_id == cell.source_id
     assert quantizer.student_id != cell.student_id
+
+
+@pytest.mark.parametrize(
+    ("more", "precision"), [([], resolve_precision("auto", "cpu")), (["--exact"], Precision.FLOAT32)]
+)
+def test_exact_selects_float32(more: list[str], precision: str) -> None:
+    arguments = ["plan", "--grid", "w4a4", "--on", "digits", "--methods", "gdfq", "--json", *more]
+    (cell,) = json.loads(CliRunner().invoke(build_app(), arguments).stdout)["cells"]
+    assert cell["precision"] == precision
 
 
 def test_edited_plugin_file_changes_the_source(tmp_path: Path) -> None:
@@ -160,3 +176,31 @@ def test_broken_plugin_is_a_failed_cell() -> None:
 def test_wrong_requests_are_explained(selection: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         cells_of(**selection)
+
+
+def test_identity_depends_on_values_and_not_on_the_order_of_keys() -> None:
+    assert identity({"a": 1, "b": [1, 2]}) == identity({"b": [1, 2], "a": 1})
+    assert identity({"a": 1}) != identity({"a": 1.5})
+    with pytest.raises(ValueError, match="Out of range"):
+        canonical({"lr": float("nan")})
+
+
+def test_seeds_differ_by_scope_and_fit_torch() -> None:
+    seeds = {derived_seed("key", *scope) for scope in [(), ("a",), ("b",), ("a", 1), ("a", 2)]}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed("key", "a") == derived_seed("key", "a")
+
+
+def test_source_identity_covers_every_file_of_quant_that_synth_imports() -> None:
+    root = Path(dfqbench.__file__).parent
+    assert host_code("quant") != host_code("quant", "quantizers") != host_code("quantizers")
+    waiting = sorted((root / "synth").rglob("*.py"))
+    imported: set[str] = set()
+    while waiting:
+        text = waiting.pop().read_text()
+        assert set(re.findall(r"^from dfqbench\.(\w+)", text, re.MULTILINE)) <= {"api", "quant", "synth"}
+        new = set(re.findall(r"^from dfqbench\.quant\.(\w+) import", text, re.MULTILINE)) - imported
+        imported |= new
+        waiting += [root / "quant" / f"{name}.py" for name in new]
+    assert {f"quant/{name}.py" for name in imported} == set(QUANT_IN_SYNTH)

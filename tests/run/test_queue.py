@@ -1,10 +1,9 @@
-"""Several runs of one folder: leases that end with their process, and cells that wait for a source."""
-
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import SourceReady
 from dfqbench.run.execute.job import Job, OnEvent, Outcome
 from dfqbench.run.schedule.queue import try_lock
-from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.run.store.files import write_json
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.store.source_cache import DESCRIPTION
 from dfqbench.run.store.status import MEASURED
-from pretend import Executor, at_once, done, plan_of, schedule
+from pretend import Executor, done, plan_of, schedule
 
 HOLD = """
 import sys, time
@@ -82,20 +80,16 @@ def test_results_of_another_run_are_taken_over(tmp_path: Path) -> None:
         assert go_on.wait(60)
         return done()
 
-    first, second = Executor(slow, slots=1), Executor(at_once)
-    summaries: list[Summary] = []
-    threads = [
-        threading.Thread(target=lambda executor=executor: summaries.append(schedule(tmp_path, plan, executor)))
-        for executor in (first, second)
-    ]
-    threads[0].start()
-    assert began.wait(60)
-    threads[1].start()
-    threads[1].join(2.0)
-    assert threads[1].is_alive(), "the second run must wait for the cell that the first one has leased"
-    go_on.set()
-    for thread in threads:
-        thread.join(60)
+    first, second = Executor(slow, slots=1), Executor(lambda *_: done())
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(schedule, tmp_path, plan, first)]
+        assert began.wait(60)
+        runs.append(pool.submit(schedule, tmp_path, plan, second))
+        # The second run waits for the cell that the first one has leased.
+        with pytest.raises(TimeoutError):
+            runs[1].result(2.0)
+        go_on.set()
+        summaries = [run.result(60) for run in runs]
     assert sorted(first.order + second.order) == ["noise 3", "noise 4"]
     assert [len(summary.records) for summary in summaries] == [2, 2]
     assert len(list(tmp_path.glob("cells/*/attempt-*"))) == 2
@@ -118,4 +112,4 @@ def test_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(RunFolder, "write_record", full)
     with pytest.raises(OSError, match="No space left"):
-        schedule(tmp_path, plan_of("noise", "w4a4,w3a3"), Executor(at_once))
+        schedule(tmp_path, plan_of("noise", "w4a4,w3a3"), Executor(lambda *_: done()))

@@ -1,5 +1,3 @@
-"""Range rules that a plugin offers."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Continuing from a checkpoint: bit for bit the result of an uninterrupted attempt, for every method."""
-
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,3 @@
-"""`dfqbench run` with real workers, on the embedded target."""
-
 from __future__ import annotations
 
 import json
@@ -16,7 +14,8 @@ import pytest
 
 import dfqbench
 from attempts import PLUGINS
-from pretend import COST_PARTS
+from dfqbench.run.store.training_folder import TrainingFolder
+from pretend import assert_parts_sum_to_wall_time
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
@@ -25,14 +24,8 @@ def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.Comp
     environment = {key: value for key, value in os.environ.items() if key != "DFQBENCH_DATA"}
     if data is not None:
         environment["DFQBENCH_DATA"] = str(data)
-    return subprocess.run(
-        [sys.executable, "-m", "dfqbench", "run", "--out", str(out), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=600,
-        check=False,
-    )
+    command = [sys.executable, "-m", "dfqbench", "run", "--out", str(out), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
 
 
 def all_records(out: Path, name: str = "smoke") -> list[dict[str, Any]]:
@@ -50,26 +43,35 @@ SMOKE = ("--grid", "smoke", "--methods", "zeroq,noise,real", "--bits", "w4a4,w2a
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two methods and the real control, after the same command was given again."""
+    """A run of two methods and the real control by two processes at once, and again by a third."""
     out = tmp_path_factory.mktemp("smoke")
-    first, again = run(out, *SMOKE), run(out, *SMOKE)
-    assert (first.returncode, again.returncode) == (0, 0), first.stderr
-    assert "6 cells on cpu" in first.stderr.splitlines()[0]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: run(out, *SMOKE), range(2)))
+    again = run(out, *SMOKE)
+    assert [done.returncode for done in (*both, again)] == [0, 0, 0], both
+    assert "6 cells on cpu" in both[0].stderr.splitlines()[0]
     assert "6 finished before; nothing to run" in again.stderr
-    assert again.stdout == first.stdout
+    assert both[0].stdout == both[1].stdout == again.stdout
     return out
 
 
-def test_run_writes_its_table(smoke: Path) -> None:
+def test_two_runs_share_one_folder(smoke: Path) -> None:
+    assert [len(list(cell.glob("attempt-*"))) for cell in (smoke / "smoke" / "cells").iterdir()] == [1] * 6
+
+
+def test_run_writes_its_table_and_results_load_in_python(smoke: Path) -> None:
     assert {path.name for path in smoke.glob("smoke/table.*")} == {"table.txt", "table.md", "table.csv"}
     table = (smoke / "smoke" / "table.txt").read_text()
     assert all(name in table for name in ("zeroq", "noise (floor)", "real (ceiling)"))
+    assert len(dfqbench.records(smoke)) == 6
+    student = dfqbench.load_student(next(smoke.glob("smoke/cells/*/attempt-1")))
+    assert student.scheme.protocol.name == "gdfq"
 
 
 def test_seconds_add_up_and_host_overhead_is_small(smoke: Path) -> None:
     for record in all_records(smoke):
         seconds = record["seconds"]
-        assert sum(seconds[part] for part in COST_PARTS) == pytest.approx(seconds["wall"], abs=1e-6)
+        assert_parts_sum_to_wall_time(seconds)
         assert 0 <= seconds["unattributed"] < 0.2 * seconds["wall"] + 1.0
 
 
@@ -91,22 +93,46 @@ def test_source_is_paid_once_and_records_are_complete(smoke: Path) -> None:
     assert json.loads(environment.read_text())["packages"]["torch"]
 
 
-def test_records_and_students_load_in_python(smoke: Path) -> None:
-    assert len(dfqbench.records(smoke)) == 6
-    student = dfqbench.load_student(next(smoke.glob("smoke/cells/*/attempt-1")))
-    assert student.scheme.protocol.name == "gdfq"
-
-
-def test_same_seed_gives_the_same_bits_in_another_run(tmp_path: Path) -> None:
-    files: dict[tuple[str, str], list[bytes]] = {}
-    for name in ("one", "two"):
-        done = run(tmp_path / name, "--grid", "smoke", "--methods", "zeroq,gdfq,noise+distill", "--bits", "w2a2")
+@pytest.fixture(scope="module")
+def plain_and_oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same cells in two runs, once with snapshots for the oracle."""
+    out = tmp_path_factory.mktemp("twice")
+    for name, more in (("plain", ()), ("oracle", ("--oracle", "3"))):
+        cells = ("--grid", "smoke", "--methods", "zeroq,gdfq,noise+distill", "--bits", "w2a2")
+        done = run(out, *cells, "--name", name, *more)
         assert done.returncode == 0, done.stderr
-        for attempt in sorted((tmp_path / name / "smoke" / "cells").glob("*/attempt-1")):
-            for file in ("student.safetensors", "images.safetensors"):
-                files.setdefault((attempt.parent.name, file), []).append((attempt / file).read_bytes())
-    assert len(files) == 6
-    assert all(first == second for first, second in files.values())
+    return out
+
+
+def test_same_seed_gives_the_same_bits_in_another_run_with_an_oracle(plain_and_oracle: Path) -> None:
+    files = sorted(
+        file.relative_to(plain_and_oracle / "plain") for file in plain_and_oracle.glob("plain/cells/*/*/*.safetensors")
+    )
+    assert [file.name for file in files] == ["images.safetensors", "student.safetensors"] * 3
+    for file in files:
+        assert (plain_and_oracle / "plain" / file).read_bytes() == (plain_and_oracle / "oracle" / file).read_bytes()
+    plain, oracle = (records(plain_and_oracle, name) for name in ("plain", "oracle"))
+    for label, record in plain.items():
+        assert record["correct"] == oracle[label]["correct"]
+        assert (record["curve"], record["oracle"]) == (None, None)
+
+
+def test_curve_of_an_oracle_ends_in_the_headline(plain_and_oracle: Path) -> None:
+    record = records(plain_and_oracle, "oracle")["gdfq"]
+    steps = [point["step"] for point in record["curve"]]
+    assert 1 < len(steps) <= 3
+    assert steps == sorted(steps)
+    # The last snapshot is the student itself, evaluated again from its own file.
+    assert record["curve"][-1]["top1"] == record["top1"]
+    assert record["oracle"]["top1"] == max(point["top1"] for point in record["curve"])
+    assert record["selection"] == "last"
+    assert_parts_sum_to_wall_time(record["seconds"])
+    assert record["seconds"]["unattributed"] >= 0
+    folder = TrainingFolder(plain_and_oracle / "oracle" / "cells" / record["cell_id"] / "attempt-1")
+    assert folder.students() == {}
+    assert len(folder.images()) > 2
+    assert list(folder.images())[-1] == steps[-1]
+    assert record["source_images"] == record["counts"]["images"]
 
 
 def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -122,7 +148,9 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     found = records(tmp_path)
     status = {label: record["status"] for label, record in found.items()}
     failed = ("raises", "diverges", "exits", "asks-for-bits", "raises_on_import")
-    assert status == {"own-student": "ok", "opens-data": "invalid", "noise": "ok"} | dict.fromkeys(failed, "failed")
+    assert status == {"own-student": "invalid", "opens-data": "invalid", "noise": "ok"} | dict.fromkeys(
+        failed, "failed"
+    )
     assert found["raises"]["error"]["phase"] == "synthesis"
     assert found["raises"]["error"]["step"] == 7
     assert "the plugin's own mistake" in found["raises"]["error"]["traceback"]
@@ -130,23 +158,11 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     assert "ended with status 3" in found["exits"]["error"]["message"]
     assert "set depends_on_bits = True" in found["asks-for-bits"]["error"]["message"]
     assert found["own-student"]["flags"] == ["plugin_student"]
-    assert found["own-student"]["drop"] == 0.0
-    assert found["own-student"]["coverage"] is None
+    assert "0.0 % of the multiply-accumulates, not " in found["own-student"]["error"]["message"]
     assert "digits.csv.gz" in found["opens-data"]["error"]["message"]
     assert "--retry" in done.stderr
     log = next((tmp_path / "smoke" / "cells" / found["exits"]["cell_id"]).glob("attempt-1/log.txt"))
     assert "last words of the plugin" in log.read_text()
-
-
-def test_two_runs_share_one_folder(tmp_path: Path) -> None:
-    arguments = ("--grid", "smoke", "--methods", "noise,zeroq", "--bits", "w4a4,w3a3,w2a2")
-    with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: run(tmp_path, *arguments), range(2)))
-    assert [done.returncode for done in both] == [0, 0], both
-    cells = list((tmp_path / "smoke" / "cells").iterdir())
-    assert len(cells) == 6
-    assert [len(list(cell.glob("attempt-*"))) for cell in cells] == [1] * 6
-    assert both[0].stdout == both[1].stdout
 
 
 def test_signals_end_a_run_in_good_order(tmp_path: Path) -> None:
@@ -169,7 +185,7 @@ def test_signals_end_a_run_in_good_order(tmp_path: Path) -> None:
     slow, noise = records(tmp_path)["slow"], records(tmp_path)["noise"]
     assert (slow["attempt"], slow["resumed"], slow["environment"]) == (3, 2, noise["environment"])
     assert slow["seconds"]["synthesis"] >= 6.0
-    assert sum(slow["seconds"][part] for part in COST_PARTS) == pytest.approx(slow["seconds"]["wall"], abs=1e-6)
+    assert_parts_sum_to_wall_time(slow["seconds"])
     assert not list(tmp_path.glob("smoke/cells/*/checkpoints"))
 
 

@@ -1,5 +1,3 @@
-"""The folder of a run: attempts and records."""
-
 from __future__ import annotations
 
 import json

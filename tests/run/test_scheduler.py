@@ -1,5 +1,3 @@
-"""The scheduler with a fake executor: which cells run again, and what their records say."""
-
 from __future__ import annotations
 
 import json
@@ -13,14 +11,14 @@ from rich.console import Console
 from attempts import PLUGINS, data_of
 from dfqbench.api import UsageError
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError
+from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError, Outcome
 from dfqbench.run.plan.estimate import Estimate
 from dfqbench.run.schedule.run import Options, run_plan
 from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.schedule.scheduler import Summary
 from dfqbench.run.store.environment import describe_environment
 from dfqbench.run.store.status import RETRIES
-from pretend import COST_PARTS, Evaluator, Executor, done, one_image_target, plan_of, schedule
+from pretend import Evaluator, Executor, assert_parts_sum_to_wall_time, done, one_image_target, plan_of, schedule
 
 ELSEWHERE = {"device_name": "another processor"}
 
@@ -69,14 +67,8 @@ def test_invalid_cells_run_again_on_request_or_elsewhere(
 
 
 def test_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
-    class WithCurve(Evaluator):
-        def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
-            if request["op"] == "snapshots":
-                return {"curve": [{"step": 5, "top1": 95.0}, {"step": 9, "top1": 90.0}]}
-            return super().ask(request, limit)
-
     executor = executor_of()
-    executor.asked = WithCurve()
+    executor.asked = Evaluator(curve=[{"step": 5, "top1": 95.0}, {"step": 9, "top1": 90.0}])
     plain = data_of(run(tmp_path, executor))[0]
     assert (plain["oracle"], plain["curve"], plain["oracle_asked"]) == (None, None, 0)
     # A cell that was finished without it, or with fewer points, runs again; one with as many does not.
@@ -86,8 +78,7 @@ def test_oracle_is_a_column_of_its_own_and_is_not_timed(tmp_path: Path) -> None:
     for oracle, jobs in ((1, 2), (0, 2), (3, 3)):
         run(tmp_path, executor, oracle=oracle)
         assert len(executor.jobs) == jobs
-    seconds = record["seconds"]
-    assert sum(seconds[part] for part in COST_PARTS) == pytest.approx(seconds["wall"])
+    assert_parts_sum_to_wall_time(record["seconds"])
 
 
 def test_record_has_stand_alone_cost_of_a_shared_source_and_opened_data(tmp_path: Path) -> None:
@@ -105,6 +96,13 @@ def test_plugins_get_finished_records(tmp_path: Path) -> None:
     file.write_text((PLUGINS / "observer.py").read_text())
     schedule(tmp_path / "run", plan_of("noise"), executor_of(), plugins=load_plugins([file]))
     assert file.with_suffix(".seen").read_text() == "noise ok\n"
+
+
+def test_too_many_failures_end_a_run(tmp_path: Path) -> None:
+    failed = Outcome("failed", error={"type": "ValueError", "message": "x", "phase": None})
+    executor = Executor(lambda *_: failed, slots=1)
+    summary = schedule(tmp_path, plan_of("zeroq,noise,real"), executor, rules=Rules(max_failures=1))
+    assert ([record.method for record in summary.records], summary.missing) == (["zeroq"], 2)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
-"""Cells of one source in one worker: the same bits, counts and states as in workers of their own."""
-
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -38,17 +35,25 @@ def shared_job(
     assert all(cells[0].shares_source(cell) for cell in cells)
     jobs = []
     for label, cell in zip(bits, cells, strict=True):
-        places: dict[str, Any] = {
-            "source": str(folder / "source"),
-            "checkpoints": str(folder / label / "checkpoints"),
-        }
-        jobs.append(job_of(cell, folder / label, attempt, plugins, **places))
+        jobs.append(job_of(cell, folder / label, attempt, plugins, source=str(folder / "source")))
     members = [JobMember(job.scheme, job.attempt, job.checkpoints) for job in jobs[1:]]
     return dataclasses.replace(jobs[0], members=members)
 
 
-def run_alone(method: str, bits: str, folder: Path, plugins: Plugins, *settings: str) -> dict[str, Any]:
-    return attempt(job_of(cell_of(method, plugins, bits, *settings), folder / bits, "attempt-1", plugins)).result
+def timeline(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "training").glob("*")}
+
+
+def assert_as_alone(
+    cells: dict[str, Event | None], method: str, folder: Path, plugins: Plugins, *settings: str
+) -> None:
+    """Compare the cells of a job in `folder / "shared"` with those of workers of their own."""
+    for label, end in cells.items():
+        job = job_of(cell_of(method, plugins, label, *settings), folder / "alone" / label, "attempt-1", plugins)
+        assert measured(result_of(end)) == measured(attempt(job).result)
+        shared, alone = folder / "shared" / label, folder / "alone" / label
+        assert content(shared, "attempt-1") == content(alone, "attempt-1")
+        assert timeline(shared) == timeline(alone)
 
 
 def ends(events: Events, bits: Sequence[str] = BITS) -> dict[str, Event | None]:
@@ -81,38 +86,28 @@ def warnings_of_members(events: Events) -> list[tuple[int, str]]:
     return [(member.number, member.event.message) for member in members if isinstance(member.event, Warned)]
 
 
-def timeline(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "training").glob("*")}
-
-
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
         pytest.param("gdfq", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         pytest.param("acq", Sharing.ONE_LOOP, marks=pytest.mark.slow),
-        ("gdfq+calibrate", Sharing.ONE_LOOP),
+        pytest.param("gdfq+calibrate", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         pytest.param("gdfq+distill", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         ("feeds", Sharing.ONE_LOOP),
         pytest.param("zeroq", Sharing.ONE_BY_ONE, marks=pytest.mark.slow),
-        pytest.param("noise", Sharing.ONE_BY_ONE, marks=pytest.mark.slow),
     ],
 )
 def test_shared_equals_separate(method: str, expected: Sharing, tmp_path: Path, plugins: Plugins) -> None:
     bits = BITS if method == "gdfq" else BITS[:2]
     events = attempt(shared_job(method, tmp_path / "shared", plugins, *SMALL, bits=bits))
     assert sharing(events) == [expected]
-    results = {label: result_of(end) for label, end in ends(events, bits).items()}
-    for number, (label, result) in enumerate(results.items()):
-        alone = run_alone(method, label, tmp_path / "alone", plugins, *SMALL)
-        shared_folder, alone_folder = tmp_path / "shared" / label, tmp_path / "alone" / label
-        assert content(shared_folder, "attempt-1") == content(alone_folder, "attempt-1")
-        assert measured(result) == measured(alone)
-        assert timeline(shared_folder) == timeline(alone_folder)
-        # The first is charged for the source; the others state what it would have cost them alone.
-        assert (result["reused"] is None) is (number == 0)
-        if number:
-            stated = result["reused"]["seconds"] + result["seconds"]["synthesis"]
-            assert stated == pytest.approx(results[BITS[0]]["seconds"]["synthesis"], rel=0.2, abs=0.1)
+    assert_as_alone(ends(events, bits), method, tmp_path, plugins, *SMALL)
+    first, *others = (result_of(end) for end in ends(events, bits).values())
+    # The first is charged for the source; the others state what it would have cost them alone.
+    assert first["reused"] is None
+    for result in others:
+        stated = result["reused"]["seconds"] + result["seconds"]["synthesis"]
+        assert stated == pytest.approx(first["seconds"]["synthesis"], rel=0.2, abs=0.1)
 
 
 @pytest.mark.slow
@@ -132,10 +127,7 @@ def test_shared_graphed_steps_equal_separate_ones(
     monkeypatch.setattr("dfqbench.run.worker.attempt.graphed_steps", graphed)
     events = attempt(shared_job("gdfq", tmp_path / "shared", plugins, *SMALL, bits=BITS[:2]))
     assert [recorder.captured for recorder in recorders] == [1, 1, 1, 1, 1]
-    for label, end in ends(events, BITS[:2]).items():
-        alone = run_alone("gdfq", label, tmp_path / "alone", plugins, *SMALL)
-        assert content(tmp_path / "shared" / label, "attempt-1") == content(tmp_path / "alone" / label, "attempt-1")
-        assert measured(result_of(end)) == measured(alone)
+    assert_as_alone(ends(events, BITS[:2]), "gdfq", tmp_path, plugins, *SMALL)
 
 
 @pytest.mark.parametrize("method", ["feeds-silently", "makes-its-own", "feeds+halved", "zeroq+distill"])
@@ -191,15 +183,18 @@ def test_member_without_the_same_state_runs_by_itself(tmp_path: Path, plugins: P
 @pytest.mark.parametrize(
     ("how", "bits", "words"), [("raises", 4, "own mistake"), ("nan", 3, "not finite"), ("memory", 3, "memory")]
 )
-def test_failing_member_does_not_end_the_others(
+def test_failing_member_leaves_the_others_as_alone(
     how: str, bits: int, words: str, tmp_path: Path, plugins: Plugins
 ) -> None:
     settings = (f"fragile.bits={bits}", f"fragile.how={how}")
-    cells = ends(attempt(shared_job("feeds", tmp_path, plugins, *settings)))
+    cells = ends(attempt(shared_job("feeds", tmp_path / "shared", plugins, *settings)))
     failed = cells.pop(f"w{bits}a{bits}")
     assert isinstance(failed, Failed), failed
     assert words in failed.message
-    assert all(isinstance(end, Finished) for end in cells.values())
+    assert_as_alone(cells, "feeds", tmp_path, plugins, *settings)
+    # The first that is left is charged for the source.
+    first, second = (result_of(end)["seconds"]["synthesis"] for end in cells.values())
+    assert first > 0 == second
 
 
 @pytest.mark.parametrize("how", ["asks-otherwise", "draws-otherwise"])
@@ -210,22 +205,7 @@ def test_member_that_diverges_runs_by_itself(how: str, bits: int, tmp_path: Path
     cells = ends(events)
     assert cells.pop(f"w{bits}a{bits}") is None
     assert any("it runs by itself" in message for _, message in warnings_of_members(events))
-    for label, end in cells.items():
-        assert isinstance(end, Finished)
-        run_alone("feeds", label, tmp_path / "alone", plugins, *settings)
-        assert content(tmp_path / "shared" / label, "attempt-1") == content(tmp_path / "alone" / label, "attempt-1")
-
-
-def test_members_are_as_alone_if_the_first_fails(tmp_path: Path, plugins: Plugins) -> None:
-    settings = ("fragile.bits=4", "fragile.how=raises")
-    cells = ends(attempt(shared_job("feeds", tmp_path / "shared", plugins, *settings)))
-    for label in BITS[1:]:
-        alone = run_alone("feeds", label, tmp_path / "alone", plugins, *settings)
-        assert content(tmp_path / "shared" / label, "attempt-1") == content(tmp_path / "alone" / label, "attempt-1")
-        assert measured(result_of(cells[label])) == measured(alone)
-    # The first that is left is charged for the source.
-    assert result_of(cells[BITS[1]])["seconds"]["synthesis"] > 0
-    assert result_of(cells[BITS[2]])["seconds"]["synthesis"] == 0
+    assert_as_alone(cells, "feeds", tmp_path, plugins, *settings)
 
 
 def test_error_of_the_source_ends_all_members(tmp_path: Path, plugins: Plugins) -> None:

@@ -1,12 +1,12 @@
-"""How many jobs run at once."""
-
 from __future__ import annotations
 
 import pytest
 
+from dfqbench.api import Precision
 from dfqbench.run.execute.executors import memory_need, plan_slots
 from dfqbench.run.execute.processes import clean_environment
-from dfqbench.run.store.environment import Machine, visible_gpus
+from dfqbench.run.store import environment
+from dfqbench.run.store.environment import Machine, resolve_precision, visible_gpus
 from dfqbench.run.store.record import PeakMemory, Record
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
@@ -21,13 +21,7 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
         ("cpu", 8, Machine(64, 4500.0, ()), [{}] * 3, "4.4 GiB of free memory for about 1.5 each"),
         ("cpu", 2, Machine(1, 100.0, ()), [{}], "1 job at once instead of 2"),
         ("cuda", None, Machine(64, 1e6, CARDS[:1]), [{}], ""),
-        (
-            "cuda",
-            4,
-            Machine(64, 1e6, CARDS[:1], (12000.0,)),
-            [{}] * 3,
-            "3 jobs at once instead of 4: 1 GPU with 11.7 GiB",
-        ),
+        ("cuda", 4, Machine(64, 1e6, CARDS[:1], (12000.0,)), [{}] * 3, "3 jobs at once instead of 4: 1 GPU with 11.7"),
         ("cuda", 2, Machine(64, 1e6, CARDS[:1], (1000.0,)), [{}], "1 job at once instead of 2: 1 GPU with 1.0 GiB"),
         ("cuda", 3, Machine(64, 1e6, CARDS, (9e4, 9e4, 1.0)), [{"CUDA_VISIBLE_DEVICES": n} for n in "010"], ""),
         ("cuda:1", 2, Machine(64, 1e6, CARDS, (1.0, 9e4, 1.0)), [{}] * 2, ""),
@@ -73,3 +67,20 @@ def test_memory_need_follows_earlier_records(device: str, peaks: dict[str, float
 def test_environment_variables_of_workers_name_no_data() -> None:
     variables = {"DFQBENCH_DATA": "/data", "IMAGENET": "/data/imagenet/", "PATH": "/data/imagenet:/bin", "LANG": "C"}
     assert clean_environment(variables, ["/data/imagenet"]) == {"PATH": "/data/imagenet:/bin", "LANG": "C"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "expected"),
+    [
+        ({"avx2", "fma"}, "cpu", "float32-fast"),
+        ({"avx512_bf16"}, "cpu", "mixed-bfloat16"),
+        ({"amx_bf16"}, "cpu", "mixed-bfloat16"),
+        (set(), "cuda:1", "mixed-bfloat16"),
+    ],
+)
+def test_auto_precision_depends_on_the_instruction_set(
+    flags: set[str], device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "cpu_flags", lambda: frozenset(flags))
+    assert resolve_precision("auto", device) == expected
+    assert resolve_precision("float32", device) == Precision.FLOAT32

@@ -34,17 +34,17 @@ def test_source_of_another_environment_is_loaded_on_request_only(tmp_path: Path)
     assert load_source(tmp_path, CPU, None) is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"cos\nsystem\n(S'false'\ntR."])
-def test_torn_state_is_not_loaded(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("state.safetensors", content) for content in ("", "not a checkpoint", "cos\nsystem\n(S'false'\ntR.")),
+        *(("source.json", content) for content in ("", "{}", '{"environment": "here", "cost": 3}')),
+        ("source.json", '{"cost": {"seconds": "x"}}'),
+    ],
+)
+def test_torn_files_are_not_loaded(file: str, content: str, tmp_path: Path) -> None:
     save_source(source(), tmp_path, "here", COST)
-    (tmp_path / "state.safetensors").write_bytes(content)
-    assert load_source(tmp_path, CPU, "here") is None
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"environment": "here", "cost": 3}', '{"cost": {"seconds": "x"}}'])
-def test_torn_description_is_not_loaded(content: str, tmp_path: Path) -> None:
-    save_source(source(), tmp_path, "here", COST)
-    (tmp_path / "source.json").write_text(content)
+    (tmp_path / file).write_text(content)
     assert load_source(tmp_path, CPU, "here") is None
 
 

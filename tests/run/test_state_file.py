@@ -1,5 +1,3 @@
-"""State files: states are restored, and forged or damaged files are refused."""
-
 from __future__ import annotations
 
 import json

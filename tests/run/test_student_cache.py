@@ -1,5 +1,3 @@
-"""Trained students are evaluated again, all in one pass over the data, and not trained again."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from dfqbench.run.evaluate.evaluator import Evaluator
 from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation
-from pretend import COST_PARTS, run_smoke
+from pretend import assert_parts_sum_to_wall_time, run_smoke
 
 pytestmark = pytest.mark.timeout(600)
 COSTS = ("setup", "synthesis", "paid_synthesis", "quantization")
@@ -59,7 +57,7 @@ def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None
         numbers = ("cell_id", "status", "top1", "correct", "coverage", "counts", "flags", "reused_from", "source_kind")
         assert {key: found[key] for key in numbers} == {key: fresh[key] for key in numbers}
         assert {key: found["seconds"][key] for key in COSTS} == {key: old["seconds"][key] for key in COSTS}
-        assert sum(found["seconds"][part] for part in COST_PARTS) == pytest.approx(found["seconds"]["wall"])
+        assert_parts_sum_to_wall_time(found["seconds"])
         cell = tmp_path / "one" / "smoke" / "cells" / found["cell_id"] / "attempt-1"
         assert {path.name for path in cell.iterdir()} >= {"student.safetensors", "student.json", "images.safetensors"}
 
@@ -72,7 +70,7 @@ def test_fresh_runs_and_oracles_train_again(tmp_path: Path) -> None:
 
 def test_failed_evaluation_is_repeated_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "evaluate", lambda _self, _request: 1 / 0)
+        patch.setattr("dfqbench.run.evaluate.evaluator.measure_coverage", lambda *_: 1 / 0)
         failed = run(tmp_path, 100)
     assert {record["status"] for record in failed} == {"failed"}
     for record in failed:
@@ -105,7 +103,8 @@ def test_unreadable_student_does_not_affect_others(tmp_path: Path) -> None:
         assert attempt(job_of(cell, tmp_path, folder.name, plugins)).result
     (folders[0] / "student.safetensors").write_bytes(b"0")
     request = RunEnvironment(RunFolder(tmp_path), plugins, "cpu").request(cell, folders[0])
-    request |= {"op": "evaluate", "attempts": [str(folder) for folder in folders]}
+    attempts = [{"folder": str(folder), "scheme": cell.scheme.as_dict()} for folder in folders]
+    request |= {"op": "evaluate", "attempts": attempts}
     first, second = Evaluator(1, "cpu").answer(request)["students"]
     assert "cannot be read" in first["error"]["message"]
     assert 0 <= second["top1"] <= 100

@@ -1,19 +1,15 @@
-"""Snapshots of a training for the oracle, and images of a live source, without any effect on the numbers."""
-
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from attempts import host_context
-from dfqbench.api import Batch
+from attempts import Live, host_context
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.schedule.cell_run import add_curve
 from dfqbench.run.store.record import Record, Snapshot
@@ -85,34 +81,9 @@ def test_no_snapshot_is_kept_without_request(tmp_path: Path, student: Student) -
     assert list(tmp_path.iterdir()) == []
 
 
-class Live:
-    """A source whose batches are filled with their number."""
-
-    steps = 0
-
-    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
-        self.steps += 1
-        return Batch(torch.full((size, 1, 8, 8), float(self.steps)), torch.arange(size))
-
-    def sample(self, size: int) -> Batch:
-        raise AssertionError("no images are drawn for the timeline")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
 def test_timeline_keeps_images_at_points_of_the_training(folder: TrainingFolder, tmp_path: Path) -> None:
-    pauses: list[str] = []
-
-    @contextmanager
-    def untimed() -> Iterator[None]:
-        pauses.append("in")
-        yield
-
-    timeline = Timeline(folder, untimed)
+    pause = Mock(side_effect=nullcontext)
+    timeline = Timeline(folder, pause)
     ctx = host_context(tmp_path, timeline=timeline)
     source = InstrumentedLiveSource(Live(), Clock().source_call, Counts(), (1, 8, 8), timeline.offer)
     for step in range(1, 101):
@@ -120,7 +91,7 @@ def test_timeline_keeps_images_at_points_of_the_training(folder: TrainingFolder,
         ctx.progress(step, 100)
     kept = folder.images()
     assert list(kept) == [1, 20, 40, 60, 80, 100]
-    assert len(pauses) == 6
+    assert pause.call_count == 6
     for step, file in kept.items():
         tensors = load_file(file)
         assert float(tensors["images"].mean()) == step

@@ -1,5 +1,3 @@
-"""Files from strangers run no code, and claim no more than they hold."""
-
 from __future__ import annotations
 
 import json

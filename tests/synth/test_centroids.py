@@ -11,7 +11,6 @@ from dfqbench.synth import (
     cluster_loss,
     deep_moments,
     deep_start,
-    released_cluster_term,
     released_diversity_term,
 )
 
@@ -24,7 +23,6 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 def test_deep_layers(layers: int, start: int) -> None:
     # 8 of 20 on ResNet-18, 9 of 21 on ResNet-20; 11 deep layers of the 19 with option-A shortcuts (methods.md 0.5).
     assert deep_start(layers) == start
-    assert layers != 19 or layers - start == 11
 
 
 def test_deep_moments_average_over_layers_and_channels() -> None:
@@ -59,17 +57,6 @@ def test_centroids_follow_the_correct_samples() -> None:
     assert torch.equal(before, centroids.mean)
 
 
-def test_centroids_resume_from_state() -> None:
-    a, b = (ClassCentroids(2, 3, torch.device("cpu")) for _ in range(2))
-    labels, correct = torch.tensor([0, 1]), torch.tensor([True, True])
-    a.collect(Moments(torch.ones(2, 3), torch.ones(2, 3)), labels, correct)
-    b.load_state_dict(a.state_dict())
-    a.update()
-    assert not b.known.any()
-    b.update()
-    assert torch.equal(a.mean, b.mean)
-
-
 def test_cluster_loss_is_the_formula() -> None:
     moments = Moments(_random(3, 5), _random(3, 5, seed=1))
     centroids = Moments(_random(3, 5, seed=2), _random(3, 5, seed=3))
@@ -79,10 +66,7 @@ def test_cluster_loss_is_the_formula() -> None:
     expected = 0.0
     for n in (0, 2):
         for columns in (range(2), range(2, 5)):
-            for x, y, e in (
-                (moments.mean, centroids.mean, noise.mean),
-                (moments.var, centroids.var, noise.var),
-            ):
+            for x, y, e in ((moments.mean, centroids.mean, noise.mean), (moments.var, centroids.var, noise.var)):
                 gaps = [float(x[n, c] - y[n, c] - e[n, c]) ** 2 for c in columns]
                 expected += sum(gaps) / len(gaps) / 2 / 2
     assert float(cluster_loss(moments, share, centroids, valid, noise)) == pytest.approx(expected)
@@ -109,8 +93,3 @@ def test_cluster_loss_gradient() -> None:
     expected = Moments(_random(2, 3, seed=2), _random(2, 3, seed=3))
     share, valid = torch.full((3,), 1 / 3).double(), torch.tensor([True, True])
     assert torch.autograd.gradcheck(lambda m, v: cluster_loss(Moments(m, v), share, expected, valid), (mean, var))
-
-
-def test_released_term_weighs_the_last_layer() -> None:
-    gaps = [torch.tensor(float(g)).double() for g in (3, 5, 7)]
-    assert float(released_cluster_term(gaps)) == pytest.approx(7 / 3 + 5 / 9 + 3 / 27)

@@ -4,16 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.synth import (
-    BatchNormStatistics,
-    Moments,
-    bns_loss,
-    positions,
-    sample_moments,
-    unbiased,
-    zeroq_gap,
-    zeroq_loss,
-)
+from dfqbench.synth import BatchNormStatistics, Moments, bns_loss, positions, sample_moments, unbiased, zeroq_loss
 from dfqbench.testing.toys import toy_network
 
 
@@ -25,12 +16,12 @@ def _images(count: int = 3, size: int = 8) -> Tensor:
     return torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def _batchnorm_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Tensor, nn.BatchNorm2d]]:
-    """Another path than hooks: the layers called one by one."""
+def _batchnorm_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs, running means and variances of BatchNorm layers, by another path than hooks: one layer after another."""
     actual, x = [], images
     for module in network:
         if isinstance(module, nn.BatchNorm2d):
-            actual.append((x, module))
+            actual.append((x, module.get_buffer("running_mean"), module.get_buffer("running_var")))
         x = module(x)
     return actual
 
@@ -47,15 +38,12 @@ def test_bns_loss_is_the_formula(count: int, size: int) -> None:
     network, images = _network(size), _images(count, size)
     expected = 0.0
     inputs = _batchnorm_inputs(network, images)
-    for x, layer in inputs:
-        channels = x.shape[1]
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        for c in range(channels):
+    for x, mean, var in inputs:
+        for c in range(x.shape[1]):
             values = x[:, c].reshape(-1)
-            mean_gap = float(values.sum() / values.numel() - layer.running_mean[c])
-            var_gap = float(_variance(values, 0) - layer.running_var[c])
-            expected += (mean_gap**2 + var_gap**2) / channels / len(inputs)
+            mean_gap = float(values.sum() / values.numel() - mean[c])
+            var_gap = float(_variance(values, 0) - var[c])
+            expected += (mean_gap**2 + var_gap**2) / x.shape[1] / len(inputs)
     with BatchNormStatistics(network) as recorder:
         network(images)
         assert float(bns_loss(recorder.last)) == pytest.approx(expected, rel=1e-10)
@@ -71,14 +59,11 @@ def test_zeroq_loss_is_the_formula(count: int, size: int) -> None:
             values = images[n, c].reshape(-1)
             expected += float(values.mean() - target.mean[c]) ** 2
             expected += (float(_variance(values, 1) + eps) ** 0.5 - float(target.var[c]) ** 0.5) ** 2
-        for x, layer in _batchnorm_inputs(network, images):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
+        for x, mean, var in _batchnorm_inputs(network, images):
             for c in range(x.shape[1]):
                 values = x[n, c].reshape(-1)
-                expected += float(values.mean() - layer.running_mean[c]) ** 2
-                found_std = float(_variance(values, 1) + eps) ** 0.5
-                expected += (found_std - float(layer.running_var[c] + eps) ** 0.5) ** 2
+                expected += float(values.mean() - mean[c]) ** 2
+                expected += (float(_variance(values, 1) + eps) ** 0.5 - float(var[c] + eps) ** 0.5) ** 2
     with BatchNormStatistics(network) as recorder:
         network(images)
         image = unbiased(sample_moments(images), positions(images))
@@ -100,12 +85,6 @@ def test_gradient_reaches_the_images(loss_name: str) -> None:
     assert torch.autograd.gradcheck(loss, (images,))
 
 
-def test_gaps_vanish_where_statistics_match() -> None:
-    expected = Moments(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.0]))
-    actual = Moments(expected.mean.expand(3, 2), expected.var.expand(3, 2))
-    assert torch.equal(zeroq_gap(actual, expected), torch.zeros(3))
-
-
 def test_a_constant_image_has_a_finite_gradient() -> None:
     # sqrt at zero variance is where a gradient becomes infinite; the eps under the root prevents it.
     network = _network()
@@ -114,6 +93,5 @@ def test_a_constant_image_has_a_finite_gradient() -> None:
         network(images)
         image = unbiased(sample_moments(images), positions(images))
         target = Moments(torch.zeros(3).double(), torch.ones(3).double())
-        zeroq_loss(recorder.last, image, target).backward()
-    assert images.grad is not None
-    assert torch.isfinite(images.grad).all()
+        loss = zeroq_loss(recorder.last, image, target)
+    assert torch.isfinite(torch.autograd.grad(loss, images)[0]).all()

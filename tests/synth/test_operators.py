@@ -26,10 +26,7 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (fake_quantize_channels, (leaf(3, 2, 3, 3), 4)),
     (batch_norm_act, (leaf(2, 3, 4, 4), leaf(2, 3, 1, 1), leaf(3), leaf(3), torch.zeros(3), torch.ones(3), 1e-5, 6.0)),
     (batch_norm_act, (leaf(2, 3, 4, 4), None, None, None, torch.zeros(3), torch.ones(3), 1e-5, torch.inf)),
-    (
-        integer_conv2d,
-        (leaf(2, 4, 5, 5), leaf(6, 2, 3, 3), SCALE, torch.ones(6, 1, 1, 1), [2, 2], [1, 1], [1, 1], 2),
-    ),
+    (integer_conv2d, (leaf(2, 4, 5, 5), leaf(6, 2, 3, 3), SCALE, torch.ones(6, 1, 1, 1), [2, 2], [1, 1], [1, 1], 2)),
     (batch_norm_stats, (leaf(2, 3, 4, 4),)),
     (batch_norm_stats, (leaf(2, 3),)),
     (standardize, (leaf(2, 3, 4, 4), 1e-5)),
@@ -39,9 +36,8 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0].__name__)
-def test_operator_keeps_the_rules_of_torch(call: tuple[Any, tuple[Any, ...]]) -> None:
-    op, args = call
+@pytest.mark.parametrize(("op", "args"), CALLS, ids=[op.__name__ for op, _ in CALLS])
+def test_operator_keeps_the_rules_of_torch(op: Any, args: tuple[Any, ...]) -> None:
     torch.library.opcheck(getattr(torch.ops.dfqbench, op.__name__).default, args)
 
 

@@ -2,45 +2,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from dfqbench.synth import Generator
-from dfqbench.synth.generators import standardize
 from dfqbench.synth.sub_pixel import merge_phases, sub_pixel_conv, sub_pixel_norm
-
-
-def upsampled_conv(x: Tensor, weight: Tensor) -> Tensor:
-    return merge_phases(sub_pixel_conv(x, weight))
-
-
-def _reference(x: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
-
-
-def _tensors(shape: tuple[int, ...], outputs: int) -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(2)
-    x = torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn((outputs, shape[1], 3, 3), generator=random, dtype=torch.float64, requires_grad=True)
-    return x, weight
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 2, 1, 1), (3, 1, 2, 5)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_equals_upsampling_then_convolution(shape: tuple[int, ...], channels_last: bool) -> None:
-    x, weight = _tensors(shape, 5)
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn((5, shape[1], 3, 3), generator=random, dtype=torch.float64, requires_grad=True)
     given = x.to(memory_format=torch.channels_last) if channels_last else x
-    actual, expected = upsampled_conv(given, weight), _reference(x, weight)
+    actual = merge_phases(sub_pixel_conv(given, weight))
+    expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ours = torch.autograd.grad(actual, (x, weight), upstream)
     theirs = torch.autograd.grad(expected, (x, weight), upstream)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
-
-
-def test_gradients_are_those_of_finite_differences() -> None:
-    assert torch.autograd.gradcheck(upsampled_conv, _tensors((2, 2, 2, 3), 2))
 
 
 @pytest.mark.parametrize("size", [8, 28, 30])
@@ -66,10 +48,3 @@ def test_norm_is_batchnorm_and_leaky_relu_of_the_merged_map(samples: int) -> Non
     torch.testing.assert_close(out, expected)
     upstream = torch.randn(expected.shape, generator=random, dtype=torch.float64)
     torch.testing.assert_close(*(torch.autograd.grad(a, phases, upstream)[0] for a in (out, expected)))
-
-
-def test_standardized_channels_have_mean_0_and_deviation_1() -> None:
-    x = 2 * torch.randn(4, 3, 5, 6, dtype=torch.float64) + torch.tensor([5.0, -3.0, 0.1]).view(1, 3, 1, 1)
-    out = standardize(x, 1e-12)
-    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64))
-    torch.testing.assert_close(out.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))

@@ -14,23 +14,14 @@ import pytest
 
 @dataclass
 class Server:
-    """A web server on this machine.
-
-    Attributes:
-        url: its address.
-        files: content by path.
-        tags: entity tags by path; such a path is answered as the Hugging Face Hub does.
-        short: paths whose download breaks off.
-        requests: method and path of each request.
-        tokens: values of the header `Authorization` by path.
-    """
+    """A web server on this machine; the dictionaries are by path."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    short: set[str] = field(default_factory=set)
-    requests: list[str] = field(default_factory=list)
-    tokens: dict[str, set[str]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)  # entity tags: such a path is answered as on the hub
+    short: set[str] = field(default_factory=set)  # paths whose download breaks off
+    requests: list[str] = field(default_factory=list)  # methods and paths
+    tokens: dict[str, set[str]] = field(default_factory=dict)  # values of the header `Authorization`
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 import typer
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from dfqbench.api import InputError, ModelCard, UsageError
 from dfqbench.cli import decode
@@ -28,14 +28,11 @@ kind = "imagenet-folder"
 evaluate = "val"
 classes = 1000
 subset_of = "imagenet"
-
 [[models]]
 target = "part"
 name = "torchvision:resnet18"
 random_seed = 0
 input_size = 16
-mean = [0.5, 0.5, 0.5]
-std = [0.5, 0.5, 0.5]
 """
 
 
@@ -100,21 +97,17 @@ def test_full_disk_is_reported_before_writing(dataset: DatasetSpec, monkeypatch:
         decoded_cache(dataset, CARD).write()
 
 
-def run(*arguments: str | Path) -> Result:
-    app = typer.Typer()
-    app.command()(decode.decode)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def test_command_writes_only_with_yes(dataset: DatasetSpec) -> None:
     assert dataset.evaluate is not None
     folder = dataset.evaluate.parent
     (folder / "targets.toml").write_text(MANIFEST)
+    app, runner = typer.Typer(), CliRunner()
+    app.command()(decode.decode)
     for options, line in (
         ((), "would be written with --yes: 9 images of 16x16, 0 MiB, at "),
         (("--yes",), "written: "),
         ((), "already there: "),
         (("--remove",), "removed: "),
     ):
-        assert run("part", "--data", folder, *options).stdout.startswith(line)
-    assert isinstance(run("digits").exception, InputError)
+        assert runner.invoke(app, ["part", "--data", str(folder), *options]).stdout.startswith(line)
+    assert isinstance(runner.invoke(app, ["digits"]).exception, InputError)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from dfqbench.targets import evaluation
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
 from dfqbench.targets.layouts import wnids
-from dfqbench.targets.pixels import digits_evaluated
 from dfqbench.targets.spec import DatasetSpec
 
 CARD = ModelCard((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 10)
@@ -83,33 +83,28 @@ def test_limit_selects_a_seeded_random_part(write_npz: Callable[..., Path]) -> N
         load_evaluation(dataset, CARD, 0)
 
 
+def arrays(images: tuple[int, ...] = (2, 32, 32, 3), labels: int = 2, kind: Any = np.uint8) -> dict[str, Any]:
+    return {"x": np.zeros(images, kind), "y": np.zeros(labels, np.int64)}
+
+
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("content", "message"),
     [
-        ({"x": np.zeros((2, 32, 32, 3), np.uint8)}, "lacks the array 'y'"),
-        ({"x": np.zeros((2, 32, 32, 3), np.float32), "y": np.zeros(2, np.int64)}, "x is float32"),
-        ({"x": np.zeros((2, 3, 32, 32), np.uint8), "y": np.zeros(2, np.int64)}, "x is uint8"),
-        ({"x": np.zeros((2, 32, 32, 3), np.uint8), "y": np.zeros(3, np.int64)}, "y is int64 .* for 2 images"),
-        ({"x": np.zeros((2, 32, 32, 3), np.uint8), "y": np.zeros(2)}, "y is float64"),
-        ({"x": np.zeros((2, 32, 32, 3), np.uint8), "y": np.array([0, 10])}, "label 10 is outside 0..9"),
-        ({"x": np.zeros((2, 28, 28, 3), np.uint8), "y": np.zeros(2, np.int64)}, "has 3x28x28 images"),
-        ({"x": np.zeros((0, 32, 32, 3), np.uint8), "y": np.zeros(0, np.int64)}, "has no images"),
+        ({"x": arrays()["x"]}, "lacks the array 'y'"),
+        (arrays(kind=np.float32), "x is float32"),
+        (arrays((2, 3, 32, 32)), "x is uint8"),
+        (arrays(labels=3), "y is int64 .* for 2 images"),
+        (arrays() | {"y": np.zeros(2)}, "y is float64"),
+        (arrays() | {"y": np.array([0, 10])}, "label 10 is outside 0..9"),
+        (arrays((2, 28, 28, 3)), "has 3x28x28 images"),
+        (arrays((0, 32, 32, 3), 0), "has no images"),
+        (arrays() | {"x": np.array([{"a": 1}], dtype=object)}, "not a readable .npz"),
     ],
 )
-def test_malformed_npz_is_an_error(
-    tmp_path: Path, arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], message: str
-) -> None:
-    path = tmp_path / "bad.npz"
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+def test_malformed_npz_is_an_error(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "bad.npz", **content)
     with pytest.raises(InputError, match=message):
-        load_evaluation(npz_set(path), CARD)
-
-
-def test_pickle_in_npz_is_not_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "evil.npz"
-    np.savez(path, x=np.array([{"a": 1}], dtype=object), y=np.zeros(1, np.int64))
-    with pytest.raises(InputError, match=r"not a readable .npz"):
-        load_evaluation(npz_set(path), CARD)
+        load_evaluation(npz_set(tmp_path / "bad.npz"), CARD)
 
 
 def test_classes_of_data_and_model_must_agree(write_npz: Callable[..., Path]) -> None:
@@ -127,17 +122,13 @@ def test_folder_subset_keeps_true_class_indices(tmp_path: Path) -> None:
         load_evaluation(DatasetSpec("whole", "imagenet-folder", tmp_path, None, 1000), PHOTO)
 
 
-def test_crop_without_resize_is_a_plain_slice(tmp_path: Path) -> None:
-    pixels = photo(tmp_path / wnids()[0] / "a.png", 31, 27)
-    dataset = folder_set(tmp_path, resize=0, crop=24)
-    (raw,) = load_evaluation(dataset, PHOTO).raw(1)
-    assert np.array_equal(raw[0], pixels[1:25, 3:27])
-
-
-def test_default_resize_equals_torchvision_transforms(tmp_path: Path) -> None:
+def test_resize_and_crop(tmp_path: Path) -> None:
     from torchvision import transforms
 
     path = tmp_path / wnids()[0] / "a.png"
+    pixels = photo(path, 31, 27)
+    (raw,) = load_evaluation(folder_set(tmp_path, resize=0, crop=24), PHOTO).raw(1)
+    assert np.array_equal(raw[0], pixels[1:25, 3:27])
     photo(path, 50, 40)
     (raw,) = load_evaluation(folder_set(tmp_path), PHOTO).raw(1)
     usual = transforms.Compose([transforms.Resize(int(24 / 0.875)), transforms.CenterCrop(24)])
@@ -153,28 +144,24 @@ def test_streamed_images_equal_cached_ones(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(evaluation, "MEMORY_LIMIT", 0)
     streamed = load_evaluation(dataset, PHOTO)
     for _ in range(2):
-        for (x, y), (u, v) in zip(kept.batches(3), streamed.batches(3), strict=True):
-            assert torch.equal(x, u)
-            assert torch.equal(y, v)
+        for batches in zip(kept.batches(3), streamed.batches(3), strict=True):
+            assert all(torch.equal(*pair) for pair in zip(*batches, strict=True))
 
 
 def test_faults_of_image_folders(tmp_path: Path) -> None:
-    dataset = folder_set(tmp_path, resize=0)
-    with pytest.raises(InputError, match="has no class folders"):
-        load_evaluation(dataset, PHOTO)
+    def check(message: str, **options: int) -> None:
+        with pytest.raises(InputError, match=message):
+            load_evaluation(folder_set(tmp_path, **options), PHOTO)
+
+    check("has no class folders")
     path = tmp_path / wnids()[0] / "a.png"
     path.parent.mkdir()
-    with pytest.raises(InputError, match="has no images"):
-        load_evaluation(dataset, PHOTO)
+    check("has no images")
     photo(path, 23, 40)
-    with pytest.raises(InputError, match="23x40 pixels, the crop needs 24x24"):
-        load_evaluation(dataset, PHOTO)
+    check("23x40 pixels, the crop needs 24x24", resize=0)
     path.write_bytes(b"no image")
-    with pytest.raises(InputError, match="cannot read the image"):
-        load_evaluation(dataset, PHOTO)
-    cropped = folder_set(tmp_path, crop=32)
-    with pytest.raises(InputError, match="cropped to 32 pixels, the model takes 24"):
-        load_evaluation(cropped, PHOTO)
+    check("cannot read the image")
+    check("cropped to 32 pixels, the model takes 24", crop=32)
 
 
 def test_torchvision_pickle_with_wrong_hash_is_not_loaded(tmp_path: Path) -> None:
@@ -195,8 +182,6 @@ def test_digits_split_is_fixed_and_stratified() -> None:
     assert y.bincount().min() >= 122
     (pixels, _) = next(iter(images.batches(540)))
     assert set((pixels * 16).flatten().tolist()) == set(range(17))
-    labels = np.repeat(np.arange(10), 180)[:1797]
-    assert digits_evaluated(labels).sum() == 540
 
 
 def test_accuracy_of_the_shipped_digits_network() -> None:
@@ -231,27 +216,22 @@ def test_missing_training_split_is_unavailable(write_npz: Callable[..., Path]) -
         load_training(dataset, CARD, 5, 0, load_evaluation(dataset, CARD))
 
 
-@pytest.mark.slow
-def test_accuracy_of_resnet20_on_cifar10(real_data: Path) -> None:
-    dataset, model = model_of(Catalogue.discover([real_data]), "cifar10", "resnet20")
-    assert accuracy(model, load_evaluation(dataset, model.card)) == pytest.approx(91.73, abs=0.05)
-
-
 @pytest.mark.parametrize(
-    ("target", "name", "correct"),
+    ("target", "name", "count", "correct"),
     [
+        pytest.param("cifar10", "resnet20", 10_000, 9173, marks=pytest.mark.slow),
         # Right answers of 200 random images, counted when the full sets gave 93.39, 69.51, 78.08 and 64.77 %.
-        ("cifar10", "resnet56", 192),
-        ("cifar100", "resnet32", 138),
-        ("imagenet-val1300", "mobilenetv1-075", 155),
-        ("imagenet-val1300", "mobilenetv1-025", 127),
+        ("cifar10", "resnet56", 200, 192),
+        ("cifar100", "resnet32", 200, 138),
+        ("imagenet-val1300", "mobilenetv1-075", 200, 155),
+        ("imagenet-val1300", "mobilenetv1-025", 200, 127),
     ],
 )
-def test_accuracy_on_a_random_part(real_data: Path, target: str, name: str, correct: int) -> None:
+def test_accuracy_on_real_images(real_data: Path, target: str, name: str, count: int, correct: int) -> None:
     dataset, model = model_of(Catalogue.discover([real_data]), target, name)
-    images = load_evaluation(dataset, model.card, 200)
+    images = load_evaluation(dataset, model.card, count)
     # One image may fall on the other side of a tie on another machine.
-    assert accuracy(model, images) * 2 == pytest.approx(correct, abs=1)
+    assert accuracy(model, images) * count / 100 == pytest.approx(correct, abs=max(1, count * 5e-4))
 
 
 def test_training_images_in_the_test_set_of_cifar100_are_dropped(real_data: Path) -> None:

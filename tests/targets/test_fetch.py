@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SQUEEZENET = "/models/squeezenet1_1-b8a52dc0.pth"
 CIFAR10 = "/~kriz/cifar-10-python.tar.gz"
 TIMM = "test_resnet.r160_in1k"
+NOWHERE = "http://127.0.0.1:9"
 
 
 def saved(state: dict[str, Any]) -> bytes:
@@ -44,13 +45,6 @@ def saved(state: dict[str, Any]) -> bytes:
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def zipped(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -89,19 +83,15 @@ def cifar10(server: Server, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, 
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     server.files[CIFAR10] = buffer.getvalue()
-    expected = {
-        "tgz_md5": md5(buffer.getvalue()),
-        "train_list": [["data_batch_1", md5(contents["data_batch_1"])]],
-        "test_list": [["test_batch", md5(contents["test_batch"])]],
-        "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5(contents["batches.meta"])},
-    }
-    for attribute, value in expected.items():
-        monkeypatch.setattr(datasets.CIFAR10, attribute, value)
+    hashes = {name: md5(content) for name, content in contents.items()}
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(buffer.getvalue()))
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", hashes["data_batch_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", hashes["test_batch"]]])
+    monkeypatch.setitem(datasets.CIFAR10.meta, "md5", hashes["batches.meta"])
     return images[10:].reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
 def check_fetched(folder: Path, target: str, name: str, published: nn.Module) -> ModelSpec:
-    """Compare a fetched model's outputs with those of the published network."""
     (model,) = Catalogue.discover([folder]).models(target, [name])
     assert isinstance(model, ModelSpec)
     x = torch.rand(1, *model.card.input_size)
@@ -132,18 +122,20 @@ def test_fetch_data_set(server: Server, cifar10: np.ndarray[Any, Any], tmp_path:
 
 
 @pytest.mark.usefixtures("cifar10")
-def test_incomplete_or_corrupt_data_set_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_failed_download_of_a_data_set_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    def check(message: str, mirror: str = server.url) -> None:
+        with pytest.raises(DfqError, match=message):
+            fetch("cifar10", tmp_path, mirror)
+        assert not list(tmp_path.iterdir())
+
+    check(r"cannot download http://127.0.0.1:9/.*use --mirror", NOWHERE)
     server.short.add(CIFAR10)
-    with pytest.raises(DfqError, match=r"broke off after|cannot download"):
-        fetch("cifar10", tmp_path, server.url)
+    check(r"broke off after|cannot download")
     server.short.clear()
     server.files[CIFAR10] += b"x"
-    with pytest.raises(DfqError, match=r"has md5 .*: it is corrupt; try again, or use --mirror"):
-        fetch("cifar10", tmp_path, server.url)
+    check(r"has md5 .*: it is corrupt; try again, or use --mirror")
     server.files.clear()
-    with pytest.raises(DfqError, match="the server answers 404"):
-        fetch("cifar10", tmp_path, server.url)
-    assert not list(tmp_path.iterdir())
+    check("the server answers 404")
 
 
 def test_fetch_torchvision_weights(server: Server, squeezenet: nn.Module, tmp_path: Path) -> None:
@@ -163,20 +155,14 @@ def test_fetch_torchvision_weights(server: Server, squeezenet: nn.Module, tmp_pa
     assert (tmp_path / "fetched.toml").read_text().count("[[models]]") == 1
 
 
-def test_corrupt_weights_leave_nothing(server: Server, tmp_path: Path) -> None:
-    server.files[SQUEEZENET] = b"something else"
-    with pytest.raises(DfqError, match=r"has sha256 .*, not b8a52dc0\.\.\.: it is corrupt"):
-        fetch("torchvision:squeezenet1_1", tmp_path, server.url)
-    assert left(tmp_path) == []
-
-
-@pytest.mark.usefixtures("squeezenet")
-def test_weights_that_hold_code_are_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupt_weights_and_code_are_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path(tmp_path / "ran").touch, ())
 
     server.files[SQUEEZENET] = saved({"state_dict": Evil()})
+    with pytest.raises(DfqError, match=r"has sha256 .*, not b8a52dc0\.\.\.: it is corrupt"):
+        fetch("torchvision:squeezenet1_1", tmp_path, server.url)
     monkeypatch.setattr(pretrained, "_hash_in_name", lambda _: None)
     with pytest.raises(DfqError, match=r"not usable: .*pickle"):
         fetch("torchvision:squeezenet1_1", tmp_path, server.url)
@@ -198,33 +184,32 @@ def on_hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 def test_fetch_timm_weights(server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path) -> None:
+    network, path = on_hub
     data = tmp_path / "data"
-    done = fetch(f"timm:{TIMM}", data, server.url)
-    assert check_fetched(data, "imagenet", f"timm:{TIMM}", on_hub[0]).sha256 == done.sha256
-
-    assert not fetch(f"timm:{TIMM}", data, server.url).fresh
-    fetch(f"timm:{TIMM}", tmp_path / "other", server.url)
-    assert server.requests.count(f"GET {on_hub[1]}") == 1, "the hub's cache is not used"
-
-
-def test_corrupt_timm_weights_are_downloaded_again(
-    server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path
-) -> None:
-    path = on_hub[1]
     content = server.files[path]
     server.files[path] = content[:-1] + bytes([content[-1] ^ 1])
     with pytest.raises(DfqError, match="it is corrupt; try again"):
-        fetch(f"timm:{TIMM}", tmp_path / "data", server.url)
-    assert left(tmp_path / "data") == []
+        fetch(f"timm:{TIMM}", data, server.url)
+    assert left(data) == []
     server.files[path] = content
-    assert fetch(f"timm:{TIMM}", tmp_path / "data", server.url).fresh
+    server.requests.clear()
+    done = fetch(f"timm:{TIMM}", data, server.url)
+    assert done.fresh
+    assert check_fetched(data, "imagenet", f"timm:{TIMM}", network).sha256 == done.sha256
+
+    assert not fetch(f"timm:{TIMM}", data, server.url).fresh
+    fetch(f"timm:{TIMM}", tmp_path / "other", server.url)
+    assert server.requests.count(f"GET {path}") == 1, "the hub's cache is not used"
 
 
-def test_hub_endpoint_and_token_are_read_from_the_environment(
-    server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path
-) -> None:
-    environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path / "home")}
-    done = fetch_in_process(tmp_path, **environment)
+def fetch_in_process(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dfqbench", "fetch", f"timm:{TIMM}", "--data", str(folder / "data")]
+    environment = os.environ | {"HF_HOME": str(folder / "home")} | more
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
+
+
+def test_endpoint_and_token_of_the_hub_are_used(server: Server, on_hub: tuple[nn.Module, str], tmp_path: Path) -> None:
+    done = fetch_in_process(tmp_path, **{"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_secret"})
     assert (done.returncode, done.stderr) == (0, "")
     assert f"timm:{TIMM}: fetched: {tmp_path}" in done.stdout
     assert server.tokens[on_hub[1]] == {"Bearer hf_secret"}
@@ -232,20 +217,13 @@ def test_hub_endpoint_and_token_are_read_from_the_environment(
 
 @pytest.mark.parametrize("fault", ["unreachable", "not on the hub"])
 def test_hub_errors_are_one_line(server: Server, tmp_path: Path, fault: str) -> None:
-    endpoint = "http://127.0.0.1:9" if fault == "unreachable" else server.url
-    done = fetch_in_process(tmp_path, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "home"))
+    endpoint = NOWHERE if fault == "unreachable" else server.url
+    done = fetch_in_process(tmp_path, HF_ENDPOINT=endpoint)
     assert done.returncode == 2
     assert done.stderr.startswith(f"dfqbench: error: cannot download {endpoint}/timm/{TIMM}/resolve/main/")
     assert done.stderr.endswith("; check the network, HF_ENDPOINT and HF_TOKEN, or use --mirror\n")
     assert done.stderr.count("\n") == 1
     assert left(tmp_path / "data") == []
-
-
-def fetch_in_process(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dfqbench", "fetch", f"timm:{TIMM}", "--data", str(folder / "data")]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=200, env=os.environ | environment
-    )
 
 
 def test_fetch_pytorchcv_weights(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,17 +233,22 @@ def test_fetch_pytorchcv_weights(server: Server, tmp_path: Path, monkeypatch: py
     model = seeded(lambda: provider.get_model("resnet20_cifar10"))
     content = saved(model.state_dict())
     sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(
-        model_store, "get_model_metainfo_dict", lambda: {"resnet20_cifar10": (0, "0597", sha1, "v0.0.163")}
-    )
+    published = {"resnet20_cifar10": (0, "0597", sha1, "v0.0.163")}
+    monkeypatch.setattr(model_store, "get_model_metainfo_dict", lambda: published)
     file = f"resnet20_cifar10-0597-{sha1[:8]}.pth"
-    path = f"/osmr/imgclsmob/releases/download/v0.0.163/{file}.zip"
-    server.files[path] = zipped(file, content)
+
+    def publish(content: bytes) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr(file, content)
+        server.files[f"/osmr/imgclsmob/releases/download/v0.0.163/{file}.zip"] = buffer.getvalue()
+
+    publish(content)
     fetch("pytorchcv:resnet20_cifar10", tmp_path, server.url)
     fetched = check_fetched(tmp_path, "cifar10", "resnet20_cifar10", model)
     assert (fetched.top1, fetched.card.input_size) == (94.03, (3, 32, 32))
 
-    server.files[path] = zipped(file, content + b"x")
+    publish(content + b"x")
     with pytest.raises(DfqError, match="another SHA-1"):
         fetch("pytorchcv:resnet20_cifar10", tmp_path / "other", server.url)
 
@@ -285,19 +268,17 @@ def test_fetch_pytorchcv_weights(server: Server, tmp_path: Path, monkeypatch: py
 )
 def test_names_that_cannot_be_fetched(tmp_path: Path, what: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        fetch(what, tmp_path, "http://127.0.0.1:9")
+        fetch(what, tmp_path, NOWHERE)
     assert left(tmp_path) == []
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_or_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DfqError, match=r"cannot write to .*name another folder"):
-        fetch("cifar10", tmp_path / "file", "http://127.0.0.1:9")
-
-
-def test_unreachable_server(tmp_path: Path) -> None:
-    with pytest.raises(DfqError, match=r"cannot download http://127.0.0.1:9/.*use --mirror"):
-        fetch("cifar10", tmp_path, "http://127.0.0.1:9")
+        fetch("cifar10", tmp_path / "file", NOWHERE)
+    (tmp_path / "fetched.toml").write_text("[[models")
+    with pytest.raises(UsageError, match=r"fetched.toml is not valid TOML"):
+        fetch("torchvision:squeezenet1_1", tmp_path, NOWHERE)
 
 
 def test_mirror_replaces_scheme_and_host(tmp_path: Path) -> None:
@@ -308,9 +289,3 @@ def test_mirror_replaces_scheme_and_host(tmp_path: Path) -> None:
             mirrored("https://a.org/b", wrong)
     with pytest.raises(UsageError, match="not an http or https URL"):
         download("file:///etc/hostname", tmp_path / "x")
-
-
-def test_broken_fetched_toml_is_named(tmp_path: Path) -> None:
-    (tmp_path / "fetched.toml").write_text("[[models")
-    with pytest.raises(UsageError, match=r"fetched.toml is not valid TOML"):
-        fetch("torchvision:squeezenet1_1", tmp_path, "http://127.0.0.1:9")

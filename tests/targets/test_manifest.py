@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,20 +40,17 @@ Write = Callable[[str], Path]
 
 
 def test_data_sets_and_models(manifest: Write, tmp_path: Path) -> None:
-    read = read_manifest(manifest(DATASET + MODEL))
-    assert read.datasets["cifar10"] == DatasetSpec("cifar10", "npz", tmp_path / "cifar10/test.npz", None, 10)
-    (model,) = read.models
-    assert (model.ref, model.kwargs, model.top1, model.trusted) == ("cifar:resnet20", {"shortcut": "A"}, 91.73, False)
-    assert model.weights == tmp_path / "weights/w.safetensors"
-    assert model.card == ModelCard((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 10)
-
-
-def test_round_trips_as_json(manifest: Write) -> None:
     read = read_manifest(manifest(DATASET + MODEL + "stats = { mean = [0, 0, 0], std = [1, 1, 1] }\n"))
-    (model,) = read.models
-    assert model.card.stats == InputStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    dataset = DatasetSpec("cifar10", "npz", tmp_path / "cifar10/test.npz", None, 10)
+    stats = InputStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    card = ModelCard((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 10, stats)
+    weights = tmp_path / "weights/w.safetensors"
+    model = ModelSpec(
+        "cifar10", "cifar:resnet20", "cifar:resnet20", card, weights=weights, top1=91.73, kwargs={"shortcut": "A"}
+    )
+    assert (read.datasets["cifar10"], read.models) == (dataset, (model,))
+    assert not model.trusted
     assert ModelSpec.from_dict(json.loads(json.dumps(model.as_dict()))) == model
-    dataset = read.datasets["cifar10"]
     assert DatasetSpec.from_dict(json.loads(json.dumps(dataset.as_dict()))) == dataset
 
 
@@ -101,27 +99,24 @@ def test_faults_name_the_place_in_one_line(manifest: Write, change: tuple[str, s
     assert "\n" not in str(caught.value)
 
 
-def test_model_with_missing_weights_is_unavailable(manifest: Write) -> None:
-    gone = MODEL.replace("resnet20", "resnet56").replace("weights/w", "weights/gone")
-    read = read_manifest(manifest(DATASET + MODEL + gone))
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("weights/w", "weights/gone"), "gone.safetensors is missing"),
+        (('weights = "weights/w.safetensors"', ""), "no weights"),
+        (("top1 = 91.73", 'ref = "py:os:system"'), "name it on the command line"),
+        (("top1 = 91.73", 'ref = "py:evil.py:build"'), "name it on the command line"),
+        (("top1 = 91.73", 'ref = "py:timm.modelsevil:x"'), "name it on the command line"),
+        (("top1 = 91.73", 'ref = "py:dfqbench.models.cifar:CifarResNet"'), "name it on the command line"),
+    ],
+)
+def test_model_of_foreign_code_or_without_weights_is_unavailable(manifest: Write, change: Any, reason: str) -> None:
+    bad = MODEL.replace("cifar:resnet20", "cifar:resnet56").replace(*change)
+    read = read_manifest(manifest(DATASET + MODEL + bad))
     assert [model.name for model in read.models] == ["cifar:resnet20"]
     ((target, missing),) = read.unavailable
     assert (target, missing.name) == ("cifar10", "cifar:resnet56")
-    assert "gone.safetensors is missing" in missing.reason
-
-
-def test_model_without_weights_or_seed_is_unavailable(manifest: Write) -> None:
-    read = read_manifest(manifest(DATASET + MODEL.replace('weights = "weights/w.safetensors"', "")))
-    assert "no weights" in read.unavailable[0][1].reason
-
-
-@pytest.mark.parametrize(
-    "ref", ["py:os:system", "py:evil.py:build", "py:timm.modelsevil:x", "py:dfqbench.models.cifar:CifarResNet"]
-)
-def test_code_outside_model_libraries_is_unavailable(manifest: Write, ref: str) -> None:
-    read = read_manifest(manifest(DATASET + MODEL + f'ref = "{ref}"\n'))
-    assert not read.models
-    assert "name it on the command line" in read.unavailable[0][1].reason
+    assert reason in missing.reason
 
 
 def test_family_of_a_plugin_needs_the_plugin(manifest: Write) -> None:

@@ -36,7 +36,7 @@ from dfqbench.run.store.files import RECORD, shorten_file
 from dfqbench.run.store.record import SCHEMA, Record
 from dfqbench.run.store.run_folder import RunFolder, read_record, read_records
 from dfqbench.run.store.text import MESSAGE, TRACEBACK
-from pretend import Executor, at_once, plan_of, schedule
+from pretend import Executor, done, plan_of, schedule
 
 SHAPE = Path(__file__).parents[1] / "run" / "records" / "schema-1.json"
 LONG = "1" + 400 * "0"
@@ -83,11 +83,11 @@ def test_record_that_contradicts_itself_is_invalid(changes: dict[str, Any], reas
     assert (record.top1, record.fp_top1, record.correct, record.seconds.wall) == (None, None, None, None)
 
 
-@pytest.mark.parametrize("shape", ["schema-0", "schema-1-first", "schema-1"])
-def test_earlier_records_stay_ok(shape: str, tmp_path: Path) -> None:
+def test_earlier_records_stay_ok(tmp_path: Path) -> None:
     file = foreign(tmp_path)
-    file.write_bytes((SHAPE.parent / f"{shape}.json").read_bytes())
-    assert read_record(file).status == "ok"
+    for text in (SHAPE.read_text(), json.dumps({"schema": 0, "cell_id": "aa11", "status": "ok", "top1": 61.5})):
+        file.write_text(text)
+        assert read_record(file).status == "ok"
 
 
 def test_rounded_numbers_without_answers_stay_ok(tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_no_command_prints_the_number_of_an_edited_record(call: Call, tmp_path: 
 
 def test_edited_record_is_not_a_finished_cell(tmp_path: Path) -> None:
     plan = plan_of("noise", "w4a4")
-    summary = schedule(tmp_path, plan, Executor(at_once))
+    summary = schedule(tmp_path, plan, Executor(lambda *_: done()))
     assert [record.status for record in summary.records] == ["ok"]
     (file,) = tmp_path.glob(f"cells/*/attempt-1/{RECORD}")
     file.write_text(file.read_text().replace('"top1": 90.0', '"top1": 91.0'))
-    again = schedule(tmp_path, plan, Executor(at_once))
+    again = schedule(tmp_path, plan, Executor(lambda *_: done()))
     assert [record.status for record in again.failed] == ["invalid"]
 
 
@@ -209,7 +209,7 @@ def test_odd_bytes_in_a_message_are_one_row(tmp_path: Path) -> None:
 
 
 def test_odd_bytes_from_the_evaluator_are_one_row(tmp_path: Path) -> None:
-    executor = Executor(at_once)
+    executor = Executor(lambda *_: done())
     executor.asked.ask = lambda *_, **__: {"error": {"type": "E", "message": "x\udce9", "traceback": "x\udce9"}}  # type: ignore[method-assign]
     (record,) = schedule(tmp_path, plan_of("noise", "w4a4"), executor).failed
     assert record.error is not None

@@ -133,5 +133,14 @@ class Context(Protocol):
         is raised.
         """
 
+    def prepare(self, teacher: nn.Module) -> Student:
+        """Return a student of the teacher under this cell's scheme, on `device`; its activation ranges are not set yet.
+
+        The teacher is copied. Use it in `quantize`; a student under another scheme makes the record invalid.
+
+        Raises:
+            Unavailable: the network does not fit the scheme's protocol.
+        """
+
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Run the shared quantizer that this cell names, as `Method.quantize` does by default."""

@@ -39,6 +39,10 @@ class PluginError(DfqError):
     """A plugin does not load or does not keep the contract; the run continues with the others."""
 
 
+class Invalid(DfqError):  # noqa: N818 - a state of a cell
+    """Plugin code did what makes a result wrong; the record is `invalid`."""
+
+
 class Unavailable(DfqError):  # noqa: N818 - a state of a cell, not a fault
     """A cell cannot run here (weights missing, network not supported); a row of the table with this reason."""
 

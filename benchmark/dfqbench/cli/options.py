@@ -96,6 +96,8 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
     from dfqbench.run.plan.plan import build_plan
 
     catalogue, plugins = opened(request.data, request.plugin)
+    for problem in catalogue.problems:
+        typer.echo(problem, err=True)
     selection = parse_selection(
         on=request.on,
         models=request.models,

@@ -16,7 +16,6 @@ from dfqbench.cli.options import GridRequest, checked_choice, checked_device, ch
 from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
-    from dfqbench.plugins import Plugins
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import ExecutorName
     from dfqbench.run.schedule.scheduler import Summary
@@ -99,7 +98,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))
     typer.echo(f"records and tables: {folder.path}", err=True)
-    _end(summary, plugins, cancellation)
+    _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
@@ -119,7 +118,7 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     return text
 
 
-def _end(summary: Summary, plugins: Plugins, cancellation: Cancellation) -> None:
+def _end(summary: Summary, *, broken: bool, cancellation: Cancellation) -> None:
     """Print the last lines and set the exit status."""
     for note in summary.notes:
         typer.echo(note, err=True)
@@ -140,7 +139,7 @@ def _end(summary: Summary, plugins: Plugins, cancellation: Cancellation) -> None
         why = "Ctrl-C" if cancellation.reason == "interrupt" else cancellation.signal_name
         typer.echo(f"stopped by {why}; {summary.missing} cells are left: the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED if cancellation.reason == "interrupt" else PREEMPTED)
-    if summary.failed or plugins.broken:
+    if summary.failed or broken:
         raise typer.Exit(FAILED)
     if not any(record.top1 is not None for record in summary.records):
         typer.echo("no cell could be run; the table says why", err=True)

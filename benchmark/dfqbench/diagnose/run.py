@@ -83,11 +83,16 @@ def diagnose_run(
             result.problems.append(f"{label}: {error}")
             continue
         measured.speed = float(f"{speed[id(record)]:.4g}") if id(record) in speed else None
+        changed = measured != record.diagnostics
+        record.diagnostics = measured
+        try:
+            if changed:
+                folder.write_record(file.parent, record)
+        except OSError as error:
+            result.problems.append(f"{label}: its record cannot be written: {error.strerror or error}")
+            continue
         result.before += fresh
         result.done += not fresh
-        if measured != record.diagnostics:
-            record.diagnostics = measured
-            folder.write_record(file.parent, record)
     return result
 
 

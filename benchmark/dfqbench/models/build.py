@@ -86,6 +86,8 @@ def _builder(
         return functools.partial(_family(scheme, families[scheme]), name), {}
     if not model.trusted:
         _refuse_fetching(model, model.kwargs)
+    if scheme == "torchvision" and channels != 3:
+        raise Unavailable(f"{reference.bare} takes images of 3 channels, not {channels}", "name another network")
     defaults = {"num_classes": card.classes}
     if channels != 3:
         defaults["in_chans" if scheme == "timm" else "in_channels"] = channels
@@ -128,7 +130,7 @@ def library_builder(library: str, name: str) -> Callable[..., Any]:
 
 def near_names(name: str, names: list[str]) -> list[str]:
     """Return the few of many names that are most like the given one."""
-    return difflib.get_close_matches(name, names, n=8, cutoff=0.3)
+    return difflib.get_close_matches(name, names, 8, 0.3) or difflib.get_close_matches(name, names, 8, 0.0)
 
 
 def _family(scheme: str, load: str) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -95,7 +96,7 @@ def in_libraries(module: str) -> bool:
 
 
 def parse_options(query: str) -> dict[str, Any]:
-    """Parse `key=value&key=value`; a value that is not JSON is a string.
+    """Parse `key=value&key=value`; a value that is not JSON, as NaN and 1e999, is a string.
 
     Raises:
         UsageError: an entry has no `=`, or a key is given twice.
@@ -111,8 +112,9 @@ def parse_options(query: str) -> dict[str, Any]:
     for key, text in pairs:
         if key in options:
             raise UsageError(f"'{key}' is given twice in '?{query}'", "give each argument once")
-        try:
-            options[key] = json.loads(text)
-        except json.JSONDecodeError:
-            options[key] = text
+        options[key] = text
+        with contextlib.suppress(ValueError):
+            value = json.loads(text)
+            json.dumps(value, allow_nan=False)
+            options[key] = value
     return options

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfqbench.quant.fake_quantize_modules import FakeQuantize
-from dfqbench.quant.scheme import OFF, Placement
+from dfqbench.quant.scheme import OFF, Placement, Scheme
 from dfqbench.quant.student import Student
 from dfqbench.quant.trace import WEIGHTED
 
@@ -80,11 +81,16 @@ PRODUCTS: dict[Any, Callable[[tuple[Any, ...], Tensor], _Product]] = {
 
 
 class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the multiply-accumulates of a pass in `coverage`; `stack` holds the names of the layers that now run."""
+    """Counts the multiply-accumulates of a pass in `coverage`; `stack` holds the names of the layers that now run.
 
-    def __init__(self, student: Student, coverage: Coverage, stack: list[str], images: int) -> None:
+    `bits` returns the widths that count as quantized for a layer's weight and input, by its name; 32: none does.
+    """
+
+    def __init__(
+        self, bits: Callable[[str], tuple[int, int]], coverage: Coverage, stack: list[str], images: int
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._student = student
+        self._bits = bits
         self._coverage = coverage
         self._stack = stack
         self._images = images
@@ -98,7 +104,7 @@ class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, name: str, product: _Product) -> None:
         coverage, macs = self._coverage, product.macs // self._images
-        weight_bits, input_bits = expected_bits(self._student, name)
+        weight_bits, input_bits = self._bits(name)
         in_float = []
         if weight_bits == OFF or name == OUTSIDE or most_levels_per_channel(product.weight) > 2**weight_bits:
             in_float.append("weight")
@@ -132,15 +138,34 @@ def _hooked(student: Student, stack: list[str], violations: list[str]) -> Iterat
         if name not in violations and isinstance(module, FakeQuantize) and not is_quantized(out, module.bits):
             violations.append(name)
 
-    with ExitStack() as handles:
+    with ExitStack() as handles, _layer_names(student.network, stack):
         for quantizer in student.activation_quantizers():
             handles.enter_context(quantizer.register_forward_hook(check))
-        for name, module in student.network.named_modules():
+        yield
+
+
+@contextmanager
+def _layer_names(network: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep the names of the running layers in `stack`."""
+    with ExitStack() as handles:
+        for name, module in network.named_modules():
             if isinstance(module, WEIGHTED):
                 push = module.register_forward_pre_hook(lambda _m, _args, name=name: stack.append(name))
                 handles.enter_context(push)
                 handles.enter_context(module.register_forward_hook(lambda _m, _args, _out: stack.pop() and None))
         yield
+
+
+@contextmanager
+def measuring(network: nn.Module, scheme: Scheme) -> Iterator[Coverage]:
+    """Measure every pass of any network in the block, for example one that is no `Student`.
+
+    An operand counts as quantized if it lies on levels of the scheme's general width, first and last layer included.
+    `macs_quantized` and `macs_total` are sums over all images.
+    """
+    coverage, stack = Coverage(), list[str]()
+    with _layer_names(network, stack), _OperandCheck(lambda _: (scheme.w_bits, scheme.a_bits), coverage, stack, 1):
+        yield coverage
 
 
 @torch.no_grad()
@@ -161,8 +186,9 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
             if not isinstance(weight, Tensor) or most_levels_per_channel(weight) > 2**operand.bits:
                 coverage.violations.append(f"weight {operand.name}")
     stack: list[str] = []
+    bits = partial(expected_bits, student)
     seen = student.images_seen
-    with _hooked(student, stack, coverage.violations), _OperandCheck(student, coverage, stack, images.shape[0]):
+    with _hooked(student, stack, coverage.violations), _OperandCheck(bits, coverage, stack, images.shape[0]):
         student(images)
     student.images_seen = seen
     quantizers = student.activation_quantizers()

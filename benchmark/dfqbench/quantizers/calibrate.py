@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from dfqbench.api.batch import LiveSource, SampleSource, is_live
 from dfqbench.api.method import Quantizer
 from dfqbench.api.params import param
@@ -22,20 +24,22 @@ if TYPE_CHECKING:
 class CalibrateParams:
     """Hyper-parameters of `calibrate`."""
 
-    images: int = param(64, help="images that the ranges are taken from, in one batch", source="released code (ZeroQ)")
-    generator_steps: int = param(
+    images: PositiveInt = param(
+        64, help="images that the ranges are taken from, in one batch", source="released code (ZeroQ)"
+    )
+    generator_steps: NonNegativeInt = param(
         80_000,
         help="steps for which a live source trains alone before it is drawn from; scaled by the budget",
         source="released code (GDFQ: 400 epochs of 200 iterations)",
         unit="steps",
     )
-    generator_batch: int = param(
+    generator_batch: PositiveInt = param(
         200,
         help="batch of a live source trained alone, for inputs up to 64 pixels",
         source="released code (GDFQ)",
         unit="images",
     )
-    generator_batch_large: int = param(
+    generator_batch_large: PositiveInt = param(
         16, help="the same for larger inputs", source="released code (GDFQ)", unit="images"
     )
 
@@ -98,9 +102,7 @@ class Calibrate(Quantizer):
 def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context) -> Student:
     import torch
 
-    from dfqbench.quant import prepare
-
-    student = prepare(teacher, ctx.scheme, ctx.card)
+    student = ctx.prepare(teacher)
     with torch.no_grad(), student.observing("minmax"):
         student(images.to(ctx.device, memory_format=torch.channels_last))
     return student

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.precision import to_float32
-from dfqbench.quant import check_range_rule, prepare
+from dfqbench.quant import check_range_rule
 from dfqbench.quantizers.distill_losses import interpolate, kd_loss
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.params import FEW_CLASSES, is_large
@@ -105,7 +105,7 @@ class TrainedStudent:
         self._teacher = teacher
         self._params = params
         self._schedule = schedule
-        self.student: Student = prepare(teacher, ctx.scheme, ctx.card)
+        self.student: Student = ctx.prepare(teacher)
         self.student.use_integer_convolutions(ctx.precision.bfloat16)
         self.student.attach_observers(params.range_rule)
         self._lr = params.lr_large if large else params.lr

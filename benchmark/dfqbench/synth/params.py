@@ -63,7 +63,7 @@ class GeneratorParams:
     margin_start_large: NonNegativeInt = param(
         50, help="the same for larger inputs", source=f"{TEMPORAL}: after warm-up", unit="epochs"
     )
-    margin_mean: float = param(0.5, help="mean of the margin", source=TEMPORAL)
+    margin_mean: NonNegativeFloat = param(0.5, help="mean of the margin", source=TEMPORAL)
     margin_std: PositiveFloat = param(0.15, help="standard deviation of the margin", source=TEMPORAL)
     margin_form: Literal["sampled", "expected"] = param(
         "sampled", help="a margin drawn for each image, or the closed form of its expectation", source=TEMPORAL

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dfqbench.api import Skip
-from dfqbench.quant.trace import BatchNorm
 from dfqbench.synth.moments import Moments, batch_moments, positions, sample_moments
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @dataclass(frozen=True, slots=True)

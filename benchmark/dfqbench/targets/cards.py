@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dfqbench.api.card import NATURAL_MEAN, NATURAL_STD, InputStats, ModelCard
 from dfqbench.api.errors import InputError
 from dfqbench.targets.spec import DatasetSpec
@@ -40,7 +42,7 @@ def make_card(
         stats: explicit statistics in normalised space.
 
     Raises:
-        InputError: a value is missing, has the wrong length, or is not positive where it must be.
+        InputError: a value is missing, has the wrong length, is not finite, or is not positive where it must be.
     """
     names = [target]
     if dataset is not None:
@@ -64,6 +66,8 @@ def make_card(
             raise InputError(f"{where}: {key} has {len(values)} values for {size[0]} channels", "give one a channel")
         if key.endswith("std") and not all(value > 0 for value in values):
             raise InputError(f"{where}: {key} must be positive", "correct the value")
+        if not all(map(math.isfinite, values)):
+            raise InputError(f"{where}: {key} must be finite", "correct the value")
     if classes is None:
         classes = default.classes if dataset is None else dataset.classes
     if classes < 2:

@@ -71,7 +71,7 @@ class Catalogue:
         problems: list[str] = []
         for offer in offers:
             try:
-                content.add_folder(Path(offer.path), families)
+                content.add_folder(Path(offer.path), families, confined=True)
             except DfqError as error:
                 problems.append(f"data folder '{offer.name}' of a plugin: {error}")
         return cls(content.targets(), families, tuple(problems))
@@ -168,14 +168,14 @@ class _Content:
         model = ModelSpec("digits", ref, ref, card, weights=DIGITS_WEIGHTS, top1=DIGITS_TOP1, trusted=True)
         return cls({"digits": dataset}, {("digits", ref): model}, {})
 
-    def add_folder(self, folder: Path, families: tuple[str, ...]) -> None:
+    def add_folder(self, folder: Path, families: tuple[str, ...], *, confined: bool = False) -> None:
         folder = folder.absolute()
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is not a folder", "name the folder that it lies in")
         if not folder.is_dir():
             raise InputError(f"there is no data folder {folder}", f"name a folder with {EXPECTED}")
         files = [folder / name for name in (MANIFEST, FETCHED)]
-        manifests = [read_manifest(file, families) for file in files if file.is_file()]
+        manifests = [read_manifest(file, families, confined=confined) for file in files if file.is_file()]
         layouts = recognised(folder)
         if not manifests and not layouts:
             raise InputError(f"{folder} holds no data that dfqbench knows", f"it should have {EXPECTED}")
@@ -194,6 +194,8 @@ class _Content:
 
     def _target(self, name: str) -> Target:
         advice = _NO_DATA.get(name, "name a data folder that has it with --data DIR")
+        if parts := [dataset.name for dataset in self.datasets.values() if dataset.subset_of == name]:
+            advice = f"a part of it is here: --on {','.join(parts)}"
         return Target(
             name,
             self.datasets.get(name),

@@ -16,7 +16,7 @@ from dfqbench.targets.cards import make_card
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.pixels import open_split
-from dfqbench.targets.spec import DatasetSpec, MissingModel, Target
+from dfqbench.targets.spec import DatasetSpec, MissingModel, Target, fingerprint
 
 MAX_DEVIATION = 4.0
 """Standard errors between measured and published accuracy above which weights or preprocessing are called wrong."""
@@ -74,6 +74,7 @@ def _check_dataset(target: Target) -> Finding:
     try:
         card = target.models[0].card if target.models else make_card(target.name, target=target.name, dataset=dataset)
         labels = open_split(dataset, "evaluate", card).labels
+        fingerprint(dataset)  # refuses files that cannot be read
     except DfqError as error:
         return Finding(target.name, "broken", str(error))
     present = len(set(labels.tolist()))

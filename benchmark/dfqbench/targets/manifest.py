@@ -6,6 +6,7 @@ below its own folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,13 @@ class Manifest:
     unavailable: tuple[tuple[str, MissingModel], ...]
 
 
-def read_manifest(path: Path, families: Iterable[str] = ()) -> Manifest:
+def read_manifest(path: Path, families: Iterable[str] = (), *, confined: bool = False) -> Manifest:
     """Read a `targets.toml` or `fetched.toml`.
 
     Args:
         path: the file; relative paths in it start from its folder.
         families: model families that plugins offer.
+        confined: whether data must lie below the folder; an absolute path is then refused.
 
     Raises:
         InputError: the file is not TOML, has unknown keys or values of a wrong type, names an evaluation set that is
@@ -107,7 +109,7 @@ def read_manifest(path: Path, families: Iterable[str] = ()) -> Manifest:
     except ValidationError as error:
         raise _first_fault(path, error) from error
     families = tuple(families)
-    datasets = {name: _dataset(path, name, table) for name, table in content.datasets.items()}
+    datasets = {name: _dataset(path, name, table, confined=confined) for name, table in content.datasets.items()}
     models: dict[tuple[str, str], ModelSpec | MissingModel] = {}
     for table in content.models:
         where = f"{path}, model '{table.name}'"
@@ -189,19 +191,21 @@ def _first_fault(path: Path, error: ValidationError) -> InputError:
     return InputError(f"{where}: {key}: {fault['msg'].lower()}", "correct the value")
 
 
-def _dataset(path: Path, name: str, table: _Dataset) -> DatasetSpec:
+def _dataset(path: Path, name: str, table: _Dataset, *, confined: bool) -> DatasetSpec:
     paths: dict[str, Path | None] = {"evaluate": None, "train": None}
     for key, text in (("evaluate", table.evaluate), ("train", table.train)):
         if text is not None:
             where = f"{path}, dataset '{name}': {key}"
-            data = paths[key] = _below(where, path.parent.absolute(), text)
+            data = paths[key] = _below(where, path.parent.absolute(), text, relative=confined)
             if not (data.is_file() if table.kind == "npz" else data.is_dir()):
                 form = "file" if table.kind == "npz" else "folder"
                 raise InputError(f"{where}: there is no {form} {data}", "correct the path, or put the data there")
     return DatasetSpec(name=name, **(dict(table) | paths))
 
 
-def _below(where: str, folder: Path, text: str) -> Path:
+def _below(where: str, folder: Path, text: str, *, relative: bool) -> Path:
+    if relative and Path(text).is_absolute():
+        raise InputError(f"{where}: '{text}' is absolute", "give a path relative to the manifest")
     if ".." in Path(text).parts or not text.strip():
         raise InputError(f"{where}: '{text}' leaves the manifest's folder", "give a path without '..'")
     return folder / text
@@ -229,9 +233,7 @@ def _model(
     _check_json(where, table.args, table.kwargs)
     weights = None
     if table.weights is not None:
-        if Path(table.weights).is_absolute():
-            raise InputError(f"{where}: weights: '{table.weights}' is absolute", "give a path relative to the manifest")
-        weights = _below(f"{where}: weights", folder, table.weights)
+        weights = _below(f"{where}: weights", folder, table.weights, relative=True)
     card = make_card(
         where,
         target=table.target,
@@ -258,7 +260,7 @@ def _model(
 
 
 def _check_json(where: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse dates and times, which TOML has and JSON has not."""
+    """Refuse dates, times, `nan` and `inf`, which TOML has and JSON has not."""
     pending: list[Any] = [*args, *kwargs.values()]
     while pending:
         value = pending.pop()
@@ -266,6 +268,6 @@ def _check_json(where: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> N
             pending += value.values()
         elif isinstance(value, list):
             pending += value
-        elif not isinstance(value, str | int | float | bool):
-            name = type(value).__name__
+        elif not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+            name = value if isinstance(value, float) else type(value).__name__
             raise InputError(f"{where}: {name} is no argument", "use numbers, text, true/false and lists")

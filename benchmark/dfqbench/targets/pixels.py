@@ -27,6 +27,8 @@ DIGITS_EVALUATED = 540
 RESIZE_RATIO = 0.875
 """Crop over shorter side of the resized image (methods.md 0.4)."""
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+_DEEP_MODES = ("I", "F")
+"""Pillow's modes of 16 and 32 bits, whose values above 255 it turns into white."""
 _THREADS = 8
 
 
@@ -95,10 +97,17 @@ class FolderPixels:
 
         height, width, _ = self.shape
         try:
+            if path.is_fifo():
+                raise InputError(f"cannot read the image {path}: it is a named pipe", "replace the file")
             with Image.open(path) as file:
+                mode = file.mode
                 image: Any = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"cannot read the image {path}: {error}", "replace the file") from error
+        if mode.startswith(_DEEP_MODES):
+            raise InputError(
+                f"cannot read the image {path}: its pixels have more than 8 bits ({mode})", "save it with 8 bits"
+            )
         if self.resize:
             image = transform.resize(image, [self.resize], transform.InterpolationMode.BILINEAR)
         if image.height < height or image.width < width:
@@ -237,7 +246,7 @@ def _folder(dataset: DatasetSpec, path: Path, card: ModelCard) -> FolderPixels:
         (file, index)
         for name, index in folders.items()
         for file in sorted((path / name).iterdir())
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     ]
     channels, height, width = card.input_size
     if dataset.crop is not None and dataset.crop != height:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dfqbench.api.errors import InputError, UsageError
+from dfqbench.api.errors import InputError, Unavailable, UsageError
 from dfqbench.models.reference import CODE_SCHEME, SCHEMES, parse_reference
 from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.cards import make_card
@@ -36,7 +36,7 @@ def model_from_reference(
         The model, or the reason why it cannot be built.
 
     Raises:
-        UsageError: the reference is not one, or names a file that is not there.
+        UsageError: the reference is not one, or names a file or a library's network that is not there.
     """
     reference = parse_reference(text, tuple(families))
     options = dict(reference.options)
@@ -49,6 +49,13 @@ def model_from_reference(
         if not code.is_file():
             raise InputError(f"there is no file {code}", "correct the path in the reference")
         ref = f"{CODE_SCHEME}:{code}:{reference.function}"
+    if reference.scheme in FETCHABLE:
+        from dfqbench.models.build import library_builder  # imports torch
+
+        try:
+            library_builder(reference.scheme, reference.name)
+        except Unavailable as error:
+            return MissingModel(text, str(error))
     if weights is None and reference.scheme in SCHEMES and reference.scheme != CODE_SCHEME:
         return MissingModel(text, missing_reason(ref))
     file, seed = None, 0 if weights == "random" else None

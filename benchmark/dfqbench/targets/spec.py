@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -121,7 +122,14 @@ def _folder_sha256(folder: Path) -> str:
     for parent, _, names in os.walk(folder, onerror=_raise):
         for name in names:
             path = Path(parent, name)
-            lines.append(f"{path.relative_to(folder).as_posix()}\t{path.stat().st_size}\n")
+            try:
+                status = path.stat()
+            except OSError as error:
+                place = f"{path}, a link to {os.path.realpath(path)}" if path.is_symlink() else path
+                raise InputError(f"cannot read {place}: {error.strerror}", "repair it, or take it out") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{path} is not a regular file", "take it out")
+            lines.append(f"{path.relative_to(folder).as_posix()}\t{status.st_size}\n")
     return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
 

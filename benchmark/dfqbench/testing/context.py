@@ -17,6 +17,7 @@ from torch import nn
 from dfqbench.api import Budget, ModelCard, NonFiniteError, PluginError, Precision, SampleSource, budget_named
 from dfqbench.api.graphed import EagerStep, GraphedStep, MakeGraphed, StepFunction
 from dfqbench.quant.scheme import Scheme
+from dfqbench.quant.student import Student, prepare
 from dfqbench.testing.toys import toy_card
 
 if TYPE_CHECKING:
@@ -128,6 +129,10 @@ class ToyContext:
     ) -> Result | None:
         """Call the function and return its result."""
         return act(*args, **kwargs)
+
+    def prepare(self, teacher: nn.Module) -> Student:
+        """Return a student of the teacher under `bits`."""
+        return prepare(teacher, self.scheme, self.card)
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Run `shared`.

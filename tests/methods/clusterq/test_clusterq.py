@@ -28,13 +28,6 @@ def _centroids(source: GeneratorSource) -> CentroidTerm:
     return next(term for term in source.terms if isinstance(term, CentroidTerm))
 
 
-def test_defaults() -> None:
-    params = ClusterqParams()
-    assert (params.mode, params.cluster_weight, params.centroid_decay) == ("paper", 0.9, 0.8)
-    assert (params.noise_mean, params.noise_var, params.augment_share) == (0.03, 0.05, 0.5)
-    assert Clusterq.quantizer == "distill:clusterq"
-
-
 @pytest.mark.parametrize(("mode", "names"), [("paper", 3), ("released", 3), ("none", 2)])
 def test_modes_choose_the_terms(mode: Any, names: int) -> None:
     params = dataclasses.replace(EARLY, mode=mode)
@@ -107,13 +100,12 @@ def test_released_loss_is_mostly_the_last_layers_gap() -> None:
         assert 0 < with_noise - expected < 0.1 * (0.03**2 + 0.05**2)
 
 
-def test_latent_depends_on_classes_and_size() -> None:
-    params = ClusterqParams()
-    few = Clusterq(params).synthesize(toy_network(classes=10), ToyContext(card=toy_card(classes=10)))
-    many = Clusterq(params).synthesize(toy_network(classes=11), ToyContext(card=toy_card(classes=11)))
-    assert isinstance(few, GeneratorSource)
-    assert isinstance(many, GeneratorSource)
-    assert (few.generator.latent, many.generator.latent) == (10, 100)
+@pytest.mark.parametrize(("classes", "latent"), [(10, 10), (11, 100)])
+def test_latent_depends_on_classes(classes: int, latent: int) -> None:
+    ctx = ToyContext(card=toy_card(classes=classes))
+    source = Clusterq(ClusterqParams()).synthesize(toy_network(classes=classes), ctx)
+    assert isinstance(source, GeneratorSource)
+    assert source.generator.latent == latent
 
 
 def test_misclassified_samples_count_where_asked() -> None:

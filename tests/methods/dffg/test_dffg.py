@@ -25,12 +25,6 @@ def _make(params: DffgParams = SMALL, **context: Any) -> tuple[FixedSource, ToyC
     return source, ctx
 
 
-def test_defaults() -> None:
-    params = DffgParams()
-    assert (params.chains, params.iterations, params.momentum, params.step) == (64, 50, 1.0, 0.1)
-    assert [round(share * 50) for share in params.keep] == [30, 35, 40, 45]
-
-
 @pytest.mark.parametrize("statistics", ["sample", "batch"])
 @pytest.mark.parametrize("variability", ["pixel", "none"])
 def test_loss_falls(statistics: Any, variability: Any) -> None:
@@ -43,7 +37,6 @@ def test_loss_falls(statistics: Any, variability: Any) -> None:
 def test_last_iterates_come_first_and_logits_belong_to_them() -> None:
     source, _ = _make()
     assert len(source) == 6 * 5
-    assert source.teacher_logits is not None
     torch.testing.assert_close(source.teacher_logits, toy_network()(source.images))
     alone, _ = _make(dataclasses.replace(SMALL, keep=()))
     assert len(alone) == 6
@@ -73,11 +66,8 @@ def test_momentum_is_mi_fgsms() -> None:
 
 
 def test_steps_shrink_along_a_cosine() -> None:
-    sizes = [step_size(step, 11, 0.1, 0.01) for step in range(11)]
-    assert sizes[0] == pytest.approx(0.1)
-    assert sizes[5] == pytest.approx(0.055)
-    assert sizes[-1] == pytest.approx(0.01)
-    assert sizes[2] == pytest.approx(0.01 + 0.09 * (1 + math.cos(math.pi / 5)) / 2)
+    sizes = [step_size(step, 11, 0.1, 0.01) for step in (0, 2, 5, 10)]
+    assert sizes == pytest.approx([0.1, 0.01 + 0.09 * (1 + math.cos(math.pi / 5)) / 2, 0.055, 0.01])
     assert step_size(0, 1, 0.1, 0.01) == pytest.approx(0.1)
 
 

@@ -4,32 +4,18 @@ import pytest
 import torch
 
 from dfqbench.api import ModelCard
-from dfqbench.testing.context import ToyContext
-from dfqbench.testing.toys import toy_network
-from dfqbench_methods.noise.plugin import Noise, NoiseParams
+from dfqbench.testing.toys import toy_card
 from dfqbench_methods.noise.source import NoiseSource
 
 
 def test_has_natural_statistics() -> None:
     card = ModelCard((3, 32, 32), (0.5, 0.5, 0.5), (0.5, 0.25, 0.5), 10)
     images = NoiseSource(card, seed=1).sample(200).images
-    for c in range(3):
-        assert float(images[:, c].mean()) == pytest.approx(card.input_stats.mean[c], abs=0.02)
-        assert float(images[:, c].std()) == pytest.approx(card.input_stats.std[c], rel=0.02)
+    assert images.mean((0, 2, 3)).tolist() == pytest.approx(card.input_stats.mean, abs=0.02)
+    assert images.std((0, 2, 3)).tolist() == pytest.approx(card.input_stats.std, rel=0.02)
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_state_is_small_and_resumes() -> None:
-    ctx = ToyContext()
-    source = Noise(NoiseParams()).synthesize(toy_network(), ctx)
-    first = source.sample(4).images
-    state = source.state_dict()
-    assert (
-        sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor)) <= 2 * ctx.card.input_size[0]
-    )
-    expected = source.sample(4).images
-    b = NoiseSource(ctx.card, seed=0)
-    b.load_state_dict(state)
-    assert torch.equal(b.sample(4).images, expected)
-    assert torch.equal(NoiseSource.from_state(state).sample(4).images, expected)
-    assert not torch.equal(first, expected)
+def test_state_is_small() -> None:
+    state = NoiseSource(toy_card(), seed=0).state_dict()
+    assert sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor)) <= 2 * 3

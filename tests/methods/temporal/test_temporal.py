@@ -12,13 +12,6 @@ from dfqbench.testing.toys import toy_network
 from dfqbench_methods.temporal.plugin import Temporal, TemporalParams
 
 
-def test_defaults() -> None:
-    params = TemporalParams()
-    assert (params.bns_weight, params.margin_weight, params.margin_mean, params.margin_std) == (1.0, 1.0, 0.5, 0.15)
-    assert Temporal.quantizer == "distill:temporal"
-    assert Temporal.depends_on_bits
-
-
 def test_the_margin_comes_after_warmup() -> None:
     source = Temporal(TemporalParams(latent=8)).synthesize(toy_network(), ToyContext())
     assert isinstance(source, GeneratorSource)

@@ -8,7 +8,7 @@ import torch
 from dfqbench.api import ModelCard, NonFiniteError
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
-from dfqbench.testing.toys import toy_card, toy_network
+from dfqbench.testing.toys import toy_network
 from dfqbench_methods.zeroq.plugin import ZeroQ, ZeroQParams
 from dfqbench_methods.zeroq.synthesizer import initial_noise
 
@@ -31,12 +31,14 @@ def test_loss_falls() -> None:
     assert ctx.steps[-1] == (40, 40)
 
 
-@pytest.mark.parametrize("params", [SMALL, ZeroQParams(images=7, batch=3, iterations=500)])
-def test_resumed_run_equals_uninterrupted_run(params: ZeroQParams) -> None:
+@pytest.mark.parametrize("images", [6, 7, 1])
+def test_resumed_run_equals_uninterrupted_run(images: int) -> None:
+    params = ZeroQParams(images=images, batch=3, iterations=500)
     whole, ctx = _distill(params, keep_states=True)
     for state in (ctx.saved[0], ctx.saved[len(ctx.saved) // 2], ctx.saved[-1]):
         continued, _ = _distill(params, restored=state)
         assert torch.equal(whole, continued)
+    assert torch.isfinite(whole).all()
 
 
 def test_source_has_teacher_logits() -> None:
@@ -76,10 +78,3 @@ def test_the_image_aims_at_the_cards_statistics() -> None:
 def test_diverging_loss_raises() -> None:
     with pytest.raises(NonFiniteError):
         _distill(dataclasses.replace(SMALL, lr=float("inf")))
-
-
-def test_one_channel_and_one_image() -> None:
-    ctx = ToyContext(card=toy_card(channels=1))
-    source = ZeroQ(ZeroQParams(images=1, batch=64, iterations=100)).synthesize(toy_network(channels=1), ctx)
-    assert source.sample(1).images.shape == (1, 1, 8, 8)
-    assert torch.isfinite(source.sample(1).images).all()

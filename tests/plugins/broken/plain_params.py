@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from dfqbench.api import Context, Fidelity, Method, Offer, SampleSource, hookimpl
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-class Params:
-    steps = 10
+from dfqbench.api import Fidelity, Method, Offer, hookimpl
 
 
 class PlainParams(Method):
@@ -19,10 +12,9 @@ class PlainParams(Method):
     title = "Plain parameters"
     paper = "an example of dfqbench's tests"
     fidelity = Fidelity.RECONSTRUCTION
-    params_type = Params
+    params_type = object
 
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        raise NotImplementedError
+    def synthesize(self, *_: Any) -> Any: ...
 
 
 @hookimpl

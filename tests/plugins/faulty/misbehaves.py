@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import inspect
 import os
 import signal
@@ -42,12 +44,14 @@ class _Base(Method):
         return FixedSource(self.images(ctx))
 
 
+def make(name: str, **members: Any) -> type[Method]:
+    return type(name, (_Base,), {"name": name.replace("_", "-"), **members})
+
+
 def method(function: Callable[..., Any]) -> type[Method]:
-    """Make a method of a function that makes its images, or takes the place of `synthesize` or `quantize`."""
-    arguments = inspect.signature(function).parameters
-    replaced = "quantize" if "source" in arguments else "synthesize" if "teacher" in arguments else "images"
-    name = function.__name__.replace("_", "-")
-    return type(function.__name__, (_Base,), {"name": name, replaced: function})
+    """Make a method of a function that makes its images, or takes the place of `quantize`."""
+    replaced = "quantize" if "source" in inspect.signature(function).parameters else "images"
+    return make(function.__name__, **{replaced: function})
 
 
 @method
@@ -59,7 +63,6 @@ def raises(self: _Base, ctx: Context) -> Any:
 
 @method
 def diverges(self: _Base, ctx: Context) -> Any:
-    """Its loss is NaN from step 13 on."""
     import torch
 
     for step in range(1, 101):
@@ -74,13 +77,6 @@ def exits(self: _Base, ctx: Context) -> Any:
 
 
 @method
-def asks_for_bits(self: _Base, ctx: Context) -> Any:
-    """Looks at the scheme although it says that it does not."""
-    assert ctx.scheme.label
-    return images(ctx)
-
-
-@method
 def opens_data(self: _Base, ctx: Context) -> Any:
     """Calibrates on scikit-learn's digits, which the evaluation uses: its record must be invalid."""
     import torch
@@ -90,16 +86,7 @@ def opens_data(self: _Base, ctx: Context) -> Any:
 
 
 @method
-def own_student(self: _Base, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    """Returns a module of its own instead of a prepared student."""
-    import copy
-
-    return copy.deepcopy(teacher)
-
-
-@method
 def hangs(self: _Base, ctx: Context) -> Any:
-    """Never comes back, and ignores signals."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     while True:
@@ -113,12 +100,6 @@ def take_long(ctx: Context) -> Tensor:
         ctx.progress(step + 1, 60)
         ctx.checkpoint(lambda step=step: {"done": step + 1})
     return images(ctx)
-
-
-@method
-def slow(self: _Base, ctx: Context) -> Any:
-    """Takes long, in good order."""
-    return take_long(ctx)
 
 
 @method
@@ -143,24 +124,7 @@ def leaks(self: _Base, ctx: Context) -> Any:
 
 
 @method
-def huge(self: _Base, ctx: Context) -> Any:
-    """Asks for more memory than there is, at once."""
-    import torch
-
-    return torch.ones(1 << 50)
-
-
-@method
-def crashes(self: _Base, ctx: Context) -> Any:
-    """Reads where nothing is."""
-    import ctypes
-
-    ctypes.string_at(0)
-
-
-@method
 def leaves_children(self: _Base, ctx: Context) -> Any:
-    """Dies and leaves children that hold on to everything."""
     if os.fork() == 0:
         time.sleep(600)
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -169,36 +133,31 @@ def leaves_children(self: _Base, ctx: Context) -> Any:
 
 @method
 def writes_outside(self: _Base, ctx: Context) -> Any:
-    """Leaves something among the results of others."""
     (ctx.workdir / "own.txt").write_text("allowed")
     (Path(ctx.workdir).parent.parent.parent / "stray.txt").write_text("not allowed")
     return images(ctx)
 
 
 @method
-def nan_images(self: _Base, ctx: Context) -> Any:
-    return images(ctx) * float("nan")
-
-
-@method
 def nan_student(self: _Base, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    """Its student has a weight that is not a number."""
     student = ctx.shared_quantize(teacher, source)
     next(student.parameters()).data.view(-1)[0] = float("nan")
     return student
 
 
-@method
-def wrong_shape(self: _Base, ctx: Context) -> Any:
-    import torch
-
-    return torch.zeros(64, 3, 5, 5)
-
-
-@method
-def no_batch(self: _Base, teacher: nn.Module, ctx: Context) -> Any:
-    """Its source returns None instead of a batch."""
-    return SimpleNamespace(sample=lambda _size: None, state_dict=dict, load_state_dict=lambda _state: None)
+IMAGES: dict[str, Callable[[Context], Any]] = {
+    "asks_for_bits": lambda ctx: images(ctx) * (ctx.scheme.w_bits > 0),
+    "slow": take_long,
+    "huge": lambda ctx: images(ctx).new_ones(1 << 50),
+    "crashes": lambda _: ctypes.string_at(0),
+    "nan_images": lambda ctx: images(ctx) * float("nan"),
+    "wrong_shape": lambda ctx: images(ctx).new_zeros(64, 3, 5, 5),
+}
+for _name, _images in IMAGES.items():
+    globals()[_name] = make(_name, images=lambda _self, ctx, make_images=_images: make_images(ctx))
+own_student = make("own_student", quantize=lambda _self, teacher, _source, _ctx: copy.deepcopy(teacher))
+_EMPTY = SimpleNamespace(sample=lambda _size: None, state_dict=dict, load_state_dict=lambda _state: None)
+no_batch = make("no_batch", synthesize=lambda _self, _teacher, _ctx: _EMPTY)
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 import os
 import socket
 import tempfile
@@ -31,8 +31,6 @@ def fixed(*images_and_labels: Tensor) -> SampleSource:
 
 
 class Sound(Method):
-    """Breaks nothing."""
-
     name = "sound"
     title = "Breaks the contract"
     paper = "an example of dfqbench's tests"
@@ -40,18 +38,14 @@ class Sound(Method):
     requires = Requires(batchnorm=False)
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
+        self.deed(teacher, ctx)
         return fixed(noise(ctx))
+
+    def deed(self, teacher: nn.Module, ctx: Context) -> Any: ...
 
 
 def make(name: str, **members: Any) -> type[Method]:
-    """Return `Sound` with other members, under the name with hyphens."""
     return type(name, (Sound,), {"name": name.replace("_", "-"), **members})
-
-
-def method(function: Callable[..., Any]) -> type[Method]:
-    """Make a method of a function that takes the place of `synthesize`, or of `quantize` where it takes a source."""
-    replaced = "quantize" if "source" in inspect.signature(function).parameters else "synthesize"
-    return make(function.__name__, **{replaced: function})
 
 
 @dataclass(frozen=True)
@@ -70,90 +64,7 @@ needs_nothing = make("needs_nothing", requires=Requires(batchnorm=True))
 needs_no_bits = make("needs_no_bits", depends_on_bits=True)
 
 
-@method
-def endless(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    while True:
-        time.sleep(0.01)
-
-
-@method
-def leaves(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    os._exit(7)
-
-
-@method
-def writes(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    (Path(ctx.workdir) / "allowed.txt").write_text("allowed")
-    with tempfile.NamedTemporaryFile(prefix="nonconforming-"):
-        return fixed(noise(ctx))
-
-
-@method
-def reads(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    (Path(os.environ["DFQBENCH_DATA"].split(os.pathsep)[0]) / "images.npz").read_bytes()
-    return fixed(noise(ctx))
-
-
-@method
-def connects(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    with socket.socket() as client:
-        client.connect_ex(("127.0.0.1", 9))
-    return fixed(noise(ctx))
-
-
-@method
-def wrong_labels(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    images = noise(ctx)
-    return fixed(images, images.new_full((8,), 1000).long())
-
-
-@method
-def graph(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    source: Any = fixed(noise(ctx))
-    source.images.requires_grad_()
-    return source
-
-
-@method
-def mutates_teacher(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    next(teacher.parameters()).mul_(1.01)
-    return fixed(noise(ctx))
-
-
-@method
-def trains_teacher(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    list(teacher.modules())[1].train()
-    return fixed(noise(ctx))
-
-
-@method
-def leaves_hook(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    teacher.register_forward_hook(lambda *_: None)
-    return ctx.shared_quantize(teacher, source)
-
-
-@method
-def unseeded(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    ctx.generator.seed()
-    return fixed(noise(ctx))
-
-
-@method
-def constant_seed(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    ctx.generator.manual_seed(0)
-    return fixed(noise(ctx))
-
-
-@method
-def changes_settings(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    import torch
-
-    torch.set_grad_enabled(False)
-    return fixed(noise(ctx))
-
-
-@method
-def forgetful(self: Method, teacher: nn.Module, ctx: Context) -> Any:
+def _forgetful(self: Method, teacher: nn.Module, ctx: Context) -> Any:
     """Its checkpoint lacks the momentum."""
     state = ctx.restored or {"step": 0, "images": noise(ctx)}
     images = state["images"]
@@ -166,11 +77,7 @@ def forgetful(self: Method, teacher: nn.Module, ctx: Context) -> Any:
     return fixed(images)
 
 
-@method
-def no_checkpoint(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    for step in range(1, 4):
-        ctx.progress(step, 3)
-    return fixed(noise(ctx))
+forgetful = make("forgetful", synthesize=_forgetful)
 
 
 class _Source:
@@ -190,40 +97,6 @@ class _Source:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.images = state["images"]
-
-
-@method
-def fails_to_quantize(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    raise ValueError("only eight bits")
-
-
-@method
-def no_ranges(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    from dfqbench.quant import prepare
-
-    return prepare(teacher, ctx.scheme, ctx.card)
-
-
-@method
-def own_module(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-    import copy
-
-    return copy.deepcopy(teacher)
-
-
-@method
-def hides_batchnorm(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    """Needs BatchNorm and says that it does not."""
-    from dfqbench.synth import BatchNormStatistics
-
-    with BatchNormStatistics(teacher):
-        return fixed(noise(ctx))
-
-
-@method
-def asks_in_secret(self: Method, teacher: nn.Module, ctx: Context) -> Any:
-    assert ctx.scheme.w_bits
-    return fixed(noise(ctx))
 
 
 class _SecretiveSource:
@@ -251,19 +124,86 @@ class _SecretiveSource:
         self.ctx.generator.set_state(state["random"])
 
 
+def _writes(teacher: nn.Module, ctx: Context) -> None:
+    (Path(ctx.workdir) / "allowed.txt").write_text("allowed")
+    with tempfile.NamedTemporaryFile(prefix="nonconforming-"):
+        pass
+
+
+def _connects(teacher: nn.Module, ctx: Context) -> None:
+    with socket.socket() as client:
+        client.connect_ex(("127.0.0.1", 9))
+
+
+def _changes_settings(teacher: nn.Module, ctx: Context) -> None:
+    import torch
+
+    torch.set_grad_enabled(False)
+
+
+def _hides_batchnorm(teacher: nn.Module, ctx: Context) -> None:
+    from dfqbench.synth import BatchNormStatistics
+
+    with BatchNormStatistics(teacher):
+        pass
+
+
+DEEDS: dict[str, Callable[[nn.Module, Context], Any]] = {
+    "endless": lambda *_: time.sleep(1e6),
+    "leaves": lambda *_: os._exit(7),
+    "writes": _writes,
+    "reads": lambda *_: Path(os.environ["DFQBENCH_DATA"].split(os.pathsep)[0], "images.npz").read_bytes(),
+    "connects": _connects,
+    "mutates_teacher": lambda teacher, _: next(teacher.parameters()).mul_(1.01),
+    "trains_teacher": lambda teacher, _: list(teacher.modules())[1].train(),
+    "unseeded": lambda _, ctx: ctx.generator.seed(),
+    "constant_seed": lambda _, ctx: ctx.generator.manual_seed(0),
+    "changes_settings": _changes_settings,
+    "no_checkpoint": lambda _, ctx: [ctx.progress(step, 3) for step in range(1, 4)],
+    "hides_batchnorm": _hides_batchnorm,
+    "asks_in_secret": lambda _, ctx: ctx.scheme.w_bits,
+}
 SOURCES: dict[str, Callable[[Context], Any]] = {
     "wrong_shape": lambda ctx: fixed(noise(ctx, 8, 3, 8, 8)),
     "wrong_dtype": lambda ctx: fixed(noise(ctx).double()),
     "not_finite": lambda ctx: fixed(noise(ctx) / 0),
+    "wrong_labels": lambda ctx: fixed(noise(ctx), noise(ctx, 8).fill_(1000).long()),
     "black": lambda ctx: fixed(noise(ctx) * 1e-3),
     "no_source": noise,
+    "graph": lambda ctx: _Source(noise(ctx).requires_grad_(), {}),
     "unloadable_state": lambda ctx: _Source(noise(ctx), {"path": Path("here")}),
     "partial_state": lambda ctx: _Source(noise(ctx), {}),
     "looks_in_secret": _SecretiveSource,
 }
 """Sources of methods that break the contract by their source alone."""
+for _name, _deed in DEEDS.items():
+    globals()[_name] = make(_name, deed=staticmethod(_deed))
 for _name, _source in SOURCES.items():
     globals()[_name] = make(_name, synthesize=lambda _self, _teacher, ctx, source=_source: source(ctx))
+
+
+def _leaves_hook(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    teacher.register_forward_hook(lambda *_: None)
+    return ctx.shared_quantize(teacher, source)
+
+
+def _fails_to_quantize(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    raise ValueError("only eight bits")
+
+
+def _no_ranges(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    return ctx.prepare(teacher)
+
+
+def _eight_bits(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
+    from dfqbench.quant import parse_scheme, prepare
+
+    return prepare(teacher, parse_scheme("w8a8@gdfq"), ctx.card)
+
+
+for _quantize in (_leaves_hook, _fails_to_quantize, _no_ranges, _eight_bits):
+    globals()[_quantize.__name__[1:]] = make(_quantize.__name__[1:], quantize=_quantize)
+own_module = make("own_module", quantize=lambda _self, teacher, _source, _ctx: copy.deepcopy(teacher))
 
 
 @hookimpl

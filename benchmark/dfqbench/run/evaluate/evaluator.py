@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 from dfqbench.accel import using_kernels
-from dfqbench.api.errors import DfqError, Unavailable
+from dfqbench.api.errors import DfqError, Invalid, Unavailable
 from dfqbench.api.precision import Precision
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.coverage import measure_coverage
+from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.plan.identity import canonical
@@ -94,7 +95,7 @@ class Evaluator:
         for attempt in request["attempts"]:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
-                student = load_student(Path(attempt), self._device, request["families"], trusted=model.trusted)
+                student = self._load(attempt, request["families"], trusted=model.trusted)
                 coverage = asdict(measure_coverage(student, images))
                 violations = coverage.pop("violations")
                 answers.append({"coverage": coverage, "violations": violations, "levels_ok": not violations})
@@ -106,6 +107,13 @@ class Evaluator:
         for answer, prediction in zip(loaded, predictions, strict=True):
             answer.update(accuracy(prediction, teacher, data), peak_mib=peak_mib(self._device))
         return {"students": answers}
+
+    def _load(self, attempt: dict[str, Any], families: dict[str, str], *, trusted: bool) -> Student:
+        student = load_student(Path(attempt["folder"]), self._device, families, trusted=trusted)
+        scheme = Scheme.from_dict(attempt["scheme"])
+        if student.scheme != scheme:
+            raise Invalid(f"the saved student's scheme is {student.scheme.label}, its cell's is {scheme.label}")
+        return student
 
     def _evaluate_snapshots(self, request: dict[str, Any]) -> dict[str, Any]:
         """Evaluate the snapshots of a student, and remove them."""
@@ -164,7 +172,7 @@ class Evaluator:
 
 def _described(error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split()) or "no message"
-    status = "unavailable" if isinstance(error, Unavailable) else "failed"
+    status = "unavailable" if isinstance(error, Unavailable) else "invalid" if isinstance(error, Invalid) else "failed"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         status = "oom"
     return {

@@ -50,6 +50,7 @@ class Plan:
     cells: list[Cell]  # every cell; cells that share a source follow one another
     notes: list[str] = field(default_factory=list)  # the chosen target, and what is missing for the others
     guarded: tuple[Path, ...] = ()  # the real data of every target that is here, used or not
+    problems: tuple[str, ...] = ()  # data folders of plugins that could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
     guarded |= {decoded_folder().absolute(): None}
-    return Plan(grid, cells, notes, tuple(guarded))
+    return Plan(grid, cells, notes, tuple(guarded), catalogue.problems)
 
 
 def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:

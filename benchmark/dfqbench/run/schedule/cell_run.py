@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from dfqbench.api.errors import DfqError
@@ -126,7 +125,7 @@ def evaluate(runs: Sequence[CellRun]) -> None:
         return
     begin = time.monotonic()
     try:
-        answers = runs[0].ask_about([run.folder for run in runs])
+        answers = runs[0].ask_about(runs)
     except DfqError as error:
         answers = [error for _ in runs]
     seconds = (time.monotonic() - begin) / len(runs)
@@ -245,14 +244,15 @@ class CellRun:
             self._discarded = True
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def ask_about(self, folders: Sequence[Path]) -> list[dict[str, Any] | DfqError]:
-        """Return the evaluator's answers about students of this cell's network and evaluation set.
+    def ask_about(self, runs: Sequence[CellRun]) -> list[dict[str, Any] | DfqError]:
+        """Return the evaluator's answers about the students of runs of this cell's network and evaluation set.
 
         Raises:
             EvaluatorDiedError: it ended, or took longer than the limit for each of them.
         """
-        answer = self._ask("evaluate", len(folders), attempts=[str(folder) for folder in folders])
-        return list(answer["students"]) if "students" in answer else [answer for _ in folders]
+        attempts = [{"folder": str(run.folder), "scheme": run.cell.scheme.as_dict()} for run in runs]
+        answer = self._ask("evaluate", len(runs), attempts=attempts)
+        return list(answer["students"]) if "students" in answer else [answer for _ in runs]
 
     def _ask(self, operation: str, answers: int = 1, **arguments: Any) -> dict[str, Any]:
         request = self._request | arguments | {"op": operation}

@@ -9,8 +9,8 @@ Status = Literal["ok", "skipped", "unavailable", "failed", "oom", "timeout", "pr
 
 `ok`: measured. `collapsed`: measured, and the student guesses. `skipped`: the method declines the cell. `unavailable`:
 a network or its data is missing. `failed`: an error, or the worker died. `oom`: memory ran out. `timeout`: the time
-limit was reached. `preempted`: the run was stopped. `invalid`: measured, but real data was opened or an operand is off
-its quantization levels.
+limit was reached. `preempted`: the run was stopped. `invalid`: plugin code opened real data, changed the teacher or
+quantized under another scheme, or an operand is off its quantization levels.
 """
 STATUSES: tuple[str, ...] = get_args(Status)
 

@@ -17,7 +17,7 @@ from dfqbench.accel import set_kernels
 from dfqbench.accel.cuda_graph import graphed_steps
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.budget import budget_named
-from dfqbench.api.errors import NonFiniteError, PluginError, Skip
+from dfqbench.api.errors import Invalid, NonFiniteError, PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.api.precision import Precision
 from dfqbench.models.build import build_teacher
@@ -25,8 +25,9 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.plugins.params import build_params
 from dfqbench.plugins.registry import REAL
+from dfqbench.quant.coverage import measuring
 from dfqbench.quant.scheme import Scheme
-from dfqbench.quant.student import Student, save_student
+from dfqbench.quant.student import Student, prepare, save_student
 from dfqbench.run.evaluate.accuracy import accuracy, predict
 from dfqbench.run.execute.cancellation import StopFlag
 from dfqbench.run.execute.events import EventSink, Phase, PhaseStarted, Probed, Progress, SourceReady, Warned
@@ -40,6 +41,7 @@ from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
 from dfqbench.run.worker.data_guard import DataGuard
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak, seeded
 from dfqbench.run.worker.instrumented_source import InstrumentedSource, SharedCounts, instrumented_cls
+from dfqbench.run.worker.teacher_check import TeacherCheck
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec
@@ -48,6 +50,10 @@ WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 KEPT_IMAGES = 64
 """Images of the source that are saved with the student."""
+CHECKED_IMAGES = 64
+"""Images with which a `Student` is compared with a student that only the plugin's code can run."""
+SHARE_TOLERANCE = 0.01
+"""How much smaller the share of quantized multiply-accumulates of such a student may be."""
 WARM_STEPS = 3
 """Steps of a probe that are not timed, and the fewest that are."""
 
@@ -63,6 +69,7 @@ class Attempt:
         plugin: the method whose code is running, or empty.
         counts: counts of all attempts of the worker.
         teacher, method, quantizer, source: set by `begin` or `join`; the real-data control has no method.
+        teacher_check: refuses a teacher that plugin code has changed.
         has_saved_source: whether the source is on disk, for other cells.
 
     Args:
@@ -73,6 +80,7 @@ class Attempt:
     """
 
     teacher: nn.Module
+    teacher_check: TeacherCheck
     method: Method | None
     quantizer: Quantizer
     source: SampleSource
@@ -155,8 +163,10 @@ class Attempt:
                 self._plugins = load_plugins([Path(path) for path in job.plugin_files])
             families = {name: offer.load for name, offer in self._plugins.models.items()}
             self.teacher = build_teacher(self._model, self._device, families)
+            self.teacher_check = TeacherCheck(self.teacher)
         else:
             self._plugins, self.teacher = self._first._plugins, self._first.teacher
+            self.teacher_check = self._first.teacher_check
         method = None
         with self._guard.watching():
             if job.method != REAL:
@@ -201,7 +211,7 @@ class Attempt:
         self._context = context = self._make_context(scheme)
         reset_peak(self._device)
         try:
-            with seeded(context.seed("global")), self._guard.watching(), accounting.clock.phase("synthesis"):
+            with self.plugin_code(context), accounting.clock.phase("synthesis"):
                 source = method.synthesize(self.teacher, context)
         except ProbeDone:
             # Enough was timed; any images serve to time the quantizer.
@@ -253,26 +263,45 @@ class Attempt:
         self, source_call: Callable[[], AbstractContextManager[None]], on_training_batch: Callable[[Batch], object]
     ) -> InstrumentedSource:
         """Return the source with its calls timed and counted."""
+
+        @contextmanager
+        def checked_call() -> Iterator[None]:
+            with self.teacher_check.call(), source_call():
+                yield
+
         shape = tuple(self._model.card.input_size)
-        return instrumented_cls(self.source)(self.source, source_call, self.counts, shape, on_training_batch)
+        return instrumented_cls(self.source)(self.source, checked_call, self.counts, shape, on_training_batch)
 
     @contextmanager
     def quantizing(self, context: HostContext) -> Iterator[None]:
-        """Prepare for a quantizer's code: global random generators, data guard, counts and peak memory."""
+        """Prepare for a quantizer's code: counts, peak memory and everything that plugin code needs."""
         reset_peak(self._device)
-        with seeded(context.seed("global")), self._guard.watching(), self.counts.counting(self.teacher):
+        with self.plugin_code(context), self.counts.counting(self.teacher):
+            yield
+        self.teacher_check.check_hooks()
+
+    @contextmanager
+    def plugin_code(self, context: HostContext) -> Iterator[None]:
+        """Prepare for a phase of plugin code: global random generators, data guard, check of the teacher."""
+        with self.teacher_check.phase(), seeded(context.seed("global")), self._guard.watching():
             yield
 
     def _checked(self, student: nn.Module | None, source: InstrumentedSource) -> nn.Module:
         self.accounting.peaks["quantization"] = self.accounting.peak(self.phase)
         if not isinstance(student, nn.Module):
-            raise PluginError(f"quantize returned a {type(student).__name__}", "return a student made by prepare()")
+            raise PluginError(
+                f"quantize returned a {type(student).__name__}", "return a student of ctx.prepare(teacher)"
+            )
         source.check()
         for name, tensor in student.state_dict().items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise NonFiniteError(f"the student's {name}")
         if isinstance(student, Student):
             self.accounting.counts.student_images = student.images_seen
+            scheme = Scheme.from_dict(self._job.scheme)
+            if student.scheme != scheme:
+                message = f"the student's scheme is {student.scheme.label}, its cell's is {scheme.label}"
+                raise Invalid(message, "make it with ctx.prepare(teacher)")
         if self._snapshots is not None and self._snapshots.refused:
             self.accounting.flag("snapshots_not_kept")
         return student
@@ -302,8 +331,10 @@ class Attempt:
 
     def _save_images(self, sample: Callable[[int], Batch]) -> None:
         try:
-            with seeded(0), self._guard.watching():
+            with seeded(0), self._guard.watching(), self.teacher_check.call():
                 batch = sample(KEPT_IMAGES)
+        except Invalid:
+            raise
         except Exception:
             self.accounting.flag("images_not_kept")
             return
@@ -312,11 +343,28 @@ class Attempt:
         save_file(kept, self._folder / IMAGES_FILE)
 
     def _evaluate(self, student: nn.Module) -> dict[str, Any]:
-        """Evaluate a student here; its operands cannot be checked."""
+        """Evaluate a student here, and compare the operands of all its passes with those of a `Student`."""
         begin = time.monotonic()
+        device, scheme = self._device, Scheme.from_dict(self._job.scheme)
         data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
-        result = accuracy(predict(student.eval(), data, self._device), predict(self.teacher, data, self._device), data)
-        checks: dict[str, Any] = {"coverage": None, "violations": [], "levels_ok": None}
+        usual = prepare(self.teacher, scheme, self._model.card)
+        with torch.no_grad(), usual.observing("minmax"), measuring(usual, scheme) as expected:
+            usual(next(iter(data.batches(CHECKED_IMAGES, device)))[0])
+        with measuring(student.eval(), scheme) as coverage:
+            predictions = predict(student, data, device)
+        result = accuracy(predictions, predict(self.teacher, data, device), data)
+        if coverage.share < expected.share - SHARE_TOLERANCE:
+            shares = f"{100 * coverage.share:.1f} % of the multiply-accumulates, not {100 * expected.share:.1f} %"
+            coverage.violations.append(f"{shares} as under {scheme.label}")
+        checks = {
+            "coverage": {
+                "macs_quantized": coverage.macs_quantized // data.n,
+                "macs_total": coverage.macs_total // data.n,
+                "float_layers": coverage.float_layers,
+            },
+            "violations": coverage.violations,
+            "levels_ok": coverage.levels_ok,
+        }
         return result | checks | {"peak_mib": peak_mib(self._device), "seconds": time.monotonic() - begin}
 
     def _make_context(

@@ -21,7 +21,7 @@ from dfqbench.api.errors import NonFiniteError, PluginError
 from dfqbench.api.graphed import EagerStep, GraphedStep, MakeGraphed, StepFunction
 from dfqbench.api.precision import Precision
 from dfqbench.quant.scheme import Scheme
-from dfqbench.quant.student import Student
+from dfqbench.quant.student import Student, prepare
 from dfqbench.run.plan.identity import derived_seed
 from dfqbench.run.store.training_folder import Snapshots, Timeline
 from dfqbench.run.worker.checkpointer import Checkpointer, State
@@ -173,6 +173,10 @@ class HostContext:
             return act(*args, **kwargs)
         result: Result | None = self.run_part(lambda: act(*args, **kwargs))
         return result
+
+    def prepare(self, teacher: nn.Module) -> Student:
+        """Return a student of the teacher under the cell's scheme."""
+        return prepare(teacher, self.scheme, self.card)
 
     def shared_quantize(self, teacher: nn.Module, source: SampleSource) -> Student:
         """Run the cell's shared quantizer."""

@@ -124,7 +124,7 @@ class InstrumentedSource:
         """
         with self._source_call():
             batch = self._source.sample(size)
-        self._check_shape(batch)
+        self._check_shape(batch, size)
         # Collected on the device, and read once at the end.
         bad = ~batch.images.isfinite().all()
         self._bad = bad if self._bad is None else self._bad | bad
@@ -140,12 +140,11 @@ class InstrumentedSource:
         if self._bad is not None and bool(self._bad):
             raise NonFiniteError("an image of the source")
 
-    def _check_shape(self, batch: Batch) -> None:
+    def _check_shape(self, batch: Batch, size: int) -> None:
         shape = tuple(getattr(getattr(batch, "images", None), "shape", ()))
-        if not shape or not shape[0] or shape[1:] != self._shape:
-            expected = ", ".join(["N", *map(str, self._shape)])
-            message = f"the source gave images of shape {shape}, not ({expected})"
-            raise PluginError(message, "return a Batch of such images")
+        if shape != (size, *self._shape):
+            message = f"the source gave images of shape {shape}, not {(size, *self._shape)}"
+            raise PluginError(message, "return a Batch of as many images as were asked for")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the source's state."""
@@ -179,7 +178,7 @@ class InstrumentedLiveSource(InstrumentedSource):
         """Train the generator once; passes through teacher and student inside are synthesis too."""
         with self._source_call():
             batch = self._source.train_step(size, student)
-        self._check_shape(batch)
+        self._check_shape(batch, size)
         self._counts.add({"images": len(batch.images), "source_steps": 1})
         self._on_training_batch(batch)
         return batch

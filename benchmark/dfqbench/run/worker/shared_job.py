@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfqbench.api.batch import Batch, serves_many
-from dfqbench.api.errors import DfqError, Skip, Unavailable
+from dfqbench.api.errors import DfqError, Invalid, Skip, Unavailable
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.run.execute.cancellation import StopFlag, Stopped
 from dfqbench.run.execute.events import (
@@ -127,6 +127,8 @@ def _status(error: Exception) -> str:
         return "skipped"
     if isinstance(error, Unavailable):
         return "unavailable"
+    if isinstance(error, Invalid):
+        return "invalid"
     no_memory = {cls.__name__ for cls in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}
     if no_memory or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)):
         return "oom"

@@ -119,9 +119,7 @@ class MethodUnderTest:
             quantize = quantizer.quantize if label else self.instance().quantize
             student: nn.Module = quantize(run.teacher, run.source, ctx)
         if not isinstance(student, nn.Module):
-            raise Fault(
-                f"{what} returned a {type(student).__name__}", "return a student made by dfqbench.quant.prepare"
-            )
+            raise Fault(f"{what} returned a {type(student).__name__}", "return a student of ctx.prepare(teacher)")
         return student
 
     @cached_property

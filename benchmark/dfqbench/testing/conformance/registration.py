@@ -61,7 +61,7 @@ def light(method: MethodUnderTest) -> None:
     points = entry_points(group=ENTRY_POINTS)  # a local file's origin is its path, the name of no distribution
     modules = sorted({point.module for point in points if point.dist and point.dist.name == offer.origin})
     arguments = json.dumps([HEAVY, offer.load, str(offer.path or ""), modules])
-    command = [sys.executable, "-c", _PROBE, arguments]
+    command = [sys.executable, "-P", "-c", _PROBE, arguments]  # the import path of a run
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_LIMIT)  # noqa: S603 - our own interpreter
     except subprocess.TimeoutExpired as error:

@@ -73,7 +73,8 @@ def run_in_sandbox(offer: LoadedOffer, files: Sequence[Path], limit: float) -> D
         }
         folders = [str(data), *filter(None, [os.environ.get("DFQBENCH_DATA")])]
         environment = os.environ | {"DFQBENCH_DATA": os.pathsep.join(folders), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "dfqbench.testing.conformance.dry_run", json.dumps(request)]
+        # -P as in a run: a file of the current folder does not stand in for a library.
+        command = [sys.executable, "-P", "-m", "dfqbench.testing.conformance.dry_run", json.dumps(request)]
         with log.open("wb") as output:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
             try:
@@ -81,7 +82,8 @@ def run_in_sandbox(offer: LoadedOffer, files: Sequence[Path], limit: float) -> D
             except subprocess.TimeoutExpired:
                 return DryRun(ended=False)
         if not answer.exists():
-            raise Fault(f"the dry run did not start: {log.read_text(errors='replace')[-500:]}")
+            last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise Fault(f"the dry run did not start: {last}")
         text = answer.read_text(encoding="utf-8")
         if not text:
             return DryRun(ended=True, exit_status=done.returncode)

@@ -36,14 +36,16 @@ def quantizers(method: MethodUnderTest) -> None:
 
 
 def levels(method: MethodUnderTest) -> Iterable[str]:
-    """Check that weights and activations of the finished students take at most 2^bits values."""
+    """Check that the students have the requested scheme, and weights and activations take at most 2^bits values."""
     for name, student in method.students.items():
         if not isinstance(student, Student):
             yield (
                 f"{name} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
-                "flagged; start from dfqbench.quant.prepare(teacher, ctx.scheme, ctx.card)"
+                "flagged; start from ctx.prepare(teacher)"
             )
             continue
+        if not name.endswith(f" under {student.scheme.label}"):
+            raise Fault(f"the student of {name} has the scheme {student.scheme.label}", "use ctx.prepare(teacher)")
         violations = measure_coverage(student, toy_images(4)).violations
         if violations:
             raise Fault(

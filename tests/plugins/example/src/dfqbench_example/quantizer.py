@@ -22,9 +22,7 @@ class OneImage(Quantizer):
         """Makes the student."""
         import torch
 
-        from dfqbench.quant import prepare
-
-        student = prepare(teacher, ctx.scheme, ctx.card)
+        student = ctx.prepare(teacher)
         with torch.no_grad(), student.observing("minmax"):
             student(source.sample(1).images)
         return student

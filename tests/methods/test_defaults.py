@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from dfqbench.api import Fidelity
+from dfqbench.plugins import load_plugins
+
+GDFQ: dict[str, Any] = {"ce_weight": 1.0, "bns_weight": 0.1, "latent": 100, "lr": 1e-3, "beta1": 0.5, "beta2": 0.999}
+GDFQ |= {"epochs": 400, "iterations": 200, "lr_steps": (100, 200, 300)}
+ACQ = {"centre_weight": 1.0, "pair_weight": 0.1, "consistency_weight": 1.0, "centre_reach": 0.7}
+CLUSTERQ = {"mode": "paper", "cluster_weight": 0.9, "centroid_decay": 0.8}
+CLUSTERQ |= {"noise_mean": 0.03, "noise_var": 0.05, "augment_share": 0.5}
+DFFG = {"chains": 64, "iterations": 50, "momentum": 1.0, "step": 0.1, "keep": (30 / 50, 35 / 50, 40 / 50, 45 / 50)}
+TEMPORAL = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin_std": 0.15}
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "published"),
+    [
+        ("acq", {"quantizer": "distill:gdfq"}, ACQ),
+        ("clusterq", {"quantizer": "distill:clusterq"}, CLUSTERQ),
+        ("dffg", {}, DFFG),
+        ("gdfq", {"quantizer": "distill:gdfq", "fidelity": Fidelity.RELEASED}, GDFQ),
+        ("temporal", {"quantizer": "distill:temporal", "depends_on_bits": True}, TEMPORAL),
+    ],
+)
+def test_defaults_are_the_published_ones(name: str, attributes: dict[str, Any], published: dict[str, Any]) -> None:
+    method = load_plugins().method_class(name)
+    assert {key: getattr(method, key) for key in attributes} == attributes
+    params = dataclasses.asdict(method.params_type())
+    assert params | published == params
