@@ -50,6 +50,8 @@ def write_record(out: Path, run: str, cell: str, **changes: Any) -> Path:
     """Write the record of a finished cell; return the folder of its attempt."""
     folder = out / run / "cells" / cell / "attempt-1"
     folder.mkdir(parents=True)
-    made = record(cell, **{"run": run, "top1": 90.0, **changes})
+    data: dict[str, Any] = {"run": run, "fp_top1": 98.5, "top1": 90.0, "top1_se": None} | changes
+    full, top1 = data["fp_top1"], data["top1"]
+    made = record(cell, **{"drop": None if top1 is None or full is None else full - top1} | data)
     (folder / "record.json").write_text(json.dumps(made.as_dict()))
     return folder

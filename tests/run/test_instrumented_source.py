@@ -43,13 +43,13 @@ def test_images_steps_and_time_are_counted() -> None:
     assert clock.seconds["synthesis"] > 0
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (0, 1, 8, 8), (2, 1, 8, 4)])
+@pytest.mark.parametrize("shape", [(8, 8), (0, 1, 8, 8), (1, 1, 8, 8), (2, 1, 8, 4)])
 def test_images_of_another_shape_are_a_plugin_error(shape: tuple[int, ...]) -> None:
     class Misshaped(Endless):
         def sample(self, size: int) -> Batch:
             return Batch(torch.zeros(shape))
 
-    with pytest.raises(PluginError, match=r"not \(N, 1, 8, 8\)"):
+    with pytest.raises(PluginError, match=r"not \(2, 1, 8, 8\)"):
         instrumented(Misshaped()).sample(2)
 
 
