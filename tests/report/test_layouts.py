@@ -138,6 +138,7 @@ def test_html() -> None:
     assert "no records" in render([], "html")
 
 
+@pytest.mark.slow
 def test_rendering_time_is_linear() -> None:
     seconds = []
     for models in (5, 50):

@@ -37,7 +37,7 @@ def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
         "writes-outside": "stray.txt",
         "nan-images": "image of the source is not finite",
         "nan-student": "student's",
-        "wrong-shape": "shape (64, 3, 5, 5), not (N, 1, 8, 8)",
+        "wrong-shape": "shape (64, 3, 5, 5), not (64, 1, 8, 8)",
         "no-batch": "shape ()",
     }.items():
         assert message in records[name]["error"]["message"]

@@ -62,12 +62,14 @@ def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None
         assert {path.name for path in cell.iterdir()} >= {"student.safetensors", "student.json", "images.safetensors"}
 
 
+@pytest.mark.slow
 def test_fresh_runs_and_oracles_train_again(tmp_path: Path) -> None:
     run(tmp_path, 100)
     for rules in (Rules(fresh=True), Rules(oracle=2)):
         assert {record["student_from"] for record in run(tmp_path, None, rules)} == {None}
 
 
+@pytest.mark.slow
 def test_failed_evaluation_is_repeated_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("dfqbench.run.evaluate.evaluator.measure_coverage", lambda *_: 1 / 0)
