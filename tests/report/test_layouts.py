@@ -4,6 +4,7 @@ import functools
 import time
 import timeit
 
+import pytest
 from tests.report.html_reader import HtmlReader
 from tests.report.records import failed, record, rows, scheme
 
