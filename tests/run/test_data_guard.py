@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfqbench.run.worker.data_guard import DataGuard
+from dfqbench.run.worker.plugin_checks import DataGuard
 
 
 @pytest.fixture

@@ -32,10 +32,9 @@ from dfqbench.run.execute.executors import LOG, LOG_BYTES, LocalExecutor
 from dfqbench.run.execute.job import EventReader, Job, Outcome, Slot
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run_environment import RunEnvironment
-from dfqbench.run.store.files import RECORD, shorten_file
+from dfqbench.run.store.files import MESSAGE, RECORD, TRACEBACK, shorten_file
 from dfqbench.run.store.record import SCHEMA, Record
 from dfqbench.run.store.run_folder import RunFolder, read_record, read_records
-from dfqbench.run.store.text import MESSAGE, TRACEBACK
 from pretend import Executor, done, plan_of, schedule
 
 SHAPE = Path(__file__).parents[1] / "run" / "records" / "schema-1.json"

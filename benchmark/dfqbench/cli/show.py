@@ -29,9 +29,8 @@ def show(
 
     Those of the latest attempt; of the log only the end.
     """
-    from dfqbench.run.store.files import RECORD
+    from dfqbench.run.store.files import RECORD, shortened
     from dfqbench.run.store.run_folder import find_cell
-    from dfqbench.run.store.text import shortened
 
     attempt = find_cell(out, cell)
     record = _record(attempt / RECORD)

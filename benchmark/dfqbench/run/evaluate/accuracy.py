@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from dfqbench.quant.student import Student
     from dfqbench.targets.evaluation import EvaluationSet
 
 SMALL_IMAGE = 64
 """Side in pixels up to which images go in large batches."""
 BATCH, LARGE_BATCH = 50, 200
 """Images of a batch. With more small images the feature maps leave a CPU's caches."""
+SHARE_TOLERANCE = 0.01
+"""How much smaller the share of quantized multiply-accumulates of a student of any class may be than a `Student`'s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,42 @@ def accuracy(student: Predictions, teacher: Predictions, data: EvaluationSet) ->
         "agreement": percent(student.top1 == teacher.top1),
         "correct": packed(student.correct.numpy()),
     }
+
+
+def evaluate_module(
+    student: nn.Module, teacher: nn.Module, usual: Student, data: EvaluationSet, device: torch.device
+) -> dict[str, Any]:
+    """Evaluate a student of any class, and compare the operands of all its passes with those of a `Student`.
+
+    Args:
+        student: the student.
+        teacher: the full-precision network.
+        usual: a `Student` under the cell's scheme, whose activation ranges are set here.
+        data: the evaluation set.
+        device: of the networks.
+
+    Returns:
+        Accuracy, coverage and violations, as plain data for the record.
+    """
+    import torch
+
+    from dfqbench.quant.coverage import measuring
+
+    scheme = usual.scheme
+    with torch.no_grad(), usual.observing("minmax"), measuring(usual, scheme) as expected:
+        usual(next(iter(data.batches(BATCH, device)))[0])
+    with measuring(student.eval(), scheme) as coverage:
+        predictions = predict(student, data, device)
+    if coverage.share < expected.share - SHARE_TOLERANCE:
+        shares = f"{100 * coverage.share:.1f} % of the multiply-accumulates, not {100 * expected.share:.1f} %"
+        coverage.violations.append(f"{shares} as under {scheme.label}")
+    measured = {
+        "macs_quantized": coverage.macs_quantized // data.n,
+        "macs_total": coverage.macs_total // data.n,
+        "float_layers": coverage.float_layers,
+    }
+    checks = {"coverage": measured, "violations": coverage.violations, "levels_ok": coverage.levels_ok}
+    return accuracy(predictions, predict(teacher, data, device), data) | checks
 
 
 def standard_error(top1: float, images: int) -> float:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, EventError, Failed, Finished, Interrupted, MemberEvent, Warned
-from dfqbench.run.store.text import shortened, valid
+from dfqbench.run.store.files import shortened, valid
 
 JOB = "job.json"
 CHECKPOINT_EVERY = 300.0

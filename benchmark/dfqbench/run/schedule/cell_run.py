@@ -18,11 +18,10 @@ from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorClient, Ex
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
 from dfqbench.run.schedule.run_environment import RunEnvironment
-from dfqbench.run.store.files import write_text
+from dfqbench.run.store.files import valid, write_text
 from dfqbench.run.store.record import Counts, Coverage, Error, Origin, PeakMemory, Record, Seconds, Snapshot
 from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
 from dfqbench.run.store.status import MEASURED
-from dfqbench.run.store.text import valid
 
 TRACEBACK = "traceback.txt"
 MOST_WARNINGS = 100

@@ -12,11 +12,11 @@ from dfqbench.plugins import Plugins
 from dfqbench.run.execute.job import CHECKPOINT_EVERY, EvaluatorClient, Job, JobMember
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.store.environment import describe_environment, environment_id
+from dfqbench.run.store.files import shortened
 from dfqbench.run.store.record import SCHEMA, Dataset, Error, Model, Preprocessing, Record, SchemeFacts, Versions, now
 from dfqbench.run.store.run_folder import CachedStudent, RunFolder
 from dfqbench.run.store.source_cache import is_saved
 from dfqbench.run.store.status import FAULTY, MEASURED, SETTLED
-from dfqbench.run.store.text import shortened
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,3 +93,25 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+MESSAGE = 1_000
+"""Most characters of a message."""
+TRACEBACK = 20_000
+"""Most characters of a traceback."""
+
+
+def shortened(text: str, most: int = MESSAGE) -> str:
+    """Return valid text, of a longer one the head and the tail, together `most` characters."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} [... {len(text) - most:,} characters are left out ...] {text[-(most // 2) :]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def valid(data: Any) -> Any:
+    """Return JSON data with its lone surrogates, which UTF-8 cannot encode, written as escapes."""
+    if type(data) is str:
+        return shortened(data, len(data))
+    if isinstance(data, dict):
+        return {valid(key): valid(value) for key, value in data.items()}
+    return [valid(value) for value in data] if isinstance(data, list) else data

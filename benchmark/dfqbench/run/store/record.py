@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from dfqbench.run.store.text import TRACEBACK, shortened, valid
+from dfqbench.run.store.files import TRACEBACK, shortened, valid
 
 SCHEMA = 2
 """Number of the record's schema; older numbers stay readable, newer ones are refused."""

@@ -18,9 +18,9 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from dfqbench.run.execute.events import Phase
-from dfqbench.run.worker.data_guard import DataGuard
 from dfqbench.run.worker.device_setup import peak_mib
 from dfqbench.run.worker.instrumented_source import Counts
+from dfqbench.run.worker.plugin_checks import DataGuard
 
 GPU_SHARED = "gpu_shared"
 """Flag of records whose job shared a GPU with other jobs: their times are longer than alone."""

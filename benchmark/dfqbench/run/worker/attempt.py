@@ -25,10 +25,9 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.plugins.params import build_params
 from dfqbench.plugins.registry import REAL
-from dfqbench.quant.coverage import measuring
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, prepare, save_student
-from dfqbench.run.evaluate.accuracy import accuracy, predict
+from dfqbench.run.evaluate.accuracy import evaluate_module
 from dfqbench.run.execute.cancellation import StopFlag
 from dfqbench.run.execute.events import EventSink, Phase, PhaseStarted, Probed, Progress, SourceReady, Warned
 from dfqbench.run.execute.job import Job
@@ -38,10 +37,9 @@ from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFold
 from dfqbench.run.worker.accounting import GPU_SHARED, Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
-from dfqbench.run.worker.data_guard import DataGuard
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak, seeded
 from dfqbench.run.worker.instrumented_source import InstrumentedSource, SharedCounts, instrumented_cls
-from dfqbench.run.worker.teacher_check import TeacherCheck
+from dfqbench.run.worker.plugin_checks import DataGuard, TeacherCheck
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec
@@ -50,10 +48,6 @@ WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 KEPT_IMAGES = 64
 """Images of the source that are saved with the student."""
-CHECKED_IMAGES = 64
-"""Images with which a `Student` is compared with a student that only the plugin's code can run."""
-SHARE_TOLERANCE = 0.01
-"""How much smaller the share of quantized multiply-accumulates of such a student may be."""
 WARM_STEPS = 3
 """Steps of a probe that are not timed, and the fewest that are."""
 
@@ -343,29 +337,12 @@ class Attempt:
         save_file(kept, self._folder / IMAGES_FILE)
 
     def _evaluate(self, student: nn.Module) -> dict[str, Any]:
-        """Evaluate a student here, and compare the operands of all its passes with those of a `Student`."""
+        """Evaluate a student that is no `Student` here."""
         begin = time.monotonic()
-        device, scheme = self._device, Scheme.from_dict(self._job.scheme)
         data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
-        usual = prepare(self.teacher, scheme, self._model.card)
-        with torch.no_grad(), usual.observing("minmax"), measuring(usual, scheme) as expected:
-            usual(next(iter(data.batches(CHECKED_IMAGES, device)))[0])
-        with measuring(student.eval(), scheme) as coverage:
-            predictions = predict(student, data, device)
-        result = accuracy(predictions, predict(self.teacher, data, device), data)
-        if coverage.share < expected.share - SHARE_TOLERANCE:
-            shares = f"{100 * coverage.share:.1f} % of the multiply-accumulates, not {100 * expected.share:.1f} %"
-            coverage.violations.append(f"{shares} as under {scheme.label}")
-        checks = {
-            "coverage": {
-                "macs_quantized": coverage.macs_quantized // data.n,
-                "macs_total": coverage.macs_total // data.n,
-                "float_layers": coverage.float_layers,
-            },
-            "violations": coverage.violations,
-            "levels_ok": coverage.levels_ok,
-        }
-        return result | checks | {"peak_mib": peak_mib(self._device), "seconds": time.monotonic() - begin}
+        usual = prepare(self.teacher, Scheme.from_dict(self._job.scheme), self._model.card)
+        result = evaluate_module(student, self.teacher, usual, data, self._device)
+        return result | {"peak_mib": peak_mib(self._device), "seconds": time.monotonic() - begin}
 
     def _make_context(
         self, scheme: Scheme | None, quantize: Any = None, run_part: RunPart | None = None

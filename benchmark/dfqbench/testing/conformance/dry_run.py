@@ -69,7 +69,7 @@ def main(request: dict[str, Any]) -> None:
     from dfqbench.plugins import load_plugins
     from dfqbench.plugins.offers import one_line
     from dfqbench.quant import parse_scheme
-    from dfqbench.run.worker.data_guard import DataGuard
+    from dfqbench.run.worker.plugin_checks import DataGuard
     from dfqbench.testing.conformance.images import changes, random_state
     from dfqbench.testing.conformance.method_under_test import MethodUnderTest
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dfqbench.api.errors import Invalid
-from dfqbench.run.worker.teacher_check import TeacherCheck
+from dfqbench.run.worker.plugin_checks import TeacherCheck
 from dfqbench.testing.toys import toy_images, toy_network
 
 
