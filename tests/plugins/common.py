@@ -99,9 +99,7 @@ class Fragile(Quantizer):
         return student
 
     def quantize_many(self, teacher: nn.Module, source: Any, contexts: Sequence[Context]) -> Sequence[Student | None]:
-        from dfqbench.quant import prepare
-
-        students = [ctx.for_student(prepare, teacher, ctx.scheme, ctx.card) for ctx in contexts]
+        students = [ctx.for_student(ctx.prepare, teacher) for ctx in contexts]
         pairs = [(ctx, student) for ctx, student in zip(contexts, students, strict=True) if student is not None]
         states = [ctx.for_student(self._restored, ctx, student) for ctx, student in pairs]
         state = next((state for state in states if state is not None), {"step": 0})

@@ -106,7 +106,7 @@ class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
         coverage, macs = self._coverage, product.macs // self._images
         weight_bits, input_bits = self._bits(name)
         in_float = []
-        if weight_bits == OFF or name == OUTSIDE or most_levels_per_channel(product.weight) > 2**weight_bits:
+        if weight_bits == OFF or most_levels_per_channel(product.weight) > 2**weight_bits:
             in_float.append("weight")
         if input_bits == OFF or not is_quantized(product.input, input_bits):
             in_float.append("input")
@@ -124,6 +124,8 @@ def expected_bits(student: Student, name: str) -> tuple[int, int]:
     lies on levels of the scheme's width.
     """
     scheme, layer = student.scheme, student.layers.get(name)
+    if name == OUTSIDE:
+        return OFF, scheme.a_bits
     if layer is None:
         return scheme.w_bits, scheme.a_bits
     return layer.weight, layer.input if scheme.protocol.placement is Placement.LAYER_INPUT else scheme.a_bits
@@ -160,8 +162,8 @@ def _layer_names(network: nn.Module, stack: list[str]) -> Iterator[None]:
 def measuring(network: nn.Module, scheme: Scheme) -> Iterator[Coverage]:
     """Measure every pass of any network in the block, for example one that is no `Student`.
 
-    An operand counts as quantized if it lies on levels of the scheme's general width, first and last layer included.
-    `macs_quantized` and `macs_total` are sums over all images.
+    An operand counts as quantized if it lies on levels of the scheme's general width, first and last layer included; so
+    do those of products outside layers. `macs_quantized` and `macs_total` are sums over all images.
     """
     coverage, stack = Coverage(), list[str]()
     with _layer_names(network, stack), _OperandCheck(lambda _: (scheme.w_bits, scheme.a_bits), coverage, stack, 1):

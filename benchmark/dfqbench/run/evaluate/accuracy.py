@@ -116,7 +116,7 @@ def evaluate_module(
 
     from dfqbench.quant.coverage import measuring
 
-    scheme = usual.scheme
+    scheme, full = usual.scheme, predict(teacher, data, device)
     with torch.no_grad(), usual.observing("minmax"), measuring(usual, scheme) as expected:
         usual(next(iter(data.batches(BATCH, device)))[0])
     with measuring(student.eval(), scheme) as coverage:
@@ -130,7 +130,7 @@ def evaluate_module(
         "float_layers": coverage.float_layers,
     }
     checks = {"coverage": measured, "violations": coverage.violations, "levels_ok": coverage.levels_ok}
-    return accuracy(predictions, predict(teacher, data, device), data) | checks
+    return accuracy(predictions, full, data) | checks
 
 
 def standard_error(top1: float, images: int) -> float:

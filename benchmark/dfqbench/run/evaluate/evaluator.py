@@ -121,7 +121,8 @@ class Evaluator:
         folder = TrainingFolder(attempt)
         curve = []
         if files := folder.students():
-            student = load_student(attempt, self._device, request["families"])
+            trusted = ModelSpec.from_dict(request["model"]).trusted
+            student = load_student(attempt, self._device, request["families"], trusted=trusted)
             for step, file in files.items():
                 student.load_state_dict(load_file(file, str(self._device)))
                 curve.append({"step": step, "top1": percent(predict(student, data, self._device).correct)})

@@ -151,8 +151,12 @@ class RunFolder:
     def write_record(self, attempt: Path, record: Record) -> None:
         """Write an attempt's record, and before it its digest, so that a change by others is noticed."""
         text = json_text(record.as_dict())
+        contents = [text.encode()]
+        if not (attempt / DIGEST).exists() and (attempt / RECORD).is_file():
+            # An earlier record without a digest stays valid until it is replaced.
+            contents.insert(0, (attempt / RECORD).read_bytes())
         with (attempt / DIGEST).open("a", encoding="ascii") as stream:
-            stream.write(f"{hashlib.sha256(text.encode()).hexdigest()}  {RECORD}\n")
+            stream.writelines(f"{hashlib.sha256(content).hexdigest()}  {RECORD}\n" for content in contents)
             stream.flush()
             os.fsync(stream.fileno())
         write_text(attempt / RECORD, text)
@@ -203,7 +207,7 @@ def _cell_records(cell: str) -> Iterator[tuple[Record | None, Path]]:
 def _number(attempt: str) -> int:
     """Number of an attempt by the name of its folder."""
     text = attempt.partition("-")[2]
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _read(file: Path) -> Record | None:

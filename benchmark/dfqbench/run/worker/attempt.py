@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +310,7 @@ class Attempt:
         Raises:
             PluginError: the quantizer returned no student.
             NonFiniteError: the student or an image of the source is not finite.
+            Invalid: the student has another scheme than the cell, or plugin code has changed the teacher.
         """
         student = self._checked(student, source)
         self.phase = Phase.SAVING
@@ -337,11 +338,14 @@ class Attempt:
         save_file(kept, self._folder / IMAGES_FILE)
 
     def _evaluate(self, student: nn.Module) -> dict[str, Any]:
-        """Evaluate a student that is no `Student` here."""
+        """Evaluate a student that is no `Student` here; its passes are plugin code."""
         begin = time.monotonic()
         data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
         usual = prepare(self.teacher, Scheme.from_dict(self._job.scheme), self._model.card)
-        result = evaluate_module(student, self.teacher, usual, data, self._device)
+        with self.teacher_check.phase(), ExitStack() as watched:
+            student.register_forward_pre_hook(lambda *_: watched.enter_context(self._guard.watching()))
+            student.register_forward_hook(lambda *_: watched.close())
+            result = evaluate_module(student, self.teacher, usual, data, self._device)
         return result | {"peak_mib": peak_mib(self._device), "seconds": time.monotonic() - begin}
 
     def _make_context(

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from dfqbench.api.errors import Invalid
 
 _READS = frozenset({"open", "os.listdir", "os.scandir", "shutil.copyfile", "sqlite3.connect"})
-_CHANGES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "os.link"})
+_CHANGES = frozenset(
+    {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "os.link", "os.symlink"}
+)
 """Events that change a folder; opening for writing does too."""
 _TWO_PATHS = frozenset({"os.link", "os.rename", "os.symlink", "shutil.copyfile"})
 """Events that name a source and a destination."""
