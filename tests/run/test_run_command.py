@@ -105,12 +105,11 @@ def plain_and_oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_seed_gives_the_same_bits_in_another_run_with_an_oracle(plain_and_oracle: Path) -> None:
-    files = sorted(
-        file.relative_to(plain_and_oracle / "plain") for file in plain_and_oracle.glob("plain/cells/*/attempt-1/*.safetensors")
-    )
+    plain_run = plain_and_oracle / "plain"
+    files = sorted(file.relative_to(plain_run) for file in plain_run.glob("cells/*/attempt-1/*.safetensors"))
     assert [file.name for file in files] == ["images.safetensors", "student.safetensors"] * 3
     for file in files:
-        assert (plain_and_oracle / "plain" / file).read_bytes() == (plain_and_oracle / "oracle" / file).read_bytes()
+        assert (plain_run / file).read_bytes() == (plain_and_oracle / "oracle" / file).read_bytes()
     plain, oracle = (records(plain_and_oracle, name) for name in ("plain", "oracle"))
     for label, record in plain.items():
         assert record["correct"] == oracle[label]["correct"]
