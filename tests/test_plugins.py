@@ -266,7 +266,7 @@ def test_example_package_uses_every_hook(site: Site, tmp_path: Path, monkeypatch
     assert plugins.quantizer_class("one-image").name == "one-image"
     assert {"plain"} == set(plugins.models)
     assert {"example"} == set(plugins.targets) == set(plugins.claims)
-    families = {name: offer.load for name, offer in plugins.models.items()}
+    families = plugins.model_families
     [model] = Catalogue.discover([], plugins.targets.values(), families).models("stripes-toy")
     assert isinstance(model, ModelSpec)
     assert load_grid("example", plugins).on == ("stripes-toy",)

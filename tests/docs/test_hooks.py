@@ -49,7 +49,7 @@ def test_quantizer(example: Path) -> None:
 
 def test_networks(example: Path) -> None:
     plugins = load(example, "plain.py")
-    families = {name: offer.load for name, offer in plugins.models.items()}
+    families = plugins.model_families
     card = toy_card(classes=7, channels=1)
     model = ModelSpec("toy", "plain:small", "plain:small", card, kwargs={"classes": 7}, random_seed=0)
     network = build_teacher(model, families=families)

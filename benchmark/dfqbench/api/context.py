@@ -117,8 +117,9 @@ class Context(Protocol):
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
         """Mark the end of a step, where `state()` returns all that is needed to continue.
 
-        Call it after every step; it costs almost nothing. `state` itself is called every few minutes, and when the run
-        is asked to stop. It returns tensors, numbers, strings, None, and dicts, lists and tuples of these.
+        Call it after every step; it costs almost nothing. `state` itself is called every few minutes, and before the
+        attempt ends on a signal or a time limit. It returns tensors, numbers, strings, None, and dicts, lists and
+        tuples of these.
         """
 
     def for_student(

@@ -79,7 +79,7 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     precision = resolve_precision(grid.precision, device)
     targets, notes = _targets(grid, catalogue)
     methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins)]
-    families = {name: offer.load for name, offer in plugins.models.items()}
+    families = plugins.model_families
     cells: list[Cell] = []
     for name in targets:
         target = catalogue.target(name)

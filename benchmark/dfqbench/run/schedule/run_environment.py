@@ -174,7 +174,7 @@ class RunEnvironment:
             "dataset": cell.dataset.as_dict(),
             "limit": cell.limit,
             "attempt": str(attempt),
-            "families": {name: offer.load for name, offer in self.plugins.models.items()},
+            "families": self.plugins.model_families,
             "precision": cell.precision,
         }
 

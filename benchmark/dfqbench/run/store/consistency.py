@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import math
 from typing import TYPE_CHECKING
+
+from dfqbench.run.evaluate.accuracy import standard_error
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -63,7 +64,7 @@ def _of_accuracy(record: Record) -> list[str]:
     if record.top5 is not None and record.top5 < top1 - slack:
         found.append(f"top-5 {record.top5:.2f} is lower than top-1 {top1:.2f}")
     if record.top1_se is not None and n and n > 0:
-        error = math.sqrt(top1 * (100.0 - top1) / n)
+        error = standard_error(top1, n)
         if abs(record.top1_se - error) > slack:
             found.append(f"standard error {record.top1_se:.2f} is not {error:.2f}, that of top-1 {top1:.2f}")
     if full is None:

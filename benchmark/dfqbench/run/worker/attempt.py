@@ -155,8 +155,7 @@ class Attempt:
             self._events.send(PhaseStarted(Phase.SETUP))
             with self._guard.watching():
                 self._plugins = load_plugins([Path(path) for path in job.plugin_files])
-            families = {name: offer.load for name, offer in self._plugins.models.items()}
-            self.teacher = build_teacher(self._model, self._device, families)
+            self.teacher = build_teacher(self._model, self._device, self._plugins.model_families)
             self.teacher_check = TeacherCheck(self.teacher)
         else:
             self._plugins, self.teacher = self._first._plugins, self._first.teacher
