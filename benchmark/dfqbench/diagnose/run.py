@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dfqbench.api.errors import DfqError, InputError
@@ -17,11 +19,10 @@ from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.student import DESCRIPTION_FILE
-from dfqbench.report.pictures.images import load_images, training_images
+from dfqbench.report.pictures.images import load_images, load_kept_images, training_images
 from dfqbench.report.record_access import finished, latest
 from dfqbench.run.execute.job import JOB
 from dfqbench.run.plan.identity import canonical
-from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
 
@@ -71,13 +72,13 @@ def diagnose_run(
                 measured = record.diagnostics.model_copy()
             else:
                 say(label)
-                images, labels = _load(file.parent / IMAGES_FILE)
+                images, labels = _tensors(*load_kept_images(file.parent))
                 model = _model(file.parent, trust=trust)
                 key = canonical(model.as_dict())
                 if key not in teachers:
                     # One network at a time: cells come in no order, but large ones should not pile up.
                     teachers = {key: build_teacher(model, torch.device(device), families or {})}
-                training = {step: _load(kept)[0] for step, kept in training_images(file.parent).items()}
+                training = {s: _tensors(*load_images(kept))[0] for s, kept in training_images(file.parent).items()}
                 measured = diagnose(teachers[key], images, labels, training)
         except (DfqError, RuntimeError) as error:
             result.problems.append(f"{label}: {error}")
@@ -96,8 +97,7 @@ def diagnose_run(
     return result
 
 
-def _load(file: Path) -> tuple[Tensor, Tensor | None]:
-    images, labels = load_images(file)
+def _tensors(images: NDArray[np.float32], labels: NDArray[np.int64] | None) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
 
 

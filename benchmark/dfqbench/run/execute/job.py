@@ -66,6 +66,7 @@ class Job:
     snapshots: int = 0  # states of the student to keep during its training, for the oracle
     probe_seconds: float = 0.0  # stop after so many seconds of steps, for an estimate; 0: run to the end
     shares_gpu: bool = False  # whether other jobs use the same GPU
+    confined: bool = False  # whether the process of plugin code is to be confined; set by the executor
     members: list[JobMember] = field(default_factory=list)  # further cells of the same source that may share the worker
 
     def of_member(self, number: int) -> Job:

@@ -334,6 +334,8 @@ def add_cost(record: Record, outcome: Outcome, evaluation: float, wall: float) -
         record.peak_mib.synthesis = reused["peak_mib"]
     record.real_data_opened = list(result.get("real_data_opened", []))
     record.wrote_outside = list(result.get("wrote_outside", []))
+    record.foreign_calls = list(result.get("foreign_calls", []))
+    record.protection = str(result.get("protection", ""))
     record.resumed = int(result.get("resumed", 0))
     record.flags = [*record.flags, *result.get("flags", [])]
 

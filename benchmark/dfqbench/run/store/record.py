@@ -254,6 +254,8 @@ class Record(RecordPart):
     peak_mib: PeakMemory = Field(default_factory=PeakMemory, description="peak memory")
     real_data_opened: list[str] = Field(default_factory=list, description="files of real data that plugin code opened")
     wrote_outside: list[str] = Field(default_factory=list, description="files that plugin code wrote elsewhere")
+    foreign_calls: list[str] = Field(default_factory=list, description="processes and libraries plugin code started")
+    protection: str = Field(default="", description="`landlock`, or `audit hook` and why; empty: not recorded")
     resumed: int = Field(default=0, description="times that the attempt went on from a checkpoint")
     fp_top1: float | None = Field(default=None, description="full-precision top-1 in percent")
     top1: float | None = Field(default=None, description="in percent, of the last state")

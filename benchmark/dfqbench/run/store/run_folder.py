@@ -18,6 +18,7 @@ from dfqbench.run.execute.job import Outcome
 from dfqbench.run.store.files import (
     DIGEST,
     IMAGES_FILE,
+    REAL_IMAGES_FILE,
     RECORD,
     STUDENT_FILES,
     TRAINING,
@@ -54,7 +55,7 @@ class CachedStudent:
 
     def copy_to(self, attempt: Path) -> None:
         """Copy the student, its images and those of its training to another attempt."""
-        for name in (*STUDENT_FILES, IMAGES_FILE):
+        for name in (*STUDENT_FILES, IMAGES_FILE, REAL_IMAGES_FILE):
             if (self.folder / name).is_file():
                 shutil.copy2(self.folder / name, attempt / name)
         training = self.folder.parent / TRAINING
@@ -81,7 +82,8 @@ class CachedStudent:
             "flags": [flag for flag in record.flags if flag != RANDOM_WEIGHTS],
             "reused": reused,
         }
-        unchanged = ("source_kind", "source_images", "real_data_opened", "wrote_outside", "resumed")
+        unchanged = ["source_kind", "source_images", "real_data_opened", "wrote_outside", "resumed"]
+        unchanged += ["foreign_calls", "protection"]
         return Outcome("ok", result=result | {name: getattr(record, name) for name in unchanged})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,13 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from dfqbench.run.execute.events import Phase
+from dfqbench.run.worker.confinement import LANDLOCK, Confinement
 from dfqbench.run.worker.device_setup import peak_mib
 from dfqbench.run.worker.instrumented_source import Counts
 from dfqbench.run.worker.plugin_checks import DataGuard
 
+FOREIGN_CALLS = "foreign_calls"
+"""Flag of records whose plugin code has started processes or loaded foreign libraries."""
 GPU_SHARED = "gpu_shared"
 """Flag of records whose job shared a GPU with other jobs: their times are longer than alone."""
 _Label: TypeAlias = tuple[str, int | None] | None
@@ -230,17 +233,28 @@ class Accounting:
     Args:
         device: where the attempt computes.
         guard: records what plugin code has opened.
+        confinement: of plugin code, and None for none.
         started: when the attempt began, on the monotonic clock.
         shares_gpu: whether other jobs compute on the same GPU.
     """
 
-    def __init__(self, device: torch.device, guard: DataGuard, *, started: float, shares_gpu: bool) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        guard: DataGuard,
+        confinement: Confinement | None = None,
+        *,
+        started: float,
+        shares_gpu: bool,
+    ) -> None:
         timers = None
         if device.type == "cuda":
             make_event = partial(torch.cuda.Event, enable_timing=True)
             timers = Timers(partial(torch.cuda.synchronize, device), make_event)
         self.clock = Clock(timers)
         self.guard = guard
+        self._confinement = confinement or Confinement()
+        self._protection_before = ""
         self.counts = Counts()
         self.flags: list[str] = [GPU_SHARED] if shares_gpu else []
         self.peaks: dict[str, float] = {}
@@ -259,6 +273,23 @@ class Accounting:
         """Flag the record, once."""
         if name not in self.flags:
             self.flags.append(name)
+
+    @property
+    def protection(self) -> str:
+        """How plugin code was kept from data; of several processes the weakest."""
+        return self._protection_before or self._confinement.protection
+
+    def reuse(self, cost: Mapping[str, Any]) -> None:
+        """Take over what a saved source has cost, and what restricts it."""
+        self.reused = dict(cost)
+        if cost.get("shares_gpu"):
+            self.flag(GPU_SHARED)
+        self._continue_under(cost.get("protection", ""), cost.get("foreign_calls", ()))
+
+    def _continue_under(self, protection: str, foreign_calls: Iterable[str]) -> None:
+        if protection != LANDLOCK:
+            self._protection_before = protection
+        self.guard.foreign[:] = dict.fromkeys([*foreign_calls, *self.guard.foreign])
 
     def peak(self, phase: Phase) -> float:
         """Return the current phase's peak memory in MiB, that of earlier processes included."""
@@ -299,12 +330,14 @@ class Accounting:
             "seconds": self.clock.seconds,
             "counts": self.counts.as_dict(),
             "peak_mib": self.peaks,
-            "flags": self.flags,
+            "flags": [*self.flags, *([FOREIGN_CALLS] if self.guard.foreign else [])],
             "source_kind": self.source_kind,
             "source_images": self.source_images or self.counts.images,
             "reused": self._reused_now(),
             "real_data_opened": list(self.guard.hits),
             "wrote_outside": list(self.guard.writes),
+            "foreign_calls": list(self.guard.foreign),
+            "protection": self.protection,
             "resumed": self.resumed,
             "wall_before": self._wall_before,
             "wall": self.wall(),
@@ -323,7 +356,8 @@ class Accounting:
         self._seconds_before = sum(state["seconds"].values())
         self.counts.set(state["counts"])
         self.peaks = dict(state["peak_mib"])
-        self.flags = list(dict.fromkeys([*state["flags"], *self.flags]))
+        self.flags = [flag for flag in dict.fromkeys([*state["flags"], *self.flags]) if flag != FOREIGN_CALLS]
+        self._continue_under(state["protection"], state["foreign_calls"])
         self.source_kind = state["source_kind"]
         self.reused = state["reused"]
         self._others_before = self._synthesis_of_others()
