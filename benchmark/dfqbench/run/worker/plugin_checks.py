@@ -96,7 +96,7 @@ class DataGuard:
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._watching:
             return
-        if event in _FOREIGN and not _called_by_host():
+        if event in _FOREIGN and not _called_by_host(event):
             _add(self.foreign, " ".join([event, *(_text(arg) for arg in args[:1])]))
         if event not in _EVENTS or not args:
             return
@@ -117,12 +117,14 @@ class DataGuard:
             _add(self.writes, path)
 
 
-def _called_by_host() -> bool:
-    """Check that a library does something for the host's own code, rather than for a plugin's."""
+def _called_by_host(event: str) -> bool:
+    """Check that the host does something, or a library for it, rather than a plugin."""
+    # A library that is imported late loads its own parts; what it starts is up to its caller.
+    passed_over = sys.stdlib_module_names if event == "ctypes.dlopen" else _LIBRARIES
     for frame, _ in traceback.walk_stack(sys._getframe(2)):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in _LIBRARIES:
-            return package == PROJECT
+        if package not in passed_over:
+            return package == PROJECT or package in _LIBRARIES
     return True
 
 
