@@ -174,11 +174,13 @@ def test_other_data_and_networks_are_unavailable(call: Call, run: Path, tmp_path
     rewrite(folders["w2a2@gdfq"], model={"name": f"py:{hostile}:net", "ref": f"py:{hostile}:net"})
     output = call("verify", "one", "--out", run.parent)
     assert output.status == 2, output
-    assert "the evaluation set 'digits' here is not that of the record; name the folder" in output.out
+    assert "the evaluation set 'digits' here is not that of the record; name the run's data folder" in output.out
     assert "the network 'digits:resnet8' here has other weights than that of the record" in output.out
     assert "if it is your own, add --trust to run it" in output.out
     assert "no student of run 'one' could be measured" in output.err
     assert not (tmp_path / "ran").exists()
+    rewrite(folders["w4a4@gdfq"], target="nowhere")
+    assert "there is no target 'nowhere' here; name the run's data" in call("verify", "one", "--out", run.parent).out
 
 
 @slow
@@ -235,8 +237,8 @@ def test_unknown_run(call: Call, tmp_path: Path) -> None:
 
 def measured(right: int, of: int = 1000, **changes: Any) -> dict[str, Any]:
     top1 = 100.0 * right / of
-    answer = {"n": of, "subset": None, "parameters": 5, "levels_ok": True, "correct": packed(np.arange(of) < right)}
-    answer |= {"top1": top1, "top5": 95.0, "fp_top1": 90.0, "agreement": 85.0}
+    answer: dict[str, Any] = {"top1": top1, "top5": 95.0, "fp_top1": 90.0, "agreement": 85.0}
+    answer |= {"n": of, "subset": None, "parameters": 5, "levels_ok": True, "correct": packed(np.arange(of) < right)}
     return answer | {"coverage": {"macs_quantized": 7, "macs_total": 8, "float_layers": ["fc"]}} | changes
 
 

@@ -31,6 +31,7 @@ from dfqbench.targets.spec import DatasetSpec, MissingModel, fingerprint
 Verdict = Literal["agrees", "disagrees", "invalid record", "unavailable here", "not verifiable"]
 SAME_ANSWERS = 99.8
 """Percent of the answers that must be equal in another environment than the record's; in the same one all must be."""
+_HINT = "name the run's data folder with --data"
 _STATE_FILE, _DESCRIPTION_FILE = STUDENT_FILES
 
 
@@ -194,14 +195,15 @@ class _Here:
         return _Student(record, scheme, folder, request)
 
     def _dataset(self, record: Record) -> DatasetSpec:
+        if record.target not in self._catalogue.names():
+            raise Unavailable(f"there is no target '{record.target}' here", _HINT)
         target = self._catalogue.target(record.target)
         if target.dataset is None:
             raise Unavailable(target.missing)
         if target.name not in self._datasets:
             self._datasets[target.name] = fingerprint(target.dataset)
         if self._datasets[target.name] != record.dataset.sha256:
-            hint = "name the folder of the run's data with --data"
-            raise Unavailable(f"the evaluation set '{target.name}' here is not that of the record", hint)
+            raise Unavailable(f"the evaluation set '{target.name}' here is not that of the record", _HINT)
         return target.dataset
 
     def _model(self, record: Record, dataset: DatasetSpec) -> ModelSpec:
@@ -216,11 +218,10 @@ class _Here:
         network = self._networks[key]
         recorded = record.model.ref and portable_ref(record.model.ref, self._families)
         if (network["ref"], network["weights_sha256"]) != (recorded, record.model.weights_sha256):
-            hint = "name the folder of the run's data with --data"
-            raise Unavailable(f"the network '{model.name}' here has other weights than that of the record", hint)
+            raise Unavailable(f"the network '{model.name}' here has other weights than that of the record", _HINT)
         preprocessing = {"resize": dataset.resize, "crop": dataset.crop, "card": model.as_dict()["card"]}
         if Preprocessing.model_validate(preprocessing).model_dump() != record.preprocessing.model_dump():
-            raise Unavailable("images are preprocessed in another way here", "name the run's data folder with --data")
+            raise Unavailable("images are preprocessed in another way here", _HINT)
         return dataclasses.replace(model, trusted=self._trust)
 
     def _facts(self, model: ModelSpec) -> dict[str, Any]:
