@@ -15,7 +15,7 @@ import typer
 from dfqbench.api.errors import DfqError, UsageError
 
 VERBS = (
-    *("run", "plan", "table", "show", "claims", "compare", "diagnose", "plot", "pictures", "report"),
+    *("run", "plan", "table", "show", "claims", "compare", "verify", "diagnose", "plot", "pictures", "report"),
     *("methods", "models", "grids", "fetch", "doctor", "decode"),
 )
 """Modules of `dfqbench.cli`; each has a function of its own name, or a `typer.Typer` with several commands."""

@@ -19,6 +19,8 @@ from dfqbench.run.execute.events import Event, EventError, Failed, Finished, Int
 from dfqbench.run.store.files import shortened, valid
 
 JOB = "job.json"
+MOST_STUDENTS = 16
+"""Students that are evaluated in one pass; all of them are in memory."""
 CHECKPOINT_EVERY = 300.0
 """Default seconds between checkpoints."""
 OnEvent = Callable[[Event], None]

@@ -44,6 +44,7 @@ MOST_DIGESTS = 2**20
 DEFAULT_OUT = Path("results") / "runs"
 RANDOM_WEIGHTS = "random_weights"
 """Flag of records of a network that was never trained; the evaluation sets it."""
+_UNTRUSTED = "the record cannot be trusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +243,13 @@ def read_record(file: Path) -> Record:
         for key in _MEASURED_KEYS:
             setattr(record, key, Record.model_fields[key].get_default(call_default_factory=True))
         record.status = "invalid"
-        record.error = Error(type="Invalid", message=f"the record cannot be trusted: {'; '.join(problems)}")
+        record.error = Error(type="Invalid", message=f"{_UNTRUSTED}: {'; '.join(problems)}")
     return record
+
+
+def is_untrusted(record: Record) -> bool:
+    """Check whether `read_record` has found that a record contradicts itself or its digest."""
+    return record.status == "invalid" and record.error is not None and record.error.message.startswith(_UNTRUSTED)
 
 
 def _is_as_written(file: Path, content: bytes) -> bool:
