@@ -59,13 +59,15 @@ def test_resumed_equals_uninterrupted(method: str, tmp_path: Path, plugins: Plug
 
 def test_shared_gpu_stays_flagged_after_continuing_alone(tmp_path: Path, plugins: Plugins) -> None:
     cell = cell_of("gdfq", plugins, "w3a3", *SMALL)
-    assert attempt(job_of(cell, tmp_path, "attempt-1", plugins, shares_gpu=True), StopsAt(20)).interrupted
+    assert attempt(job_of(cell, tmp_path, "attempt-1", plugins, shared_flag="gpu_shared"), StopsAt(20)).interrupted
     assert attempt(job_of(cell, tmp_path, "attempt-2", plugins)).result["flags"] == ["gpu_shared"]
 
 
 def test_source_made_on_a_shared_gpu_flags_the_cells_that_use_it(tmp_path: Path, plugins: Plugins) -> None:
     first, second = (cell_of("zeroq", plugins, bits, *SETTINGS["zeroq"], *SMALL) for bits in ("w3a3", "w4a4"))
-    assert attempt(job_of(first, tmp_path, "attempt-1", plugins, shares_gpu=True)).result["flags"] == ["gpu_shared"]
+    assert attempt(job_of(first, tmp_path, "attempt-1", plugins, shared_flag="gpu_shared")).result["flags"] == [
+        "gpu_shared"
+    ]
     result = attempt(job_of(second, tmp_path, "attempt-2", plugins, checkpoints="")).result
     assert result["reused"]
     assert result["flags"] == ["gpu_shared"]

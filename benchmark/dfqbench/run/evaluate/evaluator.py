@@ -131,11 +131,12 @@ class Evaluator:
 
     def _make_real_source(self, request: dict[str, Any]) -> dict[str, Any]:
         """Save the source of the real-data control, made from the target's training split."""
-        begin = time.monotonic()
+        begin, cpu_begin = time.monotonic(), time.process_time()
         card, dataset = ModelSpec.from_dict(request["model"]).card, DatasetSpec.from_dict(request["dataset"])
         evaluation = self._data(request | {"limit": None})
         images, labels, dropped = load_training(dataset, card, request["count"], request["seed"], evaluation)
-        cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
+        seconds = {"seconds": time.monotonic() - begin, "cpu_seconds": time.process_time() - cpu_begin}
+        cost: dict[str, Any] = seconds | {"counts": {}, "peak_mib": None}
         save_source(FixedSource(images, labels), Path(request["source"]), request["environment"], cost)
         return {"images": len(images), "dropped": dropped}
 

@@ -3,6 +3,9 @@
 Synthesis is everything inside calls of the source, regardless of the caller. A loop in which source and students
 alternate is split by the time of each: by the host's time on the CPU, and on CUDA, where kernels run asynchronously, in
 proportion to the sums of device time between events, with one synchronization at the end.
+
+CPU seconds are those of the worker's process, all threads, and are charged at the same points. On CUDA they are not
+measured: the host launches kernels and waits.
 """
 
 from __future__ import annotations
@@ -22,8 +25,6 @@ from dfqbench.run.worker.device_setup import peak_mib
 from dfqbench.run.worker.instrumented_source import Counts
 from dfqbench.run.worker.plugin_checks import DataGuard
 
-GPU_SHARED = "gpu_shared"
-"""Flag of records whose job shared a GPU with other jobs: their times are longer than alone."""
 _Label: TypeAlias = tuple[str, int | None] | None
 """("source", payer), ("student", number), or ("student", None): for all students; time labelled None is not counted."""
 
@@ -44,11 +45,13 @@ class Timers:
         synchronize: wait for the device; nothing on the CPU.
         make_event: make a device event; None on the CPU.
         now: monotonic seconds.
+        cpu: CPU seconds of this process, read where there are no device events.
     """
 
     synchronize: Callable[[], None] = lambda: None
     make_event: Callable[[], _DeviceEvent] | None = None
     now: Callable[[], float] = time.monotonic
+    cpu: Callable[[], float] = time.process_time
 
 
 class _Segments:
@@ -113,19 +116,25 @@ class PhaseTimer:
         """Drop the time until now."""
         self._begin = self._timers.now()
         self._segments = _Segments(self._timers)
+        self._cpu_segments = _Segments(Timers(now=self._timers.cpu)) if self._timers.make_event is None else None
+        self._switch()
+
+    def _switch(self) -> None:
         self._segments.switch(self._label)
+        if self._cpu_segments is not None:
+            self._cpu_segments.switch(self._label)
 
     @contextmanager
     def _charged_to(self, label: _Label) -> Iterator[None]:
         before = self._label
         # Inside a pause nothing is charged.
         self._label = None if before is None else label
-        self._segments.switch(self._label)
+        self._switch()
         try:
             yield
         finally:
             self._label = before
-            self._segments.switch(before)
+            self._switch()
 
     def source_call(self) -> AbstractContextManager[None]:
         """Charge a block to the source."""
@@ -154,9 +163,19 @@ class PhaseTimer:
 
         The wall time is split as the segments of students and source are; work for all students as their own segments.
         """
-        self._segments.switch(self._label)
+        self._switch()
         self._timers.synchronize()
-        wall, sums = self._timers.now() - self._begin, self._segments.sums()
+        return self._divided(self._timers.now() - self._begin, self._segments.sums(), number)
+
+    def split_cpu(self, number: int) -> dict[str, float]:
+        """Return one student's CPU seconds until now by phase, divided as the wall time; empty on a device."""
+        if self._cpu_segments is None:
+            return {}
+        self._switch()
+        sums = self._cpu_segments.sums()
+        return self._divided(sum(sums.values()), sums, number)
+
+    def _divided(self, whole: float, sums: Mapping[_Label, float], number: int) -> dict[str, float]:
         total = sum(sums.values())
         own = sums.get(("student", number), 0.0)
         all_students = sum(sums.get(("student", student), 0.0) for student in range(self._students))
@@ -166,16 +185,22 @@ class PhaseTimer:
         if total <= 0.0:
             own, source, total = 1.0, 0.0, float(self._students)
         if self._source_name is None:
-            return {self._name: wall * (own + source) / total}
-        return {self._source_name: wall * source / total, self._name: wall * own / total}
+            return {self._name: whole * (own + source) / total}
+        return {self._source_name: whole * source / total, self._name: whole * own / total}
 
 
 class Clock:
-    """Seconds of one attempt by phase; `seconds` holds those of phases that have ended."""
+    """Seconds of one attempt by phase.
+
+    Attributes:
+        seconds: of phases that have ended.
+        cpu_seconds: the same of the process; None: they are not, or not all, measured.
+    """
 
     def __init__(self, timers: Timers | None = None) -> None:
-        self.seconds: dict[str, float] = {}
         self._timers = timers or Timers()
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] | None = {} if self._timers.make_event is None else None
         self._phase: PhaseTimer | None = None
         self._number = 0
 
@@ -194,13 +219,18 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds = self.elapsed()
+            self.seconds, self.cpu_seconds = self.elapsed(), self.cpu_elapsed()
             self._phase = None
 
     def elapsed(self) -> dict[str, float]:
         """Return seconds by phase until now, the current phase included; the device is then synchronized."""
-        more = {} if self._phase is None else self._phase.split(self._number)
-        return self.seconds | {name: self.seconds.get(name, 0.0) + seconds for name, seconds in more.items()}
+        return _added(self.seconds, {} if self._phase is None else self._phase.split(self._number))
+
+    def cpu_elapsed(self) -> dict[str, float] | None:
+        """Return CPU seconds by phase until now, the current phase included; None: not measured."""
+        if self.cpu_seconds is None or self._phase is None:
+            return self.cpu_seconds
+        return _added(self.cpu_seconds, self._phase.split_cpu(self._number))
 
     def paused(self) -> AbstractContextManager[None]:
         """Leave out the time of a block: it belongs to no phase."""
@@ -210,11 +240,16 @@ class Clock:
         """Charge a block to the source; nested blocks count once."""
         return nullcontext() if self._phase is None else self._phase.source_call()
 
-    def restore(self, seconds: Mapping[str, float]) -> None:
+    def restore(self, seconds: Mapping[str, float], cpu_seconds: Mapping[str, float] | None) -> None:
         """Continue from the seconds of a checkpoint; the current phase begins now."""
         self.seconds = dict(seconds)
+        self.cpu_seconds = None if cpu_seconds is None else dict(cpu_seconds)
         if self._phase is not None:
             self._phase.restart()
+
+
+def _added(seconds: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    return {**seconds} | {name: seconds.get(name, 0.0) + added for name, added in more.items()}
 
 
 class Accounting:
@@ -231,10 +266,10 @@ class Accounting:
         device: where the attempt computes.
         guard: records what plugin code has opened.
         started: when the attempt began, on the monotonic clock.
-        shares_gpu: whether other jobs compute on the same GPU.
+        shared_flag: a key of `SHARED` where other jobs compute on the same GPU or CPU, or empty.
     """
 
-    def __init__(self, device: torch.device, guard: DataGuard, *, started: float, shares_gpu: bool) -> None:
+    def __init__(self, device: torch.device, guard: DataGuard, *, started: float, shared_flag: str) -> None:
         timers = None
         if device.type == "cuda":
             make_event = partial(torch.cuda.Event, enable_timing=True)
@@ -242,7 +277,7 @@ class Accounting:
         self.clock = Clock(timers)
         self.guard = guard
         self.counts = Counts()
-        self.flags: list[str] = [GPU_SHARED] if shares_gpu else []
+        self.flags: list[str] = [shared_flag] if shared_flag else []
         self.peaks: dict[str, float] = {}
         self.source_kind: str | None = None
         self.source_images: int | None = None
@@ -253,7 +288,8 @@ class Accounting:
         self._saving = 0.0
         self._members: Sequence[Accounting] = ()
         # At the checkpoint that the attempt continues from: wall time, seconds of phases, synthesis of other members.
-        self._wall_before = self._seconds_before = self._others_before = 0.0
+        self._wall_before = self._seconds_before = 0.0
+        self._others_before = {"seconds": 0.0, "cpu_seconds": 0.0}
 
     def flag(self, name: str) -> None:
         """Flag the record, once."""
@@ -270,7 +306,8 @@ class Accounting:
         if first is not self:
             self.source_kind = first.source_kind
             self.counts.set(first.counts.as_dict())
-            self.reused = {"id": source_id, "seconds": 0.0, "counts": {}, "peak_mib": first.peaks.get("synthesis")}
+            cost = {"seconds": 0.0, "cpu_seconds": 0.0, "counts": {}, "peak_mib": first.peaks.get("synthesis")}
+            self.reused = {"id": source_id} | cost
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -297,6 +334,7 @@ class Accounting:
         """Return everything until now as plain data for the record."""
         return {
             "seconds": self.clock.seconds,
+            "cpu_seconds": self.clock.cpu_seconds,
             "counts": self.counts.as_dict(),
             "peak_mib": self.peaks,
             "flags": self.flags,
@@ -312,14 +350,14 @@ class Accounting:
 
     def checkpoint(self, phase: Phase) -> dict[str, Any]:
         """Return everything until now as plain data for a checkpoint inside a phase."""
-        state = self.so_far() | {"seconds": self.clock.elapsed()}
+        state = self.so_far() | {"seconds": self.clock.elapsed(), "cpu_seconds": self.clock.cpu_elapsed()}
         state["peak_mib"] = self.peaks | {str(phase): self.peak(phase)}
         state["wall_before"] = self._wall_before + state["wall"]
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `checkpoint` returned in an earlier process of this cell."""
-        self.clock.restore(state["seconds"])
+        self.clock.restore(state["seconds"], state.get("cpu_seconds"))
         self._seconds_before = sum(state["seconds"].values())
         self.counts.set(state["counts"])
         self.peaks = dict(state["peak_mib"])
@@ -336,7 +374,12 @@ class Accounting:
         """What the source would have cost this attempt alone, beyond what is charged to it."""
         if self.reused is None or not self._members:
             return self.reused
-        return self.reused | {"seconds": self.reused["seconds"] + self._synthesis_of_others() - self._others_before}
+        known = {key: cost for key, cost in self._synthesis_of_others().items() if self.reused.get(key) is not None}
+        return self.reused | {key: self.reused[key] + cost - self._others_before[key] for key, cost in known.items()}
 
-    def _synthesis_of_others(self) -> float:
-        return sum(member.clock.elapsed().get("synthesis", 0.0) for member in self._members if member is not self)
+    def _synthesis_of_others(self) -> dict[str, float]:
+        clocks = [member.clock for member in self._members if member is not self]
+        return {
+            "seconds": sum(clock.elapsed().get("synthesis", 0.0) for clock in clocks),
+            "cpu_seconds": sum((clock.cpu_elapsed() or {}).get("synthesis", 0.0) for clock in clocks),
+        }

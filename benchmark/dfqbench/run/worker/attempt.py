@@ -34,7 +34,7 @@ from dfqbench.run.execute.job import Job
 from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.source_cache import load_source, save_source, shared_state
 from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFolder
-from dfqbench.run.worker.accounting import GPU_SHARED, Accounting
+from dfqbench.run.worker.accounting import Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak, seeded
@@ -98,7 +98,7 @@ class Attempt:
             self._guard = DataGuard(map(Path, job.guarded), results, [Path(folder) / WORK for folder in folders])
         else:
             self._guard = first._guard
-        self.accounting = Accounting(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
+        self.accounting = Accounting(self._device, self._guard, started=job.started, shared_flag=job.shared_flag)
         self.counts: SharedCounts = SharedCounts(self.accounting.counts) if first is None else first.counts
         keeps_states = job.checkpoints and not job.probe_seconds
         folder = CheckpointFolder(Path(job.checkpoints), job.environment, job.checkpoint_every)
@@ -189,8 +189,8 @@ class Attempt:
             return None
         source, cost = saved
         self.accounting.reused = cost
-        if cost.get("shares_gpu"):
-            self.accounting.flag(GPU_SHARED)
+        for name in cost["flags"]:
+            self.accounting.flag(name)
         self.has_saved_source = True
         self.accounting.source_kind = "fixed"
         self._events.send(SourceReady(shared=True))
@@ -221,11 +221,13 @@ class Attempt:
         return source
 
     def _save_source(self, source: SampleSource) -> bool:
+        clock = self.accounting.clock
         cost = {
-            "seconds": self.accounting.clock.seconds["synthesis"],
+            "seconds": clock.seconds["synthesis"],
+            "cpu_seconds": None if clock.cpu_seconds is None else clock.cpu_seconds["synthesis"],
             "counts": self.accounting.counts.as_dict(),
             "peak_mib": self.accounting.peaks["synthesis"],
-            "shares_gpu": GPU_SHARED in self.accounting.flags,
+            "flags": self.accounting.flags,
         }
         with self._guard.watching():
             state = shared_state(source)
