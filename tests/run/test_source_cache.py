@@ -28,6 +28,13 @@ def test_saved_source_is_loaded_with_its_cost(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "abcd").glob(".*")] == []
 
 
+def test_source_without_cpu_seconds_is_loaded(tmp_path: Path) -> None:
+    save_source(source(), tmp_path, "here", {key: COST[key] for key in ("seconds", "counts", "peak_mib")})
+    saved = load_source(tmp_path, CPU, "here")
+    assert saved is not None
+    assert (saved[1]["cpu_seconds"], saved[1]["flags"]) == (None, [])
+
+
 def test_source_of_another_environment_is_loaded_on_request_only(tmp_path: Path) -> None:
     save_source(source(), tmp_path, "there", COST)
     assert load_source(tmp_path, CPU, "here") is None

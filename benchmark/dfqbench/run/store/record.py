@@ -219,7 +219,7 @@ class Record(RecordPart):
     cell_id: str = Field(default="", description="identity of the cell; holds that of the student")
     attempt: int = Field(default=0, description="number of the attempt, from 1")
     status: str = Field(default="", description="how it ended, such as `ok` or `failed`")
-    flags: list[str] = Field(default_factory=list, description="what restricts the result, such as `cpu_shared`")
+    flags: list[str] = Field(default_factory=list, description="what restricts result or times, such as `cpu_shared`")
     started_at: str = Field(default="", description="ISO time")
     finished_at: str | None = Field(default=None, description="ISO time; null: not finished")
     method: str = Field(default="", description="the method's name")
