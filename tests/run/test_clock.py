@@ -29,10 +29,8 @@ class Time:
         self.host += 2 * seconds
 
     def clock(self, *, on_device: bool = False) -> Clock:
-        now, cpu = lambda: self.host, lambda: self.cpu
-        return Clock(
-            Timers(self.synchronize, lambda: FakeEvent(self), now, cpu) if on_device else Timers(now=now, cpu=cpu)
-        )
+        make_event = (lambda: FakeEvent(self)) if on_device else None
+        return Clock(Timers(self.synchronize, make_event, now=lambda: self.host, cpu=lambda: self.cpu))
 
     def accounting(self) -> Accounting:
         made = Accounting(torch.device("cpu"), DataGuard([]), started=0.0, shared_flag="")

@@ -72,7 +72,8 @@ def test_source_made_beside_others_flags_the_cells_that_use_it(flag: str, tmp_pa
     made = attempt(job_of(first, tmp_path, "attempt-1", plugins, shared_flag=flag)).result
     result = attempt(job_of(second, tmp_path, "attempt-2", plugins, checkpoints="")).result
     assert made["flags"] == result["flags"] == [flag]
-    assert result["reused"]["cpu_seconds"] == made["cpu_seconds"]["synthesis"] > 0
+    # Drawing from it costs the first a little more.
+    assert 0 < result["reused"]["cpu_seconds"] == pytest.approx(made["cpu_seconds"]["synthesis"], rel=0.1)
     assert attempt(job_of(first, tmp_path / "alone", "attempt-1", plugins)).result["flags"] == []
 
 
