@@ -187,3 +187,6 @@ def test_resumed_cpu_seconds_add_up() -> None:
         third.restore({key: value for key, value in state.items() if key != "cpu_seconds"})
         time.compute(1)
     assert third.so_far()["cpu_seconds"] is None
+    third.share("abcd", [third, second])
+    second.share("abcd", [third, second])
+    assert second.so_far()["reused"]["cpu_seconds"] is None

@@ -153,9 +153,8 @@ def _shared(records: Iterable[Record]) -> list[str]:
     lines = []
     for flag, why in SHARED.items():
         in_cpu = {in_cpu_seconds(record) for record in records if finished(record) and flag in record.flags}
-        times = ["the CPU seconds of their one thread"] * (True in in_cpu) + ["wall time, longer than alone"] * (
-            False in in_cpu
-        )
+        words = {True: "the CPU seconds of their one thread", False: "wall time, longer than alone"}
+        times = [text for key, text in words.items() if key in in_cpu]
         if in_cpu:
             lines.append(f"{flag}: {why}; synthesis and quantization of these cells are {', or '.join(times)}")
     return lines
