@@ -306,9 +306,8 @@ class Accounting:
         if first is not self:
             self.source_kind = first.source_kind
             self.counts.set(first.counts.as_dict())
-            cpu_seconds = None if first.clock.cpu_seconds is None else 0.0
-            cost = {"seconds": 0.0, "cpu_seconds": cpu_seconds, "counts": {}}
-            self.reused = {"id": source_id, "peak_mib": first.peaks.get("synthesis")} | cost
+            self.reused = {"id": source_id, "seconds": 0.0, "counts": {}, "peak_mib": first.peaks.get("synthesis")}
+            self.reused["cpu_seconds"] = None if first.clock.cpu_seconds is None else 0.0
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
