@@ -48,7 +48,7 @@ def shell_copy(teacher: nn.Module, ctx: Context) -> None:
 @synthesizing
 def spawned(teacher: nn.Module, ctx: Context) -> None:
     """Lets a spawned program read."""
-    child = os.posix_spawn("/bin/cat", ["cat", digits()], dict(os.environ))
+    child = os.posix_spawn("/bin/cat", ["cat", str(digits())], dict(os.environ))
     if os.waitpid(child, 0)[1]:
         raise PermissionError("refused")
 
@@ -332,7 +332,7 @@ def logs_much(teacher: nn.Module, ctx: Context) -> None:
 @synthesizing
 def stops_clocks(teacher: nn.Module, ctx: Context) -> None:
     """Stops Python's clocks, so that it seems to take no time."""
-    time.monotonic = time.perf_counter = time.time = lambda: 0.0  # type: ignore[assignment]
+    time.monotonic = time.perf_counter = time.time = lambda: 0.0
 
 
 @hookimpl

@@ -173,14 +173,14 @@ def test_changed_training_images_are_refused(write_npz: Callable[..., Path]) -> 
         RealImages.from_state(source.state_dict())
 
 
-def _run(call: Callable[..., Call], folder: Path, *arguments: str) -> dict[str, Record]:
+def _run(call: Call, folder: Path, *arguments: str) -> dict[str, Record]:
     done = call("run", "--grid", "smoke", "--methods", "real", "--bits", "w2a2", "--out", str(folder), *arguments)
     assert done.status == 0, done.err
     return {record.method: record for record in read_records(folder)[0]}
 
 
 @pytest.mark.slow
-def test_real_control_leaves_no_pixels_in_files(call: Callable[..., Call], tmp_path: Path) -> None:
+def test_real_control_leaves_no_pixels_in_files(call: Call, tmp_path: Path) -> None:
     record = _run(call, tmp_path)["real"]
     assert record.protection == ("landlock" if landlock_version() else "audit hook: this kernel has no Landlock")
     files = {file: load_file(file) for file in tmp_path.rglob("*.safetensors") if file.name != "student.safetensors"}
@@ -196,7 +196,7 @@ def test_real_control_leaves_no_pixels_in_files(call: Callable[..., Call], tmp_p
 
 
 @pytest.mark.slow
-def test_unconfined_run_is_flagged_and_shown(call: Callable[..., Call], tmp_path: Path) -> None:
+def test_unconfined_run_is_flagged_and_shown(call: Call, tmp_path: Path) -> None:
     record = _run(call, tmp_path, "--unconfined")["real"]
     assert (record.flags, record.protection) == (["unconfined"], "audit hook")
     assert "flagged: unconfined" in call("table", "--out", str(tmp_path)).out

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from dfqbench.api.errors import DfqError, InputError
 from dfqbench.diagnose.cell import VERSION, diagnose
-from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.student import DESCRIPTION_FILE
@@ -58,42 +57,34 @@ def diagnose_run(
     """
     pairs = [(record, file) for record, file in folder.records() if record is not None]
     result = Diagnosed([record for record, _ in pairs])
-    newest = latest(result.records)
-    speed = speeds(newest)
-    chosen = {id(record) for record in newest if finished(record)}
+    chosen = {id(record) for record in latest(result.records) if finished(record)}
     teachers: dict[str, nn.Module] = {}
     for record, file in pairs:
         if id(record) not in chosen:
             continue
         label = f"{record.label} {record.cell_id}"
-        fresh = record.diagnostics.version == VERSION and not again
+        if record.diagnostics.version == VERSION and not again:
+            result.before += 1
+            continue
         try:
-            if fresh:
-                measured = record.diagnostics.model_copy()
-            else:
-                say(label)
-                images, labels = _tensors(*load_kept_images(file.parent))
-                model = _model(file.parent, trust=trust)
-                key = canonical(model.as_dict())
-                if key not in teachers:
-                    # One network at a time: cells come in no order, but large ones should not pile up.
-                    teachers = {key: build_teacher(model, torch.device(device), families or {})}
-                training = {s: _tensors(*load_images(kept))[0] for s, kept in training_images(file.parent).items()}
-                measured = diagnose(teachers[key], images, labels, training)
+            say(label)
+            images, labels = _tensors(*load_kept_images(file.parent))
+            model = _model(file.parent, trust=trust)
+            key = canonical(model.as_dict())
+            if key not in teachers:
+                # One network at a time: cells come in no order, but large ones should not pile up.
+                teachers = {key: build_teacher(model, torch.device(device), families or {})}
+            training = {s: _tensors(*load_images(kept))[0] for s, kept in training_images(file.parent).items()}
+            record.diagnostics = diagnose(teachers[key], images, labels, training)
         except (DfqError, RuntimeError) as error:
             result.problems.append(f"{label}: {error}")
             continue
-        measured.speed = float(f"{speed[id(record)]:.4g}") if id(record) in speed else None
-        changed = measured != record.diagnostics
-        record.diagnostics = measured
         try:
-            if changed:
-                folder.write_record(file.parent, record)
+            folder.write_record(file.parent, record)
         except OSError as error:
             result.problems.append(f"{label}: its record cannot be written: {error.strerror or error}")
             continue
-        result.before += fresh
-        result.done += not fresh
+        result.done += 1
     return result
 
 

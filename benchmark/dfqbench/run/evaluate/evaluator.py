@@ -131,12 +131,13 @@ class Evaluator:
 
     def _make_real_source(self, request: dict[str, Any]) -> dict[str, Any]:
         """Choose the images of the real-data control from the target's training split, and save which they are."""
-        begin = time.monotonic()
+        begin, cpu_begin = time.monotonic(), time.process_time()
         model, dataset = ModelSpec.from_dict(request["model"]), DatasetSpec.from_dict(request["dataset"])
         evaluation = self._data(request | {"limit": None})
         indices, dropped = choose_training(dataset, model.card, request["count"], request["seed"], evaluation)
         source = RealImages(dataset, model, indices)
-        cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
+        seconds = {"seconds": time.monotonic() - begin, "cpu_seconds": time.process_time() - cpu_begin}
+        cost: dict[str, Any] = seconds | {"counts": {}, "peak_mib": None}
         save_source(source, Path(request["source"]), request["environment"], cost)
         return {"images": len(source), "dropped": dropped}
 

@@ -19,6 +19,7 @@ from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, Outcome, Sl
 from dfqbench.run.execute.processes import EvaluatorProcess, death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.store.environment import VISIBLE, Machine
 from dfqbench.run.store.files import shorten_file
+from dfqbench.run.store.status import CPU_SHARED, GPU_SHARED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -85,7 +86,7 @@ class LocalExecutor:
     def run(self, job: Job, slot: Slot, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
         """Run a job in a process and wait for it."""
         folder = Path(job.attempt)
-        job = replace(job, shares_gpu=slot.shares_gpu, confined=self._confined)
+        job = replace(job, shared_flag=slot.shared_flag, confined=self._confined)
         job.write(folder / JOB)
         kills = out_of_memory_kills()
         reader = EventReader(on_event, len(job.members))
@@ -326,11 +327,12 @@ def plan_slots(
         ),
     }
     count = max(1, min(requested, *limits.values()))
+    shared = GPU_SHARED if on_gpu else CPU_SHARED
     slots = [
         Slot(
             number,
             {VISIBLE: cards[number % places]} if len(cards) > 1 else {},
-            shares_gpu=on_gpu and (number >= places or number + places < count),
+            shared_flag=shared if number >= places or number + places < count else "",
         )
         for number in range(count)
     ]

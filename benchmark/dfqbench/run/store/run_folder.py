@@ -36,7 +36,7 @@ MOST_BYTES = 64 * 2**20
 """A larger file is no record: that of a million images has a fifth of a megabyte."""
 _MEASURED_KEYS = (
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "correct", "oracle", "curve", "diagnostics"),
-    *("seconds", "counts", "peak_mib", "coverage", "levels_ok"),
+    *("seconds", "cpu_seconds", "counts", "peak_mib", "coverage", "levels_ok"),
 )
 """Keys that an untrusted record is read without."""
 MOST_DIGESTS = 2**20
@@ -75,9 +75,12 @@ class CachedStudent:
         paid = seconds.paid_synthesis or 0.0
         if record.reused_from:
             shared = (seconds.synthesis or 0.0) - paid
-            reused = {"id": record.reused_from, "seconds": shared, "counts": {}, "peak_mib": peaks.synthesis}
+            # Of its CPU seconds the record holds the sum.
+            cost = {"seconds": shared, "cpu_seconds": 0.0, "counts": {}, "peak_mib": peaks.synthesis}
+            reused = {"id": record.reused_from} | cost
         result = {
             "seconds": {"setup": seconds.setup or 0.0, "synthesis": paid, "quantization": seconds.quantization},
+            "cpu_seconds": record.cpu_seconds.model_dump(),
             "counts": record.counts.model_dump(exclude_unset=True),
             "peak_mib": peaks.model_dump(exclude_unset=True, exclude={"evaluation"}),
             "flags": [flag for flag in record.flags if flag != RANDOM_WEIGHTS],

@@ -36,7 +36,7 @@ from dfqbench.run.store.files import IMAGES_FILE, REAL_IMAGES_FILE
 from dfqbench.run.store.real_images import RealImages, save_first
 from dfqbench.run.store.source_cache import load_source, save_source, shared_state
 from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFolder
-from dfqbench.run.worker.accounting import GPU_SHARED, Accounting
+from dfqbench.run.worker.accounting import Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
 from dfqbench.run.worker.confinement import Confinement
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
@@ -98,7 +98,7 @@ class Attempt:
         else:
             self._guard, self.confinement = first._guard, first.confinement
         self.accounting = Accounting(
-            self._device, self._guard, self.confinement, started=job.started, shares_gpu=job.shares_gpu
+            self._device, self._guard, self.confinement, started=job.started, shared_flag=job.shared_flag
         )
         self.counts: SharedCounts = SharedCounts(self.accounting.counts) if first is None else first.counts
         keeps_states = job.checkpoints and not job.probe_seconds
@@ -229,20 +229,12 @@ class Attempt:
         return source
 
     def _save_source(self, source: SampleSource) -> bool:
-        cost = {
-            "seconds": self.accounting.clock.seconds["synthesis"],
-            "counts": self.accounting.counts.as_dict(),
-            "peak_mib": self.accounting.peaks["synthesis"],
-            "shares_gpu": GPU_SHARED in self.accounting.flags,
-            "protection": self.accounting.protection,
-            "foreign_calls": self._guard.foreign,
-        }
         with self._guard.watching():
             state = shared_state(source)
-        if self._guard.hits or self._guard.writes:
-            # Another cell that used these images would not show how they came about.
+        if state is None or self._guard.hits or self._guard.writes:
+            # Another cell that used images made with real data would not show how they came about.
             return False
-        return state is not None and save_source(source, Path(self._job.source), self._job.environment, cost, state)
+        return save_source(source, Path(self._job.source), self._job.environment, self.accounting.source_cost(), state)
 
     def open_quantization(self, run_part: RunPart | None = None) -> HostContext:
         """Enter the phase, and return its context; `run_part` runs this student's parts of a shared loop."""
