@@ -95,7 +95,7 @@ class Evaluator:
         for attempt in request["attempts"]:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
-                student = self._load(attempt, request["families"], trusted=model.trusted)
+                student = self._load(attempt, request, trusted=model.trusted)
                 coverage = asdict(measure_coverage(student, images))
                 violations = coverage.pop("violations")
                 answers.append({"coverage": coverage, "violations": violations, "levels_ok": not violations})
@@ -108,9 +108,10 @@ class Evaluator:
             answer.update(accuracy(prediction, teacher, data), peak_mib=peak_mib(self._device))
         return {"students": answers}
 
-    def _load(self, attempt: dict[str, Any], families: dict[str, str], *, trusted: bool) -> Student:
-        student = load_student(Path(attempt["folder"]), self._device, families, trusted=trusted)
-        scheme = Scheme.from_dict(attempt["scheme"])
+    def _load(self, attempt: dict[str, Any], request: dict[str, Any], *, trusted: bool) -> Student:
+        folder, scheme = Path(attempt["folder"]), Scheme.from_dict(attempt["scheme"])
+        model, families = request["model"], request["families"]
+        student = load_student(folder, self._device, families, trusted=trusted, model=model)
         if student.scheme != scheme:
             raise Invalid(f"the saved student's scheme is {student.scheme.label}, its cell's is {scheme.label}")
         return student

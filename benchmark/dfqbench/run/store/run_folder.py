@@ -240,6 +240,8 @@ def read_record(file: Path) -> Record:
     content = read_regular(file, MOST_BYTES)
     record = Record.from_json(content)
     problems = contradictions(record)
+    if (cell := file.parent.parent.name) != record.cell_id:
+        problems.insert(0, f"it is of cell {record.cell_id} and lies in the folder of cell {cell}")
     if not _is_as_written(file, content):
         problems.insert(0, f"{RECORD} is not what dfqbench wrote ({DIGEST} beside it holds another digest)")
     if problems:
