@@ -1,7 +1,7 @@
 """Plugins that do damage around them: to their attempt's folder, the run's, the process, or their own messages.
 
-Every method makes Gaussian images, as the control `noise` does, after one accident in `synthesize`. `ACCIDENTS` has them
-by name.
+Every method makes Gaussian images, as the control `noise` does, after one accident in `synthesize`. `ACCIDENTS` has
+them by name.
 """
 
 from __future__ import annotations
@@ -42,61 +42,8 @@ def removes_attempt(ctx: Context) -> None:
 
 
 @accident
-def removes_cell(ctx: Context) -> None:
-    shutil.rmtree(ctx.workdir.parents[1])
-
-
-@accident
 def removes_run(ctx: Context) -> None:
     shutil.rmtree(ctx.workdir.parents[3])
-
-
-@accident
-def attempt_becomes_file(ctx: Context) -> None:
-    shutil.rmtree(ctx.workdir.parent)
-    ctx.workdir.parent.write_text("a file")
-
-
-@accident
-def attempt_becomes_link(ctx: Context) -> None:
-    """Leads to an earlier cell, whose record must stay."""
-    attempt = ctx.workdir.parent
-    elsewhere = next(folder for folder in attempt.parents[1].glob("*/attempt-1") if folder != attempt)
-    shutil.rmtree(attempt)
-    attempt.symlink_to(elsewhere)
-
-
-@accident
-def cell_becomes_link(ctx: Context) -> None:
-    cell = ctx.workdir.parents[1]
-    elsewhere = next(folder for folder in cell.parent.iterdir() if folder != cell)
-    shutil.rmtree(cell)
-    cell.symlink_to(elsewhere)
-
-
-@accident
-def rights_are_gone(ctx: Context) -> None:
-    ctx.workdir.parent.chmod(0o500)
-
-
-@accident
-def record_becomes_folder(ctx: Context) -> None:
-    (ctx.workdir.parent / "record.json" / "inner").mkdir(parents=True)
-    (ctx.workdir.parent / "traceback.txt").mkdir()
-
-
-@accident
-def record_is_forged(ctx: Context) -> None:
-    (ctx.workdir.parent / "record.json").write_text('{"schema": 2, "cell_id": "x", "status": "ok", "top1": 100}')
-
-
-@accident
-def digest_becomes_pipe(ctx: Context) -> None:
-    os.mkfifo(ctx.workdir.parent / "record.sha256")
-
-
-DAMAGING = frozenset(ACCIDENTS)
-"""Methods that damage folders; the host says so."""
 
 
 @accident
@@ -146,18 +93,7 @@ def message_is_long(ctx: Context) -> None:
     raise type("E" * 10**5, (Exception,), {})("x" * 10**7)
 
 
-@accident
-def message_is_odd(ctx: Context) -> None:
-    raise ValueError("caf\udce9")
-
-
-@accident
-def memory_runs_out(ctx: Context) -> None:
-    raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes.")
-
-
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
     globals().update({method.__name__.replace("-", "_") + "_method": method for method in ACCIDENTS.values()})
     return [Offer(name, f":{name.replace('-', '_')}_method") for name in ACCIDENTS]
-

@@ -96,7 +96,7 @@ def _makes_many(quantizer: Quantizer) -> bool:
 
 @contextmanager
 def report_failure(attempt: Attempt, events: EventSink) -> Iterator[None]:
-    """Send the exception that ends an attempt in the block, `SystemExit` and the like as well, instead of raising it."""
+    """Send the exception that ends an attempt in the block, `SystemExit` as well, instead of raising it."""
     try:
         yield
     except ProbeDone:
