@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ def accident(act: Callable[[Context], None]) -> Callable[[Context], None]:
         return FixedSource(torch.randn((64, *ctx.card.input_size), generator=ctx.generator))
 
     name = act.__name__.replace("_", "-")
-    facts = {"name": name, "title": name, "paper": "none", "fidelity": Fidelity.RECONSTRUCTION}
+    facts: dict[str, Any] = {"name": name, "title": name, "paper": "none", "fidelity": Fidelity.RECONSTRUCTION}
     facts |= {"requires": Requires(batchnorm=False), "synthesize": synthesize, "__module__": __name__}
     ACCIDENTS[name] = type(name, (Method,), facts)
     return act

@@ -17,7 +17,7 @@ import pytest
 import tests.cli.conftest as command_line
 from rich.console import Console
 from tests.cli.calls import Call
-from tests.trust.test_records import foreign
+from tests.report.records import record as record_of
 
 import accidents
 from attempts import attempt, cell_of, data_of, job_of
@@ -34,7 +34,7 @@ from dfqbench.run.schedule import run
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.schedule.scheduler import StorageError, Summary
 from dfqbench.run.store import run_folder
-from dfqbench.run.store.files import DIGEST, RECORD
+from dfqbench.run.store.files import DIGEST, RECORD, read_regular
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder, read_record, read_records
 from dfqbench.run.worker.attempt import Attempt
@@ -314,15 +314,15 @@ def test_signal_during_a_wait_blocks_nothing() -> None:
 def test_digest_that_cannot_be_read_is_not_a_falsified_record(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = Record.from_json(foreign(tmp_path).read_bytes())
-    attempt_folder, _ = RunFolder(tmp_path / "run").new_attempt("bb22")
-    RunFolder(tmp_path / "run").write_record(attempt_folder, record)
-    read = run_folder.read_regular
+    folder = RunFolder(tmp_path / "run")
+    for cell in ("aa11", "bb22"):
+        attempt_folder, _ = folder.new_attempt(cell)
+        folder.write_record(attempt_folder, record_of(cell))
 
     def refuse(path: str | Path, most: int) -> bytes:
         if os.fspath(path).endswith(DIGEST) and "bb22" in os.fspath(path):
             raise OSError(number, os.strerror(number), str(path))
-        return read(path, most)
+        return read_regular(path, most)
 
     monkeypatch.setattr(run_folder, "read_regular", refuse)
     records, (warning,) = read_records(tmp_path / "run")
