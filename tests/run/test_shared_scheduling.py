@@ -134,14 +134,18 @@ def by_bits(summary: Summary) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_real_worker_that_exits_fails_one_member_only(tmp_path: Path) -> None:
-    settings = ("fragile.bits=3", "fragile.how=exits")
+@pytest.mark.parametrize(
+    ("how", "message", "others"),
+    [("dies", "was killed by SIGABRT", 0), ("exits", "plugin code ended the process with status 5", 1)],
+)
+def test_real_worker_that_ends_fails_one_member_only(how: str, message: str, others: int, tmp_path: Path) -> None:
+    settings = ("fragile.bits=3", f"fragile.how={how}")
     found = by_bits(
         run_smoke(tmp_path, "feeds", bits="w4a4,w3a3", settings=settings, plugin_files=[PLUGINS / "common.py"])
     )
     assert {bits: record["status"] == "failed" for bits, record in found.items()} == {"w4a4": False, "w3a3": True}
-    assert "ended the process with status 5" in found["w3a3"]["error"]["message"]
-    assert [record["together_with"] for record in found.values()] == [[]] * 2
+    assert message in found["w3a3"]["error"]["message"]
+    assert [len(record["together_with"]) for record in found.values()] == [others] * 2
     assert attempts(tmp_path / "smoke") == {1}
 
 
