@@ -28,8 +28,9 @@ from dfqbench.report.renderers.comparison import render_comparison
 from dfqbench.run.execute import executors
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Failed, Phase, Warned
-from dfqbench.run.execute.executors import LOG, LOG_BYTES, LocalExecutor
+from dfqbench.run.execute.executors import LOG, LocalExecutor
 from dfqbench.run.execute.job import EventReader, Job, Outcome, Slot
+from dfqbench.run.execute.processes import LOG_BYTES
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.files import MESSAGE, RECORD, TRACEBACK, shorten_file

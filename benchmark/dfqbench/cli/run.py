@@ -101,7 +101,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))
-    typer.echo(f"records and tables: {folder.path}", err=True)
+    typer.echo(f"records and tables: {folder.shown}", err=True)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
 
 

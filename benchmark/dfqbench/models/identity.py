@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is no regular file (a pipe would block for ever).
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is not a regular file", "replace it")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

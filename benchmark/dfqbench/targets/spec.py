@@ -119,7 +119,10 @@ def fingerprint(dataset: DatasetSpec) -> str:
 
 def _folder_sha256(folder: Path) -> str:
     lines: list[str] = []
-    for parent, _, names in os.walk(folder, onerror=_raise):
+    walked: dict[str, str] = {}
+    for parent, _, names in os.walk(folder, onerror=_raise, followlinks=True):
+        if (first := walked.setdefault(os.path.realpath(parent), parent)) != parent:
+            raise InputError(f"{parent} is the same folder as {first}", "take the link out")
         for name in names:
             path = Path(parent, name)
             try:
