@@ -96,7 +96,7 @@ def test_evaluated_student_has_the_cells_scheme(method: str, tmp_path: Path) -> 
         ),
         (
             {"model": {"ref": "digits:other"}},
-            "the saved student's network, resnet8 (digits:other), is not that of its cell",
+            "the saved student's network, digits:resnet8 (digits:other), is not its cell's",
         ),
     ],
 )

@@ -86,9 +86,18 @@ def test_record_that_contradicts_itself_is_invalid(changes: dict[str, Any], reas
 
 def test_earlier_records_stay_ok(tmp_path: Path) -> None:
     file = foreign(tmp_path)
-    for text in (SHAPE.read_text(), json.dumps({"schema": 0, "cell_id": "aa11", "status": "ok", "top1": 61.5})):
-        file.write_text(text)
+    for record in (data(cell_id="aa11"), {"schema": 0, "cell_id": "aa11", "status": "ok", "top1": 61.5}):
+        file.write_text(json.dumps(record))
         assert read_record(file).status == "ok"
+
+
+def test_record_of_another_cell_is_invalid(tmp_path: Path) -> None:
+    file = foreign(tmp_path, "aa11")
+    copy = foreign(tmp_path, "bb22")
+    copy.write_bytes(file.read_bytes())
+    record = read_record(copy)
+    assert record.status == "invalid"
+    assert "it is of cell aa11 and lies in the folder of cell bb22" in str(record.error)
 
 
 def test_rounded_numbers_without_answers_stay_ok(tmp_path: Path) -> None:
@@ -106,7 +115,7 @@ def test_rounded_numbers_without_answers_stay_ok(tmp_path: Path) -> None:
 def test_record_that_was_overwritten_is_invalid(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     attempt, _ = run.new_attempt("aa11")
-    run.write_record(attempt, Record.from_data(data()))
+    run.write_record(attempt, Record.from_data(data(cell_id="aa11")))
     record = run.latest("aa11")
     assert record is not None
     assert record.status == "ok"
@@ -117,7 +126,7 @@ def test_record_that_was_overwritten_is_invalid(tmp_path: Path) -> None:
     assert record.status == "invalid"
     assert "is not what dfqbench wrote" in str(record.error)
     # Written again by the host, as `diagnose` does.
-    run.write_record(attempt, Record.from_data(data(flags=["again"])))
+    run.write_record(attempt, Record.from_data(data(cell_id="aa11", flags=["again"])))
     record = run.latest("aa11")
     assert record is not None
     assert record.status == "ok"

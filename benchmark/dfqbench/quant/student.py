@@ -205,9 +205,7 @@ def load_student(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the student in {folder} cannot be read: {error}", "run its cell again") from error
     if model is not None and description["model"] != model:
-        raise Invalid(
-            f"the saved student's network, {spec.name} ({spec.ref}), is not that of its cell, {model['name']}"
-        )
+        raise Invalid(f"the saved student's network, {spec.name} ({spec.ref}), is not its cell's, {model['name']}")
     student = prepare(build_teacher(spec, device, families), scheme, spec.card)
     try:
         student.load_state_dict(state)
