@@ -69,9 +69,11 @@ def parse_reference(text: str, families: Iterable[str] = ()) -> Reference:
         UsageError: the text has another form, or the family is not known.
         InputError: one of dfqbench's own families has no such network.
     """
-    bare, _, query = text.strip().partition("?")
+    bare, mark, query = text.strip().partition("?")
     scheme, colon, rest = bare.partition(":")
     known = (*SCHEMES, *families)
+    if mark and not query:
+        raise UsageError(f"'{text}' has no argument after the '?'", "write ?key=value&key=value, or leave the '?' out")
     if not colon or not rest:
         raise UsageError(f"'{text}' is not a model reference", "write family:name, for example torchvision:resnet18")
     if scheme not in known:
