@@ -101,7 +101,7 @@ def parse_options(query: str) -> dict[str, Any]:
     """Parse `key=value&key=value`; a value that is not JSON, as NaN and 1e999, is a string.
 
     Raises:
-        UsageError: an entry has no `=`, or a key is given twice.
+        UsageError: an entry has no `=`, or a key is no name, or is given twice.
     """
     if not query:
         return {}
@@ -112,10 +112,12 @@ def parse_options(query: str) -> dict[str, Any]:
         raise UsageError(f"'?{query}' is not a list of arguments", "write ?key=value&key=value") from error
     options: dict[str, Any] = {}
     for key, text in pairs:
+        if not key.isidentifier():
+            raise UsageError(f"'{key}' in '?{query}' is not the name of an argument", "write ?key=value&key=value")
         if key in options:
             raise UsageError(f"'{key}' is given twice in '?{query}'", "give each argument once")
         options[key] = text
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
             json.dumps(value, allow_nan=False)
             options[key] = value

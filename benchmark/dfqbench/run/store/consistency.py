@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from dfqbench.run.evaluate.accuracy import standard_error
+from dfqbench.run.store.status import MEASURED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -27,6 +28,8 @@ def contradictions(record: Record) -> list[str]:
         for word, value in values.items()
         if value is not None and not 0.0 <= value <= 100.0
     ]
+    if record.status in MEASURED and record.top1 is None:
+        found.append(f"it is {record.status} without a top-1")
     return found or [*_of_answers(record), *_of_accuracy(record), *_of_seconds(record)]
 
 
