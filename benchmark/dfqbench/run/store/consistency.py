@@ -28,8 +28,6 @@ def contradictions(record: Record) -> list[str]:
         for word, value in values.items()
         if value is not None and not 0.0 <= value <= 100.0
     ]
-    if record.status in MEASURED and record.top1 is None:
-        found.append(f"it is {record.status} without a top-1")
     return found or [*_of_answers(record), *_of_accuracy(record), *_of_seconds(record)]
 
 
@@ -62,7 +60,8 @@ def _of_accuracy(record: Record) -> list[str]:
     slack = EXACT if record.correct else ROUNDED
     full, top1, n = record.fp_top1, record.top1, record.dataset.n
     if top1 is None:
-        return []
+        missing = record.status in MEASURED and not record.correct
+        return [f"it is {record.status} without a top-1"] if missing else []
     found = []
     if record.top5 is not None and record.top5 < top1 - slack:
         found.append(f"top-5 {record.top5:.2f} is lower than top-1 {top1:.2f}")
