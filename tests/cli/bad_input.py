@@ -19,6 +19,7 @@ PATH_OPTIONS = (
         "claims --plugin",
     ),
     *("methods list --plugin", "methods show zeroq --plugin", "methods check zeroq --plugin", "methods new x --into"),
+    *("verify x --out", "verify x --data", "verify x --plugin"),
     *("models list --data", "models list --plugin", "models show resnet8 --data", "grids list --plugin"),
     *("grids show w4a4 --plugin", "fetch cifar10 --data", "doctor --data", "doctor --plugin", "decode digits --data"),
 )
@@ -38,6 +39,8 @@ NOT_NUMBERS: list[Case] = [
         "run --time-limit": ("0", "0s", "0.0h", "-1", "nan", "inf", "1e3", "٣", "''", "2x", "1h30m", "9" * 400),
         "run --evaluation-limit": ("0", "-5m", "soon", "''", "'1 h'"),
         "run --checkpoint-every": ("-1", "nan", "soon", "''", "٣"),
+        "verify x --sample": ("0", "-1", "1.5", "x", "''", "nan"),
+        "verify x --seed": ("1.5", "x", "''", "٣"),
         "doctor --images": ("-1", "x", "1.5", "''", "٣"),
         "methods check zeroq --limit": ("0", "-1", "nan", "inf", "x", "''"),
     }.items()
@@ -218,6 +221,9 @@ OTHERS: list[Case] = [
     ("show", "Missing argument 'CELL'"),
     ("compare zeroq", "Missing argument 'B'"),
     ("diagnose", "Missing argument 'RUN'"),
+    ("verify", "Missing argument 'RUN'"),
+    (f"verify {LONG} --out BAD", "BAD holds no run"),
+    ("verify '' --out BAD", "BAD holds no run"),
     ("fetch", "Missing argument 'WHAT'"),
     ("decode", "Missing argument 'TARGET'"),
     ("methods check", "Missing argument 'NAME'"),

@@ -33,6 +33,13 @@ def test_finished_cell(call: Call, out: Path) -> None:
     assert "top5" not in output.out
 
 
+def test_flags_of_shared_hardware_are_explained(call: Call, out: Path) -> None:
+    write_record(out, "smoke", "efg3", flags=["cpu_shared", "inline"])
+    text = call("show", "efg", "--out", out).out
+    assert "flags: cpu_shared (other jobs computed on the same CPU), inline\n" in text
+    assert call("show", "efg", "--out", out, "--json").json["flags"] == ["cpu_shared", "inline"]
+
+
 def test_failed_cell_without_a_log(call: Call, out: Path) -> None:
     text = call("show", "abd", "--out", out).out
     assert "\nerror:\ntype: RuntimeError\nmessage: boom\nphase: synthesis\nstep: 7\n" in text

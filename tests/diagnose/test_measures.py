@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.report.records import record
 from torch import Tensor, nn
 
 from dfqbench.diagnose.cell import diagnose
 from dfqbench.diagnose.measures import attention_spread, centre_margin, homogeneity, silhouette
-from dfqbench.diagnose.speed import speeds
 from dfqbench.testing.toys import toy_network
 
 
@@ -134,15 +132,3 @@ def test_network_without_batchnorm() -> None:
     assert "bns" not in found
     assert found["attention_consistency"] is None
     assert found["homogeneity"] is not None
-
-
-def test_speed_is_relative_to_zeroq() -> None:
-    zeroq = [record(str(seed), seed=seed, seconds={"synthesis": 60.0 + seed * 8}, source_images=64) for seed in (0, 1)]
-    dffg = record("d", method="dffg", seconds={"synthesis": 32.0}, source_images=320)
-    other = record("o", method="dffg", seconds={"synthesis": 32.0}, source_images=320, budget="paper")
-    old = record("x", method="gdfq")
-    real = record("r", method="real", seconds={"synthesis": 0.1}, source_images=1024)
-    found = speeds([*zeroq, dffg, other, old, real])
-    assert found[id(dffg)] == pytest.approx(10.0)
-    assert found[id(zeroq[0])] == pytest.approx(64 / 60)
-    assert {id(real), id(other), id(old)}.isdisjoint(found)

@@ -91,7 +91,7 @@ def test_every_metric_prints() -> None:
         counts={"teacher_images": 12_800_000, "student_images": 950, "optimizer_steps": 40_000},
         peak_mib={"synthesis": 100.0, "quantization": 300.4, "evaluation": 900.0},
         source_images=120,
-        diagnostics={"bns": 0.1234, "silhouette": -0.5, "label_accuracy": 87.5, "speed": 10.0},
+        diagnostics={"bns": 0.1234, "silhouette": -0.5, "label_accuracy": 87.5},
     )
     names = "top1,top5,oracle,agreement,fp_top1,coverage,total,setup,evaluation,wall,peak,teacher,student,steps"
     [row] = rows(render([full], "md", layout=layout("method", "model", names)))
@@ -99,9 +99,9 @@ def test_every_metric_prints() -> None:
         *("90.25", "99.00", "92.50", "91.20", "98.50", "99.0"),
         *("90.0 s", "1.0 s", "2.0 s", "95.0 s", "300", "12.8 M", "950", "40.0 k"),
     ]
-    more = "per_image,bns,silhouette,margin,label_accuracy,speed"
+    more = "per_image,bns,silhouette,margin,label_accuracy"
     [row] = rows(render([full], "md", layout=layout("method", "model", more)))
-    assert row[1:] == ["0.5 s", "0.123", "-0.500", "-", "87.5", "10.00"]
+    assert row[1:] == ["0.5 s", "0.123", "-0.500", "-", "87.5"]
     caption = render([full], "text", layout=layout("method", "model", "oracle"))
     assert "chosen on the evaluation set" in caption
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from tests.report.browser import Browser, browsing, chromium
 from tests.report.html_reader import HtmlReader
-from tests.report.records import failed
+from tests.report.records import changed, failed
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
 
@@ -77,6 +77,16 @@ def test_page_is_complete_and_self_contained(page: Path) -> None:
     machine = ("<dt>hardware</dt><dd>cpu: Toy</dd>", "packages.torch")
     for part in (*headings, *cells, *machine, "data:image/jpeg;base64,", "data:image/svg+xml;base64,"):
         assert part in text
+
+
+def test_page_explains_flags_and_shows_both_times(tmp_path: Path) -> None:
+    spent = {"threads": 1, "cpu_seconds": {"synthesis": 0.25, "quantization": 0.5}}
+    record = changed(run()[0], **spent, flags=["cpu_shared"])
+    text = report_page([(record, tmp_path)], {}, {}, "shared")
+    assert [row[6:8] for row in HtmlReader(text).summary] == [["0.25 s", "0.75 s"]]
+    for part in ("seconds.synthesis</dt><dd>1", "cpu_seconds.synthesis</dt><dd>0.25", "the CPU seconds of their one"):
+        assert part in text
+    assert "cpu_shared (other jobs computed on the same CPU)" in text
 
 
 def hostile(data: Any) -> Any:

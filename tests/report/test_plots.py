@@ -76,6 +76,19 @@ def test_time_by_phase() -> None:
     assert [patch.get_width() for patch in axes.patches][:7] == [1.0, 0.5, 2.0, 1.0, 0.0, 1.0, 10.0]
 
 
+def test_times_beside_other_jobs_are_cpu_seconds() -> None:
+    shared = {"flags": ["cpu_shared"], "threads": 1, "cpu_seconds": {"synthesis": 0.5, "quantization": 1.5}}
+    records = [changed(entry, **shared) if entry.method == "a" else entry for entry in run()]
+    axes = axes_of("time", records)
+    assert (lines(axes)["a"][0], lines(axes)["b"][0]) == ([2.0], [12.0])
+    assert axes.get_xlabel() == "synthesis and quantization (cpu_shared: CPU seconds)"
+    assert axes_of("time").get_xlabel() == "synthesis and quantization"
+    bars = axes_of("phases", records)
+    widths = [patch.get_width() for patch in bars.patches]
+    assert widths[-5:] == [1.0, 0.5, 1.5, 1.0, 0.0]
+    assert bars.get_xlabel() == "seconds (cpu_shared: CPU seconds)"
+
+
 def test_time_is_not_averaged_over_schemes() -> None:
     made = [
         record(str(bits), scheme=scheme(bits), seconds={"synthesis": seconds})

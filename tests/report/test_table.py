@@ -10,9 +10,11 @@ import pytest
 from tests.report.records import changed, failed, record, rows, scheme
 
 from dfqbench.api import UsageError
-from dfqbench.report import describe_hardware, frame, render
+from dfqbench.report import describe_hardware, frame, parse_layout, render
 from dfqbench.report.formatting import duration
 from dfqbench.run.store.record import Record
+
+FORMATS: tuple[Any, ...] = ("text", "md", "latex", "html")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +205,51 @@ def test_csv() -> None:
 def test_json_replaces_nan() -> None:
     [found] = json.loads(render([record("1", top1=math.nan, unknown_key=[1])], "json"))
     assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None}
+
+
+SECONDS = {
+    "seconds": {"synthesis": 10.0, "quantization": 4.0},
+    "cpu_seconds": {"synthesis": 5.0, "quantization": 2.0},
+    "source_images": 10,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "times"),
+    [
+        ({"flags": ["cpu_shared"], "threads": 1}, ["5.0 s [1]", "2.0 s", "7.0 s", "0.5 s"]),
+        ({"threads": 1}, ["10.0 s", "4.0 s", "14.0 s", "1 s"]),
+        ({"flags": ["cpu_shared"], "threads": 2}, ["10.0 s [1]", "4.0 s", "14.0 s", "1 s"]),
+        ({"flags": ["gpu_shared"], "threads": 1}, ["10.0 s [1]", "4.0 s", "14.0 s", "1 s"]),
+        ({"flags": ["cpu_shared"], "threads": 1, "cpu_seconds": {"quantization": 2.0}}, ["10.0 s [1]", "4.0 s"]),
+        ({"flags": ["cpu_shared"], "threads": 1, "cpu_seconds": {}}, ["10.0 s [1]", "4.0 s"]),
+    ],
+)
+def test_cells_of_one_thread_beside_others_show_cpu_seconds(changes: dict[str, Any], times: list[str]) -> None:
+    layout = parse_layout(("method",), ("model",), ("synthesis", "quantization", "total", "per_image"))
+    records = [record("1", **SECONDS | changes)]
+    assert rows(render(records, "md", layout=layout))[0][1 : 1 + len(times)] == times
+    in_cpu = times[1] == "2.0 s"
+    for fmt in FORMATS:
+        text = " ".join(render(records, fmt, layout=layout).replace("\\", "").split())
+        assert ("of these cells are the CPU seconds of their one thread" in text) == in_cpu
+        assert ("of these cells are wall time, longer than alone" in text) == ("flags" in changes and not in_cpu)
+    [exported] = csv.DictReader(io.StringIO(render(records, "csv")))
+    assert [exported[f"{name}_s"] for name in ("synthesis", "quantization", "total")] == ["10.0", "4.0", "14.0"]
+    expected = changes.get("cpu_seconds", SECONDS["cpu_seconds"])
+    assert [exported[f"cpu_{name}_s"] for name in ("synthesis", "quantization")] == [
+        str(expected.get(name, "")) for name in ("synthesis", "quantization")
+    ]
+
+
+def test_caption_says_where_flagged_cells_differ_in_their_times() -> None:
+    records = [
+        record(str(threads), seed=threads, threads=threads, **SECONDS, flags=["cpu_shared"]) for threads in (1, 2)
+    ]
+    text = " ".join(render([*records, failed("3", "failed", "boom", flags=["gpu_shared"])], "text").split())
+    assert "cpu_shared: other jobs computed on the same CPU; synthesis and quantization of these cells are" in text
+    assert "are the CPU seconds of their one thread, or wall time, longer than alone" in text
+    assert "gpu_shared:" not in text
 
 
 def test_no_records_and_unknown_format() -> None:

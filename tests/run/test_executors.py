@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.records import rows
 
 from attempts import PLUGINS, data_of
+from dfqbench.report import parse_layout, render
+from dfqbench.report.formatting import duration
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.job import EvaluationTimeoutError
 from dfqbench.run.execute.processes import EvaluatorProcess
 from dfqbench.run.schedule.run_environment import Rules
+from dfqbench.run.store.environment import Machine
 from dfqbench.run.store.status import RETRIES
 from pretend import run_smoke
 
@@ -102,6 +106,23 @@ def test_parallel_fresh_and_inline_runs_have_the_results_of_one_worker(tmp_path:
     assert (one[0]["attempt"], again["attempt"], again["reused_from"]) == (1, 2, None)
     assert inline["flags"] == [*one[0]["flags"], "inline"]
     assert run_smoke(tmp_path / "one", "zeroq", rules=Rules(retry=RETRIES["all"])).reused == 1
+
+
+def test_cells_beside_others_on_the_cpu_are_flagged_and_show_cpu_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "here", lambda: Machine(2, 1e6, ()))
+    records = run_smoke(tmp_path, "zeroq,noise", jobs=2).records
+    page = render(records, "md", layout=parse_layout(("method",), ("model",), ("synthesis", "quantization")))
+    shown = {row[0].split()[0].strip("_"): row[1:] for row in rows(page)}
+    for record in records:
+        assert record.flags == ["cpu_shared"]
+        spent = record.cpu_seconds
+        assert spent.synthesis is not None
+        assert spent.quantization
+        # One thread, and a little for the worker's others.
+        assert spent.quantization < 1.2 * (record.seconds.quantization or 0.0) + 0.2
+        assert shown[record.method] == [f"{duration(spent.synthesis)} [1]", duration(spent.quantization)]
 
 
 def test_time_limit_of_an_evaluator_ends_its_process_and_the_next_request_starts_another(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from attempts import Endless, Live
 from dfqbench.api import Batch, NonFiniteError, PluginError, is_live
-from dfqbench.run.worker.accounting import Clock
+from dfqbench.run.worker.clock import Clock
 from dfqbench.run.worker.instrumented_source import Counts, SharedCounts, instrumented_cls
 from dfqbench.synth.source import FixedSource
 

@@ -42,6 +42,7 @@ def test_missing_keys_have_neutral_values() -> None:
     record = Record.from_data(SCHEMA_0)
     assert (record.attempt, record.flags, record.changed_params, record.oracle_asked) == (0, [], [], 0)
     assert (record.seconds.wall, record.counts.images, record.dataset.n) == (None, None, None)
+    assert (record.cpu_seconds.synthesis, record.cpu_seconds.quantization) == (None, None)
     assert (record.error, record.oracle, record.coverage, record.curve, record.peak_mib.largest) == (*[None] * 4, 0.0)
     assert (record.diagnostics.version, record.preprocessing.card) == (None, None)
 

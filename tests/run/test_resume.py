@@ -8,6 +8,7 @@ import pytest
 from attempts import PLUGINS, SMALL, StopsAt, attempt, cell_of, content, job_of, measured, result_of
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.run.execute.events import Finished, Interrupted
+from dfqbench.run.store.status import SHARED
 
 # Small batches, several of them, and every loss from the start.
 SETTINGS = {
@@ -53,22 +54,26 @@ def test_resumed_equals_uninterrupted(method: str, tmp_path: Path, plugins: Plug
     assert measured(result) == measured(whole)
     # Lost steps are not charged: the times are about those of one uninterrupted attempt.
     for phase in ("synthesis", "quantization"):
-        assert result["seconds"].get(phase, 0.0) < 10 * whole["seconds"][phase] + 1.0
+        for seconds in ("seconds", "cpu_seconds"):
+            assert result[seconds].get(phase, 0.0) < 10 * whole[seconds][phase] + 1.0
     assert result["reused"] or result["wall_before"] > 0
 
 
-def test_shared_gpu_stays_flagged_after_continuing_alone(tmp_path: Path, plugins: Plugins) -> None:
+@pytest.mark.parametrize("flag", SHARED)
+def test_shared_hardware_stays_flagged_after_continuing_alone(flag: str, tmp_path: Path, plugins: Plugins) -> None:
     cell = cell_of("gdfq", plugins, "w3a3", *SMALL)
-    assert attempt(job_of(cell, tmp_path, "attempt-1", plugins, shares_gpu=True), StopsAt(20)).interrupted
-    assert attempt(job_of(cell, tmp_path, "attempt-2", plugins)).result["flags"] == ["gpu_shared"]
+    assert attempt(job_of(cell, tmp_path, "attempt-1", plugins, shared_flag=flag), StopsAt(20)).interrupted
+    assert attempt(job_of(cell, tmp_path, "attempt-2", plugins)).result["flags"] == [flag]
 
 
-def test_source_made_on_a_shared_gpu_flags_the_cells_that_use_it(tmp_path: Path, plugins: Plugins) -> None:
+@pytest.mark.parametrize("flag", SHARED)
+def test_source_made_beside_others_flags_the_cells_that_use_it(flag: str, tmp_path: Path, plugins: Plugins) -> None:
     first, second = (cell_of("zeroq", plugins, bits, *SETTINGS["zeroq"], *SMALL) for bits in ("w3a3", "w4a4"))
-    assert attempt(job_of(first, tmp_path, "attempt-1", plugins, shares_gpu=True)).result["flags"] == ["gpu_shared"]
+    made = attempt(job_of(first, tmp_path, "attempt-1", plugins, shared_flag=flag)).result
     result = attempt(job_of(second, tmp_path, "attempt-2", plugins, checkpoints="")).result
-    assert result["reused"]
-    assert result["flags"] == ["gpu_shared"]
+    assert made["flags"] == result["flags"] == [flag]
+    # Drawing from it costs the first a little more.
+    assert 0 < result["reused"]["cpu_seconds"] == pytest.approx(made["cpu_seconds"]["synthesis"], rel=0.1)
     assert attempt(job_of(first, tmp_path / "alone", "attempt-1", plugins)).result["flags"] == []
 
 

@@ -91,6 +91,22 @@ def test_record_has_stand_alone_cost_of_a_shared_source_and_opened_data(tmp_path
     assert "opened real data: /data/test.npz" in record["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("measured", "reused", "expected"),
+    [
+        ({"synthesis": 2.0, "quantization": 3.0}, None, (2.0, 3.0)),
+        ({"quantization": 3.0}, {"seconds": 100.0, "cpu_seconds": 90.0}, (90.0, 3.0)),
+        ({"synthesis": 0.1, "quantization": 3.0}, {"seconds": 100.0}, (None, 3.0)),
+        (None, {"seconds": 100.0, "cpu_seconds": 90.0}, (None, None)),
+    ],
+)
+def test_cpu_seconds_include_a_reused_source_or_are_not_stated(
+    measured: Any, reused: Any, expected: tuple[float | None, ...], tmp_path: Path
+) -> None:
+    record = data_of(run(tmp_path, executor_of(cpu_seconds=measured, reused=reused)))[0]
+    assert (record["cpu_seconds"]["synthesis"], record["cpu_seconds"]["quantization"]) == expected
+
+
 def test_plugins_get_finished_records(tmp_path: Path) -> None:
     file = tmp_path / "observer.py"
     file.write_text((PLUGINS / "observer.py").read_text())

@@ -36,7 +36,8 @@ def test_no_more_jobs_than_fit(
     slots, note = plan_slots(device, jobs, 2, memory_need([], device), machine)
     assert [dict(slot.variables) for slot in slots] == variables
     cards = [slot.variables.get("CUDA_VISIBLE_DEVICES", "") for slot in slots]
-    assert [slot.shares_gpu for slot in slots] == [device != "cpu" and cards.count(card) > 1 for card in cards]
+    flag = "cpu_shared" if device == "cpu" else "gpu_shared"
+    assert [slot.shared_flag for slot in slots] == [flag if cards.count(card) > 1 else "" for card in cards]
     assert why in note
     assert bool(why) == bool(note)
 

@@ -11,7 +11,7 @@ from dfqbench.run.store.source_cache import load_source, save_source
 from dfqbench.synth.source import FixedSource
 
 CPU = torch.device("cpu")
-COST: dict[str, Any] = {"seconds": 12.5, "counts": {"images": 64}, "peak_mib": 3.0}
+COST: dict[str, Any] = {"seconds": 12.5, "cpu_seconds": 12.0, "counts": {"images": 64}, "peak_mib": 3.0, "flags": []}
 
 
 def source() -> FixedSource:
@@ -28,6 +28,13 @@ def test_saved_source_is_loaded_with_its_cost(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "abcd").glob(".*")] == []
 
 
+def test_source_without_cpu_seconds_is_loaded(tmp_path: Path) -> None:
+    save_source(source(), tmp_path, "here", {key: COST[key] for key in ("seconds", "counts", "peak_mib")})
+    saved = load_source(tmp_path, CPU, "here")
+    assert saved is not None
+    assert (saved[1]["cpu_seconds"], saved[1]["flags"]) == (None, [])
+
+
 def test_source_of_another_environment_is_loaded_on_request_only(tmp_path: Path) -> None:
     save_source(source(), tmp_path, "there", COST)
     assert load_source(tmp_path, CPU, "here") is None
@@ -40,6 +47,7 @@ def test_source_of_another_environment_is_loaded_on_request_only(tmp_path: Path)
         *(("state.safetensors", content) for content in ("", "not a checkpoint", "cos\nsystem\n(S'false'\ntR.")),
         *(("source.json", content) for content in ("", "{}", '{"environment": "here", "cost": 3}')),
         ("source.json", '{"cost": {"seconds": "x"}}'),
+        ("source.json", '{"cost": {"seconds": 1, "cpu_seconds": "x"}}'),
     ],
 )
 def test_torn_files_are_not_loaded(file: str, content: str, tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_more_images_need_no_training(tmp_path: Path, passes: list[int]) -> None
         numbers = ("cell_id", "status", "top1", "correct", "coverage", "counts", "flags", "reused_from", "source_kind")
         assert {key: found[key] for key in numbers} == {key: fresh[key] for key in numbers}
         assert {key: found["seconds"][key] for key in COSTS} == {key: old["seconds"][key] for key in COSTS}
+        assert found["cpu_seconds"] == old["cpu_seconds"]
+        assert None not in old["cpu_seconds"].values()
         assert_parts_sum_to_wall_time(found["seconds"])
         cell = tmp_path / "one" / "smoke" / "cells" / found["cell_id"] / "attempt-1"
         assert {path.name for path in cell.iterdir()} >= {"student.safetensors", "student.json", "images.safetensors"}

@@ -14,7 +14,7 @@ from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.schedule.cell_run import add_curve
 from dfqbench.run.store.record import Record, Snapshot
 from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, part_of
-from dfqbench.run.worker.accounting import Clock
+from dfqbench.run.worker.clock import Clock
 from dfqbench.run.worker.instrumented_source import Counts, InstrumentedLiveSource
 from dfqbench.testing.toys import toy_card, toy_network
 

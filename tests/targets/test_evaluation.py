@@ -15,7 +15,7 @@ from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.targets import evaluation
 from dfqbench.targets.catalogue import Catalogue
-from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
+from dfqbench.targets.evaluation import EvaluationSet, choose_training, load_evaluation, load_training
 from dfqbench.targets.layouts import wnids
 from dfqbench.targets.spec import DatasetSpec
 
@@ -176,7 +176,8 @@ def test_torchvision_pickle_with_wrong_hash_is_not_loaded(tmp_path: Path) -> Non
 
 def test_digits_split_is_fixed_and_stratified() -> None:
     images = load_evaluation(DIGITS, DIGIT_CARD)
-    x, y, dropped = load_training(DIGITS, DIGIT_CARD, None, 0, images)
+    chosen, dropped = choose_training(DIGITS, DIGIT_CARD, None, 0, images)
+    x, y = load_training(DIGITS, DIGIT_CARD, chosen)
     assert (images.n, len(x), dropped) == (540, 1257, 0)
     assert images.labels.bincount().tolist() == [53, 55, 53, 55, 54, 55, 54, 54, 52, 55]
     assert y.bincount().min() >= 122
@@ -198,22 +199,26 @@ def test_training_images_are_seeded_and_exclude_evaluation_images(write_npz: Cal
         np.savez(train, x=x, y=b["y"])
     dataset = npz_set(test, train=train)
     images = load_evaluation(dataset, CARD)
-    x1, y1, dropped = load_training(dataset, CARD, 28, 0, images)
-    assert (len(x1), dropped) == (28, 2)
+    chosen, dropped = choose_training(dataset, CARD, 28, 0, images)
+    assert (len(chosen), dropped) == (28, 2)
+    assert {4, 17}.isdisjoint(chosen)
+    x1, y1 = load_training(dataset, CARD, chosen)
     assert x1.is_contiguous(memory_format=torch.channels_last)
     (held,) = (batch for batch, _ in images.batches(10))
     assert not (x1[:, None] == held[None]).flatten(2).all(2).any()
-    x2, y2, _ = load_training(dataset, CARD, 12, 0, images)
-    assert torch.equal(y2, y1[:12])
-    assert torch.equal(x2, x1[:12])
-    assert not torch.equal(load_training(dataset, CARD, 12, 1, images)[0], x2)
-    assert len(load_training(dataset, CARD, 100, 0, images)[0]) == 28
+    with np.load(train) as stored:
+        assert y1.tolist() == stored["y"][chosen].tolist()
+    assert choose_training(dataset, CARD, 12, 0, images)[0] == chosen[:12]
+    assert choose_training(dataset, CARD, 12, 1, images)[0] != chosen[:12]
+    assert len(choose_training(dataset, CARD, 100, 0, images)[0]) == 28
+    with pytest.raises(InputError, match="has 30 images, not those named"):
+        load_training(dataset, CARD, [30])
 
 
 def test_missing_training_split_is_unavailable(write_npz: Callable[..., Path]) -> None:
     dataset = npz_set(write_npz("a.npz"))
     with pytest.raises(Unavailable, match="'x' has no training split"):
-        load_training(dataset, CARD, 5, 0, load_evaluation(dataset, CARD))
+        choose_training(dataset, CARD, 5, 0, load_evaluation(dataset, CARD))
 
 
 @pytest.mark.parametrize(
@@ -236,5 +241,5 @@ def test_accuracy_on_real_images(real_data: Path, target: str, name: str, count:
 
 def test_training_images_in_the_test_set_of_cifar100_are_dropped(real_data: Path) -> None:
     dataset, model = model_of(Catalogue.discover([real_data]), "cifar100", "resnet32")
-    images, labels, dropped = load_training(dataset, model.card, None, 0, load_evaluation(dataset, model.card))
-    assert (len(images), len(labels), dropped) == (4998, 4998, 2)
+    chosen, dropped = choose_training(dataset, model.card, None, 0, load_evaluation(dataset, model.card))
+    assert (len(chosen), dropped) == (4998, 2)

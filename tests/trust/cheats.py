@@ -1,7 +1,6 @@
 """Plugins that cheat or are careless, one for each way to get a number that is not what it says.
 
-Every method makes Gaussian images, as the control `noise` does, and does one wrong thing: in `synthesize`, in
-`quantize`, or whenever images are drawn. `CHEATS` has the methods by name.
+They can run in the test's own process; `process_cheats` has those that need a worker's. `CHEATS` has them by name.
 """
 
 from __future__ import annotations
@@ -10,77 +9,18 @@ import gzip
 import mmap
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Batch, Context, Fidelity, Method, Offer, Requires, SampleSource, hookimpl
+from cheat_kit import Cheats, digits
+from dfqbench.api import Batch, Context, Offer, SampleSource, hookimpl
 from dfqbench.quant import parse_scheme, prepare
-from dfqbench.synth.source import FixedSource
 
-Act = Callable[[nn.Module, Context], Any]
-
-
-class _Noise(Method):
-    title = "Cheats"
-    paper = "none"
-    fidelity = Fidelity.RECONSTRUCTION
-    requires = Requires(batchnorm=False)
-
-    def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:
-        return FixedSource(torch.randn((64, *ctx.card.input_size), generator=ctx.generator))
-
-
-CHEATS: dict[str, type[Method]] = {}
-
-
-def _add(name: str, methods: dict[str, Any], doc: str | None) -> None:
-    name = name.replace("_", "-")
-    CHEATS[name] = type(name, (_Noise,), {"name": name, "__doc__": doc, "__module__": __name__, **methods})
-
-
-def synthesizing(act: Act) -> Act:
-    """Add a method that acts while it makes its images; tensors that it returns become its images."""
-
-    def synthesize(self: Method, teacher: nn.Module, ctx: Context) -> SampleSource:
-        images = act(teacher, ctx)
-        return FixedSource(images) if isinstance(images, Tensor) else _Noise.synthesize(self, teacher, ctx)  # type: ignore[arg-type]
-
-    _add(act.__name__, {"synthesize": synthesize}, act.__doc__)
-    return act
-
-
-def quantizing(act: Callable[[nn.Module, SampleSource, Context], Any]) -> Any:
-    """Add a method whose student comes from a function, or the shared quantizer's where the function returns None."""
-
-    def quantize(self: Method, teacher: nn.Module, source: SampleSource, ctx: Context) -> Any:
-        student = act(teacher, source, ctx)
-        return ctx.shared_quantize(teacher, source) if student is None else student
-
-    _add(act.__name__, {"quantize": quantize}, act.__doc__)
-    return act
-
-
-def sampling(act: Callable[[nn.Module, Batch], Any]) -> Any:
-    """Add a method that acts whenever images are drawn; a batch that the function returns is given instead."""
-
-    class Source(FixedSource):
-        teacher: nn.Module
-
-        def sample(self, size: int) -> Batch:
-            batch = super().sample(size)
-            return act(self.teacher, batch) or batch
-
-    def synthesize(self: Method, teacher: nn.Module, ctx: Context) -> SampleSource:
-        source = Source(torch.randn((64, *ctx.card.input_size), generator=ctx.generator))
-        source.teacher = teacher
-        return source
-
-    _add(act.__name__, {"synthesize": synthesize}, act.__doc__)
-    return act
+CHEATS = Cheats(__name__)
+synthesizing, quantizing, sampling = CHEATS.synthesizing, CHEATS.quantizing, CHEATS.sampling
 
 
 # --- students with another scheme than their cell's ---------------------------------------------------------------
@@ -337,12 +277,6 @@ def changes_teacher_when_drawn(teacher: nn.Module, batch: Batch) -> None:
 # --- real data --------------------------------------------------------------------------------------------------------
 
 
-def digits() -> str:
-    import sklearn
-
-    return str(Path(sklearn.__file__).parent / "datasets" / "data" / "digits.csv.gz")
-
-
 @synthesizing
 def opens(teacher: nn.Module, ctx: Context) -> None:
     """Opens the data."""
@@ -433,5 +367,4 @@ def autocast_while_drawing(teacher: nn.Module, batch: Batch) -> None:
 
 @hookimpl
 def dfqbench_methods() -> list[Offer]:
-    globals().update({method.__name__.replace("-", "_") + "_method": method for method in CHEATS.values()})
-    return [Offer(name, f":{name.replace('-', '_')}_method") for name in CHEATS]
+    return CHEATS.offers(globals())

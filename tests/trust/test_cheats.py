@@ -12,6 +12,7 @@ import torch
 
 import cheats
 from attempts import attempt, cell_of, job_of
+from cheat_kit import digits
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import parse_scheme
 from dfqbench.run.evaluate.evaluator import Evaluator
@@ -45,7 +46,7 @@ def _torch_as_before() -> Iterator[None]:
 
 
 def end_of(method: str, folder: Path, plugins: Plugins = PLUGINS) -> Event:
-    job = job_of(cell_of(method, plugins, "w2a2"), folder, "attempt", plugins, guarded=[cheats.digits()])
+    job = job_of(cell_of(method, plugins, "w2a2"), folder, "attempt", plugins, guarded=[digits()])
     return attempt(job).last
 
 

@@ -72,6 +72,7 @@ SECONDS = json.loads(SHAPE.read_text())["seconds"]
         ({"top5": 99.25925925925925 - 100 / 540}, "top-5 99.07 is lower than top-1 99.26"),
         ({"top1_se": 0.01}, "standard error 0.01 is not 0.37"),
         ({"seconds": SECONDS | {"quantization": 0.5}}, "its seconds sum to 5.25, not to the wall time 4.79"),
+        ({"cpu_seconds": {"synthesis": -0.5}}, "its CPU seconds of synthesis, -0.50, are negative"),
         ({"seconds": SECONDS | {"wall": 0.5}}, "its seconds sum to 4.79, not to the wall time 0.50"),
     ],
 )

@@ -11,7 +11,7 @@ from dfqbench.cli.table import selected_runs
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 SHOWN = ("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency")
-LABELS = ("label_accuracy", "confidence", "per_image", "speed")
+LABELS = ("label_accuracy", "confidence", "per_image")
 
 
 def diagnose(
@@ -27,8 +27,8 @@ def diagnose(
 ) -> None:
     """Measure the images of a run.
 
-    Distance to BatchNorm statistics, separability of classes, attention, homogeneity, labels and speed, from the images
-    that each cell has kept; into the records, where `table --value` and `report` find them.
+    Distance to BatchNorm statistics, separability of classes, attention, homogeneity and labels, from the images that
+    each cell has kept; into the records, where `table --value` and `report` find them.
     """
     from rich.console import Console
 

@@ -35,7 +35,7 @@ def doctor(
     from dfqbench.plugins import load_plugins
 
     plugins = load_plugins(plugin or ())
-    rows = [*_environment(), *_devices(), *_plugins(plugins), *_data(data or [], plugins, images)]
+    rows = [*_environment(), *_devices(), *_protection(), *_plugins(plugins), *_data(data or [], plugins, images)]
     if as_json:
         typer.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=2))
     else:
@@ -61,6 +61,16 @@ def _environment() -> Iterator[Row]:
                 yield (name, "missing", f"optional; pip install 'dfqbench[{name}]'")
             else:
                 yield (name, "broken", "not installed; pip install dfqbench")
+
+
+def _protection() -> Iterator[Row]:
+    from dfqbench.run.worker.landlock import landlock_version
+
+    version = landlock_version()
+    if version:
+        yield ("landlock", "ok", f"version {version}; plugin code is confined")
+    else:
+        yield ("landlock", "missing", "not in this kernel; only Python's audit hook watches plugin code")
 
 
 def _devices() -> Iterator[Row]:

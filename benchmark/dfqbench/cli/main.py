@@ -16,7 +16,7 @@ from dfqbench.api.errors import DfqError, UsageError
 from dfqbench.run.store.files import shortened
 
 VERBS = (
-    *("run", "plan", "table", "show", "claims", "compare", "diagnose", "plot", "pictures", "report"),
+    *("run", "plan", "table", "show", "claims", "compare", "verify", "diagnose", "plot", "pictures", "report"),
     *("methods", "models", "grids", "fetch", "doctor", "decode"),
 )
 """Modules of `dfqbench.cli`; each has a function of its own name, or a `typer.Typer` with several commands."""

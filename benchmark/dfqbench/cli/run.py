@@ -54,6 +54,9 @@ class RunRequest:
     separate: Annotated[
         bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
     ] = False
+    unconfined: Annotated[
+        bool, typer.Option("--unconfined", help="Let plugin code open any file; records are flagged.")
+    ] = False
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False
@@ -97,6 +100,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
         yes=how.yes,
         jobs=how.jobs,
         executor=checked_choice("executor", how.executor, EXECUTORS),
+        confined=not how.unconfined,
     )
     plan, plugins = planned(request, device)
     cancellation = Cancellation()

@@ -31,6 +31,7 @@ def show(
     """
     from dfqbench.run.store.files import RECORD, shortened
     from dfqbench.run.store.run_folder import find_cell
+    from dfqbench.run.store.status import described_flag
 
     attempt = find_cell(out, cell)
     record = _record(attempt / RECORD)
@@ -39,6 +40,8 @@ def show(
         return
     typer.echo(f"{attempt}\n")
     error = record.pop("error", None)
+    if isinstance(record.get("flags"), list):
+        record["flags"] = [described_flag(str(flag)) for flag in record["flags"]]
     typer.echo("\n".join(_lines(record)))
     log = attempt / LOG
     if log.is_file():

@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dfqbench.api.errors import DfqError, InputError
 from dfqbench.diagnose.cell import VERSION, diagnose
-from dfqbench.diagnose.speed import speeds
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.student import DESCRIPTION_FILE
-from dfqbench.report.pictures.images import load_images, training_images
+from dfqbench.report.pictures.images import load_images, load_kept_images, training_images
 from dfqbench.report.record_access import finished, latest
 from dfqbench.run.execute.job import JOB
 from dfqbench.run.plan.identity import canonical
-from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
 
@@ -57,49 +57,40 @@ def diagnose_run(
     """
     pairs = [(record, file) for record, file in folder.records() if record is not None]
     result = Diagnosed([record for record, _ in pairs])
-    newest = latest(result.records)
-    speed = speeds(newest)
-    chosen = {id(record) for record in newest if finished(record)}
+    chosen = {id(record) for record in latest(result.records) if finished(record)}
     teachers: dict[str, nn.Module] = {}
     for record, file in pairs:
         if id(record) not in chosen:
             continue
         label = f"{record.label} {record.cell_id}"
-        fresh = record.diagnostics.version == VERSION and not again
+        if record.diagnostics.version == VERSION and not again:
+            result.before += 1
+            continue
         try:
-            if fresh:
-                measured = record.diagnostics.model_copy()
-            else:
-                say(label)
-                images, labels = _load(file.parent / IMAGES_FILE)
-                model = _model(file.parent, trust=trust)
-                key = canonical(model.as_dict())
-                if key not in teachers:
-                    # One network at a time: cells come in no order, but large ones should not pile up.
-                    teachers = {key: build_teacher(model, torch.device(device), families or {})}
-                training = {step: _load(kept)[0] for step, kept in training_images(file.parent).items()}
-                measured = diagnose(teachers[key], images, labels, training)
+            say(label)
+            images, labels = _tensors(*load_kept_images(file.parent))
+            model = _model(file.parent, trust=trust)
+            key = canonical(model.as_dict())
+            if key not in teachers:
+                # One network at a time: cells come in no order, but large ones should not pile up.
+                teachers = {key: build_teacher(model, torch.device(device), families or {})}
+            training = {s: _tensors(*load_images(kept))[0] for s, kept in training_images(file.parent).items()}
+            record.diagnostics = diagnose(teachers[key], images, labels, training)
         except (DfqError, RuntimeError) as error:
             result.problems.append(f"{label}: {error}")
             continue
-        measured.speed = float(f"{speed[id(record)]:.4g}") if id(record) in speed else None
-        changed = measured != record.diagnostics
-        record.diagnostics = measured
         try:
-            if changed:
-                folder.write_record(file.parent, record)
+            folder.write_record(file.parent, record)
         except (OSError, ValueError) as error:
             # A record that another tool wrote may hold NaN, which is kept and is no JSON.
             reason = getattr(error, "strerror", None) or error
             result.problems.append(f"{label}: its record cannot be written: {reason}")
             continue
-        result.before += fresh
-        result.done += not fresh
+        result.done += 1
     return result
 
 
-def _load(file: Path) -> tuple[Tensor, Tensor | None]:
-    images, labels = load_images(file)
+def _tensors(images: NDArray[np.float32], labels: NDArray[np.int64] | None) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
 
 

@@ -62,9 +62,8 @@ def model_identity(model: ModelSpec, families: Mapping[str, str] | None = None) 
     families = families or {}
     reference = parse_reference(model.ref, families)
     data = model.as_dict()
-    file_ref = f"{CODE_SCHEME}:{Path(reference.name).name}:{reference.function}"
     return {
-        "ref": file_ref if reference.is_file else model.ref,
+        "ref": portable_ref(model.ref, families),
         "args": data["args"],
         "kwargs": data["kwargs"],
         "weights_sha256": None if model.weights is None else file_sha256(model.weights),
@@ -72,6 +71,12 @@ def model_identity(model: ModelSpec, families: Mapping[str, str] | None = None) 
         "card": data["card"],
         "code": _code_sha256(reference, families),
     }
+
+
+def portable_ref(ref: str, families: Mapping[str, str] | None = None) -> str:
+    """Return a reference without the folder of a file that it names; raises as `parse_reference`."""
+    reference = parse_reference(ref, families or {})
+    return f"{CODE_SCHEME}:{Path(reference.name).name}:{reference.function}" if reference.is_file else ref
 
 
 def _code_sha256(reference: Reference, families: Mapping[str, str]) -> str | None:

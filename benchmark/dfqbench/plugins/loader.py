@@ -7,6 +7,7 @@ exception ends a hook call for all. So every plugin gets its own manager, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -34,13 +35,16 @@ PRESETS = Path(__file__).parents[1] / "grid" / "presets"
 """Folder of the host's own grids."""
 
 
-def load_plugins(files: Sequence[Path] = ()) -> Plugins:
+def load_plugins(
+    files: Sequence[Path] = (), around: Callable[[str], AbstractContextManager[object]] = nullcontext
+) -> Plugins:
     """Load the host's own offers, every installed plugin, and local plugin files.
 
     A local file may write the `load` string of an offer as `:Class` or `file_stem:Class`; both mean the file itself.
 
     Args:
         files: local plugin files, loaded after the installed plugins; the same file twice counts once.
+        around: returns what is entered around the import of a plugin, whose origin it is called with.
 
     Returns:
         Their offers; plugins that did not load are in `.broken`.
@@ -53,10 +57,12 @@ def load_plugins(files: Sequence[Path] = ()) -> Plugins:
     grids = [FileOffer(file.stem, str(file)) for file in sorted(PRESETS.glob("*.toml"))]
     plugins.install(HOST, {"quantizers": quantizers.BUILTIN, "range_rules": BUILTIN_RANGE_RULES, "grids": grids})
     for source, package, load in _installed():
-        _load(source, package, load, plugins)
+        with around(source.origin):
+            _load(source, package, load, plugins)
     for path in paths:
         source = Origin(path.stem, str(path), "", path)
-        _load(source, local_module_name(path), partial(import_local, path), plugins)
+        with around(source.origin):
+            _load(source, local_module_name(path), partial(import_local, path), plugins)
     set_range_rules({name: offer.load for name, offer in plugins.range_rules.items()})
     return plugins
 

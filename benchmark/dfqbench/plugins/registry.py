@@ -60,6 +60,19 @@ class Plugins:
         """`module:attribute` of every offered model family by name."""
         return {name: offer.load for name, offer in self.models.items()}
 
+    def origins(self, method: str, quantizer: str, family: str, params: Mapping[str, Any]) -> set[str]:
+        """Return the origins of the plugins whose code a cell runs.
+
+        Args:
+            method: its method's name.
+            quantizer: its quantizer's name.
+            family: family of its network.
+            params: parameters of the quantizer; range rules are among their values.
+        """
+        used = [self.methods.get(method), self.quantizers.get(quantizer), self.models.get(family)]
+        used += [self.range_rules.get(value) for value in params.values() if isinstance(value, str)]
+        return {offer.origin for offer in used if offer is not None}
+
     def install(
         self,
         source: Origin,

@@ -10,7 +10,8 @@ from typing import Literal
 
 from dfqbench.api.errors import UsageError, unknown_name
 from dfqbench.report.formatting import count, decimals, duration
-from dfqbench.run.store.record import Record
+from dfqbench.run.store.record import CpuSeconds, Record, Seconds
+from dfqbench.run.store.status import CPU_SHARED
 
 Better = Literal["higher", "lower", ""]
 Read = Callable[[Record], float | None]
@@ -63,10 +64,27 @@ def coverage(record: Record) -> float | None:
     return 100 * known.macs_quantized / known.macs_total
 
 
-def total_seconds(record: Record) -> float | None:
+def in_cpu_seconds(record: Record) -> bool:
+    """Return whether tables and plots show CPU seconds: of a cell with one thread that ran beside others on the CPU."""
+    spent = record.cpu_seconds
+    measured = spent.synthesis is not None and spent.quantization is not None
+    return measured and record.threads == 1 and CPU_SHARED in record.flags
+
+
+def shown_seconds(record: Record) -> Seconds | CpuSeconds:
+    """Return the seconds of synthesis and quantization that tables and plots show."""
+    return record.cpu_seconds if in_cpu_seconds(record) else record.seconds
+
+
+def total(spent: Seconds | CpuSeconds) -> float | None:
     """Return the seconds of stand-alone synthesis and quantization."""
-    synthesis, quantization = record.seconds.synthesis, record.seconds.quantization
+    synthesis, quantization = spent.synthesis, spent.quantization
     return None if synthesis is None or quantization is None else synthesis + quantization
+
+
+def total_seconds(record: Record) -> float | None:
+    """Return the `total` of the seconds that tables and plots show."""
+    return total(shown_seconds(record))
 
 
 def peak(record: Record) -> float | None:
@@ -80,7 +98,7 @@ def seconds_per_image(record: Record) -> float | None:
 
     Images of a fixed source are those that it holds; of a live one those that it handed out.
     """
-    seconds, images = record.seconds.synthesis, record.source_images
+    seconds, images = shown_seconds(record).synthesis, record.source_images
     return None if seconds is None or not images else seconds / images
 
 
@@ -109,7 +127,7 @@ _ORACLE = (
     "held against"
 )
 _AGREEMENT = "images on which student and teacher give the same answer"
-_PER_IMAGE = "synthesis for each image that the source made"
+_PER_IMAGE = "time of a stand-alone synthesis divided by the images that its source holds or handed out"
 _ALL = (
     _percent("top1", "top-1", attrgetter("top1"), better="higher", spread=True),
     _percent("top5", "top-5", attrgetter("top5"), better="higher", spread=True),
@@ -118,8 +136,8 @@ _ALL = (
     _percent("agreement", "agreement", attrgetter("agreement"), better="higher", about=_AGREEMENT, spread=True),
     _percent("fp_top1", "full", attrgetter("fp_top1"), about="top-1 of the teacher"),
     _percent("coverage", "coverage", coverage, show=decimals(1), about="multiply-accumulates quantized"),
-    _seconds("synthesis", "time of a stand-alone synthesis"),
-    _seconds("quantization", "time outside the source's calls"),
+    _seconds("synthesis", "time of a stand-alone synthesis", lambda record: shown_seconds(record).synthesis),
+    _seconds("quantization", "time outside the source's calls", lambda record: shown_seconds(record).quantization),
     _seconds("total", "stand-alone synthesis and quantization", total_seconds),
     _seconds("setup", "time until the method begins"),
     _seconds("evaluation", "time of the evaluator"),
@@ -137,6 +155,5 @@ _ALL = (
     _diagnosed("homogeneity", "homogeneity", "mean cosine similarity of penultimate features, 1: all alike"),
     _diagnosed("label_accuracy", "labels", "images that the teacher gives their label, in percent", digits=1),
     _diagnosed("confidence", "confidence", "the teacher's probability of its answer, mean"),
-    _diagnosed("speed", "speed", "ZeroQ's seconds an image over this method's, same network and budget", digits=2),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dfqbench.api.card import ModelCard
-from dfqbench.api.errors import UsageError
+from dfqbench.api.errors import InputError, UsageError
 from dfqbench.targets.decoded_cache import open_evaluation
 from dfqbench.targets.pixels import Array, Pixels, open_split
 from dfqbench.targets.spec import DatasetSpec
@@ -96,10 +96,10 @@ def load_evaluation(dataset: DatasetSpec, card: ModelCard, limit: int | None = N
     return EvaluationSet(pixels, chosen, card, f"random {limit} of {total}, seed {seed}")
 
 
-def load_training(
+def choose_training(
     dataset: DatasetSpec, card: ModelCard, count: int | None, seed: int, exclude: EvaluationSet
-) -> tuple[Tensor, Tensor, int]:
-    """Return real training images for the `real` control.
+) -> tuple[list[int], int]:
+    """Choose training images for the `real` control.
 
     Args:
         dataset: the data set.
@@ -109,8 +109,8 @@ def load_training(
         exclude: images that must not occur.
 
     Returns:
-        Images (N, C, H, W), float32, normalised, channels-last; labels int64 (N,); how many of the images looked at
-        were dropped because they equal an image of `exclude`.
+        Numbers of the images in the training split; how many of the images looked at were dropped because they equal
+        an image of `exclude`.
 
     Raises:
         Unavailable: the data set has no training split.
@@ -122,20 +122,34 @@ def load_training(
     if count < 1:
         raise UsageError(f"cannot take {count} training images", "give at least 1")
     evaluated = {_digest(image) for batch in exclude.raw(_CHUNK) for image in batch}
-    images: list[Array] = []
-    labels: list[int] = []
+    chosen: list[int] = []
     start = 0
-    while len(images) < count and start < len(order):
+    while len(chosen) < count and start < len(order):
         # Decode only as many as may still be needed.
-        indices = order[start : start + min(_CHUNK, count - len(images))]
+        indices = order[start : start + min(_CHUNK, count - len(chosen))]
         start += len(indices)
-        for index, image in zip(indices, next(iter(pixels.stream(indices, len(indices)))), strict=True):
-            if _digest(image) not in evaluated:
-                images.append(image)
-                labels.append(int(pixels.labels[index]))
-    stacked = np.stack(images) if images else np.zeros((0, *pixels.shape), dtype=np.uint8)
-    dropped = start - len(images)
-    return normalize(stacked, pixels.scale, card, "cpu"), torch.tensor(labels, dtype=torch.int64), dropped
+        batch = next(iter(pixels.stream(indices, len(indices))))
+        chosen += [index for index, image in zip(indices, batch, strict=True) if _digest(image) not in evaluated]
+    return chosen, start - len(chosen)
+
+
+def load_training(dataset: DatasetSpec, card: ModelCard, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return training images by their numbers in the training split.
+
+    Returns:
+        Images (N, C, H, W), float32, normalised, channels-last; labels int64 (N,).
+
+    Raises:
+        Unavailable: the data set has no training split.
+        InputError: files are missing or malformed, or do not fit the card or the numbers.
+    """
+    pixels = open_split(dataset, "train", card)
+    if any(not 0 <= index < len(pixels.labels) for index in indices):
+        raise InputError(f"the training split of '{dataset.name}' has {len(pixels.labels)} images, not those named")
+    batches = list(pixels.stream(list(indices), _CHUNK))
+    raw = np.concatenate(batches) if batches else np.zeros((0, *pixels.shape), dtype=np.uint8)
+    labels = torch.from_numpy(pixels.labels[np.asarray(indices, dtype=np.int64)].astype(np.int64))
+    return normalize(raw, pixels.scale, card, "cpu"), labels
 
 
 def normalize(raw: Array, scale: float, card: ModelCard, device: torch.device | str) -> Tensor:

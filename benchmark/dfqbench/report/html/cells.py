@@ -27,6 +27,7 @@ from dfqbench.report.record_access import (
 from dfqbench.report.tables.aggregate import aggregate
 from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.store.record import Error, Record
+from dfqbench.run.store.status import described_flag
 
 SUMMARY = tuple(METRICS[name] for name in ("top1", "drop", "agreement", "synthesis", "total"))
 LOG, LOG_LINES, LOG_BYTES = "log.txt", 20, 4000
@@ -36,7 +37,9 @@ _FACTS = (
     *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from", "source_images"),
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok", "changed_params", "together_with"),
 )
-_NESTED_FACTS = ("seconds", "counts", "peak_mib", "versions", "dataset", "model", "oracle", "student_from")
+_NESTED_FACTS = (
+    *("seconds", "cpu_seconds", "counts", "peak_mib", "versions", "dataset", "model", "oracle", "student_from"),
+)
 Facts = list[tuple[str, str]]  # names and values
 
 
@@ -92,7 +95,7 @@ def section(record: Record, folder: Path, label: str, hardware: Mapping[str, str
         "result": f"top-1 {optional(record.top1)}" if good else f"{status_word(record)}: {reason(record)}"[:200],
         "facts": _facts(record, hardware),
         "params": [(name.removeprefix("method."), _short(value)) for name, value in flattened(record.params).items()],
-        "flags": [*record.flags, *record.violations, *record.real_data_opened],
+        "flags": [*map(described_flag, record.flags), *record.violations, *record.real_data_opened],
         "error": [(name, _short(value)) for name, value in described.items()],
         "traceback": (error.traceback or "")[-MOST_TEXT:],
         "log": _log_end(folder / LOG),

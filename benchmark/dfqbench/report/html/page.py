@@ -29,7 +29,7 @@ PLOT_BYTES, PICTURE_BYTES = 1_900_000, 2_200_000
 """Most bytes of plots and of pictures, so that the page stays under five megabytes."""
 DIAGNOSED = (
     *("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency"),
-    *("label_accuracy", "confidence", "per_image", "speed"),
+    *("label_accuracy", "confidence", "per_image"),
 )
 
 

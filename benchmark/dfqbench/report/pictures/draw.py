@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfqbench.api.errors import InputError
+from dfqbench.api.errors import DfqError
 from dfqbench.report.pictures.grid import class_grid, training_grid
-from dfqbench.report.pictures.images import load_images, pixels, training_images
+from dfqbench.report.pictures.images import load_images, load_kept_images, pixels, training_images
 from dfqbench.report.record_access import control_rank, finished, latest, model_name, scheme_label, short_names
 from dfqbench.report.tables.labels import method_labels
-from dfqbench.run.store.files import IMAGES_FILE
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def draw_pictures(attempts: Iterable[tuple[Record, Path]], *, smooth: bool = Fal
             continue
         try:
             drawn[key] = _draw(record, folders[id(record)], label, smooth=smooth)
-        except InputError as error:
+        except DfqError as error:
             problems.append(f"{label} {record.cell_id}: {error}")
     return [picture for pictures in drawn.values() for picture in pictures], problems
 
@@ -73,7 +72,7 @@ def _draw(record: Record, folder: Path, label: str, *, smooth: bool) -> list[Pic
     budget, seed = record.budget or "unknown", "?" if record.seed is None else record.seed
     title = f"{label}: {place}, budget {budget}, from the cell at {scheme_label(record)}, seed {seed}"
     name = re.sub(r"[^a-z0-9]+", "-", f"{place} {label} {budget}".lower()).strip("-")[:90]
-    images, classes = load_images(folder / IMAGES_FILE)
+    images, classes = load_kept_images(folder)
     shown = pixels(images, record)
     order, captions = _captions(record, len(shown), None if classes is None else classes.tolist())
     if smooth:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
-from dfqbench.run.store.files import TRAINING
+from dfqbench.run.store.files import IMAGES_FILE, REAL_IMAGES_FILE, TRAINING
 from dfqbench.run.store.record import Card, Record
 
 if TYPE_CHECKING:
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_BYTES = 1 << 30  # larger files are not read
+
+
+def load_kept_images(attempt: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Read the images of a source that an attempt has kept; those of `real` from the data set.
+
+    Raises:
+        InputError: they are missing, or cannot be read.
+    """
+    file = attempt / REAL_IMAGES_FILE
+    if not file.is_file():
+        return load_images(attempt / IMAGES_FILE)
+    from dfqbench.run.store.real_images import load_first
+
+    source = load_first(file)
+    return source.images.contiguous().numpy(), None if source.labels is None else source.labels.numpy()
 
 
 def load_images(file: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:

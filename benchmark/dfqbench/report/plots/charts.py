@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.report.formatting import duration
-from dfqbench.report.metrics import total_seconds
+from dfqbench.report.metrics import in_cpu_seconds, shown_seconds, total_seconds
 from dfqbench.report.plots.groups import Group, mean_and_deviation
 from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
 from dfqbench.run.store.record import Record
+from dfqbench.run.store.status import CPU_SHARED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +61,7 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda seconds, _: duration(seconds).replace(".0 ", " "))
     axes.xaxis.set_minor_formatter(lambda *_: "")
-    _label(axes, "synthesis and quantization", "top-1 (%)")
+    _label(axes, "synthesis and quantization" + _cpu_note(group, column), "top-1 (%)")
     return drawn
 
 
@@ -76,7 +78,7 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
     """Draw one bar a method: seconds of each phase, mean over seeds, synthesis at its stand-alone cost."""
     ends: dict[str, float] = {}
     for method in reversed(group.methods):
-        means = [mean_and_deviation(method.places[column], attrgetter(f"seconds.{phase}")) for phase in PHASES]
+        means = [mean_and_deviation(method.places[column], partial(_phase_seconds, phase=phase)) for phase in PHASES]
         if not any(means):
             continue
         at, begin = len(ends), 0.0
@@ -89,9 +91,21 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
         ends[method.label] = begin
     axes.set_yticks(range(len(ends)), list(ends))
     axes.set_xlim(0, 1.15 * max(ends.values(), default=1.0) or 1.0)
-    _label(axes, "seconds", "", "x")
+    _label(axes, "seconds" + _cpu_note(group, column), "", "x")
     axes.set_axisbelow(True)
     return bool(ends)
+
+
+def _phase_seconds(record: Record, phase: str) -> float | None:
+    spent = shown_seconds(record) if phase in {"synthesis", "quantization"} else record.seconds
+    seconds: float | None = getattr(spent, phase)
+    return seconds
+
+
+def _cpu_note(group: Group, column: int) -> str:
+    """Return what the label of an axis adds where cells beside others on the CPU show CPU seconds."""
+    shared = any(in_cpu_seconds(record) for method in group.methods for record in method.places[column])
+    return f" ({CPU_SHARED}: CPU seconds)" if shared else ""
 
 
 def learning_curves(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:

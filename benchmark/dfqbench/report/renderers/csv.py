@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dfqbench.report.literature.verdict import Verdict
-from dfqbench.report.metrics import METRICS, coverage, peak, total_seconds
+from dfqbench.report.metrics import METRICS, coverage, peak, total
 from dfqbench.report.record_access import json_ready, reason
 from dfqbench.run.store.record import Record
 
@@ -33,6 +33,7 @@ COLUMNS: Mapping[str, str] = {
     "oracle_top1": "oracle.top1",
     "oracle_step": "oracle.step",
     **{f"{name}_s": f"seconds.{name}" for name in _SECONDS},
+    **{f"cpu_{name}_s": f"cpu_seconds.{name}" for name in ("synthesis", "quantization")},
     "reused_from": "reused_from",
     **{f"count_{name}": f"counts.{name}" for name in _COUNTS},
     "macs_quantized": "coverage.macs_quantized",
@@ -41,7 +42,7 @@ COLUMNS: Mapping[str, str] = {
 }
 """Columns that hold one value of the record, and its dotted key in the JSON."""
 COMPUTED: Mapping[str, Callable[[Record], float | None]] = {
-    "total_s": total_seconds,
+    "total_s": lambda record: total(record.seconds),
     "coverage": coverage,
     "peak_mib": peak,
     **{name: metric.read for name, metric in METRICS.items() if metric.diagnosed},

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from dfqbench.report.formatting import duration, value_range
-from dfqbench.report.metrics import coverage
+from dfqbench.report.metrics import coverage, in_cpu_seconds
 from dfqbench.report.record_access import finished, model_name, scheme_label, short_names
 from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
+from dfqbench.run.store.status import SHARED
 
 MOST_LAYERS = 4  # layers left in float that are named; more are counted
 
@@ -44,6 +45,7 @@ def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
         _list("hardware: ", _distinct(hardware.get(name, f"environment {name}") for name in environments), "; "),
         _list("versions: ", _versions(records)),
         _cost(records),
+        *_shared(records),
     ]
     if pivot.superseded:
         lines.append(f"{pivot.superseded} older cells of the same places (other code or environment) are left out")
@@ -144,6 +146,18 @@ def _versions(records: Iterable[Record]) -> list[str]:
 def _cost(records: tuple[Record, ...]) -> str:
     walls = [wall for record in records if (wall := record.seconds.wall) is not None]
     return f"{len(records)} cells" + (f", {duration(sum(walls))} in all" if walls else "")
+
+
+def _shared(records: Iterable[Record]) -> list[str]:
+    """Return for each flag of shared hardware what the times of its cells are."""
+    lines = []
+    for flag, why in SHARED.items():
+        in_cpu = {in_cpu_seconds(record) for record in records if finished(record) and flag in record.flags}
+        words = {True: "the CPU seconds of their one thread", False: "wall time, longer than alone"}
+        times = [text for key, text in words.items() if key in in_cpu]
+        if in_cpu:
+            lines.append(f"{flag}: {why}; synthesis and quantization of these cells are {', or '.join(times)}")
+    return lines
 
 
 def _list(prefix: str, parts: Iterable[str], separator: str = ", ") -> str:

@@ -28,11 +28,11 @@ from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.plan.identity import canonical
+from dfqbench.run.store.real_images import RealImages
 from dfqbench.run.store.source_cache import save_source
 from dfqbench.run.store.training_folder import TrainingFolder
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak
-from dfqbench.synth.source import FixedSource
-from dfqbench.targets.evaluation import EvaluationSet, load_evaluation, load_training
+from dfqbench.targets.evaluation import EvaluationSet, choose_training, load_evaluation
 from dfqbench.targets.spec import DatasetSpec
 
 CHECKED_IMAGES = 4
@@ -130,14 +130,16 @@ class Evaluator:
         return {"curve": curve}
 
     def _make_real_source(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Save the source of the real-data control, made from the target's training split."""
-        begin = time.monotonic()
-        card, dataset = ModelSpec.from_dict(request["model"]).card, DatasetSpec.from_dict(request["dataset"])
+        """Choose the images of the real-data control from the target's training split, and save which they are."""
+        begin, cpu_begin = time.monotonic(), time.process_time()
+        model, dataset = ModelSpec.from_dict(request["model"]), DatasetSpec.from_dict(request["dataset"])
         evaluation = self._data(request | {"limit": None})
-        images, labels, dropped = load_training(dataset, card, request["count"], request["seed"], evaluation)
-        cost = {"seconds": time.monotonic() - begin, "counts": {}, "peak_mib": None}
-        save_source(FixedSource(images, labels), Path(request["source"]), request["environment"], cost)
-        return {"images": len(images), "dropped": dropped}
+        indices, dropped = choose_training(dataset, model.card, request["count"], request["seed"], evaluation)
+        source = RealImages(dataset, model, indices)
+        seconds = {"seconds": time.monotonic() - begin, "cpu_seconds": time.process_time() - cpu_begin}
+        cost: dict[str, Any] = seconds | {"counts": {}, "peak_mib": None}
+        save_source(source, Path(request["source"]), request["environment"], cost)
+        return {"images": len(source), "dropped": dropped}
 
     def _describe_environment(self, _request: dict[str, Any]) -> dict[str, Any]:
         from torch.utils.collect_env import get_pretty_env_info

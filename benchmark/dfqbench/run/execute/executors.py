@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, Outcome, Sl
 from dfqbench.run.execute.processes import EvaluatorProcess, death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.store.environment import VISIBLE, Machine
 from dfqbench.run.store.files import shorten_file
+from dfqbench.run.store.status import CPU_SHARED, GPU_SHARED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -37,6 +39,8 @@ SIGNAL_EVERY = 1.0
 process that compiled a kernel: it keeps SIGUSR1 for itself, and passes SIGTERM on."""
 INLINE = "inline"
 """Flag of records of plugin code that ran in the host's own process."""
+UNCONFINED = "unconfined"
+"""Flag of records of plugin code that was not confined, on request."""
 UNKNOWN_MIB = 1500.0
 """Memory of a job without earlier records: torch with a small network, worker and evaluator together."""
 HOST_MIB = 600.0
@@ -56,30 +60,43 @@ class LocalExecutor:
         threads: CPU threads of an evaluator.
         device: torch device of the evaluators.
         grace: seconds that a worker has to keep its state and end.
+        confined: whether plugin code is confined to what it needs, where the kernel can.
     """
 
     in_process = False
 
-    def __init__(self, slots: Sequence[Slot], logs: Path, threads: int, device: str, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        logs: Path,
+        threads: int,
+        device: str,
+        grace: float = GRACE,
+        *,
+        confined: bool = True,
+    ) -> None:
         self.slots = slots
         self._logs = logs
         self._threads = threads
         self._device = device
         self._grace = grace
+        self._confined = confined
         self._evaluators: dict[int, EvaluatorProcess] = {}
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
         """Run a job in a process and wait for it."""
         folder = Path(job.attempt)
-        job = replace(job, shares_gpu=slot.shares_gpu)
+        job = replace(job, shared_flag=slot.shared_flag, confined=self._confined)
         job.write(folder / JOB)
         kills = out_of_memory_kills()
         reader = EventReader(on_event, len(job.members))
+        scratch = tempfile.TemporaryDirectory(prefix="dfqbench-", ignore_cleanup_errors=True)
+        variables = {**slot.variables, "TMPDIR": scratch.name}
         with (folder / LOG).open("w", encoding="utf-8") as log:
             module, arguments = "dfqbench.run.worker.main", [str(folder / JOB)]
-            process = spawn(module, arguments, log, threads=job.threads, variables=slot.variables, hidden=job.guarded)
+            process = spawn(module, arguments, log, threads=job.threads, variables=variables, hidden=job.guarded)
         # Leaving the block closes the pipes; a worker ends when its standard input does.
-        with process:
+        with scratch, process:
             watchdog = _Watchdog(process, cancellation, job.time_limit, self._grace)
             try:
                 _read_events(process, reader, watchdog)
@@ -95,7 +112,8 @@ class LocalExecutor:
                 watchdog.end()
                 end_group(process)
                 shorten_file(folder / LOG, LOG_BYTES)
-        return _outcome(process, reader, watchdog, out_of_memory=out_of_memory_kills() > kills)
+        outcome = _outcome(process, reader, watchdog, out_of_memory=out_of_memory_kills() > kills)
+        return outcome if self._confined else _flagged(outcome, UNCONFINED)
 
     def evaluator(self, slot: Slot) -> EvaluatorProcess:
         """Return the slot's evaluator."""
@@ -185,6 +203,13 @@ def _outcome(
     return Outcome("oom" if out_of_memory else "failed", error=error, died=True, members=members)
 
 
+def _flagged(outcome: Outcome, flag: str) -> Outcome:
+    for ended in (outcome, *outcome.members):
+        if ended is not None and ended.status == "ok":
+            ended.result = {**ended.result, "flags": [*ended.result["flags"], flag]}
+    return outcome
+
+
 class InlineExecutor:
     """Runs everything in this process, for a debugger. Nothing is isolated; its records say so."""
 
@@ -206,10 +231,8 @@ class InlineExecutor:
         reader = EventReader(on_event, len(job.members))
         run_job(job, reader, _InlineStopFlag(cancellation, job.time_limit))
         outcome = reader.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
-        for ended in (outcome, *outcome.members):
-            if ended is not None and ended.status == "ok":
-                ended.result = {**ended.result, "flags": [*ended.result["flags"], INLINE]}
-        return outcome.described("timeout" if cancellation.reason is None else "preempted", job.time_limit)
+        reason = "timeout" if cancellation.reason is None else "preempted"
+        return _flagged(outcome, INLINE).described(reason, job.time_limit)
 
     def evaluator(self, slot: Slot) -> _InlineEvaluator:  # noqa: ARG002 - there is one slot
         """Return the evaluator in this process."""
@@ -304,11 +327,12 @@ def plan_slots(
         ),
     }
     count = max(1, min(requested, *limits.values()))
+    shared = GPU_SHARED if on_gpu else CPU_SHARED
     slots = [
         Slot(
             number,
             {VISIBLE: cards[number % places]} if len(cards) > 1 else {},
-            shares_gpu=on_gpu and (number >= places or number + places < count),
+            shared_flag=shared if number >= places or number + places < count else "",
         )
         for number in range(count)
     ]

@@ -19,6 +19,8 @@ from dfqbench.run.execute.events import Event, EventError, Failed, Finished, Int
 from dfqbench.run.store.files import shortened, valid
 
 JOB = "job.json"
+MOST_STUDENTS = 16
+"""Students that are evaluated in one pass; all of them are in memory."""
 CHECKPOINT_EVERY = 300.0
 """Default seconds between checkpoints."""
 OnEvent = Callable[[Event], None]
@@ -65,7 +67,8 @@ class Job:
     time_limit: float = 0.0  # seconds for the worker, or 0: no limit; kept by the executor
     snapshots: int = 0  # states of the student to keep during its training, for the oracle
     probe_seconds: float = 0.0  # stop after so many seconds of steps, for an estimate; 0: run to the end
-    shares_gpu: bool = False  # whether other jobs use the same GPU
+    shared_flag: str = ""  # flag of its records where other jobs use the same GPU or CPU (`SHARED`), or empty
+    confined: bool = False  # whether the process of plugin code is to be confined; set by the executor
     members: list[JobMember] = field(default_factory=list)  # further cells of the same source that may share the worker
 
     def of_member(self, number: int) -> Job:
@@ -107,7 +110,7 @@ class Slot:
 
     number: int  # from 0
     variables: Mapping[str, str] = field(default_factory=dict)  # bind a process to the slot's device
-    shares_gpu: bool = False  # whether other slots use the same GPU, so that times are not those of a job alone
+    shared_flag: str = ""  # of the records of its jobs where other slots use the same GPU or CPU (`SHARED`), or empty
 
 
 class EvaluatorDiedError(DfqError):

@@ -19,7 +19,7 @@ from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.files import valid, write_text
-from dfqbench.run.store.record import Counts, Coverage, Error, Origin, PeakMemory, Record, Seconds, Snapshot
+from dfqbench.run.store.record import Counts, Coverage, CpuSeconds, Error, Origin, PeakMemory, Record, Seconds, Snapshot
 from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
 from dfqbench.run.store.status import MEASURED
 
@@ -322,6 +322,7 @@ def add_cost(record: Record, outcome: Outcome, evaluation: float, wall: float) -
         unattributed=wall - (setup + paid + quantization + evaluation),
         wall=wall,
     )
+    record.cpu_seconds = _cpu_seconds(result.get("cpu_seconds"), reused)
     record.reused_from = reused.get("id")
     record.source_kind = result.get("source_kind")
     record.source_images = result.get("source_images")
@@ -334,8 +335,19 @@ def add_cost(record: Record, outcome: Outcome, evaluation: float, wall: float) -
         record.peak_mib.synthesis = reused["peak_mib"]
     record.real_data_opened = list(result.get("real_data_opened", []))
     record.wrote_outside = list(result.get("wrote_outside", []))
+    record.foreign_calls = list(result.get("foreign_calls", []))
+    record.protection = str(result.get("protection", ""))
     record.resumed = int(result.get("resumed", 0))
     record.flags = [*record.flags, *result.get("flags", [])]
+
+
+def _cpu_seconds(spent: Mapping[str, Any] | None, reused: Mapping[str, Any]) -> CpuSeconds:
+    """Return CPU seconds, those of a reused source included; a phase of which a part is not measured has none."""
+    if spent is None:
+        return CpuSeconds(synthesis=None, quantization=None)
+    parts = spent.get("synthesis", 0.0), reused.get("cpu_seconds") if reused else 0.0
+    synthesis = None if None in parts else sum(parts)
+    return CpuSeconds(synthesis=synthesis, quantization=spent.get("quantization", 0.0))
 
 
 def add_curve(record: Record, curve: Sequence[Mapping[str, Any]]) -> None:

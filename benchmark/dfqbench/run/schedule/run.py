@@ -52,6 +52,7 @@ class Options:
     jobs: int | None = None  # cells at once, or None: one a GPU, on the CPU one
     executor: ExecutorName = "local"  # where jobs run
     grace: float = GRACE  # seconds that a worker has to keep its state when it must end
+    confined: bool = True  # whether plugin code is confined to what it needs, where the kernel can
 
 
 def earlier_records(out: Path) -> list[Record]:
@@ -130,7 +131,8 @@ def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequen
         return InlineExecutor(threads, options.device), ""
     need = memory_need(earlier, options.device)
     slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here())
-    return LocalExecutor(slots, folder.path, threads, options.device, options.grace), note
+    executor = LocalExecutor(slots, folder.path, threads, options.device, options.grace, confined=options.confined)
+    return executor, note
 
 
 def timed_estimate(

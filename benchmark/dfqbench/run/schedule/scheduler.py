@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted
-from dfqbench.run.execute.job import Executor, Slot
+from dfqbench.run.execute.job import MOST_STUDENTS, Executor, Slot
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.schedule.cell_run import evaluate_cached, run_job
@@ -22,8 +22,6 @@ from dfqbench.run.store.status import FAULTY
 
 _Records = list[tuple[Cell, Record | None]]
 """Cells of a worker with their records; None where one was not run."""
-MOST_STUDENTS = 16
-"""Students that are evaluated in one pass; all of them are in memory."""
 POLL = 0.5
 """Seconds between looks at cells that another run has leased."""
 

@@ -82,7 +82,10 @@ def _of_accuracy(record: Record) -> list[str]:
 
 
 def _of_seconds(record: Record) -> list[str]:
-    spent = record.seconds
+    spent, cpu = record.seconds, record.cpu_seconds
+    for phase, seconds in (("synthesis", cpu.synthesis), ("quantization", cpu.quantization)):
+        if seconds is not None and seconds < 0.0:
+            return [f"its CPU seconds of {phase}, {seconds:.2f}, are negative"]
     parts = (spent.setup, spent.paid_synthesis, spent.quantization, spent.evaluation, spent.unattributed)
     known = [seconds for seconds in parts if seconds is not None]
     if spent.wall is None or len(known) < len(parts) or abs(sum(known) - spent.wall) <= SECONDS:

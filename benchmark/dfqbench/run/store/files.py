@@ -17,6 +17,8 @@ DIGEST = "record.sha256"
 """Digests of what was written as the record beside it, a line each, as `sha256sum` prints them."""
 STUDENT_FILES = ("student.safetensors", "student.json")
 IMAGES_FILE = "images.safetensors"
+REAL_IMAGES_FILE = "real-images.safetensors"
+"""Which images of the training split the `real` control has used; no pixels."""
 TRAINING = "training"
 
 

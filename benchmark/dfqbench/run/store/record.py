@@ -131,6 +131,13 @@ class Seconds(RecordPart):
     wall: float | None = Field(default=None, description="of the attempt")
 
 
+class CpuSeconds(RecordPart):
+    """CPU seconds of the worker, all threads, divided as the wall time; null: not measured, as on a GPU."""
+
+    synthesis: float | None = Field(default=None, description="of the source alone, even where another cell made it")
+    quantization: float | None = Field(default=None, description="outside the source's calls")
+
+
 class Counts(RecordPart):
     """Cost that does not depend on hardware, that of a shared source included."""
 
@@ -198,7 +205,6 @@ class Diagnostics(RecordPart):
     attention_spread: float | None = Field(default=None, description="of attention centres within a class")
     attention_consistency: float | None = Field(default=None, description="of attention maps in BatchNorm's modes")
     over_training: list[TrainingPoint] = Field(default_factory=list, description="the images at points of the training")
-    speed: float | None = Field(default=None, description="ZeroQ's seconds an image over this method's")
 
 
 class Record(RecordPart):
@@ -213,7 +219,7 @@ class Record(RecordPart):
     cell_id: str = Field(default="", description="identity of the cell; holds that of the student")
     attempt: int = Field(default=0, description="number of the attempt, from 1")
     status: str = Field(default="", description="how it ended, such as `ok` or `failed`")
-    flags: list[str] = Field(default_factory=list, description="what restricts the result")
+    flags: list[str] = Field(default_factory=list, description="what restricts result or times, such as `cpu_shared`")
     started_at: str = Field(default="", description="ISO time")
     finished_at: str | None = Field(default=None, description="ISO time; null: not finished")
     method: str = Field(default="", description="the method's name")
@@ -247,6 +253,7 @@ class Record(RecordPart):
     revision: str | None = Field(default=None, description="git revision of dfqbench; null: not a checkout")
     error: Error | None = Field(default=None, description="null: none")
     seconds: Seconds = Field(default_factory=Seconds, description="where the time went")
+    cpu_seconds: CpuSeconds = Field(default_factory=CpuSeconds, description="time that does not count waiting")
     reused_from: str | None = Field(default=None, description="source that another cell made; null: this one's")
     source_kind: str | None = Field(default=None, description="`fixed` or `live`; null: not known")
     source_images: int | None = Field(default=None, description="images that the source holds or gave")
@@ -254,6 +261,8 @@ class Record(RecordPart):
     peak_mib: PeakMemory = Field(default_factory=PeakMemory, description="peak memory")
     real_data_opened: list[str] = Field(default_factory=list, description="files of real data that plugin code opened")
     wrote_outside: list[str] = Field(default_factory=list, description="files that plugin code wrote elsewhere")
+    foreign_calls: list[str] = Field(default_factory=list, description="processes and libraries plugin code started")
+    protection: str = Field(default="", description="`landlock`, or `audit hook` and why; empty: not recorded")
     resumed: int = Field(default=0, description="times that the attempt went on from a checkpoint")
     fp_top1: float | None = Field(default=None, description="full-precision top-1 in percent")
     top1: float | None = Field(default=None, description="in percent, of the last state")

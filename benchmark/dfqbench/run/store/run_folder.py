@@ -18,6 +18,7 @@ from dfqbench.run.execute.job import Outcome
 from dfqbench.run.store.files import (
     DIGEST,
     IMAGES_FILE,
+    REAL_IMAGES_FILE,
     RECORD,
     STUDENT_FILES,
     TRAINING,
@@ -35,7 +36,7 @@ MOST_BYTES = 64 * 2**20
 """A larger file is no record: that of a million images has a fifth of a megabyte."""
 _MEASURED_KEYS = (
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "correct", "oracle", "curve", "diagnostics"),
-    *("seconds", "counts", "peak_mib", "coverage", "levels_ok"),
+    *("seconds", "cpu_seconds", "counts", "peak_mib", "coverage", "levels_ok"),
 )
 """Keys that an untrusted record is read without."""
 MOST_DIGESTS = 2**20
@@ -43,6 +44,7 @@ MOST_DIGESTS = 2**20
 DEFAULT_OUT = Path("results") / "runs"
 RANDOM_WEIGHTS = "random_weights"
 """Flag of records of a network that was never trained; the evaluation sets it."""
+_UNTRUSTED = "the record cannot be trusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class CachedStudent:
 
     def copy_to(self, attempt: Path) -> None:
         """Copy the student, its images and those of its training to another attempt."""
-        for name in (*STUDENT_FILES, IMAGES_FILE):
+        for name in (*STUDENT_FILES, IMAGES_FILE, REAL_IMAGES_FILE):
             if (self.folder / name).is_file():
                 shutil.copy2(self.folder / name, attempt / name)
         training = self.folder.parent / TRAINING
@@ -73,15 +75,19 @@ class CachedStudent:
         paid = seconds.paid_synthesis or 0.0
         if record.reused_from:
             shared = (seconds.synthesis or 0.0) - paid
-            reused = {"id": record.reused_from, "seconds": shared, "counts": {}, "peak_mib": peaks.synthesis}
+            # Of its CPU seconds the record holds the sum.
+            cost = {"seconds": shared, "cpu_seconds": 0.0, "counts": {}, "peak_mib": peaks.synthesis}
+            reused = {"id": record.reused_from} | cost
         result = {
             "seconds": {"setup": seconds.setup or 0.0, "synthesis": paid, "quantization": seconds.quantization},
+            "cpu_seconds": record.cpu_seconds.model_dump(),
             "counts": record.counts.model_dump(exclude_unset=True),
             "peak_mib": peaks.model_dump(exclude_unset=True, exclude={"evaluation"}),
             "flags": [flag for flag in record.flags if flag != RANDOM_WEIGHTS],
             "reused": reused,
         }
-        unchanged = ("source_kind", "source_images", "real_data_opened", "wrote_outside", "resumed")
+        unchanged = ["source_kind", "source_images", "real_data_opened", "wrote_outside", "resumed"]
+        unchanged += ["foreign_calls", "protection"]
         return Outcome("ok", result=result | {name: getattr(record, name) for name in unchanged})
 
 
@@ -240,8 +246,13 @@ def read_record(file: Path) -> Record:
         for key in _MEASURED_KEYS:
             setattr(record, key, Record.model_fields[key].get_default(call_default_factory=True))
         record.status = "invalid"
-        record.error = Error(type="Invalid", message=f"the record cannot be trusted: {'; '.join(problems)}")
+        record.error = Error(type="Invalid", message=f"{_UNTRUSTED}: {'; '.join(problems)}")
     return record
+
+
+def is_untrusted(record: Record) -> bool:
+    """Check whether `read_record` has found that a record contradicts itself or its digest."""
+    return record.status == "invalid" and record.error is not None and record.error.message.startswith(_UNTRUSTED)
 
 
 def _is_as_written(file: Path, content: bytes) -> bool:

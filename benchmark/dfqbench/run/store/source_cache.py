@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfqbench.api.errors import PluginError
 from dfqbench.run.store.files import write_json
+from dfqbench.run.store.status import SHARED
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def save_source(
         source: result of `synthesize`.
         folder: of this source's identity.
         environment: identity of the environment.
-        cost: cost of making it: `seconds`, `counts`, `peak_mib`.
+        cost: cost of making it: `seconds`, `cpu_seconds`, `counts`, `peak_mib`, and `flags` of its attempt.
         state: result of `shared_state`; None: it is called here.
 
     Returns:
@@ -103,7 +104,10 @@ def read_description(folder: Path, environment: str | None) -> dict[str, Any] | 
             return None
         description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         usable = environment is None or description["environment"] == environment
-        description["cost"]["seconds"] = float(description["cost"]["seconds"])
+        cost = description["cost"]
+        cost["seconds"] = float(cost["seconds"])
+        cost["cpu_seconds"] = None if cost.get("cpu_seconds") is None else float(cost["cpu_seconds"])
+        cost["flags"] = [flag for flag in SHARED if flag in cost.get("flags", ())]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return description if usable else None

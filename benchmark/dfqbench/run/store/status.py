@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 Status = Literal["ok", "skipped", "unavailable", "failed", "oom", "timeout", "preempted", "invalid", "collapsed"]
@@ -27,6 +28,18 @@ RETRIES: dict[str, frozenset[str]] = {
     "all": FAULTY,
 }
 """Statuses that `--retry` runs again, by its argument."""
+
+GPU_SHARED, CPU_SHARED = "gpu_shared", "cpu_shared"
+SHARED: Mapping[str, str] = {
+    GPU_SHARED: "other jobs computed on the same GPU",
+    CPU_SHARED: "other jobs computed on the same CPU",
+}
+"""Flags of records whose wall times are longer than alone, with the reason."""
+
+
+def described_flag(flag: str) -> str:
+    """Return a record's flag, with its reason where `SHARED` has one."""
+    return f"{flag} ({SHARED[flag]})" if flag in SHARED else flag
 
 
 def retry_for(statuses: set[str]) -> str:

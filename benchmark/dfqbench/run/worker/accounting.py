@@ -1,220 +1,24 @@
-"""The cost of an attempt: seconds by phase, counts and peak memory, over all processes that worked on its cell.
-
-Synthesis is everything inside calls of the source, regardless of the caller. A loop in which source and students
-alternate is split by the time of each: by the host's time on the CPU, and on CUDA, where kernels run asynchronously, in
-proportion to the sums of device time between events, with one synchronization at the end.
-"""
+"""The cost of an attempt: seconds, counts, peak memory and flags, over all processes that worked on its cell."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import torch
 
 from dfqbench.run.execute.events import Phase
+from dfqbench.run.worker.clock import Clock, Timers
+from dfqbench.run.worker.confinement import LANDLOCK, Confinement
 from dfqbench.run.worker.device_setup import peak_mib
 from dfqbench.run.worker.instrumented_source import Counts
 from dfqbench.run.worker.plugin_checks import DataGuard
 
-GPU_SHARED = "gpu_shared"
-"""Flag of records whose job shared a GPU with other jobs: their times are longer than alone."""
-_Label: TypeAlias = tuple[str, int | None] | None
-"""("source", payer), ("student", number), or ("student", None): for all students; time labelled None is not counted."""
-
-
-class _DeviceEvent(Protocol):
-    """The part of `torch.cuda.Event` that the clock uses."""
-
-    def record(self) -> None: ...
-    def query(self) -> bool: ...
-    def elapsed_time(self, end_event: Any) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Timers:
-    """Sources of time.
-
-    Attributes:
-        synchronize: wait for the device; nothing on the CPU.
-        make_event: make a device event; None on the CPU.
-        now: monotonic seconds.
-    """
-
-    synchronize: Callable[[], None] = lambda: None
-    make_event: Callable[[], _DeviceEvent] | None = None
-    now: Callable[[], float] = time.monotonic
-
-
-class _Segments:
-    """Sums of time by label; events are summed as they complete, so that long phases hold few."""
-
-    def __init__(self, timers: Timers) -> None:
-        self._timers = timers
-        self._sums: defaultdict[_Label, float] = defaultdict(float)
-        self._open: deque[tuple[_Label, _DeviceEvent, _DeviceEvent]] = deque()
-        self._label: _Label = None
-        self._event: _DeviceEvent | None = None
-        self._begin = 0.0
-
-    def switch(self, label: _Label) -> None:
-        """End the current segment and begin one of another label."""
-        label, self._label = self._label, label
-        begin, self._begin = self._begin, self._timers.now()
-        if self._timers.make_event is None:
-            self._sums[label] += self._begin - begin
-            return
-        event, self._event = self._event, self._timers.make_event()
-        self._event.record()
-        if event is not None:
-            self._open.append((label, event, self._event))
-        while self._open and self._open[0][2].query():
-            self._sum_oldest()
-
-    def sums(self) -> dict[_Label, float]:
-        """Return seconds by label until the last switch; the device must have been synchronized."""
-        while self._open:
-            self._sum_oldest()
-        return {label: seconds for label, seconds in self._sums.items() if label is not None}
-
-    def _sum_oldest(self) -> None:
-        label, begin, end = self._open.popleft()
-        self._sums[label] += begin.elapsed_time(end) / 1000.0
-
-
-class PhaseTimer:
-    """Time of a phase of one student, or of several that share a loop.
-
-    Attributes:
-        payer: number of the student that the source's time is charged to.
-
-    Args:
-        name: phase that the students' time is charged to.
-        source_name: phase that the source's time is charged to, or None: also `name`.
-        timers: sources of time.
-        students: how many share the phase.
-    """
-
-    def __init__(self, name: str, source_name: str | None, timers: Timers, students: int = 1) -> None:
-        self.payer = 0
-        self._name = name
-        self._source_name = source_name
-        self._timers = timers
-        self._students = students
-        self._label: _Label = ("student", 0 if students == 1 else None)
-        self.restart()
-
-    def restart(self) -> None:
-        """Drop the time until now."""
-        self._begin = self._timers.now()
-        self._segments = _Segments(self._timers)
-        self._segments.switch(self._label)
-
-    @contextmanager
-    def _charged_to(self, label: _Label) -> Iterator[None]:
-        before = self._label
-        # Inside a pause nothing is charged.
-        self._label = None if before is None else label
-        self._segments.switch(self._label)
-        try:
-            yield
-        finally:
-            self._label = before
-            self._segments.switch(before)
-
-    def source_call(self) -> AbstractContextManager[None]:
-        """Charge a block to the source."""
-        return self._charged_to(("source", self.payer))
-
-    def student(self, number: int) -> AbstractContextManager[None]:
-        """Charge a block to one of several students."""
-        return self._charged_to(("student", number))
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out the time of a block."""
-        if self._label is None:
-            yield
-            return
-        with self._charged_to(None):
-            self._timers.synchronize()
-            begin = self._timers.now()
-            try:
-                yield
-            finally:
-                self._begin += self._timers.now() - begin
-
-    def split(self, number: int) -> dict[str, float]:
-        """Return one student's seconds until now by phase; the device is synchronized.
-
-        The wall time is split as the segments of students and source are; work for all students as their own segments.
-        """
-        self._segments.switch(self._label)
-        self._timers.synchronize()
-        wall, sums = self._timers.now() - self._begin, self._segments.sums()
-        total = sum(sums.values())
-        own = sums.get(("student", number), 0.0)
-        all_students = sum(sums.get(("student", student), 0.0) for student in range(self._students))
-        common = sums.get(("student", None), 0.0)
-        own += common * (own / all_students if all_students > 0.0 else 1.0 / self._students)
-        source = sums.get(("source", number), 0.0)
-        if total <= 0.0:
-            own, source, total = 1.0, 0.0, float(self._students)
-        if self._source_name is None:
-            return {self._name: wall * (own + source) / total}
-        return {self._source_name: wall * source / total, self._name: wall * own / total}
-
-
-class Clock:
-    """Seconds of one attempt by phase; `seconds` holds those of phases that have ended."""
-
-    def __init__(self, timers: Timers | None = None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._timers = timers or Timers()
-        self._phase: PhaseTimer | None = None
-        self._number = 0
-
-    def shared_phase(self, name: str, source_name: str | None, students: int) -> PhaseTimer:
-        """Make a phase for several students, each of whose clocks enters it with `part_of`."""
-        return PhaseTimer(name, source_name, self._timers, students)
-
-    def phase(self, name: str, source_name: str | None = None) -> AbstractContextManager[None]:
-        """Charge the time of a block to `name`, and that of `source_call` to `source_name`, if given."""
-        return self.part_of(self.shared_phase(name, source_name, 1), 0)
-
-    @contextmanager
-    def part_of(self, phase: PhaseTimer, number: int) -> Iterator[None]:
-        """Charge one student's part of a phase; it ends with the block."""
-        self._phase, self._number = phase, number
-        try:
-            yield
-        finally:
-            self.seconds = self.elapsed()
-            self._phase = None
-
-    def elapsed(self) -> dict[str, float]:
-        """Return seconds by phase until now, the current phase included; the device is then synchronized."""
-        more = {} if self._phase is None else self._phase.split(self._number)
-        return self.seconds | {name: self.seconds.get(name, 0.0) + seconds for name, seconds in more.items()}
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Leave out the time of a block: it belongs to no phase."""
-        return nullcontext() if self._phase is None else self._phase.paused()
-
-    def source_call(self) -> AbstractContextManager[None]:
-        """Charge a block to the source; nested blocks count once."""
-        return nullcontext() if self._phase is None else self._phase.source_call()
-
-    def restore(self, seconds: Mapping[str, float]) -> None:
-        """Continue from the seconds of a checkpoint; the current phase begins now."""
-        self.seconds = dict(seconds)
-        if self._phase is not None:
-            self._phase.restart()
+FOREIGN_CALLS = "foreign_calls"
+"""Flag of records whose plugin code has started processes or loaded foreign libraries."""
 
 
 class Accounting:
@@ -230,19 +34,30 @@ class Accounting:
     Args:
         device: where the attempt computes.
         guard: records what plugin code has opened.
+        confinement: of plugin code, and None for none.
         started: when the attempt began, on the monotonic clock.
-        shares_gpu: whether other jobs compute on the same GPU.
+        shared_flag: a key of `SHARED` where other jobs compute on the same GPU or CPU, or empty.
     """
 
-    def __init__(self, device: torch.device, guard: DataGuard, *, started: float, shares_gpu: bool) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        guard: DataGuard,
+        confinement: Confinement | None = None,
+        *,
+        started: float,
+        shared_flag: str,
+    ) -> None:
         timers = None
         if device.type == "cuda":
             make_event = partial(torch.cuda.Event, enable_timing=True)
             timers = Timers(partial(torch.cuda.synchronize, device), make_event)
         self.clock = Clock(timers)
         self.guard = guard
+        self._confinement = confinement or Confinement()
+        self._protection_before = ""
         self.counts = Counts()
-        self.flags: list[str] = [GPU_SHARED] if shares_gpu else []
+        self.flags: list[str] = [shared_flag] if shared_flag else []
         self.peaks: dict[str, float] = {}
         self.source_kind: str | None = None
         self.source_images: int | None = None
@@ -253,12 +68,43 @@ class Accounting:
         self._saving = 0.0
         self._members: Sequence[Accounting] = ()
         # At the checkpoint that the attempt continues from: wall time, seconds of phases, synthesis of other members.
-        self._wall_before = self._seconds_before = self._others_before = 0.0
+        self._wall_before = self._seconds_before = 0.0
+        self._others_before = {"seconds": 0.0, "cpu_seconds": 0.0}
 
     def flag(self, name: str) -> None:
         """Flag the record, once."""
         if name not in self.flags:
             self.flags.append(name)
+
+    @property
+    def protection(self) -> str:
+        """How plugin code was kept from data; of several processes the weakest."""
+        return self._protection_before or self._confinement.protection
+
+    def source_cost(self) -> dict[str, Any]:
+        """Return what the source has cost, and what restricts it, for the cells that reuse it."""
+        cpu = self.clock.cpu_seconds
+        return {
+            "seconds": self.clock.seconds["synthesis"],
+            "cpu_seconds": None if cpu is None else cpu["synthesis"],
+            "counts": self.counts.as_dict(),
+            "peak_mib": self.peaks["synthesis"],
+            "flags": self.flags,
+            "protection": self.protection,
+            "foreign_calls": self.guard.foreign,
+        }
+
+    def reuse(self, cost: Mapping[str, Any]) -> None:
+        """Take over what a saved source has cost, and what restricts it."""
+        self.reused = dict(cost)
+        for name in cost["flags"]:
+            self.flag(name)
+        self._continue_under(cost.get("protection", ""), cost.get("foreign_calls", ()))
+
+    def _continue_under(self, protection: str, foreign_calls: Iterable[str]) -> None:
+        if protection != LANDLOCK:
+            self._protection_before = protection
+        self.guard.foreign[:] = dict.fromkeys([*foreign_calls, *self.guard.foreign])
 
     def peak(self, phase: Phase) -> float:
         """Return the current phase's peak memory in MiB, that of earlier processes included."""
@@ -271,6 +117,7 @@ class Accounting:
             self.source_kind = first.source_kind
             self.counts.set(first.counts.as_dict())
             self.reused = {"id": source_id, "seconds": 0.0, "counts": {}, "peak_mib": first.peaks.get("synthesis")}
+            self.reused["cpu_seconds"] = None if first.clock.cpu_seconds is None else 0.0
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -297,14 +144,17 @@ class Accounting:
         """Return everything until now as plain data for the record."""
         return {
             "seconds": self.clock.seconds,
+            "cpu_seconds": self.clock.cpu_seconds,
             "counts": self.counts.as_dict(),
             "peak_mib": self.peaks,
-            "flags": self.flags,
+            "flags": [*self.flags, *([FOREIGN_CALLS] if self.guard.foreign else [])],
             "source_kind": self.source_kind,
             "source_images": self.source_images or self.counts.images,
             "reused": self._reused_now(),
             "real_data_opened": list(self.guard.hits),
             "wrote_outside": list(self.guard.writes),
+            "foreign_calls": list(self.guard.foreign),
+            "protection": self.protection,
             "resumed": self.resumed,
             "wall_before": self._wall_before,
             "wall": self.wall(),
@@ -312,18 +162,19 @@ class Accounting:
 
     def checkpoint(self, phase: Phase) -> dict[str, Any]:
         """Return everything until now as plain data for a checkpoint inside a phase."""
-        state = self.so_far() | {"seconds": self.clock.elapsed()}
+        state = self.so_far() | {"seconds": self.clock.elapsed(), "cpu_seconds": self.clock.cpu_elapsed()}
         state["peak_mib"] = self.peaks | {str(phase): self.peak(phase)}
         state["wall_before"] = self._wall_before + state["wall"]
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `checkpoint` returned in an earlier process of this cell."""
-        self.clock.restore(state["seconds"])
+        self.clock.restore(state["seconds"], state.get("cpu_seconds"))
         self._seconds_before = sum(state["seconds"].values())
         self.counts.set(state["counts"])
         self.peaks = dict(state["peak_mib"])
-        self.flags = list(dict.fromkeys([*state["flags"], *self.flags]))
+        self.flags = [flag for flag in dict.fromkeys([*state["flags"], *self.flags]) if flag != FOREIGN_CALLS]
+        self._continue_under(state["protection"], state["foreign_calls"])
         self.source_kind = state["source_kind"]
         self.reused = state["reused"]
         self._others_before = self._synthesis_of_others()
@@ -336,7 +187,12 @@ class Accounting:
         """What the source would have cost this attempt alone, beyond what is charged to it."""
         if self.reused is None or not self._members:
             return self.reused
-        return self.reused | {"seconds": self.reused["seconds"] + self._synthesis_of_others() - self._others_before}
+        known = {key: cost for key, cost in self._synthesis_of_others().items() if self.reused.get(key) is not None}
+        return self.reused | {key: self.reused[key] + cost - self._others_before[key] for key, cost in known.items()}
 
-    def _synthesis_of_others(self) -> float:
-        return sum(member.clock.elapsed().get("synthesis", 0.0) for member in self._members if member is not self)
+    def _synthesis_of_others(self) -> dict[str, float]:
+        clocks = [member.clock for member in self._members if member is not self]
+        return {
+            "seconds": sum(clock.elapsed().get("synthesis", 0.0) for clock in clocks),
+            "cpu_seconds": sum((clock.cpu_elapsed() or {}).get("synthesis", 0.0) for clock in clocks),
+        }

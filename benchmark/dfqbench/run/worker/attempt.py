@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, prepare, save_student
 from dfqbench.run.evaluate.accuracy import evaluate_module
 from dfqbench.run.execute.cancellation import StopFlag
-from dfqbench.run.execute.events import EventSink, Phase, PhaseStarted, Probed, Progress, SourceReady, Warned
+from dfqbench.run.execute.events import EventSink, Phase, PhaseStarted, Progress, SourceReady, Warned
 from dfqbench.run.execute.job import Job
-from dfqbench.run.store.files import IMAGES_FILE
+from dfqbench.run.store.files import IMAGES_FILE, REAL_IMAGES_FILE
+from dfqbench.run.store.real_images import RealImages, save_first
 from dfqbench.run.store.source_cache import load_source, save_source, shared_state
 from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFolder
-from dfqbench.run.worker.accounting import GPU_SHARED, Accounting
+from dfqbench.run.worker.accounting import Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
+from dfqbench.run.worker.confinement import Confinement
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
 from dfqbench.run.worker.device_setup import compute_on, peak_mib, reset_peak, seeded
 from dfqbench.run.worker.instrumented_source import InstrumentedSource, SharedCounts, instrumented_cls
 from dfqbench.run.worker.plugin_checks import DataGuard, TeacherCheck
+from dfqbench.run.worker.probe import Probe, ProbeDone
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.targets.spec import DatasetSpec
@@ -48,12 +52,6 @@ WORK = "work"
 """The part of the attempt's folder that plugin code may write to."""
 KEPT_IMAGES = 64
 """Images of the source that are saved with the student."""
-WARM_STEPS = 3
-"""Steps of a probe that are not timed, and the fewest that are."""
-
-
-class ProbeDone(BaseException):
-    """End a probe from inside `progress`; no plugin's `except Exception` catches it."""
 
 
 class Attempt:
@@ -96,9 +94,12 @@ class Attempt:
             folders = [job.attempt, *(member.attempt for member in job.members)]
             results = Path(job.run) if job.run else None
             self._guard = DataGuard(map(Path, job.guarded), results, [Path(folder) / WORK for folder in folders])
+            self.confinement = Confinement()
         else:
-            self._guard = first._guard
-        self.accounting = Accounting(self._device, self._guard, started=job.started, shares_gpu=job.shares_gpu)
+            self._guard, self.confinement = first._guard, first.confinement
+        self.accounting = Accounting(
+            self._device, self._guard, self.confinement, started=job.started, shared_flag=job.shared_flag
+        )
         self.counts: SharedCounts = SharedCounts(self.accounting.counts) if first is None else first.counts
         keeps_states = job.checkpoints and not job.probe_seconds
         folder = CheckpointFolder(Path(job.checkpoints), job.environment, job.checkpoint_every)
@@ -112,7 +113,7 @@ class Attempt:
         self._training = TrainingFolder(self._folder)
         self._snapshots: Snapshots | None = None
         self._timeline: Timeline | None = None
-        self._probe_begin: tuple[float, int] | None = None
+        self._probe: Probe | None = None
 
     @property
     def step(self) -> int | None:
@@ -153,8 +154,12 @@ class Attempt:
             compute_on(self._device)
             set_kernels(job.device, fast=Precision(job.precision).rearranges)
             self._events.send(PhaseStarted(Phase.SETUP))
-            with self._guard.watching():
-                self._plugins = load_plugins([Path(path) for path in job.plugin_files])
+            if job.confined:
+                self.confinement.confine(job)
+            self._plugins = load_plugins([Path(path) for path in job.plugin_files], self._guard.importing)
+            family = self._model.ref.partition(":")[0]
+            for plugin in self._plugins.origins(job.method, job.quantizer, family, job.quantizer_params):
+                self._guard.use(plugin)
             self.teacher = build_teacher(self._model, self._device, self._plugins.model_families)
             self.teacher_check = TeacherCheck(self.teacher)
         else:
@@ -183,14 +188,17 @@ class Attempt:
         """Load the source that another cell has saved, if there is one."""
         self._enter(Phase.SYNTHESIS)
         packages = {type(self.method).__module__.partition(".")[0]}
-        with self._guard.watching():
-            saved = load_source(Path(self._job.source), self._device, self._job.accepted_environment, packages)
+        load = partial(load_source, Path(self._job.source), self._device, self._job.accepted_environment, packages)
+        if self._job.method == REAL:
+            # The host reads the control's images.
+            saved = self.confinement.outside(load)
+        else:
+            with self._guard.watching():
+                saved = load()
         if saved is None:
             return None
         source, cost = saved
-        self.accounting.reused = cost
-        if cost.get("shares_gpu"):
-            self.accounting.flag(GPU_SHARED)
+        self.accounting.reuse(cost)
         self.has_saved_source = True
         self.accounting.source_kind = "fixed"
         self._events.send(SourceReady(shared=True))
@@ -199,7 +207,7 @@ class Attempt:
     def _synthesize(self) -> SampleSource:
         method, accounting = self.method, self.accounting
         if method is None:
-            raise PluginError("the images of the real-data control were not prepared")
+            raise PluginError("the images of the real-data control cannot be read", "look whether its data are there")
         scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
         self._context = context = self._make_context(scheme)
         reset_peak(self._device)
@@ -221,15 +229,12 @@ class Attempt:
         return source
 
     def _save_source(self, source: SampleSource) -> bool:
-        cost = {
-            "seconds": self.accounting.clock.seconds["synthesis"],
-            "counts": self.accounting.counts.as_dict(),
-            "peak_mib": self.accounting.peaks["synthesis"],
-            "shares_gpu": GPU_SHARED in self.accounting.flags,
-        }
         with self._guard.watching():
             state = shared_state(source)
-        return state is not None and save_source(source, Path(self._job.source), self._job.environment, cost, state)
+        if state is None or self._guard.hits or self._guard.writes:
+            # Another cell that used images made with real data would not show how they came about.
+            return False
+        return save_source(source, Path(self._job.source), self._job.environment, self.accounting.source_cost(), state)
 
     def open_quantization(self, run_part: RunPart | None = None) -> HostContext:
         """Enter the phase, and return its context; `run_part` runs this student's parts of a shared loop."""
@@ -332,6 +337,9 @@ class Attempt:
         except Exception:
             self.accounting.flag("images_not_kept")
             return
+        if isinstance(self.source, RealImages):
+            save_first(self.source, KEPT_IMAGES, self._folder / REAL_IMAGES_FILE)
+            return
         tensors = {"images": batch.images, "labels": batch.labels}
         kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
         save_file(kept, self._folder / IMAGES_FILE)
@@ -339,7 +347,8 @@ class Attempt:
     def _evaluate(self, student: nn.Module) -> dict[str, Any]:
         """Evaluate a student that is no `Student` here; its passes are plugin code."""
         begin = time.monotonic()
-        data = load_evaluation(DatasetSpec.from_dict(self._job.dataset), self._model.card, self._job.limit)
+        dataset = DatasetSpec.from_dict(self._job.dataset)
+        data = self.confinement.outside(partial(load_evaluation, dataset, self._model.card, self._job.limit))
         usual = prepare(self.teacher, Scheme.from_dict(self._job.scheme), self._model.card)
         with self.teacher_check.phase(), ExitStack() as watched:
             student.register_forward_pre_hook(lambda *_: watched.enter_context(self._guard.watching()))
@@ -374,24 +383,11 @@ class Attempt:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self._context = None
-        self._probe_begin = None
+        self._probe = Probe(phase, self._job.probe_seconds, self._events) if self._job.probe_seconds else None
         self.checkpointer.enter(phase)
         self._events.send(PhaseStarted(phase))
 
     def _report(self, step: int, total: int, scalars: dict[str, float]) -> None:
-        if self._job.probe_seconds:
-            self._probe(step, total)
+        if self._probe is not None:
+            self._probe.step(step, total)
         self._events.send(Progress(self.phase, step, total, scalars))
-
-    def _probe(self, step: int, total: int) -> None:
-        """Extrapolate the time of the phase from some steps, and end it."""
-        now = time.monotonic()
-        if step <= WARM_STEPS or self._probe_begin is None:
-            # The first steps include warm-up; they are left out.
-            self._probe_begin = now, step
-            return
-        begin, first_step = self._probe_begin
-        seconds, steps = now - begin, step - first_step
-        if step < total and steps >= WARM_STEPS and seconds >= self._job.probe_seconds:
-            self._events.send(Probed(self.phase, seconds / steps * total))
-            raise ProbeDone

@@ -1,7 +1,8 @@
 """Checks of plugin code: real data and other cells' results are not opened, and the teacher stays as it is.
 
-The data guard sees what Python's audit hooks see. Native readers open files without them, so a record can only say
-"none seen". Code that hides its changes of the teacher is not found: it runs in the same process.
+The data guard sees what Python's audit hooks see. Native readers and other programs open files without them: those are
+stopped by `confinement`, where the kernel can. Code that hides its changes of the teacher is not found: it runs in the
+same process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api.errors import Invalid
+from dfqbench.api.method import PROJECT
 
 _READS = frozenset({"open", "os.listdir", "os.scandir", "shutil.copyfile", "sqlite3.connect"})
 _CHANGES = frozenset(
@@ -27,6 +30,12 @@ _CHANGES = frozenset(
 _TWO_PATHS = frozenset({"os.link", "os.rename", "os.symlink", "shutil.copyfile"})
 """Events that name a source and a destination."""
 _EVENTS = _READS | _CHANGES | _TWO_PATHS
+_FOREIGN = frozenset(
+    {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "ctypes.dlopen"}
+)
+"""Events of processes that begin, and of foreign libraries that are loaded."""
+_LIBRARIES = sys.stdlib_module_names | {"numpy", "PIL", "timm", "torch", "torchvision", "triton"}
+"""Packages that start processes and load libraries for whatever code calls them."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MOST_HITS = 20
 """Paths kept; one is enough to make a record invalid."""
@@ -38,6 +47,7 @@ class DataGuard:
     Attributes:
         hits: real data that was accessed, as the plugin named it.
         writes: files in `results` and not in `own` that were changed.
+        foreign: processes that were started, and foreign libraries that were loaded, with the audit event's name.
 
     Args:
         paths: files and folders of real data.
@@ -48,6 +58,8 @@ class DataGuard:
     def __init__(self, paths: Iterable[Path], results: Path | None = None, own: Iterable[Path] = ()) -> None:
         self.hits: list[str] = []
         self.writes: list[str] = []
+        self.foreign: list[str] = []
+        self._at_import: dict[str, tuple[list[str], ...]] = {}
         self._paths = _roots(paths)
         self._results = _roots([] if results is None else [results])
         self._own = _roots(own)
@@ -63,8 +75,30 @@ class DataGuard:
         finally:
             self._watching = before
 
+    @contextmanager
+    def importing(self, plugin: str) -> Iterator[None]:
+        """Record what the import of one of several plugins does; it counts for those that use the plugin only."""
+        before = self.hits, self.writes, self.foreign
+        self.hits, self.writes, self.foreign = [], [], []
+        try:
+            with self.watching():
+                yield
+        finally:
+            self._at_import[plugin] = self.hits, self.writes, self.foreign
+            self.hits, self.writes, self.foreign = before
+
+    def use(self, plugin: str) -> None:
+        """Add what the import of a plugin did."""
+        for paths, found in zip((self.hits, self.writes, self.foreign), self._at_import.get(plugin, ()), strict=False):
+            for path in found:
+                _add(paths, path)
+
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self._watching or event not in _EVENTS or not args:
+        if not self._watching:
+            return
+        if event in _FOREIGN and not _called_by_host(event):
+            _add(self.foreign, " ".join([event, *(_text(arg) for arg in args[:1])]))
+        if event not in _EVENTS or not args:
             return
         changes = event in _CHANGES or (event == "open" and _writes(args))
         with self.watching(on=False):  # resolving a path raises events too
@@ -81,6 +115,21 @@ class DataGuard:
             _add(self.hits, path)
         if changes and _is_below(forms, self._results) and not _is_below(forms, self._own):
             _add(self.writes, path)
+
+
+def _called_by_host(event: str) -> bool:
+    """Check that the host does something, or a library for it, rather than a plugin."""
+    # A library that is imported late loads its own parts; what it starts is up to its caller.
+    passed_over = sys.stdlib_module_names if event == "ctypes.dlopen" else _LIBRARIES
+    for frame, _ in traceback.walk_stack(sys._getframe(2)):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in passed_over:
+            return package == PROJECT or package in _LIBRARIES
+    return True
+
+
+def _text(value: object) -> str:
+    return os.fsdecode(value) if isinstance(value, str | bytes | os.PathLike) else repr(value)
 
 
 def _add(paths: list[str], path: str) -> None:

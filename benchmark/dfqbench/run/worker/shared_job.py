@@ -28,8 +28,9 @@ from dfqbench.run.execute.events import (
     Warned,
 )
 from dfqbench.run.execute.job import Job
-from dfqbench.run.worker.attempt import Attempt, ProbeDone
+from dfqbench.run.worker.attempt import Attempt
 from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, set_rng_state
+from dfqbench.run.worker.probe import ProbeDone
 
 _NO_MEMORY = ("not enough memory", "t allocate memory", "annot allocate memory")
 """Parts of the messages of torch's RuntimeErrors when memory runs out."""
