@@ -62,6 +62,7 @@ SECONDS = json.loads(SHAPE.read_text())["seconds"]
     [
         ({"top1": 100.0, "drop": -0.74}, "top-1 100.00 is not that of its answers, 99.26"),
         ({"top1": None}, "top-1 (none) is not that of its answers"),
+        ({"top1": None, "correct": None}, "it is ok without a top-1"),
         ({"correct": "AAAA"}, "its answers are not those of 540 images"),
         ({"dataset": {"name": "digits"}}, "its answers are not those of 0 images"),
         ({"fp_top1": 50.0, "drop": -49.25925925925925}, "agreement 100.00 is impossible for top-1 50.00 and 99.26"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import stat
@@ -17,6 +18,20 @@ _OWN = ("cifar", "digits")
 """Families whose architectures are part of dfqbench."""
 _LIBRARIES = ("torchvision", "timm", "pytorchcv")
 """Recorded by version, not hashed: an upgrade does not throw finished cells away."""
+
+
+def is_file(path: Path) -> bool:
+    """Check that a path is that of a file; one that no file can have (a name of 300 letters, say) is not."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Check that a path is that of a folder, as `is_file` does."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def file_sha256(path: Path) -> str:
