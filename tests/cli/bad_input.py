@@ -199,6 +199,7 @@ CONTRADICTIONS: list[Case] = [
     ("run --fail-fast --max-failures 3", "--max-failures has no effect with --fail-fast"),
     ("run --executor inline --jobs 2", "--jobs has no effect with --executor inline"),
     ("run --executor inline --memory 1", "--memory has no effect with --executor inline"),
+    ("run --executor inline --unconfined", "--unconfined has no effect with --executor inline"),
     ("run --memory 1e-9", "--memory 1e-09 is less than a mebibyte"),
     ("decode digits --yes --remove", "--yes writes the file and --remove removes it"),
     ("compare zeroq zeroq", "'zeroq' is compared with itself"),

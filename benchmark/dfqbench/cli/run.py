@@ -119,6 +119,7 @@ def _check_consistent(how: RunRequest) -> None:
         ("--fail-fast", "--max-failures"): how.fail_fast and how.max_failures not in {0, 1},
         ("--executor inline", "--jobs"): inline and (how.jobs or 1) > 1,
         ("--executor inline", "--memory"): inline and how.memory > 0,
+        ("--executor inline", "--unconfined"): inline and how.unconfined,
     }
     for (first, second), given in contradictions.items():
         if given:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,8 +30,12 @@ from dfqbench.run.execute.events import (
 from dfqbench.run.execute.failure import describe_failure, is_interrupt
 from dfqbench.run.execute.job import Job
 from dfqbench.run.worker.attempt import Attempt
+from dfqbench.run.worker.confinement import LANDLOCK
 from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, set_rng_state
 from dfqbench.run.worker.probe import ProbeDone
+
+REFUSED = "plugin code may read its own files and installed packages only; --unconfined lifts that and flags the record"
+"""Hint of an error after the kernel has refused a file."""
 
 
 def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
@@ -107,8 +113,11 @@ def report_failure(attempt: Attempt, events: EventSink) -> Iterator[None]:
     except BaseException as error:
         if is_interrupt(error):
             raise
+        failure = describe_failure(error)
+        if attempt.confinement.protection == LANDLOCK and os.strerror(errno.EACCES) in failure.message:
+            failure = replace(failure, message=f"{failure.message}; {REFUSED}")
         failed = Failed(
-            **asdict(describe_failure(error)),
+            **asdict(failure),
             phase=attempt.phase,
             step=attempt.step,
             plugin=attempt.plugin,
