@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -59,7 +59,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path], listable: Itera
         os.close(ruleset)
 
 
-def without(folders: Iterable[Path], excluded: Collection[Path]) -> tuple[list[Path], list[Path]]:
+def without(folders: Iterable[Path], excluded: Set[Path]) -> tuple[list[Path], list[Path]]:
     """Split folders so that what is excluded is in none of the parts.
 
     Args:
@@ -69,20 +69,22 @@ def without(folders: Iterable[Path], excluded: Collection[Path]) -> tuple[list[P
     Returns:
         Parts that hold nothing excluded, and the folders that were split.
     """
+    above = {folder for place in excluded for folder in place.parents}
+    seen: set[Path] = set()
+    parts: list[Path] = []
     split: list[Path] = []
-
-    def parts(path: Path) -> Iterator[Path]:
-        path = path.resolve()
-        if path in excluded or any(place in path.parents for place in excluded) or not path.exists():
-            return
-        if not any(path in place.parents for place in excluded):
-            yield path
-            return
-        split.append(path)
-        for entry in path.iterdir():
-            yield from parts(entry)
-
-    return [part for folder in folders for part in parts(folder)], split
+    waiting = [*folders]
+    while waiting:
+        path = waiting.pop().resolve()
+        if path in seen or path in excluded or not excluded.isdisjoint(path.parents) or not path.exists():
+            continue
+        seen.add(path)
+        if path in above:
+            split.append(path)
+            waiting += path.iterdir()
+        else:
+            parts.append(path)
+    return parts, split
 
 
 def _allow(ruleset: int, path: Path, access: int) -> None:
