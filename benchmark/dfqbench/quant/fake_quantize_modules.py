@@ -108,7 +108,9 @@ class FakeQuantize(nn.Module):
             raise PluginError(f"{where}: shapes {shapes}", "activations have one range a tensor: give two numbers")
         lower, upper = (float(end) for end in ends)
         if not math.isfinite(lower) or not math.isfinite(upper):
-            raise PluginError(f"{where}: {lower} to {upper} is not finite", "look at the activations that it comes from")
+            raise PluginError(
+                f"{where}: {lower} to {upper} is not finite", "look at the activations that it comes from"
+            )
         if lower > upper:
             raise PluginError(f"{where}: low {lower} is above high {upper}", "give the lower end first")
         self.observers = nn.ModuleDict()
