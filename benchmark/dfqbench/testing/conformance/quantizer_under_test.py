@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +70,8 @@ class QuantizerUnderTest(PluginUnderTest):
         """Return a student; global generators are seeded before, as in a run, and restored afterwards."""
         ctx, quantizer = ctx or self.context(), self.instance()
         with plugin_code("quantize"), seeded(ctx.seed("quantization", "global")):
-            return checked_student(
-                quantizer.quantize(teacher or toy_network(), source or fixed_source(), ctx), "quantize"
-            )
+            student = quantizer.quantize(teacher or toy_network(), source or fixed_source(), ctx)
+        return checked_student(student, "quantize")
 
     def run_once(self, workdir: Path) -> None:
         """Make one student."""
@@ -81,7 +80,7 @@ class QuantizerUnderTest(PluginUnderTest):
     @cached_property
     def students(self) -> Mapping[str, nn.Module]:
         """A student of a fixed and of a live source under every scheme."""
-        sources = {"a fixed source": fixed_source, "a live source": ToySource}
+        sources: dict[str, Callable[[], SampleSource]] = {"a fixed source": fixed_source, "a live source": ToySource}
         return {
             f"{what} under {scheme}": self.quantized(source(), self.context(scheme))
             for scheme in SCHEMES

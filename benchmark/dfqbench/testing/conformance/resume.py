@@ -81,7 +81,8 @@ def _resume_quantization(method: MethodUnderTest) -> None:
         state = "the source's state_dict" if is_live(method.first.source) else "quantize's checkpoint"
         raise Fault(
             f"resumed from checkpoint {index + 1} of {count}, quantize made another student",
-            f"put everything that the next step reads into {state}: networks, optimizer, counters, random streams; {RESTORED}",
+            f"put everything that the next step reads into {state}: networks, optimizer, counters, random streams; "
+            f"{RESTORED}",
         )
 
 

@@ -51,8 +51,8 @@ def levels(plugin: PluginUnderTest) -> Iterable[str]:
         if violations:
             raise Fault(
                 f"the student of {name} is not quantized as claimed: {', '.join(violations[:3])}",
-                "set each range with set_range or by a batch inside `with student.observing(...)`, and leave its quantizers "
-                "in place",
+                "let its ranges see a batch inside `with student.observing(...)`, or call set_range, and leave its "
+                "quantizers in place",
             )
 
 
