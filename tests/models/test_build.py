@@ -158,7 +158,7 @@ def test_family_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         build_teacher(spec("toys:tiny"), families={"toys": "toys_for_test:gone"})
 
     def make_for(name: str, width: int, *, classes: int, in_channels: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(in_channels, width, 8), nn.Flatten(), nn.LazyLinear(classes))
+        return nn.Sequential(nn.Conv2d(in_channels, width, 8), nn.Flatten(), nn.Linear(width, classes))
 
     toys.make = make_for  # type: ignore[attr-defined]
     card = ModelCard((1, 8, 8), (0.5,), (0.5,), 7)

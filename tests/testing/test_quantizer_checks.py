@@ -30,7 +30,7 @@ FAILING = [
     (
         "steps-for-each",
         "many",
-        "quantize_many made another student under w3a5@deploy than quantize; call the source once",
+        "quantize_many made another student under w3a5@deploy than quantize; call the source",
     ),
 ]
 ADVISED = [
@@ -68,13 +68,14 @@ def test_numbers_drawn_before_restored_is_read_are_drawn_again(plugins: Plugins)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sound-quantizer", "calibrate", "distill"])
-def test_sound_quantizer_passes_everything(plugins: Plugins, name: str) -> None:
+@pytest.mark.parametrize("name", ["calibrate", "distill"])
+def test_built_in_quantizer_passes_everything(plugins: Plugins, name: str) -> None:
     findings = list(conformance.examine(plugins, name))
     assert [finding for finding in findings if finding.status != "ok"] == []
     assert [finding.check for finding in findings] == list(BY_NAME)
 
 
+@pytest.mark.slow
 def test_class_reports_in_pytest() -> None:
     class It(conformance.QuantizerChecks):
         quantizer = "leaves-no-grad"

@@ -34,10 +34,8 @@ class Sound(Quantizer):
         return calibrated(teacher, source, ctx)
 
 
-def faulty(quantize: Callable[..., Any]) -> Callable[..., Any]:
-    name = quantize.__name__
-    globals()[name] = type(name, (Sound,), {"name": name.replace("_", "-"), "quantize": quantize})
-    return quantize
+def faulty(quantize: Callable[..., Any]) -> type[Quantizer]:
+    return type(quantize.__name__, (Sound,), {"name": quantize.__name__.replace("_", "-"), "quantize": quantize})
 
 
 @faulty

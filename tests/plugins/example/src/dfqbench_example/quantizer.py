@@ -22,6 +22,7 @@ class OneImage(Quantizer):
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
         """Makes the student."""
         import torch
+
         from dfqbench.quantizers import train_source
 
         train_source(source, [ctx])
