@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,25 @@ PLUGIN_FAILURES = (Exception, SystemExit)
 
 
 @contextlib.contextmanager
+def kept_folder() -> Iterator[None]:
+    """Restore the working folder after plugin code, if that is possible."""
+    try:
+        before = Path.cwd()
+    except OSError:
+        before = None
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(before)
+
+
+@contextlib.contextmanager
 def rollback_imports(owner: str) -> Iterator[None]:
     """Remove the modules of `owner` from `sys.modules` if the block fails; send what it prints to stderr.
+
+    The working folder is restored.
 
     Only the plugin's own modules are removed. Libraries that it imported stay: Python itself drops a module whose
     import fails, and several, torch among them, cannot be imported twice in one process.
@@ -31,7 +49,7 @@ def rollback_imports(owner: str) -> Iterator[None]:
     before = dict(sys.modules)
     try:
         # Standard output is for results: `--json` must stay JSON.
-        with contextlib.redirect_stdout(sys.stderr):
+        with kept_folder(), contextlib.redirect_stdout(sys.stderr):
             yield
     except BaseException:
         for name, module in list(sys.modules.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        InputError: it cannot be read, is not TOML, not UTF-8, too large, or nested too deeply.
+        InputError: it cannot be read, is no regular file, not TOML, not UTF-8, too large, or nested too deeply.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path} is not a regular file", "name a file")
+        if status.st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "name another file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -51,4 +51,4 @@ def test_rounding_is_no_disagreement() -> None:
 def test_markdown_has_sources(call: Call) -> None:
     text = call("claims", "--method", "acq", "--format", "md").out
     assert all(part in text for part in ("| w4a4", "ACQ abstract"))
-    assert "no claims" in call("claims", "--bits", "w1a1").out
+    assert "no claims" in call("claims", "--method", "acq", "--bits", "w2a2").out

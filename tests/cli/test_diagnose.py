@@ -57,5 +57,14 @@ def test_missing_images_are_a_problem(call: Call, attempt: Path, tmp_path: Path)
     assert "diagnostics" not in json.loads((attempt / "record.json").read_text())
 
 
+def test_record_that_cannot_be_written_as_json_is_a_problem(call: Call, attempt: Path, tmp_path: Path) -> None:
+    data = json.loads((attempt / "record.json").read_text())
+    (attempt / "record.json").write_text(json.dumps(data | {"top5": float("nan")}))
+    output = call("diagnose", "one", "--out", tmp_path)
+    assert output.status == 1
+    assert "not diagnosed: zeroq aaa: its record cannot be written: Out of range float values" in output.err
+    assert "Traceback" not in output.err
+
+
 def test_unknown_run(call: Call, attempt: Path, tmp_path: Path) -> None:
     refused(call("diagnose", "oen", "--out", tmp_path), "unknown run 'oen'; did you mean one")

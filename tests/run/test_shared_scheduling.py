@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,14 @@ def test_members_that_a_worker_declines_wait_again_at_once(tmp_path: Path) -> No
     assert attempts(tmp_path) == {1}
 
 
+def test_source_that_fails_early_was_shared_with_none(tmp_path: Path) -> None:
+    failed = Outcome("failed", error={"type": "ValueError", "message": "no", "phase": "synthesis"})
+    summary = schedule(
+        tmp_path, plan_of("gdfq", BITS), Executor(lambda job, *_: replace(failed, members=[None for _ in job.members]))
+    )
+    assert [(record["status"], record["together_with"]) for record in data_of(summary)] == [("failed", [])] * 3
+
+
 def test_member_without_an_outcome_runs_by_itself(tmp_path: Path) -> None:
     executor = SharingWorker([None, done()])
     summary = schedule(tmp_path, plan_of("gdfq", BITS), executor)
@@ -125,14 +134,18 @@ def by_bits(summary: Summary) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_real_worker_that_exits_fails_one_member_only(tmp_path: Path) -> None:
-    settings = ("fragile.bits=3", "fragile.how=exits")
+@pytest.mark.parametrize(
+    ("how", "message", "others"),
+    [("dies", "was killed by SIGABRT", 0), ("exits", "plugin code ended the process with status 5", 1)],
+)
+def test_real_worker_that_ends_fails_one_member_only(how: str, message: str, others: int, tmp_path: Path) -> None:
+    settings = ("fragile.bits=3", f"fragile.how={how}")
     found = by_bits(
         run_smoke(tmp_path, "feeds", bits="w4a4,w3a3", settings=settings, plugin_files=[PLUGINS / "common.py"])
     )
     assert {bits: record["status"] == "failed" for bits, record in found.items()} == {"w4a4": False, "w3a3": True}
-    assert "ended with status 5" in found["w3a3"]["error"]["message"]
-    assert [record["together_with"] for record in found.values()] == [[]] * 2
+    assert message in found["w3a3"]["error"]["message"]
+    assert [len(record["together_with"]) for record in found.values()] == [others] * 2
     assert attempts(tmp_path / "smoke") == {1}
 
 

@@ -41,6 +41,14 @@ def test_from_dict_error_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_guarded_paths_cover_folders_of_classes_that_are_links(tmp_path: Path) -> None:
+    val, elsewhere = tmp_path / "val", tmp_path / "elsewhere"
+    for folder in (val, elsewhere):
+        folder.mkdir()
+    (val / "n01440764").symlink_to(elsewhere)
+    assert elsewhere in guarded_paths(DatasetSpec("x", "imagenet-folder", val, None, 10))
+
+
 def test_guarded_paths_cover_links_and_digits(tmp_path: Path) -> None:
     real, link, train = tmp_path / "real.npz", tmp_path / "link.npz", tmp_path / "train.npz"
     real.touch()

@@ -78,6 +78,10 @@ def test_no_cheat_has_a_wrong_number(name: str, records: dict[str, Record]) -> N
         assert record.error is not None
 
 
+def test_refused_file_has_a_hint(records: dict[str, Record]) -> None:
+    assert "plugin code may read its own files and installed packages only" in str(records["disarms-the-guard"].error)
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_neighbours_keep_their_numbers(name: str, records: dict[str, Record], honest: dict[str, Record]) -> None:
     assert records[name].status == honest[name].status == "ok"

@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,13 +87,27 @@ def test_evaluated_student_has_the_cells_scheme(method: str, tmp_path: Path) -> 
     assert answer.get("top1", 0.0) < 50 or answer["violations"]
 
 
-def test_forged_description_is_invalid(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("forged", "message"),
+    [
+        (
+            {"scheme": parse_scheme("w8a8").as_dict()},
+            "the saved student's scheme is w8a8@gdfq, its cell's is w2a2@gdfq",
+        ),
+        (
+            {"model": {"ref": "digits:other"}},
+            "the saved student's network, digits:resnet8 (digits:other), is not its cell's",
+        ),
+    ],
+)
+def test_forged_description_is_invalid(forged: dict[str, Any], message: str, tmp_path: Path) -> None:
     cell = cell_of("noise", PLUGINS, "w2a2")
     attempt(job_of(cell, tmp_path, "attempt", PLUGINS))
     file = tmp_path / "attempt" / "student.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"scheme": parse_scheme("w8a8").as_dict()}))
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps(data | {key: data[key] | value for key, value in forged.items()}))
     request = RunEnvironment(RunFolder(tmp_path), PLUGINS, "cpu").request(cell, tmp_path)
     request |= {"op": "evaluate", "attempts": [{"folder": str(tmp_path / "attempt"), "scheme": cell.scheme.as_dict()}]}
     (answer,) = Evaluator(1, "cpu").answer(request)["students"]
     assert answer["status"] == "invalid"
-    assert "the saved student's scheme is w8a8@gdfq, its cell's is w2a2@gdfq" in answer["error"]["message"]
+    assert message in answer["error"]["message"]

@@ -8,6 +8,7 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +147,41 @@ def test_dangling_link_is_refused_before_anything_runs(call: Call, photos: Datas
     findings = {finding.what: finding for finding in check_targets(Catalogue.discover([odd_file.parents[2]]), 0)}
     assert findings[photos.name].status == "broken"
     assert "/unmounted/odd.JPEG" in findings[photos.name].detail
+
+
+def test_class_folder_that_is_a_link_is_part_of_the_identity(photos: DatasetSpec, tmp_path: Path) -> None:
+    assert photos.evaluate is not None
+    before, folder = fingerprint(photos), photos.evaluate / wnids()[0]
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert fingerprint(photos) == before
+    (tmp_path / "elsewhere" / "another.JPEG").write_bytes(b"image")
+    assert fingerprint(photos) != before
+
+
+@pytest.mark.timeout(20)
+def test_link_back_into_the_folder_is_refused(photos: DatasetSpec) -> None:
+    assert photos.evaluate is not None
+    (photos.evaluate / "all").symlink_to(photos.evaluate)
+    with pytest.raises(InputError, match=r"all is the same folder as .*val; take the link out"):
+        fingerprint(photos)
+
+
+def test_class_folder_that_leads_nowhere_is_refused(call: Call, photos: DatasetSpec, tmp_path: Path) -> None:
+    assert photos.evaluate is not None
+    (photos.evaluate / wnids()[3]).symlink_to("unmounted")
+    output = call("plan", "--on", "imagenet-subset-3", "--data", tmp_path / "data")
+    assert output.status == 2
+    assert f"{wnids()[3]} is a link to unmounted, which is not there; repair it, or take it out" in output.err
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("kind", "file"), [("torchvision", "test_batch"), ("npz", "")])
+def test_pipe_as_data_file_is_refused(kind: Any, file: str, tmp_path: Path) -> None:
+    path = tmp_path / (file or "x.npz")
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{path.name} is not a regular file"):
+        fingerprint(DatasetSpec("cifar10", kind, tmp_path if file else path, None, 10))
 
 
 def test_fingerprint_of_sound_folders_is_unchanged(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ from dfqbench.report.renderers.comparison import render_comparison
 from dfqbench.run.execute import executors
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Failed, Phase, Warned
-from dfqbench.run.execute.executors import LOG, LOG_BYTES, LocalExecutor
+from dfqbench.run.execute.executors import LOG, LocalExecutor
 from dfqbench.run.execute.job import EventReader, Job, Outcome, Slot
+from dfqbench.run.execute.processes import LOG_BYTES
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.files import MESSAGE, RECORD, TRACEBACK, shorten_file
@@ -61,6 +62,7 @@ SECONDS = json.loads(SHAPE.read_text())["seconds"]
     [
         ({"top1": 100.0, "drop": -0.74}, "top-1 100.00 is not that of its answers, 99.26"),
         ({"top1": None}, "top-1 (none) is not that of its answers"),
+        ({"top1": None, "correct": None}, "it is ok without a top-1"),
         ({"correct": "AAAA"}, "its answers are not those of 540 images"),
         ({"dataset": {"name": "digits"}}, "its answers are not those of 0 images"),
         ({"fp_top1": 50.0, "drop": -49.25925925925925}, "agreement 100.00 is impossible for top-1 50.00 and 99.26"),
@@ -85,9 +87,18 @@ def test_record_that_contradicts_itself_is_invalid(changes: dict[str, Any], reas
 
 def test_earlier_records_stay_ok(tmp_path: Path) -> None:
     file = foreign(tmp_path)
-    for text in (SHAPE.read_text(), json.dumps({"schema": 0, "cell_id": "aa11", "status": "ok", "top1": 61.5})):
-        file.write_text(text)
+    for record in (data(cell_id="aa11"), {"schema": 0, "cell_id": "aa11", "status": "ok", "top1": 61.5}):
+        file.write_text(json.dumps(record))
         assert read_record(file).status == "ok"
+
+
+def test_record_of_another_cell_is_invalid(tmp_path: Path) -> None:
+    file = foreign(tmp_path, "aa11")
+    copy = foreign(tmp_path, "bb22")
+    copy.write_bytes(file.read_bytes())
+    record = read_record(copy)
+    assert record.status == "invalid"
+    assert "it is of cell aa11 and lies in the folder of cell bb22" in str(record.error)
 
 
 def test_rounded_numbers_without_answers_stay_ok(tmp_path: Path) -> None:
@@ -105,7 +116,7 @@ def test_rounded_numbers_without_answers_stay_ok(tmp_path: Path) -> None:
 def test_record_that_was_overwritten_is_invalid(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     attempt, _ = run.new_attempt("aa11")
-    run.write_record(attempt, Record.from_data(data()))
+    run.write_record(attempt, Record.from_data(data(cell_id="aa11")))
     record = run.latest("aa11")
     assert record is not None
     assert record.status == "ok"
@@ -116,7 +127,7 @@ def test_record_that_was_overwritten_is_invalid(tmp_path: Path) -> None:
     assert record.status == "invalid"
     assert "is not what dfqbench wrote" in str(record.error)
     # Written again by the host, as `diagnose` does.
-    run.write_record(attempt, Record.from_data(data(flags=["again"])))
+    run.write_record(attempt, Record.from_data(data(cell_id="aa11", flags=["again"])))
     record = run.latest("aa11")
     assert record is not None
     assert record.status == "ok"

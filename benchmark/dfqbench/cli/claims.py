@@ -37,7 +37,7 @@ def claims(
     )
 
     checked_choice("format", fmt, LITERATURE_FORMATS)
-    if bits is not None and not re.fullmatch(r"w\d+a(\d+|\?)", bits.lower()):
+    if bits is not None and not re.fullmatch(r"w[0-9]+a([0-9]+|\?)", bits.lower()):
         raise UsageError(f"'{bits}' is no bit-width", "write for example --bits w4a4")
     known = claim_book(plugin).numbers
     models, datasets = {claim.model for claim in known}, {claim.dataset for claim in known}
@@ -47,8 +47,14 @@ def claims(
         raise unknown_name("dataset", dataset, datasets)
     methods = {claim.method.lower() for claim in known} | {time.method.lower() for time in published_times()}
     methods |= {claim.implemented.partition("+")[0] for claim in known}
+    methods.discard("")
     if method is not None and method.lower() not in methods:
-        raise unknown_name("method", method.lower(), methods - {""})
+        raise unknown_name("method", method.lower(), methods)
+    widths = {claim.bits for claim in known} | {
+        f"w{time.bits}a{time.bits}" for time in published_times() if time.bits.isdecimal()
+    }
+    if bits is not None and bits.lower() not in widths:
+        raise unknown_name("bit-width", bits, widths)
     form = cast("LiteratureFormat", fmt)
     selection = {"method": method, "model": model, "dataset": dataset, "bits": bits}
     if times:

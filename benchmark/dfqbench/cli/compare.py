@@ -6,6 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
+from dfqbench.api.errors import UsageError
 from dfqbench.cli.options import OutOption, checked_choice
 from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -26,6 +27,8 @@ def compare(
     from dfqbench.report.renderers.comparison import COMPARISON_FORMATS, ComparisonFormat, render_comparison
 
     checked_choice("format", fmt, COMPARISON_FORMATS)
+    if first == second:
+        raise UsageError(f"'{first}' is compared with itself", "name two methods, or two cells")
     attempts, _ = read_attempts(out, run)
     comparison = compared([record for record, _ in attempts], first, second)
     typer.echo(render_comparison(comparison, first, second, cast("ComparisonFormat", fmt)), nl=False)

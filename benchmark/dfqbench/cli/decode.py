@@ -27,6 +27,8 @@ def decode(
     from dfqbench.targets.decoded_cache import decoded_cache
     from dfqbench.targets.folders import data_folders
 
+    if yes and remove:
+        raise UsageError("--yes writes the file and --remove removes it", "leave one of them out")
     catalogue = Catalogue.discover(data_folders(data or []), [], families={})
     dataset = catalogue.target(target).dataset
     if dataset is None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli.options import usable_path
+
 
 def fetch(
     what: Annotated[
@@ -15,7 +17,10 @@ def fetch(
         typer.Argument(metavar="WHAT", help="cifar10, cifar100, torchvision:NAME, timm:NAME or pytorchcv:NAME."),
     ],
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to put it (default: DFQBENCH_DATA, or the user's data).")
+        Path | None,
+        typer.Option(
+            parser=usable_path, metavar="DIR", help="Where to put it (default: DFQBENCH_DATA, or the user's data)."
+        ),
     ] = None,
     mirror: Annotated[str | None, typer.Option(metavar="URL", help="Scheme and host to download from instead.")] = None,
 ) -> None:

@@ -13,12 +13,15 @@ import sys
 import typer
 
 from dfqbench.api.errors import DfqError, UsageError
+from dfqbench.run.store.files import shortened
 
 VERBS = (
     *("run", "plan", "table", "show", "claims", "compare", "verify", "diagnose", "plot", "pictures", "report"),
     *("methods", "models", "grids", "fetch", "doctor", "decode"),
 )
 """Modules of `dfqbench.cli`; each has a function of its own name, or a `typer.Typer` with several commands."""
+MOST_CHARACTERS = 4_000
+"""Of an error's message; lists of valid names are long."""
 STOPPED = 130
 """Exit status after Ctrl-C."""
 
@@ -42,6 +45,12 @@ def build_app() -> typer.Typer:
     return app
 
 
+def _printable(text: str) -> str:
+    """Return a message of limited length on one line; what a terminal cannot show is written as an escape."""
+    text = shortened(text, MOST_CHARACTERS)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def main() -> int:
     """Run the command line.
 
@@ -58,7 +67,7 @@ def main() -> int:
         # Raised by typer: help, its own usage errors (2), Ctrl-C (130).
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except DfqError as error:
-        typer.echo(f"dfqbench: error: {error}", err=True)
+        typer.echo(f"dfqbench: error: {_printable(str(error))}", err=True)
         status = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         status = STOPPED

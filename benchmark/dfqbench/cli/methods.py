@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfqbench.api.errors import PluginError, unknown_name
-from dfqbench.cli.options import JsonOption, PluginOption
+from dfqbench.cli.options import JsonOption, PluginOption, usable_path
 
 if TYPE_CHECKING:
     from dfqbench.api.method import Method, Quantizer
@@ -92,7 +92,9 @@ def show_method(
 def new_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The method's name, for example mymethod.")],
     kind: Annotated[str, typer.Option(metavar="KIND", help="images (optimized directly) or generator.")] = "images",
-    into: Annotated[Path, typer.Option(metavar="DIR", help="Where the package's folder is made.")] = Path(),
+    into: Annotated[
+        Path, typer.Option(parser=usable_path, metavar="DIR", help="Where the package's folder is made.")
+    ] = Path(),
 ) -> None:
     """Write an installable package with a working method, to start from."""
     from dfqbench.plugins import load_plugins
@@ -100,7 +102,7 @@ def new_method(
     from dfqbench.scaffold import new_package
 
     plugins = load_plugins()
-    folder, *files = new_package(name, kind, into, {*plugins.methods, *plugins.broken_names, REAL})
+    folder, *files = new_package(name, kind, into, {*plugins.methods, *plugins.quantizers, *plugins.broken_names, REAL})
     for file in files:
         typer.echo(file.as_posix())
     typer.echo(f"\nit runs as it is:\n  cd {folder.as_posix()}\n  pip install -e '.[test]'")
@@ -112,7 +114,9 @@ def check_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A method, or a quantizer.")],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
-    limit: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Time limit of a run on a toy.")] = 120.0,
+    limit: Annotated[
+        float, typer.Option(min=1, max=86_400, metavar="SECONDS", help="Time limit of a run on a toy.")
+    ] = 120.0,
 ) -> None:
     """Check that a method or quantizer keeps the contract.
 

@@ -58,7 +58,7 @@ def show_model(
     The network is built, with its weights.
     """
     catalogue, plugins = opened(data, plugin)
-    target = on or _default_target(catalogue, name)
+    target = _default_target(catalogue, name) if on is None else on
     model = catalogue.models(target, [name])[0]
     if isinstance(model, MissingModel):
         raise Unavailable(f"{model.name} on '{target}' is not available", model.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import inspect
 import os
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
     from dfqbench.targets.catalogue import Catalogue
 
 Choice = TypeVar("Choice", bound=str)
+
+
+def usable_path(text: str) -> Path:
+    """Return the path that an option names; refuse one that no file can have."""
+    if not text:
+        raise typer.BadParameter("it is empty; name a path, '.' for this folder")
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{text}: there is no such user; write the whole path") from error
+    except OSError as error:
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
+            raise typer.BadParameter(f"{text} cannot be used: {error.strerror}; name another path") from error
+    return path
+
+
 RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="MODELS", help="Networks, for example torchvision:resnet18.")
@@ -32,12 +50,18 @@ ExactOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 DataOption = Annotated[
-    list[Path] | None, typer.Option("--data", metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable).")
+    list[Path] | None,
+    typer.Option("--data", parser=usable_path, metavar="DIR", help="Data folder, besides DFQBENCH_DATA (repeatable)."),
 ]
 PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Python file of a plugin, to be run (repeatable).")
+    list[Path] | None,
+    typer.Option(
+        "--plugin", parser=usable_path, metavar="FILE", help="Python file of a plugin, to be run (repeatable)."
+    ),
 ]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that holds the runs.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", parser=usable_path, metavar="DIR", help="Folder that holds the runs.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -160,7 +184,7 @@ def checked_device(text: str) -> str:
     """Return the torch device that `--device` means."""
     from dfqbench.run.store.environment import resolve_device
 
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", text):
         raise UsageError(f"'{text}' is not a device", "write --device auto, cpu, cuda or cuda:0")
     return resolve_device(text)
 

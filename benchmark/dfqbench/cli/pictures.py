@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfqbench.cli.options import OutOption, RunArgument, checked_out
+from dfqbench.cli.options import OutOption, RunArgument, checked_out, usable_path
 from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
@@ -16,7 +16,8 @@ def pictures(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder; by default pictures/ beside the runs.")
+        Path | None,
+        typer.Option(parser=usable_path, metavar="DIR", help="Folder; by default pictures/ beside the runs."),
     ] = None,
 ) -> None:
     """Draw each method's images, by class.

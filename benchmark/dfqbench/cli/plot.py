@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfqbench.cli.options import OutOption, RunArgument, checked_out, split_names
+from dfqbench.cli.options import OutOption, RunArgument, checked_out, split_names, usable_path
 from dfqbench.cli.table import read_attempts
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
@@ -19,7 +19,10 @@ def plot(
         str | None,
         typer.Option("--kind", metavar="NAMES", help="bits, time, phases, curves, homogeneity, layers; all of them."),
     ] = None,
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder; by default plots/ beside the runs.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(parser=usable_path, metavar="DIR", help="Folder; by default plots/ beside the runs."),
+    ] = None,
 ) -> None:
     """Draw plots of a run, or of all runs.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dfqbench.api.errors import UsageError
-from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
+from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out, usable_path
 from dfqbench.cli.table import claim_book, read_attempts, selected_runs
 from dfqbench.run.store.files import write_text
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -18,7 +18,8 @@ def report(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page; report.html beside the runs or in the run.")
+        Path | None,
+        typer.Option(parser=usable_path, metavar="FILE", help="The page; report.html beside the runs or in the run."),
     ] = None,
     plugin: PluginOption = None,
 ) -> None:

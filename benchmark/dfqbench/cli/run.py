@@ -35,7 +35,9 @@ class RunRequest:
 
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run; the grid's by default.")] = None
     yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False
-    jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Cells at once; default: 1 a GPU, or 1.")] = None
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=4096, help="Cells at once; default: 1 a GPU, or 1.")
+    ] = None
     retry: Annotated[str | None, typer.Option(metavar="failed|timeout|all", help="Rerun cells that ended so.")] = None
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run every cell again, without earlier checkpoints and images.")
@@ -45,7 +47,9 @@ class RunRequest:
     time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="For a cell, not evaluation; e.g. 2h.")] = None
     evaluation_limit: Annotated[str | None, typer.Option(metavar="TIME", help="For each evaluation; e.g. 30m.")] = None
     checkpoint_every: Annotated[str, typer.Option(metavar="TIME", help="Between two checkpoints of a cell.")] = "5m"
-    memory: Annotated[float, typer.Option(metavar="GIB", min=0, help="Limit of a worker on the CPU; 0: none.")] = 0
+    memory: Annotated[
+        float, typer.Option(metavar="GIB", min=0, max=2**20, help="Limit of a worker on the CPU; 0: none.")
+    ] = 0
     executor: Annotated[str, typer.Option(metavar="local|inline", help="`inline`: in this process.")] = "local"
     separate: Annotated[
         bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
@@ -75,12 +79,13 @@ def run(request: GridRequest, how: RunRequest) -> None:
     from dfqbench.run.schedule.run_environment import Rules
 
     device = checked_device(request.device)
+    _check_consistent(how)
     rules = Rules(
         any_environment=how.any_environment,
         retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
         fresh=how.fresh,
-        time_limit=seconds_of("--time-limit", how.time_limit),
-        evaluation_limit=seconds_of("--evaluation-limit", how.evaluation_limit),
+        time_limit=limit_of("--time-limit", how.time_limit),
+        evaluation_limit=limit_of("--evaluation-limit", how.evaluation_limit),
         checkpoint_every=seconds_of("--checkpoint-every", how.checkpoint_every),
         memory_mib=round(how.memory * 1024),
         max_failures=1 if how.fail_fast else how.max_failures,
@@ -101,8 +106,26 @@ def run(request: GridRequest, how: RunRequest) -> None:
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))
-    typer.echo(f"records and tables: {folder.path}", err=True)
+    typer.echo(f"records and tables: {folder.shown}", err=True)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
+
+
+def _check_consistent(how: RunRequest) -> None:
+    """Refuse options of which one would have no effect."""
+    inline = how.executor == "inline"
+    contradictions = {
+        ("--fresh", "--retry"): how.fresh and how.retry is not None,
+        ("--fresh", "--any-environment"): how.fresh and how.any_environment,
+        ("--fail-fast", "--max-failures"): how.fail_fast and how.max_failures not in {0, 1},
+        ("--executor inline", "--jobs"): inline and (how.jobs or 1) > 1,
+        ("--executor inline", "--memory"): inline and how.memory > 0,
+        ("--executor inline", "--unconfined"): inline and how.unconfined,
+    }
+    for (first, second), given in contradictions.items():
+        if given:
+            raise UsageError(f"{second} has no effect with {first}", "leave one of them out")
+    if how.memory > 0 and round(how.memory * 1024) == 0:
+        raise UsageError(f"--memory {how.memory} is less than a mebibyte", "give GiB, for example --memory 8")
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
@@ -171,9 +194,10 @@ def again_command(arguments: Sequence[str], retry: str) -> str:
 
 def checked_name(text: str | None) -> str | None:
     """Return a run's name if it can be the name of a folder."""
-    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
         raise UsageError(
-            f"'{text}' is not the name of a run", "use letters, digits, '_', '.' and '-'; --out names the folder"
+            f"'{text}' is not the name of a run",
+            "use at most 100 letters, digits, '_', '.' and '-'; --out names the folder",
         )
     return text
 
@@ -182,7 +206,15 @@ def seconds_of(option: str, text: str | None) -> float:
     """Return the seconds of a time such as `90`, `90s`, `30m`, `2h`, `1.5d`; 0 for None."""
     if text is None:
         return 0.0
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", text.strip())
     if match is None:
         raise UsageError(f"{option}: '{text}' is not a time", "write for example 90s, 30m, 2h or 1d")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def limit_of(option: str, text: str | None) -> float:
+    """Return the seconds of a time limit; 0, no limit, for None only."""
+    seconds = seconds_of(option, text)
+    if text is not None and seconds <= 0:
+        raise UsageError(f"{option} {text} leaves no time", "leave it out for no limit")
+    return seconds

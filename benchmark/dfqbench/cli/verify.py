@@ -51,9 +51,10 @@ def verify(
     """
     from rich.console import Console
 
+    from dfqbench.models.identity import is_folder
     from dfqbench.run.evaluate.verify import verify_run
 
-    folder = RunFolder(Path(run).resolve()) if (Path(run) / "cells").is_dir() else selected_runs(out, run)[0]
+    folder = RunFolder(Path(run).resolve()) if run and is_folder(Path(run) / "cells") else selected_runs(out, run)[0]
     catalogue, plugins = opened(data, plugin)
     with (
         tempfile.TemporaryDirectory(prefix="dfqbench-verify-") as scratch,

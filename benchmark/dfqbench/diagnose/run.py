@@ -81,8 +81,10 @@ def diagnose_run(
             continue
         try:
             folder.write_record(file.parent, record)
-        except OSError as error:
-            result.problems.append(f"{label}: its record cannot be written: {error.strerror or error}")
+        except (OSError, ValueError) as error:
+            # A record that another tool wrote may hold NaN, which is kept and is no JSON.
+            reason = getattr(error, "strerror", None) or error
+            result.problems.append(f"{label}: its record cannot be written: {reason}")
             continue
         result.done += 1
     return result

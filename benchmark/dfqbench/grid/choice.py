@@ -14,7 +14,8 @@ LOWER_BOUND = "noise"
 """The only control that `*` includes."""
 EVERY = "*"
 
-_CHOICE = re.compile(r"(?P<method>[a-z0-9][a-z0-9_-]*)(?:\+(?P<quantizer>[a-z0-9_-]+)(?::(?P<recipe>[a-z0-9_-]+))?)?")
+_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
+_CHOICE = re.compile(rf"(?P<method>{_NAME})(?:\+(?P<quantizer>{_NAME})(?::(?P<recipe>{_NAME}))?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +41,20 @@ class MethodChoice:
 
 def parse_method(text: str) -> MethodChoice:
     """Parse `zeroq`, `zeroq+distill` or `gdfq+distill:gdfq`; whether the names exist is not checked."""
-    match = _CHOICE.fullmatch(text.strip().lower())
+    match = _CHOICE.fullmatch(text.strip())
     if match is None:
         raise UsageError(
             f"'{text}' is not a method choice", "write method, method+quantizer or method+quantizer:recipe"
         )
-    return MethodChoice(match["method"], match["quantizer"], match["recipe"])
+    return MethodChoice(*(part and part.lower() for part in match.group("method", "quantizer", "recipe")))
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
     """Split a list such as `zeroq,noise,zeroq+distill`; `*` stands for every offered method."""
-    items = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
+    items = [part.strip() for part in text.split(",") if part.strip()]
     if not items:
         raise UsageError("no method is named", "write for example --methods zeroq,noise")
-    for item in items:
-        if item != EVERY:
-            parse_method(item)
-    return items
+    return tuple(dict.fromkeys(EVERY if item == EVERY else parse_method(item).label for item in items))
 
 
 def resolve_methods(names: Iterable[str], plugins: Plugins) -> list[MethodChoice]:

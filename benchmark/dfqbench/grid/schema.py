@@ -45,9 +45,12 @@ def flattened_settings(value: Any) -> Any:
     flat: dict[str, Any] = {}
     for key, entry in value.items():
         if isinstance(entry, dict) and "." not in str(key):
-            flat.update({f"{key}.{name}": item for name, item in entry.items()})
+            pairs = {f"{key}.{name}": item for name, item in entry.items()}
         else:
-            flat[key] = entry
+            pairs = {key: entry}
+        if twice := flat.keys() & pairs.keys():
+            raise ValueError(f"'{min(twice)}' is given twice; give it once")
+        flat |= pairs
     for key in flat:
         if not re.fullmatch(r"[^.\s]+\.[^.\s]+", key):
             raise ValueError(f"'{key}' is not a parameter; write method.parameter, for example zeroq.iterations")
@@ -76,7 +79,7 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
     title: str = ""
     on: tuple[str, ...] = ()
     methods: Annotated[tuple[Annotated[str, _checked_by(parse_method, also=EVERY)], ...], Field(min_length=1)] = (
@@ -84,7 +87,7 @@ class Grid(BaseModel):
     )
     models: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...], Field(min_length=1)] = (0,)
     budget: Annotated[str, _checked_by(budget_named, also=AUTO)] = AUTO
     threads: Annotated[int, Field(ge=1, strict=True)] = 1
     precision: Literal["auto", "float32", "float32-fast", "mixed-bfloat16"] = "auto"
@@ -137,7 +140,7 @@ def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
         raise UsageError(f"{where}: the name is not valid", "use lower case letters, digits, '_' and '-'")
     _check_keys(["base", *(field for field in _fields(Protocol) if field != "name")], changes, where)
     base = changes.get("base", "gdfq")
-    if base not in PROTOCOLS:
+    if not isinstance(base, str) or base not in PROTOCOLS:
         raise unknown_name(f"base of {where}", str(base), PROTOCOLS)
     data = dataclasses.asdict(PROTOCOLS[base]) | {"name": name}
     for key, value in changes.items():

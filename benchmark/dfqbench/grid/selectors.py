@@ -61,7 +61,7 @@ def parse_selection(
         "budget": budget,
         "limit": limit,
         "precision": str(Precision.FLOAT32) if exact else None,
-        "settings": dict(_setting(text) for text in settings),
+        "settings": _settings(settings),
     }
     return {field: value for field, value in changes.items() if value is not None}
 
@@ -70,7 +70,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Parse `0,1,2`, `0-4`, or a mixture; duplicates are dropped."""
     seeds: list[int] = []
     for part in _names("--seeds", text, "0,1,2 or 0-4"):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
         if match is None:
             raise UsageError(f"'{part}' is not a seed", "write --seeds 0,1,2 or --seeds 0-4")
         first, last = int(match[1]), int(match[2] or match[1])
@@ -107,6 +107,14 @@ def _names(option: str, text: str, example: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{option} names nothing", f"write for example {option} {example}")
     return names
+
+
+def _settings(texts: Iterable[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for key, value in map(_setting, texts):
+        if values.setdefault(key, value) != value:
+            raise UsageError(f"--set {key} is given as {values[key]} and as {value}", "give it once")
+    return values
 
 
 def _setting(text: str) -> tuple[str, str]:

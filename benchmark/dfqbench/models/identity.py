@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,29 @@ _LIBRARIES = ("torchvision", "timm", "pytorchcv")
 """Recorded by version, not hashed: an upgrade does not throw finished cells away."""
 
 
+def is_file(path: Path) -> bool:
+    """Check that a path is that of a file; one that no file can have (a name of 300 letters, say) is not."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Check that a path is that of a folder, as `is_file` does."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is no regular file (a pipe would block for ever).
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is not a regular file", "replace it")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -69,9 +69,11 @@ def parse_reference(text: str, families: Iterable[str] = ()) -> Reference:
         UsageError: the text has another form, or the family is not known.
         InputError: one of dfqbench's own families has no such network.
     """
-    bare, _, query = text.strip().partition("?")
+    bare, mark, query = text.strip().partition("?")
     scheme, colon, rest = bare.partition(":")
     known = (*SCHEMES, *families)
+    if mark and not query:
+        raise UsageError(f"'{text}' has no argument after the '?'", "write ?key=value&key=value, or leave the '?' out")
     if not colon or not rest:
         raise UsageError(f"'{text}' is not a model reference", "write family:name, for example torchvision:resnet18")
     if scheme not in known:
@@ -99,7 +101,7 @@ def parse_options(query: str) -> dict[str, Any]:
     """Parse `key=value&key=value`; a value that is not JSON, as NaN and 1e999, is a string.
 
     Raises:
-        UsageError: an entry has no `=`, or a key is given twice.
+        UsageError: an entry has no `=`, or a key is no name, or is given twice.
     """
     if not query:
         return {}
@@ -110,10 +112,12 @@ def parse_options(query: str) -> dict[str, Any]:
         raise UsageError(f"'?{query}' is not a list of arguments", "write ?key=value&key=value") from error
     options: dict[str, Any] = {}
     for key, text in pairs:
+        if not key.isidentifier():
+            raise UsageError(f"'{key}' in '?{query}' is not the name of an argument", "write ?key=value&key=value")
         if key in options:
             raise UsageError(f"'{key}' is given twice in '?{query}'", "give each argument once")
         options[key] = text
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
             json.dumps(value, allow_nan=False)
             options[key] = value

@@ -68,9 +68,13 @@ def load_plugins(
 
 
 def _checked_file(path: Path) -> Path:
-    resolved = path.expanduser().resolve()
-    if not resolved.is_file() or resolved.suffix != ".py":
-        problem = "is not a .py file" if resolved.is_file() else "does not exist"
+    try:
+        resolved = path.expanduser().resolve()
+        problem = "" if resolved.is_file() else "is not a file" if resolved.exists() else "does not exist"
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"plugin file {path} cannot be used: {error}", "give the path of a Python file") from error
+    if problem or resolved.suffix != ".py":
+        problem = problem or "is not a .py file"
         raise InputError(f"plugin file {path} {problem}", "give the path of a Python file to --plugin")
     return resolved
 

@@ -107,6 +107,11 @@ class Plugins:
         owner = "the same plugin" if name in added else ""
         if name in RESERVED.get(hook, ()):
             owner = "dfqbench"
+        elsewhere = {"methods": self.quantizers, "quantizers": self.methods}.get(hook, {})
+        if name in elsewhere:
+            # `--set NAME.PARAM` and `methods show NAME` would mean both.
+            offer = elsewhere[name]
+            owner = f"{offer.origin} {offer.version}".rstrip() + f" ({'quantizer' if hook == 'methods' else 'method'})"
         if (taken := getattr(self, hook).get(name)) is not None:
             owner = f"{taken.origin} {taken.version}".rstrip()
         if owner:

@@ -190,7 +190,8 @@ class Scheme:
         return next(matches, None)
 
 
-_LABEL = re.compile(r"w(\d+)a(\d+)(?:@([A-Za-z0-9_-]+))?")
+_BITS = "(0|[1-9][0-9]?)"
+_LABEL = re.compile(f"[wW]{_BITS}[aA]{_BITS}(?:@([A-Za-z0-9_-]+))?")
 
 
 def parse_scheme(label: str, protocols: dict[str, Protocol] | None = None) -> Scheme:
@@ -203,11 +204,11 @@ def parse_scheme(label: str, protocols: dict[str, Protocol] | None = None) -> Sc
     Raises:
         UsageError: the label has another form, or names unknown bits or an unknown protocol.
     """
-    match = _LABEL.fullmatch(label.strip().lower())
+    match = _LABEL.fullmatch(label.strip())
     if match is None:
         raise UsageError(f"'{label}' is not a scheme", "write bits@protocol, for example w4a4 or w4a4@deploy")
     known = PROTOCOLS | (protocols or {})
-    name = match.group(3) or DEFAULT_PROTOCOL
+    name = (match.group(3) or DEFAULT_PROTOCOL).lower()
     if name not in known:
         raise unknown_name("protocol", name, known)
     return Scheme(int(match.group(1)), int(match.group(2)), known[name])

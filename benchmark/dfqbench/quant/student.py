@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
-from dfqbench.api.errors import InputError
+from dfqbench.api.errors import InputError, Invalid
 from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.observers import Observer
@@ -169,6 +169,7 @@ def load_student(
     families: Mapping[str, str] | None = None,
     *,
     trusted: bool = False,
+    model: Mapping[str, Any] | None = None,
 ) -> Student:
     """Load a student from the folder of an attempt.
 
@@ -177,12 +178,14 @@ def load_student(
         device: the student's device.
         families: model families of plugins, `package.module:callable` by name.
         trusted: whether the description may name code of its own (`py:` references), which can then run anything.
+        model: `ModelSpec.as_dict()` of the network that the description must name; None: any.
 
     Returns:
         The student, in eval mode.
 
     Raises:
         InputError: the folder holds no student, or its files do not fit each other.
+        Invalid: the description names another network.
         Unavailable: the description names code and is not trusted.
     """
     from dfqbench.models.build import build_teacher
@@ -193,7 +196,7 @@ def load_student(
         description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / STATE_FILE, device=str(device))
         # Only the caller decides on trust, not the file.
-        model = dataclasses.replace(ModelSpec.from_dict(description["model"]), trusted=trusted)
+        spec = dataclasses.replace(ModelSpec.from_dict(description["model"]), trusted=trusted)
         scheme = Scheme.from_dict(description["scheme"])
     except FileNotFoundError as error:
         raise InputError(
@@ -201,7 +204,9 @@ def load_student(
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the student in {folder} cannot be read: {error}", "run its cell again") from error
-    student = prepare(build_teacher(model, device, families), scheme, model.card)
+    if model is not None and description["model"] != model:
+        raise Invalid(f"the saved student's network, {spec.name} ({spec.ref}), is not its cell's, {model['name']}")
+    student = prepare(build_teacher(spec, device, families), scheme, spec.card)
     try:
         student.load_state_dict(state)
     except RuntimeError as error:

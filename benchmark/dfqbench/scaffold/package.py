@@ -16,7 +16,7 @@ KINDS = ("images", "generator")
 """Kinds of methods: a fixed set of images, optimized directly (as ZeroQ), or a generator (as GDFQ)."""
 TEMPLATES = Path(__file__).parent / "templates"
 
-_NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
+_NAME = re.compile(r"(?=.{1,60}$)[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 
 def new_package(name: str, kind: str, into: Path, taken: Iterable[str] = ()) -> list[Path]:
@@ -26,7 +26,7 @@ def new_package(name: str, kind: str, into: Path, taken: Iterable[str] = ()) -> 
         name: of the method; the package is called `dfqbench-NAME`, its folder NAME.
         kind: one of `KINDS`.
         into: an existing folder, in which the package's folder is made.
-        taken: names of other methods.
+        taken: names of other methods and quantizers.
 
     Returns:
         The files, the package's folder first.
@@ -37,12 +37,13 @@ def new_package(name: str, kind: str, into: Path, taken: Iterable[str] = ()) -> 
     if _NAME.fullmatch(name) is None:
         raise UsageError(
             f"'{name}' cannot be the name of a method",
-            "begin with a lower case letter; go on with lower case letters and digits, words joined by '_' or '-'",
+            "begin with a lower case letter; go on with lower case letters and digits, words joined by '_' or '-', "
+            "60 characters at most",
         )
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
     if name in set(taken):
-        raise UsageError(f"there is a method '{name}' already", "choose another name; see `dfqbench methods list`")
+        raise UsageError(f"the name '{name}' is taken", "choose another one; see `dfqbench methods list`")
     if not into.is_dir():
         raise UsageError(f"there is no folder {into}", "make it, or give another one with --into")
     folder = into / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,10 +171,12 @@ class _Content:
 
     def add_folder(self, folder: Path, families: tuple[str, ...], *, confined: bool = False) -> None:
         folder = folder.absolute()
-        if folder.exists() and not folder.is_dir():
+        try:
+            mode = folder.stat().st_mode
+        except OSError as error:
+            raise InputError(f"there is no data folder {folder}", f"name a folder with {EXPECTED}") from error
+        if not stat.S_ISDIR(mode):
             raise InputError(f"{folder} is not a folder", "name the folder that it lies in")
-        if not folder.is_dir():
-            raise InputError(f"there is no data folder {folder}", f"name a folder with {EXPECTED}")
         files = [folder / name for name in (MANIFEST, FETCHED)]
         manifests = [read_manifest(file, families, confined=confined) for file in files if file.is_file()]
         layouts = recognised(folder)

@@ -32,7 +32,10 @@ def mirrored(url: str, mirror: str | None) -> str:
     """
     if mirror is None:
         return url
-    base = urlsplit(mirror)
+    try:
+        base = urlsplit(mirror)
+    except ValueError:
+        base = urlsplit("")
     if base.scheme not in ("http", "https") or not base.netloc:
         raise UsageError(f"'{mirror}' is not the URL of a mirror", "write http://host:port or https://host")
     path = base.path.rstrip("/") + urlsplit(url).path

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import platformdirs
 
+from dfqbench.api.errors import InputError
+
 VARIABLE = "DFQBENCH_DATA"
 """Environment variable that names data folders, separated as in PATH."""
 DECODED = "DFQBENCH_DECODED"
@@ -52,4 +54,13 @@ def fetch_folder(option: Path | None, environment: Mapping[str, str] | None = No
 
 def _named_folders(environment: Mapping[str, str] | None) -> list[Path]:
     variables = os.environ if environment is None else environment
-    return [Path(text).expanduser() for text in variables.get(VARIABLE, "").split(os.pathsep) if text.strip()]
+    folders = []
+    for text in variables.get(VARIABLE, "").split(os.pathsep):
+        if text.strip():
+            try:
+                folders.append(Path(text).expanduser())
+            except RuntimeError as error:
+                raise InputError(
+                    f"{VARIABLE}: there is no user of the folder {text}", "write the whole path"
+                ) from error
+    return folders

@@ -25,7 +25,7 @@ def recognised(folder: Path) -> dict[str, DatasetSpec]:
         folder: an existing folder; the class folders may also lie in it directly.
 
     Raises:
-        InputError: a class folder of an ImageNet layout is none of the 1,000 classes.
+        InputError: a class folder of an ImageNet layout is none of the 1,000 classes, or a link that leads nowhere.
     """
     datasets: list[DatasetSpec] = []
     for val in (folder / "imagenet" / "val", folder / "val", folder):
@@ -61,11 +61,15 @@ def class_folders(folder: Path) -> dict[str, int]:
         Class index by folder name, in order of class; empty if no sub-folder looks like a WordNet id.
 
     Raises:
-        InputError: a sub-folder has the form of a WordNet id but is none of the 1,000.
+        InputError: a sub-folder has the form of a WordNet id but is none of the 1,000, or is a link that leads nowhere.
     """
     if not folder.is_dir():
         return {}
-    names = sorted(path.name for path in folder.iterdir() if re.fullmatch(r"n\d{8}", path.name) and path.is_dir())
+    paths = [path for path in folder.iterdir() if re.fullmatch(r"n\d{8}", path.name)]
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link to {path.readlink()}, which is not there", "repair it, or take it out")
+    names = sorted(path.name for path in paths if path.is_dir())
     index = {wnid: number for number, wnid in enumerate(wnids())}
     unknown = [name for name in names if name not in index]
     if unknown:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfqbench.api.card import InputStats
 from dfqbench.api.errors import InputError, UsageError, unknown_name
+from dfqbench.models.identity import is_file, is_folder
 from dfqbench.models.reference import CODE_SCHEME, LIBRARIES, SCHEMES, in_libraries, parse_reference
 from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.cards import make_card
@@ -129,10 +130,13 @@ def fetched_models(folder: Path) -> list[dict[str, Any]]:
     """Return the model tables of a folder's `fetched.toml`; empty without one.
 
     Raises:
-        InputError: the file is not TOML.
+        InputError: the file is not TOML, or its models are no tables.
     """
     path = folder / FETCHED
-    return [dict(table) for table in read_toml(path).get("models", [])] if path.is_file() else []
+    tables = read_toml(path).get("models", []) if path.is_file() else []
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: 'models' is not a list of tables", "delete the file and fetch again")
+    return tables
 
 
 def add_fetched_model(folder: Path, model: ModelSpec) -> None:
@@ -197,7 +201,7 @@ def _dataset(path: Path, name: str, table: _Dataset, *, confined: bool) -> Datas
         if text is not None:
             where = f"{path}, dataset '{name}': {key}"
             data = paths[key] = _below(where, path.parent.absolute(), text, relative=confined)
-            if not (data.is_file() if table.kind == "npz" else data.is_dir()):
+            if not (is_file(data) if table.kind == "npz" else is_folder(data)):
                 form = "file" if table.kind == "npz" else "folder"
                 raise InputError(f"{where}: there is no {form} {data}", "correct the path, or put the data there")
     return DatasetSpec(name=name, **(dict(table) | paths))
@@ -243,7 +247,7 @@ def _model(
     )
     if weights is None and table.random_seed is None:
         return MissingModel(table.name, f'no weights are named in {folder}; add weights = "..." or random_seed = 0')
-    if weights is not None and not weights.is_file():
+    if weights is not None and not is_file(weights):
         return MissingModel(table.name, f"weights file {weights} is missing; put it there or take the model out")
     return ModelSpec(
         target=table.target,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dfqbench.api.errors import InputError, Unavailable, UsageError
+from dfqbench.models.identity import is_file
 from dfqbench.models.reference import CODE_SCHEME, SCHEMES, parse_reference
 from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.cards import make_card
@@ -45,8 +46,8 @@ def model_from_reference(
     card = make_card(where, target=target, dataset=dataset, **_pop_card_options(where, options))
     ref = reference.bare
     if reference.is_file:
-        code = Path(reference.name).expanduser().absolute()
-        if not code.is_file():
+        code = _absolute(where, reference.name)
+        if not is_file(code):
             raise InputError(f"there is no file {code}", "correct the path in the reference")
         ref = f"{CODE_SCHEME}:{code}:{reference.function}"
     if reference.scheme in FETCHABLE:
@@ -60,10 +61,17 @@ def model_from_reference(
         return MissingModel(text, missing_reason(ref))
     file, seed = None, 0 if weights == "random" else None
     if weights not in (None, "random"):
-        file = Path(str(weights)).expanduser().absolute()
-        if not file.is_file():
+        file = _absolute(where, str(weights))
+        if not is_file(file):
             raise InputError(f"{where}: there is no weights file {file}", "correct the path, or write weights=random")
     return ModelSpec(target, text, ref, card, kwargs=options, weights=file, random_seed=seed, trusted=True)
+
+
+def _absolute(where: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"{where}: there is no user of the folder {text}", "write the whole path") from error
 
 
 def missing_reason(ref: str) -> str:

@@ -90,6 +90,10 @@ def digits_file() -> Path | None:
 def guarded_paths(dataset: DatasetSpec) -> tuple[Path, ...]:
     """Return the files and folders that plugin code must not open, as written and with symbolic links resolved."""
     paths = [dataset.evaluate, dataset.train, digits_file() if dataset.kind == "digits" else None]
+    if dataset.kind == "imagenet-folder":
+        # Folders of classes may be links.
+        folders = [path for path in paths if path is not None and path.is_dir()]
+        paths += [entry for folder in folders for entry in folder.iterdir() if entry.is_symlink()]
     return tuple(dict.fromkeys(form for path in paths if path for form in (path.absolute(), path.resolve())))
 
 
@@ -119,7 +123,10 @@ def fingerprint(dataset: DatasetSpec) -> str:
 
 def _folder_sha256(folder: Path) -> str:
     lines: list[str] = []
-    for parent, _, names in os.walk(folder, onerror=_raise):
+    walked: dict[str, str] = {}
+    for parent, _, names in os.walk(folder, onerror=_raise, followlinks=True):
+        if (first := walked.setdefault(os.path.realpath(parent), parent)) != parent:
+            raise InputError(f"{parent} is the same folder as {first}", "take the link out")
         for name in names:
             path = Path(parent, name)
             try:

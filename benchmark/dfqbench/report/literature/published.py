@@ -105,7 +105,7 @@ def read_numbers(path: Path) -> tuple[PublishedNumber, ...]:
     except KeyError as error:
         hint = "take the first line of report/literature/published.csv"
         raise InputError(f"{path} lacks the column {error}", hint) from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise InputError(f"{path} does not hold claims: {error}", "correct that row") from error
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
+from dfqbench.run.execute.failure import describe_failure, is_interrupt
 from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.real_images import RealImages
 from dfqbench.run.store.source_cache import save_source
@@ -70,8 +70,8 @@ class Evaluator:
             precision = Precision(request.get("precision", Precision.FLOAT32))
             with using_kernels(str(self._device), fast=precision.rearranges):
                 result = self._operations[request["op"]](request)
-        except Exception as error:
-            return _described(error)
+        except BaseException as error:
+            return _answer(error)
         return result | {"seconds": time.monotonic() - begin}
 
     def _baseline(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -95,22 +95,23 @@ class Evaluator:
         for attempt in request["attempts"]:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
-                student = self._load(attempt, request["families"], trusted=model.trusted)
+                student = self._load(attempt, request, trusted=model.trusted)
                 coverage = asdict(measure_coverage(student, images))
                 violations = coverage.pop("violations")
                 answers.append({"coverage": coverage, "violations": violations, "levels_ok": not violations})
                 students.append(student)
-            except Exception as error:
-                answers.append(_described(error))
+            except BaseException as error:
+                answers.append(_answer(error))
         predictions = predict_all(students, data, self._device) if students else []
         loaded = [answer for answer in answers if "error" not in answer]
         for answer, prediction in zip(loaded, predictions, strict=True):
             answer.update(accuracy(prediction, teacher, data), peak_mib=peak_mib(self._device))
         return {"students": answers}
 
-    def _load(self, attempt: dict[str, Any], families: dict[str, str], *, trusted: bool) -> Student:
-        student = load_student(Path(attempt["folder"]), self._device, families, trusted=trusted)
-        scheme = Scheme.from_dict(attempt["scheme"])
+    def _load(self, attempt: dict[str, Any], request: dict[str, Any], *, trusted: bool) -> Student:
+        folder, scheme = Path(attempt["folder"]), Scheme.from_dict(attempt["scheme"])
+        model, families = request["model"], request["families"]
+        student = load_student(folder, self._device, families, trusted=trusted, model=model)
         if student.scheme != scheme:
             raise Invalid(f"the saved student's scheme is {student.scheme.label}, its cell's is {scheme.label}")
         return student
@@ -173,19 +174,12 @@ class Evaluator:
         return self._teachers[key]
 
 
-def _described(error: Exception) -> dict[str, Any]:
-    text = " ".join(str(error).split()) or "no message"
-    status = "unavailable" if isinstance(error, Unavailable) else "invalid" if isinstance(error, Invalid) else "failed"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        status = "oom"
-    return {
-        "error": {
-            "type": type(error).__name__,
-            "message": text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
-            "traceback": "".join(traceback.format_exception(error)),
-        },
-        "status": status,
-    }
+def _answer(error: BaseException) -> dict[str, Any]:
+    """Return the answer to a request that failed; a model family of a plugin may raise anything."""
+    if is_interrupt(error):
+        raise error
+    description = asdict(describe_failure(error))
+    return {"status": description.pop("status"), "error": description}
 
 
 def main() -> int:

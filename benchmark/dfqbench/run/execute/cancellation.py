@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -12,6 +13,10 @@ Reason = Literal["interrupt", "signal", "failures", "storage"]
 """`interrupt`: Ctrl-C. `signal`: SIGTERM or SIGUSR1. `failures`: as many cells failed as were allowed. `storage`: the
 results folder cannot be written."""
 _SIGNALS: dict[int, Reason] = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGUSR1: "signal"}
+
+
+_POLL = 0.05
+"""Seconds between looks at a request."""
 
 
 class Cancellation:
@@ -27,17 +32,20 @@ class Cancellation:
         self.reason: Reason | None = None
         self.hurry = False
         self.signal_name = ""
-        self._requested = threading.Event()
 
     def request(self, reason: Reason) -> None:
-        """Request the end of the run; the first reason stays."""
+        """Request the end of the run; the first reason stays.
+
+        A signal handler calls this, so that it takes no lock: the main thread may hold that lock.
+        """
         if self.reason is None:
             self.reason = reason
-        self._requested.set()
 
     def wait(self, seconds: float) -> None:
         """Wait until the end is requested, at most so long."""
-        self._requested.wait(seconds)
+        end = time.monotonic() + seconds
+        while self.reason is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _POLL))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

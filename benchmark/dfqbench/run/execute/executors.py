@@ -13,10 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dfqbench.isolation import kept_folder
 from dfqbench.run.execute.cancellation import Cancellation, StopFlag
 from dfqbench.run.execute.events import EventError, from_line
 from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, Outcome, Slot, stopped_error
-from dfqbench.run.execute.processes import EvaluatorProcess, death, end_group, out_of_memory_kills, spawn
+from dfqbench.run.execute.processes import (
+    LOG_BYTES,
+    EvaluatorProcess,
+    death,
+    end_group,
+    out_of_memory_kills,
+    spawn,
+)
 from dfqbench.run.store.environment import VISIBLE, Machine
 from dfqbench.run.store.files import shorten_file
 from dfqbench.run.store.status import CPU_SHARED, GPU_SHARED
@@ -25,8 +33,6 @@ if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
 
 LOG = "log.txt"
-LOG_BYTES = 2**20
-"""Size of a worker's log that is kept, head and tail; it is shortened when the worker has ended."""
 GRACE = 30.0
 """Seconds that a worker has to keep its state and end; batch systems give as much."""
 STACK_SECONDS = 0.3
@@ -87,6 +93,8 @@ class LocalExecutor:
         """Run a job in a process and wait for it."""
         folder = Path(job.attempt)
         job = replace(job, shared_flag=slot.shared_flag, confined=self._confined)
+        # Plugin code of a job beside this one may have removed it.
+        folder.mkdir(parents=True, exist_ok=True)
         job.write(folder / JOB)
         kills = out_of_memory_kills()
         reader = EventReader(on_event, len(job.members))
@@ -229,7 +237,8 @@ class InlineExecutor:
         self._save_settings()
         job.write(Path(job.attempt) / JOB)
         reader = EventReader(on_event, len(job.members))
-        run_job(job, reader, _InlineStopFlag(cancellation, job.time_limit))
+        with kept_folder():
+            run_job(job, reader, _InlineStopFlag(cancellation, job.time_limit))
         outcome = reader.outcome or Outcome("failed", error={"type": "NoResult", "message": "the job did not end"})
         reason = "timeout" if cancellation.reason is None else "preempted"
         return _flagged(outcome, INLINE).described(reason, job.time_limit)

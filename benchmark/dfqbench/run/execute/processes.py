@@ -15,10 +15,13 @@ from typing import IO, Any, NoReturn
 
 from dfqbench.api.errors import UsageError
 from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError
+from dfqbench.run.store.files import set_aside, shorten_file
 from dfqbench.targets.folders import VARIABLE
 
 KEPT_VARIABLES = frozenset({"PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "LANG"})
 """Variables that a process cannot do without, even if they name real data."""
+LOG_BYTES = 2**20
+"""Size of a process's log that is kept, head and tail; it is shortened when the process has ended."""
 ALLOCATOR = (
     "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.hugetlb=1"
     ":glibc.malloc.arena_max=1"
@@ -169,6 +172,9 @@ class EvaluatorProcess:
             self._end(self._process)
 
     def _launch(self) -> subprocess.Popen[str]:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        if self._log.is_symlink() or not self._log.is_file():
+            set_aside(self._log)
         with self._log.open("a", encoding="utf-8") as log:
             module = "dfqbench.run.evaluate.evaluator"
             process = spawn(module, [], log, threads=self._threads, variables=self._variables)
@@ -200,6 +206,7 @@ class EvaluatorProcess:
             process.kill()
             process.wait()
         self._process = None
+        shorten_file(self._log, LOG_BYTES)
         for stream in (process.stdin, process.stdout):
             # The pipe of a dead process may not take what is still buffered.
             with contextlib.suppress(OSError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt
+
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
 from dfqbench.api.method import Fidelity, Quantizer
@@ -35,7 +37,7 @@ _Network = tuple[str, ModelSpec | None, dict[str, Any], Problem | None]
 class RealParams:
     """Parameters of the real-data control. Its images are chosen by the host; plugins get no data."""
 
-    images: int = param(
+    images: PositiveInt = param(
         1024,
         help="images drawn from the training split; those that equal an evaluation image are dropped",
         source="a choice of this benchmark: 16 calibration batches",

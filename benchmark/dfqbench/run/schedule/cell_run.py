@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -18,12 +19,11 @@ from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorClient, Ex
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
 from dfqbench.run.schedule.run_environment import RunEnvironment
-from dfqbench.run.store.files import valid, write_text
+from dfqbench.run.store.files import TRACEBACK_FILE, reclaim, valid, write_text
 from dfqbench.run.store.record import Counts, Coverage, CpuSeconds, Error, Origin, PeakMemory, Record, Seconds, Snapshot
 from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
 from dfqbench.run.store.status import MEASURED
 
-TRACEBACK = "traceback.txt"
 MOST_WARNINGS = 100
 """Warnings that a record keeps."""
 CHANCE_ERRORS = 2.0
@@ -49,8 +49,6 @@ def run_job(
     """
     runs = [CellRun(env, cell, executor.evaluator(slot), cancellation) for cell in cells]
     first, others = runs[0], runs[1:]
-    for run in runs:
-        run.together_with = [cell.cell_id for cell in cells if cell is not run.cell]
     sharing = Sharing.ALONE
 
     def handle(event: Event) -> None:
@@ -60,8 +58,10 @@ def run_job(
         elif isinstance(event, SharedJob):
             sharing = event.sharing
             if sharing is Sharing.ALONE:
-                first.together_with = []
                 _discard(others)
+            else:
+                for run in runs:
+                    run.together_with = [cell.cell_id for cell in cells if cell is not run.cell]
         on_event(event)
 
     if not first.prepare():
@@ -180,6 +180,9 @@ class CellRun:
     def trained(self, outcome: Outcome, wall: float) -> None:
         """Take the outcome of the worker, and its seconds for this cell."""
         self._record.together_with = self.together_with
+        if (damage := reclaim(self.folder)) and outcome.status in {"ok", "failed"}:
+            error = {"type": "PluginError", "message": f"plugin code {damage}; it may write to ctx.workdir only"}
+            outcome = replace(outcome, status="failed", error=(outcome.error or {}) | error)
         self._outcome, self._wall = outcome, wall
         if outcome.status != "ok":
             add_cost(self._record, outcome, 0.0, wall)
@@ -228,13 +231,21 @@ class CellRun:
         record.warnings = self.warnings
         if len(self.warnings) > MOST_WARNINGS:
             record.warnings = [*self.warnings[:MOST_WARNINGS], f"and {len(self.warnings) - MOST_WARNINGS} more"]
-        if record.error is not None and record.error.traceback:
-            write_text(self.folder / TRACEBACK, record.error.traceback)
-            record.error.traceback_file = TRACEBACK
-        folder.write_record(self.folder, record)
+        try:
+            self._write_files()
+        except OSError:
+            # Plugin code of a cell beside this one may have removed the folder meanwhile; a full disk fails again.
+            reclaim(self.folder, written=True)
+            self._write_files()
         if record.status in MEASURED or record.status == "invalid":
             shutil.rmtree(folder.checkpoints(self.cell.cell_id), ignore_errors=True)
         return record
+
+    def _write_files(self) -> None:
+        if self._record.error is not None and self._record.error.traceback:
+            write_text(self.folder / TRACEBACK_FILE, self._record.error.traceback)
+            self._record.error.traceback_file = TRACEBACK_FILE
+        self._env.folder.write_record(self.folder, self._record)
 
     def discard(self) -> None:
         """Remove the attempt: the cell was not run."""

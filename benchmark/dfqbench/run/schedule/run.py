@@ -75,7 +75,8 @@ def run_plan(
         UsageError: the run would take more than a day and `yes` was not given, or the device is not there.
         StorageError: the results folder cannot be written.
     """
-    folder = RunFolder(options.out / (options.name or plan.grid.name))
+    shown = options.out / (options.name or plan.grid.name)
+    folder = RunFolder(shown.absolute(), shown)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         env = RunEnvironment(folder, plugins, options.device, options.rules, guarded=plan.guarded)
@@ -167,7 +168,7 @@ def probe(env: RunEnvironment, executor: Executor, cell: Cell) -> dict[str, floa
         if isinstance(event, Probed):
             rest[event.phase] = max(0.0, event.seconds - PROBE_SECONDS)
 
-    with tempfile.TemporaryDirectory(prefix=".probe-", dir=env.folder.path) as attempt:
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=env.folder.path, ignore_cleanup_errors=True) as attempt:
         begin = time.monotonic()
         job = env.job([(cell, Path(attempt))], begin, PROBE_SECONDS)
         outcome = executor.run(job, executor.slots[0], on_event, Cancellation())
@@ -181,6 +182,6 @@ def probe(env: RunEnvironment, executor: Executor, cell: Cell) -> dict[str, floa
 def unusable(folder: RunFolder, error: OSError) -> StorageError:
     """Return the error of a results folder that cannot be read or written."""
     return StorageError(
-        f"{folder.path} cannot be used: {error.strerror or error}",
+        f"{folder.shown} cannot be used: {error.strerror or error}",
         "finished cells are safe; make room or repair it, and give the same command again",
     )

@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from dfqbench.run.evaluate.accuracy import standard_error
+from dfqbench.run.store.status import MEASURED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -59,7 +60,8 @@ def _of_accuracy(record: Record) -> list[str]:
     slack = EXACT if record.correct else ROUNDED
     full, top1, n = record.fp_top1, record.top1, record.dataset.n
     if top1 is None:
-        return []
+        missing = record.status in MEASURED and not record.correct
+        return [f"it is {record.status} without a top-1"] if missing else []
     found = []
     if record.top5 is not None and record.top5 < top1 - slack:
         found.append(f"top-5 {record.top5:.2f} is lower than top-1 {top1:.2f}")

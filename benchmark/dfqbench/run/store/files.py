@@ -20,6 +20,9 @@ IMAGES_FILE = "images.safetensors"
 REAL_IMAGES_FILE = "real-images.safetensors"
 """Which images of the training split the `real` control has used; no pixels."""
 TRAINING = "training"
+TRACEBACK_FILE = "traceback.txt"
+_OF_HOST = (RECORD, DIGEST, TRACEBACK_FILE)
+"""Files of an attempt that only the host writes, after its worker has ended."""
 
 
 @contextlib.contextmanager
@@ -69,6 +72,42 @@ def shorten_file(path: Path, most: int) -> None:
         with replaced(path) as temporary:
             left_out = facts.st_size - len(head) - len(tail)
             temporary.write_bytes(head + f"\n... {left_out:,} bytes are left out ...\n".encode() + tail)
+
+
+def reclaim(attempt: Path, *, written: bool = False) -> str:
+    """Make an attempt's folder usable again, if plugin code has damaged it.
+
+    Args:
+        attempt: the folder, which was there.
+        written: whether the host has begun to write its record.
+
+    Returns:
+        What plugin code did, or an empty string.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    damage = ""
+    for folder in (attempt.parent, attempt):
+        if folder.is_symlink() or not folder.is_dir():
+            damage = "removed or replaced the attempt's folder"
+            folder.unlink(missing_ok=True)
+            folder.mkdir(parents=True)
+        elif folder.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            damage = "took the rights to the attempt's folder away"
+            folder.chmod(0o755)
+    for path in (attempt / name for name in _OF_HOST):
+        if not (written and path.is_file() and not path.is_symlink()) and set_aside(path):
+            damage = damage or f"wrote {path.name}"
+    return damage
+
+
+def set_aside(path: Path) -> bool:
+    """Rename what is at a path, of any kind; return whether something was there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
+        return True
+    return False
 
 
 def write_json(path: Path, data: Any) -> None:

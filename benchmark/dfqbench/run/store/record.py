@@ -328,7 +328,7 @@ class Record(RecordPart):
     def close(self, status: str, error: Error | None = None) -> None:
         """Set how the attempt ended, and that it ends now; a long message or traceback is shortened."""
         if error is not None:
-            error.message = shortened(str(error.message))
+            error.type, error.message = shortened(str(error.type)), shortened(str(error.message))
             error.traceback = shortened(error.traceback, TRACEBACK) if error.traceback else error.traceback
         self.status = status
         self.error = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -61,7 +62,7 @@ class CachedStudent:
                 shutil.copy2(self.folder / name, attempt / name)
         training = self.folder.parent / TRAINING
         if training.is_dir() and not (attempt.parent / TRAINING).exists():
-            shutil.copytree(training, attempt.parent / TRAINING)
+            shutil.copytree(training, attempt.parent / TRAINING, ignore=_no_files)
 
     @property
     def wall(self) -> float:
@@ -91,15 +92,21 @@ class CachedStudent:
         return Outcome("ok", result=result | {name: getattr(record, name) for name in unchanged})
 
 
+def _no_files(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not Path(folder, name).is_file()]
+
+
 class RunFolder:
     """The folder of one run.
 
     Attributes:
         path: `<out>/<run>`.
+        shown: the path for messages, as the user named it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shown: Path | None = None) -> None:
         self.path = path
+        self.shown = shown or path
 
     @property
     def name(self) -> str:
@@ -240,6 +247,8 @@ def read_record(file: Path) -> Record:
     content = read_regular(file, MOST_BYTES)
     record = Record.from_json(content)
     problems = contradictions(record)
+    if (cell := file.parent.parent.name) != record.cell_id:
+        problems.insert(0, f"it is of cell {record.cell_id} and lies in the folder of cell {cell}")
     if not _is_as_written(file, content):
         problems.insert(0, f"{RECORD} is not what dfqbench wrote ({DIGEST} beside it holds another digest)")
     if problems:
@@ -261,8 +270,10 @@ def _is_as_written(file: Path, content: bytes) -> bool:
         digests = read_regular(f"{os.fspath(file)[: -len(RECORD)]}{DIGEST}", MOST_DIGESTS)
     except FileNotFoundError:
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in {errno.EINVAL, errno.EFBIG, errno.ELOOP}:
+            return False
+        raise
     return hashlib.sha256(content).hexdigest().encode() in digests
 
 
@@ -317,7 +328,9 @@ def unreadable(file: Path) -> str:
         read_record(file)
     except NewerSchemaError as error:
         return f"{file} is not a readable record of this version: {error}; it is left out (upgrade dfqbench)"
-    except (OSError, ValueError, ArithmeticError, RecursionError):
+    except OSError as error:
+        return f"{file} is not a readable record: {error.strerror or error}; it is left out"
+    except (ValueError, ArithmeticError, RecursionError):
         pass
     return f"{file} is not a readable record; it is left out (delete its folder to run it again)"
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from dfqbench.api.batch import Batch, serves_many
-from dfqbench.api.errors import DfqError, Invalid, Skip, Unavailable
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.run.execute.cancellation import StopFlag, Stopped
 from dfqbench.run.execute.events import (
@@ -27,13 +27,15 @@ from dfqbench.run.execute.events import (
     Sharing,
     Warned,
 )
+from dfqbench.run.execute.failure import describe_failure, is_interrupt
 from dfqbench.run.execute.job import Job
 from dfqbench.run.worker.attempt import Attempt
+from dfqbench.run.worker.confinement import LANDLOCK
 from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, set_rng_state
 from dfqbench.run.worker.probe import ProbeDone
 
-_NO_MEMORY = ("not enough memory", "t allocate memory", "annot allocate memory")
-"""Parts of the messages of torch's RuntimeErrors when memory runs out."""
+REFUSED = "plugin code may read its own files and installed packages only; --unconfined lifts that and flags the record"
+"""Hint of an error after the kernel has refused a file."""
 
 
 def run_job(job: Job, events: EventSink, flag: StopFlag | None = None) -> None:
@@ -101,39 +103,27 @@ def makes_many(quantizer: Quantizer) -> bool:
 
 @contextmanager
 def report_failure(attempt: Attempt, events: EventSink) -> Iterator[None]:
-    """Send the exception that ends an attempt in the block, instead of raising it."""
+    """Send the exception that ends an attempt in the block, `SystemExit` as well, instead of raising it."""
     try:
         yield
     except ProbeDone:
         pass
     except Stopped as stopped:
         events.send(Interrupted(stopped.kept, attempt.phase, attempt.step, attempt.accounting.so_far()))
-    except Exception as error:
-        text = " ".join(str(error).split()) or ("memory ran out" if isinstance(error, MemoryError) else "no message")
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        failure = describe_failure(error)
+        if attempt.confinement.protection == LANDLOCK and os.strerror(errno.EACCES) in failure.message:
+            failure = replace(failure, message=f"{failure.message}; {REFUSED}")
         failed = Failed(
-            status=_status(error),
-            type=type(error).__name__,
-            message=text if isinstance(error, DfqError) else f"{type(error).__name__}: {text}",
+            **asdict(failure),
             phase=attempt.phase,
             step=attempt.step,
             plugin=attempt.plugin,
-            traceback="".join(traceback.format_exception(error)),
             so_far=attempt.accounting.so_far(),
         )
         events.send(failed)
-
-
-def _status(error: Exception) -> str:
-    if isinstance(error, Skip):
-        return "skipped"
-    if isinstance(error, Unavailable):
-        return "unavailable"
-    if isinstance(error, Invalid):
-        return "invalid"
-    no_memory = {cls.__name__ for cls in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}
-    if no_memory or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)):
-        return "oom"
-    return "failed"
 
 
 class _DivergedError(BaseException):
@@ -200,7 +190,7 @@ class SharedLoop:
                 students = list(first.quantizer.quantize_many(first.teacher, source, contexts))
         except _DivergedError:
             return
-        except (Exception, Stopped) as error:
+        except BaseException as error:
             for number in list(self._members):
                 self._end(number, error)
             return
@@ -230,8 +220,8 @@ class SharedLoop:
         except _DivergedError:
             member.events.send(Warned("its steps differ from those of the other cells; it runs by itself"))
             self._end(number)
-        except Exception as error:
-            if len(self._members) == 1:
+        except BaseException as error:
+            if len(self._members) == 1 or isinstance(error, Stopped):
                 raise
             self._end(number, error)
         else:
