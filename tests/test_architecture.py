@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,6 +179,12 @@ assert status == 0, status
 )
 def test_verbs_import_no_heavy_library(arguments: list[str]) -> None:
     assert loaded(VERBS.format(arguments=arguments)) & HEAVY == set()
+
+
+@pytest.mark.parametrize("package", ["dfqbench", "dfqbench.quant", "dfqbench.synth"])
+def test_names_that_are_imported_on_first_use_are_listed(package: str) -> None:
+    module = importlib.import_module(package)
+    assert {name for name in module.__all__ if not name.startswith("_")} <= set(dir(module))
 
 
 def test_table_imports_no_heavy_library(tmp_path: Path) -> None:

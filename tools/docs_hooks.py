@@ -13,7 +13,7 @@ from latex2mathml.converter import convert
 
 _PARAMETERS = re.compile(r"^<!-- parameters: ([a-z-]+) -->$", re.MULTILINE)
 _RECIPES = re.compile(r"^<!-- recipes: ([a-z-]+) -->$", re.MULTILINE)
-_CHECKS = re.compile(r"^<!-- checks -->$", re.MULTILINE)
+_CHECKS = re.compile(r"^<!-- (quantizer )?checks -->$", re.MULTILINE)
 _BLOCK = re.compile(r"^\$\$\n?(.+?)\n?\$\$$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<![\\`$\w])\$([^$\n`]+)\$(?!\w)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -27,7 +27,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _replace(text: str) -> str:
     text = _PARAMETERS.sub(lambda match: parameter_table(match[1]), text)
-    text = _CHECKS.sub(lambda _: check_rows(), text)
+    text = _CHECKS.sub(lambda match: check_rows(quantizers=bool(match[1])), text)
     text = _RECIPES.sub(lambda match: recipe_table(match[1]), text)
     text = _BLOCK.sub(lambda match: f'<div class="formula">{convert(match[1], display="block")}</div>', text)
     return _INLINE.sub(lambda match: convert(match[1]), text)
@@ -45,11 +45,11 @@ def parameter_table(name: str) -> str:
     return "\n".join(rows)
 
 
-def check_rows() -> str:
-    """Return the conformance checks as rows of a Markdown table."""
-    from dfqbench.testing.conformance import CHECKS
+def check_rows(*, quantizers: bool = False) -> str:
+    """Return the conformance checks of methods or quantizers as rows of a Markdown table."""
+    from dfqbench.testing.conformance import CHECKS, QUANTIZER_CHECKS
 
-    return "\n".join(f"| `{check.name}` | {check.title} |" for check in CHECKS)
+    return "\n".join(f"| `{check.name}` | {check.title} |" for check in (QUANTIZER_CHECKS if quantizers else CHECKS))
 
 
 def recipe_table(name: str) -> str:

@@ -31,7 +31,10 @@ def dfqbench_range_rules() -> Iterable[Offer]:  # type: ignore[empty-body]
 
 @hookspec
 def dfqbench_models() -> Iterable[Offer]:  # type: ignore[empty-body]
-    """Return offers of model families: `load` names `(name, **kwargs) -> nn.Module`; users type `offer:name`."""
+    """Return offers of model families: `load` names `(name, **kwargs) -> nn.Module`; users type `offer:name`.
+
+    Parameters called `classes` and `in_channels` get the number of classes and of image channels of the target.
+    """
 
 
 @hookspec

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from blocks import DOCS, blocks, write_files
+from dfqbench.cli.main import main
 from dfqbench.grid import load_grid
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
@@ -16,6 +18,7 @@ from dfqbench.quant import Student, parse_scheme
 from dfqbench.report.literature.published import read_numbers
 from dfqbench.synth.source import FixedSource
 from dfqbench.targets.catalogue import Catalogue
+from dfqbench.testing import conformance
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network
 
@@ -36,22 +39,47 @@ def load(example: Path, file: str) -> Plugins:
 
 
 def test_examples_are_short() -> None:
-    assert [example.title for example in EXAMPLES if len(example.lines) > 12] == []
+    limits = {"quantiles.py": 42}
+    assert [example.title for example in EXAMPLES if len(example.lines) > limits.get(example.title, 12)] == []
 
 
 def test_quantizer(example: Path) -> None:
-    quantizer_cls = load(example, "one_image.py").quantizer_class("one-image")
-    ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
-    student = quantizer_cls(quantizer_cls.params_type()).quantize(toy_network(), FixedSource(toy_images(8)), ctx)
-    assert isinstance(student, Student)
-    assert (student.range_steps, student.images_seen) == (1, 1)
+    quantizer_cls = load(example, "quantiles.py").quantizer_class("quantiles")
+    ranges = []
+    for share in (0.001, 0.2):
+        ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
+        quantizer = quantizer_cls(quantizer_cls.params_type(share=share))
+        student = quantizer.quantize(toy_network(), FixedSource(toy_images(8)), ctx)
+        assert isinstance(student, Student)
+        assert (student.range_steps, student.images_seen) == (1, 64)
+        ranges.append([float(q.high) for q in student.activation_quantizers()])
+    assert all(wide > narrow > 0 for wide, narrow in zip(*ranges, strict=True))
+
+
+@pytest.mark.slow
+def test_quantizer_passes_the_checks(example: Path) -> None:
+    findings = list(conformance.examine(load(example, "quantiles.py"), "quantiles"))
+    assert [finding for finding in findings if finding.status != "ok"] == []
+
+
+def test_range_rule(example: Path) -> None:
+    load(example, "percentile.py")
+    calibrate = load_plugins([example / "percentile.py"]).quantizer_class("calibrate")
+    highs = []
+    for rule in ("minmax", "percentile"):
+        ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
+        quantizer = calibrate(calibrate.params_type(range_rule=rule))
+        student = quantizer.quantize(toy_network(), FixedSource(toy_images(8)), ctx)
+        assert isinstance(student, Student)
+        highs.append(float(student.activation_quantizers()[0].high))
+    assert highs[0] > highs[1] > 0
 
 
 def test_networks(example: Path) -> None:
     plugins = load(example, "plain.py")
     families = plugins.model_families
     card = toy_card(classes=7, channels=1)
-    model = ModelSpec("toy", "plain:small", "plain:small", card, kwargs={"classes": 7}, random_seed=0)
+    model = ModelSpec("toy", "plain:small", "plain:small", card, random_seed=0)
     network = build_teacher(model, families=families)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
     # The evaluator builds networks from this string alone, without loading plugins.
@@ -59,10 +87,24 @@ def test_networks(example: Path) -> None:
 
 
 def test_target(example: Path) -> None:
-    plugins = load(example, "blobs.py")
-    catalogue = Catalogue.discover([], plugins.targets.values(), families={})
-    assert [model.name for model in catalogue.models("blobs")] == ["torchvision:resnet18"]
+    plugins = load_plugins([example / "blobs.py", example / "plain.py"])
+    catalogue = Catalogue.discover([], plugins.targets.values(), plugins.model_families)
+    assert [model.name for model in catalogue.models("blobs")] == ["plain:tiny"]
     assert catalogue.target("blobs").dataset is not None
+
+
+def test_network_of_a_plugin_runs_on_its_target(
+    example: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugins = ["--plugin", str(example / "blobs.py"), "--plugin", str(example / "plain.py")]
+    arguments = ["--grid", "smoke", "--on", "blobs", "--methods", "noise+calibrate", "--out", str(example / "runs")]
+    monkeypatch.setattr("sys.argv", ["dfqbench", "run", *arguments, *plugins, "--executor", "inline"])
+    status = main()
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    [record] = [json.loads(file.read_text()) for file in (example / "runs").rglob("record.json")]
+    assert (record["model"]["ref"], record["target"]) == ("plain:tiny", "blobs")
+    assert record["status"] in {"ok", "collapsed"}
 
 
 def test_grid(example: Path) -> None:

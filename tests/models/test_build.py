@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from pathlib import Path
@@ -155,6 +156,16 @@ def test_family_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
         build_teacher(spec("toys:tiny"))
     with pytest.raises(PluginError, match="does not load"):
         build_teacher(spec("toys:tiny"), families={"toys": "toys_for_test:gone"})
+
+    def make_for(name: str, width: int, *, classes: int, in_channels: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(in_channels, width, 8), nn.Flatten(), nn.Linear(width, classes))
+
+    toys.make = make_for  # type: ignore[attr-defined]
+    card = ModelCard((1, 8, 8), (0.5,), (0.5,), 7)
+    model = ModelSpec("toy", "toys:tiny", "toys:tiny", card, args=(5,), random_seed=0)
+    assert build_teacher(model, families=families)(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
+    with pytest.raises(InputError, match=r"gives \(1, 3\) for one 1x8x8 image, not \(1, 7\)"):
+        build_teacher(dataclasses.replace(model, kwargs={"classes": 3}), families=families)
 
 
 def test_manifest_may_name_a_builder_of_a_library() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import ModelCard
+from dfqbench.api import ModelCard, PluginError
 from dfqbench.quant import FakeQuantize, Student, parse_scheme, prepare
 from dfqbench.quant.coverage import distinct_levels, is_quantized, measure_coverage, most_levels_per_channel
 
@@ -62,6 +66,36 @@ def test_set_ranges_are_no_violation() -> None:
     for quantizer in made.activation_quantizers():
         quantizer.set_range(0.0, 2.5)
     assert measure_coverage(made, IMAGES).violations == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (1.0, 0.5, "low 1.0 is above high 0.5; give the lower end first"),
+        (0.0, math.nan, "0.0 to nan is not finite"),
+        (-1e300, 1.0, "-inf to 1.0 is not finite"),
+        (torch.zeros(3), torch.ones(3), r"shapes \(3,\) and \(3,\); activations have one range a tensor"),
+    ],
+)
+def test_wrong_range_is_refused_and_changes_nothing(low: Any, high: Any, message: str) -> None:
+    quantizer = prepare(network(), parse_scheme("w4a4@gdfq"), CARD).activation_quantizers()[0]
+    with pytest.raises(PluginError, match=rf"set_range of activation '{quantizer.name}': {message}"):
+        quantizer.set_range(low, high)
+    assert (int(quantizer.batches), float(quantizer.high)) == (0, 0.0)
+
+
+def test_set_ranges_survive_saving_and_are_where_an_observer_begins(tmp_path: Path) -> None:
+    made = student("w4a4")
+    for quantizer in made.activation_quantizers():
+        quantizer.set_range(torch.tensor([0.0]), 50)
+    assert not [name for name in made.state_dict() if "rule:" in name]
+    fresh = prepare(network(), made.scheme, CARD)
+    fresh.load_state_dict(made.finished_state())
+    assert measure_coverage(fresh, IMAGES).violations == []
+    assert torch.equal(fresh(IMAGES), made(IMAGES))
+    with torch.no_grad(), made.observing("minmax"):
+        made(IMAGES)
+    assert [float(quantizer.high) for quantizer in made.activation_quantizers()] == [50.0, 50.0]
 
 
 def test_range_without_batch_is_a_violation() -> None:

@@ -111,14 +111,14 @@ def new_method(
 
 @methods.command("check")
 def check_method(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, or a quantizer.")],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
     limit: Annotated[
         float, typer.Option(min=1, max=86_400, metavar="SECONDS", help="Time limit of a run on a toy.")
     ] = 120.0,
 ) -> None:
-    """Check that a method keeps the contract.
+    """Check that a method or quantizer keeps the contract.
 
     Runs it on toy networks, in this process and in one of its own. Every failing check says what to change. The exit
     status is 1 if one fails; a warning is advice.

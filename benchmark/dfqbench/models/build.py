@@ -40,7 +40,7 @@ def build_teacher(
         model: the model.
         device: where to put it.
         families: families that plugins offer, `package.module:callable` or `/path/file.py:callable` by name; called
-            with (name, **kwargs).
+            with (name, **kwargs), and with `classes` and `in_channels` of the card where they have such parameters.
 
     Raises:
         InputError: unknown architecture, wrong arguments or weights, or the network does not fit its card.
@@ -83,7 +83,8 @@ def _builder(
     if scheme == CODE_SCHEME:
         return _callable(model, reference), {}
     if scheme in families:
-        return functools.partial(_family(scheme, families[scheme]), name), {}
+        builder = functools.partial(_family(scheme, families[scheme]), name)
+        return builder, _accepted(builder, len(model.args), {"classes": card.classes, "in_channels": channels})
     if not model.trusted:
         _refuse_fetching(model, model.kwargs)
     if scheme == "torchvision" and channels != 3:
@@ -145,6 +146,16 @@ def _family(scheme: str, load: str) -> Callable[..., Any]:
     if not callable(function):
         raise PluginError(f"model family '{scheme}': {load} is not callable", "repair or remove the plugin")
     return function  # type: ignore[no-any-return]
+
+
+def _accepted(builder: Callable[..., Any], given: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values for which a builder has parameters, beyond the `given` positional ones."""
+    try:
+        parameters = list(inspect.signature(builder).parameters.values())[given:]
+    except (TypeError, ValueError):  # no signature, as of a class written in C
+        return {}
+    by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {name: value for name, value in values.items() if name in by_name}
 
 
 def _callable(model: ModelSpec, reference: Reference) -> Callable[..., Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dfqbench.api.errors import PluginError
 from dfqbench.quant.fake_quantize import (
     affine_qparams,
     fake_quantize,
@@ -87,9 +89,31 @@ class FakeQuantize(nn.Module):
 
     @torch.no_grad()
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:
-        """Set the range (0-d), in place of an observer."""
+        """Set the range, in place of an observer's; an observer that is attached later starts from it.
+
+        Activations have one range a tensor under every protocol. Scale and zero point follow from it; `@deploy` first
+        widens it to contain zero. The values are read from the device, so a CUDA graph cannot hold the call.
+
+        Args:
+            low: lower end of the range, a number or a tensor with one element.
+            high: upper end, the same; equal to `low` for a constant activation.
+
+        Raises:
+            PluginError: `low` is above `high`, or one of them is not finite or is no single number.
+        """
+        ends = [torch.as_tensor(end, dtype=self.low.dtype, device=self.low.device) for end in (low, high)]
+        where = f"set_range of activation '{self.name}'"
+        if any(end.numel() != 1 for end in ends):
+            shapes = " and ".join(str(tuple(end.shape)) for end in ends)
+            raise PluginError(f"{where}: shapes {shapes}", "activations have one range a tensor: give two numbers")
+        lower, upper = (float(end) for end in ends)
+        if not math.isfinite(lower) or not math.isfinite(upper):
+            raise PluginError(f"{where}: {lower} to {upper} is not finite", "look for NaN in the images or the network")
+        if lower > upper:
+            raise PluginError(f"{where}: low {lower} is above high {upper}", "give the lower end first")
+        self.observers = nn.ModuleDict()
         self.batches.clamp_(min=1)
-        self._set(torch.as_tensor(low), torch.as_tensor(high))
+        self._set(ends[0].reshape(()), ends[1].reshape(()))
 
     def _set(self, low: Tensor, high: Tensor) -> None:
         self.low.copy_(low)

@@ -1,7 +1,9 @@
 """Shared quantizers: procedures that turn a teacher and a source of images into a student."""
 
 from dfqbench.api.method import Offer
+from dfqbench.quantizers.calibrate import train_source
 
+__all__ = ["BUILTIN", "train_source"]
 BUILTIN: tuple[Offer, ...] = (
     Offer("calibrate", "dfqbench.quantizers.calibrate:Calibrate"),
     Offer("distill", "dfqbench.quantizers.distill:Distill"),

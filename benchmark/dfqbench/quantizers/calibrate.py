@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from dfqbench.api.batch import LiveSource, SampleSource, is_live
+from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.method import Quantizer
 from dfqbench.api.params import param
+from dfqbench.quant import check_range_rule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +27,9 @@ class CalibrateParams:
 
     images: PositiveInt = param(
         64, help="images that the ranges are taken from, in one batch", source="released code (ZeroQ)"
+    )
+    range_rule: str = param(
+        "minmax", help="range rule: `minmax`, from zero, or one that a plugin offers", source="released code (ZeroQ)"
     )
     generator_steps: NonNegativeInt = param(
         80_000,
@@ -43,12 +47,16 @@ class CalibrateParams:
         16, help="the same for larger inputs", source="released code (GDFQ)", unit="images"
     )
 
+    def __post_init__(self) -> None:
+        """Refuse an unknown range rule, and one that needs many batches."""
+        check_range_rule(self.range_rule, steps=1)
+
 
 class Calibrate(Quantizer):
     """Weights rounded to nearest; activation ranges from one batch.
 
-    The range rule is ZeroQ's (methods.md 0.1, released code): minimum and maximum, both starting at zero, of a forward
-    pass with quantization active.
+    The default range rule is ZeroQ's (methods.md 0.1, released code): minimum and maximum, both starting at zero, of a
+    forward pass with quantization active.
     """
 
     name: ClassVar[str] = "calibrate"
@@ -71,38 +79,51 @@ class Calibrate(Quantizer):
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
     ) -> Sequence[Student | None]:
         """Make one student for each context from the same images; arguments as in `quantize`."""
-        if is_live(source):
-            self._train_generator(source, contexts)
-        images = source.sample(self.params.images).images
-        return [ctx.for_student(_calibrate, teacher, images, ctx) for ctx in contexts]
-
-    def _train_generator(self, source: LiveSource, contexts: Sequence[Context]) -> None:
-        from dfqbench.synth.params import is_large
-
-        card, budget = contexts[0].card, contexts[0].budget
-        size = self.params.generator_batch_large if is_large(card.input_size) else self.params.generator_batch
-        steps = budget.training_steps(self.params.generator_steps)
-
-        def report(ctx: Context, step: int) -> None:
-            ctx.progress(step, steps)
-            ctx.checkpoint(lambda: {"step": step, "source": source.state_dict()})
-
-        first = 0
-        states = [ctx.for_student(attrgetter("restored"), ctx) for ctx in contexts]
-        state = next((state for state in states if state is not None), None)
-        if state is not None:
-            source.load_state_dict(state["source"])
-            first = int(state["step"])
-        for step in range(first, steps):
-            source.train_step(size)
-            for ctx in contexts:
-                ctx.for_student(report, ctx, step + 1)
+        params = self.params
+        train_source(source, contexts, params.generator_steps, (params.generator_batch, params.generator_batch_large))
+        images = source.sample(params.images).images
+        return [ctx.for_student(_calibrate, teacher, images, ctx, params.range_rule) for ctx in contexts]
 
 
-def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context) -> Student:
+def train_source(
+    source: SampleSource, contexts: Sequence[Context], steps: int = 80_000, batch: tuple[int, int] = (200, 16)
+) -> None:
+    """Train a live source alone, without losses that need a student; leave a fixed one as it is.
+
+    For quantizers that only draw images: before it is trained, a generator's images are worth nothing. An interrupted
+    run goes on from the last checkpoint.
+
+    Args:
+        source: the source; call its `sample` afterwards.
+        contexts: one for each student that the source serves.
+        steps: steps at the budget `paper`.
+        batch: images a step, for inputs up to 64 pixels and for larger ones.
+    """
+    if not is_live(source):
+        return
+    from dfqbench.synth.params import is_large
+
+    size, total, first = batch[is_large(contexts[0].card.input_size)], contexts[0].budget.training_steps(steps), 0
+
+    def report(ctx: Context, step: int) -> None:
+        ctx.progress(step, total)
+        ctx.checkpoint(lambda: {"step": step, "source": source.state_dict()})
+
+    states = [ctx.for_student(attrgetter("restored"), ctx) for ctx in contexts]
+    state = next((state for state in states if state is not None), None)
+    if state is not None:
+        source.load_state_dict(state["source"])
+        first = int(state["step"])
+    for step in range(first, total):
+        source.train_step(size)
+        for ctx in contexts:
+            ctx.for_student(report, ctx, step + 1)
+
+
+def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context, rule: str) -> Student:
     import torch
 
     student = ctx.prepare(teacher)
-    with torch.no_grad(), student.observing("minmax"):
+    with torch.no_grad(), student.observing(rule):
         student(images.to(ctx.device, memory_format=torch.channels_last))
     return student

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from dfqbench.api import ModelCard
+from dfqbench.api import Batch, ModelCard
 
 
 def toy_network(classes: int = 4, size: int = 8, channels: int = 3, *, seed: int = 0) -> nn.Sequential:
@@ -71,6 +73,40 @@ def _patterns(count: int, channels: int, size: int) -> torch.Tensor:
     """Return smooth patterns rather than white noise, so that statistics matching has an effect."""
     coarse = torch.randn(count, channels, max(1, size // 4), max(1, size // 4))
     return nn.functional.interpolate(coarse, size=(size, size), mode="nearest") + 0.2
+
+
+class ToySource:
+    """A live source: `toy_images` that grow with each step of what stands for its generator.
+
+    Attributes:
+        steps: steps of the generator.
+        draws: batches handed out.
+    """
+
+    needs_student = False
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.draws = 0
+
+    def sample(self, size: int) -> Batch:
+        """Return `size` images that no earlier batch has."""
+        self.draws += 1
+        return Batch((1 + 0.1 * self.steps) * toy_images(size, seed=self.draws))
+
+    def train_step(self, size: int, student: nn.Module | None = None) -> Batch:  # noqa: ARG002 - the contract's signature
+        """Return a batch, then count a step."""
+        batch = self.sample(size)
+        self.steps += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return both counters."""
+        return {"steps": self.steps, "draws": self.draws}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore both counters."""
+        self.steps, self.draws = state["steps"], state["draws"]
 
 
 def toy_card(classes: int = 4, size: int = 8, channels: int = 3) -> ModelCard:

@@ -240,7 +240,7 @@ class Attempt:
         """Enter the phase, and return its context; `run_part` runs this student's parts of a shared loop."""
         self._enter(Phase.QUANTIZATION)
         live = is_live(self.source)
-        if live and self._job.quantizer == "calibrate":
+        if live and not self.quantizer.trains:
             self.accounting.flag("generator_alone")
         self.accounting.source_images = len(self.source) if isinstance(self.source, Sized) else None
         if not self._job.probe_seconds:

@@ -89,12 +89,12 @@ def _sharing(first: Attempt, job: Job) -> Sharing:
     if not job.members or job.probe_seconds or own_quantize:
         return Sharing.ALONE
     if hasattr(first.source, "train_step"):
-        return Sharing.ONE_LOOP if serves_many(first.source) and _makes_many(first.quantizer) else Sharing.ALONE
+        return Sharing.ONE_LOOP if serves_many(first.source) and makes_many(first.quantizer) else Sharing.ALONE
     # A quantizer that trains is worth a process of its own: other cells need not wait for it, and survive its failure.
     return Sharing.ALONE if first.quantizer.trains or not first.has_saved_source else Sharing.ONE_BY_ONE
 
 
-def _makes_many(quantizer: Quantizer) -> bool:
+def makes_many(quantizer: Quantizer) -> bool:
     """Check that a quantizer defines `quantize_many`, and that no class derived from that one overrides `quantize`."""
     definitions = {"quantize", "quantize_many"}
     owner = next(cls for cls in type(quantizer).__mro__ if not definitions.isdisjoint(vars(cls)))

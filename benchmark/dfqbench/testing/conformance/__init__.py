@@ -1,4 +1,4 @@
-"""Conformance: what every method must keep, as `dfqbench methods check NAME` and as a pytest class.
+"""Conformance: what every plugin must keep, as `dfqbench methods check NAME` and as pytest classes.
 
 In a plugin's tests::
 
@@ -6,21 +6,38 @@ In a plugin's tests::
 
     class TestMine(conformance.MethodChecks):
         method = "mine"
+
+    class TestMyQuantizer(conformance.QuantizerChecks):
+        quantizer = "my-quantizer"
 """
 
 from dfqbench.testing.conformance.findings import Fault, Finding
-from dfqbench.testing.conformance.method_under_test import DEFAULT_LIMIT, MethodUnderTest
-from dfqbench.testing.conformance.suite import CHECKS, Check, ConformanceWarning, MethodChecks, examine, run_check
+from dfqbench.testing.conformance.method_under_test import MethodUnderTest
+from dfqbench.testing.conformance.plugin_under_test import DEFAULT_LIMIT
+from dfqbench.testing.conformance.quantizer_under_test import QuantizerUnderTest
+from dfqbench.testing.conformance.suite import (
+    CHECKS,
+    QUANTIZER_CHECKS,
+    Check,
+    ConformanceWarning,
+    MethodChecks,
+    QuantizerChecks,
+    examine,
+    run_check,
+)
 
 __all__ = [
     "CHECKS",
     "DEFAULT_LIMIT",
+    "QUANTIZER_CHECKS",
     "Check",
     "ConformanceWarning",
     "Fault",
     "Finding",
     "MethodChecks",
     "MethodUnderTest",
+    "QuantizerChecks",
+    "QuantizerUnderTest",
     "examine",
     "run_check",
 ]

@@ -64,14 +64,14 @@ class WriteGuard:
 
 
 def main(request: dict[str, Any]) -> None:
-    """Run the method once; write files, connections and errors as JSON into the file `request["answer"]`."""
+    """Run the plugin once; write files, connections and errors as JSON into the file `request["answer"]`."""
     from dfqbench.isolation import import_local
     from dfqbench.plugins import load_plugins
     from dfqbench.plugins.offers import one_line
-    from dfqbench.quant import parse_scheme
     from dfqbench.run.worker.plugin_checks import DataGuard
     from dfqbench.testing.conformance.images import changes, random_state
     from dfqbench.testing.conformance.method_under_test import MethodUnderTest
+    from dfqbench.testing.conformance.quantizer_under_test import QuantizerUnderTest
 
     _initialize_torch()
     answer, work = Path(request["answer"]), Path(request["work"])
@@ -88,13 +88,11 @@ def main(request: dict[str, Any]) -> None:
             else:
                 importlib.import_module(request["load"].partition(":")[0])
         changed = changes(before, random_state())
-        method = MethodUnderTest(load_plugins([Path(file) for file in request["files"]]), request["name"])
-        _ = method.method_class
-        ctx = method.context(fixed_workdir=work)
+        under_test = {"method": MethodUnderTest, "quantizer": QuantizerUnderTest}[request["kind"]]
+        plugin = under_test(load_plugins([Path(file) for file in request["files"]]), request["name"])
+        _ = plugin.plugin_class
         with data.watching(), writes.watching():
-            run = method.synthesized(ctx=ctx)
-            method.drawn(run)
-            method.quantized(run, "", parse_scheme("w4a4@gdfq"))
+            plugin.run_once(work)
     except Exception as caught:
         changed = changes(before, random_state())
         error = one_line(caught)

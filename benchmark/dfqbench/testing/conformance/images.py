@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dfqbench.api import Batch, ModelCard, Precision, is_live
 from dfqbench.quant import parse_scheme
 from dfqbench.testing.conformance.findings import Fault
-from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, same
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest
+from dfqbench.testing.conformance.plugin_under_test import same
 from dfqbench.testing.toys import toy_card, toy_network
 
 MANY = 150
@@ -87,17 +88,18 @@ def _check_labels(labels: Tensor, card: ModelCard, size: int, what: str) -> None
 def teacher(method: MethodUnderTest) -> None:
     """Check that synthesis, drawing and quantization leave the teacher as it was."""
     network = toy_network()
-    before = _anatomy(network)
+    before = anatomy(network)
     run = method.synthesized(teacher=network)
-    _compare(before, _anatomy(network), "synthesize")
+    compare(before, anatomy(network), "synthesize")
     student = method.quantized(run, "", parse_scheme("w4a4@gdfq"))
     method.drawn(run)
     if is_live(run.source):
         run.source.train_step(BATCH, student)
-    _compare(before, _anatomy(network), "drawing from the source, or quantize,")
+    compare(before, anatomy(network), "drawing from the source, or quantize,")
 
 
-def _anatomy(network: nn.Module) -> dict[str, Any]:
+def anatomy(network: nn.Module) -> dict[str, Any]:
+    """Return copies of everything about a network that a plugin must leave alone."""
     modules, parameters = dict(network.named_modules()), dict(network.named_parameters())
     tensors = parameters | dict(network.named_buffers())
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -121,7 +123,8 @@ _REMEDIES = {
 }
 
 
-def _compare(before: dict[str, Any], after: dict[str, Any], culprit: str) -> None:
+def compare(before: dict[str, Any], after: dict[str, Any], culprit: str) -> None:
+    """Compare the anatomy of a teacher before and after a plugin's code."""
     for part, value in before.items():
         names = [name for name in value if not same(value[name], after[part].get(name))]
         names += [name for name in after[part] if name not in value]
@@ -149,7 +152,7 @@ def seeds(method: MethodUnderTest) -> None:
 
 def rng(method: MethodUnderTest) -> None:
     """Check that the caller's random numbers and torch's global settings are as before."""
-    with _unchanged():
+    with unchanged("synthesize or the source"):
         run = method.synthesized()
         method.drawn(run)
         state = run.source.state_dict()
@@ -183,7 +186,8 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _unchanged() -> Iterator[None]:
+def unchanged(what: str) -> Iterator[None]:
+    """Check that the code in the block, called `what`, leaves the caller's generators and settings as they were."""
     before = random_state()
     yield
     changed = changes(before, random_state())
@@ -196,6 +200,6 @@ def _unchanged() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before["torch's cuDNN settings"]
         random.setstate(before["Python's random numbers"])
         raise Fault(
-            f"synthesize or the source changed {', '.join(changed)} of the caller",
+            f"{what} changed {', '.join(changed)} of the caller",
             "use ctx.generator, or put settings back in a `finally`; state_dict and load_state_dict draw nothing",
         )

@@ -14,7 +14,7 @@ from dfqbench.hookspecs import ENTRY_POINTS
 from dfqbench.plugins.params import build_params, params_dict
 from dfqbench.report.literature.published import read_numbers
 from dfqbench.testing.conformance.findings import Fault
-from dfqbench.testing.conformance.method_under_test import MethodUnderTest, plugin_code
+from dfqbench.testing.conformance.plugin_under_test import PluginUnderTest, plugin_code
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "sklearn", "scipy")
 """Libraries that make `methods list` slow."""
@@ -45,19 +45,19 @@ else:
 """
 
 
-def contract(method: MethodUnderTest) -> None:
+def contract(plugin: PluginUnderTest) -> None:
     """Check that the import string names a class that keeps the contract, and that its claims can be read."""
-    _ = method.method_class  # raises what the class breaks
-    method.instance()
-    for file in method.plugins.claims.values():
-        if file.origin == method.offer.origin:
+    _ = plugin.plugin_class  # raises what the class breaks
+    plugin.instance()
+    for file in plugin.plugins.claims.values():
+        if file.origin == plugin.offer.origin:
             with plugin_code("reading its claims"):
                 read_numbers(file.path)
 
 
-def light(method: MethodUnderTest) -> None:
+def light(plugin: PluginUnderTest) -> None:
     """Check, in a fresh interpreter, that importing the offer and the class imports no heavy library."""
-    offer = method.offer
+    offer = plugin.offer
     points = entry_points(group=ENTRY_POINTS)  # a local file's origin is its path, the name of no distribution
     modules = sorted({point.module for point in points if point.dist and point.dist.name == offer.origin})
     arguments = json.dumps([HEAVY, offer.load, str(offer.path or ""), modules])
@@ -71,20 +71,20 @@ def light(method: MethodUnderTest) -> None:
             library, file, number = json.loads(line.removeprefix("HEAVY "))
             raise Fault(
                 f"listing it imports {library} ({file}, line {number})",
-                f"import {library} inside `synthesize`, and for annotations below `if TYPE_CHECKING:`",
+                f"import {library} inside `synthesize` or `quantize`, and for annotations below `if TYPE_CHECKING:`",
             )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Fault(f"importing it in a fresh interpreter fails: {last}", "repair the import")
 
 
-def parameters(method: MethodUnderTest) -> Iterable[str]:
+def parameters(plugin: PluginUnderTest) -> Iterable[str]:
     """Check that parameters are a frozen dataclass with defaults, survive JSON, and say what they mean."""
-    params_type = method.method_class.params_type
+    params_type = plugin.plugin_class.params_type
     defaults = params_type()
     plain = json.loads(json.dumps(params_dict(defaults)))
     with plugin_code("building the parameters from their own values as JSON"):
-        again = build_params(params_type, plain, method.name)
+        again = build_params(params_type, plain, plugin.name)
     names = [field.name for field in dataclasses.fields(params_type)]
     changed = [name for name in names if getattr(again, name) != getattr(defaults, name)]
     if changed:
@@ -100,12 +100,12 @@ def parameters(method: MethodUnderTest) -> Iterable[str]:
         )
 
 
-def ends(method: MethodUnderTest) -> None:
+def ends(plugin: PluginUnderTest) -> None:
     """Check that a run on a toy network comes to its end."""
-    result = method.dry_run
+    result = plugin.dry_run
     if not result.ended:
         raise Fault(
-            f"it did not end within {method.limit:.0f} s on a toy network",
+            f"it did not end within {plugin.limit:.0f} s on a toy network",
             "scale its steps by ctx.budget.training_steps(...) or .image_steps(...), and leave no endless loop",
         )
     if result.exit_status is not None:
@@ -117,9 +117,9 @@ def ends(method: MethodUnderTest) -> None:
         raise Fault(f"it failed in a process of its own: {result.error}", "repair it there")
 
 
-def confined(method: MethodUnderTest) -> None:
+def confined(plugin: PluginUnderTest) -> None:
     """Check that nothing is written outside the work folder, read under a data folder, or fetched."""
-    result = method.dry_run
+    result = plugin.dry_run
     for paths, violation, hint in (
         (result.read, "opens real data:", "data-free methods get no data; remove it"),
         (result.written, "writes outside its work folder:", "write below ctx.workdir only, or better nothing at all"),

@@ -11,11 +11,15 @@ from dfqbench.api import is_live
 from dfqbench.quant import parse_scheme
 from dfqbench.run.worker.device_setup import get_rng_state, set_rng_state
 from dfqbench.testing.conformance.findings import Fault
-from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, as_saved, plugin_code, same
+from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest
+from dfqbench.testing.conformance.plugin_under_test import as_saved, plugin_code, same
 from dfqbench.testing.context import ToyContext
 
+RESTORED = "build networks and draw first numbers before you read it, for reading sets the random generators back"
+"""Advice on `ctx.restored`."""
 
-class _KeepingContext(ToyContext):
+
+class KeepingContext(ToyContext):
     """Keep checkpoints together with the random generators, as the host does.
 
     It is made from a context with the same card, budget, seed and scheme; `generators` are set when `restored` is read.
@@ -34,18 +38,19 @@ class _KeepingContext(ToyContext):
         return super().__getattribute__(name)
 
     def checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep the state and the generators."""
         super().checkpoint(state)
         self.saved_generators.append((self.generator.get_state(), get_rng_state()))
 
-    def resumed(self, index: int, phase: str = "") -> _KeepingContext:
+    def resumed(self, index: int, phase: str = "") -> KeepingContext:
         """Return the context of a run that goes on from a checkpoint, as it is after saving and loading."""
         restored = as_saved(self.saved[index], f"checkpoint {index + 1} of {len(self.saved)}{phase}")
-        return _KeepingContext(self, restored, self.saved_generators[index])
+        return KeepingContext(self, restored, self.saved_generators[index])
 
 
 def resume(method: MethodUnderTest) -> Iterable[str]:
     """Check that a run that is stopped at a checkpoint and resumed ends as the straight run does."""
-    ctx = _KeepingContext(method.context())
+    ctx = KeepingContext(method.context())
     expected = method.drawn(method.synthesized(ctx)).images
     count = len(ctx.saved)
     if not count and len(ctx.steps) > 1:
@@ -58,14 +63,14 @@ def resume(method: MethodUnderTest) -> Iterable[str]:
             raise Fault(
                 f"resumed from checkpoint {index + 1} of {count}, synthesize made other images",
                 "put everything that the next step reads into the checkpoint (images, optimizer, schedule, counters, "
-                "generators of your own) and continue from ctx.restored",
+                f"generators of your own) and continue from ctx.restored; {RESTORED}",
             )
     _resume_quantization(method)
 
 
 def _resume_quantization(method: MethodUnderTest) -> None:
     scheme = parse_scheme("w4a4@gdfq")
-    ctx = _KeepingContext(method.context())
+    ctx = KeepingContext(method.context())
     straight = method.quantized(method.synthesized(), "", scheme, ctx)
     count = len(ctx.saved)
     if not count:
@@ -76,7 +81,8 @@ def _resume_quantization(method: MethodUnderTest) -> None:
         state = "the source's state_dict" if is_live(method.first.source) else "quantize's checkpoint"
         raise Fault(
             f"resumed from checkpoint {index + 1} of {count}, quantize made another student",
-            f"put everything that the next step reads into {state}: networks, optimizer, counters, random streams",
+            f"put everything that the next step reads into {state}: networks, optimizer, counters, random streams; "
+            f"{RESTORED}",
         )
 
 

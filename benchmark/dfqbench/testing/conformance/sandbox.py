@@ -1,4 +1,4 @@
-"""Run a method once in a process of its own that reports its files and connections."""
+"""Run a plugin once in a process of its own that reports its files and connections."""
 
 from __future__ import annotations
 
@@ -44,8 +44,14 @@ class DryRun:
     random: list[str] = field(default_factory=list)
 
 
-def run_in_sandbox(offer: LoadedOffer, files: Sequence[Path], limit: float) -> DryRun:
-    """Run import, synthesis, drawing and quantization once in a fresh interpreter, for at most `limit` seconds.
+def run_in_sandbox(offer: LoadedOffer, kind: str, files: Sequence[Path], limit: float) -> DryRun:
+    """Import a plugin and run it once in a fresh interpreter, for at most `limit` seconds.
+
+    Args:
+        offer: the plugin's offer.
+        kind: `method` or `quantizer`.
+        files: local plugin files.
+        limit: seconds that it may take once torch is loaded.
 
     Raises:
         Fault: the process did not start.
@@ -62,6 +68,7 @@ def run_in_sandbox(offer: LoadedOffer, files: Sequence[Path], limit: float) -> D
         (data / "images.npz").write_bytes(b"not to be read")
         guarded = [path for path in (data, *data_folders([]), digits_file()) if path is not None]
         request = {
+            "kind": kind,
             "name": offer.name,
             "load": offer.load,
             "path": str(offer.path or ""),

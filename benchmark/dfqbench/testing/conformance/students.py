@@ -14,6 +14,7 @@ from dfqbench.quant.coverage import measure_coverage
 from dfqbench.synth.source import FixedSource
 from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest, Run
+from dfqbench.testing.conformance.plugin_under_test import PluginUnderTest
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network_without_batchnorm
 
@@ -23,9 +24,9 @@ MARGIN = 2.0
 """Standard errors of the difference that a method may lie below noise without a warning."""
 
 
-def quantizers(method: MethodUnderTest) -> None:
-    """Check that every built-in quantizer makes a finite student of the source, under every protocol."""
-    for name, student in method.students.items():
+def quantizers(plugin: PluginUnderTest) -> None:
+    """Check that every source and built-in quantizer gives a finite student, under every protocol."""
+    for name, student in plugin.students.items():
         with torch.no_grad():
             logits = student(toy_images(16))
         if not isinstance(logits, Tensor) or logits.shape != (16, toy_card().classes):
@@ -35,9 +36,9 @@ def quantizers(method: MethodUnderTest) -> None:
             raise Fault(f"the student of {name} gives values that are not finite", "look at the images' range")
 
 
-def levels(method: MethodUnderTest) -> Iterable[str]:
+def levels(plugin: PluginUnderTest) -> Iterable[str]:
     """Check that the students have the requested scheme, and weights and activations take at most 2^bits values."""
-    for name, student in method.students.items():
+    for name, student in plugin.students.items():
         if not isinstance(student, Student):
             yield (
                 f"{name} returns a {type(student).__name__}, whose operands cannot be checked; its records are "
@@ -50,7 +51,8 @@ def levels(method: MethodUnderTest) -> Iterable[str]:
         if violations:
             raise Fault(
                 f"the student of {name} is not quantized as claimed: {', '.join(violations[:3])}",
-                "let its ranges see a batch inside `with student.observing(...)`, and leave its quantizers in place",
+                "let its ranges see a batch inside `with student.observing(...)`, or call set_range, and leave its "
+                "quantizers in place",
             )
 
 
@@ -67,7 +69,7 @@ class _WatchedContext(ToyContext):
 
 def requires(method: MethodUnderTest) -> Iterable[str]:
     """Check `requires`, `depends_on_bits` and a source's `needs_student` against what the method does."""
-    method_class = method.method_class
+    method_class = method.plugin_class
     _check_needs_student(method)
     base = method.context()
     ctx = _WatchedContext(card=base.card, budget=base.budget, bits=base.bits)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dfqbench.api.errors import PluginError
-from dfqbench.testing.conformance import images, registration, resume, students
+from dfqbench.api.errors import PluginError, unknown_name
+from dfqbench.testing.conformance import images, quantizers, registration, resume, students
 from dfqbench.testing.conformance.findings import Finding
-from dfqbench.testing.conformance.method_under_test import DEFAULT_LIMIT, MethodUnderTest
+from dfqbench.testing.conformance.method_under_test import MethodUnderTest
+from dfqbench.testing.conformance.plugin_under_test import DEFAULT_LIMIT, PluginUnderTest
+from dfqbench.testing.conformance.quantizer_under_test import QuantizerUnderTest
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
@@ -19,27 +21,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One property of a method.
+    """One property of a method or quantizer.
 
     Attributes:
         name: short name, as in `test_conformance[name]`.
         title: the property, as a sentence.
-        run: examine a method; raise `Fault` where the property does not hold, return advice.
-        runs_code: whether it runs `synthesize` in this process, which is safe only once that is known to end.
+        run: examine a plugin; raise `Fault` where the property does not hold, return advice.
+        runs_code: whether it runs the plugin in this process, which is safe only once that is known to end.
     """
 
     name: str
     title: str
-    run: Callable[[MethodUnderTest], Iterable[str] | None]
+    run: Callable[[Any], Iterable[str] | None]
     runs_code: bool = True
 
 
-CHECKS: tuple[Check, ...] = (
+_BEFORE: tuple[Check, ...] = (
     Check("contract", "the import string names a class that keeps the contract", registration.contract, False),
-    Check("light", "listing the method imports no torch", registration.light, False),
+    Check("light", "listing it imports no torch", registration.light, False),
     Check("parameters", "parameters survive JSON and say what they mean", registration.parameters, False),
     Check("ends", "a run on a toy network comes to its end", registration.ends, False),
     Check("confined", "no file outside the work folder, no data, no network", registration.confined, False),
+)
+CHECKS: tuple[Check, ...] = (
+    *_BEFORE,
     Check("images", "images have the card's shape, are finite, without a graph", images.images),
     Check("teacher", "the teacher stays as it was", images.teacher),
     Check("seeds", "same seed, same bits; another seed, other images", images.seeds),
@@ -51,7 +56,19 @@ CHECKS: tuple[Check, ...] = (
     Check("requires", "`requires`, `depends_on_bits` and `needs_student` tell the truth", students.requires),
     Check("noise", "not worse than noise on the toy task", students.noise),
 )
-"""Every check, cheap ones first."""
+"""Every check of methods, cheap ones first."""
+QUANTIZER_CHECKS: tuple[Check, ...] = (
+    *_BEFORE,
+    Check("students", "a finite student of every source under every protocol", students.quantizers),
+    Check("levels", "weights and activations take at most 2^bits values", students.levels),
+    Check("teacher", "the teacher stays as it was", quantizers.teacher),
+    Check("seeds", "same seed, same bits", quantizers.seeds),
+    Check("rng", "the caller's random numbers and settings stay as they were", quantizers.rng),
+    Check("resume", "stopped and resumed equals straight", quantizers.resume),
+    Check("many", "students of one loop equal students made alone", quantizers.many),
+    Check("live", "a live source is trained before images are drawn", quantizers.live),
+)
+"""Every check of quantizers."""
 
 
 class ConformanceWarning(UserWarning):
@@ -59,11 +76,11 @@ class ConformanceWarning(UserWarning):
 
 
 def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Iterator[Finding]:
-    """Run all checks on a method, one by one.
+    """Run all checks on a method or quantizer, one by one.
 
     Args:
         plugins: the loaded plugins.
-        name: the method's name.
+        name: the name of the method, or of a quantizer where no method has it.
         limit: seconds that a run on a toy network may take.
 
     Yields:
@@ -73,30 +90,81 @@ def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Ite
         UsageError: no plugin offers the name.
         PluginError: its plugin did not load.
     """
-    method = MethodUnderTest(plugins, name, limit)
+    is_method = name in {*plugins.methods, *plugins.broken_names}
+    if not is_method and name not in plugins.quantizers:
+        raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers})
+    plugin = (MethodUnderTest if is_method else QuantizerUnderTest)(plugins, name, limit)
     failed: set[str] = set()
-    for check in CHECKS:
+    for check in CHECKS if is_method else QUANTIZER_CHECKS:
         # After these two, code that cannot be loaded or does not end must not run in this process.
         blocking = next((first for first in ("contract", "ends") if first in failed), None)
         if blocking is not None and check.name != "light" and (check.runs_code or blocking == "contract"):
             yield Finding(check.name, check.title, "not run", f"repair '{blocking}' first")
             continue
-        finding = run_check(check, method)
+        finding = run_check(check, plugin)
         if finding.status == "failed":
             failed.add(check.name)
         yield finding
 
 
-def run_check(check: Check, method: MethodUnderTest) -> Finding:
+def run_check(check: Check, plugin: PluginUnderTest) -> Finding:
     """Run one check and return its result."""
     try:
-        advice = list(check.run(method) or ())
+        advice = list(check.run(plugin) or ())
     except PluginError as error:
         return Finding(check.name, check.title, "failed", str(error))
     return Finding(check.name, check.title, "warning" if advice else "ok", "; ".join(advice))
 
 
-class MethodChecks:
+class _PluginChecks:
+    """The checks as tests of one plugin.
+
+    Attributes:
+        plugin_files: local plugin files that offer it, where it is not installed.
+        limit: seconds that a run on a toy network may take.
+    """
+
+    plugin_files: ClassVar[Sequence[Path | str]] = ()
+    limit: ClassVar[float] = DEFAULT_LIMIT
+    checks: ClassVar[Sequence[Check]]
+    _cache: ClassVar[dict[type[_PluginChecks], PluginUnderTest]] = {}
+
+    @classmethod
+    def _make(cls, plugins: Plugins) -> PluginUnderTest:
+        raise NotImplementedError
+
+    @classmethod
+    def plugin_under_test(cls) -> PluginUnderTest:
+        """Return the plugin under test, the same for all tests of the class."""
+        from dfqbench.plugins import load_plugins
+
+        if cls not in cls._cache:
+            cls._cache[cls] = cls._make(load_plugins([Path(file) for file in cls.plugin_files]))
+        return cls._cache[cls]
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Make one test for each check."""
+        if "check" in metafunc.fixturenames:
+            metafunc.parametrize("check", self.checks, ids=[check.name for check in self.checks])
+
+    def test_conformance(self, check: Check) -> None:
+        """Run one check."""
+        import pytest
+
+        try:
+            tested = self.plugin_under_test()
+            if check.runs_code:
+                registration.ends(tested)
+        except PluginError as error:
+            pytest.fail(str(error), pytrace=False)
+        finding = run_check(check, tested)
+        if finding.status == "failed":
+            pytest.fail(f"{finding.title}: {finding.message}", pytrace=False)
+        if finding.status == "warning":
+            warnings.warn(f"{tested.name}: {finding.message}", ConformanceWarning, stacklevel=2)
+
+
+class MethodChecks(_PluginChecks):
     """The checks as tests: derive a class in a test file, and pytest runs one test for each check.
 
     Attributes:
@@ -106,36 +174,19 @@ class MethodChecks:
     """
 
     method: ClassVar[str] = ""
-    plugin_files: ClassVar[Sequence[Path | str]] = ()
-    limit: ClassVar[float] = DEFAULT_LIMIT
-    _cache: ClassVar[dict[type[MethodChecks], MethodUnderTest]] = {}
+    checks = CHECKS
 
     @classmethod
-    def method_under_test(cls) -> MethodUnderTest:
-        """Return the method under test, the same for all tests of the class."""
-        from dfqbench.plugins import load_plugins
+    def _make(cls, plugins: Plugins) -> PluginUnderTest:
+        return MethodUnderTest(plugins, cls.method, cls.limit)
 
-        if cls not in cls._cache:
-            cls._cache[cls] = MethodUnderTest(load_plugins([Path(f) for f in cls.plugin_files]), cls.method, cls.limit)
-        return cls._cache[cls]
 
-    def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Make one test for each check."""
-        if "check" in metafunc.fixturenames:
-            metafunc.parametrize("check", CHECKS, ids=[check.name for check in CHECKS])
+class QuantizerChecks(_PluginChecks):
+    """The checks of a quantizer as tests; as `MethodChecks`, with the attribute `quantizer`."""
 
-    def test_conformance(self, check: Check) -> None:
-        """Run one check."""
-        import pytest
+    quantizer: ClassVar[str] = ""
+    checks = QUANTIZER_CHECKS
 
-        try:
-            tested = self.method_under_test()
-            if check.runs_code:
-                registration.ends(tested)
-        except PluginError as error:
-            pytest.fail(str(error), pytrace=False)
-        finding = run_check(check, tested)
-        if finding.status == "failed":
-            pytest.fail(f"{finding.title}: {finding.message}", pytrace=False)
-        if finding.status == "warning":
-            warnings.warn(f"{self.method}: {finding.message}", ConformanceWarning, stacklevel=2)
+    @classmethod
+    def _make(cls, plugins: Plugins) -> PluginUnderTest:
+        return QuantizerUnderTest(plugins, cls.quantizer, cls.limit)

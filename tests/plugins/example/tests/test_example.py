@@ -1,4 +1,4 @@
-"""Conformance of the example's method, as any plugin's tests would ask for it."""
+"""Conformance of the example's method and quantizer, as any plugin's tests would ask for it."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ class TestStripes(conformance.MethodChecks):
     """One test a check."""
 
     method = "stripes"
+
+
+class TestOneImage(conformance.QuantizerChecks):
+    """The same for its quantizer."""
+
+    quantizer = "one-image"

@@ -7,17 +7,17 @@ from torch import nn
 WIDTHS = {"tiny": 8, "small": 16}
 
 
-def build(name: str, classes: int = 2, channels: int = 3) -> nn.Module:
+def build(name: str, classes: int, in_channels: int) -> nn.Module:
     """Builds `plain:tiny` or `plain:small`.
 
     Args:
         name: what follows the colon.
         classes: outputs.
-        channels: of the images.
+        in_channels: of the images.
     """
     width = WIDTHS[name]
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False),

@@ -17,12 +17,16 @@ class OneImage(Quantizer):
 
     name = "one-image"
     title = "ranges from a single image"
+    trains = False
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
         """Makes the student."""
         import torch
 
+        from dfqbench.quantizers import train_source
+
+        train_source(source, [ctx])
         student = ctx.prepare(teacher)
         with torch.no_grad(), student.observing("minmax"):
-            student(source.sample(1).images)
+            student(source.sample(1).images.to(ctx.device))
         return student

@@ -24,7 +24,7 @@ if __name__ == "__main__":
     x, y = stripes(200, seed=1)
     np.savez_compressed("stripes.npz", x=x, y=y)
     torch.manual_seed(0)
-    network = build("tiny")
+    network = build("tiny", classes=2, in_channels=3)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for step in range(150):
         images, labels = stripes(64, seed=1000 + step)
