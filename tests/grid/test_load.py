@@ -85,6 +85,10 @@ def test_settings_and_name_of_a_file(tmp_path: Path, text: str) -> None:
         ("name = 'a/b'\n" + GOOD, "key 'name'"),
         (GOOD + "[protocols]\nm = 3", "key 'protocols.m'"),
         (GOOD + "[protocols.gdfq]\nfirst_bits = 8\n", "protocol 'gdfq' is built in"),
+        (
+            GOOD + "[protocols.mine.activations]\ngranularity = 'channel'\n",
+            "protocol 'mine': activations have one range for each tensor",
+        ),
         (PROTOCOL + "base = 'other'", "unknown base of protocol 'mine' 'other'"),
         (PROTOCOL + "bass = 1", "unknown key of protocol 'mine' 'bass'; did you mean base"),
         (PROTOCOL + "name = 'x'", "unknown key of protocol 'mine' 'name'"),

@@ -14,7 +14,7 @@ from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
 from dfqbench.grid.choice import EVERY, parse_method
 from dfqbench.plugins.params import first_problem
-from dfqbench.quant.scheme import PROTOCOLS, VALID_BITS, Operand, Override, Protocol, Scheme, parse_scheme
+from dfqbench.quant.scheme import PROTOCOLS, VALID_BITS, Granularity, Operand, Override, Protocol, Scheme, parse_scheme
 
 AUTO = "auto"
 """The budget that means the default budget of the target."""
@@ -158,6 +158,9 @@ def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
         given = error.errors(include_url=False)[0]["input"]
         raise UsageError(f"{where}: key '{key}': {message}, not {given!r}", "correct the value") from error
     _check_bits(protocol, where)
+    if protocol.activations.granularity is not Granularity.TENSOR:
+        hint = 'leave granularity out of its activations, or write "tensor"'
+        raise UsageError(f"{where}: activations have one range for each tensor", hint)
     return protocol
 
 
