@@ -75,7 +75,7 @@ def test_compare_methods_by_seed_and_over_seeds() -> None:
 
 def test_equal_students_are_not_significant() -> None:
     same = flags(100, 0.5, 0)
-    [found] = compare([answered("a", same), answered("b", same, method="noise")], "zeroq", "noise (floor)")
+    [found] = compare([answered("a", same), answered("b", same, method="noise")], "zeroq", "noise (control)")
     assert (found.paired.p, found.paired.low, found.paired.high, found.paired.differs) == (1.0, 0.0, 0.0, False)
 
 

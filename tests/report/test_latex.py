@@ -74,7 +74,7 @@ def test_latex_rows_and_marks() -> None:
     assert r"50 \% of a\_b \& c" in text
     assert body.count(r"\midrule") == 2
     assert body.count(r"\addlinespace") == 2
-    assert r"\textit{noise (floor)}" in body
+    assert r"\textit{noise (control)}" in body
     assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
 
 

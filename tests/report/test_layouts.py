@@ -31,11 +31,11 @@ def test_best_and_second_are_marked() -> None:
     assert found["w4a4@gdfq", "b"] == found["w4a4@gdfq", "c"] == "**87.00**"
     # Two share the first place: there is no second, and controls have no rank.
     assert found["w4a4@gdfq", "a"] == "86.00"
-    assert found["w4a4@gdfq", "_noise (floor)_"] == "95.00"
+    assert found["w4a4@gdfq", "_noise (control)_"] == "95.00"
     second = [entry for entry in several() if entry.method != "c"]
     three = {row[1]: row[2] for row in rows(render(second, "md")) if row[0].startswith("w3")}
     assert (three["a"], three["b"], three["d"]) == ("<u>87.00</u>", "**88.00**", "77.00")
-    assert (three["_noise (floor)_"], three["_real (ceiling)_"]) == ("96.00", "96.50")
+    assert (three["_noise (control)_"], three["_real (control)_"]) == ("96.00", "96.50")
 
 
 def test_best_of_time_is_the_lowest() -> None:

@@ -53,7 +53,7 @@ def assert_shows_the_records_numbers(rows: list[list[str]]) -> None:
     """Top-1 and synthesis of the test's run, by method and scheme."""
     assert {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"} == {
         (name, scheme): (f"{top1 - less:.2f} ± 0.71 (2)", seconds)
-        for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (floor)", 50.5, "0.50 s"))
+        for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (control)", 50.5, "0.50 s"))
         for scheme, less in (("w4a4@gdfq", 0), ("w3a3@gdfq", 10))
     }
 
@@ -174,7 +174,7 @@ def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
         assert browser.run(tops)[-1] in {"failed", "out of memory"}
     assert browser.run("document.querySelector('[aria-sort]').ariaSort") == "ascending"
     browser.run(TYPE.replace("WORDS", "'noise w4a4'"))
-    assert [row[0] for row in browser.run(TABLE)] == ["noise (floor)"]
+    assert [row[0] for row in browser.run(TABLE)] == ["noise (control)"]
     assert browser.run("document.getElementById('shown').textContent") == "1 of 8 rows"
     browser.run(TYPE.replace("WORDS", "''"))
     assert len(browser.run(TABLE)) == 8

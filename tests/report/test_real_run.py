@@ -15,7 +15,7 @@ from tests.report.html_reader import HtmlReader
 
 from dfqbench.report.formatting import duration
 
-MARKS = {"noise": " (floor)", "real": " (ceiling)"}
+MARKS = {"noise": " (control)", "real": " (control)"}
 TIMEOUT = 400
 
 pytestmark = pytest.mark.slow

@@ -56,8 +56,8 @@ def test_order_of_rows() -> None:
         ["w8a8@gdfq", "zeroq"],
         ["w4a4@gdfq", "zeroq"],
         ["w4a4@gdfq", "_aaa (control)_"],
-        ["w4a4@gdfq", "_noise (floor)_"],
-        ["w4a4@gdfq", "_real (ceiling)_"],
+        ["w4a4@gdfq", "_noise (control)_"],
+        ["w4a4@gdfq", "_real (control)_"],
         ["w3a3@gdfq", "zeroq"],
     ]
 

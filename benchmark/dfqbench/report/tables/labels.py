@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dfqbench.report.record_access import control_rank, flattened, json_ready
 from dfqbench.run.store.record import Record
 
-_CONTROL_MARKS = ("", " (control)", " (floor)", " (ceiling)")
+_CONTROL_MARK = " (control)"
 
 
 def method_labels(records: Sequence[Record]) -> dict[int, str]:
@@ -41,7 +41,7 @@ def method_labels(records: Sequence[Record]) -> dict[int, str]:
             if len(values[name][param]) > 1
         ]
         variant = f" [{', '.join(varied)}]" if varied else ""
-        labels[id(record)] = f"{name}{variant}{_CONTROL_MARKS[control_rank(record)]}"
+        labels[id(record)] = f"{name}{variant}{_CONTROL_MARK if control_rank(record) else ''}"
     return labels
 
 
