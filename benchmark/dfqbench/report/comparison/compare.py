@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
 from dfqbench.report.comparison.paired import Paired, compare_paired
 from dfqbench.report.record_access import finished, latest, model_name, newest_of, scheme_label
-from dfqbench.report.tables.labels import method_labels
+from dfqbench.report.tables.labels import FIDELITY_MARKS, method_labels
 from dfqbench.run.evaluate.accuracy import unpacked
 from dfqbench.run.store.record import Record
 
@@ -77,8 +78,18 @@ def per_image(record: Record) -> NDArray[np.bool_]:
     return flags
 
 
+def answers_by_seed(records: Iterable[Record]) -> dict[tuple[object, ...], NDArray[np.bool_]]:
+    """Return the answers of records of one method, by seed and evaluation set; records without answers are left out."""
+    answers = {}
+    for record in records:
+        with suppress(InputError):
+            answers[record.seed, *_evaluated_on(record)] = per_image(record)
+    return answers
+
+
 def _chosen(records: Sequence[Record], labels: dict[int, str], name: str) -> tuple[bool, list[Record]]:
     """Return whether the name is a cell's, and the records of the method or cell."""
+    name = name.rstrip("".join(FIDELITY_MARKS.values()))
     of_method = [r for r in records if name in {labels[id(r)], labels[id(r)].partition(" (")[0]}]
     if of_method:
         return False, of_method

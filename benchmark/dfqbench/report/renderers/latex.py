@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.formatting import ABSENT
 from dfqbench.report.renderers.escape import latex
-from dfqbench.report.tables.table import BEST, SECOND, VERDICT_RULE, Entry, Row, Table, with_gaps
+from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Row, Table, with_gaps
 
 PREAMBLE = "% \\usepackage{booktabs,graphicx}"
 MOST_ROWS = 30
@@ -75,7 +76,7 @@ def _sentence(text: str) -> str:
 
 
 def _caption(table: Table) -> str:
-    ranks = ["bold: best, underlined: second; controls in italics are left out of that"] if table.ranked else []
+    ranks = [f"bold: best, underlined: second {RANK_RULE}"] if table.ranked else []
     return " ".join(map(_sentence, [*table.caption, *ranks]))
 
 
