@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXACT_UP_TO = 1000  # most images on which two students differ for the exact test; above, the chi-squared one
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-LEVEL = 0.05  # a smaller p is significant
+LEVEL = 0.05  # a smaller p (of several tests, a smaller q) is significant
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,6 @@ class Paired:
     def difference(self) -> float:
         """First minus second, in percentage points."""
         return self.first - self.second
-
-    @property
-    def differs(self) -> bool:
-        """Whether the difference is more than chance: p decides, the interval is an estimate."""
-        return self.p < LEVEL
 
 
 def compare_paired(first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[np.bool_]]) -> Paired:

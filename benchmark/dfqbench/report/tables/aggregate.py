@@ -17,9 +17,7 @@ from dfqbench.run.store.record import Record
 class Aggregate:
     """What one place of the table shows."""
 
-    texts: tuple[
-        str, ...
-    ]  # of each metric, with ±; first the status where no seed finished
+    texts: tuple[str, ...]  # of each metric, with ±; first the status where no seed finished
     means: tuple[float | None, ...]  # over the finished seeds; None where there is none
     competes: bool  # whether these numbers may be marked as the best
     notes: tuple[str, ...]  # for footnotes
