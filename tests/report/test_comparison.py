@@ -71,6 +71,11 @@ def test_equal_students_are_not_significant() -> None:
     assert (found.paired.p, found.paired.low, found.paired.high, found.differs) == (1.0, 0.0, 0.0, False)
 
 
+def test_compare_takes_names_with_their_mark() -> None:
+    made = [answered("a", flags(100, 0.5, 0), fidelity="paper"), answered("b", flags(100, 0.5, 0), method="noise")]
+    assert len(compare(made, "zeroq‡", "noise")) == 1
+
+
 def test_compare_cells_by_id() -> None:
     records = [answered("aaaa1", flags(100, 0.5, 0)), answered("bbbb2", flags(100, 0.9, 1), seed=4)]
     [found] = compare(records, "aaaa", "bbbb")

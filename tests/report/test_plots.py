@@ -100,6 +100,16 @@ def test_time_is_not_averaged_over_schemes() -> None:
     assert [bar.get_width() for bar in bars] == [0.5, 100.0]
 
 
+def test_legend_marks_reconstructions_and_says_so() -> None:
+    made = [changed(entry, fidelity="reconstruction" if entry.method == "a" else "released code") for entry in run()]
+    for kind in ("bits", "phases"):
+        axes = axes_of(kind, made)
+        names = [text.get_text().replace("\n", " ") for text in axes.get_legend().get_texts()]
+        assert names[-1].startswith("† reconstruction by this project")
+        assert "a†" in [*names, *(label.get_text() for label in axes.get_yticklabels())]
+        assert not any(text.get_text().startswith("†") for text in axes_of(kind).get_legend().get_texts())
+
+
 def test_error_bars_need_two_seeds() -> None:
     [bars] = [bar for bar in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if bar.has_yerr]
     assert [len(segment) for segment in bars[2][0].get_segments()] == [0, 0]

@@ -270,6 +270,25 @@ def test_caption_says_where_flagged_cells_differ_in_their_times() -> None:
     assert "gpu_shared:" not in text
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_fidelity_is_marked_and_explained(fmt: Any) -> None:
+    given = {"zeroq": "released code", "acq": "reconstruction", "mine": "paper", "noise": "control"}
+    records = [record(name, method=name, fidelity=fidelity) for name, fidelity in given.items()]
+    text = " ".join(render(records, fmt).replace(r"$^\dagger$", "†").replace(r"$^\ddagger$", "‡").split())
+    assert {name: text.count(f"{name}{mark}") for name, mark in zip(given, " †‡ ", strict=True)}["acq"] == 1
+    assert all(f"{name}†" not in text and f"{name}‡" not in text for name in ("zeroq", "noise"))
+    assert "mine‡" in text
+    assert "† reconstruction by this project" in text
+    assert "‡ written from the paper" in text
+    assert "†" not in render([records[0]], fmt) + render([records[0]], "text")
+
+
+def test_seeds_share_the_weakest_fidelity() -> None:
+    seeds = [record(str(s), seed=s, fidelity=given) for s, given in enumerate(("paper", "reconstruction", ""))]
+    assert [row[1] for row in rows(render(seeds, "md"))] == ["zeroq†"]
+    assert [row["fidelity"] for row in csv.DictReader(io.StringIO(render(seeds, "csv")))][:1] == ["paper"]
+
+
 def test_no_records_and_unknown_format() -> None:
     assert render([], "text") == "no records\n"
     assert json.loads(render([], "json")) == []
