@@ -125,4 +125,5 @@ def _published(table: Table) -> list[str]:
         more = _sentence(VERDICT_RULE) if begin == 0 else "Continued."
         caption = f"Published numbers beside measurements: {latex(table.title)}. {more}"
         lines += _float(caption, alignment, header, rows[begin : begin + MOST_ROWS], [])
-    return lines
+    sources = ". ".join(map(latex, table.references))
+    return [*lines, "", rf"{{\footnotesize\raggedright Sources: {sources}.\par}}"] if sources else lines

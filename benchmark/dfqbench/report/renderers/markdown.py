@@ -43,4 +43,11 @@ def _published(table: Table) -> list[str]:
         return [] if table.published is None else ["", markdown(table.nothing_published)]
     rows = [list(map(markdown, fields)) for fields in table.published]
     shown = grid(rows, table.published_headers, table.published_alignment, "md")
-    return ["", "Published numbers for these cells:", "", shown, "", f"* {markdown(VERDICT_RULE)}"]
+    return [
+        "",
+        "Published numbers for these cells:",
+        "",
+        shown,
+        "",
+        *(f"* {markdown(line)}" for line in (VERDICT_RULE, *table.references)),
+    ]

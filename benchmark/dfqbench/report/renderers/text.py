@@ -64,4 +64,4 @@ def _published(table: Table) -> list[str]:
         return [] if table.published is None else ["", table.nothing_published]
     rows = [[*fields, "\n".join(textwrap.wrap(source, SOURCE_WIDTH))] for *fields, source in table.published]
     shown = grid(rows, table.published_headers, table.published_alignment)
-    return ["", "Published numbers for these cells:", "", shown, "", bullet(VERDICT_RULE)]
+    return ["", "Published numbers for these cells:", "", shown, "", *map(bullet, (VERDICT_RULE, *table.references))]

@@ -9,6 +9,7 @@ from dfqbench.report.comparison.paired import LEVEL
 from dfqbench.report.comparison.ranks import BEST, SECOND, TIED, Place
 from dfqbench.report.formatting import ABSENT, optional
 from dfqbench.report.literature.publication_index import PublicationIndex
+from dfqbench.report.literature.published import reference_lines
 from dfqbench.report.literature.verdict import Verdict, verdicts
 from dfqbench.report.metrics import Metric
 from dfqbench.report.record_access import finished, short_names
@@ -59,6 +60,7 @@ class Table:
     footnotes: tuple[str, ...]  # in the order of their numbers
     caption: tuple[str, ...]  # one statement an entry
     published: tuple[tuple[str, ...], ...] | None  # rows under `published_headers`; None: not asked for
+    references: tuple[str, ...] = ()  # of their sources
 
     @property
     def ranked(self) -> bool:
@@ -106,6 +108,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
                 for metric, text in zip(metrics, shown.texts, strict=True)
             ]
         rows.append(Row(tuple(heading.names.values()), tuple(entries), pivot.block(at), heading.control))
+    published = [] if publications is None else _published(pivot, columns, publications)
     return Table(
         title(pivot),
         pivot.layout.rows,
@@ -115,7 +118,8 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         tuple(rows),
         tuple(footnotes),
         tuple(caption(pivot, hardware)),
-        None if publications is None else tuple(_published(pivot, columns, publications)),
+        None if publications is None else tuple(published),
+        tuple(reference_lines(row[-1] for row in published)),
     )
 
 
@@ -188,5 +192,5 @@ def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
         f"{number.top1:.2f}{' (best epoch)' if best else ''}",
         optional(number.drop),
         verdict.word + tolerance,
-        number.reported_in,
+        number.source,
     )
