@@ -31,7 +31,7 @@ def test_seeds_are_averaged() -> None:
     records = [record(str(seed), seed=seed, top1=value, drop=None) for seed, value in enumerate((90.0, 92.0, 94.0))]
     [row] = rows(render(records, "md"))
     assert row[2:4] == ["92.00 ± 2.00 (3)", "6.50"]
-    assert "seeds 0, 1, 2; a ± b (n): mean and sample standard deviation over n seeds" in render(records, "text")
+    assert "seeds 0, 1, 2; x ± s (n): mean and sample standard deviation over n seeds" in render(records, "text")
 
 
 def test_only_the_latest_attempt_counts() -> None:
@@ -132,7 +132,7 @@ def test_caption() -> None:
     title = "imagenet-val1300 (64 images, a subset of imagenet, first 64), budget short"
     accuracy = (
         "full precision, re-measured in this run: resnet8 98.50, x 70.00",
-        "a ±b: one seed and its binomial error, half the Wilson interval for z = 1; of a top-1: 3.73",
+        "one seed: x ±e with the binomial error e (half the Wilson interval for z = 1); of a top-1: 3.73",
     )
     how = (
         "last state",
@@ -147,14 +147,14 @@ def test_caption() -> None:
 
 def test_binomial_error_in_caption_and_cells() -> None:
     invalid = record("2", method="x", status="invalid", top1=50.0)
-    assert "for z = 1; of a top-1: 1.28\n" in render([record("1"), invalid], "text")
+    assert "for z = 1); of a top-1: 1.28\n" in render([record("1"), invalid], "text")
     half = record("1", top1=50.0, dataset={"name": "digits", "n": 100})
     assert "of a top-1: 4.98" in render([half], "text")
     seeds = [record(str(seed), seed=seed, top5=99.0) for seed in (0, 1)]
     layout = parse_layout(["method"], ["model"], ["top1", "top5"])
     assert rows(render(seeds, "md", layout=layout))[0][1:] == ["90.25 ± 0.00 (2)", "99.00 ± 0.00"]
     text = render(seeds, "text")
-    assert ("one seed and its" in text, "binomial error, half the Wilson" in text) == (False, True)
+    assert ("one seed: x ±e" in text, "binomial error of one seed (half" in text) == (False, True)
     [row] = rows(render(seeds[:1], "md", layout=layout))
     assert row[1:] == ["90.25 ±1.28", "99.00 ±0.44"]
 

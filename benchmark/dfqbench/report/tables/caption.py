@@ -83,7 +83,7 @@ def _seeds(pivot: Pivot) -> str:
     seeds = sorted({record.seed for record in pivot.records if record.seed is not None})
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
     if any(len(group) > 1 for group in _finished_groups(pivot)):
-        return f"{named}; a ± b (n): mean and sample standard deviation over n seeds"
+        return f"{named}; x ± s (n): mean and sample standard deviation over n seeds"
     return named
 
 
@@ -115,9 +115,9 @@ def _binomial_error(pivot: Pivot) -> str:
         if record.top1 is not None and record.dataset.n
     ]
     single = any(len(group) == 1 for group in _finished_groups(pivot))
-    shown = "a ±b: one seed and its " if single and any(m.of_images for m in pivot.layout.metrics) else ""
-    rule = "binomial error, half the Wilson interval for z = 1"
-    return f"{shown}{rule}; of a top-1: {value_range(errors)}" if errors else ""
+    shown = single and any(metric.of_images for metric in pivot.layout.metrics)
+    what = "one seed: x ±e with the binomial error e" if shown else "binomial error of one seed"
+    return f"{what} (half the Wilson interval for z = 1); of a top-1: {value_range(errors)}" if errors else ""
 
 
 def _not_distinguished(pivot: Pivot, models: Mapping[str, str]) -> list[str]:

@@ -18,7 +18,7 @@ from dfqbench.report.tables.caption import caption, title
 from dfqbench.report.tables.pivot import Heading, Pivot
 
 RANK_RULE = (
-    f"of its column where the paired test of `compare` shows it (q < {LEVEL}), over noise too; times and counts: as "
+    f"of its column where the paired test of dfqbench compare shows it (q < {LEVEL}), over noise too; times and counts: as "
     "printed; controls take no mark"
 )
 VERDICT_RULE = (
