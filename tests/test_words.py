@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = re.compile(
-    r"\b(nobody|whoever|likewise|as ever|within it|(is|are) told|listens|woven|unheard|tally|ceiling|noise floor)\b", re.IGNORECASE
+    r"\b(nobody|whoever|likewise|as ever|within it|(is|are) told|listens|woven|unheard|tally|ceiling|noise floor)\b",
+    re.IGNORECASE,
 )
 FOLDERS = ("benchmark", "methods", "tests", "docs", "results/reference", "tools")
 SUFFIXES = {".py", ".pyi", ".md", ".toml", ".jinja", ".html", ".css", ".js"}

@@ -67,6 +67,14 @@ def test_summary_shows_the_records_numbers(page: Path) -> None:
     }
 
 
+def test_page_marks_fidelity_and_says_what_the_mark_means() -> None:
+    made = [changed(entry, fidelity="reconstruction" if entry.method == "a" else "") for entry in run()]
+    text = report_page([(entry, Path("none")) for entry in made], {}, {}, "x")
+    assert {row[0] for row in HtmlReader(text).summary} == {"a†", "b", "noise (control)"}
+    assert text.count("† reconstruction by this project") == 2  # under the results and under the table
+    assert "†" not in report_page([(entry, Path("none")) for entry in run()], {}, {}, "x")
+
+
 def test_page_is_complete_and_self_contained(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert len(text) < 5_000_000

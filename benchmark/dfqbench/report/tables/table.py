@@ -18,8 +18,8 @@ from dfqbench.report.tables.caption import caption, title
 from dfqbench.report.tables.pivot import Heading, Pivot
 
 RANK_RULE = (
-    f"of its column where the paired test of dfqbench compare shows it (q < {LEVEL}), over noise too; times and counts: as "
-    "printed; controls take no mark"
+    f"of its column where the paired test of dfqbench compare shows it (q < {LEVEL}), over noise too; "
+    "times and counts: as printed; controls take no mark"
 )
 VERDICT_RULE = (
     "verdict: what was done comes first (other budget, protocol, parameters or weights); then reproduced within "
