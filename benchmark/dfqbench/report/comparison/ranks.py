@@ -6,15 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from dfqbench.report.comparison.compare import answers_by_seed
 from dfqbench.report.comparison.paired import LEVEL, adjusted, paired_test
 from dfqbench.report.record_access import NOISE, competes, finished
 from dfqbench.run.store.record import Record
-
-if TYPE_CHECKING:
-    pass
 
 Place = tuple[int, int]  # row and column
 BEST, SECOND, TIED = "best", "second", "not distinguished"
@@ -62,16 +58,16 @@ class Ranker:
             pairs = [(place, control) for place, control in noise.items() if control]
             if pairs and not any(self._gaps(pairs)):
                 return Ranking(dict.fromkeys(order, TIED), like_noise=True)
-            first = self._place(order, noise)
+            first = self._first(order, noise)
             if len(order) < 2 or first.tied or first.below:
                 return first
-            second = self._place(order[1:], noise)
+            second = self._first(order[1:], noise)
         except _UntestedError as error:
             return Ranking({}, untested=error.args)
         ranks = {order[0]: BEST} | ({} if second.tied or second.below else {order[1]: SECOND})
         return Ranking(ranks, second_tied=second.tied, below=second.below)
 
-    def _place(self, order: Sequence[Place], noise: Mapping[Place, Place | None]) -> Ranking:
+    def _first(self, order: Sequence[Place], noise: Mapping[Place, Place | None]) -> Ranking:
         """Compare the first of some methods with the others and with noise."""
         first, *others = order
         opponents = [*others, *filter(None, [noise[first]])]
