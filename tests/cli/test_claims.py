@@ -37,8 +37,8 @@ def test_times(call: Call) -> None:
     text = call("claims", "--times", "--method", "GDFQ", "--model", "resnet18").out
     assert [part in text for part in ("1.7 h", "A100", "5.7 h")] == [True, True, False]
     times = call("claims", "--times", "--method", "squant", "--format", "json").json
-    table = "SQuant ICLR22 Table 3 (repo image/time.png)"
-    assert {row["source"] for row in times} == {table, "SQuant abstract/notes"}
+    table = "SQuant ICLR22, Table 3"
+    assert {row["source"] for row in times} == {table, "SQuant ICLR22, abstract"}
     assert "no printed times" in call("claims", "--times", "--method", "acq").out
 
 
@@ -50,5 +50,5 @@ def test_rounding_is_no_disagreement() -> None:
 
 def test_markdown_has_sources(call: Call) -> None:
     text = call("claims", "--method", "acq", "--format", "md").out
-    assert all(part in text for part in ("| w4a4", "ACQ abstract"))
+    assert all(part in text for part in ("| w4a4", "ACQ abstract", "* ACQ abstract: Li et al., ACQ: Improving"))
     assert "no claims" in call("claims", "--method", "acq", "--bits", "w2a2").out

@@ -29,6 +29,10 @@ def test_show(call: Call, tmp_path: Path) -> None:
     assert 'schemes = ["w4a4@gdfq"]' in shown
     assert shown.splitlines()[0].endswith("w4a4.toml")
     full = call("grids", "show", "w4a4", "--json").json
-    assert (full["threads"], full["set"], full["methods"]) == (1, {}, ["*"])
+    assert (full["threads"], full["set"], full["methods"]) == (
+        1,
+        {},
+        ["*", "real", "noise+distill:gdfq", "real+distill:gdfq"],
+    )
     (tmp_path / "mine.toml").write_text('schemes = ["w2a2"]\n')
     assert call("grids", "show", tmp_path / "mine.toml", "--json").json["name"] == "mine"

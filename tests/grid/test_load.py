@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, UsageError
+from dfqbench.grid.choice import resolve_methods
 from dfqbench.grid.load import load_grid
 from dfqbench.grid.schema import Grid
 from dfqbench.plugins import Plugins, load_plugins
@@ -31,11 +32,18 @@ def test_presets(plugins: Plugins) -> None:
     smoke = load_grid("smoke", plugins)
     assert (smoke.on, smoke.methods, smoke.budget) == (("digits",), ("zeroq", "noise"), "smoke")
     w4a4 = load_grid("w4a4", plugins)
-    assert (w4a4.on, w4a4.methods, w4a4.budget, w4a4.seeds) == ((), ("*",), "auto", (0,))
+    assert (w4a4.on, w4a4.methods[0], w4a4.budget, w4a4.seeds) == ((), "*", "auto", (0,))
     assert w4a4.models_for("cifar10") == ("cifar:resnet20",)
     assert w4a4.models_for("digits") is None
     bits = [(scheme.w_bits, scheme.a_bits) for scheme in load_grid("bits", plugins).parsed_schemes]
     assert bits == [(8, 8), (5, 5), (4, 4), (3, 3), (2, 2)]
+
+
+@pytest.mark.parametrize("name", ["w4a4", "w3a3", "w5a5", "w8a8", "bits"])
+def test_presets_have_both_controls_under_two_quantizers(name: str, plugins: Plugins) -> None:
+    grid = load_grid(name, plugins)
+    chosen = [choice.label for choice in resolve_methods(grid.methods, plugins, grid.controls)]
+    assert chosen[-4:] == ["noise", "real", "noise+distill:gdfq", "real+distill:gdfq"]
 
 
 def test_unknown_grid_and_absent_file(tmp_path: Path, plugins: Plugins) -> None:
@@ -68,7 +76,7 @@ def test_settings_and_name_of_a_file(tmp_path: Path, text: str) -> None:
         ("schemes = [", "is not valid TOML: invalid value"),
         ("", "key 'schemes' is missing; write for example schemes = ["),
         (GOOD + "seeds = []", "key 'seeds' is empty; write for example seeds = ["),
-        (GOOD + "sheme = 1", "unknown key 'sheme'; did you mean schemes? valid: budget, limit"),
+        (GOOD + "sheme = 1", "unknown key 'sheme'; did you mean schemes? valid: budget, controls, limit"),
         (GOOD + "seeds = ['a']", "key 'seeds.0': input should be a valid integer, not 'a'"),
         (GOOD + "seeds = [-1]", "key 'seeds.0'"),
         (GOOD + "threads = 0", "key 'threads': input should be greater than or equal to 1, not 0"),

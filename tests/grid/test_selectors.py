@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.grid.choice import MethodChoice, parse_methods, resolve_methods
+from dfqbench.grid.choice import Controls, MethodChoice, parse_methods, resolve_methods
 from dfqbench.grid.load import load_grid
 from dfqbench.grid.schema import Grid
 from dfqbench.grid.selectors import apply, parse_selection
@@ -63,6 +63,34 @@ def test_star_is_every_method_and_noise_but_not_real_and_each_once(plugins: Plug
     assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
 
 
+@pytest.mark.parametrize(
+    ("methods", "controls", "added"),
+    [
+        ("zeroq", "all", ["noise", "real"]),
+        ("zeroq,real", "all", ["real", "noise"]),
+        ("gen", "all", ["noise+train:hot", "real+train:hot"]),
+        ("noise+train,zeroq", "all", ["noise", "real", "real+train:cold"]),
+        ("zeroq,noise,real+train", "none", []),
+        ("zeroq,noise", None, ["noise"]),
+    ],
+)
+def test_controls_follow_the_quantizers_of_the_methods(
+    methods: str, controls: Controls | None, added: list[str], plugins: Plugins
+) -> None:
+    found = [choice.label for choice in resolve_methods(parse_methods(methods), plugins, controls)]
+    assert sorted(set(found) - {"zeroq", "gen", "noise+train:cold"}) == sorted(added)
+    assert ("noise+train:cold" in found) == ("noise+train" in methods)
+
+
+def test_controls_of_broken_plugins_and_of_a_grid_without_methods() -> None:
+    plugins = load_plugins([EXAMPLES / "broken" / "unresolved_load.py"])
+    found = resolve_methods(["unresolved", "zeroq"], plugins, "all")
+    assert [choice.label for choice in found] == ["unresolved", "zeroq", "noise", "real"]
+    with pytest.raises(UsageError, match="without its controls the grid has no method; name one with --methods"):
+        resolve_methods(["noise", "real"], plugins, "none")
+    assert resolve_methods(["real+calibrate"], plugins) == [MethodChoice("real")]
+
+
 def test_star_includes_broken_plugins() -> None:
     plugins = load_plugins([EXAMPLES / "broken" / name for name in ("raises_on_import.py", "unresolved_load.py")])
     assert {"raises_on_import", "unresolved", "zeroq"} <= set(labels("*", plugins))
@@ -111,6 +139,7 @@ def test_every_selector(grid: Grid) -> None:
         on="digits, cifar10",
         models="digits:resnet8,py:a.py:build(1,2)",
         methods="zeroq,real",
+        controls="none",
         bits="w4a4,w3a3@deploy",
         seeds="0-2,7",
         settings=["zeroq.iterations=100", "zeroq.note=a=b"],
@@ -120,7 +149,7 @@ def test_every_selector(grid: Grid) -> None:
     changed = apply(grid, selection)
     assert changed.on == ("digits", "cifar10")
     assert changed.models_for("digits") == changed.models_for("cifar10") == ("digits:resnet8", "py:a.py:build(1,2)")
-    assert changed.methods == ("zeroq", "real")
+    assert (changed.methods, changed.controls) == (("zeroq", "real"), "none")
     assert [scheme.label for scheme in changed.parsed_schemes] == ["w4a4@gdfq", "w3a3@deploy"]
     assert changed.seeds == (0, 1, 2, 7)
     assert changed.settings_for("zeroq") == {"iterations": "100", "note": "a=b"}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from dfqbench.run.evaluate.accuracy import packed
 from dfqbench.run.store.record import Record
 
 
@@ -18,6 +21,20 @@ def record(cell: str, **changes: Any) -> Record:
     made |= {"fp_top1": 98.5, "top1": 90.25, "drop": 8.25, "top1_se": 1.28}
     made["seconds"] = {"synthesis": 12.34, "wall": 20.0}
     return Record.from_data(made | changes)
+
+
+def answered(cell: str, flags: Any, **changes: Any) -> Record:
+    """A record with an answer for each image."""
+    bits = np.asarray(flags, dtype=bool)
+    dataset = {"name": "digits", "n": len(bits), "sha256": "d", "subset": None}
+    top1 = 100 * float(bits.mean())
+    accuracy = {"top1": top1, "drop": 98.5 - top1, "top1_se": None, "correct": packed(bits)}
+    return record(cell, **{"dataset": dataset, **accuracy, **changes})
+
+
+def right(count: int, images: int = 540) -> Any:
+    """Answers of which the first are right."""
+    return np.arange(images) < count
 
 
 def changed(made: Record, **changes: Any) -> Record:

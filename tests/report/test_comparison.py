@@ -7,20 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.records import changed, record
+from tests.report.records import answered, changed
 
 from dfqbench.api import InputError, UsageError
 from dfqbench.report.comparison.compare import compare, per_image
 from dfqbench.report.comparison.paired import bootstrap_interval, compare_paired, sign_flip_test
 from dfqbench.report.renderers.comparison import render_comparison
-from dfqbench.run.store.record import Record
-
-
-def answered(cell: str, flags: Any, **changes: Any) -> Record:
-    bits = np.asarray(flags, dtype=bool)
-    dataset = {"name": "digits", "n": len(bits), "sha256": "d", "subset": None}
-    packed = base64.b64encode(np.packbits(bits).tobytes()).decode()
-    return record(cell, correct=packed, dataset=dataset, top1=100 * float(bits.mean()), **changes)
 
 
 def flags(n: int, share: float, seed: int) -> Any:
@@ -68,15 +60,20 @@ def test_compare_methods_by_seed_and_over_seeds() -> None:
     text = render_comparison(found, "zeroq", "poor")
     assert "A: zeroq, B: poor, digits, digits:resnet8, w4a4@gdfq, short" in text
     assert text.count("A is better") == 3
-    assert "not corrected" in text
+    assert "verdict: q < 0.05, and nothing else" in text
     assert json.loads(render_comparison(found, "zeroq", "poor", "json"))[0]["only_first"] == found[0].paired.only_first
     assert "| A is better" in render_comparison(found, "zeroq", "poor", "md")
 
 
 def test_equal_students_are_not_significant() -> None:
     same = flags(100, 0.5, 0)
-    [found] = compare([answered("a", same), answered("b", same, method="noise")], "zeroq", "noise (floor)")
-    assert (found.paired.p, found.paired.low, found.paired.high, found.paired.differs) == (1.0, 0.0, 0.0, False)
+    [found] = compare([answered("a", same), answered("b", same, method="noise")], "zeroq", "noise (control)")
+    assert (found.paired.p, found.paired.low, found.paired.high, found.differs) == (1.0, 0.0, 0.0, False)
+
+
+def test_compare_takes_names_with_their_mark() -> None:
+    made = [answered("a", flags(100, 0.5, 0), fidelity="paper"), answered("b", flags(100, 0.5, 0), method="noise")]
+    assert len(compare(made, "zeroq‡", "noise")) == 1
 
 
 def test_compare_cells_by_id() -> None:

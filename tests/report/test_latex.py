@@ -69,12 +69,12 @@ def test_latex_rows_and_marks() -> None:
     lines = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert len(lines) == len(records)
     assert all(len(re.findall(r"(?<!\\)&", line)) == 4 for line in lines)
-    assert r" & b & \textbf{87.00}" in body
+    assert r" & b & \textbf{86.30 $\pm$1.48}" in body
     assert r"odd\_1 & failed\textsuperscript{1}" in body
     assert r"50 \% of a\_b \& c" in text
     assert body.count(r"\midrule") == 2
     assert body.count(r"\addlinespace") == 2
-    assert r"\textit{noise (floor)}" in body
+    assert r"\textit{noise (control)}" in body
     assert "budget short" in text[text.index(r"\caption") : text.index(r"\begin{tabular}")]
 
 

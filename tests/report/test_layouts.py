@@ -6,7 +6,7 @@ import timeit
 
 import pytest
 from tests.report.html_reader import HtmlReader
-from tests.report.records import failed, record, rows, scheme
+from tests.report.records import answered, failed, record, right, rows, scheme
 
 from dfqbench.report import Layout, parse_layout, render
 from dfqbench.report.render import build_tables
@@ -18,24 +18,12 @@ def layout(rows: str, columns: str, value: str = "top1") -> Layout:
 
 
 def several() -> list[Record]:
-    values = {"a": 90.0, "b": 91.0, "c": 91.0, "d": 80.0, "noise": 99.0, "real": 99.5}
+    values = {"a": 450, "b": 470, "c": 430, "d": 400, "noise": 350, "real": 540}
     return [
-        record(f"{name}{bits}", method=name, top1=top1 - bits, drop=None, scheme=scheme(bits))
-        for name, top1 in values.items()
+        answered(f"{name}{bits}", right(count - bits), method=name, scheme=scheme(bits))
+        for name, count in values.items()
         for bits in (4, 3)
     ]
-
-
-def test_best_and_second_are_marked() -> None:
-    found = {(row[0], row[1]): row[2] for row in rows(render(several(), "md"))}
-    assert found["w4a4@gdfq", "b"] == found["w4a4@gdfq", "c"] == "**87.00**"
-    # Two share the first place: there is no second, and controls have no rank.
-    assert found["w4a4@gdfq", "a"] == "86.00"
-    assert found["w4a4@gdfq", "_noise (floor)_"] == "95.00"
-    second = [entry for entry in several() if entry.method != "c"]
-    three = {row[1]: row[2] for row in rows(render(second, "md")) if row[0].startswith("w3")}
-    assert (three["a"], three["b"], three["d"]) == ("<u>87.00</u>", "**88.00**", "77.00")
-    assert (three["_noise (floor)_"], three["_real (ceiling)_"]) == ("96.00", "96.50")
 
 
 def test_best_of_time_is_the_lowest() -> None:
@@ -44,10 +32,10 @@ def test_best_of_time_is_the_lowest() -> None:
 
 
 def test_collapsed_student_is_never_the_best() -> None:
-    records = [record(method, method=method, top1=top1) for method, top1 in (("zeroq", 10.0), ("x", 5.0), ("y", 6.0))]
+    records = [answered(method, right(count), method=method) for method, count in (("zeroq", 54), ("x", 20), ("y", 30))]
     records[0].status = "collapsed"
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
-    assert found == {"zeroq": "10.00 [1]", "x": "<u>5.00</u>", "y": "**6.00**"}
+    assert found == {"zeroq": "10.00 ±1.29 [1]", "x": "<u>3.70 ±0.82</u>", "y": "**5.56 ±0.99**"}
     assert "[1] collapsed: no better than guessing" in render(records, "text")
 
 
@@ -61,7 +49,7 @@ def test_status_words() -> None:
 def test_methods_by_bits() -> None:
     page = render(several(), "md", layout=layout("method", "bits"))
     assert page.splitlines()[2].split("|")[2].strip() == "w4a4<br>top-1"
-    assert {row[0]: row[1:] for row in rows(page)}["b"] == ["**87.00**", "**88.00**"]
+    assert {row[0]: row[1:] for row in rows(page)}["_real (control)_"] == ["99.26 ±0.38", "99.44 ±0.33"]
     assert "budget short, gdfq, digits:resnet8" in page.splitlines()[0].replace("\\", "")
 
 
@@ -74,11 +62,11 @@ def test_other_dimensions_split_tables() -> None:
 def test_seeds_or_targets_in_columns() -> None:
     records = [record(str(seed), seed=seed, top1=90.0 + seed) for seed in (0, 1, 10)]
     [row] = rows(render(records, "md", layout=layout("scheme,method", "model,seed")))
-    assert row[2:] == ["90.00", "91.00", "100.00"]
+    assert row[2:] == ["90.00 ±1.29", "91.00 ±1.23", "100.00 ±0.09"]
     records = [record("1"), record("2", target="cifar10", dataset={"name": "cifar10", "n": 10000}, top1=50.0)]
     [page] = build_tables(records, {}, layout("method", "target"))
     assert page.columns == ("cifar10", "digits")
-    assert [entry.text for entry in page.rows[0].entries] == ["50.00", "90.25"]
+    assert [entry.text for entry in page.rows[0].entries] == ["50.00 ±0.50", "90.25 ±1.28"]
 
 
 def test_every_metric_prints() -> None:
@@ -96,7 +84,7 @@ def test_every_metric_prints() -> None:
     names = "top1,top5,oracle,agreement,fp_top1,coverage,total,setup,evaluation,wall,peak,teacher,student,steps"
     [row] = rows(render([full], "md", layout=layout("method", "model", names)))
     assert row[1:] == [
-        *("90.25", "99.00", "92.50", "91.20", "98.50", "99.0"),
+        *("90.25 ±1.28", "99.00 ±0.44", "92.50", "91.20 ±1.22", "98.50", "99.0"),
         *("90.0 s", "1.0 s", "2.0 s", "95.0 s", "300", "12.8 M", "950", "40.0 k"),
     ]
     more = "per_image,bns,silhouette,margin,label_accuracy"
@@ -117,7 +105,7 @@ def test_caption_of_diagnostics() -> None:
     assert "a source gives none (zeroq)" in text
     assert "binomial" not in text
     assert "diagnosed" not in render(records, "text")
-    assert "binomial standard error" in render(records, "text", layout=layout("method", "model", "bns,top1"))
+    assert "binomial error" in render(records, "text", layout=layout("method", "model", "bns,top1"))
 
 
 def test_first_metric_shows_deviation() -> None:
@@ -133,9 +121,9 @@ def test_html() -> None:
     assert reader.active == []
     assert "&lt;script&gt;" in text
     body = {row[1]: row[2] for _, table in reader.tables for row in table if row[0] == "w4a4@gdfq"}
-    assert body["b"] == "87.00"
+    assert body["b"] == "86.30 ±1.48"
     assert body[hostile] == "failed 1"
-    assert '<td class="number best"><b>87.00</b></td>' in text
+    assert '<td class="number best"><b>86.30 ±1.48</b></td>' in text
     assert "no records" in render([], "html")
 
 

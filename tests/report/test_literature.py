@@ -9,19 +9,43 @@ from pathlib import Path
 import pytest
 
 from dfqbench.api import InputError, UsageError
-from dfqbench.report.literature.published import published_numbers, published_times, read_numbers, select
+from dfqbench.report.literature.published import (
+    QUOTED_NOTE,
+    published_numbers,
+    published_times,
+    read_numbers,
+    reference,
+    reference_lines,
+    select,
+)
 from dfqbench.report.renderers.literature import render_times
 
 
 def test_published_numbers_have_sources_and_possible_values() -> None:
     numbers = published_numbers()
-    assert len(numbers) == 691
+    assert len(numbers) == 690
     for number in numbers:
-        assert all((number.reported_in, number.place))
+        assert all((number.reported_in, number.place, number.reference))
         assert 0 < number.top1 < 100
         assert 1 <= number.w_bits <= 32
         assert number.drop is None or -1.5 < number.drop < 100
     assert {number.selection for number in numbers} == {"best", "unknown"}
+
+
+def test_sources_can_be_looked_up() -> None:
+    numbers, times = published_numbers(), published_times()
+    assert all(map(reference, {*(number.source for number in numbers), *(time.source for time in times)}))
+    printed = " ".join(f"{entry}" for entry in (*numbers, *times))
+    assert re.search(r"\bids? \d{6}|seed file|not named", printed) is None
+    quoted = [number for number in numbers if "(second-hand)" in number.reported_in]
+    assert len(quoted) == 37
+    assert {(number.distance, "quoted" in number.place, QUOTED_NOTE in number.reference) for number in quoted} == {
+        (2, True, True)
+    }
+    assert not any(QUOTED_NOTE in number.reference for number in numbers if number not in quoted)
+    readme = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020 (README of its repository; "
+    assert reference("ZeroQ repo README").startswith(readme)
+    assert (reference("my paper"), reference_lines(["my paper"])) == ("", [])
 
 
 def test_number_of_zeroq_itself() -> None:
@@ -58,7 +82,7 @@ def test_times_have_sources_and_are_selected() -> None:
     assert len(times) == 29
     assert all(time.method and time.quantity and time.value and time.source for time in times)
     chosen = select(times, method="dffg")
-    assert [(t.value, t.unit, t.source) for t in chosen] == [("10", "x faster", "DFFG abstract (BMVC23/514)")]
+    assert [(t.value, t.unit, t.source) for t in chosen] == [("10", "x faster", "DFFG BMVC23, abstract")]
     chosen = select(times, method="zeroq", model="torchvision:resnet50", dataset="imagenet", bits="W4A4")
     # The abstract names no width: its number is for any.
     assert [(t.value, t.unit, t.hardware) for t in chosen] == [("<30", "s", ""), ("92", "s", "A100")]

@@ -53,7 +53,7 @@ def assert_shows_the_records_numbers(rows: list[list[str]]) -> None:
     """Top-1 and synthesis of the test's run, by method and scheme."""
     assert {(row[0], row[2]): (row[3], row[6]) for row in rows if row[9] == "ok"} == {
         (name, scheme): (f"{top1 - less:.2f} ± 0.71 (2)", seconds)
-        for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (floor)", 50.5, "0.50 s"))
+        for name, top1, seconds in (("a", 80.5, "1.0 s"), ("b", 90.5, "10.0 s"), ("noise (control)", 50.5, "0.50 s"))
         for scheme, less in (("w4a4@gdfq", 0), ("w3a3@gdfq", 10))
     }
 
@@ -65,6 +65,14 @@ def test_summary_shows_the_records_numbers(page: Path) -> None:
         "broken": ("failed", "failed"),
         "hungry": ("out of memory", "out of memory"),
     }
+
+
+def test_page_marks_fidelity_and_says_what_the_mark_means() -> None:
+    made = [changed(entry, fidelity="reconstruction" if entry.method == "a" else "") for entry in run()]
+    text = report_page([(entry, Path("none")) for entry in made], {}, {}, "x")
+    assert {row[0] for row in HtmlReader(text).summary} == {"a†", "b", "noise (control)"}
+    assert text.count("† reconstruction by this project") == 2  # under the results and under the table
+    assert "†" not in report_page([(entry, Path("none")) for entry in run()], {}, {}, "x")
 
 
 def test_page_is_complete_and_self_contained(page: Path) -> None:
@@ -174,7 +182,7 @@ def test_sorting_and_filtering(browser: Browser, page: Path) -> None:
         assert browser.run(tops)[-1] in {"failed", "out of memory"}
     assert browser.run("document.querySelector('[aria-sort]').ariaSort") == "ascending"
     browser.run(TYPE.replace("WORDS", "'noise w4a4'"))
-    assert [row[0] for row in browser.run(TABLE)] == ["noise (floor)"]
+    assert [row[0] for row in browser.run(TABLE)] == ["noise (control)"]
     assert browser.run("document.getElementById('shown').textContent") == "1 of 8 rows"
     browser.run(TYPE.replace("WORDS", "''"))
     assert len(browser.run(TABLE)) == 8

@@ -58,7 +58,7 @@ def test_accuracy_against_bits() -> None:
     axes = axes_of("bits")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["w4a4", "w3a3"]
     assert lines(axes)["a"] == ([0.0, 1.0], [80.5, 70.5])
-    assert lines(axes)["noise (floor)"][1] == [50.5, 40.5]
+    assert lines(axes)["noise (control)"][1] == [50.5, 40.5]
     assert "full precision 98.50" in lines(axes)
 
 
@@ -72,7 +72,7 @@ def test_accuracy_against_time_has_pareto_front() -> None:
 
 def test_time_by_phase() -> None:
     axes = axes_of("phases")
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["noise (floor)", "b", "a"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["noise (control)", "b", "a"]
     assert [patch.get_width() for patch in axes.patches][:7] == [1.0, 0.5, 2.0, 1.0, 0.0, 1.0, 10.0]
 
 
@@ -100,6 +100,16 @@ def test_time_is_not_averaged_over_schemes() -> None:
     assert [bar.get_width() for bar in bars] == [0.5, 100.0]
 
 
+def test_legend_marks_reconstructions_and_says_so() -> None:
+    made = [changed(entry, fidelity="reconstruction" if entry.method == "a" else "released code") for entry in run()]
+    for kind in ("bits", "phases"):
+        axes = axes_of(kind, made)
+        names = [text.get_text().replace("\n", " ") for text in axes.get_legend().get_texts()]
+        assert names[-1].startswith("† reconstruction by this project")
+        assert "a†" in [*names, *(label.get_text() for label in axes.get_yticklabels())]
+        assert not any(text.get_text().startswith("†") for text in axes_of(kind).get_legend().get_texts())
+
+
 def test_error_bars_need_two_seeds() -> None:
     [bars] = [bar for bar in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if bar.has_yerr]
     assert [len(segment) for segment in bars[2][0].get_segments()] == [0, 0]
@@ -111,7 +121,7 @@ def test_error_bars_need_two_seeds() -> None:
 
 def test_legend_names_method_whose_first_seed_has_no_curve() -> None:
     made = [changed(entry, curve=None) if entry.seed == 0 else entry for entry in run()]
-    assert {"a", "b", "noise (floor)"} <= set(lines(axes_of("curves", made)))
+    assert {"a", "b", "noise (control)"} <= set(lines(axes_of("curves", made)))
 
 
 def test_titles_name_images_and_precision_where_they_differ() -> None:

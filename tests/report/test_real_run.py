@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tests.report.html_reader import HtmlReader
 
 from dfqbench.report.formatting import duration
 
-MARKS = {"noise": " (floor)", "real": " (ceiling)"}
+MARKS = {"noise": " (control)", "real": " (control)", "dffg": "†"}
 TIMEOUT = 400
 
 pytestmark = pytest.mark.slow
@@ -36,10 +37,13 @@ def by_place(records: Sequence[Mapping[str, Any]]) -> dict[Key, list[Mapping[str
     return found
 
 
-def percent(values: Sequence[float], *, spread: bool = True, count: bool = False) -> str:
+def percent(values: Sequence[float], images: int = 540, *, spread: bool = True, count: bool = False) -> str:
     mean = f"{statistics.fmean(values):.2f}"
-    if len(values) == 1 or not spread:
+    if not spread:
         return mean
+    if len(values) == 1:
+        share, z = values[0] / 100, 1 / images
+        return f"{mean} ±{100 * math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" + (f" ({len(values)})" if count else "")
 
 

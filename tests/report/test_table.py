@@ -6,11 +6,13 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.report.records import changed, failed, record, rows, scheme
 
 from dfqbench.api import UsageError
 from dfqbench.report import describe_hardware, frame, parse_layout, render
+from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.formatting import duration
 from dfqbench.run.store.record import Record
 
@@ -22,20 +24,20 @@ FORMATS: tuple[Any, ...] = ("text", "md", "latex", "html")
 )
 def test_one_cell(changes: dict[str, Any]) -> None:
     [row] = rows(render([record("a", **changes)], "md"))
-    assert row == ["w4a4@gdfq", "zeroq", "90.25", "8.25", "12.3 s"]
+    assert row == ["w4a4@gdfq", "zeroq", "90.25 ±1.28", "8.25", "12.3 s"]
 
 
 def test_seeds_are_averaged() -> None:
     records = [record(str(seed), seed=seed, top1=value, drop=None) for seed, value in enumerate((90.0, 92.0, 94.0))]
     [row] = rows(render(records, "md"))
     assert row[2:4] == ["92.00 ± 2.00 (3)", "6.50"]
-    assert "seeds 0, 1, 2: mean ± sample standard deviation" in render(records, "text")
+    assert "seeds 0, 1, 2; x ± s (n): mean and sample standard deviation over n seeds" in render(records, "text")
 
 
 def test_only_the_latest_attempt_counts() -> None:
     records = [record("a", attempt=2, top1=80.0), record("a", attempt=10, top1=70.0), failed("a", "failed", "boom")]
     [row] = rows(render(records, "md"))
-    assert row[2] == "70.00"
+    assert row[2] == "70.00 ±1.97"
     assert [entry["top1"] for entry in json.loads(render(records, "json"))] == [70.0]
 
 
@@ -44,7 +46,7 @@ def test_older_cell_of_the_same_place_is_left_out(changes: dict[str, Any], super
     old = record("a", run="one", attempt=5, top1=80.0)
     new = changed(old, attempt=1, top1=70.0, finished_at="2025-01-02T00:00:00Z", **changes)
     text = render([new, old], "md")
-    assert [row[2] for row in rows(text)] == ["70.00"]
+    assert [row[2] for row in rows(text)] == ["70.00 ±1.97"]
     assert ("1 older cells of the same places" in text) == bool(superseded)
 
 
@@ -56,8 +58,8 @@ def test_order_of_rows() -> None:
         ["w8a8@gdfq", "zeroq"],
         ["w4a4@gdfq", "zeroq"],
         ["w4a4@gdfq", "_aaa (control)_"],
-        ["w4a4@gdfq", "_noise (floor)_"],
-        ["w4a4@gdfq", "_real (ceiling)_"],
+        ["w4a4@gdfq", "_noise (control)_"],
+        ["w4a4@gdfq", "_real (control)_"],
         ["w3a3@gdfq", "zeroq"],
     ]
 
@@ -85,7 +87,7 @@ def test_failures_are_rows_with_reasons() -> None:
 
 def test_footnotes() -> None:
     text = render([record("1"), failed("2", "failed", "boom", seed=1)], "text")
-    assert "90.25 [1]" in text
+    assert "90.25 ±1.28 [1]" in text
     assert "[1] seed 1: failed: boom (in synthesis)" in text
     text = render([failed(name, "failed", "boom", method=name) for name in ("a", "b")], "text")
     assert (text.count("[1]"), text.count("[2]")) == (3, 0)
@@ -109,7 +111,7 @@ def test_crosses_name_their_quantizer() -> None:
 def test_parameters_that_vary_are_rows() -> None:
     records = [record("1"), record("2", params={"method": {"iterations": 100}, "quantizer": {"images": 64}}, top1=50.0)]
     found = {row[1]: row[2] for row in rows(render(records, "md"))}
-    assert found == {"zeroq \\[iterations=500\\]": "**90.25**", "zeroq \\[iterations=100\\]": "<u>50.00</u>"}
+    assert found == {"zeroq \\[iterations=500\\]": "90.25 ±1.28", "zeroq \\[iterations=100\\]": "50.00 ±2.15"}
 
 
 def test_targets_sizes_and_budgets_have_separate_tables() -> None:
@@ -130,7 +132,7 @@ def test_caption() -> None:
     title = "imagenet-val1300 (64 images, a subset of imagenet, first 64), budget short"
     accuracy = (
         "full precision, re-measured in this run: resnet8 98.50, x 70.00",
-        "binomial standard error of a top-1: 1.28",
+        "one seed: x ±e with the binomial error e (half the Wilson interval for z = 1); of a top-1: 3.73",
     )
     how = (
         "last state",
@@ -143,11 +145,27 @@ def test_caption() -> None:
     assert "hardware: environment e1" in render(records, "text")
 
 
-def test_standard_error_in_caption() -> None:
-    invalid = record("2", method="x", status="invalid", top1=50.0, top1_se=2.15)
-    assert "binomial standard error of a top-1: 1.28\n" in render([record("1"), invalid], "text")
-    computed = record("1", top1=50.0, top1_se=None, dataset={"name": "digits", "n": 100})
-    assert "binomial standard error of a top-1: 5.00" in render([computed], "text")
+def test_binomial_error_in_caption_and_cells() -> None:
+    invalid = record("2", method="x", status="invalid", top1=50.0)
+    assert "for z = 1); of a top-1: 1.28\n" in render([record("1"), invalid], "text")
+    half = record("1", top1=50.0, dataset={"name": "digits", "n": 100})
+    assert "of a top-1: 4.98" in render([half], "text")
+    seeds = [record(str(seed), seed=seed, top5=99.0) for seed in (0, 1)]
+    layout = parse_layout(["method"], ["model"], ["top1", "top5"])
+    assert rows(render(seeds, "md", layout=layout))[0][1:] == ["90.25 ± 0.00 (2)", "99.00 ± 0.00"]
+    text = render(seeds, "text")
+    assert ("one seed: x ±e" in text, "binomial error of one seed (half" in text) == (False, True)
+    [row] = rows(render(seeds[:1], "md", layout=layout))
+    assert row[1:] == ["90.25 ±1.28", "99.00 ±0.44"]
+
+
+def test_error_of_a_perfect_top1_is_not_zero() -> None:
+    for top1, shown in ((100.0, "100.00 ±0.09"), (0.0, "0.00 ±0.09"), (99.63, "99.63 ±0.28")):
+        assert rows(render([record("1", top1=top1)], "md"))[0][2] == shown
+    for share in (0.0, 0.004, 0.5, 0.98, 1.0):
+        # The interval's ends are the true shares p from which `share` is one standard error sqrt(p (1 - p) / n) away.
+        low, high = sorted(np.roots([1 + 1 / 500, -2 * share - 1 / 500, share**2]).real)
+        assert wilson_error(100 * share, 500) == pytest.approx(50 * (high - low))
 
 
 @pytest.mark.parametrize("models", [1, 2, 3, 7])
@@ -204,7 +222,7 @@ def test_csv() -> None:
 
 def test_json_replaces_nan() -> None:
     [found] = json.loads(render([record("1", top1=math.nan, unknown_key=[1])], "json"))
-    assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None}
+    assert found == record("1", unknown_key=[1]).as_dict() | {"top1": None, "mark": ""}
 
 
 SECONDS = {
@@ -250,6 +268,25 @@ def test_caption_says_where_flagged_cells_differ_in_their_times() -> None:
     assert "cpu_shared: other jobs computed on the same CPU; synthesis and quantization of these cells are" in text
     assert "are the CPU seconds of their one thread, or wall time, longer than alone" in text
     assert "gpu_shared:" not in text
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_fidelity_is_marked_and_explained(fmt: Any) -> None:
+    given = {"zeroq": "released code", "acq": "reconstruction", "mine": "paper", "noise": "control"}
+    records = [record(name, method=name, fidelity=fidelity) for name, fidelity in given.items()]
+    text = " ".join(render(records, fmt).replace(r"$^\dagger$", "†").replace(r"$^\ddagger$", "‡").split())
+    assert {name: text.count(f"{name}{mark}") for name, mark in zip(given, " †‡ ", strict=True)}["acq"] == 1
+    assert all(f"{name}†" not in text and f"{name}‡" not in text for name in ("zeroq", "noise"))
+    assert "mine‡" in text
+    assert "† reconstruction by this project" in text
+    assert "‡ written from the paper" in text
+    assert "†" not in render([records[0]], fmt) + render([records[0]], "text")
+
+
+def test_seeds_share_the_weakest_fidelity() -> None:
+    seeds = [record(str(s), seed=s, fidelity=given) for s, given in enumerate(("paper", "reconstruction", ""))]
+    assert [row[1] for row in rows(render(seeds, "md"))] == ["zeroq†"]
+    assert [row["fidelity"] for row in csv.DictReader(io.StringIO(render(seeds, "csv")))][:1] == ["paper"]
 
 
 def test_no_records_and_unknown_format() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.report.records import record, scheme
 
 from dfqbench.report import render
+from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.literature.names import method_key, model_key
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.literature.published import PublishedNumber
@@ -50,7 +51,8 @@ def test_verdict_uses_mean_and_deviation_over_seeds() -> None:
     assert found.word == "reproduced"
     assert [found.measured, found.tolerance] == pytest.approx([80.0, 2 * math.sqrt(0.16 + 4.0)])
     assert judge(seeds, claim(top1=84.1)).word == "below"
-    assert tolerance([50.0], 100) == pytest.approx(10.0)
+    assert tolerance([50.0], 100) == pytest.approx(2 * wilson_error(50.0, 100))
+    assert tolerance([100.0], 100) == pytest.approx(100 / 101)
     assert tolerance([50.0], None) == 0.5
 
 

@@ -62,7 +62,7 @@ def test_two_runs_share_one_folder(smoke: Path) -> None:
 def test_run_writes_its_table_and_results_load_in_python(smoke: Path) -> None:
     assert {path.name for path in smoke.glob("smoke/table.*")} == {"table.txt", "table.md", "table.csv"}
     table = (smoke / "smoke" / "table.txt").read_text()
-    assert all(name in table for name in ("zeroq", "noise (floor)", "real (ceiling)"))
+    assert all(name in table for name in ("zeroq", "noise (control)", "real (control)"))
     assert len(dfqbench.records(smoke)) == 6
     student = dfqbench.load_student(next(smoke.glob("smoke/cells/*/attempt-1")))
     assert student.scheme.protocol.name == "gdfq"

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from tests.cli.calls import Call
 from tests.cli.conftest import call  # noqa: F401 - a fixture
-from tests.report.test_comparison import answered
+from tests.report.records import answered
 
 from dfqbench.plugins import load_plugins
 from dfqbench.report.comparison.compare import compare
@@ -292,7 +292,7 @@ def test_one_criterion_decides_a_comparison() -> None:
     text = render_comparison(found, "zeroq", "poor")
     assert "better" not in text
     assert text.count("not significant") == 3
-    assert "verdict: p < 0.05, and nothing else" in text
+    assert "verdict: q < 0.05, and nothing else" in text
     assert "an estimate" in text
 
 

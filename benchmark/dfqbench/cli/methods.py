@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dfqbench.api.method import Method, Quantizer
     from dfqbench.plugins import Plugins
 
-REAL_TITLE = "Real training images (ceiling, made by the host)"
+REAL_TITLE = "Real training images (chosen by the host)"
 
 methods = typer.Typer(help="List methods, or show one with its parameters.", no_args_is_help=True)
 

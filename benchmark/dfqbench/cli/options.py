@@ -73,6 +73,10 @@ class GridRequest:
     on: Annotated[str | None, typer.Option(metavar="TARGETS", help="For example cifar10,digits.")] = None
     models: ModelsOption = None
     methods: Annotated[str | None, typer.Option(metavar="METHODS", help="For example zeroq,real,zeroq+distill.")] = None
+    controls: Annotated[
+        str | None,
+        typer.Option(metavar="all|none", help="Noise and real images under every quantizer used, or under none."),
+    ] = None
     bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
     seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
@@ -117,6 +121,7 @@ def expand_dataclasses(command: Callable[..., None]) -> Callable[..., None]:
 def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
     """Load plugins and targets and expand the grid into cells."""
     from dfqbench.grid import apply, load_grid, parse_selection
+    from dfqbench.grid.choice import CONTROLS
     from dfqbench.run.plan.plan import build_plan
 
     catalogue, plugins = opened(request.data, request.plugin)
@@ -126,6 +131,9 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
         on=request.on,
         models=request.models,
         methods=request.methods,
+        controls=None
+        if request.controls is None
+        else checked_choice("argument of --controls", request.controls, CONTROLS),
         bits=request.bits,
         seeds=request.seeds,
         budget=request.budget,

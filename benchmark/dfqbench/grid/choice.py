@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from dfqbench.api.errors import PluginError, UsageError, unknown_name
 from dfqbench.plugins import Plugins
 from dfqbench.plugins.registry import REAL
 
-LOWER_BOUND = "noise"
+NOISE = "noise"
 """The only control that `*` includes."""
 EVERY = "*"
+Controls = Literal["all", "none"]
+CONTROLS: tuple[Controls, ...] = get_args(Controls)
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
 _CHOICE = re.compile(rf"(?P<method>{_NAME})(?:\+(?P<quantizer>{_NAME})(?::(?P<recipe>{_NAME}))?)?")
@@ -57,7 +60,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(EVERY if item == EVERY else parse_method(item).label for item in items))
 
 
-def resolve_methods(names: Iterable[str], plugins: Plugins) -> list[MethodChoice]:
+def resolve_methods(names: Iterable[str], plugins: Plugins, controls: Controls | None = None) -> list[MethodChoice]:
     """Return the method choices of a grid, with recipes filled in and without duplicates.
 
     `*` becomes every offered method that is no control, broken plugins included (each is a row with its reason), and
@@ -66,28 +69,46 @@ def resolve_methods(names: Iterable[str], plugins: Plugins) -> list[MethodChoice
     Args:
         names: choices in the form that `parse_methods` returns.
         plugins: the loaded plugins.
+        controls: `all` adds `noise` and `real` under every quantizer and recipe that the choices use, `none` leaves
+            every control out; None: as named.
 
     Raises:
-        UsageError: a method, quantizer or recipe is unknown.
+        UsageError: a method, quantizer or recipe is unknown, or nothing but controls is named and `controls` is `none`.
     """
     choices: dict[MethodChoice, None] = {}
     for name in names:
         choices |= dict.fromkeys(_every(plugins) if name == EVERY else [_resolved(parse_method(name), plugins)])
+    if controls == "all":
+        used = dict.fromkeys(
+            choice if choice.quantizer else _own_quantizer(choice.method, plugins) for choice in choices
+        )
+        choices |= dict.fromkeys(
+            _resolved(MethodChoice(control, quantized.quantizer, quantized.recipe), plugins)
+            for control in (NOISE, REAL)
+            for quantized in used
+            if quantized is not None
+        )
+    elif controls == "none":
+        choices = {choice: None for choice in choices if not _is_control(choice.method, plugins)}
+        if not choices:
+            raise UsageError("without its controls the grid has no method", "name one with --methods")
     return list(choices)
 
 
 def _every(plugins: Plugins) -> list[MethodChoice]:
     competitors = [name for name in plugins.methods if not _is_control(name, plugins)]
-    bound = [LOWER_BOUND] if LOWER_BOUND in plugins.methods else []
-    return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *bound)]
+    noise = [NOISE] if NOISE in plugins.methods else []
+    return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *noise)]
 
 
 def _is_control(name: str, plugins: Plugins) -> bool:
+    if name == REAL:
+        return True
     try:
         return plugins.method_class(name).control
     except PluginError:
         # A class that does not load stays in the run, as a row with the reason.
-        return name == LOWER_BOUND
+        return name == NOISE
 
 
 def _resolved(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
@@ -105,7 +126,8 @@ def _resolved(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
 def _own_quantizer(method: str, plugins: Plugins) -> MethodChoice | None:
     """Return a method's default quantizer and recipe, written out; None if the method does not load."""
     try:
-        quantizer, _, recipe = plugins.method_class(method).quantizer.partition(":")
+        own = "calibrate" if method == REAL else plugins.method_class(method).quantizer
+        quantizer, _, recipe = own.partition(":")
         return _with_recipe(method, quantizer, recipe or None, plugins)
     except (PluginError, UsageError):
         return None

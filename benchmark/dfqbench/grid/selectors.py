@@ -9,7 +9,7 @@ from typing import Any
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import UsageError
 from dfqbench.api.precision import Precision
-from dfqbench.grid.choice import parse_methods
+from dfqbench.grid.choice import Controls, parse_methods
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
 from dfqbench.quant.scheme import parse_scheme
 
@@ -22,6 +22,7 @@ def parse_selection(
     on: str | None = None,
     models: str | None = None,
     methods: str | None = None,
+    controls: Controls | None = None,
     bits: str | None = None,
     seeds: str | None = None,
     settings: Iterable[str] = (),
@@ -35,6 +36,7 @@ def parse_selection(
         on: targets, `a,b`.
         models: models for every target, `a,b`; a comma inside parentheses belongs to the model.
         methods: method choices, `zeroq,noise,zeroq+distill`.
+        controls: `all` or `none`; see `resolve_methods`.
         bits: scheme labels, `w4a4,w3a3@deploy`.
         seeds: `0,1,2` or `0-4`.
         settings: `method.parameter=value`, each.
@@ -56,6 +58,7 @@ def parse_selection(
         "on": None if on is None else _names("--on", on, "cifar10,digits"),
         "models": None if models is None else {ANY_TARGET: _names("--models", models, "torchvision:resnet18")},
         "methods": None if methods is None else parse_methods(methods),
+        "controls": controls,
         "schemes": None if bits is None else _names("--bits", bits, "w4a4,w3a3@deploy"),
         "seeds": None if seeds is None else parse_seeds(seeds),
         "budget": budget,

@@ -29,6 +29,8 @@ class Metric:
     about: str = ""  # its explanation in the caption
     spread: bool = False  # whether every column shows the deviation over seeds (the first one always does)
     percent: bool = False
+    of_images: bool = False  # whether it is a share of the evaluation images, with a binomial error
+    tested: bool = False  # whether the best is marked by the paired test of the answers, not by the number printed
     diagnosed: bool = False  # whether `dfqbench diagnose` measures it
 
 
@@ -129,11 +131,12 @@ _ORACLE = (
 _AGREEMENT = "images on which student and teacher give the same answer"
 _PER_IMAGE = "time of a stand-alone synthesis divided by the images that its source holds or handed out"
 _ALL = (
-    _percent("top1", "top-1", attrgetter("top1"), better="higher", spread=True),
-    _percent("top5", "top-5", attrgetter("top5"), better="higher", spread=True),
-    _percent("drop", "drop", drop, better="lower"),
+    _percent("top1", "top-1", attrgetter("top1"), better="higher", spread=True, of_images=True, tested=True),
+    # Records hold the answers of top-1 only: no test says what the best top-5 or agreement is.
+    _percent("top5", "top-5", attrgetter("top5"), spread=True, of_images=True),
+    _percent("drop", "drop", drop, better="lower", tested=True),
     _percent("oracle", "oracle", _oracle, about=_ORACLE, spread=True),
-    _percent("agreement", "agreement", attrgetter("agreement"), better="higher", about=_AGREEMENT, spread=True),
+    _percent("agreement", "agreement", attrgetter("agreement"), about=_AGREEMENT, spread=True, of_images=True),
     _percent("fp_top1", "full", attrgetter("fp_top1"), about="top-1 of the teacher"),
     _percent("coverage", "coverage", coverage, show=decimals(1), about="multiply-accumulates quantized"),
     _seconds("synthesis", "time of a stand-alone synthesis", lambda record: shown_seconds(record).synthesis),

@@ -10,7 +10,7 @@ from dfqbench.run.store.record import Error, Record
 from dfqbench.run.store.status import MEASURED
 
 COLLAPSED = "collapsed"  # status of a measured student that guesses: a result, but never the best
-FLOOR, CEILING = "noise", "real"  # names of the two controls
+NOISE, REAL = "noise", "real"  # the two controls that every benchmark offers
 _STATUS_WORDS = {"oom": "out of memory", "timeout": "time limit"}
 _SELF_EXPLAINING = frozenset(
     {"Invalid", "Collapsed", "Timeout", "Preempted", "WorkerDied", "Unavailable", "Skip", "PluginError", "UsageError"}
@@ -25,8 +25,8 @@ def finished(record: Record) -> bool:
 
 
 def control_rank(record: Record) -> int:
-    """Return 0 for a competitor, 1 for a control, 2 for the floor, 3 for the ceiling."""
-    return {FLOOR: 2, CEILING: 3}.get(record.method, int(record.control))
+    """Return 0 for a competitor; else the place among controls: 1 for a plugin's, 2 for `noise`, 3 for `real`."""
+    return {NOISE: 2, REAL: 3}.get(record.method, int(record.control))
 
 
 def competes(record: Record) -> bool:

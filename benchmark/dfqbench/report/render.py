@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from dfqbench.api.errors import unknown_name
@@ -11,7 +11,7 @@ from dfqbench.report.literature.publication_index import PublicationIndex
 from dfqbench.report.literature.verdict import Verdict, verdicts
 from dfqbench.report.record_access import finished, json_ready, latest
 from dfqbench.report.renderers.csv import to_csv
-from dfqbench.report.tables.pivot import Layout, parse_layout, pivots
+from dfqbench.report.tables.pivot import Layout, Pivot, parse_layout, pivots
 from dfqbench.report.tables.table import Table, build_table
 from dfqbench.run.store.record import Record
 
@@ -33,7 +33,7 @@ def render(
         records: of one run or more.
         fmt: `text`, `md`, `latex` and `html` for people: one table for each target, evaluation set and budget,
             aggregated over seeds, with caption and footnotes; `csv` (a row a cell) and `json` (the records) for
-            programs.
+            programs, with the mark of each cell in the default layout.
         hardware: words for the environments that the records name (see `describe_hardware`).
         layout: rows, columns and metrics of the tables; None: methods by models.
         publications: published numbers to show beside the measured ones; None: none.
@@ -48,10 +48,12 @@ def render(
         raise unknown_name("format", fmt, FORMATS)
     if fmt in {"json", "csv"}:
         newest = latest(records)
-        judged = None if publications is None else _judged(newest, publications)
+        compared = pivots(newest, parse_layout())
+        marks = _marks(compared)
+        judged = None if publications is None else _judged(compared, publications)
         if fmt == "csv":
-            return to_csv(newest, judged)
-        data = [record.as_dict() for record in newest]
+            return to_csv(newest, marks, judged)
+        data = [record.as_dict() | {"mark": marks.get(id(record), "")} for record in newest]
         if judged is not None:
             claims = ([verdict.as_dict() for verdict in judged.get(id(record), ())] for record in newest)
             data = [entry | {"claims": verdicts} for entry, verdicts in zip(data, claims, strict=True)]
@@ -76,13 +78,24 @@ def build_tables(
     return [build_table(pivot, hardware, publications) for pivot in pivots(records, layout)]
 
 
-def _judged(records: Sequence[Record], publications: PublicationIndex) -> dict[int, list[Verdict]]:
+def _marks(compared: Iterable[Pivot]) -> dict[int, str]:
+    """Return `best`, `second` or `not distinguished` (from the best) by the record's `id`; seeds share it."""
+    return {
+        id(record): rank
+        for pivot in compared
+        for ranking in pivot.rankings
+        for place, rank in ranking.ranks.items()
+        for record in filter(finished, pivot.places[place])
+    }
+
+
+def _judged(compared: Iterable[Pivot], publications: PublicationIndex) -> dict[int, list[Verdict]]:
     """Return the verdicts about finished records, the most comparable first, by the record's `id`.
 
     A verdict is about all seeds of a cell, which share it.
     """
     judged: dict[int, list[Verdict]] = {}
-    for pivot in pivots(records, parse_layout()):
+    for pivot in compared:
         for group in pivot.places.values():
             good = [record for record in group if finished(record)]
             judged |= dict.fromkeys(map(id, good), verdicts(good, publications))

@@ -26,7 +26,7 @@ class Noise(Method):
     """Gaussian images with natural images' mean and standard deviation: what a method must beat."""
 
     name = "noise"
-    title = "Gaussian noise (floor)"
+    title = "Gaussian noise"
     paper = "a control of this benchmark"
     fidelity = Fidelity.CONTROL
     quantizer = "calibrate"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
-from dfqbench.report.comparison.paired import Paired, compare_paired
+from dfqbench.report.comparison.paired import LEVEL, Paired, adjusted, compare_paired
 from dfqbench.report.record_access import finished, latest, model_name, newest_of, scheme_label
-from dfqbench.report.tables.labels import method_labels
+from dfqbench.report.tables.labels import FIDELITY_MARKS, method_labels
 from dfqbench.run.evaluate.accuracy import unpacked
 from dfqbench.run.store.record import Record
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALL_SEEDS = "all"
+Answers = Sequence["NDArray[np.bool_]"]  # for each seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class Comparison:
     place: tuple[str, ...]  # target, model, scheme and budget
     seed: str  # two with a slash where they differ; `all` over several
     paired: Paired
+    q: float  # p, corrected where several are compared
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference is more than chance: q decides, the interval is an estimate."""
+        return self.q < LEVEL
 
 
 def compare(records: Sequence[Record], first: str, second: str) -> list[Comparison]:
@@ -48,15 +56,20 @@ def compare(records: Sequence[Record], first: str, second: str) -> list[Comparis
     if first_is_cell and second_is_cell:
         return [_compare_cells(a[0], b[0], first, second)]
     left, right = _by_place(a), _by_place(b)
-    comparisons: list[Comparison] = []
-    for place in sorted(set(left) & set(right), key=str):
-        comparisons += _compare_seeds(left[place], right[place])
-    if not comparisons:
+    places = [_compare_seeds(left[place], right[place]) for place in sorted(set(left) & set(right), key=str)]
+    if not any(places):
         raise UsageError(
             f"'{first}' and '{second}' share no model, scheme, budget and seed on the same images",
             "`dfqbench table` shows what was run",
         )
-    return comparisons
+    return _corrected(list(filter(None, places)))
+
+
+def _corrected(places: Sequence[Sequence[Comparison]]) -> list[Comparison]:
+    """Return all comparisons with q: of the last of each place over places, of its single seeds among themselves."""
+    over_places = zip(places, adjusted([rows[-1].paired.p for rows in places]), strict=True)
+    singles = iter(adjusted([row.paired.p for rows in places for row in rows[:-1]]))
+    return [replace(row, q=q if row is rows[-1] else next(singles)) for rows, q in over_places for row in rows]
 
 
 def per_image(record: Record) -> NDArray[np.bool_]:
@@ -77,8 +90,18 @@ def per_image(record: Record) -> NDArray[np.bool_]:
     return flags
 
 
+def answers_by_seed(records: Iterable[Record]) -> dict[tuple[object, ...], NDArray[np.bool_]]:
+    """Return the answers of records of one method, by seed and evaluation set; records without answers are left out."""
+    answers = {}
+    for record in records:
+        with suppress(InputError):
+            answers[record.seed, *_evaluated_on(record)] = per_image(record)
+    return answers
+
+
 def _chosen(records: Sequence[Record], labels: dict[int, str], name: str) -> tuple[bool, list[Record]]:
     """Return whether the name is a cell's, and the records of the method or cell."""
+    name = name.rstrip("".join(FIDELITY_MARKS.values()))
     of_method = [r for r in records if name in {labels[id(r)], labels[id(r)].partition(" (")[0]}]
     if of_method:
         return False, of_method
@@ -98,7 +121,12 @@ def _compare_cells(a: Record, b: Record, first: str, second: str) -> Comparison:
         )
     pairs = zip((*_place(a), str(a.seed)), (*_place(b), str(b.seed)), strict=True)
     *place, seed = (left if left == right else f"{left} / {right}" for left, right in pairs)
-    return Comparison(tuple(place), seed, compare_paired([per_image(a)], [per_image(b)]))
+    return _comparison(tuple(place), seed, [per_image(a)], [per_image(b)])
+
+
+def _comparison(place: tuple[str, ...], seed: str, a: Answers, b: Answers) -> Comparison:
+    paired = compare_paired(a, b)
+    return Comparison(place, seed, paired, paired.p)
 
 
 def _place(record: Record) -> tuple[str, ...]:
@@ -124,5 +152,5 @@ def _compare_seeds(left: dict[str, Record], right: dict[str, Record]) -> list[Co
     shared = [seed for seed in left if seed in right]
     a, b = ([per_image(side[seed]) for seed in shared] for side in (left, right))
     place = _place(next(iter(left.values())))
-    by_seed = [Comparison(place, seed, compare_paired([x], [y])) for seed, x, y in zip(shared, a, b, strict=True)]
-    return [*by_seed, Comparison(place, ALL_SEEDS, compare_paired(a, b))] if len(by_seed) > 1 else by_seed
+    by_seed = [_comparison(place, seed, [x], [y]) for seed, x, y in zip(shared, a, b, strict=True)]
+    return [*by_seed, _comparison(place, ALL_SEEDS, a, b)] if len(by_seed) > 1 else by_seed

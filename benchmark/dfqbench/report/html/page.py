@@ -19,7 +19,7 @@ from dfqbench.report.plots.draw import draw_plots
 from dfqbench.report.record_access import flattened, latest
 from dfqbench.report.render import build_tables
 from dfqbench.report.renderers.html import environment
-from dfqbench.report.tables.labels import method_labels
+from dfqbench.report.tables.labels import fidelity_notes, method_labels
 from dfqbench.report.tables.pivot import parse_layout, pivots
 from dfqbench.report.tables.table import Table, build_table
 from dfqbench.run.store.record import Record
@@ -77,6 +77,7 @@ def report_page(
     pictures, problems = draw_pictures(((record, folders[id(record)]) for record in newest), smooth=True)
     figures, pictures_left = _fitting(map(_picture, pictures), PICTURE_BYTES)
     script = resources.files("dfqbench.report.html").joinpath("templates/report.js").read_text(encoding="utf-8")
+    lines = [line for pivot in results for line in summary(pivot, anchors, publications)]
     return (
         environment()
         .get_template("report.html")
@@ -85,7 +86,8 @@ def report_page(
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             metrics=SUMMARY,
-            lines=[line for pivot in results for line in summary(pivot, anchors, publications)],
+            lines=lines,
+            notes=fidelity_notes(line["names"][0] for line in lines),
             tables=[build_table(pivot, hardware, publications) for pivot in results],
             diagnosed=_diagnosed(newest, hardware),
             plots=plots,

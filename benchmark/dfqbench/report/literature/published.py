@@ -1,4 +1,4 @@
-"""Accuracies and times printed in papers, each with where it was read: `published.csv`, `published_times.csv`."""
+"""Accuracies (`published.csv`) and times (`published_times.csv`) printed in papers, with their `sources.csv`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _OTHER_PROTOCOL = re.compile(
 )
 """Words in notes that mean that something else was quantized, or in another way."""
 _AUTHORS = re.compile("readme|abstract")  # in `reported_in` of a source that is the authors' own
-_SECOND_HAND = re.compile("secondary|note|issue|third party|fork")  # of one that quotes or re-runs others
+_SECOND_HAND = re.compile("second-hand|secondary|note|issue|third party|fork")  # of one that quotes or re-runs others
+
+
+QUOTED = " (second-hand)"
+QUOTED_NOTE = "quoted from a reading note, not checked against the paper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,11 @@ class PublishedNumber:
         return f"{self.reported_in}, {self.place}" if self.place else self.reported_in
 
     @property
+    def reference(self) -> str:
+        """Authors, title and venue of the source; empty: a plugin's."""
+        return reference(self.reported_in)
+
+    @property
     def distance(self) -> int:
         """0: printed by its authors; 1: printed by others; 2: quoted from notes, issues or re-runs."""
         source = self.reported_in.lower()
@@ -85,13 +94,41 @@ class PublishedNumber:
 
 
 @cache
+def _references() -> dict[str, str]:
+    """Return authors, title, venue and address of each work, by the name under which it is cited."""
+    references = {}
+    for row in csv.DictReader(_data_file("sources.csv").splitlines()):
+        details = "; ".join(filter(None, (row["how"], row["address"])))
+        work = f"{row['authors']}, {row['title']}, {row['venue']}"
+        references[row["source"]] = f"{work} ({details})" if details else work
+    return references
+
+
+def reference(source: str) -> str:
+    """Return the full reference of a source as it is cited; empty: a plugin's."""
+    name = source.partition(", ")[0]
+    work = _references().get(name.removesuffix(QUOTED), "")
+    return f"{work}: {QUOTED_NOTE}" if work and name.endswith(QUOTED) else work
+
+
+def reference_lines(sources: Iterable[str]) -> list[str]:
+    """Return a line for each source whose reference is known, without duplicates."""
+    names = dict.fromkeys(source.partition(", ")[0] for source in sources)
+    return [f"{name}: {work}" for name in sorted(names, key=str.lower) if (work := reference(name))]
+
+
+def _data_file(name: str) -> str:
+    return resources.files("dfqbench.report.literature").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
 def published_numbers() -> tuple[PublishedNumber, ...]:
     """Return every number of the data file, in its order.
 
     Raises:
         ValueError: the file is damaged.
     """
-    return _parsed(resources.files("dfqbench.report.literature").joinpath("published.csv").read_text(encoding="utf-8"))
+    return _parsed(_data_file("published.csv"))
 
 
 def read_numbers(path: Path) -> tuple[PublishedNumber, ...]:
@@ -171,9 +208,8 @@ class PublishedTime:
 @cache
 def published_times() -> tuple[PublishedTime, ...]:
     """Return every printed time of the data file, in its order."""
-    text = resources.files("dfqbench.report.literature").joinpath("published_times.csv").read_text(encoding="utf-8")
     names = [field.name for field in fields(PublishedTime)]
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(_data_file("published_times.csv").splitlines())
     return tuple(PublishedTime(**{name: row[name] for name in names}) for row in rows)
 
 

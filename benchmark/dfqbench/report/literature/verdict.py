@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.literature.published import PublishedNumber
-from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 
 PUBLISHED_BUDGET = "paper"
@@ -100,9 +100,9 @@ def tolerance(top1s: Sequence[float], images: int | None) -> float:
 
     Args:
         top1s: in percent, one for each seed; their sample standard deviation is sd (0 for one seed).
-        images: images of the evaluation set; their binomial standard error at the mean is se (0 where not known).
+        images: images of the evaluation set; their binomial error (`wilson_error`) at the mean is se (unknown: 0).
     """
-    error = standard_error(statistics.fmean(top1s), images) if images else 0.0
+    error = wilson_error(statistics.fmean(top1s), images) if images else 0.0
     deviation = statistics.stdev(top1s) if len(top1s) > 1 else 0.0
     return max(LEAST_TOLERANCE, 2 * math.sqrt(error**2 + deviation**2))
 

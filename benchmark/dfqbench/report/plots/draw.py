@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dfqbench.api.errors import unknown_name
 from dfqbench.report.plots import charts
 from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, groups
 from dfqbench.report.plots.style import RC, Look, looks
+from dfqbench.report.tables.labels import fidelity_notes
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
 
 def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     heading, draw = KINDS[kind]
     for group in compared:
@@ -94,8 +97,11 @@ def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) ->
                 continue
             title = group.title if kind == "bits" else f"{group.title}, {scheme}"
             axes.set_title(title, loc="left")
-            if axes.get_legend_handles_labels()[1]:
-                axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+            handles, labels = axes.get_legend_handles_labels()
+            if labels:
+                notes = [textwrap.fill(note, 30) for note in fidelity_notes(method.label for method in group.methods)]
+                handles += [Line2D([], [], linestyle="none") for _ in notes]
+                axes.legend(handles, [*labels, *notes], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
             name = re.sub(r"[^a-z0-9]+", "-", f"{kind} {title}".lower()).strip("-")
             yield Plot(kind, f"{heading}: {title}", name[:100], figure)
             # Distances to BatchNorm statistics are of images, which seldom depend on the scheme: one plot is enough.

@@ -48,7 +48,7 @@ COMPUTED: Mapping[str, Callable[[Record], float | None]] = {
     **{name: metric.read for name, metric in METRICS.items() if metric.diagnosed},
 }
 """Columns that are computed, and those of `dfqbench diagnose`."""
-_LISTS = ("params", "flags", "float_layers", "reason")
+_LISTS = ("mark", "params", "flags", "float_layers", "reason")
 _CLAIM = {
     "claimed_top1": "top1",
     "claimed_drop": "drop",
@@ -59,16 +59,19 @@ _CLAIM = {
 """Columns of a published number, and the keys of its verdict."""
 
 
-def to_csv(records: Iterable[Record], judged: Mapping[int, Sequence[Verdict]] | None = None) -> str:
+def to_csv(
+    records: Iterable[Record], marks: Mapping[int, str], judged: Mapping[int, Sequence[Verdict]] | None = None
+) -> str:
     """Return one line a record, under a header line; empty fields for missing values.
 
-    `judged` holds verdicts by the record's `id`, of which the first (the most comparable) gets columns.
+    `marks` and `judged` hold ranks and verdicts by the record's `id`; the first verdict, the most comparable, is shown.
     """
     rows = []
     for record in records:
         data = record.as_dict()
         row = {column: _field(_value(data, key)) for column, key in COLUMNS.items()}
         row |= {column: read(record) for column, read in COMPUTED.items()}
+        row["mark"] = marks.get(id(record), "")
         row["params"] = _field(record.params)
         row["flags"] = ";".join(record.flags)
         row["float_layers"] = ";".join(record.coverage.float_layers) if record.coverage is not None else ""

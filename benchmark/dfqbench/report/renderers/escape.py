@@ -21,6 +21,8 @@ _LATEX = {
     "|": r"\textbar{}",
     # Two would become a dash, and an option another word.
     "--": "-{}-",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     "…": r"\ldots{}",
     "\xa0": "~",
     **dict(zip("–—“”‘’", ("--", "---", "``", "''", "`", "'"), strict=True)),

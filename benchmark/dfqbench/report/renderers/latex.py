@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.formatting import ABSENT
 from dfqbench.report.renderers.escape import latex
-from dfqbench.report.tables.table import BEST, SECOND, VERDICT_RULE, Entry, Row, Table, with_gaps
+from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Row, Table, with_gaps
 
 PREAMBLE = "% \\usepackage{booktabs,graphicx}"
 MOST_ROWS = 30
@@ -75,7 +76,7 @@ def _sentence(text: str) -> str:
 
 
 def _caption(table: Table) -> str:
-    ranks = ["bold: best, underlined: second; controls in italics are left out of that"] if table.ranked else []
+    ranks = [f"bold: best, underlined: second {RANK_RULE}"] if table.ranked else []
     return " ".join(map(_sentence, [*table.caption, *ranks]))
 
 
@@ -124,4 +125,5 @@ def _published(table: Table) -> list[str]:
         more = _sentence(VERDICT_RULE) if begin == 0 else "Continued."
         caption = f"Published numbers beside measurements: {latex(table.title)}. {more}"
         lines += _float(caption, alignment, header, rows[begin : begin + MOST_ROWS], [])
-    return lines
+    sources = ". ".join(map(latex, table.references))
+    return [*lines, "", rf"{{\footnotesize\raggedright Sources: {sources}.\par}}"] if sources else lines

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Literal, get_args
 
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.formatting import ABSENT, optional
-from dfqbench.report.literature.published import PublishedNumber, PublishedTime, disagreements, spread
+from dfqbench.report.literature.published import (
+    PublishedNumber,
+    PublishedTime,
+    disagreements,
+    reference,
+    reference_lines,
+    spread,
+)
 from dfqbench.report.renderers.csv import csv_text
 from dfqbench.report.renderers.escape import markdown
 from dfqbench.report.renderers.plain_text import bullet, grid
@@ -25,7 +31,7 @@ _HEADERS = ("bits", "method", "here", "full", "top-1", "drop", "epoch", "printed
 _ALIGNMENT = ("left", "left", "left", "right", "right", "right", "left", "left")
 _COLUMNS = (
     *("method", "implemented", "dataset", "model", "w_bits", "a_bits", "protocol", "fp_top1", "top1", "drop"),
-    *("selection", "paper", "reported_in", "place", "notes"),
+    *("selection", "paper", "reported_in", "place", "reference", "notes"),
 )
 _TIME_HEADERS = ("method", "model", "bits", "quantity", "time", "hardware", "printed in")
 _TIME_WIDTHS = (22, 12, None, 24, 14, None, 30)
@@ -55,7 +61,12 @@ def render_numbers(numbers: Sequence[PublishedNumber], fmt: LiteratureFormat = "
     disputed = [_disagreement(cell, fmt) for cell in disagreements(ordered)]
     if disputed:
         parts += ["Sources disagree about the same cell:", "\n".join(disputed)]
+    parts += ["Sources:", _sources((number.reported_in for number in ordered), fmt)]
     return "\n\n".join([*parts, _summary(ordered)]) + "\n"
+
+
+def _sources(names: Iterable[str], fmt: str) -> str:
+    return "\n".join(f"* {markdown(line)}" if fmt == "md" else bullet(line) for line in reference_lines(names))
 
 
 def render_times(times: Sequence[PublishedTime], fmt: LiteratureFormat = "text") -> str:
@@ -64,21 +75,23 @@ def render_times(times: Sequence[PublishedTime], fmt: LiteratureFormat = "text")
     Raises:
         UsageError: the format is unknown.
     """
-    data = _for_programs([asdict(time) for time in times], [field.name for field in fields(PublishedTime)], fmt)
+    rows = [asdict(time) | {"reference": reference(time.source)} for time in times]
+    data = _for_programs(rows, [*(field.name for field in fields(PublishedTime)), "reference"], fmt)
     if data is not None:
         return data
     if not times:
         return "no printed times\n"
-    rows = []
+    body = []
     for time in times:
         value = f"{time.value} {time.unit}".strip()
         model, bits, hardware = (text or ABSENT for text in (time.model, time.bits, time.hardware))
-        rows.append([time.method, model, bits, time.quantity, value, hardware, time.source])
+        body.append([time.method, model, bits, time.quantity, value, hardware, time.source])
     if fmt == "md":
-        rows = [list(map(markdown, row)) for row in rows]
+        body = [list(map(markdown, row)) for row in body]
     alignment = ["left"] * len(_TIME_HEADERS)
-    table = grid(rows, _TIME_HEADERS, alignment, fmt, _TIME_WIDTHS if fmt == "text" else None)
-    return f"{table}\n\nTimes of different sources compare only where hardware and quantity are the same.\n"
+    table = grid(body, _TIME_HEADERS, alignment, fmt, _TIME_WIDTHS if fmt == "text" else None)
+    rule = "Times of different sources compare only where hardware and quantity are the same."
+    return "\n\n".join([table, "Sources:", _sources((time.source for time in times), fmt), rule]) + "\n"
 
 
 def _for_programs(rows: Sequence[dict[str, Any]], columns: Sequence[str], fmt: str) -> str | None:
@@ -99,7 +112,7 @@ def _table(numbers: Sequence[PublishedNumber], fmt: str) -> str:
     rows: list[list[str]] = []
     previous = ""
     for (bits, *others), same in merged.items():
-        sources = "; ".join(dict.fromkeys(_short_source(n) if fmt == "text" else n.source for n in same))
+        sources = "; ".join(dict.fromkeys(n.reported_in if fmt == "text" else n.source for n in same))
         if fmt == "text":
             shown = "" if bits == previous else bits
             rows.append([shown, *others, "\n".join(textwrap.wrap(sources, SOURCE_WIDTH))])
@@ -109,15 +122,10 @@ def _table(numbers: Sequence[PublishedNumber], fmt: str) -> str:
     return grid(rows, _HEADERS, _ALIGNMENT, fmt)
 
 
-def _short_source(number: PublishedNumber) -> str:
-    """Return the source without the place in brackets."""
-    return re.sub(r"\s*\(.*\)$", "", number.reported_in)
-
-
 def _disagreement(cell: list[PublishedNumber], fmt: str) -> str:
     lowest = cell[0]
     first_of_each = {number.top1: number for number in reversed(cell)}
-    values = "; ".join(f"{top1:.2f} ({_short_source(number)})" for top1, number in reversed(first_of_each.items()))
+    values = "; ".join(f"{top1:.2f} ({number.reported_in})" for top1, number in reversed(first_of_each.items()))
     name = f"{lowest.method}, {lowest.dataset} {lowest.model} {lowest.bits}"
     line = f"{name}: {spread(cell):.2f} points apart: {values}"
     return f"* {markdown(line)}" if fmt == "md" else bullet(line)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.renderers.escape import markdown
 from dfqbench.report.renderers.plain_text import grid
-from dfqbench.report.tables.table import BEST, SECOND, VERDICT_RULE, Entry, Row, Table
+from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Row, Table
 
 
 def to_markdown(table: Table) -> str:
@@ -22,7 +23,7 @@ def to_markdown(table: Table) -> str:
         lines += ["Notes, by the number in brackets:", "", *notes, ""]
     lines += [f"* {markdown(line)}" for line in table.caption]
     if table.ranked:
-        lines.append("* bold: best of its column and scheme; underlined: second; controls in italics are left out")
+        lines.append(f"* bold: best, underlined: second {RANK_RULE}")
     return "\n".join([*lines, *_published(table)])
 
 
@@ -42,4 +43,11 @@ def _published(table: Table) -> list[str]:
         return [] if table.published is None else ["", markdown(table.nothing_published)]
     rows = [list(map(markdown, fields)) for fields in table.published]
     shown = grid(rows, table.published_headers, table.published_alignment, "md")
-    return ["", "Published numbers for these cells:", "", shown, "", f"* {markdown(VERDICT_RULE)}"]
+    return [
+        "",
+        "Published numbers for these cells:",
+        "",
+        shown,
+        "",
+        *(f"* {markdown(line)}" for line in (VERDICT_RULE, *table.references)),
+    ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.renderers.plain_text import WIDTH, bullet, grid
-from dfqbench.report.tables.table import VERDICT_RULE, Entry, Table, with_gaps
+from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Table, with_gaps
 
 SOURCE_WIDTH = 30
+_MARKS = {BEST: "**", SECOND: "*"}  # before numbers, so that these stay aligned
 
 
 def to_text(table: Table) -> str:
@@ -23,6 +25,8 @@ def to_text(table: Table) -> str:
     for number, note in enumerate(table.footnotes, start=1):
         lines.append(textwrap.fill(f"[{number}] {note}", WIDTH, subsequent_indent="    "))
     lines += [bullet(line, break_on_hyphens=False) for line in table.caption]
+    if table.ranked:
+        lines.append(bullet(f"**: best, *: second {RANK_RULE}"))
     return "\n".join([*lines, *_published(table)])
 
 
@@ -52,7 +56,7 @@ def _grid(table: Table, columns: range) -> str:
 
 
 def _field(entry: Entry) -> str:
-    return entry.text + "".join(f" [{number}]" for number in entry.notes)
+    return _MARKS.get(entry.rank, "") + entry.text + "".join(f" [{number}]" for number in entry.notes)
 
 
 def _published(table: Table) -> list[str]:
@@ -60,4 +64,4 @@ def _published(table: Table) -> list[str]:
         return [] if table.published is None else ["", table.nothing_published]
     rows = [[*fields, "\n".join(textwrap.wrap(source, SOURCE_WIDTH))] for *fields, source in table.published]
     shown = grid(rows, table.published_headers, table.published_alignment)
-    return ["", "Published numbers for these cells:", "", shown, "", bullet(VERDICT_RULE)]
+    return ["", "Published numbers for these cells:", "", shown, "", *map(bullet, (VERDICT_RULE, *table.references))]

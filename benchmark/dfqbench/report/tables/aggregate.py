@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.formatting import ABSENT
 from dfqbench.report.metrics import Metric
 from dfqbench.report.record_access import COLLAPSED, competes, finished, reason, status_word
@@ -16,7 +17,7 @@ from dfqbench.run.store.record import Record
 class Aggregate:
     """What one place of the table shows."""
 
-    texts: tuple[str, ...]  # of each metric, with the spread over seeds; first the status where no seed finished
+    texts: tuple[str, ...]  # of each metric, with ±; first the status where no seed finished
     means: tuple[float | None, ...]  # over the finished seeds; None where there is none
     competes: bool  # whether these numbers may be marked as the best
     notes: tuple[str, ...]  # for footnotes
@@ -32,9 +33,10 @@ def aggregate(records: Sequence[Record], metrics: Sequence[Metric]) -> Aggregate
     flags = sorted({flag for record in good for flag in record.flags})
     if flags:
         texts.append(f"flagged: {', '.join(flags)}")
+    images = good[0].dataset.n if good else None
     numbers = [[number for record in good if (number := metric.read(record)) is not None] for metric in metrics]
     shown = [
-        _mean_and_spread(metric, seeds, first=place == 0)
+        _mean_and_spread(metric, seeds, images, first=place == 0)
         for place, (metric, seeds) in enumerate(zip(metrics, numbers, strict=True))
     ]
     if not good:
@@ -47,10 +49,12 @@ def aggregate(records: Sequence[Record], metrics: Sequence[Metric]) -> Aggregate
     )
 
 
-def _mean_and_spread(metric: Metric, numbers: Sequence[float], *, first: bool) -> str:
+def _mean_and_spread(metric: Metric, numbers: Sequence[float], images: int | None, *, first: bool) -> str:
     if not numbers:
         return ABSENT
     mean = metric.show(statistics.fmean(numbers))
-    if len(numbers) == 1 or not (first or metric.spread):
+    if len(numbers) == 1:
+        return f"{mean} ±{metric.show(wilson_error(numbers[0], images))}" if metric.of_images and images else mean
+    if not (first or metric.spread):
         return mean
     return f"{mean} ± {metric.show(statistics.stdev(numbers))}" + (f" ({len(numbers)})" if first else "")

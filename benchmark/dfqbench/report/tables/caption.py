@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from dfqbench.report.comparison.ranks import Place
+from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.formatting import duration, value_range
 from dfqbench.report.metrics import coverage, in_cpu_seconds
 from dfqbench.report.record_access import finished, model_name, scheme_label, short_names
+from dfqbench.report.tables.labels import fidelity_notes
 from dfqbench.report.tables.pivot import Pivot
-from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.status import SHARED
 
@@ -36,9 +38,10 @@ def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
     environments = _distinct(record.environment for record in records)
     lines = [
         _metrics(pivot),
-        _seeds(records),
+        _seeds(pivot),
+        _binomial_error(pivot),
         _full_precision(pivot, names),
-        _standard_error(pivot),
+        *_not_distinguished(pivot, names),
         _diagnosed(pivot),
         f"protocol {', '.join(protocols)}; precision {', '.join(precisions)}",
         _coverage(pivot, names),
@@ -46,6 +49,7 @@ def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
         _list("versions: ", _versions(records)),
         _cost(records),
         *_shared(records),
+        *fidelity_notes(heading.names.get("method", "") for heading in (*pivot.rows, *pivot.columns)),
     ]
     if pivot.superseded:
         lines.append(f"{pivot.superseded} older cells of the same places (other code or environment) are left out")
@@ -75,12 +79,16 @@ def _metrics(pivot: Pivot) -> str:
     return "; ".join(parts + [f"{metric.header}: {metric.about}" for metric in metrics if metric.about])
 
 
-def _seeds(records: Iterable[Record]) -> str:
-    seeds = sorted({record.seed for record in records if record.seed is not None})
-    shown = ", ".join(map(str, seeds))
-    if len(seeds) > 1:
-        return f"seeds {shown}: mean ± sample standard deviation (number of seeds)"
-    return f"seed {shown}" if seeds else ""
+def _seeds(pivot: Pivot) -> str:
+    seeds = sorted({record.seed for record in pivot.records if record.seed is not None})
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
+    if any(len(group) > 1 for group in _finished_groups(pivot)):
+        return f"{named}; x ± s (n): mean and sample standard deviation over n seeds"
+    return named
+
+
+def _finished_groups(pivot: Pivot) -> list[list[Record]]:
+    return [list(filter(finished, records)) for records in pivot.places.values()]
 
 
 def _by_model(pivot: Pivot) -> dict[str, list[Record]]:
@@ -98,18 +106,54 @@ def _full_precision(pivot: Pivot, names: Mapping[str, str]) -> str:
     return f"full precision, re-measured in this run: {', '.join(parts)}"
 
 
-def _standard_error(pivot: Pivot) -> str:
+def _binomial_error(pivot: Pivot) -> str:
     if all(metric.diagnosed for metric in pivot.layout.metrics):
         return ""
-    errors = [error for record in pivot.records if finished(record) and (error := _error_of(record)) is not None]
-    return f"binomial standard error of a top-1: {value_range(errors)}" if errors else ""
+    errors = [
+        wilson_error(record.top1, record.dataset.n)
+        for record in filter(finished, pivot.records)
+        if record.top1 is not None and record.dataset.n
+    ]
+    single = any(len(group) == 1 for group in _finished_groups(pivot))
+    shown = single and any(metric.of_images for metric in pivot.layout.metrics)
+    what = "one seed: x ±e with the binomial error e" if shown else "binomial error of one seed"
+    return f"{what} (half the Wilson interval for z = 1); of a top-1: {value_range(errors)}" if errors else ""
 
 
-def _error_of(record: Record) -> float | None:
-    """Return the recorded standard error in percent, else sqrt(p (1 - p) / n)."""
-    if record.top1_se is not None or record.top1 is None or not record.dataset.n:
-        return record.top1_se
-    return standard_error(record.top1, record.dataset.n)
+def _not_distinguished(pivot: Pivot, models: Mapping[str, str]) -> list[str]:
+    """Return which methods have no mark, because the paired test does not tell them apart or there is no test."""
+    if not any(metric.tested for metric in pivot.layout.metrics):
+        return []
+    tied, untested = [], []
+    for group, ranking in zip(pivot.rivals, pivot.rankings, strict=True):
+        where = f"{_group_name(pivot, group[0], models)}: " if len(pivot.rivals) > 1 else ""
+        if ranking.like_noise:
+            tied.append(f"{where}all, noise included")
+        elif ranking.tied:
+            tied.append(where + _methods(pivot, ranking.tied))
+        elif ranking.second_tied:
+            tied.append(f"{where}{_methods(pivot, ranking.second_tied)} (after the best)")
+        if ranking.below:
+            tied.append(f"{where}{' is below '.join(_method(pivot, place) for place in ranking.below)}")
+        if ranking.untested:
+            every = len(ranking.untested) == len(group) > 1
+            untested.append(where + ("all" if every else _methods(pivot, ranking.untested)))
+    why = "no best is marked without answers for each image, of the same seeds: "
+    return [line for line in (_list("not distinguished: ", tied, "; "), _list(why, untested, "; ")) if line]
+
+
+def _group_name(pivot: Pivot, place: Place, models: Mapping[str, str]) -> str:
+    names = {**pivot.rows[place[0]].names, **pivot.columns[place[1]].names}
+    return " ".join(models[name] if key == "model" else name for key, name in names.items() if key != "method")
+
+
+def _methods(pivot: Pivot, places: Iterable[Place]) -> str:
+    return ", ".join(_method(pivot, place) for place in places)
+
+
+def _method(pivot: Pivot, place: Place) -> str:
+    names = {**pivot.shared, **pivot.rows[place[0]].names, **pivot.columns[place[1]].names}
+    return names["method"].partition(" (")[0]
 
 
 def _diagnosed(pivot: Pivot) -> str:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from dfqbench.api.method import Fidelity
 from dfqbench.report.record_access import control_rank, flattened, json_ready
 from dfqbench.run.store.record import Record
 
-_CONTROL_MARKS = ("", " (control)", " (floor)", " (ceiling)")
+_CONTROL_MARK = " (control)"
+FIDELITY_MARKS = {str(Fidelity.RECONSTRUCTION): "†", str(Fidelity.PAPER): "‡"}
+"""Marks of methods that do not follow their authors' code, the weakest first."""
+FIDELITY_NOTES = {
+    "†": "reconstruction by this project: parts that could not be read are inferred; not the authors' code",
+    "‡": "written from the paper's text; not the authors' code",
+}
 
 
 def method_labels(records: Sequence[Record]) -> dict[int, str]:
@@ -41,8 +48,25 @@ def method_labels(records: Sequence[Record]) -> dict[int, str]:
             if len(values[name][param]) > 1
         ]
         variant = f" [{', '.join(varied)}]" if varied else ""
-        labels[id(record)] = f"{name}{variant}{_CONTROL_MARKS[control_rank(record)]}"
+        labels[id(record)] = f"{name}{variant}{_CONTROL_MARK if control_rank(record) else ''}"
     return labels
+
+
+def marked_labels(records: Sequence[Record]) -> dict[int, str]:
+    """Return the labels with the mark of their fidelity, of several the weakest."""
+    labels = method_labels(records)
+    marks: dict[str, str] = {}
+    for fidelity, mark in FIDELITY_MARKS.items():
+        for record in records:
+            if record.fidelity == fidelity:
+                marks.setdefault(labels[id(record)], mark)
+    return {key: label + marks.get(label, "") for key, label in labels.items()}
+
+
+def fidelity_notes(labels: Iterable[str]) -> list[str]:
+    """Return a note for each mark at the end of some labels."""
+    marks = {label[-1:] for label in labels}
+    return [f"{mark} {note}" for mark, note in FIDELITY_NOTES.items() if mark in marks]
 
 
 def _name(record: Record, *, several_quantizers: bool) -> str:

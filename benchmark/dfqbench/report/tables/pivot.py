@@ -10,9 +10,10 @@ from operator import itemgetter
 from typing import Any
 
 from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.report.comparison.ranks import Place, Ranker, Ranking
 from dfqbench.report.metrics import DEFAULT_METRICS, Metric, chosen_metrics
 from dfqbench.report.record_access import control_rank, latest, model_name, newest_of, scheme_label
-from dfqbench.report.tables.labels import method_labels
+from dfqbench.report.tables.labels import marked_labels
 from dfqbench.run.store.record import Record
 
 DIMENSIONS = ("scheme", "method", "model", "bits", "protocol", "seed", "target", "budget")
@@ -84,7 +85,7 @@ class Pivot:
     superseded: int  # older cells left out: same place and seed, other code or environment
     rows: tuple[Heading, ...]  # controls last in each block
     columns: tuple[Heading, ...]
-    places: Mapping[tuple[int, int], list[Record]]  # by position of row and column, in the order of seeds
+    places: Mapping[Place, list[Record]]  # by position of row and column, in the order of seeds
 
     @cached_property
     def models(self) -> list[str]:
@@ -95,13 +96,20 @@ class Pivot:
         """Return a row's names but the method's; rows of one block are compared."""
         return tuple(name for dimension, name in self.rows[row].names.items() if dimension != "method")
 
-    def rivals(self) -> list[list[tuple[int, int]]]:
-        """Return groups of places that differ in the method alone."""
-        groups: dict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
+    @cached_property
+    def rivals(self) -> list[list[Place]]:
+        """Groups of places that differ in the method alone."""
+        groups: dict[tuple[object, ...], list[Place]] = defaultdict(list)
         for row, column in self.places:
             names = (*self.rows[row].names.items(), *self.columns[column].names.items())
             groups[tuple(item for item in names if item[0] != "method")].append((row, column))
         return list(groups.values())
+
+    @cached_property
+    def rankings(self) -> list[Ranking]:
+        """What the paired test says about each of these groups."""
+        ranker = Ranker(self.places)
+        return list(map(ranker.rank, self.rivals))
 
 
 def pivots(records: Iterable[Record], layout: Layout) -> list[Pivot]:
@@ -127,7 +135,7 @@ def _evaluation(record: Record, layout: Layout) -> tuple[str, ...]:
 
 
 def _split(records: Sequence[Record], layout: Layout) -> list[Pivot]:
-    labels = method_labels(records)
+    labels = marked_labels(records)
     groups: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
         groups[_key(record, layout.split_by, labels)].append(record)

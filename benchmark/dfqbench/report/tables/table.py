@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dfqbench.report.comparison.paired import LEVEL
+from dfqbench.report.comparison.ranks import BEST, SECOND, TIED, Place
 from dfqbench.report.formatting import ABSENT, optional
 from dfqbench.report.literature.publication_index import PublicationIndex
+from dfqbench.report.literature.published import reference_lines
 from dfqbench.report.literature.verdict import Verdict, verdicts
 from dfqbench.report.metrics import Metric
 from dfqbench.report.record_access import finished, short_names
@@ -14,7 +17,10 @@ from dfqbench.report.tables.aggregate import Aggregate, aggregate
 from dfqbench.report.tables.caption import caption, title
 from dfqbench.report.tables.pivot import Heading, Pivot
 
-BEST, SECOND = "best", "second"
+RANK_RULE = (
+    f"of its column where the paired test of dfqbench compare shows it (q < {LEVEL}), over noise too; "
+    "times and counts: as printed; controls take no mark"
+)
 VERDICT_RULE = (
     "verdict: what was done comes first (other budget, protocol, parameters or weights); then reproduced within "
     "max(0.5, 2 sqrt(se^2 + sd^2)) points, with the binomial error and the deviation over seeds; else below or above"
@@ -54,6 +60,7 @@ class Table:
     footnotes: tuple[str, ...]  # in the order of their numbers
     caption: tuple[str, ...]  # one statement an entry
     published: tuple[tuple[str, ...], ...] | None  # rows under `published_headers`; None: not asked for
+    references: tuple[str, ...] = ()  # of their sources
 
     @property
     def ranked(self) -> bool:
@@ -101,6 +108,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
                 for metric, text in zip(metrics, shown.texts, strict=True)
             ]
         rows.append(Row(tuple(heading.names.values()), tuple(entries), pivot.block(at), heading.control))
+    published = [] if publications is None else _published(pivot, columns, publications)
     return Table(
         title(pivot),
         pivot.layout.rows,
@@ -110,7 +118,8 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         tuple(rows),
         tuple(footnotes),
         tuple(caption(pivot, hardware)),
-        None if publications is None else tuple(_published(pivot, columns, publications)),
+        None if publications is None else tuple(published),
+        tuple(reference_lines(row[-1] for row in published)),
     )
 
 
@@ -130,25 +139,33 @@ def with_gaps(rows: Iterable[Row]) -> Iterator[tuple[str, list[str], Row]]:
         previous = row
 
 
-def _ranks(pivot: Pivot, aggregates: Mapping[tuple[int, int], Aggregate]) -> dict[tuple[int, int, str], str]:
-    """Return best and second of each group of rivals, by place and metric; equal as printed, equal in rank."""
+def _ranks(pivot: Pivot, aggregates: Mapping[Place, Aggregate]) -> dict[tuple[int, int, str], str]:
+    """Return the marks by place and metric: from the paired test, or of costs the lowest as printed."""
     ranks: dict[tuple[int, int, str], str] = {}
-    for group in pivot.rivals():
-        rivals = [place for place in group if aggregates[place].competes]
-        for position, metric in enumerate(pivot.layout.metrics):
-            means = {place: mean for place in rivals if (mean := aggregates[place].means[position]) is not None}
-            if not metric.better:
-                continue
-            best_first = sorted(means, key=lambda place: means[place], reverse=metric.better == "higher")
-            printed = [metric.show(means[place]) for place in best_first]
-            steps = list(dict.fromkeys(printed))
-            for place, text in zip(best_first, printed, strict=True):
-                if text == steps[0] and len(steps) > 1:
-                    ranks[(*place, metric.name)] = BEST
-                # Where several share the first place there is no second.
-                elif text in steps[1:2] and printed.count(steps[0]) == 1:
-                    ranks[(*place, metric.name)] = SECOND
+    for position, metric in enumerate(pivot.layout.metrics):
+        for at, group in enumerate(pivot.rivals):
+            if metric.tested:
+                marks = {place: rank for place, rank in pivot.rankings[at].ranks.items() if rank != TIED}
+            else:
+                rivals = {place: aggregates[place] for place in group if aggregates[place].competes}
+                marks = _as_printed(metric, {place: shown.means[position] for place, shown in rivals.items()})
+            ranks |= {(*place, metric.name): rank for place, rank in marks.items()}
     return ranks
+
+
+def _as_printed(metric: Metric, means: Mapping[Place, float | None]) -> dict[Place, str]:
+    """Return best and second; equal as printed, equal in rank."""
+    known = {place: mean for place, mean in means.items() if mean is not None}
+    if not metric.better:
+        return {}
+    best_first = sorted(known, key=lambda place: known[place], reverse=metric.better == "higher")
+    printed = [metric.show(known[place]) for place in best_first]
+    steps = list(dict.fromkeys(printed))
+    if len(steps) < 2:
+        return {}
+    # Where several share the first place there is no second.
+    marks = {steps[0]: BEST} | ({steps[1]: SECOND} if printed.count(steps[0]) == 1 else {})
+    return {place: marks[text] for place, text in zip(best_first, printed, strict=True) if text in marks}
 
 
 def _column_name(heading: Heading, models: Mapping[str, str]) -> str:
@@ -175,5 +192,5 @@ def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
         f"{number.top1:.2f}{' (best epoch)' if best else ''}",
         optional(number.drop),
         verdict.word + tolerance,
-        number.reported_in,
+        number.source,
     )

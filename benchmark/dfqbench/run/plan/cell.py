@@ -54,7 +54,7 @@ class MethodPart(Part):
 
     title: str = ""  # as in tables
     fidelity: str = "unknown"  # how closely it follows its authors
-    control: bool = False  # whether it is a floor or ceiling
+    control: bool = False  # whether it is a control, such as `noise`
     depends_on_bits: bool = True  # whether its source depends on the scheme
 
 

@@ -80,7 +80,7 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     _check_settings(grid, plugins)
     precision = resolve_precision(grid.precision, device)
     targets, notes = _targets(grid, catalogue)
-    methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins)]
+    methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins, grid.controls)]
     families = plugins.model_families
     cells: list[Cell] = []
     for name in targets:
@@ -141,7 +141,7 @@ def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Metho
             "",
             params,
             _changed(params, defaults),
-            title="Real images (ceiling)",
+            title="Real training images",
             fidelity=str(Fidelity.CONTROL),
             control=True,
             depends_on_bits=False,
