@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.plots import charts
-from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, groups
+from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, about_bars, groups
 from dfqbench.report.plots.style import RC, Look, looks
 from dfqbench.run.store.record import Record
 
@@ -85,17 +85,25 @@ def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) ->
 
     heading, draw = KINDS[kind]
     for group in compared:
-        # All widths are in one plot of bits; other kinds have one for each scheme.
-        for column, scheme in enumerate(group.columns[:1] if kind == "bits" else group.columns):
+        columns = list(range(len(group.columns)))
+        # All widths are in one plot of bits, a panel each; other kinds have a plot for each scheme.
+        for panels in [columns] if kind == "bits" else [[column] for column in columns]:
             height = 0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT
-            figure = Figure(figsize=(WIDTH, height))
-            axes = figure.subplots()
-            if not draw(axes, group, column, styles):
+            figure = Figure(figsize=(max(WIDTH, 1.6 * len(panels)), height))
+            axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.35})[0]
+            if not all([draw(panel, group, column, styles) for panel, column in zip(axes, panels, strict=True)]):
                 continue
-            title = group.title if kind == "bits" else f"{group.title}, {scheme}"
-            axes.set_title(title, loc="left")
-            if axes.get_legend_handles_labels()[1]:
-                axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+            title = group.title if kind == "bits" else f"{group.title}, {group.columns[panels[0]]}"
+            axes[0].set_title(f"{heading}\n{title}", loc="left")
+            entries = {
+                label: handle
+                for panel in axes
+                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+            }
+            if entries:
+                note = about_bars(group) if kind in {"bits", "time"} else None
+                beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+                axes[-1].legend(entries.values(), entries.keys(), title=note, **beside)
             name = re.sub(r"[^a-z0-9]+", "-", f"{kind} {title}".lower()).strip("-")
             yield Plot(kind, f"{heading}: {title}", name[:100], figure)
             # Distances to BatchNorm statistics are of images, which seldom depend on the scheme: one plot is enough.

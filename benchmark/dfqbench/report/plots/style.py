@@ -27,6 +27,7 @@ RC: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "legend.frameon": False,
     "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7,
     "lines.linewidth": 1.3,
     "lines.markersize": 5,
     "hatch.linewidth": 0.5,
