@@ -72,7 +72,7 @@ def test_page_is_complete_and_self_contained(page: Path) -> None:
     assert len(text) < 5_000_000
     assert HtmlReader(text).active == ["script"]
     assert "script-src 'sha256-" in text
-    headings = ("Accuracy against bits", "Learning curves", "Environments", "Diagnostics")
+    headings = ("accuracy against bits", "accuracy against time", "Learning curves", "Environments", "Diagnostics")
     cells = ("last line of a40", "RuntimeError", "the loss is not finite", "iterations")
     machine = ("<dt>hardware</dt><dd>cpu: Toy</dd>", "packages.torch")
     for part in (*headings, *cells, *machine, "data:image/jpeg;base64,", "data:image/svg+xml;base64,"):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.report.formatting import duration
 from dfqbench.report.metrics import in_cpu_seconds, shown_seconds, total_seconds
 from dfqbench.report.plots import scales
-from dfqbench.report.plots.groups import Group, accuracy, mean_and_deviation
+from dfqbench.report.plots.groups import Group, mean_and_deviation, top1_and_bar
 from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.status import CPU_SHARED
@@ -21,14 +20,13 @@ if TYPE_CHECKING:
 
 PHASES = ("setup", "synthesis", "quantization", "evaluation", "unattributed")
 Points = list[tuple[int | None, float | None]]  # steps and values
-_TOP1 = attrgetter("top1")
 
 
 def accuracy_by_bits(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw top-1 of each method at one width, on an axis of its own: one for all widths would hide what differs."""
     ends: list[float] = []
     for at, method in enumerate(group.methods):
-        numbers = accuracy(method.places[column], _TOP1)
+        numbers = top1_and_bar(method.places[column])
         if numbers is not None:
             keywords = looks[method.label].keywords | {"linestyle": "none"}
             axes.errorbar(at, *numbers, label=method.label, capsize=2, **keywords)
@@ -47,9 +45,11 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
     """Draw top-1 of each method against seconds of synthesis and quantization, with the competitors' Pareto front."""
     from matplotlib.ticker import FixedLocator
 
-    times, ends, candidates = [], [], []
+    times: list[float] = []
+    ends: list[float] = []
+    candidates: list[tuple[float, float]] = []
     for method in group.methods:
-        point = time_and_accuracy(method.places[column])
+        point = time_and_top1(method.places[column])
         if point is None:
             continue
         seconds, mean, bar = point
@@ -74,9 +74,9 @@ def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Loo
     return bool(times)
 
 
-def time_and_accuracy(records: Sequence[Record]) -> tuple[float, float, float] | None:
+def time_and_top1(records: Sequence[Record]) -> tuple[float, float, float] | None:
     """Return mean seconds, mean top-1 and its error bar; None where there is nothing to draw."""
-    numbers, seconds = accuracy(records, _TOP1), mean_and_deviation(records, total_seconds)
+    numbers, seconds = top1_and_bar(records), mean_and_deviation(records, total_seconds)
     return None if numbers is None or seconds is None or seconds[0] <= 0 else (seconds[0], *numbers)
 
 
@@ -86,8 +86,9 @@ def bar_ends(mean: float, bar: float) -> tuple[float, ...]:
 
 
 def tick_label(seconds: float) -> str:
-    """Return a round time, such as `30 s`."""
-    return duration(seconds).replace(".0 ", " ")
+    """Return a round time in the largest unit that it fills, such as `30 s` or `1 min`."""
+    scale, unit = next((scale, unit) for scale, unit in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= scale)
+    return f"{seconds / (scale or 1):g} {unit}"
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

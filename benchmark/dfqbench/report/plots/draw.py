@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.plots import charts
 from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, about_bars, groups
-from dfqbench.report.plots.style import RC, Look, looks
+from dfqbench.report.plots.style import RC, Look, shared_looks
 from dfqbench.run.store.record import Record
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
         if kind not in KINDS:
             raise unknown_name("plot", kind, KINDS)
     by_bits, by_scheme = groups(records, BY_BITS), groups(records, BY_SCHEME)
-    methods = {(method.control, method.label) for group in by_scheme for method in group.methods}
-    styles = looks((label, control) for control, label in sorted(methods))
+    styles = shared_looks(by_scheme)
     plots: list[Plot] = []
     names: Counter[str] = Counter()
     with mpl.rc_context(RC):
@@ -91,7 +90,8 @@ def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) ->
             height = 0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT
             figure = Figure(figsize=(max(WIDTH, 1.6 * len(panels)), height))
             axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.35})[0]
-            if not all([draw(panel, group, column, styles) for panel, column in zip(axes, panels, strict=True)]):
+            drawn = [draw(panel, group, column, styles) for panel, column in zip(axes, panels, strict=True)]
+            if not all(drawn):
                 continue
             title = group.title if kind == "bits" else f"{group.title}, {group.columns[panels[0]]}"
             axes[0].set_title(f"{heading}\n{title}", loc="left")

@@ -86,15 +86,15 @@ def mean_and_deviation(records: Sequence[Record], read: Callable[[Record], float
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan
 
 
-def accuracy(records: Sequence[Record], read: Callable[[Record], float | None]) -> tuple[float, float] | None:
-    """Return mean and error bar of an accuracy or drop: deviation over seeds, the binomial error of a single one."""
-    numbers = mean_and_deviation(records, read)
+def top1_and_bar(records: Sequence[Record]) -> tuple[float, float] | None:
+    """Return mean top-1 and its error bar: the deviation over seeds, the binomial error of a single one."""
+    numbers = mean_and_deviation(records, lambda record: record.top1)
     if numbers is None or not math.isnan(numbers[1]):
         return numbers
-    [record] = [record for record in records if read(record) is not None]
+    [record] = [record for record in records if record.top1 is not None]
     error, images = record.top1_se, record.dataset.n
-    if error is None and record.top1 is not None and images:
-        error = standard_error(record.top1, images)
+    if error is None and images:
+        error = standard_error(numbers[0], images)
     return numbers[0], math.nan if error is None else error
 
 

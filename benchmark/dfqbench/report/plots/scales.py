@@ -24,6 +24,12 @@ def accuracy_span(accuracies: Iterable[float]) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def accuracy_ticks(low: float, high: float) -> list[float]:
+    """Return the round accuracies of an axis; none above 100 %."""
+    step = next(step for step in (1, 2, 5, 10, 20, 25) if high - low <= 6 * step)
+    return [float(tick) for tick in range(0, 101, step) if low <= tick <= high]
+
+
 def time_span(seconds: Iterable[float]) -> tuple[float, float]:
     """Return the ends of a logarithmic axis of times: a decade or more."""
     known = [max(_FINE[0], spent) for spent in seconds]
