@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ from dfqbench.report.literature.publication_index import PublicationIndex, publi
 from dfqbench.report.metrics import METRICS
 from dfqbench.report.pictures.draw import Picture, draw_pictures
 from dfqbench.report.pictures.grid import encode
-from dfqbench.report.plots.draw import KINDS, Plot, draw_plots
+from dfqbench.report.plots.draw import KINDS, Plot, iter_plots
 from dfqbench.report.record_access import flattened, latest
 from dfqbench.report.render import build_tables
 from dfqbench.report.renderers.html import environment
@@ -81,7 +81,7 @@ def report_page(
     sections = [section(r, folders[id(r)], labels[id(r)], hardware) for r in ordered if id(r) in shown]
     anchors = frozenset(entry["anchor"] for entry in sections)
     lines = summary(results, anchors, publications)
-    plots, plots_left = _fitting(draw_plots(newest, PLOTS), _plot, PLOT_BYTES)
+    plots, plots_left = _fitting(iter_plots(newest, PLOTS), _plot, PLOT_BYTES)
     pictures, problems = draw_pictures(((record, folders[id(record)]) for record in newest), smooth=True)
     figures, pictures_left = _fitting(pictures, _picture, PICTURE_BYTES)
     script = resources.files("dfqbench.report.html").joinpath("templates/report.js").read_text(encoding="utf-8")
@@ -138,13 +138,12 @@ def _data_uri(mime_type: str, content: bytes) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _fitting(drawn: Sequence[Drawn], as_figure: Callable[[Drawn], Figure], room: int) -> tuple[list[Figure], int]:
-    """Return the figures up to the first that has no room, and how many are left."""
+def _fitting(drawn: Iterable[Drawn], as_figure: Callable[[Drawn], Figure], room: int) -> tuple[list[Figure], bool]:
+    """Return the figures before the first that has no room, and whether there is one; none is drawn after it."""
     fitting: list[Figure] = []
-    for entry in drawn:
-        figure = as_figure(entry)
+    for figure in map(as_figure, drawn):
         room -= len(figure.source)
         if room < 0:
-            break
+            return fitting, True
         fitting.append(figure)
-    return fitting, len(drawn) - len(fitting)
+    return fitting, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,6 +61,11 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
     Raises:
         UsageError: a kind is unknown.
     """
+    return list(iter_plots(records, kinds))
+
+
+def iter_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Plot]:
+    """Draw the same plots one after the other, each when it is asked for."""
     import matplotlib as mpl
 
     chosen = list(dict.fromkeys(kinds))
@@ -68,15 +74,19 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
             raise unknown_name("plot", kind, KINDS)
     by_bits, by_scheme = groups(records, BY_BITS), groups(records, BY_SCHEME)
     styles = shared_looks(by_scheme)
-    plots: list[Plot] = []
     names: Counter[str] = Counter()
-    with mpl.rc_context(RC):
-        for kind in chosen:
-            for plot in _draw_kind(kind, by_bits if kind == "bits" else by_scheme, styles):
-                names[plot.name] += 1
-                number = f"-{names[plot.name]}" if names[plot.name] > 1 else ""
-                plots.append(dataclasses.replace(plot, name=plot.name + number))
-    return plots
+    drawn = itertools.chain.from_iterable(
+        _draw_kind(kind, by_bits if kind == "bits" else by_scheme, styles) for kind in chosen
+    )
+    while True:
+        # The style holds while a plot is drawn, not for the caller.
+        with mpl.rc_context(RC):
+            plot = next(drawn, None)
+        if plot is None:
+            return
+        names[plot.name] += 1
+        number = f"-{names[plot.name]}" if names[plot.name] > 1 else ""
+        yield dataclasses.replace(plot, name=plot.name + number)
 
 
 def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
