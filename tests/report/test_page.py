@@ -18,6 +18,7 @@ from tests.report.records import record as cell
 from tests.report.test_pictures import shown
 from tests.report.test_plots import run
 
+from dfqbench.report.formatting import decimals
 from dfqbench.report.html.head import read_command
 from dfqbench.report.html.page import report_page
 from dfqbench.run.store.record import Record
@@ -128,6 +129,10 @@ def test_methods_have_year_link_and_fidelity(tmp_path: Path) -> None:
     ]
     assert '<a href="https://arxiv.org/abs/2001.00281" rel="noreferrer">' in text
     assert "javascript:" not in text
+
+
+def test_no_drop_is_zero_without_a_sign() -> None:
+    assert [decimals(2)(number) for number in (-0.001, -0.01, 0.0)] == ["0.00", "-0.01", "0.00"]
 
 
 def test_order_is_by_accuracy_within_a_scheme(page: Path) -> None:
