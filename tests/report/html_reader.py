@@ -14,7 +14,7 @@ class HtmlReader(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tables: list[tuple[str, list[list[str]]]] = []  # id or class, and rows
-        self.sections: dict[str, list[tuple[str, str]]] = {}  # names and values of `details` by id
+        self.sections: dict[str, list[tuple[str, str]]] = {}  # names and values of `details`, or a `dl`, by id
         self.active: list[str] = []
         self._open: list[str] = []
         self._section = ""
@@ -35,13 +35,15 @@ class HtmlReader(HTMLParser):
         if tag in ACTIVE or any(key.startswith("on") for key in given):
             self.active.append(tag)
         for key in ("src", "href"):
-            if not (given.get(key) or "#").startswith(("#", "data:image/")):
+            # A link that a person may follow loads nothing.
+            harmless = ("#", "data:image/", *(["https://"] if tag == "a" else []))
+            if not (given.get(key) or "#").startswith(harmless):
                 self.active.append(f"{tag} {given[key]}")
         if tag == "table":
             self.tables.append((given.get("id") or given.get("class") or "", []))
         elif tag == "tr":
             self.tables[-1][1].append([])
-        elif tag == "details":
+        elif tag == "details" or (tag == "dl" and given.get("id")):
             self._section = given.get("id") or ""
             self.sections[self._section] = []
         elif tag in {"td", "th", "dt", "dd"}:

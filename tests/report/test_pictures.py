@@ -11,7 +11,7 @@ from tests.report.records import record
 
 from dfqbench.api import InputError
 from dfqbench.report.pictures.draw import _captions, draw_pictures
-from dfqbench.report.pictures.grid import GAP, LEFT, TEXT, TILE
+from dfqbench.report.pictures.grid import GAP, LEFT, TEXT, TILE, class_grid
 from dfqbench.report.pictures.images import load_images, pixels
 from dfqbench.run.store.record import Record
 
@@ -47,12 +47,22 @@ def test_captions_by_class() -> None:
     answers = {"answers": [3, 1, 2], "confidences": [0.912, 0.5, 0.25]}
     order, words = _captions(shown(diagnostics=answers), 3, [3, 1, 1])
     assert order == [1, 2, 0]
-    assert words == ["1, 50%", "1>2, 25%", "3, 91%"]
+    assert words == ["1\n50 %", "1 > 2\n25 %", "3\n91 %"]
     order, words = _captions(shown(diagnostics=answers), 3, None)
     assert order == [1, 2, 0]
-    assert words == ["~1, 50%", "~2, 25%", "~3, 91%"]
+    assert words == ["~1\n50 %", "~2\n25 %", "~3\n91 %"]
     assert _captions(shown(), 2, [5, 4]) == ([1, 0], ["4", "5"])
     assert _captions(shown(diagnostics={"answers": ["x"], "confidences": [1]}), 1, None) == ([0], [""])
+
+
+def test_class_and_confidence_are_two_lines() -> None:
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    grid = class_grid(images, ["0\n91 %"])
+    assert grid.height == TILE + 2 * TEXT + 2 * GAP
+    ink = np.asarray(grid.convert("L"))[GAP + TILE :] < 128
+    assert ink[:TEXT].any()
+    assert ink[TEXT:].any()
+    assert class_grid(images, ["0"]).height == TILE + TEXT + 2 * GAP
 
 
 def test_one_grid_or_reason_for_each_method(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,8 +12,9 @@ from PIL import Image
 from tests.report.records import changed, failed, record, scheme
 
 from dfqbench.api import UsageError
-from dfqbench.report.plots.charts import pareto
+from dfqbench.report.plots.charts import pareto, tick_label
 from dfqbench.report.plots.draw import draw_plots, save_plots
+from dfqbench.report.plots.scales import accuracy_span, time_span, time_ticks
 from dfqbench.report.plots.style import COLOURS, looks
 from dfqbench.run.store.record import Record
 
@@ -54,12 +57,40 @@ def axes_of(kind: str, records: list[Record] | None = None) -> Any:
     return draw_plots(run() if records is None else records, [kind])[0].figure.axes[0]
 
 
-def test_accuracy_against_bits() -> None:
-    axes = axes_of("bits")
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["w4a4", "w3a3"]
-    assert lines(axes)["a"] == ([0.0, 1.0], [80.5, 70.5])
-    assert lines(axes)["noise (control)"][1] == [50.5, 40.5]
-    assert "full precision 98.50" in lines(axes)
+def test_accuracy_against_bits_has_a_panel_for_each_width() -> None:
+    wide, narrow = draw_plots(run(), ["bits"])[0].figure.axes
+    assert (wide.get_xlabel(), narrow.get_xlabel()) == ("w4a4", "w3a3")
+    assert [lines(wide)["a"][1], lines(narrow)["a"][1]] == [[80.5], [70.5]]
+    assert lines(wide)["noise (control)"][1] == [50.5]
+    assert wide.get_ylim() != narrow.get_ylim()
+    legend = narrow.get_legend()
+    assert legend is not None
+    assert {"a", "b", "noise (control)"} <= {text.get_text() for text in legend.get_texts()}
+
+
+def test_axes_show_ten_points_or_more() -> None:
+    low, high = accuracy_span([98.7, 99.1])
+    assert high - low == 10
+    assert high <= 101
+    assert accuracy_span([1.0, 99.0])[0] < 1.0
+    axes = axes_of("time", [record("1", seconds={"synthesis": 1.0, "quantization": 1.0})])
+    assert axes.get_ylim()[1] - axes.get_ylim()[0] == 10
+
+
+@pytest.mark.parametrize("times", [[3.0], [0.05, 0.5], [45.0, 700.0], [1.0, 5000.0], [0.0, 400_000.0]])
+def test_times_have_a_few_round_ticks(times: list[float]) -> None:
+    low, high = time_span(times)
+    ticks = time_ticks(low, high)
+    assert 2 <= len(ticks) <= 9
+    assert all(after / before >= 1.4 for before, after in itertools.pairwise(ticks))
+    labels = [tick_label(tick) for tick in ticks]
+    assert len(set(labels)) == len(labels)
+    assert not {"1.7 min", "8.3 min", "60 s", "60 min"} & set(labels)
+    # Letters of seven points in five inches.
+    gaps = [5 * math.log(after / before) / math.log(high / low) for before, after in itertools.pairwise(ticks)]
+    assert all(
+        gap > 0.065 * (len(a) + len(b)) / 2 for gap, (a, b) in zip(gaps, itertools.pairwise(labels), strict=True)
+    )
 
 
 def test_accuracy_against_time_has_pareto_front() -> None:
@@ -110,13 +141,22 @@ def test_legend_marks_reconstructions_and_says_so() -> None:
         assert not any(text.get_text().startswith("†") for text in axes_of(kind).get_legend().get_texts())
 
 
-def test_error_bars_need_two_seeds() -> None:
-    [bars] = [bar for bar in axes_of("bits", [record("4"), record("3", scheme=scheme(3))]).containers if bar.has_yerr]
-    assert [len(segment) for segment in bars[2][0].get_segments()] == [0, 0]
-    two = [entry for entry in run() if entry.method == "a"]
-    [bars] = [bar for bar in axes_of("bits", two).containers if bar.has_yerr]
+def bar_of(records: list[Record]) -> float:
+    axes: Any = draw_plots(records, ["bits"])[0].figure.axes[0]
+    [bars] = [bar for bar in axes.containers if bar.has_yerr]
     low, high = (float(end[1]) for end in bars[2][0].get_segments()[0])
-    assert high - low == pytest.approx(2 * 0.5**0.5)
+    return (high - low) / 2
+
+
+def test_error_bars_are_the_deviation_or_the_binomial_error_of_one_seed() -> None:
+    one = [record("4"), record("3", scheme=scheme(3))]
+    assert bar_of(one) == pytest.approx(1.28)
+    assert bar_of([changed(entry, top1_se=None) for entry in one]) == pytest.approx(1.2765, abs=1e-3)
+    assert bar_of([entry for entry in run() if entry.method == "a"]) == pytest.approx(0.5**0.5)
+    axes = draw_plots(one, ["bits"])[0].figure.axes[-1]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == "bars: binomial error (one seed)"
 
 
 def test_legend_names_method_whose_first_seed_has_no_curve() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import dfqbench
 from attempts import PLUGINS
+from dfqbench.report.html.head import read_command
 from dfqbench.run.store.training_folder import TrainingFolder
 from pretend import assert_parts_sum_to_wall_time
 
@@ -53,6 +54,16 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "6 finished before; nothing to run" in again.stderr
     assert both[0].stdout == both[1].stdout == again.stdout
     return out
+
+
+def test_folder_and_records_hold_what_the_page_shows(smoke: Path) -> None:
+    command = read_command(smoke / "smoke")
+    assert command.startswith("dfqbench run --out ")
+    assert command.endswith("--grid smoke --methods zeroq,noise,real --bits w4a4,w2a2")
+    found = records(smoke)
+    assert found["zeroq"]["link"] == "https://arxiv.org/abs/2001.00281"
+    assert found["zeroq"]["paper"].endswith("CVPR 2020")
+    assert found["real"]["paper"] == "a control of this benchmark"
 
 
 def test_two_runs_share_one_folder(smoke: Path) -> None:

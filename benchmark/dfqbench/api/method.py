@@ -57,7 +57,8 @@ class Method(ABC):
     Attributes:
         name: short name for the command line (lower case letters, digits, `_`).
         title: name as printed in tables.
-        paper: citation.
+        paper: citation, with the year.
+        link: web address of the paper (`https://…`); empty: none.
         fidelity: how closely the authors are followed.
         quantizer: shared quantizer that `quantize` uses, as `name` or `name:recipe`.
         requires: requirements on the teacher.
@@ -69,6 +70,7 @@ class Method(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    link: ClassVar[str] = ""
     fidelity: ClassVar[Fidelity]
     quantizer: ClassVar[str] = "calibrate"
     requires: ClassVar[Requires] = Requires(batchnorm=True)

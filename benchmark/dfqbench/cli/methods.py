@@ -159,7 +159,13 @@ def describe(name: str, plugins: Plugins) -> dict[str, Any]:
         raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers, REAL})
     method_cls = plugins.method_class(name)
     offer = plugins.methods[name]
-    info = {"name": name, "kind": "method", "title": method_cls.title, "paper": method_cls.paper}
+    info = {
+        "name": name,
+        "kind": "method",
+        "title": method_cls.title,
+        "paper": method_cls.paper,
+        "link": method_cls.link,
+    }
     info |= {"fidelity": str(method_cls.fidelity), "quantizer": method_cls.quantizer, "control": method_cls.control}
     info |= {"requires": dataclasses.asdict(method_cls.requires), "depends_on_bits": method_cls.depends_on_bits}
     return info | {"origin": offer.origin, "version": offer.version} | _params(method_cls)

@@ -29,16 +29,21 @@ def report(
     needs no network, and reads without JavaScript.
     """
     from dfqbench.report.hardware import environments
+    from dfqbench.report.html.head import read_command
     from dfqbench.report.html.page import report_page
 
     attempts, machines = read_attempts(out, run)
     details: dict[str, dict[str, Any]] = {}
+    commands: dict[str, str] = {}
     for folder in selected_runs(out, run):
         details |= environments(folder.path)
+        commands[folder.name] = read_command(folder.path)
     file = to or out / (run or ".") / "report.html"
     if file.is_dir():
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
-    page = report_page(attempts, machines, details, f"dfqbench: {run or 'all runs'}", claim_book(plugin))
+    page = report_page(
+        attempts, machines, details, f"dfqbench: {run or 'all runs'}", claim_book(plugin), commands=commands
+    )
     write_text(file, page)
     typer.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

@@ -18,6 +18,7 @@ _METHOD_VARIABLES: Mapping[str, type] = {
     "name": str,
     "title": str,
     "paper": str,
+    "link": str,
     "fidelity": Fidelity,
     "quantizer": str,
     "requires": Requires,

@@ -8,8 +8,8 @@ ABSENT = "-"  # shown where there is no value
 
 
 def decimals(digits: int) -> Callable[[float], str]:
-    """Return a function that prints a number with this many decimal places."""
-    return lambda number: f"{number:.{digits}f}"
+    """Return a function that prints a number with this many decimal places, and zero without a sign."""
+    return lambda number: f"{number:z.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:

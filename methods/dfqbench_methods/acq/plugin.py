@@ -49,6 +49,7 @@ class Acq(Method):
     paper = (
         "Li et al., ACQ: Improving generative data-free quantization via attention correction, Pattern Recognition 2024"
     )
+    link = "https://arxiv.org/abs/2301.07266"
     fidelity = Fidelity.RECONSTRUCTION
     quantizer = "distill:gdfq"
     params_type = AcqParams

@@ -63,6 +63,7 @@ class Clusterq(Method):
     name = "clusterq"
     title = "ClusterQ"
     paper = "Gao et al., ClusterQ: Semantic Feature Distribution Alignment for Data-Free Quantization, ICDM 2022"
+    link = "https://arxiv.org/abs/2205.00179"
     fidelity = Fidelity.RECONSTRUCTION
     quantizer = "distill:clusterq"
     params_type = ClusterqParams

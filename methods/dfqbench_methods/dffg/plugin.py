@@ -74,6 +74,7 @@ class Dffg(Method):
     name = "dffg"
     title = "DFFG"
     paper = "Leng et al., DFFG: Fast Gradient Iteration for Data-free Quantization, BMVC 2023"
+    link = "https://proceedings.bmvc2023.org/514/"
     fidelity = Fidelity.RECONSTRUCTION
     quantizer = "calibrate"
     params_type = DffgParams

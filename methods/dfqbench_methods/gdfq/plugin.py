@@ -20,6 +20,7 @@ class Gdfq(Method):
     name = "gdfq"
     title = "GDFQ"
     paper = "Xu et al., Generative Low-bitwidth Data Free Quantization, ECCV 2020"
+    link = "https://arxiv.org/abs/2003.03603"
     fidelity = Fidelity.RELEASED
     quantizer = "distill:gdfq"
     params_type = GeneratorParams

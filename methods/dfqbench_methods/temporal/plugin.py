@@ -39,6 +39,7 @@ class Temporal(Method):
     name = "temporal"
     title = "Temporal diversity"
     paper = "Luo et al., Learning to Generate Diverse Data From a Temporal Perspective for DFQ, IEEE TCSVT 2024"
+    link = "https://openreview.net/forum?id=YJ2Ho3rFhL"
     fidelity = Fidelity.RECONSTRUCTION
     quantizer = "distill:temporal"
     depends_on_bits = True

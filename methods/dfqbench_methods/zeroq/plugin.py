@@ -47,6 +47,7 @@ class ZeroQ(Method):
     name = "zeroq"
     title = "ZeroQ"
     paper = "Cai et al., ZeroQ: A Novel Zero Shot Quantization Framework, CVPR 2020"
+    link = "https://arxiv.org/abs/2001.00281"
     fidelity = Fidelity.RELEASED
     quantizer = "calibrate"
     params_type = ZeroQParams

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,34 +50,58 @@ def anchor(record: Record) -> str:
     return "cell-" + "-".join("".join(c if c.isascii() and c.isalnum() else "_" for c in part) for part in parts)
 
 
-def summary(pivot: Pivot, anchors: frozenset[str], publications: PublicationIndex) -> list[dict[str, Any]]:
+def summary(results: Iterable[Pivot], anchors: frozenset[str], publications: PublicationIndex) -> list[dict[str, Any]]:
     """Return the summary's lines, one for each method on a network under a scheme, as the template shows them.
 
-    Rows of the pivot are schemes and methods, columns networks; lines link to the sections in `anchors`.
+    Rows of the pivots are schemes and methods, columns networks; lines link to the sections in `anchors`. Within a
+    scheme and a network the highest top-1 comes first, and what has none last.
     """
     lines = []
-    models = short_names(pivot.models)
-    for (row, column), records in sorted(pivot.places.items()):
-        good = [record for record in records if finished(record)]
-        first = (good or records)[0]
-        names = pivot.rows[row].names
-        faults = {status_word(record) for record in records if not finished(record)}
-        faults |= {record.status for record in good if record.status == COLLAPSED}
-        best = next(iter(verdicts(good, publications)), None)
-        lines.append(
-            {
-                "names": (names["method"], models[pivot.columns[column].names["model"]], names["scheme"]),
-                "run_on": (first.target or "unknown", first.budget or "unknown"),
-                "anchor": anchor(first) if anchor(first) in anchors else "",
-                "numbers": aggregate(records, SUMMARY),
-                "seeds": len(good),
-                "state": ", ".join(sorted(faults)) or "ok",
-                "verdict": best.word if best else "",
-                "claimed": f"{best.number.top1:.2f} ({best.number.reported_in})" if best else "",
-                "control": control_rank(first) > 0,
-            }
-        )
+    for pivot in results:
+        schemes = list(dict.fromkeys(row.names["scheme"] for row in pivot.rows))
+        unsorted = []
+        for (row, column), records in sorted(pivot.places.items()):
+            line = _line(pivot, row, column, records, publications)
+            line["anchor"] = line["anchor"] if line["anchor"] in anchors else ""
+            top1 = line["numbers"].means[0]
+            place = schemes.index(pivot.rows[row].names["scheme"]), column
+            unsorted.append((*place, top1 is None, -(top1 or 0.0), row, line))
+        lines += [entry[-1] for entry in sorted(unsorted, key=itemgetter(0, 1, 2, 3, 4))]
     return lines
+
+
+def summary_headers(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the headers of the summary's words; columns that no line fills, or all alike, are left out."""
+    claims = [name for name in ("verdict", "claimed") if any(line[name] for line in lines)]
+    return [
+        "method",
+        "network",
+        "scheme",
+        *claims,
+        *(n for n in ("target", "budget") if len({e[n] for e in lines}) > 1),
+    ]
+
+
+def _line(
+    pivot: Pivot, row: int, column: int, records: Sequence[Record], publications: PublicationIndex
+) -> dict[str, Any]:
+    good = [record for record in records if finished(record)]
+    first, names = (good or records)[0], pivot.rows[row].names
+    faults = {status_word(record) for record in records if not finished(record)}
+    faults |= {record.status for record in good if record.status == COLLAPSED}
+    best = next(iter(verdicts(good, publications)), None)
+    return {
+        "names": (names["method"], short_names(pivot.models)[pivot.columns[column].names["model"]], names["scheme"]),
+        "target": first.target or "unknown",
+        "budget": first.budget or "unknown",
+        "anchor": anchor(first),
+        "numbers": aggregate(records, SUMMARY),
+        "seeds": len(good),
+        "state": ", ".join(sorted(faults)) or "ok",
+        "verdict": best.word if best else "",
+        "claimed": f"{best.number.top1:.2f} ({best.number.reported_in})" if best else "",
+        "control": control_rank(first) > 0,
+    }
 
 
 def section(record: Record, folder: Path, label: str, hardware: Mapping[str, str]) -> dict[str, Any]:

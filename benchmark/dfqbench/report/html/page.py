@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dfqbench.report.html.cells import SUMMARY, section, summary
+from dfqbench.report.html import views
+from dfqbench.report.html.cells import SUMMARY, anchor, section, summary, summary_headers
+from dfqbench.report.html.head import head, method_list
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.metrics import METRICS
 from dfqbench.report.pictures.draw import Picture, draw_pictures
 from dfqbench.report.pictures.grid import encode
-from dfqbench.report.plots.draw import draw_plots
+from dfqbench.report.plots.draw import KINDS, Plot, iter_plots
 from dfqbench.report.record_access import flattened, latest
 from dfqbench.report.render import build_tables
 from dfqbench.report.renderers.html import environment
@@ -25,8 +27,10 @@ from dfqbench.report.tables.table import Table, build_table
 from dfqbench.run.store.record import Record
 
 MOST_SECTIONS = 400  # cells that have a section; failed ones come first where there are more
-PLOT_BYTES, PICTURE_BYTES = 1_900_000, 2_200_000
-"""Most bytes of plots and of pictures, so that the page stays under five megabytes."""
+PLOTS = tuple(kind for kind in KINDS if kind not in {"bits", "time"})  # the page has views of these two
+PLOT_BYTES, PICTURE_BYTES = 1_200_000, 1_800_000
+"""Most bytes of plots and of pictures, so that the page of a hundred cells stays under five megabytes."""
+Drawn = TypeVar("Drawn", Plot, Picture)
 DIAGNOSED = (
     *("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency"),
     *("label_accuracy", "confidence", "per_image"),
@@ -49,6 +53,8 @@ def report_page(
     environments: Mapping[str, Mapping[str, Any]],
     title: str,
     publications: PublicationIndex | None = None,
+    *,
+    commands: Mapping[str, str] | None = None,
 ) -> str:
     """Return the whole page.
 
@@ -58,6 +64,7 @@ def report_page(
         environments: their descriptions, by id.
         title: of the page.
         publications: published numbers; None: the host's own.
+        commands: the command that made each run, by the run's name, where it is known.
 
     Returns:
         HTML that refers to nothing outside itself; everything from records is escaped.
@@ -73,11 +80,11 @@ def report_page(
     shown = {id(record) for record in sorted(newest, key=lambda record: record.status == "ok")[:MOST_SECTIONS]}
     sections = [section(r, folders[id(r)], labels[id(r)], hardware) for r in ordered if id(r) in shown]
     anchors = frozenset(entry["anchor"] for entry in sections)
-    plots, plots_left = _fitting(_plots(newest), PLOT_BYTES)
+    lines = summary(results, anchors, publications)
+    plots, plots_left = _fitting(iter_plots(newest, PLOTS), _plot, PLOT_BYTES)
     pictures, problems = draw_pictures(((record, folders[id(record)]) for record in newest), smooth=True)
-    figures, pictures_left = _fitting(map(_picture, pictures), PICTURE_BYTES)
+    figures, pictures_left = _fitting(pictures, _picture, PICTURE_BYTES)
     script = resources.files("dfqbench.report.html").joinpath("templates/report.js").read_text(encoding="utf-8")
-    lines = [line for pivot in results for line in summary(pivot, anchors, publications)]
     return (
         environment()
         .get_template("report.html")
@@ -85,9 +92,16 @@ def report_page(
             title=title,
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            head=head(newest, hardware, environments, commands or {}),
+            methods=method_list(newest),
             metrics=SUMMARY,
             lines=lines,
             notes=fidelity_notes(line["names"][0] for line in lines),
+            headers=summary_headers(lines),
+            views=views.page_views(newest, lambda r: anchor(r) if anchor(r) in anchors else "", publications),
+            shapes=list(views.SHAPES.values()),
+            published_shape=list(views.SHAPES).index("D"),
+            chart_size=views.SIZE,
             tables=[build_table(pivot, hardware, publications) for pivot in results],
             diagnosed=_diagnosed(newest, hardware),
             plots=plots,
@@ -110,11 +124,10 @@ def _diagnosed(records: Sequence[Record], hardware: Mapping[str, str]) -> list[T
     return build_tables(measured, hardware, parse_layout(metrics=names)) if names else []
 
 
-def _plots(records: Sequence[Record]) -> Iterator[Figure]:
-    for plot in draw_plots(records):
-        width, height = plot.figure.get_size_inches()
-        source = _data_uri("image/svg+xml", plot.encode("svg"))
-        yield Figure(plot.title, source, round(width * 130), round(height * 100))
+def _plot(plot: Plot) -> Figure:
+    width, height = plot.figure.get_size_inches()
+    source = _data_uri("image/svg+xml", plot.encode("svg"))
+    return Figure(plot.title, source, round(width * 130), round(height * 100))
 
 
 def _picture(picture: Picture) -> Figure:
@@ -126,13 +139,12 @@ def _data_uri(mime_type: str, content: bytes) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _fitting(figures: Iterable[Figure], room: int) -> tuple[list[Figure], int]:
-    """Return the figures that have room, and how many have none."""
-    fitting, left = [], 0
-    for figure in figures:
-        if len(figure.source) > room:
-            left += 1
-        else:
-            room -= len(figure.source)
-            fitting.append(figure)
-    return fitting, left
+def _fitting(drawn: Iterable[Drawn], as_figure: Callable[[Drawn], Figure], room: int) -> tuple[list[Figure], bool]:
+    """Return the figures before the first that has no room, and whether there is one; none is drawn after it."""
+    fitting: list[Figure] = []
+    for figure in map(as_figure, drawn):
+        room -= len(figure.source)
+        if room < 0:
+            return fitting, True
+        fitting.append(figure)
+    return fitting, False

@@ -85,7 +85,7 @@ def _draw(record: Record, folder: Path, label: str, *, smooth: bool) -> list[Pic
     rows = []
     for step, file in training_images(folder).items():
         confidence = confidences.get(step)
-        words = f"step {step}" + ("" if confidence is None else f"\n{100 * confidence:.0f}%")
+        words = f"step {step}" + ("" if confidence is None else f"\n{100 * confidence:.0f} %")
         rows.append((words, pixels(load_images(file)[0], record)))
     if len(rows) > 1:
         grid = training_grid(rows, smooth=smooth)
@@ -94,7 +94,7 @@ def _draw(record: Record, folder: Path, label: str, *, smooth: bool) -> list[Pic
 
 
 def _captions(record: Record, count: int, classes: Sequence[int] | None) -> tuple[list[int], list[str]]:
-    """Return the order by class, and in that order each image's class with the teacher's confidence.
+    """Return the order by class, and in that order each image's class and, on a second line, the teacher's confidence.
 
     Where the source gave no labels, classes are the teacher's answers, marked with `~`.
     """
@@ -105,10 +105,10 @@ def _captions(record: Record, count: int, classes: Sequence[int] | None) -> tupl
     captions = []
     for at in order:
         name = "" if classes is None else str(classes[at])
-        confidence = f"{100 * confidences[at]:.0f}%" if answered else ""
+        confidence = f"{100 * confidences[at]:.0f} %" if answered else ""
         if answered and classes is None:
             name = f"~{answers[at]}"
         elif answered and answers[at] != shown[at]:
-            name += f">{answers[at]}"
-        captions.append(", ".join(filter(None, (name, confidence))))
+            name += f" > {answers[at]}"
+        captions.append("\n".join(filter(None, (name, confidence))))
     return order, captions

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-TILE, GAP, TEXT = 64, 4, 12  # side of an image in the grid, gap between two, and height of the line beneath, in pixels
+TILE, GAP, TEXT = 64, 4, 14  # side of an image in the grid, gap between two, and height of a line of words, in pixels
 COLUMNS = 8
 FEWEST_SMOOTH = 16
 """Side in pixels below which enlarged images always keep their pixels: there is nothing to see otherwise."""
@@ -19,14 +19,15 @@ LEFT = 78  # width of the words before a row
 
 
 def class_grid(images: NDArray[np.uint8], words: Sequence[str], *, smooth: bool = False) -> Image:
-    """Draw images (N, H, W, 3) in rows of eight, each with words beneath.
+    """Draw images (N, H, W, 3) in rows of eight, each with lines of words beneath.
 
     With `smooth`, enlarged images lose the edges of their pixels: a fraction of the bytes as JPEG.
     """
-    rows = -(-len(images) // COLUMNS)
-    canvas = _canvas(COLUMNS * (TILE + GAP) + GAP, rows * (TILE + TEXT + GAP) + GAP)
+    rows, lines = -(-len(images) // COLUMNS), 1 + max((word.count("\n") for word in words), default=0)
+    height = TILE + lines * TEXT + GAP
+    canvas = _canvas(COLUMNS * (TILE + GAP) + GAP, rows * height + GAP)
     for at, (image, word) in enumerate(zip(images, words, strict=True)):
-        x, y = GAP + at % COLUMNS * (TILE + GAP), GAP + at // COLUMNS * (TILE + TEXT + GAP)
+        x, y = GAP + at % COLUMNS * (TILE + GAP), GAP + at // COLUMNS * height
         _paste(canvas, image, x, y, smooth=smooth)
         _write(canvas, word, x, y + TILE)
     return canvas
@@ -37,8 +38,7 @@ def training_grid(rows: Sequence[tuple[str, NDArray[np.uint8]]], *, smooth: bool
     canvas = _canvas(LEFT + COLUMNS * (TILE + GAP) + GAP, len(rows) * (TILE + GAP) + GAP)
     for at, (words, images) in enumerate(rows):
         y = GAP + at * (TILE + GAP)
-        for line, part in enumerate(words.split("\n")):
-            _write(canvas, part, GAP, y + TILE // 2 - TEXT + line * TEXT)
+        _write(canvas, words, GAP, y + TILE // 2 - TEXT)
         for column, image in enumerate(images[:COLUMNS]):
             _paste(canvas, image, LEFT + column * (TILE + GAP), y, smooth=smooth)
     return canvas
@@ -72,4 +72,6 @@ def _paste(canvas: Image, image: NDArray[np.uint8], x: int, y: int, *, smooth: b
 def _write(canvas: Image, text: str, x: int, y: int) -> None:
     from PIL import ImageDraw, ImageFont
 
-    ImageDraw.Draw(canvas).text((x, y), text, fill="#1b1f24", font=ImageFont.load_default(size=10))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+    for line, part in enumerate(text.split("\n")):
+        draw.text((x, y + line * TEXT), part, fill="#1b1f24", font=font)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.report.formatting import duration
 from dfqbench.report.metrics import in_cpu_seconds, shown_seconds, total_seconds
-from dfqbench.report.plots.groups import Group, mean_and_deviation
+from dfqbench.report.plots import scales
+from dfqbench.report.plots.groups import Group, mean_and_deviation, top1_and_bar
 from dfqbench.report.plots.style import GRID, HATCHES, PHASE_COLOURS, Look
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.status import CPU_SHARED
@@ -19,50 +20,75 @@ if TYPE_CHECKING:
 
 PHASES = ("setup", "synthesis", "quantization", "evaluation", "unattributed")
 Points = list[tuple[int | None, float | None]]  # steps and values
-_TOP1 = attrgetter("top1")
 
 
-def accuracy_by_bits(axes: Axes, group: Group, _: int, looks: dict[str, Look]) -> bool:
-    """Draw top-1 of each method at each width, deviation over seeds as bars, full precision as a line."""
-    positions = range(len(group.columns))
-    for method in group.methods:
-        accuracies = [mean_and_deviation(place, _TOP1) for place in method.places]
-        points = [(x, *numbers) for x, numbers in zip(positions, accuracies, strict=True) if numbers is not None]
-        xs, means, deviations = zip(*points, strict=True)
-        axes.errorbar(xs, means, deviations, label=method.label, capsize=2, **looks[method.label].keywords)
-    if group.full is not None:
+def accuracy_by_bits(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
+    """Draw top-1 of each method at one width, on an axis of its own: one for all widths would hide what differs."""
+    ends: list[float] = []
+    for at, method in enumerate(group.methods):
+        numbers = top1_and_bar(method.places[column])
+        if numbers is not None:
+            keywords = looks[method.label].keywords | {"linestyle": "none"}
+            axes.errorbar(at, *numbers, label=method.label, capsize=2, **keywords)
+            ends += bar_ends(*numbers)
+    low, high = scales.accuracy_span(ends)
+    if group.full is not None and low <= group.full <= high:
         axes.axhline(group.full, color="black", linewidth=0.8, linestyle=":", label=f"full precision {group.full:.2f}")
-    axes.set_xticks(list(positions), list(group.columns))
-    axes.set_xlim(-0.3, len(group.columns) - 0.7)
-    _label(axes, "bits of weights and activations", "top-1 (%)", "y")
+    axes.set_ylim(low, high)
+    axes.set_xlim(-0.7, len(group.methods) - 0.3)
+    axes.set_xticks([])
+    _label(axes, group.columns[column], "" if column else "top-1 (%)", "y")
     return len(group.columns) > 1
 
 
 def accuracy_by_time(axes: Axes, group: Group, column: int, looks: dict[str, Look]) -> bool:
     """Draw top-1 of each method against seconds of synthesis and quantization, with the competitors' Pareto front."""
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import FixedLocator
 
-    candidates, drawn = [], False
+    times: list[float] = []
+    ends: list[float] = []
+    candidates: list[tuple[float, float]] = []
     for method in group.methods:
-        accuracy = mean_and_deviation(method.places[column], _TOP1)
-        seconds = mean_and_deviation(method.places[column], total_seconds)
-        if accuracy is None or seconds is None or seconds[0] <= 0:
+        point = time_and_top1(method.places[column])
+        if point is None:
             continue
+        seconds, mean, bar = point
         keywords = looks[method.label].keywords | {"linestyle": "none"}
-        axes.errorbar(seconds[0], accuracy[0], accuracy[1], label=method.label, capsize=2, **keywords)
-        drawn = True
+        axes.errorbar(seconds, mean, bar, label=method.label, capsize=2, **keywords)
+        times.append(seconds)
+        ends += bar_ends(mean, bar)
         if not method.control:
-            candidates.append((seconds[0], accuracy[0]))
+            candidates.append((seconds, mean))
     front = pareto(candidates)
     if len(front) > 1:
         line: dict[str, Any] = {"color": "#555555", "linewidth": 0.8, "zorder": 0, "label": "Pareto front"}
         axes.step(*zip(*front, strict=True), where="post", **line)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(lambda seconds, _: duration(seconds).replace(".0 ", " "))
-    axes.xaxis.set_minor_formatter(lambda *_: "")
-    _label(axes, "synthesis and quantization" + _cpu_note(group, column), "top-1 (%)")
-    return drawn
+    low, high = scales.time_span(times)
+    axes.set_xlim(low, high)
+    axes.set_ylim(*scales.accuracy_span(ends))
+    axes.xaxis.set_major_locator(FixedLocator(scales.time_ticks(low, high)))
+    axes.xaxis.set_major_formatter(lambda seconds, _: tick_label(seconds))
+    axes.xaxis.set_minor_locator(FixedLocator([]))
+    _label(axes, "synthesis and quantization" + cpu_note(group, column), "top-1 (%)")
+    return bool(times)
+
+
+def time_and_top1(records: Sequence[Record]) -> tuple[float, float, float] | None:
+    """Return mean seconds, mean top-1 and its error bar; None where there is nothing to draw."""
+    numbers, seconds = top1_and_bar(records), mean_and_deviation(records, total_seconds)
+    return None if numbers is None or seconds is None or seconds[0] <= 0 else (seconds[0], *numbers)
+
+
+def bar_ends(mean: float, bar: float) -> tuple[float, ...]:
+    """Return the ends of an error bar; the mean alone where there is none."""
+    return (mean,) if math.isnan(bar) else (mean - bar, mean + bar)
+
+
+def tick_label(seconds: float) -> str:
+    """Return a round time in the largest unit that it fills, such as `30 s` or `1 min`."""
+    scale, unit = next((scale, unit) for scale, unit in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= scale)
+    return f"{seconds / (scale or 1):g} {unit}"
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -91,7 +117,7 @@ def time_by_phase(axes: Axes, group: Group, column: int, _: dict[str, Look]) -> 
         ends[method.label] = begin
     axes.set_yticks(range(len(ends)), list(ends))
     axes.set_xlim(0, 1.15 * max(ends.values(), default=1.0) or 1.0)
-    _label(axes, "seconds" + _cpu_note(group, column), "", "x")
+    _label(axes, "seconds" + cpu_note(group, column), "", "x")
     axes.set_axisbelow(True)
     return bool(ends)
 
@@ -102,7 +128,7 @@ def _phase_seconds(record: Record, phase: str) -> float | None:
     return seconds
 
 
-def _cpu_note(group: Group, column: int) -> str:
+def cpu_note(group: Group, column: int) -> str:
     """Return what the label of an axis adds where cells beside others on the CPU show CPU seconds."""
     shared = any(in_cpu_seconds(record) for method in group.methods for record in method.places[column])
     return f" ({CPU_SHARED}: CPU seconds)" if shared else ""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.plots import charts
-from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, groups
-from dfqbench.report.plots.style import RC, Look, looks
+from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, about_bars, groups
+from dfqbench.report.plots.style import RC, Look, shared_looks
 from dfqbench.report.tables.labels import fidelity_notes
 from dfqbench.run.store.record import Record
 
@@ -62,6 +63,11 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
     Raises:
         UsageError: a kind is unknown.
     """
+    return list(iter_plots(records, kinds))
+
+
+def iter_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Plot]:
+    """Draw the same plots one after the other, each when it is asked for."""
     import matplotlib as mpl
 
     chosen = list(dict.fromkeys(kinds))
@@ -69,17 +75,20 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
         if kind not in KINDS:
             raise unknown_name("plot", kind, KINDS)
     by_bits, by_scheme = groups(records, BY_BITS), groups(records, BY_SCHEME)
-    methods = {(method.control, method.label) for group in by_scheme for method in group.methods}
-    styles = looks((label, control) for control, label in sorted(methods))
-    plots: list[Plot] = []
+    styles = shared_looks(by_scheme)
     names: Counter[str] = Counter()
-    with mpl.rc_context(RC):
-        for kind in chosen:
-            for plot in _draw_kind(kind, by_bits if kind == "bits" else by_scheme, styles):
-                names[plot.name] += 1
-                number = f"-{names[plot.name]}" if names[plot.name] > 1 else ""
-                plots.append(dataclasses.replace(plot, name=plot.name + number))
-    return plots
+    drawn = itertools.chain.from_iterable(
+        _draw_kind(kind, by_bits if kind == "bits" else by_scheme, styles) for kind in chosen
+    )
+    while True:
+        # The style holds while a plot is drawn, not for the caller.
+        with mpl.rc_context(RC):
+            plot = next(drawn, None)
+        if plot is None:
+            return
+        names[plot.name] += 1
+        number = f"-{names[plot.name]}" if names[plot.name] > 1 else ""
+        yield dataclasses.replace(plot, name=plot.name + number)
 
 
 def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) -> Iterator[Plot]:
@@ -88,20 +97,28 @@ def _draw_kind(kind: str, compared: Sequence[Group], styles: dict[str, Look]) ->
 
     heading, draw = KINDS[kind]
     for group in compared:
-        # All widths are in one plot of bits; other kinds have one for each scheme.
-        for column, scheme in enumerate(group.columns[:1] if kind == "bits" else group.columns):
+        columns = list(range(len(group.columns)))
+        # All widths are in one plot of bits, a panel each; other kinds have a plot for each scheme.
+        for panels in [columns] if kind == "bits" else [[column] for column in columns]:
             height = 0.9 + 0.26 * len(group.methods) if kind == "phases" else HEIGHT
-            figure = Figure(figsize=(WIDTH, height))
-            axes = figure.subplots()
-            if not draw(axes, group, column, styles):
+            figure = Figure(figsize=(max(WIDTH, 1.6 * len(panels)), height))
+            axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.35})[0]
+            drawn = [draw(panel, group, column, styles) for panel, column in zip(axes, panels, strict=True)]
+            if not all(drawn):
                 continue
-            title = group.title if kind == "bits" else f"{group.title}, {scheme}"
-            axes.set_title(title, loc="left")
-            handles, labels = axes.get_legend_handles_labels()
-            if labels:
-                notes = [textwrap.fill(note, 30) for note in fidelity_notes(method.label for method in group.methods)]
-                handles += [Line2D([], [], linestyle="none") for _ in notes]
-                axes.legend(handles, [*labels, *notes], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+            title = group.title if kind == "bits" else f"{group.title}, {group.columns[panels[0]]}"
+            axes[0].set_title(f"{heading}\n{title}", loc="left")
+            entries = {
+                label: handle
+                for panel in axes
+                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+            }
+            if entries:
+                note = about_bars(group) if kind in {"bits", "time"} else None
+                for text in fidelity_notes(method.label for method in group.methods):
+                    entries[textwrap.fill(text, 30)] = Line2D([], [], linestyle="none")
+                beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+                axes[-1].legend(entries.values(), entries.keys(), title=note, **beside)
             name = re.sub(r"[^a-z0-9]+", "-", f"{kind} {title}".lower()).strip("-")
             yield Plot(kind, f"{heading}: {title}", name[:100], figure)
             # Distances to BatchNorm statistics are of images, which seldom depend on the scheme: one plot is enough.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dfqbench.report.record_access import finished, model_name, scheme_label, short_names
 from dfqbench.report.tables.pivot import Layout, Pivot, pivots
+from dfqbench.run.evaluate.accuracy import standard_error
 from dfqbench.run.store.record import Record
 
 BY_BITS = Layout(("method",), ("bits",), ())
@@ -83,3 +84,22 @@ def mean_and_deviation(records: Sequence[Record], read: Callable[[Record], float
     if not known:
         return None
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else math.nan
+
+
+def top1_and_bar(records: Sequence[Record]) -> tuple[float, float] | None:
+    """Return mean top-1 and its error bar: the deviation over seeds, the binomial error of a single one."""
+    numbers = mean_and_deviation(records, lambda record: record.top1)
+    if numbers is None or not math.isnan(numbers[1]):
+        return numbers
+    [record] = [record for record in records if record.top1 is not None]
+    error, images = record.top1_se, record.dataset.n
+    if error is None and images:
+        error = standard_error(numbers[0], images)
+    return numbers[0], math.nan if error is None else error
+
+
+def about_bars(group: Group) -> str:
+    """Return what the error bars of accuracies are."""
+    seeds = {min(2, len(place)) for method in group.methods for place in method.places if place}
+    words = {1: "binomial error (one seed)", 2: "deviation over seeds"}
+    return "bars: " + " or ".join(words[count] for count in sorted(seeds, reverse=True))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from dfqbench.report.plots.groups import Group
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito's palette (yellow, which no paper shows, replaced by brown)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -27,6 +29,7 @@ RC: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "legend.frameon": False,
     "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7,
     "lines.linewidth": 1.3,
     "lines.markersize": 5,
     "hatch.linewidth": 0.5,
@@ -53,6 +56,12 @@ class Look:
         """For `plot` and `errorbar`."""
         face = "white" if self.hollow else self.colour
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face}
+
+
+def shared_looks(groups: Iterable[Group]) -> dict[str, Look]:
+    """Return one look for each method of all groups, whichever of them are drawn."""
+    methods = {(method.control, method.label) for group in groups for method in group.methods}
+    return looks((label, control) for control, label in sorted(methods))
 
 
 def looks(methods: Iterable[tuple[str, bool]]) -> dict[str, Look]:

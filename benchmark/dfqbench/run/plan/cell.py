@@ -53,6 +53,8 @@ class MethodPart(Part):
     """A method with its parameters."""
 
     title: str = ""  # as in tables
+    paper: str = ""  # citation
+    link: str = ""  # web address of the paper
     fidelity: str = "unknown"  # how closely it follows its authors
     control: bool = False  # whether it is a control, such as `noise`
     depends_on_bits: bool = True  # whether its source depends on the scheme

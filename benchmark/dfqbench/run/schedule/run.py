@@ -18,7 +18,7 @@ from dfqbench.run.plan.estimate import LONG_HOURS, Estimate, History, cost_key, 
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.run_environment import Rules, RunEnvironment
 from dfqbench.run.schedule.scheduler import Scheduler, StorageError, Summary
-from dfqbench.run.store.environment import Machine
+from dfqbench.run.store.environment import Machine, given_command
 from dfqbench.run.store.files import write_json
 from dfqbench.run.store.run_folder import RunFolder, read_records
 
@@ -81,7 +81,8 @@ def run_plan(
         folder.path.mkdir(parents=True, exist_ok=True)
         env = RunEnvironment(folder, plugins, options.device, options.rules, guarded=plan.guarded)
         summary = _run(plan, env, options, console, cancellation or Cancellation())
-        write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], "notes": plan.notes})
+        about = {"command": given_command(), "notes": plan.notes}
+        write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], **about})
     except OSError as error:
         raise unusable(folder, error) from error
     return summary, folder

@@ -211,6 +211,8 @@ class RunEnvironment:
             method=cell.method.name,
             label=cell.choice.label,
             title=cell.method.title,
+            paper=cell.method.paper,
+            link=cell.method.link,
             control=cell.method.control,
             quantizer=cell.quantizer.name,
             cross=cell.choice.quantizer is not None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -104,6 +106,13 @@ def code_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return revision + ("+" if changes else "")
+
+
+def given_command() -> str:
+    """Return the command line of this process, as a shell reads it."""
+    program, *arguments = sys.argv or [""]
+    name = Path(program).name
+    return shlex.join(["dfqbench" if name == "__main__.py" else name, *arguments])
 
 
 def resolve_device(device: str) -> str:

@@ -225,6 +225,8 @@ class Record(RecordPart):
     method: str = Field(default="", description="the method's name")
     label: str = Field(default="", description="method and, in a cross, quantizer")
     title: str = Field(default="", description="the method's name as in print")
+    paper: str = Field(default="", description="citation of the method")
+    link: str = Field(default="", description="web address of the paper")
     control: bool = Field(default=False, description="whether the method is a control, such as noise or real")
     quantizer: str = Field(default="", description="the quantizer's name, with its recipe")
     cross: bool = Field(default=False, description="whether the quantizer is another than the method's own")

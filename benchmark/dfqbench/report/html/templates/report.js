@@ -1,5 +1,5 @@
 "use strict";
-// Sorting and filtering of the summary; without it the page shows everything in its own order.
+// Sorting and filtering of the summary, and words beside the points of charts; without it the page shows everything.
 (function () {
   const table = document.getElementById("summary");
   if (!table) { return; }
@@ -71,6 +71,46 @@
   selects.forEach(function (select) { select.addEventListener("change", filter); });
   box.hidden = false;
   filter();
+
+  // Words beside the pointer, taken from the title of each point; methods are switched in the legend.
+  const tip = document.createElement("div");
+  tip.id = "tip";
+  tip.hidden = true;
+  document.body.appendChild(tip);
+
+  function point(event) {
+    const mark = event.target instanceof Element ? event.target.closest(".point") : null;
+    tip.hidden = !mark;
+    if (!mark) { return; }
+    const title = mark.querySelector("title");
+    if (title) {
+      // Two boxes of words would cover each other.
+      mark.setAttribute("aria-label", title.textContent);
+      title.remove();
+    }
+    tip.textContent = mark.getAttribute("aria-label");
+    const place = mark.getBoundingClientRect();
+    const below = place.bottom + tip.offsetHeight + 12 < innerHeight;
+    tip.style.left = Math.max(4, Math.min(place.right + 6, innerWidth - tip.offsetWidth - 4)) + "px";
+    tip.style.top = (below ? place.bottom + 6 : Math.max(4, place.top - tip.offsetHeight - 6)) + "px";
+  }
+  ["pointerover", "focusin"].forEach((name) => document.addEventListener(name, point));
+  document.addEventListener("scroll", function () { tip.hidden = true; }, { passive: true });
+
+  document.querySelectorAll(".legend [data-method]").forEach(function (entry) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.setAttribute("aria-pressed", "true");
+    button.append(...entry.childNodes);
+    entry.appendChild(button);
+    button.addEventListener("click", function () {
+      const off = button.getAttribute("aria-pressed") === "true";
+      button.setAttribute("aria-pressed", String(!off));
+      document.querySelectorAll('.chart [data-method="' + entry.dataset.method + '"]').forEach(function (part) {
+        part.classList.toggle("off", off);
+      });
+    });
+  });
 
   function open() {
     const target = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
