@@ -148,12 +148,12 @@ def test_order_is_by_accuracy_within_a_scheme(page: Path) -> None:
     assert [(row[2], row[0]) for row in rows] == [
         ("w4a4@gdfq", "b"),
         ("w4a4@gdfq", "a"),
-        ("w4a4@gdfq", "noise (floor)"),
+        ("w4a4@gdfq", "noise (control)"),
         ("w4a4@gdfq", "broken"),
         ("w4a4@gdfq", "hungry"),
         ("w3a3@gdfq", "b"),
         ("w3a3@gdfq", "a"),
-        ("w3a3@gdfq", "noise (floor)"),
+        ("w3a3@gdfq", "noise (control)"),
     ]
 
 

@@ -29,10 +29,10 @@ def test_one_chart_of_time_for_each_scheme() -> None:
     assert view.note == "bars: deviation over seeds"
     assert [chart.title for chart in view.charts] == ["w4a4@gdfq", "w3a3@gdfq"]
     marks = by_label(drawn, view.charts[0])
-    assert set(marks) == {"a", "b", "noise (floor)"}
+    assert set(marks) == {"a", "b", "noise (control)"}
     # Longer lies to the right, better lies higher.
-    assert marks["noise (floor)"].x < marks["a"].x < marks["b"].x
-    assert marks["noise (floor)"].y > marks["a"].y > marks["b"].y
+    assert marks["noise (control)"].x < marks["a"].x < marks["b"].x
+    assert marks["noise (control)"].y > marks["a"].y > marks["b"].y
     assert marks["a"].anchor == "cell-a40"
     assert marks["a"].about.splitlines() == [
         "a",
