@@ -131,15 +131,20 @@ def test_time_is_not_averaged_over_schemes() -> None:
     assert [bar.get_width() for bar in bars] == [0.5, 100.0]
 
 
+def legend_of(kind: str, records: list[Record]) -> tuple[list[str], Any]:
+    *_, axes = draw_plots(records, [kind])[0].figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text().replace("\n", " ") for text in legend.get_texts()], axes
+
+
 def test_legend_marks_reconstructions_and_says_so() -> None:
     made = [changed(entry, fidelity="reconstruction" if entry.method == "a" else "released code") for entry in run()]
     for kind in ("bits", "phases"):
-        *_, axes = draw_plots(made, [kind])[0].figure.axes
-        names = [text.get_text().replace("\n", " ") for text in axes.get_legend().get_texts()]
+        names, axes = legend_of(kind, made)
         assert names[-1].startswith("† reconstruction by this project")
         assert "a†" in [*names, *(label.get_text() for label in axes.get_yticklabels())]
-        *_, plain = draw_plots(run(), [kind])[0].figure.axes
-        assert not any(text.get_text().startswith("†") for text in plain.get_legend().get_texts())
+        assert not any(name.startswith("†") for name in legend_of(kind, run())[0])
 
 
 def bar_of(records: list[Record]) -> float:
