@@ -134,6 +134,7 @@ def test_caption() -> None:
     )
     how = (
         "last state",
+        "budget short is short: 800 generator and student steps for 80,000 published ones",
         "protocol gdfq; precision float32",
         "resnet8 99.0 % (in float: fc)",
         "hardware: cpu: Toy, 2 cores",
