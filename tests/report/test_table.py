@@ -95,7 +95,7 @@ def test_footnotes() -> None:
 def test_cell_without_evaluation_set_stays_in_its_table() -> None:
     model = {"name": "digits:resnet8", "ref": None}
     records = [record("1"), failed("2", "failed", "boom", method="other", dataset={"n": None}, model=model)]
-    assert render(records, "text").count("budget short") == 1
+    assert render(records, "text").count("images), budget short") == 1
     assert [row[1] for row in rows(render(records, "md"))] == ["other", "zeroq"]
 
 

@@ -35,7 +35,7 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 def test_no_more_jobs_than_fit(
     device: str, jobs: int | None, machine: Machine, variables: list[dict[str, str]], why: str
 ) -> None:
-    slots, note = plan_slots(device, jobs, 2, memory_need([], device), machine, 9)
+    slots, note = plan_slots(device, jobs, 2, memory_need([], device), machine, cells=9)
     assert [dict(slot.variables) for slot in slots] == variables
     cards = [slot.variables.get("CUDA_VISIBLE_DEVICES", "") for slot in slots]
     flag = "cpu_shared" if device == "cpu" else "gpu_shared"
@@ -46,7 +46,7 @@ def test_no_more_jobs_than_fit(
 
 def test_one_cell_runs_alone_and_is_not_flagged() -> None:
     for jobs in (None, 4):
-        slots, note = plan_slots("cpu", jobs, 1, memory_need([], "cpu"), Machine(64, 1e6, ()), 1)
+        slots, note = plan_slots("cpu", jobs, 1, memory_need([], "cpu"), Machine(64, 1e6, ()), cells=1)
         assert ([slot.shared_flag for slot in slots], note) == ([""], "")
 
 

@@ -293,7 +293,7 @@ def memory_need(records: Sequence[Record], device: str) -> tuple[float, float]:
 
 
 def plan_slots(
-    device: str, jobs: int | None, threads: int, need: tuple[float, float], machine: Machine, cells: int
+    device: str, jobs: int | None, threads: int, need: tuple[float, float], machine: Machine, *, cells: int
 ) -> tuple[list[Slot], str]:
     """Choose the slots of a run.
 

@@ -112,7 +112,7 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
         if estimate.seconds > LONG_HOURS * 3600 and not options.yes:
             raise UsageError(
                 f"this run would take about {format_seconds(estimate.seconds)}",
-                "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100), tiny or smoke",
+                "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100) or tiny",
             )
         with cancellation.on_signals():
             summary = Scheduler(env, executor, display, history, cancellation).run(plan.cells)
@@ -132,7 +132,7 @@ def _executor(
     if options.executor == "inline":
         return InlineExecutor(threads, options.device), ""
     need = memory_need(earlier, options.device)
-    slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here(), cells)
+    slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here(), cells=cells)
     executor = LocalExecutor(slots, folder.path, threads, options.device, options.grace, confined=options.confined)
     return executor, note
 
