@@ -62,7 +62,7 @@ def data_folder(folder: Path, manifest: str = MANIFEST, labels: int = 10) -> Pat
         ('"images.npz"', '"../images.npz"', ("evaluate", "leaves the manifest's folder", "without '..'")),
         ('"weights.safe', '"/weights.safe', ("weights", "is absolute", "relative to the manifest")),
         ('"images.npz"', '"other.npz"', ("there is no file", "correct the path, or put the data there")),
-        ('"digits:resnet8"', '"digits:resnet9"', ("unknown digits model 'resnet9'", "valid: resnet8")),
+        ('"digits:resnet8"', '"digits:resnet9"', ("unknown digits model 'resnet9'", "valid: mobilenet9, resnet8")),
     ],
 )
 def test_broken_manifest(call: Call, tmp_path: Path, old: str, new: str, parts: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from tests.cli.calls import BROKEN, PLUGINS, Call, refused
         (("--methods", "zeroq+distil"), ("unknown quantizer 'distil'", "did you mean distill?")),
         (("--methods", "zeroq+distill:warm"), ("unknown recipe of distill 'warm'", "valid: ", "gdfq")),
         (("--models", "resnet9"), ("unknown model 'resnet9'", "did you mean digits:resnet8?")),
-        (("--models", "digits:resnet9"), ("unknown digits model 'resnet9'", "valid: resnet8")),
+        (("--models", "digits:resnet9"), ("unknown digits model 'resnet9'", "valid: mobilenet9, resnet8")),
         (("--models", "cifar:resnet21?weights=random"), ("unknown cifar model 'resnet21'", "did you mean resnet")),
         (("--models", "torchvison:resnet18"), ("unknown model family 'torchvison'", "did you mean torchvision")),
         (("--models", "digits:resnet8?weights=none.pt"), ("there is no weights file", "weights=random")),

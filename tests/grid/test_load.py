@@ -26,7 +26,7 @@ def read(tmp_path: Path, text: str) -> Grid:
 
 
 def test_presets(plugins: Plugins) -> None:
-    assert set(plugins.grids) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
+    assert set(plugins.grids) == {"first", "smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
     for name in plugins.grids:
         assert load_grid(name, plugins).name == name
     smoke = load_grid("smoke", plugins)
@@ -34,7 +34,7 @@ def test_presets(plugins: Plugins) -> None:
     w4a4 = load_grid("w4a4", plugins)
     assert (w4a4.on, w4a4.methods[0], w4a4.budget, w4a4.seeds) == ((), "*", "auto", (0,))
     assert w4a4.models_for("cifar10") == ("cifar:resnet20",)
-    assert w4a4.models_for("digits") is None
+    assert w4a4.models_for("digits") == ("digits:resnet8",)
     bits = [(scheme.w_bits, scheme.a_bits) for scheme in load_grid("bits", plugins).parsed_schemes]
     assert bits == [(8, 8), (5, 5), (4, 4), (3, 3), (2, 2)]
 
@@ -47,7 +47,7 @@ def test_presets_have_both_controls_under_two_quantizers(name: str, plugins: Plu
 
 
 def test_unknown_grid_and_absent_file(tmp_path: Path, plugins: Plugins) -> None:
-    with pytest.raises(UsageError, match=r"unknown grid 'w4a5'; did you mean .*valid: bits, smoke"):
+    with pytest.raises(UsageError, match=r"unknown grid 'w4a5'; did you mean .*valid: bits, first, smoke"):
         load_grid("w4a5", plugins)
     with pytest.raises(InputError, match=r"absent.toml cannot be read: no such file"):
         load_grid(tmp_path / "absent.toml", plugins)

@@ -46,6 +46,7 @@ def spec(ref: str, card: ModelCard = CARD, **more: Any) -> ModelSpec:
         ("torchvision:mobilenet_v2", PHOTO),
         ("timm:test_resnet.r160_in1k", PHOTO),
         ("pytorchcv:resnet20_cifar10", CARD),
+        ("digits:mobilenet9", ModelCard((1, 8, 8), (0.3,), (0.4,), 10)),
         ("digits:resnet8", ModelCard((1, 8, 8), (0.3,), (0.4,), 10)),
         ("timm:test_resnet", ModelCard((1, 64, 64), (0.5,), (0.5,), 7)),
         ("py:dfqbench.models.cifar:CifarResNet", CARD),

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dfqbench.api import InputError
+from dfqbench.models import digits
 from dfqbench.models.cifar import ARCHITECTURES, CifarResNet, PadShortcut
-from dfqbench.models.digits import resnet8
 
 
 # The numbers of table 6 of He et al. are rounded to 0.27, 0.46, 0.66, 0.85 and 1.7 million.
@@ -47,9 +47,10 @@ def test_parameter_names_of_shortcut_b() -> None:
     assert not any("shortcut" in name for name in CifarResNet(20).state_dict())
 
 
-def test_digits_network() -> None:
-    model = resnet8()
-    assert sum(value.numel() for value in model.parameters()) == 75_002
+@pytest.mark.parametrize(("name", "params"), [("resnet8", 75_002), ("mobilenet9", 15_688)])
+def test_digits_networks(name: str, params: int) -> None:
+    model = digits.ARCHITECTURES[name]()
+    assert sum(value.numel() for value in model.parameters()) == params
     assert model.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 

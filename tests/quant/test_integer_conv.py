@@ -57,6 +57,18 @@ def test_gradients_are_those_of_the_float_convolution() -> None:
         assert float((a - b).norm() / b.norm()) < 0.01
 
 
+def test_gradients_of_a_strided_depthwise_convolution_are_computed_in_float32_on_a_cpu() -> None:
+    x, weight = leaves(4, groups=4)
+    on_x, on_w, *scales = quantized(x, weight, 4)
+    out = integer_conv2d(on_x, on_w, scales[0], scales[1], [2, 2], [1, 1], [1, 1], 4)
+    expected = F.conv2d(on_x, on_w, None, 2, 1, 1, 4)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    (of_x,) = torch.autograd.grad(out, on_x, upstream)
+    assert not torch.equal(of_x, of_x.bfloat16().float())
+    (reference,) = torch.autograd.grad(expected, on_x, upstream)
+    assert float((of_x - reference).norm() / reference.norm()) < 0.01
+
+
 def test_integers_of_eight_bits_are_exact() -> None:
     scale, shift = zeroq_qparams(torch.tensor(-0.3), torch.tensor(1.7), 8)
     x = fake_quantize(leaves(8)[0].detach(), scale, shift, 8)

@@ -97,7 +97,7 @@ def test_footnotes() -> None:
 def test_cell_without_evaluation_set_stays_in_its_table() -> None:
     model = {"name": "digits:resnet8", "ref": None}
     records = [record("1"), failed("2", "failed", "boom", method="other", dataset={"n": None}, model=model)]
-    assert render(records, "text").count("budget short") == 1
+    assert render(records, "text").count("images), budget short") == 1
     assert [row[1] for row in rows(render(records, "md"))] == ["other", "zeroq"]
 
 
@@ -136,6 +136,7 @@ def test_caption() -> None:
     )
     how = (
         "last state",
+        "budget short is short: 800 generator and student steps for 80,000 published ones",
         "protocol gdfq; precision float32",
         "resnet8 99.0 % (in float: fc)",
         "hardware: cpu: Toy, 2 cores",

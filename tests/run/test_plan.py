@@ -13,6 +13,7 @@ import dfqbench
 from attempts import PLUGINS
 from dfqbench.api import Precision, UsageError
 from dfqbench.cli.main import build_app
+from dfqbench.grid import load_grid
 from dfqbench.plugins import load_plugins
 from dfqbench.run.plan.cell import QUANT_IN_SYNTH, Cell
 from dfqbench.run.plan.identity import canonical, derived_seed, host_code, identity
@@ -122,8 +123,24 @@ def test_edited_plugin_file_changes_the_source(tmp_path: Path) -> None:
 
 
 def test_digits_has_its_own_default_budget() -> None:
-    assert cell_of().budget.name == "short"
+    assert cell_of().budget.name == "tiny"
     assert cell_of(budget="paper").budget.name == "paper"
+
+
+def test_plan_notes_the_steps_of_a_shortened_budget() -> None:
+    (note,) = plan_of("noise", "w4a4").notes
+    assert note.startswith("budget smoke is short: 20 generator and student steps for 80,000 published ones")
+    assert plan_of("noise", "w4a4", budget="paper").notes == []
+
+
+def test_preset_first_has_two_networks_every_method_and_controls_under_both_quantizers() -> None:
+    grid = load_grid("first", load_plugins())
+    assert grid.methods == ("*", "real", "noise+distill", "real+distill")
+    cells = plan_of("*,real,noise+distill,real+distill", grid="first").cells
+    labels = {cell.choice.label for cell in cells}
+    assert labels >= {"zeroq", "gdfq", "noise", "real", "noise+distill:intraq", "real+distill:intraq"}
+    assert len(cells) == 2 * 2 * len(labels)
+    assert {cell.model_name for cell in plan_of("*", grid="w4a4", on="digits").cells} == {"digits:resnet8"}
 
 
 def test_grid_without_target_uses_the_first_complete_one() -> None:
@@ -170,7 +187,7 @@ def test_broken_plugin_is_a_failed_cell() -> None:
         ({"settings": ["zerq.iterations=3"]}, "unknown method or quantizer 'zerq'.*did you mean zeroq"),
         ({"settings": ["zeroq.iterations=many"]}, "zeroq.iterations"),
         ({"bits": "w1a1"}, "1 bits"),
-        ({"budget": "tiny"}, "unknown budget 'tiny'"),
+        ({"budget": "little"}, "unknown budget 'little'"),
     ],
 )
 def test_wrong_requests_are_explained(selection: dict[str, Any], message: str) -> None:

@@ -15,7 +15,9 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 @pytest.mark.parametrize(
     ("device", "jobs", "machine", "variables", "why"),
     [
-        ("cpu", None, Machine(64, 1e6, ()), [{}], ""),
+        ("cpu", None, Machine(5, 1e6, ()), [{}] * 2, ""),
+        ("cpu", None, Machine(1, 1e6, ()), [{}], ""),
+        ("cpu", None, Machine(64, 4500.0, ()), [{}] * 3, "3 jobs at once instead of 9: 4.4 GiB of free memory"),
         ("cpu", 3, Machine(64, 1e6, ()), [{}] * 3, ""),
         ("cpu", 8, Machine(4, 1e6, ()), [{}] * 2, "2 jobs at once instead of 8: 4 cores for 2 threads each"),
         ("cpu", 8, Machine(64, 4500.0, ()), [{}] * 3, "4.4 GiB of free memory for about 1.5 each"),
@@ -33,13 +35,19 @@ CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 def test_no_more_jobs_than_fit(
     device: str, jobs: int | None, machine: Machine, variables: list[dict[str, str]], why: str
 ) -> None:
-    slots, note = plan_slots(device, jobs, 2, memory_need([], device), machine)
+    slots, note = plan_slots(device, jobs, 2, memory_need([], device), machine, cells=9)
     assert [dict(slot.variables) for slot in slots] == variables
     cards = [slot.variables.get("CUDA_VISIBLE_DEVICES", "") for slot in slots]
     flag = "cpu_shared" if device == "cpu" else "gpu_shared"
     assert [slot.shared_flag for slot in slots] == [flag if cards.count(card) > 1 else "" for card in cards]
     assert why in note
     assert bool(why) == bool(note)
+
+
+def test_one_cell_runs_alone_and_is_not_flagged() -> None:
+    for jobs in (None, 4):
+        slots, note = plan_slots("cpu", jobs, 1, memory_need([], "cpu"), Machine(64, 1e6, ()), cells=1)
+        assert ([slot.shared_flag for slot in slots], note) == ([""], "")
 
 
 def test_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

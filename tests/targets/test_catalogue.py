@@ -56,9 +56,9 @@ def test_digits_are_complete_without_data_folders() -> None:
     catalogue = Catalogue.discover([])
     assert catalogue.names() == ["imagenet", "cifar10", "cifar100", "digits"]
     assert catalogue.why_incomplete("digits") == ""
-    (model,) = available(catalogue.models("digits"))
-    assert model.weights is not None
-    assert model.weights.is_file()
+    models = available(catalogue.models("digits"))
+    assert [model.name for model in models] == ["digits:resnet8", "digits:mobilenet9"]
+    assert all(model.weights is not None and model.weights.is_file() for model in models)
     assert "DIR/val/<wnid>" in catalogue.why_incomplete("imagenet")
     assert "dfqbench fetch cifar10" in catalogue.why_incomplete("cifar10")
 

@@ -185,8 +185,9 @@ def test_digits_split_is_fixed_and_stratified() -> None:
     assert set((pixels * 16).flatten().tolist()) == set(range(17))
 
 
-def test_accuracy_of_the_shipped_digits_network() -> None:
-    dataset, model = model_of(Catalogue.discover([]), "digits", "resnet8")
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet9"])
+def test_accuracy_of_the_shipped_digits_networks(name: str) -> None:
+    dataset, model = model_of(Catalogue.discover([]), "digits", name)
     assert accuracy(model, load_evaluation(dataset, model.card)) == pytest.approx(model.top1, abs=0.005)
 
 

@@ -83,7 +83,7 @@ class GridRequest:
         list[str] | None,
         typer.Option("--set", metavar="NAME.PARAM=VALUE", help="For example zeroq.iterations=100 (repeatable)."),
     ] = None
-    budget: Annotated[str | None, typer.Option(metavar="NAME", help="paper, medium, short or smoke.")] = None
+    budget: Annotated[str | None, typer.Option(metavar="NAME", help="paper, medium, short, tiny or smoke.")] = None
     limit: Annotated[int | None, typer.Option(metavar="N", help="Evaluate N random images; marked in tables.")] = None
     data: DataOption = None
     plugin: PluginOption = None

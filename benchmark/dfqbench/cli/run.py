@@ -36,7 +36,8 @@ class RunRequest:
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run; the grid's by default.")] = None
     yes: Annotated[bool, typer.Option("--yes", help="Start even if it would take more than a day.")] = False
     jobs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=4096, help="Cells at once; default: 1 a GPU, or 1.")
+        int | None,
+        typer.Option(metavar="N", min=1, max=4096, help="Cells at once; default: 1 a GPU, as many as CPU cores allow."),
     ] = None
     retry: Annotated[str | None, typer.Option(metavar="failed|timeout|all", help="Rerun cells that ended so.")] = None
     fresh: Annotated[

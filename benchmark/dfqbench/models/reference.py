@@ -19,7 +19,7 @@ LIBRARIES = ("timm.models", "torchvision.models", "pytorchcv.models")
 """Packages in which a manifest may name callables."""
 ARCHITECTURES = {
     "cifar": tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110)),
-    "digits": ("resnet8",),
+    "digits": ("resnet8", "mobilenet9"),
 }
 """Networks of dfqbench's own families; listed here so that no name needs torch to be checked."""
 

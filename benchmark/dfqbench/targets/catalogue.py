@@ -17,8 +17,9 @@ from dfqbench.targets.manifest import FETCHED, MANIFEST, read_manifest
 from dfqbench.targets.references import WELL_KNOWN, missing_reason, model_from_reference
 from dfqbench.targets.spec import DatasetSpec, MissingModel, Target
 
-DIGITS_WEIGHTS = Path(__file__).parent.parent / "models" / "weights" / "digits-resnet8.safetensors"
-DIGITS_TOP1 = 99.26
+WEIGHTS = Path(__file__).parent.parent / "models" / "weights"
+DIGITS_WEIGHTS = WEIGHTS / "digits-resnet8.safetensors"
+DIGITS_TOP1 = {"resnet8": 99.26, "mobilenet9": 99.44}
 """Percent of the 540 evaluation digits, measured by tools/train_digits.py on the weights in the wheel."""
 
 _NO_DATA = {
@@ -164,10 +165,12 @@ class _Content:
     @classmethod
     def with_digits(cls) -> _Content:
         card = DEFAULT_CARDS["digits"]
-        dataset = DatasetSpec("digits", "digits", None, None, card.classes, default_budget="short")
-        ref = "digits:resnet8"
-        model = ModelSpec("digits", ref, ref, card, weights=DIGITS_WEIGHTS, top1=DIGITS_TOP1, trusted=True)
-        return cls({"digits": dataset}, {("digits", ref): model}, {})
+        dataset = DatasetSpec("digits", "digits", None, None, card.classes, default_budget="tiny")
+        models: dict[tuple[str, str], ModelSpec] = {}
+        for name, top1 in DIGITS_TOP1.items():
+            ref, weights = f"digits:{name}", WEIGHTS / f"digits-{name}.safetensors"
+            models["digits", ref] = ModelSpec("digits", ref, ref, card, weights=weights, top1=top1, trusted=True)
+        return cls({"digits": dataset}, models, {})
 
     def add_folder(self, folder: Path, families: tuple[str, ...], *, confined: bool = False) -> None:
         folder = folder.absolute()

@@ -43,7 +43,7 @@ class _Dataset(_Table):
     subset_of: str | None = None
     resize: int | None = Field(default=None, ge=0)
     crop: int | None = Field(default=None, ge=1)
-    default_budget: Literal["paper", "medium", "short", "smoke"] = "paper"
+    default_budget: Literal["paper", "medium", "short", "tiny", "smoke"] = "paper"
 
 
 class _Stats(_Table):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from dfqbench.api.budget import BUDGETS
 from dfqbench.report.comparison.ranks import Place
 from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.formatting import duration, value_range
@@ -43,6 +44,7 @@ def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
         _full_precision(pivot, names),
         *_not_distinguished(pivot, names),
         _diagnosed(pivot),
+        *_shortened(records),
         f"protocol {', '.join(protocols)}; precision {', '.join(precisions)}",
         _coverage(pivot, names),
         _list("hardware: ", _distinct(hardware.get(name, f"environment {name}") for name in environments), "; "),
@@ -77,6 +79,12 @@ def _metrics(pivot: Pivot) -> str:
     if {"top1", "top5", "drop", "agreement"} & {metric.name for metric in metrics}:
         parts.append("last state of the student (no selection on the evaluation set)")
     return "; ".join(parts + [f"{metric.header}: {metric.about}" for metric in metrics if metric.about])
+
+
+def _shortened(records: Iterable[Record]) -> list[str]:
+    """Say how long the schedules of each budget are; nothing of the published ones and of unknown names."""
+    budgets = (BUDGETS.get(name) for name in _distinct(record.budget for record in records))
+    return [budget.shortened for budget in budgets if budget is not None and budget.shortened]
 
 
 def _seeds(pivot: Pivot) -> str:

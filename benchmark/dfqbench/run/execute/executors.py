@@ -302,16 +302,18 @@ def memory_need(records: Sequence[Record], device: str) -> tuple[float, float]:
 
 
 def plan_slots(
-    device: str, jobs: int | None, threads: int, need: tuple[float, float], machine: Machine
+    device: str, jobs: int | None, threads: int, need: tuple[float, float], machine: Machine, *, cells: int
 ) -> tuple[list[Slot], str]:
     """Choose the slots of a run.
 
     Args:
         device: torch device; `cuda` uses every GPU of the first one's product, `cuda:N` that one.
-        jobs: requested jobs at once, several on a GPU where they fit; None: one for each GPU, on the CPU one.
+        jobs: requested jobs at once, several on a GPU where they fit; None: one for each GPU, on the CPU as many as
+            its cores allow.
         threads: CPU threads of a job.
         need: `memory_need` of a job.
         machine: its resources.
+        cells: cells to run; no more jobs than that.
 
     Returns:
         The slots, and a line about what kept them fewer than requested; empty where nothing did.
@@ -325,7 +327,7 @@ def plan_slots(
     free = min((machine.gpu_mib[number] for number in used if number < len(machine.gpu_mib)), default=0.0)
     cards = [machine.gpus[number][0] for number in alike] if device == "cuda" else []
     places = max(1, len(cards))
-    requested = jobs or places
+    requested = min(jobs or (places if on_gpu else max(1, machine.cores // threads)), max(1, cells))
     on_each = max(1, int(free // gpu_mib)) if on_gpu else requested
     limits = {
         f"{places} GPU{'s' if places > 1 else ''} with {free / 1024:.1f} GiB of free memory for about "

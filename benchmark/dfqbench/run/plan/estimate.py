@@ -23,6 +23,10 @@ class Estimate:
     known: int  # cells with a basis
     unknown: int  # cells without one
 
+    def at_once(self, jobs: int) -> Estimate:
+        """Return the time with several jobs at once."""
+        return Estimate(self.seconds / jobs, self.known, self.unknown)
+
     def __str__(self) -> str:
         if not self.known and not self.unknown:
             return "nothing to run"

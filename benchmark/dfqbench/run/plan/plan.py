@@ -50,7 +50,7 @@ class Plan:
 
     grid: Grid  # the grid, selectors applied
     cells: list[Cell]  # every cell; cells that share a source follow one another
-    notes: list[str] = field(default_factory=list)  # the chosen target, and what is missing for the others
+    notes: list[str] = field(default_factory=list)  # the chosen target, what others lack, and what is shortened
     guarded: tuple[Path, ...] = ()  # the real data of every target that is here, used or not
     problems: tuple[str, ...] = ()  # data folders of plugins that could not be read
 
@@ -97,6 +97,7 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
     guarded |= {decoded_folder().absolute(): None}
+    notes += dict.fromkeys(cell.budget.shortened for cell in cells if cell.budget.shortened)
     return Plan(grid, cells, notes, tuple(guarded), catalogue.problems)
 
 

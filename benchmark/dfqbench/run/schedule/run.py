@@ -49,7 +49,7 @@ class Options:
     device: str  # torch device
     rules: Rules = Rules()  # noqa: RUF009 - frozen  # which cells count as finished, and limits
     yes: bool = False  # whether a run of more than a day may start
-    jobs: int | None = None  # cells at once, or None: one a GPU, on the CPU one
+    jobs: int | None = None  # cells at once, or None: one a GPU, on the CPU as many as its cores allow
     executor: ExecutorName = "local"  # where jobs run
     grace: float = GRACE  # seconds that a worker has to keep its state when it must end
     confined: bool = True  # whether plugin code is confined to what it needs, where the kernel can
@@ -94,14 +94,14 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
     earlier = earlier_records(options.out)
     history = History(earlier)
     display = Display(console, len(left))
-    executor, note = _executor(options, env.folder, plan.grid.threads, earlier)
+    executor, note = _executor(options, env.folder, plan.grid.threads, earlier, len(runnable))
     try:
         if runnable:
             env.describe()
             if isinstance(executor, LocalExecutor):
                 # Fail before anything is begun where the device is missing.
                 executor.evaluator(executor.slots[0]).start()
-        estimate = timed_estimate(left, history, env, executor, display.say)
+        estimate = timed_estimate(left, history, env, executor, display.say).at_once(len(executor.slots))
         finished = len(plan.cells) - len(left)
         done = f", {finished} finished before" if finished else ""
         for line in (
@@ -114,7 +114,7 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
         if estimate.seconds > LONG_HOURS * 3600 and not options.yes:
             raise UsageError(
                 f"this run would take about {format_seconds(estimate.seconds)}",
-                "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100) or smoke",
+                "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100) or tiny",
             )
         with cancellation.on_signals():
             summary = Scheduler(env, executor, display, history, cancellation).run(plan.cells)
@@ -128,11 +128,13 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
     return summary
 
 
-def _executor(options: Options, folder: RunFolder, threads: int, earlier: Sequence[Record]) -> tuple[Executor, str]:
+def _executor(
+    options: Options, folder: RunFolder, threads: int, earlier: Sequence[Record], cells: int
+) -> tuple[Executor, str]:
     if options.executor == "inline":
         return InlineExecutor(threads, options.device), ""
     need = memory_need(earlier, options.device)
-    slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here())
+    slots, note = plan_slots(options.device, options.jobs, threads, need, Machine.here(), cells=cells)
     executor = LocalExecutor(slots, folder.path, threads, options.device, options.grace, confined=options.confined)
     return executor, note
 
