@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dfqbench.cli.options import DeviceOption, OutOption, PluginOption, checked_device
-from dfqbench.cli.table import selected_runs
+from dfqbench.cli.runs import select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 SHOWN = ("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency")
@@ -15,7 +15,7 @@ LABELS = ("label_accuracy", "confidence", "per_image")
 
 
 def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
     out: OutOption = DEFAULT_OUT,
     plugin: PluginOption = None,
     device: DeviceOption = "auto",
@@ -36,7 +36,7 @@ def diagnose(
     from dfqbench.plugins import load_plugins
     from dfqbench.report import describe_hardware, parse_layout, render
 
-    (folder,) = selected_runs(out, run)
+    folder = select(out, run).only()
     families = load_plugins(plugin or ()).model_families
     console = Console(stderr=True)
     with console.status("diagnosing") as status:

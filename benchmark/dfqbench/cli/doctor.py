@@ -24,7 +24,9 @@ OPTIONAL = ("pytorchcv",)
 
 def doctor(
     data: DataOption = None,
-    images: Annotated[int, typer.Option(min=0, help="Images on which each network is tried; 0: none.")] = 200,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Images for each network; 0: none.")
+    ] = 200,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,19 +8,50 @@ from __future__ import annotations
 
 import importlib
 import io
+import subprocess
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from dfqbench import __version__
 from dfqbench.api.errors import DfqError, UsageError
+from dfqbench.cli.help import Command, Group
 
-VERBS = (
-    *("run", "plan", "table", "show", "claims", "compare", "verify", "diagnose", "plot", "pictures", "report"),
-    *("methods", "models", "grids", "fetch", "doctor", "decode"),
-)
-"""Modules of `dfqbench.cli`; each has a function of its own name, or a `typer.Typer` with several commands."""
+VERBS = {
+    "Run": ("run", "plan"),
+    "Results": ("table", "show", "compare", "report", "plot", "pictures", "diagnose", "verify", "claims"),
+    "What there is": ("methods", "models", "grids", "doctor", "fetch", "decode"),
+}
+"""Modules of `dfqbench.cli` by group; each has a function of its own name, or a `typer.Typer` with several commands."""
+FIRST_STEPS = """First steps:
+
+\b
+  dfqbench run --grid smoke   a first table in half a minute, no download
+  dfqbench doctor             what works on this machine
+  dfqbench grids list         what else can be run"""
 STOPPED = 130
 """Exit status after Ctrl-C."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dfqbench {described_version()}")
+        raise typer.Exit
+
+
+def described_version() -> str:
+    """Return the version, with the git revision where this is a checkout."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return __version__
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 - git
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__} (git {found.stdout.strip()})"
 
 
 def build_app() -> typer.Typer:
@@ -28,18 +59,33 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="dfqbench",
         help="Fair comparison of data-free quantization methods for image classifiers.",
+        cls=Group,
+        epilog=FIRST_STEPS,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for verb in VERBS:
-        command = getattr(importlib.import_module(f"dfqbench.cli.{verb}"), verb)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=verb)
-        else:
-            app.command(verb)(command)
+    app.callback()(_options)
+    for group, verbs in VERBS.items():
+        for verb in verbs:
+            command = getattr(importlib.import_module(f"dfqbench.cli.{verb}"), verb)
+            if isinstance(command, typer.Typer):
+                for info in command.registered_commands:
+                    info.cls = Command
+                app.add_typer(command, name=verb, cls=Group, rich_help_panel=group)
+            else:
+                app.command(verb, cls=Command, rich_help_panel=group)(command)
     return app
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and its revision."),
+    ] = False,
+) -> None:
+    """Take the options of all verbs."""
 
 
 def main() -> int:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from dfqbench.targets.catalogue import Catalogue
 
 Choice = TypeVar("Choice", bound=str)
-RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="A run's name, its folder, or a folder of runs; all without it.")
+]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="MODELS", help="Networks, for example torchvision:resnet18.")
 ]

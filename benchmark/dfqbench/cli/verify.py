@@ -22,8 +22,8 @@ from dfqbench.cli.options import (
     checked_device,
     opened,
 )
-from dfqbench.cli.table import selected_runs
-from dfqbench.run.store.run_folder import DEFAULT_OUT, RunFolder
+from dfqbench.cli.runs import select
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.run.evaluate.verify import Verified
@@ -53,7 +53,7 @@ def verify(
 
     from dfqbench.run.evaluate.verify import verify_run
 
-    folder = RunFolder(Path(run).resolve()) if (Path(run) / "cells").is_dir() else selected_runs(out, run)[0]
+    folder = select(out, run).only()
     catalogue, plugins = opened(data, plugin)
     with (
         tempfile.TemporaryDirectory(prefix="dfqbench-verify-") as scratch,

@@ -334,7 +334,7 @@ def find_cell(path: Path, prefix: str) -> Path:
     ]
     names = sorted({cell.name for cell in cells})
     if not names:
-        raise UsageError(f"no cell begins with '{prefix}' in {path}", "`dfqbench table --format csv` lists the cells")
+        raise UsageError(f"no cell begins with '{prefix}' in {path}", "`dfqbench show RUN` lists the cells of a run")
     if len(names) > 1:
         raise UsageError(f"several cells begin with '{prefix}': {', '.join(names[:5])}", "write more digits")
     attempts = [attempt for cell in cells for attempt in cell.glob("attempt-*")]
