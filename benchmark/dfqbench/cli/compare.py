@@ -6,16 +6,30 @@ from typing import Annotated, cast
 
 import typer
 
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
 from dfqbench.cli.options import OutOption, checked_choice
 from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A method as the table names it, or a cell's id.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A method as the table names it, or a cell's id.",
+            autocompletion=completing(completion.methods_and_cells),
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="Another one.", autocompletion=completing(completion.methods_and_cells))
+    ],
     run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A run's name or folder; all without it.")
+        str | None,
+        typer.Option(
+            metavar="RUN", help="A run's name or folder; all without it.", autocompletion=completing(completion.runs)
+        ),
     ] = None,
     out: OutOption = DEFAULT_OUT,
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|json", help="What to print.")] = "text",

@@ -7,11 +7,16 @@ from typing import Annotated
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
 from dfqbench.cli.options import DataOption, ModelsOption, split_names
 
 
 def decode(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="For example imagenet.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="For example imagenet.", autocompletion=completing(completion.targets)),
+    ],
     models: ModelsOption = None,
     data: DataOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Write the file; without it only its size is printed.")] = False,

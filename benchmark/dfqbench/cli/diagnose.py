@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
 from dfqbench.cli.options import DeviceOption, OutOption, PluginOption, checked_device
 from dfqbench.cli.runs import select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -15,7 +17,10 @@ LABELS = ("label_accuracy", "confidence", "per_image")
 
 
 def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's name, or its folder.", autocompletion=completing(completion.runs)),
+    ],
     out: OutOption = DEFAULT_OUT,
     plugin: PluginOption = None,
     device: DeviceOption = "auto",

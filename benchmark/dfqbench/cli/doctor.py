@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfqbench.api.errors import DfqError
+from dfqbench.cli.layout import fitted_table
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ OPTIONAL = ("pytorchcv",)
 
 def doctor(
     data: DataOption = None,
-    images: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Images for each network; 0: none.")
-    ] = 200,
+    images: Annotated[int, typer.Option(metavar="N", min=0, help="Images for each network; 0: none.")] = 200,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,9 +40,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=2))
     else:
-        from tabulate import tabulate
-
-        typer.echo(tabulate(rows, COLUMNS, disable_numparse=True))
+        typer.echo(fitted_table(rows, COLUMNS))
     broken = sum(status == "broken" for _, status, _ in rows)
     if broken:
         typer.echo(f"{broken} broken", err=True)

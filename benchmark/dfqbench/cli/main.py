@@ -18,6 +18,7 @@ import typer
 from dfqbench import __version__
 from dfqbench.api.errors import DfqError, UsageError
 from dfqbench.cli.help import Command, Group
+from dfqbench.cli.layout import colored
 
 VERBS = {
     "Run": ("run", "plan"),
@@ -104,7 +105,7 @@ def main() -> int:
         # Raised by typer: help, its own usage errors (2), Ctrl-C (130).
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except DfqError as error:
-        typer.echo(f"dfqbench: error: {error}", err=True)
+        typer.echo(f"dfqbench: {colored('error', 'error', err=True)}: {error}", err=True)
         status = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         status = STOPPED

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfqbench.api.errors import Unavailable, unknown_name
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import fitted_table, wrapped
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption, opened
 from dfqbench.targets.spec import MissingModel
 
@@ -30,25 +33,36 @@ def list_models(as_json: JsonOption = False, data: DataOption = None, plugin: Pl
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    from tabulate import tabulate
-
-    columns = ("name", "target", "input", "top1", "status")
-    typer.echo(tabulate([[row[column] for column in columns] for row in rows], columns, floatfmt=".2f"))
+    body = [
+        (row["name"], row["target"], row["input"], f"{row['top1']:.2f}" if row["top1"] else "", row["status"])
+        for row in rows
+    ]
+    typer.echo(fitted_table(body, ("name", "target", "input", "top1", "status")))
     for row in rows:
         if row["reason"]:
-            typer.echo(f"\n{row['name']} is unavailable: {row['reason']}")
+            typer.echo("\n" + wrapped(f"{row['name']} is unavailable: {row['reason']}"))
     for name in catalogue.names():
         reason = catalogue.target(name).missing
         if reason:
-            typer.echo(f"\n{reason}")
+            typer.echo("\n" + wrapped(reason))
     for problem in catalogue.problems:
         typer.echo(problem, err=True)
 
 
 @models.command("show")
 def show_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A listed name, or a reference with ?weights=...")],
-    on: Annotated[str | None, typer.Option(metavar="TARGET", help="The target it is for.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A listed name, or a reference with ?weights=...",
+            autocompletion=completing(completion.models),
+        ),
+    ],
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="The target it is for.", autocompletion=completing(completion.targets)),
+    ] = None,
     as_json: JsonOption = False,
     data: DataOption = None,
     plugin: PluginOption = None,
@@ -66,9 +80,7 @@ def show_model(
     if as_json:
         typer.echo(json.dumps(info, indent=2))
         return
-    from tabulate import tabulate
-
-    typer.echo(tabulate([[key, _text(value)] for key, value in info.items()], tablefmt="plain", disable_numparse=True))
+    typer.echo(fitted_table([(key, _text(value)) for key, value in info.items()]))
 
 
 def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing, fixed
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -24,10 +26,21 @@ if TYPE_CHECKING:
 
 Choice = TypeVar("Choice", bound=str)
 RunArgument = Annotated[
-    str | None, typer.Argument(metavar="RUN", help="A run's name, its folder, or a folder of runs; all without it.")
+    str | None,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's name, its folder, or a folder of runs; all without it.",
+        autocompletion=completing(completion.runs),
+    ),
 ]
 ModelsOption = Annotated[
-    str | None, typer.Option("--models", metavar="MODELS", help="Networks, for example torchvision:resnet18.")
+    str | None,
+    typer.Option(
+        "--models",
+        metavar="MODELS",
+        help="Networks, for example torchvision:resnet18.",
+        autocompletion=completing(completion.models, listed=True),
+    ),
 ]
 ExactOption = Annotated[
     bool, typer.Option("--exact", help="Train in float32, operations in the order of the formulas: slower, reference.")
@@ -47,17 +60,45 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class GridRequest:
     """Options that `run` and `plan` share: a grid, changes of it, and where to run it."""
 
-    grid: Annotated[str, typer.Option(metavar="NAME", help="Preset (`grids list`) or path of a grid file.")] = "w4a4"
-    on: Annotated[str | None, typer.Option(metavar="TARGETS", help="For example cifar10,digits.")] = None
+    grid: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Preset (`grids list`) or path of a grid file.",
+            autocompletion=completing(completion.grids),
+        ),
+    ] = "w4a4"
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGETS",
+            help="For example cifar10,digits.",
+            autocompletion=completing(completion.targets, listed=True),
+        ),
+    ] = None
     models: ModelsOption = None
-    methods: Annotated[str | None, typer.Option(metavar="METHODS", help="For example zeroq,real,zeroq+distill.")] = None
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHODS",
+            help="For example zeroq,real,zeroq+distill.",
+            autocompletion=completing(completion.methods, listed=True),
+        ),
+    ] = None
     bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
     seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME.PARAM=VALUE", help="For example zeroq.iterations=100 (repeatable)."),
     ] = None
-    budget: Annotated[str | None, typer.Option(metavar="NAME", help="paper, medium, short or smoke.")] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="paper, medium, short or smoke.",
+            autocompletion=completing(fixed("paper", "medium", "short", "smoke")),
+        ),
+    ] = None
     limit: Annotated[int | None, typer.Option(metavar="N", help="Evaluate N random images; marked in tables.")] = None
     data: DataOption = None
     plugin: PluginOption = None

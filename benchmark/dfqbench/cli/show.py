@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from dfqbench.api.errors import InputError, UsageError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
 from dfqbench.cli.options import OutOption
 from dfqbench.cli.runs import Selection, read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -23,7 +25,12 @@ LOG_CHARACTERS = 20_000
 
 def show(
     cell: Annotated[
-        str, typer.Argument(metavar="CELL", help="A cell's id or its beginning, a cell's folder, or a run: its cells.")
+        str,
+        typer.Argument(
+            metavar="CELL",
+            help="A cell's id or its beginning, a cell's folder, or a run: its cells.",
+            autocompletion=completing(completion.cells),
+        ),
     ],
     out: OutOption = DEFAULT_OUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from dfqbench.cli.completion import completing, fixed
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_choice, split_names
 from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -20,7 +21,13 @@ def table(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     fmt: Annotated[
-        str, typer.Option("--format", metavar="text|md|latex|html|csv|json", help="What to print.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="text|md|latex|html|csv|json",
+            help="What to print.",
+            autocompletion=completing(fixed("text", "md", "latex", "html", "csv", "json")),
+        ),
     ] = "text",
     rows: Annotated[
         str, typer.Option(metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget.")

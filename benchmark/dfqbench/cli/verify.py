@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
 from dfqbench.cli.options import (
     DataOption,
     DeviceOption,
@@ -32,7 +34,10 @@ COLUMNS = ("cell", "method", "model", "scheme", "seed", "record", "measured", "e
 
 
 def verify(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's name, or its folder.", autocompletion=completing(completion.runs)),
+    ],
     out: OutOption = DEFAULT_OUT,
     sample: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure N random students only.")] = None,
     seed: Annotated[int, typer.Option(metavar="SEED", help="Seed of that choice.")] = 0,
