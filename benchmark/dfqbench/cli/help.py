@@ -61,7 +61,7 @@ class Group(TyperGroup):
         """Write the commands with the first line of their help."""
         limit = formatter.width - 6 - max(map(len, self.commands))
         rows = [
-            (command.rich_help_panel, (name, command.get_short_help_str(limit)))
+            (getattr(command, "rich_help_panel", None), (name, command.get_short_help_str(limit)))
             for name, command in self.commands.items()
         ]
         _write(formatter, "Commands", rows)
@@ -93,7 +93,7 @@ def _write(formatter: Any, title: str, rows: Sequence[tuple[Any, tuple[str, str]
 
 
 def _is_argument(parameter: Any) -> bool:
-    return parameter.param_type_name == "argument"
+    return bool(parameter.param_type_name == "argument")
 
 
 def _metavar(parameter: Any) -> str:

@@ -1,10 +1,9 @@
-"""Tables that fit the terminal, and colours where there is one."""
+"""Tables that fit the terminal, and colours."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -19,13 +18,15 @@ def fitted_table(rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> 
     """
     from tabulate import tabulate
 
-    cells = list(zip(*([columns] if columns else []), *rows, strict=True))
-    widths = [max(map(len, column)) for column in cells]
-    # A column that is narrower than its longest word would not be narrower on the screen.
-    spare = [
-        width - max(len(word) for cell in column for word in (cell.split() or [""]))
-        for width, column in zip(widths, cells, strict=True)
+    cells = list(zip(*rows, strict=True)) or [()] * len(columns)
+    # Headers have two more characters; a column narrower than its longest word is not narrower on the screen.
+    heads = [len(name) + 2 for name in columns] or [0] * len(cells)
+    widths = [max(head, 0, *map(len, column)) for head, column in zip(heads, cells, strict=True)]
+    least = [
+        max(head, 0, *(len(word) for cell in column for word in cell.split()))
+        for head, column in zip(heads, cells, strict=True)
     ]
+    spare = [width - narrowest for width, narrowest in zip(widths, least, strict=True)]
     for _ in range(sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns):
         i = spare.index(max(spare))
         if spare[i] == 0:
@@ -38,20 +39,23 @@ def fitted_table(rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> 
     return tabulate(body, columns, tablefmt="simple" if columns else "plain", disable_numparse=True)
 
 
-def wrapped(text: str, indent: str = "") -> str:
-    """Return a paragraph as wide as the terminal at most; further lines are indented."""
-    lines = _wrapped(text, shutil.get_terminal_size().columns, indent)
-    return "\n".join(lines)
+def wrapped(text: str) -> str:
+    """Return a paragraph as wide as the terminal at most."""
+    return "\n".join(_wrapped(text, shutil.get_terminal_size().columns))
 
 
-def colored(text: str, state: str, *, err: bool = False) -> str:
-    """Return text in the colour of a state, if the stream is a terminal; NO_COLOR and FORCE_COLOR decide before it."""
-    stream = sys.stderr if err else sys.stdout
-    terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-    on = not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or terminal)
-    return f"\033[{COLORS[state]}m{text}\033[0m" if on and state in COLORS else text
+def color_wanted() -> bool | None:
+    """Return what NO_COLOR and FORCE_COLOR say; None: colours on terminals only."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
 
 
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    # A path or command is longer than a line before it is broken: it is to be copied.
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent) or [""]
+def colored(text: str, state: str) -> str:
+    """Return text in the colour of a state; `typer.echo` removes colours where none are wanted."""
+    return f"\033[{COLORS[state]}m{text}\033[0m" if state in COLORS else text
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    # A path or command is to be copied: it is longer than a line before it is broken.
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]

@@ -18,7 +18,7 @@ import typer
 from dfqbench import __version__
 from dfqbench.api.errors import DfqError, UsageError
 from dfqbench.cli.help import Command, Group
-from dfqbench.cli.layout import colored
+from dfqbench.cli.layout import color_wanted, colored
 
 VERBS = {
     "Run": ("run", "plan"),
@@ -65,7 +65,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "color": color_wanted()},
     )
     app.callback()(_options)
     for group, verbs in VERBS.items():
@@ -105,7 +105,7 @@ def main() -> int:
         # Raised by typer: help, its own usage errors (2), Ctrl-C (130).
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except DfqError as error:
-        typer.echo(f"dfqbench: {colored('error', 'error', err=True)}: {error}", err=True)
+        typer.echo(f"dfqbench: {colored('error', 'error')}: {error}", err=True, color=color_wanted())
         status = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         status = STOPPED

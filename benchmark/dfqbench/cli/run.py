@@ -6,17 +6,21 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli.layout import fitted_table
 from dfqbench.cli.options import GridRequest, checked_choice, checked_device, checked_out, expand_dataclasses, planned
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
     from dfqbench.run.execute.cancellation import Cancellation
+    from dfqbench.run.plan.plan import Plan
     from dfqbench.run.schedule.run import ExecutorName
     from dfqbench.run.schedule.scheduler import Summary
     from dfqbench.run.store.record import Record
@@ -68,6 +72,9 @@ def run(request: GridRequest, how: RunRequest) -> None:
     1 if a cell failed, if a plugin is broken, or if no cell could be run; 3 if the run was stopped by SIGTERM or
     SIGUSR1, and 130 by Ctrl-C: the same command goes on from there.
     """
+    if (request, how) == (GridRequest(), RunRequest()):
+        typer.echo(_invitation())
+        return
     from rich.console import Console
 
     from dfqbench.run.execute.cancellation import Cancellation
@@ -101,8 +108,27 @@ def run(request: GridRequest, how: RunRequest) -> None:
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))
-    typer.echo(f"records and tables: {folder.path}", err=True)
+    _print_next(folder, plan, request.out, complete=cancellation.reason is None)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
+
+
+def _invitation() -> str:
+    """Return what `run` can be given, for a call without anything."""
+    from dfqbench.grid.load import read_grid
+    from dfqbench.plugins import load_plugins
+
+    grids = [(f"  --grid {file.name}", read_grid(file.path).title) for file in load_plugins().grids.values()]
+    return "\n".join(
+        (
+            "Name what to run: a grid, with changes if you like. Nothing is run yet.\n",
+            fitted_table(grids),
+            "\nFor example:",
+            "  dfqbench run --grid smoke",
+            "  dfqbench run --grid w4a4 --on digits --methods zeroq,noise --bits w3a3",
+            "\n`dfqbench plan` with the same options says what would be run, and for how long.",
+            "`dfqbench run --help` lists the options.",
+        )
+    )
 
 
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
@@ -120,6 +146,36 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     except OSError as error:
         raise unusable(folder, error) from error
     return text
+
+
+def _print_next(folder: RunFolder, plan: Plan, out: Path, *, complete: bool) -> None:
+    """Print where the table is, how to get the page, and of a complete run what to try next and what others lack."""
+    run = folder.name if out == DEFAULT_OUT else shlex.quote(str(folder.path))
+    lines = [f"table: {folder.path / 'table.txt'}, also as .md and .csv", f"page: dfqbench report {run} --open"]
+    if complete:
+        lines += [f"next: {next_step(plan, run)}", *plan.notes]
+    for line in lines:
+        typer.echo(line, err=True)
+
+
+def next_step(plan: Plan, run: str) -> str:
+    """Return what to try after a plan: longer schedules, another width, more seeds, real data."""
+    from dfqbench.run.schedule.run import QUICK_TARGET
+
+    if {cell.budget.name for cell in plan.cells} == {"smoke"}:
+        return "schedules long enough for numbers, dfqbench run --grid w4a4"
+    steps = []
+    schemes = {cell.scheme for cell in plan.cells}
+    if len(schemes) == 1:
+        (scheme,) = schemes
+        bits = scheme.w_bits - 1 if 2 < scheme.w_bits <= 8 else 4
+        steps.append(f"another width, --bits {replace(scheme, w_bits=bits, a_bits=bits).label}")
+    if {cell.dataset.name for cell in plan.cells} == {QUICK_TARGET}:
+        fetch = "" if plan.others else "dfqbench fetch cifar10 pytorchcv:resnet20_cifar10, then "
+        steps.append(f"real data, {fetch}--on {plan.others[0] if plan.others else 'cifar10'}")
+    elif len({cell.seed for cell in plan.cells}) == 1:
+        steps.append("the spread, --seeds 0-2")
+    return "; ".join(steps) or f"measure the images, dfqbench diagnose {run}"
 
 
 def _end(summary: Summary, *, broken: bool, cancellation: Cancellation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -100,11 +100,13 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
                 # Fail before anything is begun where the device is missing.
                 executor.evaluator(executor.slots[0]).start()
         estimate = timed_estimate(left, history, env, executor, display.say)
+        slots = min(len(executor.slots), max(len(runnable), 1))
+        estimate = replace(estimate, seconds=estimate.seconds / slots)
+        where = f"{len(plan.cells)} cells on {options.device}" + (f", {slots} at once" if slots > 1 else "")
         finished = len(plan.cells) - len(left)
         done = f", {finished} finished before" if finished else ""
         for line in (
-            *plan.notes,
-            f"grid {plan.grid.name}: {len(plan.cells)} cells on {options.device}{done}; {estimate}",
+            f"grid {plan.grid.name}: {plan.contents}; {where}{done}; {estimate}",
             *(f"broken plugin {broken.origin}: {broken.message}" for broken in env.plugins.broken),
             *([note] if note and len(runnable) > 1 else []),
         ):
