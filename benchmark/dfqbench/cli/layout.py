@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COLORS = {"ok": "32", "missing": "33", "unavailable": "33", "broken": "31", "failed": "31", "error": "1;31"}
 """ANSI colours of words that tell a state."""
@@ -42,6 +47,14 @@ def fitted_table(rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> 
 def wrapped(text: str) -> str:
     """Return a paragraph as wide as the terminal at most."""
     return "\n".join(_wrapped(text, shutil.get_terminal_size().columns))
+
+
+def stderr_console() -> Console:
+    """Return a console for progress: plain lines where standard error is no terminal, whatever FORCE_COLOR says."""
+    from rich.console import Console
+
+    alive = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return Console(stderr=True, force_terminal=None if alive else False)
 
 
 def color_wanted() -> bool | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfqbench.api.errors import UsageError
-from dfqbench.cli.layout import fitted_table
+from dfqbench.cli.layout import fitted_table, stderr_console
 from dfqbench.cli.options import GridRequest, checked_choice, checked_device, checked_out, expand_dataclasses, planned
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 from dfqbench.run.store.status import RETRIES, retry_for
@@ -75,8 +75,6 @@ def run(request: GridRequest, how: RunRequest) -> None:
     if (request, how) == (GridRequest(), RunRequest()):
         typer.echo(_invitation())
         return
-    from rich.console import Console
-
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.run_environment import Rules
@@ -106,7 +104,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     )
     plan, plugins = planned(request, device)
     cancellation = Cancellation()
-    summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
+    summary, folder = run_plan(plan, plugins, options, stderr_console(), cancellation)
     typer.echo(_write_tables(folder, summary.records))
     _print_next(folder, plan, request.out, complete=cancellation.reason is None)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)

@@ -15,6 +15,7 @@ import typer
 from dfqbench.api.errors import UsageError
 from dfqbench.cli import completion
 from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import (
     DataOption,
     DeviceOption,
@@ -54,15 +55,13 @@ def verify(
     Compares the accuracy, image by image, with the records; in the environment of a record every answer must be equal,
     elsewhere 99.8 % of them. Writes nothing into the run's folder. The exit status is 1 where a cell disagrees.
     """
-    from rich.console import Console
-
     from dfqbench.run.evaluate.verify import verify_run
 
     folder = select(out, run).only()
     catalogue, plugins = opened(data, plugin)
     with (
         tempfile.TemporaryDirectory(prefix="dfqbench-verify-") as scratch,
-        Console(stderr=True).status("verifying") as status,
+        stderr_console().status("verifying") as status,
     ):
         results = verify_run(
             folder,

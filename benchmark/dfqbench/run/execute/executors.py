@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfqbench.run.execute.cancellation import Cancellation, StopFlag
 from dfqbench.run.execute.events import EventError, from_line
-from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, Outcome, Slot, stopped_error
+from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, OnProgress, Outcome, Slot, stopped_error
 from dfqbench.run.execute.processes import EvaluatorProcess, death, end_group, out_of_memory_kills, spawn
 from dfqbench.run.store.environment import VISIBLE, Machine
 from dfqbench.run.store.files import shorten_file
@@ -278,7 +278,13 @@ class _InlineEvaluator:
 
         self._evaluator = Evaluator(threads, device)
 
-    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:  # noqa: ARG002 - see the protocol
+    def ask(
+        self,
+        request: Mapping[str, Any],
+        limit: float = 0.0,  # noqa: ARG002 - see the protocol
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, Any]:
+        self._evaluator.on_progress = on_progress
         return self._evaluator.answer(dict(request))
 
     def kill(self) -> None:
