@@ -99,6 +99,9 @@ def _folders(params: Mapping[str, Any]) -> list[RunFolder]:
 
 
 def _catalogue(params: Mapping[str, Any]) -> Catalogue:
-    from dfqbench.cli.options import opened
+    from dfqbench.plugins import load_plugins
+    from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.folders import data_folders
 
-    return opened([Path(folder) for folder in params.get("data") or ()], ())[0]
+    plugins, folders = load_plugins(), data_folders([Path(folder) for folder in params.get("data") or ()])
+    return Catalogue.discover(folders, plugins.targets.values(), plugins.model_families)

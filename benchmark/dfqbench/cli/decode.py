@@ -9,6 +9,7 @@ import typer
 from dfqbench.api.errors import UsageError
 from dfqbench.cli import completion
 from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import DataOption, ModelsOption, split_names
 
 
@@ -49,7 +50,8 @@ def decode(
             typer.echo(f"already there: {size}")
         elif yes:
             typer.echo(f"decoding {size}", err=True)
-            file.write()
+            with stderr_console().status("decoding"):
+                file.write()
             typer.echo(f"written: {size}")
         else:
             typer.echo(f"would be written with --yes: {size}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfqbench.api.errors import DfqError
-from dfqbench.cli.layout import fitted_table
+from dfqbench.cli.layout import fitted_table, stderr_console
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def doctor(
     from dfqbench.plugins import load_plugins
 
     plugins = load_plugins(plugin or ())
-    rows = [*_environment(), *_devices(), *_protection(), *_plugins(plugins), *_data(data or [], plugins, images)]
+    with stderr_console().status("checking"):
+        rows = [*_environment(), *_devices(), *_protection(), *_plugins(plugins), *_data(data or [], plugins, images)]
     if as_json:
         typer.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=2))
     else:

@@ -8,22 +8,15 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 OPTIONS = {
-    "What to run": ("--grid", "--on", "--models", "--methods", "--bits", "--seeds", "--set", "--budget", "--limit"),
-    "What to print": ("--format", "--rows", "--columns", "--value", "--vs", "--json"),
+    "Selection": (
+        *("--grid", "--on", "--models", "--methods", "--bits", "--seeds", "--set", "--budget", "--limit"),
+        *("--model", "--method"),
+    ),
+    "What to print": ("--format", "--rows", "--columns", "--value", "--vs", "--times", "--json"),
     "Data and places": ("--data", "--plugin", "--out", "--name"),
     "How to run it": (
-        "--device",
-        "--jobs",
-        "--executor",
-        "--separate",
-        "--exact",
-        "--memory",
-        "--oracle",
-        "--time",
-        "--sample",
-        "--seed",
-        "--trust",
-        "--again",
+        *("--device", "--jobs", "--executor", "--separate", "--exact", "--memory", "--oracle", "--time"),
+        *("--sample", "--seed", "--trust", "--again"),
     ),
     "Again, and limits": (
         *("--retry", "--fresh", "--any-environment", "--fail-fast", "--max-failures", "--time-limit"),

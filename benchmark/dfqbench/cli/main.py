@@ -99,7 +99,7 @@ def main() -> int:
         # A character that the terminal cannot show is printed as an escape.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        build_app()()
+        build_app()(prog_name="dfqbench")
         status = 0
     except SystemExit as end:
         # Raised by typer: help, its own usage errors (2), Ctrl-C (130).

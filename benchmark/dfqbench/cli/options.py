@@ -17,6 +17,7 @@ import typer
 from dfqbench.api.errors import UsageError, unknown_name
 from dfqbench.cli import completion
 from dfqbench.cli.completion import completing, fixed
+from dfqbench.cli.layout import stderr_console
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
         exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
-    plan = build_plan(grid, catalogue, plugins, device)
+    with stderr_console().status("reading data and weights"):
+        plan = build_plan(grid, catalogue, plugins, device)
     _check_use(plan, selection["settings"], catalogue)
     return plan, plugins
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import OutOption, RunArgument, checked_out
 from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -29,7 +30,8 @@ def pictures(
 
     runs = select(out, run)
     attempts, _ = read_attempts(runs)
-    images, problems = draw_pictures(attempts)
+    with stderr_console().status("drawing"):
+        images, problems = draw_pictures(attempts)
     folder = checked_out(to or runs.place / "pictures")
     folder.mkdir(parents=True, exist_ok=True)
     for picture in images:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import OutOption, RunArgument, checked_out, split_names
 from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
@@ -29,7 +30,8 @@ def plot(
 
     runs = select(out, run)
     attempts, _ = read_attempts(runs)
-    plots = draw_plots([record for record, _ in attempts], tuple(KINDS) if kinds is None else split_names(kinds))
+    with stderr_console().status("drawing"):
+        plots = draw_plots([record for record, _ in attempts], tuple(KINDS) if kinds is None else split_names(kinds))
     folder = checked_out(to or runs.place / "plots")
     for file in save_plots(plots, folder):
         typer.echo(str(file))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out
 from dfqbench.cli.runs import read_attempts, select
 from dfqbench.cli.table import claim_book
@@ -41,7 +42,8 @@ def report(
     if file.is_dir():
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
-    page = report_page(attempts, machines, details, f"dfqbench: {runs.title}", claim_book(plugin))
+    with stderr_console().status("drawing"):
+        page = report_page(attempts, machines, details, f"dfqbench: {runs.title}", claim_book(plugin))
     write_text(file, page)
     typer.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
     if open_page:

@@ -73,8 +73,8 @@ def run(request: GridRequest, how: RunRequest) -> None:
     SIGUSR1, and 130 by Ctrl-C: the same command goes on from there.
     """
     if (request, how) == (GridRequest(), RunRequest()):
-        typer.echo(_invitation())
-        return
+        typer.echo(_invitation(), err=True)
+        raise typer.Exit(2)
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.run_environment import Rules

@@ -89,7 +89,8 @@ def _list_cells(runs: Selection, *, as_json: bool) -> None:
     latest = {record.cell_id: record for record, _ in read_attempts(runs)[0]}
     keys = ("cell_id", "label", "target", "model", "scheme", "seed", "status", "top1")
     rows = [
-        (r.cell_id, r.label, r.target, r.model.name, r.scheme.label, r.seed, r.status, r.top1) for r in latest.values()
+        (r.cell_id, r.label or r.method, r.target, r.model.name, r.scheme.label, r.seed, r.status, r.top1)
+        for r in latest.values()
     ]
     if as_json:
         typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))

@@ -288,7 +288,8 @@ def run_folders(path: Path) -> list[RunFolder]:
         return [RunFolder(path)]
     runs = [RunFolder(folder.parent) for folder in sorted(path.glob("*/cells")) if folder.is_dir()]
     if not runs:
-        raise InputError(f"{path} holds no run", "name the results folder with --out, or make a run: `dfqbench run`")
+        hint = "name the results folder with --out, or make a run: `dfqbench run --grid smoke`"
+        raise InputError(f"{path} holds no run", hint)
     return runs
 
 
