@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from tests.cli.calls import Call, write_record
 
 from dfqbench.cli.main import main
 
+Complete = Callable[[str], list[str]]
+
 
 @pytest.fixture
-def complete(call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def complete(call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Complete:
     """Complete the last word of a command line as bash does."""
 
     def run(line: str) -> list[str]:
@@ -53,11 +56,11 @@ def complete(call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("tab", ["table"]),
     ],
 )
-def test_names(complete, line: str, names: list[str]) -> None:
+def test_names(complete: Complete, line: str, names: list[str]) -> None:
     assert complete(f"dfqbench {line}") == names
 
 
-def test_runs_and_cells(complete, tmp_path: Path) -> None:
+def test_runs_and_cells(complete: Complete, tmp_path: Path) -> None:
     write_record(tmp_path / "out", "night", "abc1")
     write_record(tmp_path / "out", "noon", "abd2")
     for verb in ("table", "report", "plot", "pictures", "diagnose", "verify", "show"):
@@ -68,7 +71,9 @@ def test_runs_and_cells(complete, tmp_path: Path) -> None:
     assert complete(f"dfqbench compare --out {tmp_path}/out zeroq abd") == ["abd2"]
 
 
-def test_errors_complete_nothing_and_print_nothing(complete, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_errors_complete_nothing_and_print_nothing(
+    complete: Complete, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert complete("dfqbench table ") == []
     assert complete(f"dfqbench run --data {tmp_path}/none --on d") == []
 
@@ -85,7 +90,7 @@ def test_completion_can_be_installed(call: Call) -> None:
     assert "--install-completion" in call("--help").out
 
 
-def test_completion_is_quick(complete) -> None:
+def test_completion_is_quick(complete: Complete) -> None:
     complete("dfqbench run --on d")
     begin = time.process_time()
     complete("dfqbench run --on d")

@@ -78,7 +78,12 @@ def test_one_run_is_wanted(call: Call, out: Path, verb: str) -> None:
 @pytest.mark.parametrize("works", [True, False])
 def test_report_opens_in_the_browser(call: Call, out: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or works)
+
+    def open_page(url: str) -> bool:
+        opened.append(url)
+        return works
+
+    monkeypatch.setattr(webbrowser, "open", open_page)
     output = call("report", "one", "--out", out, "--open")
     assert (output.status, "no browser" in output.err) == (0, not works)
     assert opened == [(out / "one" / "report.html").as_uri()]
