@@ -69,6 +69,10 @@ def test_last_lines_name_table_page_and_next_step(finish: Any) -> None:
     assert following.startswith("next: another width, --bits w3a3@gdfq; real data, dfqbench fetch cifar10 ")
 
 
+def test_grid_that_is_the_default_can_be_named(finish: Any) -> None:
+    assert finish("--grid", "w4a4")[0] == "table: results/runs/w4a4/table.txt, also as .md and .csv"
+
+
 def test_page_outside_the_usual_folder_is_named_by_its_path(finish: Any, tmp_path: Path) -> None:
     _, page, _ = finish("--grid", "smoke", "--on", "digits", "--methods", "noise", "--out", str(tmp_path / "my runs"))
     assert shlex.split(page)[1:] == ["dfqbench", "report", f"{tmp_path}/my runs/smoke", "--open"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +43,8 @@ def _print_version(asked: bool) -> None:
 
 def described_version() -> str:
     """Return the version, with the git revision where this is a checkout."""
+    import subprocess
+
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return __version__

@@ -13,11 +13,11 @@ from dfqbench.cli import completion
 from dfqbench.cli.completion import completing
 from dfqbench.cli.layout import fitted_table, wrapped
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption, opened
-from dfqbench.targets.spec import MissingModel
 
 if TYPE_CHECKING:
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.spec import MissingModel
 
 models = typer.Typer(help="List networks, or show one.", no_args_is_help=True)
 
@@ -71,6 +71,8 @@ def show_model(
 
     The network is built, with its weights.
     """
+    from dfqbench.targets.spec import MissingModel
+
     catalogue, plugins = opened(data, plugin)
     target = on or _default_target(catalogue, name)
     model = catalogue.models(target, [name])[0]
@@ -102,6 +104,7 @@ def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
 def _default_target(catalogue: Catalogue, name: str) -> str:
     """Return the first target that offers a model, available ones first, else the one its reference suggests."""
     from dfqbench.models.reference import is_reference
+    from dfqbench.targets.spec import MissingModel
 
     offers = [(target, model) for target in catalogue.names() for model in catalogue.models(target)]
     for target, model in sorted(offers, key=lambda offer: isinstance(offer[1], MissingModel)):
@@ -113,6 +116,8 @@ def _default_target(catalogue: Catalogue, name: str) -> str:
 
 
 def _row(target: str, model: ModelSpec | MissingModel) -> dict[str, Any]:
+    from dfqbench.targets.spec import MissingModel
+
     row: dict[str, Any] = {"name": model.name, "target": target, "ref": "", "weights": None, "input": "", "top1": None}
     if isinstance(model, MissingModel):
         return row | {"status": "unavailable", "reason": model.reason}

@@ -72,7 +72,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     1 if a cell failed, if a plugin is broken, or if no cell could be run; 3 if the run was stopped by SIGTERM or
     SIGUSR1, and 130 by Ctrl-C: the same command goes on from there.
     """
-    if (request, how) == (GridRequest(), RunRequest()):
+    if sys.argv[1:] == ["run"]:
         typer.echo(_invitation(), err=True)
         raise typer.Exit(2)
     from dfqbench.run.execute.cancellation import Cancellation
