@@ -163,8 +163,7 @@ class CellRun:
         self._record = env.new_record(cell, number)
         self._request = env.request(cell, self.folder)
         self._outcome: Outcome | None = None
-        self._wall = 0.0
-        self._discarded = False
+        self._wall, self._discarded = 0.0, False
 
     def prepare(self) -> bool:
         """Measure the full-precision network, and make the real-data control's images; return False if that failed."""
@@ -264,12 +263,12 @@ class CellRun:
 
     def _ask(self, operation: str, answers: int = 1, **arguments: Any) -> dict[str, Any]:
         request = self._request | arguments | {"op": operation}
-        limit = self._env.rules.evaluation_limit * answers
-        answer: dict[str, Any] = valid(self._evaluator.ask(request, limit, self._on_progress))
-        return answer
 
-    def _on_progress(self, images: int, of: int) -> None:
-        self._on_event(Progress(Phase.EVALUATION, images, of, {}))
+        def report(done: int, images: int) -> None:
+            self._on_event(Progress(Phase.EVALUATION, done, images, {}))
+
+        limit = self._env.rules.evaluation_limit * answers
+        return dict(valid(self._evaluator.ask(request, limit, report)))
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:
