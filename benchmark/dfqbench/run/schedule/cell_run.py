@@ -267,8 +267,7 @@ class CellRun:
         def report(done: int, images: int) -> None:
             self._on_event(Progress(Phase.EVALUATION, done, images, {}))
 
-        limit = self._env.rules.evaluation_limit * answers
-        return dict(valid(self._evaluator.ask(request, limit, report)))
+        return dict(valid(self._evaluator.ask(request, self._env.rules.evaluation_limit * answers, report)))
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:
