@@ -12,7 +12,7 @@ from rich.console import Console
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.run.execute.cancellation import Cancellation
-from dfqbench.run.execute.job import Job, OnEvent, Outcome, Slot
+from dfqbench.run.execute.job import Job, OnEvent, OnProgress, Outcome, Slot
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.plan.plan import Plan, build_plan
 from dfqbench.run.schedule.progress import Display
@@ -34,7 +34,9 @@ class Evaluator:
     def __init__(self, **changes: Any) -> None:
         self.changes = changes
 
-    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
+    def ask(
+        self, request: Mapping[str, Any], limit: float = 0.0, on_progress: OnProgress | None = None
+    ) -> dict[str, Any]:
         if request["op"] == "baseline":
             return {"fp_top1": 99.0, "n": 540, "subset": None, "parameters": 7}
         if request["op"] == "environment":

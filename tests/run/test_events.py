@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 from rich.console import Console
+from tests.report.records import record
 
 from attempts import cell_of, job_of
 from dfqbench.plugins import load_plugins
@@ -169,7 +170,6 @@ def shown(*events: Event, terminal: bool = True) -> str:
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (PhaseStarted(Phase.SETUP), "loading"),
         (PhaseStarted(Phase.EVALUATION), "evaluating"),
         (Progress(Phase.SYNTHESIS, 1, 4, {"loss": 0.123456}), "synthesizing, loss 0.1235"),
         (Progress(Phase.QUANTIZATION, 1, 4, {}), "quantizing"),
@@ -180,6 +180,49 @@ def test_bar_shows_phase_loss_and_members(event: Event, text: str) -> None:
     assert text in shown(event)
     assert shown(event, terminal=False) == ""
     assert text not in shown(Probed(Phase.SETUP, 2.0), SharedJob(Sharing.ALONE, 2))
+
+
+def test_cell_begins_with_loading() -> None:
+    assert "loading" in shown()
+
+
+def screen(width: int, *, slots: int = 1, total: int = 3) -> list[str]:
+    """Lines on a terminal while jobs are under way, each with half of its steps done."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    display = Display(console, total)
+    for number in range(slots):
+        view = display.begin(f"zeroq cifar10/cifar:resnet20 w4a4@gdfq seed {number}")
+        view.event(Progress(Phase.EVALUATION, 5, 10, {}))
+    assert display._progress is not None
+    copy = Console(file=io.StringIO(), width=width, record=True)
+    copy.print(display._progress.get_renderable())
+    display.close()
+    return copy.export_text().splitlines()
+
+
+def test_each_slot_has_a_bar_below_that_of_all_cells() -> None:
+    everything, *jobs = screen(120, slots=2)
+    assert everything.startswith("all cells ")
+    assert "0 of 3" in everything
+    assert [job.split()[4] for job in jobs] == ["0", "1"]
+    assert all("evaluating" in job for job in jobs)
+    assert len(screen(120, total=1)) == 1
+
+
+def test_narrow_terminal_cuts_the_label() -> None:
+    for line in screen(64)[1:]:
+        assert len(line) <= 64
+        assert line.startswith("zeroq cifar10")
+        assert "━━━━━━━━" in line
+        assert "evaluating" in line
+
+
+def test_bar_of_all_cells_counts_those_that_ended() -> None:
+    stream = io.StringIO()
+    display = Display(Console(file=stream, force_terminal=True, width=120, color_system=None), 2)
+    display.end("cell", record("a"), None)
+    display.close()
+    assert "1 of 2" in stream.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

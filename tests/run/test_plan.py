@@ -146,8 +146,9 @@ def test_preset_first_has_two_networks_every_method_and_controls_under_both_quan
 def test_grid_without_target_uses_the_first_complete_one() -> None:
     plan = plan_of("*", grid="w4a4")
     assert {cell.dataset.name for cell in plan.cells} == {"digits"}
-    assert plan.notes[0] == "target digits"
-    assert any("imagenet is not complete" in note for note in plan.notes)
+    assert plan.contents.endswith(" on digits (resnet8), w4a4@gdfq, seed 0")
+    assert [note.partition(" ")[0] for note in plan.notes] == ["imagenet", "cifar10"]
+    assert plan.others == ()
 
 
 @pytest.mark.parametrize(

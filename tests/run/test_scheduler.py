@@ -11,7 +11,7 @@ from rich.console import Console
 from attempts import PLUGINS, data_of
 from dfqbench.api import UsageError
 from dfqbench.plugins import load_plugins
-from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError, Outcome
+from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError, OnProgress, Outcome
 from dfqbench.run.plan.estimate import Estimate
 from dfqbench.run.schedule.run import Options, run_plan
 from dfqbench.run.schedule.run_environment import Rules
@@ -129,11 +129,13 @@ def test_failing_evaluator_costs_one_cell(error: EvaluatorDiedError, status: str
     limits = []
 
     class Failing(Evaluator):
-        def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
+        def ask(
+            self, request: Mapping[str, Any], limit: float = 0.0, on_progress: OnProgress | None = None
+        ) -> dict[str, Any]:
             limits.append((request["op"], limit))
             if request["op"] == "evaluate":
                 raise error
-            return super().ask(request, limit)
+            return super().ask(request, limit, on_progress)
 
     executor = executor_of()
     executor.asked = Failing()

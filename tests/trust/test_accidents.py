@@ -198,11 +198,11 @@ def test_folder_that_is_removed_during_the_evaluation_is_made_again(tmp_path: Pa
     executor = Executor(lambda *_: done())
     ask = executor.asked.ask
 
-    def removing(request: Any, limit: float = 0.0) -> dict[str, Any]:
+    def removing(request: Any, limit: float = 0.0, on_progress: Any = None) -> dict[str, Any]:
         if request["op"] == "evaluate":
             shutil.rmtree(tmp_path / "cells")
             (tmp_path / "cells").mkdir()
-        return ask(request, limit)
+        return ask(request, limit, on_progress)
 
     executor.asked.ask = removing  # type: ignore[method-assign]
     summary = schedule(tmp_path, plan_of("noise", "w4a4"), executor)

@@ -7,11 +7,17 @@ from typing import Annotated
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import DataOption, ModelsOption, split_names
 
 
 def decode(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="For example imagenet.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="For example imagenet.", autocompletion=completing(completion.targets)),
+    ],
     models: ModelsOption = None,
     data: DataOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Write the file; without it only its size is printed.")] = False,
@@ -46,7 +52,8 @@ def decode(
             typer.echo(f"already there: {size}")
         elif yes:
             typer.echo(f"decoding {size}", err=True)
-            file.write()
+            with stderr_console().status("decoding"):
+                file.write()
             typer.echo(f"written: {size}")
         else:
             typer.echo(f"would be written with --yes: {size}")

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import DeviceOption, OutOption, PluginOption, checked_device
-from dfqbench.cli.table import selected_runs
+from dfqbench.cli.runs import select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 SHOWN = ("bns", "silhouette", "margin", "homogeneity", "attention_spread", "attention_consistency")
@@ -15,7 +18,10 @@ LABELS = ("label_accuracy", "confidence", "per_image")
 
 
 def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's name, or its folder.", autocompletion=completing(completion.runs)),
+    ],
     out: OutOption = DEFAULT_OUT,
     plugin: PluginOption = None,
     device: DeviceOption = "auto",
@@ -30,15 +36,13 @@ def diagnose(
     Distance to BatchNorm statistics, separability of classes, attention, homogeneity and labels, from the images that
     each cell has kept; into the records, where `table --value` and `report` find them.
     """
-    from rich.console import Console
-
     from dfqbench.diagnose.run import diagnose_run
     from dfqbench.plugins import load_plugins
     from dfqbench.report import describe_hardware, parse_layout, render
 
-    (folder,) = selected_runs(out, run)
+    folder = select(out, run).only()
     families = load_plugins(plugin or ()).model_families
-    console = Console(stderr=True)
+    console = stderr_console()
     with console.status("diagnosing") as status:
         result = diagnose_run(folder, checked_device(device), families, trust=trust, again=again, say=status.update)
     environments = describe_hardware(folder.path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfqbench.api.errors import DfqError
+from dfqbench.cli.layout import fitted_table, stderr_console
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ OPTIONAL = ("pytorchcv",)
 
 def doctor(
     data: DataOption = None,
-    images: Annotated[int, typer.Option(min=0, help="Images on which each network is tried; 0: none.")] = 200,
+    images: Annotated[int, typer.Option(metavar="N", min=0, help="Images for each network; 0: none.")] = 200,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,13 +36,12 @@ def doctor(
     from dfqbench.plugins import load_plugins
 
     plugins = load_plugins(plugin or ())
-    rows = [*_environment(), *_devices(), *_protection(), *_plugins(plugins), *_data(data or [], plugins, images)]
+    with stderr_console().status("checking"):
+        rows = [*_environment(), *_devices(), *_protection(), *_plugins(plugins), *_data(data or [], plugins, images)]
     if as_json:
         typer.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=2))
     else:
-        from tabulate import tabulate
-
-        typer.echo(tabulate(rows, COLUMNS, disable_numparse=True))
+        typer.echo(fitted_table(rows, COLUMNS))
     broken = sum(status == "broken" for _, status, _ in rows)
     if broken:
         typer.echo(f"{broken} broken", err=True)

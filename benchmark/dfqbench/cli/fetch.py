@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import usable_path
 
 
@@ -31,7 +32,6 @@ def fetch(
     timm's weights come from the Hugging Face Hub, with the token, mirror and cache that HF_TOKEN, HF_ENDPOINT and
     HF_HOME name.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dfqbench.targets import fetch as downloads
@@ -39,7 +39,7 @@ def fetch(
 
     folder = fetch_folder(data)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task_of = functools.cache(bar.add_task)
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfqbench.api.errors import DfqError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import fitted_table, wrapped
 from dfqbench.cli.options import JsonOption, PluginOption
 
 if TYPE_CHECKING:
@@ -26,14 +29,11 @@ def list_grids(as_json: JsonOption = False, plugin: PluginOption = None) -> None
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    from tabulate import tabulate
-
-    columns = ("name", "title", "schemes", "origin", "status")
-    body = [[", ".join(row[key]) if key == "schemes" else row[key] for key in columns] for row in rows]
-    typer.echo(tabulate(body, columns, disable_numparse=True))
+    body = [(row["name"], row["title"] or row["status"], ", ".join(row["schemes"]), row["origin"]) for row in rows]
+    typer.echo(fitted_table(body, ("name", "title", "schemes", "origin")))
     for row in rows:
         if row["reason"]:
-            typer.echo(f"\n{row['name']} is broken: {row['reason']}")
+            typer.echo("\n" + wrapped(f"{row['name']} is broken: {row['reason']}"))
     for broken in plugins.broken:
         typer.echo(f"plugin '{broken.name}' ({broken.origin}) did not load: {broken.message}", err=True)
 
@@ -52,7 +52,14 @@ def _row(file: LoadedFile) -> dict[str, Any]:
 
 @grids.command("show")
 def show_grid(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A grid's name, or the path of a TOML file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A grid's name, or the path of a TOML file.",
+            autocompletion=completing(completion.grids),
+        ),
+    ],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
 ) -> None:

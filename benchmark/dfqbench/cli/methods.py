@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfqbench.api.errors import PluginError, unknown_name
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import fitted_table, wrapped
 from dfqbench.cli.options import JsonOption, PluginOption, usable_path
 
 if TYPE_CHECKING:
@@ -31,14 +34,21 @@ def list_methods(as_json: JsonOption = False, plugin: PluginOption = None) -> No
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    from tabulate import tabulate
-
-    columns = ("name", "title", "fidelity", "quantizer", "origin", "version", "status")
-    typer.echo(tabulate([[row[column] for column in columns] for row in rows], columns, disable_numparse=True))
+    body = [
+        (
+            row["name"],
+            row["title"],
+            row["fidelity"] if row["status"] == "ok" else row["status"],
+            row["quantizer"],
+            f"{row['origin']} {row['version']}",
+        )
+        for row in rows
+    ]
+    typer.echo(fitted_table(body, ("name", "title", "fidelity", "quantizer", "origin")))
     for row in rows:
         if row["reason"]:
-            typer.echo(f"\n{row['name']} ({row['origin']}) is broken: {row['reason']}")
-    typer.echo(f"\nquantizers, for `--methods METHOD+QUANTIZER`: {', '.join(plugins.quantizers)}")
+            typer.echo("\n" + wrapped(f"{row['name']} ({row['origin']}) is broken: {row['reason']}"))
+    typer.echo("\n" + wrapped(f"quantizers, for `--methods METHOD+QUANTIZER`: {', '.join(plugins.quantizers)}"))
 
 
 def _rows(plugins: Plugins) -> list[dict[str, Any]]:
@@ -70,7 +80,14 @@ def _rows(plugins: Plugins) -> list[dict[str, Any]]:
 
 @methods.command("show")
 def show_method(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, or a quantizer.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A method, or a quantizer.",
+            autocompletion=completing(completion.methods_and_quantizers),
+        ),
+    ],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
 ) -> None:
@@ -111,7 +128,10 @@ def new_method(
 
 @methods.command("check")
 def check_method(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, or a quantizer.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A method, or a quantizer.", autocompletion=completing(completion.methods)),
+    ],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
     limit: Annotated[
@@ -185,21 +205,18 @@ def _params(plugin_cls: type[Method] | type[Quantizer]) -> dict[str, Any]:
 
 
 def _page(info: dict[str, Any]) -> str:
-    from tabulate import tabulate
-
     facts = [
         [key.replace("_", " "), _text(value)]
         for key, value in info.items()
         if key not in {"name", "title", "doc", "params"}
     ]
-    doc = [info["doc"], ""] if info.get("doc") else []
-    facts_table = tabulate(facts, tablefmt="plain", disable_numparse=True)
-    lines = [f"{info['name']}: {info['title']}", "", *doc, facts_table, ""]
+    doc = [*map(wrapped, info["doc"].splitlines()), ""] if info.get("doc") else []
+    lines = [f"{info['name']}: {info['title']}", "", *doc, fitted_table(facts), ""]
     if not info["params"]:
         return "\n".join([*lines, "no parameters"])
     body = [[_text(param[key]) for key in ("name", "default", "unit", "help", "source")] for param in info["params"]]
     headers = ("parameter", "default", "unit", "meaning", "source")
-    table = tabulate(body, headers, disable_numparse=True, maxcolwidths=[None, 16, 12, 44, 28])
+    table = fitted_table(body, headers)
     return "\n".join([*lines, f"parameters, changed with `--set {info['name']}.NAME=VALUE`:", "", table])
 
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfqbench.api.errors import Unavailable, unknown_name
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import fitted_table, wrapped
 from dfqbench.cli.options import DataOption, JsonOption, PluginOption, opened
-from dfqbench.targets.spec import MissingModel
 
 if TYPE_CHECKING:
     from dfqbench.models.spec import ModelSpec
     from dfqbench.targets.catalogue import Catalogue
+    from dfqbench.targets.spec import MissingModel
 
 models = typer.Typer(help="List networks, or show one.", no_args_is_help=True)
 
@@ -30,25 +33,36 @@ def list_models(as_json: JsonOption = False, data: DataOption = None, plugin: Pl
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    from tabulate import tabulate
-
-    columns = ("name", "target", "input", "top1", "status")
-    typer.echo(tabulate([[row[column] for column in columns] for row in rows], columns, floatfmt=".2f"))
+    body = [
+        (row["name"], row["target"], row["input"], f"{row['top1']:.2f}" if row["top1"] else "", row["status"])
+        for row in rows
+    ]
+    typer.echo(fitted_table(body, ("name", "target", "input", "top1", "status")))
     for row in rows:
         if row["reason"]:
-            typer.echo(f"\n{row['name']} is unavailable: {row['reason']}")
+            typer.echo("\n" + wrapped(f"{row['name']} is unavailable: {row['reason']}"))
     for name in catalogue.names():
         reason = catalogue.target(name).missing
         if reason:
-            typer.echo(f"\n{reason}")
+            typer.echo("\n" + wrapped(reason))
     for problem in catalogue.problems:
         typer.echo(problem, err=True)
 
 
 @models.command("show")
 def show_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A listed name, or a reference with ?weights=...")],
-    on: Annotated[str | None, typer.Option(metavar="TARGET", help="The target it is for.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A listed name, or a reference with ?weights=...",
+            autocompletion=completing(completion.models),
+        ),
+    ],
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="The target it is for.", autocompletion=completing(completion.targets)),
+    ] = None,
     as_json: JsonOption = False,
     data: DataOption = None,
     plugin: PluginOption = None,
@@ -57,6 +71,8 @@ def show_model(
 
     The network is built, with its weights.
     """
+    from dfqbench.targets.spec import MissingModel
+
     catalogue, plugins = opened(data, plugin)
     target = _default_target(catalogue, name) if on is None else on
     model = catalogue.models(target, [name])[0]
@@ -66,9 +82,7 @@ def show_model(
     if as_json:
         typer.echo(json.dumps(info, indent=2))
         return
-    from tabulate import tabulate
-
-    typer.echo(tabulate([[key, _text(value)] for key, value in info.items()], tablefmt="plain", disable_numparse=True))
+    typer.echo(fitted_table([(key, _text(value)) for key, value in info.items()]))
 
 
 def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
@@ -90,6 +104,7 @@ def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
 def _default_target(catalogue: Catalogue, name: str) -> str:
     """Return the first target that offers a model, available ones first, else the one its reference suggests."""
     from dfqbench.models.reference import is_reference
+    from dfqbench.targets.spec import MissingModel
 
     offers = [(target, model) for target in catalogue.names() for model in catalogue.models(target)]
     for target, model in sorted(offers, key=lambda offer: isinstance(offer[1], MissingModel)):
@@ -101,6 +116,8 @@ def _default_target(catalogue: Catalogue, name: str) -> str:
 
 
 def _row(target: str, model: ModelSpec | MissingModel) -> dict[str, Any]:
+    from dfqbench.targets.spec import MissingModel
+
     row: dict[str, Any] = {"name": model.name, "target": target, "ref": "", "weights": None, "input": "", "top1": None}
     if isinstance(model, MissingModel):
         return row | {"status": "unavailable", "reason": model.reason}

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing, fixed
+from dfqbench.cli.layout import stderr_console
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -41,9 +44,22 @@ def usable_path(text: str) -> Path:
     return path
 
 
-RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name; without it, all runs.")]
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's name, its folder, or a folder of runs; all without it.",
+        autocompletion=completing(completion.runs),
+    ),
+]
 ModelsOption = Annotated[
-    str | None, typer.Option("--models", metavar="MODELS", help="Networks, for example torchvision:resnet18.")
+    str | None,
+    typer.Option(
+        "--models",
+        metavar="MODELS",
+        help="Networks, for example torchvision:resnet18.",
+        autocompletion=completing(completion.models, listed=True),
+    ),
 ]
 ExactOption = Annotated[
     bool, typer.Option("--exact", help="Train in float32, operations in the order of the formulas: slower, reference.")
@@ -69,10 +85,31 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class GridRequest:
     """Options that `run` and `plan` share: a grid, changes of it, and where to run it."""
 
-    grid: Annotated[str, typer.Option(metavar="NAME", help="Preset (`grids list`) or path of a grid file.")] = "w4a4"
-    on: Annotated[str | None, typer.Option(metavar="TARGETS", help="For example cifar10,digits.")] = None
+    grid: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Preset (`grids list`) or path of a grid file.",
+            autocompletion=completing(completion.grids),
+        ),
+    ] = "w4a4"
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGETS",
+            help="For example cifar10,digits.",
+            autocompletion=completing(completion.targets, listed=True),
+        ),
+    ] = None
     models: ModelsOption = None
-    methods: Annotated[str | None, typer.Option(metavar="METHODS", help="For example zeroq,real,zeroq+distill.")] = None
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHODS",
+            help="For example zeroq,real,zeroq+distill.",
+            autocompletion=completing(completion.methods, listed=True),
+        ),
+    ] = None
     controls: Annotated[
         str | None,
         typer.Option(metavar="all|none", help="Noise and real images under every quantizer used, or under none."),
@@ -83,7 +120,14 @@ class GridRequest:
         list[str] | None,
         typer.Option("--set", metavar="NAME.PARAM=VALUE", help="For example zeroq.iterations=100 (repeatable)."),
     ] = None
-    budget: Annotated[str | None, typer.Option(metavar="NAME", help="paper, medium, short, tiny or smoke.")] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="paper, medium, short, tiny or smoke.",
+            autocompletion=completing(fixed("paper", "medium", "short", "tiny", "smoke")),
+        ),
+    ] = None
     limit: Annotated[int | None, typer.Option(metavar="N", help="Evaluate N random images; marked in tables.")] = None
     data: DataOption = None
     plugin: PluginOption = None
@@ -142,7 +186,8 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
         exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
-    plan = build_plan(grid, catalogue, plugins, device)
+    with stderr_console().status("reading data and weights"):
+        plan = build_plan(grid, catalogue, plugins, device)
     _check_use(plan, selection["settings"], catalogue)
     return plan, plugins
 

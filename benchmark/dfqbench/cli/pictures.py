@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import OutOption, RunArgument, checked_out, usable_path
-from dfqbench.cli.table import read_attempts
+from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
@@ -28,9 +29,11 @@ def pictures(
     from dfqbench.report.pictures.draw import draw_pictures
     from dfqbench.report.pictures.grid import encode
 
-    attempts, _ = read_attempts(out, run)
-    images, problems = draw_pictures(attempts)
-    folder = checked_out(to or out / (run or ".") / "pictures")
+    runs = select(out, run)
+    attempts, _ = read_attempts(runs)
+    with stderr_console().status("drawing"):
+        images, problems = draw_pictures(attempts)
+    folder = checked_out(to or runs.place / "pictures")
     folder.mkdir(parents=True, exist_ok=True)
     for picture in images:
         file = folder / f"{picture.name}.png"

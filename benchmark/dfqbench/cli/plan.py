@@ -37,12 +37,12 @@ def plan(
         cells = [_plain(cell) for cell in grid_plan.cells]
         typer.echo(json.dumps({"notes": grid_plan.notes, "estimate": str(estimate), "cells": cells}, indent=1))
         return
-    for note in grid_plan.notes:
-        typer.echo(note)
-    typer.echo(f"{len(grid_plan.cells)} cells on {device}; {estimate}")
+    typer.echo(f"{grid_plan.contents}; {len(grid_plan.cells)} cells on {device}; {estimate}")
     for cell in grid_plan.cells:
         reason = f"  ({cell.problem.status}: {cell.problem.message})" if cell.problem else ""
         typer.echo(f"  {cell.cell_id}  {cell.label}, budget {cell.budget.name}{reason}")
+    for note in (*grid_plan.shortened, *grid_plan.notes):
+        typer.echo(note)
     for broken in plugins.broken:
         typer.echo(f"broken plugin {broken.origin}: {broken.message}", err=True)
 

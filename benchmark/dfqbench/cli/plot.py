@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import OutOption, RunArgument, checked_out, split_names, usable_path
-from dfqbench.cli.table import read_attempts
+from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 
@@ -30,9 +31,11 @@ def plot(
     """
     from dfqbench.report.plots.draw import KINDS, draw_plots, save_plots
 
-    attempts, _ = read_attempts(out, run)
-    plots = draw_plots([record for record, _ in attempts], tuple(KINDS) if kinds is None else split_names(kinds))
-    folder = checked_out(to or out / (run or ".") / "plots")
+    runs = select(out, run)
+    attempts, _ = read_attempts(runs)
+    with stderr_console().status("drawing"):
+        plots = draw_plots([record for record, _ in attempts], tuple(KINDS) if kinds is None else split_names(kinds))
+    folder = checked_out(to or runs.place / "plots")
     for file in save_plots(plots, folder):
         typer.echo(str(file))
     if not plots:

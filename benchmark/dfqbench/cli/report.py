@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_out, usable_path
-from dfqbench.cli.table import claim_book, read_attempts, selected_runs
+from dfqbench.cli.runs import read_attempts, select
+from dfqbench.cli.table import claim_book
 from dfqbench.run.store.files import write_text
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
@@ -21,6 +23,7 @@ def report(
         Path | None,
         typer.Option(parser=usable_path, metavar="FILE", help="The page; report.html beside the runs or in the run."),
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     plugin: PluginOption = None,
 ) -> None:
     """Write one HTML page about a run, or about all.
@@ -32,18 +35,24 @@ def report(
     from dfqbench.report.html.head import read_command
     from dfqbench.report.html.page import report_page
 
-    attempts, machines = read_attempts(out, run)
+    runs = select(out, run)
+    attempts, machines = read_attempts(runs)
     details: dict[str, dict[str, Any]] = {}
     commands: dict[str, str] = {}
-    for folder in selected_runs(out, run):
+    for folder in runs.folders:
         details |= environments(folder.path)
         commands[folder.name] = read_command(folder.path)
-    file = to or out / (run or ".") / "report.html"
+    file = to or runs.place / "report.html"
     if file.is_dir():
         raise UsageError(f"--to {file} is a folder", "name a file")
     checked_out(file.parent).mkdir(parents=True, exist_ok=True)
-    page = report_page(
-        attempts, machines, details, f"dfqbench: {run or 'all runs'}", claim_book(plugin), commands=commands
-    )
+    with stderr_console().status("drawing"):
+        title = f"dfqbench: {runs.title}"
+        page = report_page(attempts, machines, details, title, claim_book(plugin), commands=commands)
     write_text(file, page)
     typer.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(file.resolve().as_uri()):
+            typer.echo("no browser could be started; open the file by hand", err=True)

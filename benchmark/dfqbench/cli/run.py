@@ -6,17 +6,21 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli.layout import fitted_table, stderr_console
 from dfqbench.cli.options import GridRequest, checked_choice, checked_device, checked_out, expand_dataclasses, planned
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 from dfqbench.run.store.status import RETRIES, retry_for
 
 if TYPE_CHECKING:
     from dfqbench.run.execute.cancellation import Cancellation
+    from dfqbench.run.plan.plan import Plan
     from dfqbench.run.schedule.run import ExecutorName
     from dfqbench.run.schedule.scheduler import Summary
     from dfqbench.run.store.record import Record
@@ -73,8 +77,9 @@ def run(request: GridRequest, how: RunRequest) -> None:
     1 if a cell failed, if a plugin is broken, or if no cell could be run; 3 if the run was stopped by SIGTERM or
     SIGUSR1, and 130 by Ctrl-C: the same command goes on from there.
     """
-    from rich.console import Console
-
+    if sys.argv[1:] == ["run"]:
+        typer.echo(_invitation(), err=True)
+        raise typer.Exit(2)
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.run_environment import Rules
@@ -105,9 +110,9 @@ def run(request: GridRequest, how: RunRequest) -> None:
     )
     plan, plugins = planned(request, device)
     cancellation = Cancellation()
-    summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
+    summary, folder = run_plan(plan, plugins, options, stderr_console(), cancellation)
     typer.echo(_write_tables(folder, summary.records))
-    typer.echo(f"records and tables: {folder.shown}", err=True)
+    _print_next(folder, plan, request.out, complete=cancellation.reason is None)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
 
 
@@ -129,6 +134,25 @@ def _check_consistent(how: RunRequest) -> None:
         raise UsageError(f"--memory {how.memory} is less than a mebibyte", "give GiB, for example --memory 8")
 
 
+def _invitation() -> str:
+    """Return what `run` can be given, for a call without anything."""
+    from dfqbench.grid.load import read_grid
+    from dfqbench.plugins import load_plugins
+
+    grids = [(f"  --grid {file.name}", read_grid(file.path).title) for file in load_plugins().grids.values()]
+    return "\n".join(
+        (
+            "Name what to run: a grid, with changes if you like. Nothing is run yet.\n",
+            fitted_table(grids),
+            "\nFor example:",
+            "  dfqbench run --grid first",
+            "  dfqbench run --grid w4a4 --on digits --methods zeroq,noise --bits w3a3",
+            "\n`dfqbench plan` with the same options says what would be run, and for how long.",
+            "`dfqbench run --help` lists the options.",
+        )
+    )
+
+
 def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     """Write the table into the run's folder as text, Markdown and CSV, and return the text."""
     from dfqbench.report import describe_hardware, render
@@ -144,6 +168,36 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     except OSError as error:
         raise unusable(folder, error) from error
     return text
+
+
+def _print_next(folder: RunFolder, plan: Plan, out: Path, *, complete: bool) -> None:
+    """Print where the table is, how to get the page, and of a complete run what to try next and what others lack."""
+    run = folder.name if out == DEFAULT_OUT else shlex.quote(str(folder.path))
+    lines = [f"table: {folder.path / 'table.txt'}, also as .md and .csv", f"page: dfqbench report {run} --open"]
+    if complete:
+        lines += [f"next: {next_step(plan, run)}", *plan.notes]
+    for line in lines:
+        typer.echo(line, err=True)
+
+
+def next_step(plan: Plan, run: str) -> str:
+    """Return what to try after a plan: longer schedules, another width, more seeds, real data."""
+    from dfqbench.run.schedule.run import QUICK_TARGET
+
+    if {cell.budget.name for cell in plan.cells} == {"smoke"}:
+        return "schedules long enough for numbers, dfqbench run --grid first"
+    steps = []
+    schemes = {cell.scheme for cell in plan.cells}
+    if len(schemes) == 1:
+        (scheme,) = schemes
+        bits = scheme.w_bits - 1 if 2 < scheme.w_bits <= 8 else 4
+        steps.append(f"another width, --bits {replace(scheme, w_bits=bits, a_bits=bits).label}")
+    if {cell.dataset.name for cell in plan.cells} == {QUICK_TARGET}:
+        fetch = "" if plan.others else "dfqbench fetch cifar10, then "
+        steps.append(f"real data, {fetch}--on {plan.others[0] if plan.others else 'cifar10'}")
+    elif len({cell.seed for cell in plan.cells}) == 1:
+        steps.append("the spread, --seeds 0-2")
+    return "; ".join(steps) or f"measure the images, dfqbench diagnose {run}"
 
 
 def _end(summary: Summary, *, broken: bool, cancellation: Cancellation) -> None:

@@ -10,8 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from dfqbench.api.errors import InputError
+from dfqbench.api.errors import InputError, UsageError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
 from dfqbench.cli.options import OutOption
+from dfqbench.cli.runs import Selection, read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 LOG = "log.txt"
@@ -21,19 +24,28 @@ LOG_CHARACTERS = 20_000
 
 
 def show(
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell id, or a unique beginning of one.")],
+    cell: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL",
+            help="A cell's id or its beginning, a cell's folder, or a run: its cells.",
+            autocompletion=completing(completion.cells),
+        ),
+    ],
     out: OutOption = DEFAULT_OUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Show one cell: its record, log and error.
 
-    Those of the latest attempt; of the log only the end.
+    Those of the latest attempt; of the log only the end. Of a run, the identities of its cells.
     """
     from dfqbench.run.store.files import RECORD, shortened
-    from dfqbench.run.store.run_folder import find_cell
     from dfqbench.run.store.status import described_flag
 
-    attempt = find_cell(out, cell)
+    attempt = _attempt(cell, out)
+    if isinstance(attempt, Selection):
+        _list_cells(attempt, as_json=as_json)
+        return
     record = _record(attempt / RECORD)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
@@ -55,6 +67,35 @@ def show(
         typer.echo("\n".join(_lines(error)))
         if traceback:
             typer.echo(f"\n{str(traceback).rstrip()}")
+
+
+def _attempt(cell: str, out: Path) -> Path | Selection:
+    """Return the folder of a cell's latest attempt, or the run that `cell` means."""
+    from dfqbench.run.store.run_folder import find_cell
+
+    path = Path(cell).absolute()
+    if path.is_dir() and path.parent.parent.name == "cells":
+        return path
+    if path.is_dir() and path.parent.name == "cells":
+        return find_cell(path.parent.parent, path.name)
+    with contextlib.suppress(UsageError):
+        return select(out, cell)
+    return find_cell(out, cell)
+
+
+def _list_cells(runs: Selection, *, as_json: bool) -> None:
+    from tabulate import tabulate
+
+    latest = {record.cell_id: record for record, _ in read_attempts(runs)[0]}
+    keys = ("cell_id", "label", "target", "model", "scheme", "seed", "status", "top1")
+    rows = [
+        (r.cell_id, r.label or r.method, r.target, r.model.name, r.scheme.label, r.seed, r.status, r.top1)
+        for r in latest.values()
+    ]
+    if as_json:
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
+    else:
+        typer.echo(tabulate(rows, keys, floatfmt=".2f"))
 
 
 def _record(path: Path) -> dict[str, Any]:

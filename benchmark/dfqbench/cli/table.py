@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dfqbench.api.errors import unknown_name
+from dfqbench.cli.completion import completing, fixed
 from dfqbench.cli.options import OutOption, PluginOption, RunArgument, checked_choice, split_names
+from dfqbench.cli.runs import read_attempts, select
 from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.report.literature.publication_index import PublicationIndex
-    from dfqbench.run.store.record import Record
-    from dfqbench.run.store.run_folder import RunFolder
 
 
 def table(
     run: RunArgument = None,
     out: OutOption = DEFAULT_OUT,
     fmt: Annotated[
-        str, typer.Option("--format", metavar="text|md|latex|html|csv|json", help="What to print.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="text|md|latex|html|csv|json",
+            help="What to print.",
+            autocompletion=completing(fixed("text", "md", "latex", "html", "csv", "json")),
+        ),
     ] = "text",
     rows: Annotated[
         str, typer.Option(metavar="NAMES", help="scheme, method, model, bits, protocol, seed, target, budget.")
@@ -47,7 +51,7 @@ def table(
     if against is not None:
         checked_choice("comparison", against, ["paper"])
     layout = parse_layout(split_names(rows), split_names(columns), split_names(value))
-    attempts, environments = read_attempts(out, run)
+    attempts, environments = read_attempts(select(out, run))
     book = claim_book(plugin) if against is not None else None
     records = [record for record, _ in attempts]
     typer.echo(render(records, cast("Format", fmt), environments, layout=layout, publications=book), nl=False)
@@ -62,37 +66,3 @@ def claim_book(files: Sequence[Path] | None) -> PublicationIndex:
     for problem in problems:
         typer.echo(f"dfqbench: warning: {problem}", err=True)
     return book
-
-
-def selected_runs(out: Path, run: str | None) -> list[RunFolder]:
-    """Return the folder of one run, or of all."""
-    from dfqbench.run.store.run_folder import run_folders
-
-    folders = {folder.name: folder for folder in run_folders(out)}
-    if run is not None and run not in folders:
-        raise unknown_name("run", run, folders)
-    return list(folders.values()) if run is None else [folders[run]]
-
-
-def read_attempts(out: Path, run: str | None) -> tuple[list[tuple[Record, Path]], dict[str, str]]:
-    """Read the records of one run or of all; warn on standard error of unreadable ones.
-
-    Returns:
-        Each record with the folder of its attempt, and the description of each environment by its id.
-    """
-    from dfqbench.report import describe_hardware
-    from dfqbench.run.store.run_folder import collection_paused, unreadable
-
-    attempts: list[tuple[Record, Path]] = []
-    environments: dict[str, str] = {}
-    with collection_paused():
-        for folder in selected_runs(out, run):
-            for record, file in folder.records():
-                if record is None:
-                    typer.echo(f"dfqbench: warning: {unreadable(file)}", err=True)
-                else:
-                    attempts.append((record, file.parent))
-            environments |= describe_hardware(folder.path)
-        # Records live as long as this process: the collector need not visit them.
-        gc.freeze()
-    return attempts, environments

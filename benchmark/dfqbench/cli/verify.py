@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli import completion
+from dfqbench.cli.completion import completing
+from dfqbench.cli.layout import stderr_console
 from dfqbench.cli.options import (
     DataOption,
     DeviceOption,
@@ -22,8 +25,8 @@ from dfqbench.cli.options import (
     checked_device,
     opened,
 )
-from dfqbench.cli.table import selected_runs
-from dfqbench.run.store.run_folder import DEFAULT_OUT, RunFolder
+from dfqbench.cli.runs import select
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.run.evaluate.verify import Verified
@@ -32,7 +35,10 @@ COLUMNS = ("cell", "method", "model", "scheme", "seed", "record", "measured", "e
 
 
 def verify(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's name, or its folder.", autocompletion=completing(completion.runs)),
+    ],
     out: OutOption = DEFAULT_OUT,
     sample: Annotated[int | None, typer.Option(metavar="N", min=1, help="Measure N random students only.")] = None,
     seed: Annotated[int, typer.Option(metavar="SEED", help="Seed of that choice.")] = 0,
@@ -49,16 +55,13 @@ def verify(
     Compares the accuracy, image by image, with the records; in the environment of a record every answer must be equal,
     elsewhere 99.8 % of them. Writes nothing into the run's folder. The exit status is 1 where a cell disagrees.
     """
-    from rich.console import Console
-
-    from dfqbench.models.identity import is_folder
     from dfqbench.run.evaluate.verify import verify_run
 
-    folder = RunFolder(Path(run).resolve()) if run and is_folder(Path(run) / "cells") else selected_runs(out, run)[0]
+    folder = select(out, run).only()
     catalogue, plugins = opened(data, plugin)
     with (
         tempfile.TemporaryDirectory(prefix="dfqbench-verify-") as scratch,
-        Console(stderr=True).status("verifying") as status,
+        stderr_console().status("verifying") as status,
     ):
         results = verify_run(
             folder,

@@ -1,7 +1,7 @@
 """The evaluator: the host's own process that reads real data, and never runs plugin code.
 
-Run as `python -m dfqbench.run.evaluate.evaluator`. It answers one JSON request a line with one JSON object a line, and
-keeps the decoded evaluation set and the teachers' predictions between requests.
+Run as `python -m dfqbench.run.evaluate.evaluator`. It answers one JSON request a line with one JSON object a line,
+after lines of progress, and keeps the decoded evaluation set and the teachers' predictions between requests.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, load_student
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.execute.failure import describe_failure, is_interrupt
+from dfqbench.run.execute.job import OnProgress
 from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.real_images import RealImages
 from dfqbench.run.store.source_cache import save_source
@@ -39,8 +41,31 @@ CHECKED_IMAGES = 4
 """Images with which operands are checked; they are on their quantization levels for every image or for none."""
 
 
+PROGRESS_EVERY = 0.5
+"""Seconds between two reports of the images evaluated."""
+
+
+class _Reporting(EvaluationSet):
+    """An evaluation set that reports how many of its images have been used."""
+
+    def __init__(self, data: EvaluationSet, on_progress: OnProgress) -> None:
+        vars(self).update(vars(data))
+        self._on_progress = on_progress
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Iterate over the set as its class does."""
+        done = 0
+        for images, labels in super().batches(size, device):
+            yield images, labels
+            done += len(labels)
+            self._on_progress(done, self.n)
+
+
 class Evaluator:
     """Answer requests.
+
+    Attributes:
+        on_progress: takes how many of how many images are evaluated, after each batch; or None.
 
     Args:
         threads: CPU threads.
@@ -60,6 +85,7 @@ class Evaluator:
             "real": self._make_real_source,
             "environment": self._describe_environment,
         }
+        self.on_progress: OnProgress | None = None
         self._sets: dict[str, EvaluationSet] = {}
         self._teachers: dict[str, Predictions] = {}
 
@@ -165,7 +191,7 @@ class Evaluator:
             self._sets.clear()
             dataset, model = DatasetSpec.from_dict(request["dataset"]), ModelSpec.from_dict(request["model"])
             self._sets[key] = load_evaluation(dataset, model.card, request["limit"])
-        return self._sets[key]
+        return self._sets[key] if self.on_progress is None else _Reporting(self._sets[key], self.on_progress)
 
     def _teacher(self, request: dict[str, Any], model: ModelSpec, data: EvaluationSet) -> Predictions:
         key = canonical([request["dataset"], request["model"], request["limit"]])
@@ -192,6 +218,15 @@ def main() -> int:
     except DfqError as error:
         stream.write(json.dumps({"error": {"message": str(error)}}) + "\n")
         return 2
+    reported = time.monotonic()
+
+    def report(done: int, images: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= PROGRESS_EVERY:
+            stream.write(json.dumps({"progress": [done, images]}) + "\n")
+            reported = time.monotonic()
+
+    evaluator.on_progress = report
     stream.write(json.dumps({"ready": True, "torch": torch.__version__}) + "\n")
     for line in sys.stdin:
         stream.write(json.dumps(evaluator.answer(json.loads(line))) + "\n")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dfqbench.isolation import kept_folder
 from dfqbench.run.execute.cancellation import Cancellation, StopFlag
 from dfqbench.run.execute.events import EventError, from_line
-from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, Outcome, Slot, stopped_error
+from dfqbench.run.execute.job import JOB, EventReader, Job, OnEvent, OnProgress, Outcome, Slot, stopped_error
 from dfqbench.run.execute.processes import (
     LOG_BYTES,
     EvaluatorProcess,
@@ -287,7 +287,13 @@ class _InlineEvaluator:
 
         self._evaluator = Evaluator(threads, device)
 
-    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:  # noqa: ARG002 - see the protocol
+    def ask(
+        self,
+        request: Mapping[str, Any],
+        limit: float = 0.0,  # noqa: ARG002 - see the protocol
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, Any]:
+        self._evaluator.on_progress = on_progress
         return self._evaluator.answer(dict(request))
 
     def kill(self) -> None:

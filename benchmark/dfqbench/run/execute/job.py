@@ -24,6 +24,8 @@ MOST_STUDENTS = 16
 CHECKPOINT_EVERY = 300.0
 """Default seconds between checkpoints."""
 OnEvent = Callable[[Event], None]
+OnProgress = Callable[[int, int], None]
+"""Takes how many of how many images are evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +126,15 @@ class EvaluationTimeoutError(EvaluatorDiedError):
 class EvaluatorClient(Protocol):
     """A slot's evaluator."""
 
-    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
+    def ask(
+        self, request: Mapping[str, Any], limit: float = 0.0, on_progress: OnProgress | None = None
+    ) -> dict[str, Any]:
         """Send a request and wait for the answer; an error of the request is part of the answer.
 
         Args:
             request: an operation and its arguments.
             limit: seconds until the evaluator is ended; 0: never. One in the calling process cannot be ended.
+            on_progress: takes the number of evaluated images, and of all, every now and then.
 
         Raises:
             EvaluatorDiedError: it ended; the next request starts a new one.

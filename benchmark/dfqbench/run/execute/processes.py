@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from dfqbench.api.errors import UsageError
-from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError
+from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorDiedError, OnProgress
 from dfqbench.run.store.files import set_aside, shorten_file
 from dfqbench.targets.folders import VARIABLE
 
@@ -116,7 +116,9 @@ class EvaluatorProcess:
         self._process: subprocess.Popen[str] | None = None
         self._ready = False
 
-    def ask(self, request: Mapping[str, Any], limit: float = 0.0) -> dict[str, Any]:
+    def ask(
+        self, request: Mapping[str, Any], limit: float = 0.0, on_progress: OnProgress | None = None
+    ) -> dict[str, Any]:
         """Send a request and wait for the answer (`EvaluatorClient.ask`); the start of the process counts as well.
 
         Raises:
@@ -135,7 +137,9 @@ class EvaluatorProcess:
         try:
             self._wait_until_ready(process)
             _send(process, request)
-            answer = _receive(process)
+            while "progress" in (answer := _receive(process)):
+                if on_progress is not None:
+                    on_progress(*answer["progress"])
         except (OSError, ValueError) as error:
             if late.is_set():
                 self._end(process)

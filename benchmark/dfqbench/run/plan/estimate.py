@@ -31,7 +31,7 @@ class Estimate:
         if not self.known and not self.unknown:
             return "nothing to run"
         if not self.known:
-            return f"time not known for any of the {self.unknown} cells"
+            return "time not known yet"
         rest = f", and {self.unknown} cells of unknown time" if self.unknown else ""
         return f"about {format_seconds(self.seconds)} for {self.known} cells{rest}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from dfqbench.targets.spec import DatasetSpec, MissingModel, fingerprint, guarde
 
 PREFERRED = ("imagenet", "cifar10", "digits")
 """Targets of a grid that names none: the first complete one."""
+MOST_NAMES = 3
+"""Names in a list that a line of text writes out."""
 _Network = tuple[str, ModelSpec | None, dict[str, Any], Problem | None]
 """Name, network, identity of network and weights, and why it cannot be used."""
 
@@ -50,9 +52,29 @@ class Plan:
 
     grid: Grid  # the grid, selectors applied
     cells: list[Cell]  # every cell; cells that share a source follow one another
-    notes: list[str] = field(default_factory=list)  # the chosen target, what others lack, and what is shortened
+    notes: list[str] = field(default_factory=list)  # what targets lack that a grid without a target would rather use
     guarded: tuple[Path, ...] = ()  # the real data of every target that is here, used or not
     problems: tuple[str, ...] = ()  # data folders of plugins that could not be read
+    others: tuple[str, ...] = ()  # complete targets that it does not use
+
+    @property
+    def shortened(self) -> list[str]:
+        """Say how short the schedules of each budget are; empty for the published ones."""
+        return list(dict.fromkeys(cell.budget.shortened for cell in self.cells if cell.budget.shortened))
+
+    @property
+    def contents(self) -> str:
+        """Say what is run on what: `zeroq, noise on digits (resnet8), w4a4@gdfq, seed 0`."""
+        cells = self.cells
+        targets = dict.fromkeys(cell.dataset.name for cell in cells)
+        networks = {
+            name: _named("networks", (c.model_name.rpartition(":")[2] for c in cells if c.dataset.name == name))
+            for name in targets
+        }
+        methods = _named("methods", (cell.choice.label for cell in cells))
+        places = " and ".join(f"{target} ({names})" for target, names in networks.items())
+        schemes, seeds = _named("schemes", (c.scheme.label for c in cells)), dict.fromkeys(c.seed for c in cells)
+        return f"{methods} on {places}, {schemes}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +119,14 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     datasets = [target.dataset for target in catalogue.targets.values() if target.dataset is not None]
     guarded = dict.fromkeys(path for dataset in datasets for path in guarded_paths(dataset))
     guarded |= {decoded_folder().absolute(): None}
-    notes += dict.fromkeys(cell.budget.shortened for cell in cells if cell.budget.shortened)
-    return Plan(grid, cells, notes, tuple(guarded), catalogue.problems)
+    others = [name for name in catalogue.names() if name not in targets and not catalogue.why_incomplete(name)]
+    return Plan(grid, cells, notes, tuple(guarded), catalogue.problems, tuple(others))
+
+
+def _named(plural: str, names: Iterable[str]) -> str:
+    """Return up to three different names, else how many there are."""
+    unique = list(dict.fromkeys(names))
+    return ", ".join(unique) if len(unique) <= MOST_NAMES else f"{len(unique)} {plural}"
 
 
 def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
@@ -111,7 +139,7 @@ def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
         models = grid.models_for(name) or ()
         reason = "not found" if name not in catalogue.names() else catalogue.why_incomplete(name, models)
         if not reason:
-            return [name], [f"target {name}", *missing]
+            return [name], missing
         missing.append(f"{name} is not complete: {reason}")
     raise UsageError("no target is complete", "; ".join(missing))
 

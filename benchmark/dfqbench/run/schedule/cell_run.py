@@ -14,7 +14,7 @@ from typing import Any
 from dfqbench.api.errors import DfqError
 from dfqbench.plugins.registry import REAL
 from dfqbench.run.execute.cancellation import Cancellation
-from dfqbench.run.execute.events import Event, Phase, PhaseStarted, SharedJob, Sharing, Warned
+from dfqbench.run.execute.events import Event, Phase, PhaseStarted, Progress, SharedJob, Sharing, Warned
 from dfqbench.run.execute.job import EvaluationTimeoutError, EvaluatorClient, Executor, OnEvent, Outcome, Slot
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.identity import derived_seed
@@ -47,7 +47,7 @@ def run_job(
     Raises:
         OSError: the results folder cannot be written.
     """
-    runs = [CellRun(env, cell, executor.evaluator(slot), cancellation) for cell in cells]
+    runs = [CellRun(env, cell, executor.evaluator(slot), cancellation, on_event) for cell in cells]
     first, others = runs[0], runs[1:]
     sharing = Sharing.ALONE
 
@@ -97,6 +97,7 @@ def evaluate_cached(
     students: Sequence[tuple[Cell, CachedStudent]],
     evaluator: EvaluatorClient,
     cancellation: Cancellation,
+    on_event: OnEvent,
 ) -> list[Record]:
     """Make records of cells of one network and one evaluation set whose students are trained already, in one pass.
 
@@ -106,7 +107,7 @@ def evaluate_cached(
     Raises:
         OSError: the results folder cannot be written.
     """
-    runs = [CellRun(env, cell, evaluator, cancellation) for cell, _ in students]
+    runs = [CellRun(env, cell, evaluator, cancellation, on_event) for cell, _ in students]
     if not runs[0].prepare():
         _discard(runs[1:])
         return [runs[0].write()]
@@ -142,7 +143,14 @@ class CellRun:
         baseline: the evaluator's answer about the full-precision network; set by `prepare`, or from another cell's.
     """
 
-    def __init__(self, env: RunEnvironment, cell: Cell, evaluator: EvaluatorClient, cancellation: Cancellation) -> None:
+    def __init__(
+        self,
+        env: RunEnvironment,
+        cell: Cell,
+        evaluator: EvaluatorClient,
+        cancellation: Cancellation,
+        on_event: OnEvent,
+    ) -> None:
         self.cell = cell
         self.warnings: list[str] = []
         self.together_with: list[str] = []
@@ -150,12 +158,12 @@ class CellRun:
         self._env = env
         self._evaluator = evaluator
         self._cancellation = cancellation
+        self._on_event = on_event
         self.folder, number = env.folder.new_attempt(cell.cell_id)
         self._record = env.new_record(cell, number)
         self._request = env.request(cell, self.folder)
         self._outcome: Outcome | None = None
-        self._wall = 0.0
-        self._discarded = False
+        self._wall, self._discarded = 0.0, False
 
     def prepare(self) -> bool:
         """Measure the full-precision network, and make the real-data control's images; return False if that failed."""
@@ -266,8 +274,11 @@ class CellRun:
 
     def _ask(self, operation: str, answers: int = 1, **arguments: Any) -> dict[str, Any]:
         request = self._request | arguments | {"op": operation}
-        answer: dict[str, Any] = valid(self._evaluator.ask(request, self._env.rules.evaluation_limit * answers))
-        return answer
+
+        def report(done: int, images: int) -> None:
+            self._on_event(Progress(Phase.EVALUATION, done, images, {}))
+
+        return dict(valid(self._evaluator.ask(request, self._env.rules.evaluation_limit * answers, report)))
 
     @contextmanager
     def _failures_recorded(self) -> Iterator[None]:

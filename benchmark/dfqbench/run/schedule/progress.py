@@ -7,11 +7,13 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
+from rich.table import Column
 
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted, Progress, SharedJob, Sharing, Warned
 from dfqbench.run.plan.estimate import format_seconds
 from dfqbench.run.store.record import Record
 
+BAR_WIDTH = 16
 WORDS = {
     Phase.SETUP: "loading",
     Phase.SYNTHESIS: "synthesizing",
@@ -28,7 +30,7 @@ class View:
         self._progress = progress
         self._label = label
         self._say = say
-        self._task = TaskID(0) if progress is None else progress.add_task(label, total=None, note="")
+        self._task = TaskID(0) if progress is None else progress.add_task(label, total=None, note=WORDS[Phase.SETUP])
 
     def event(self, event: Event) -> None:
         """Show a phase, progress or a warning of the cell; called from any thread."""
@@ -52,16 +54,22 @@ class View:
 
 
 class Display:
-    """One line for each of `total` finished cells, and on a terminal a bar for each one under way."""
+    """One line for each of `total` finished cells, and on a terminal a bar for all and one for each under way."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
         self._done = 0
         self._progress: ProgressBars | None = None
+        self._all: TaskID | None = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-            self._progress = ProgressBars(*columns, TimeRemainingColumn(), console=console, transient=True)
+            # In a narrow terminal the label is cut, not the bar.
+            label = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+            note = TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True))
+            columns = (label, BarColumn(BAR_WIDTH), note, TimeRemainingColumn())
+            self._progress = ProgressBars(*columns, console=console, transient=True, expand=True)
+            if total > 1:
+                self._all = self._progress.add_task("all cells", total=total, note=f"0 of {total}")
             self._progress.start()
 
     def say(self, text: str) -> None:
@@ -75,6 +83,8 @@ class Display:
     def end(self, label: str, record: Record, left: float | None) -> None:
         """Print the line of a finished cell, with the expected seconds that are left, if known."""
         self._done += 1
+        if self._progress is not None and self._all is not None:
+            self._progress.update(self._all, completed=self._done, note=f"{self._done} of {self._total}")
         text = f"{record.status}: {record.error.message if record.error is not None else None}"
         if record.top1 is not None and record.drop is not None:
             reason = "" if record.status == "ok" else f": {text}"

@@ -102,11 +102,13 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
                 # Fail before anything is begun where the device is missing.
                 executor.evaluator(executor.slots[0]).start()
         estimate = timed_estimate(left, history, env, executor, display.say).at_once(len(executor.slots))
+        slots = min(len(executor.slots), max(len(runnable), 1))
+        where = f"{len(plan.cells)} cells on {options.device}" + (f", {slots} at once" if slots > 1 else "")
         finished = len(plan.cells) - len(left)
         done = f", {finished} finished before" if finished else ""
         for line in (
-            *plan.notes,
-            f"grid {plan.grid.name}: {len(plan.cells)} cells on {options.device}{done}; {estimate}",
+            f"grid {plan.grid.name}: {plan.contents}; {where}{done}; {estimate}",
+            *plan.shortened,
             *(f"broken plugin {broken.origin}: {broken.message}" for broken in env.plugins.broken),
             *([note] if note and len(runnable) > 1 else []),
         ):

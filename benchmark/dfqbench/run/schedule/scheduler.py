@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted
-from dfqbench.run.execute.job import MOST_STUDENTS, Executor, Slot
+from dfqbench.run.execute.job import MOST_STUDENTS, Executor, OnEvent, Slot
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.schedule.cell_run import evaluate_cached, run_job
@@ -115,20 +115,20 @@ class Scheduler:
             view.event(PhaseStarted(Phase.EVALUATION))
             try:
                 if leased:
-                    records = self._records_of([(cell, students[cell.student_id]) for cell in leased])
+                    records = self._records_of([(cell, students[cell.student_id]) for cell in leased], view.event)
             finally:
                 view.close()
         for cell, record in zip(leased, records, strict=False):
             self._queue.waiting.remove(cell)
             self._add(cell, record)
 
-    def _records_of(self, students: Sequence[tuple[Cell, CachedStudent]]) -> list[Record]:
+    def _records_of(self, students: Sequence[tuple[Cell, CachedStudent]], on_event: OnEvent) -> list[Record]:
         """Evaluate students, and end that when the run is cancelled."""
         evaluator = self._executor.evaluator(self._executor.slots[0])
         if self._executor.in_process:
-            return evaluate_cached(self._env, students, evaluator, self._cancellation)
+            return evaluate_cached(self._env, students, evaluator, self._cancellation, on_event)
         with ThreadPoolExecutor(1, thread_name_prefix="cached") as pool:
-            work = pool.submit(evaluate_cached, self._env, students, evaluator, self._cancellation)
+            work = pool.submit(evaluate_cached, self._env, students, evaluator, self._cancellation, on_event)
             while not wait([work], timeout=POLL).done:
                 if self._cancellation.reason is not None:
                     evaluator.kill()

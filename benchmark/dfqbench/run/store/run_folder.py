@@ -299,7 +299,8 @@ def run_folders(path: Path) -> list[RunFolder]:
         return [RunFolder(path)]
     runs = [RunFolder(folder.parent) for folder in sorted(path.glob("*/cells")) if folder.is_dir()]
     if not runs:
-        raise InputError(f"{path} holds no run", "name the results folder with --out, or make a run: `dfqbench run`")
+        hint = "name the results folder with --out, or make a run: `dfqbench run --grid smoke`"
+        raise InputError(f"{path} holds no run", hint)
     return runs
 
 
@@ -347,7 +348,7 @@ def find_cell(path: Path, prefix: str) -> Path:
     ]
     names = sorted({cell.name for cell in cells})
     if not names:
-        raise UsageError(f"no cell begins with '{prefix}' in {path}", "`dfqbench table --format csv` lists the cells")
+        raise UsageError(f"no cell begins with '{prefix}' in {path}", "`dfqbench show RUN` lists the cells of a run")
     if len(names) > 1:
         raise UsageError(f"several cells begin with '{prefix}': {', '.join(names[:5])}", "write more digits")
     attempts = [attempt for cell in cells for attempt in cell.glob("attempt-*")]
