@@ -61,6 +61,9 @@ class RunRequest:
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False
     oracle: Annotated[int, typer.Option(metavar="N", min=0, help="Also evaluate N earlier states, untimed.")] = 0
+    track: Annotated[
+        str | None, typer.Option(metavar="MODULE", help="Log cells to trackio, wandb, or a module like them.")
+    ] = None
 
 
 @expand_dataclasses
@@ -77,6 +80,7 @@ def run(request: GridRequest, how: RunRequest) -> None:
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.run_environment import Rules
+    from dfqbench.run.schedule.tracker import track
 
     device = checked_device(request.device)
     _check_consistent(how)
@@ -103,6 +107,8 @@ def run(request: GridRequest, how: RunRequest) -> None:
         confined=not how.unconfined,
     )
     plan, plugins = planned(request, device)
+    if how.track is not None:
+        track(plugins, how.track)
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))
