@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,6 @@ import pytest
 from rich.console import Console
 
 from dfqbench.api import UsageError
-from dfqbench.cli.main import main
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Phase, Progress
@@ -24,12 +24,14 @@ from dfqbench.run.plan.estimate import History
 from dfqbench.run.plan.plan import Plan
 from dfqbench.run.schedule import observers
 from dfqbench.run.schedule.progress import Display
+from dfqbench.run.schedule.run import Options, run_plan
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.schedule.scheduler import Scheduler, Summary
 from dfqbench.run.schedule.tracker import track
 from dfqbench.run.store.run_folder import RunFolder
-from pretend import Executor, done, plan_of, run_smoke, schedule
+from pretend import Executor, done, plan_of, schedule
 
+cached_plan = cache(plan_of)
 CURRENT: ContextVar[TrackedRun | None] = ContextVar("current", default=None)
 
 
@@ -88,7 +90,7 @@ def tracked() -> Plugins:
 def run_plan_of(folder: Path, plan: Plan, executor: Executor, plugins: Plugins) -> tuple[Summary, str]:
     """Run a plan and return the summary and what was printed."""
     console = Console(file=StringIO(), width=200)
-    env = RunEnvironment(RunFolder(folder), plugins, "cpu")
+    env = RunEnvironment(RunFolder(folder), plugins, "cpu", description={})
     summary = Scheduler(env, executor, Display(console, 1), History([])).run(plan.cells)
     return summary, console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -104,7 +106,7 @@ def two_steps(job: Job, on_event: OnEvent, cancellation: Cancellation) -> Outcom
 def test_tracker_gets_steps_and_results_in_order(in_process: bool, tracker: FakeTracker, tmp_path: Path) -> None:
     executor = Executor(two_steps, slots=1)
     executor.in_process = in_process
-    summary, _ = run_plan_of(tmp_path / "mine", plan_of("zeroq"), executor, tracked())
+    summary, _ = run_plan_of(tmp_path / "mine", cached_plan("zeroq"), executor, tracked())
     [run], [record] = tracker.runs, summary.records
     config = run.arguments["config"]
     assert run.arguments["project"] == "dfqbench-mine"
@@ -128,7 +130,7 @@ def test_cells_at_once_do_not_mix(tracker: FakeTracker, tmp_path: Path) -> None:
         both.wait()
         return done()
 
-    run_plan_of(tmp_path, plan_of("zeroq,noise"), Executor(work), tracked())
+    run_plan_of(tmp_path, cached_plan("zeroq,noise"), Executor(work), tracked())
     assert {run.arguments["config"]["method"] for run in tracker.runs} == {"zeroq", "noise"}
     for run in tracker.runs:
         method = run.arguments["config"]["method"]
@@ -138,7 +140,7 @@ def test_cells_at_once_do_not_mix(tracker: FakeTracker, tmp_path: Path) -> None:
 
 def test_cells_that_were_not_run_or_failed(tracker: FakeTracker, tmp_path: Path) -> None:
     failed = Outcome("failed", error={"type": "ValueError", "message": "too bad", "phase": None})
-    plan = plan_of("zeroq")
+    plan = cached_plan("zeroq")
     run_plan_of(tmp_path / "failed", plan, Executor(lambda *_: failed), tracked())
     assert (tracker.runs[0].logged[0]["status"], tracker.runs[0].logged[0]["error"]) == ("failed", "too bad")
     record = {"cell_id": "00", "status": "unavailable"}
@@ -157,7 +159,7 @@ def test_failing_tracker_is_reported_once_and_ends_no_run(
         raise ConnectionError("no network")
 
     monkeypatch.setattr(tracker, "act" if function == "log" else "init", fail)
-    summary, printed = run_plan_of(tmp_path, plan_of("zeroq,noise"), Executor(two_steps), tracked())
+    summary, printed = run_plan_of(tmp_path, cached_plan("zeroq,noise"), Executor(two_steps), tracked())
     assert [record.status for record in summary.records] == ["ok", "ok"]
     assert printed.count("no network") == 1
     assert "plugin fake_tracker (--track) failed in progress: ConnectionError: no network; the run goes on" in printed
@@ -171,17 +173,15 @@ def test_slow_tracker_holds_up_neither_workers_nor_the_end(
     monkeypatch.setattr(observers, "END_SECONDS", 0.1)
     answered = threading.Event()
     monkeypatch.setattr(tracker, "act", lambda: answered.wait(20))
-    summary, printed = run_plan_of(tmp_path, plan_of("zeroq"), Executor(two_steps), tracked())
+    summary, printed = run_plan_of(tmp_path, cached_plan("zeroq"), Executor(two_steps), tracked())
     answered.set()
     assert summary.records[0].status == "ok"
     assert "observers (plugins, --track) did not end within 0 s; the rest is lost" in printed
 
 
-def test_module_without_runs_is_reported(
-    tracker: FakeTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_module_without_runs_is_reported(tracker: FakeTracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tracker, "init", lambda **_: None)
-    _, printed = run_plan_of(tmp_path, plan_of("zeroq"), Executor(two_steps), tracked())
+    _, printed = run_plan_of(tmp_path, cached_plan("zeroq"), Executor(two_steps), tracked())
     assert "init returned NoneType; return a run with log and finish" in printed
 
 
@@ -203,13 +203,9 @@ def test_missing_module_is_refused(name: str, hint: str, monkeypatch: pytest.Mon
     assert hint in str(refusal.value)
 
 
-def test_command_refuses_a_module_without_the_functions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert main(["run", "--grid", "smoke", "--out", str(out), "--track", "json"]) == 2
-    assert "--track: module 'json' has no init, log, finish" in capsys.readouterr().err
-    assert not out.exists()
+def test_module_without_the_functions_is_refused() -> None:
+    with pytest.raises(UsageError, match="--track: module 'json' has no init, log, finish; name trackio, wandb, or"):
+        track(load_plugins(), "json")
 
 
 PRINTS = """
@@ -235,7 +231,7 @@ def test_plugins_get_progress_and_their_output_goes_to_stderr(
     file.write_text(PRINTS)
     executor = Executor(two_steps, slots=1)
     executor.in_process = in_process
-    summary, printed = run_plan_of(tmp_path / "run", plan_of("zeroq,noise"), executor, load_plugins([file]))
+    summary, printed = run_plan_of(tmp_path / "run", cached_plan("zeroq,noise"), executor, load_plugins([file]))
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.splitlines()[:4] == [
@@ -254,10 +250,12 @@ def test_each_record_is_observed_by_the_run_that_wrote_it(tmp_path: Path, capsys
 
     def work(job: Job, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
         # Another run finishes the second cell meanwhile.
-        schedule(tmp_path / "run", plan_of("noise"), Executor(lambda *_: done(), slots=1))
+        schedule(tmp_path / "run", cached_plan("noise"), Executor(lambda *_: done(), slots=1))
         return done()
 
-    summary, _ = run_plan_of(tmp_path / "run", plan_of("zeroq,noise"), Executor(work, slots=1), load_plugins([file]))
+    summary, _ = run_plan_of(
+        tmp_path / "run", cached_plan("zeroq,noise"), Executor(work, slots=1), load_plugins([file])
+    )
     assert [record.status for record in summary.records] == ["ok", "ok"]
     assert capsys.readouterr().err == "zeroq ok\n"
 
@@ -265,7 +263,11 @@ def test_each_record_is_observed_by_the_run_that_wrote_it(tmp_path: Path, capsys
 @pytest.mark.slow
 def test_tracker_gets_losses_of_workers(tracker: FakeTracker, tmp_path: Path) -> None:
     plugins = tracked()
-    assert plugins.broken == []
-    run_smoke(tmp_path, "zeroq", plugins=plugins, jobs=2, bits="w4a4,w3a3")
+    run_plan(
+        plan_of("zeroq", "w4a4,w3a3", plugins, limit=60),
+        plugins,
+        Options(tmp_path, None, "cpu", jobs=2),
+        Console(quiet=True),
+    )
     assert any("synthesis/loss" in numbers for run in tracker.runs for numbers in run.logged)
     assert [run.logged[-1]["status"] for run in tracker.runs] == ["ok", "ok"]
