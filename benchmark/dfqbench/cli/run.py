@@ -80,10 +80,11 @@ def run(request: GridRequest, how: RunRequest) -> None:
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.run_environment import Rules
-    from dfqbench.run.schedule.tracker import track
+    from dfqbench.run.schedule.tracker import load_tracker
 
     device = checked_device(request.device)
     _check_consistent(how)
+    tracker = None if how.track is None else load_tracker(how.track)
     rules = Rules(
         any_environment=how.any_environment,
         retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
@@ -107,8 +108,8 @@ def run(request: GridRequest, how: RunRequest) -> None:
         confined=not how.unconfined,
     )
     plan, plugins = planned(request, device)
-    if how.track is not None:
-        track(plugins, how.track)
+    if tracker is not None:
+        tracker.install(plugins)
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, Console(stderr=True), cancellation)
     typer.echo(_write_tables(folder, summary.records))

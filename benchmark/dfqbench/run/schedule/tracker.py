@@ -24,8 +24,8 @@ NOT_RUN = frozenset({"skipped", "unavailable"})
 """Statuses of cells of which there is nothing to log."""
 
 
-def track(plugins: Plugins, name: str) -> None:
-    """Add an observer that logs every cell with a module; nothing else imports it, or uses its network.
+def load_tracker(name: str) -> Tracker:
+    """Return an observer that logs every cell with a module; nothing else imports it, or uses its network.
 
     Raises:
         UsageError: there is no such module, or it lacks a function.
@@ -38,10 +38,7 @@ def track(plugins: Plugins, name: str) -> None:
         raise UsageError(f"--track: '{name}' cannot be imported: {one_line(error)}", hint) from error
     if missing := [function for function in FUNCTIONS if not callable(getattr(module, function, None))]:
         raise UsageError(f"--track: module '{name}' has no {', '.join(missing)}", hint)
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(Tracker(module))
-    plugins.install(Origin(name, f"{name} (--track)", ""), {}, manager)
+    return Tracker(module)
 
 
 class Tracker:
@@ -51,12 +48,20 @@ class Tracker:
     """
 
     def __init__(self, module: ModuleType) -> None:
+        self._name = module.__name__
         self._init = module.init
         # wandb returns the run that is open otherwise.
         several = "reinit" in inspect.signature(module.init).parameters
         self._options = {"reinit": "create_new"} if several else {}
         self._runs: dict[str, tuple[Context, Any] | None] = {}
         self._free: list[Context] = []
+
+    def install(self, plugins: Plugins) -> None:
+        """Observe the runs of these plugins."""
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        manager.register(self)
+        plugins.install(Origin(self._name, f"{self._name} (--track)", ""), {}, manager)
 
     @hookimpl
     def dfqbench_progress(self, cell: Mapping[str, Any], phase: str, step: int, scalars: Mapping[str, float]) -> None:
