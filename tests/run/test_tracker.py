@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cache
 from io import StringIO
@@ -57,7 +57,7 @@ class FakeTracker(ModuleType):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.runs: list[TrackedRun] = []
-        self.act = lambda: None
+        self.act: Callable[[], object] = lambda: None
 
     def init(self, *, project: str, name: str, config: dict[str, Any], reinit: str = "") -> TrackedRun:
         if (current := CURRENT.get()) is not None and not current.finished:
@@ -197,7 +197,7 @@ def test_module_without_runs_is_reported(tracker: FakeTracker, monkeypatch: pyte
 )
 def test_missing_module_is_refused(name: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for known in ("trackio", "wandb"):
-        monkeypatch.setitem(sys.modules, known, None)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, known, None)
     with pytest.raises(UsageError, match="cannot be imported") as refusal:
         load_tracker(name)
     assert hint in str(refusal.value)

@@ -14,8 +14,10 @@ from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Progress
 from dfqbench.run.store.record import Record
 
-CELL_KEYS = ("run", "cell_id", "method", "label", "quantizer", "recipe", "params", "target", "model", "scheme")
-CELL_KEYS += ("budget", "precision", "seed", "threads", "device")
+CELL_KEYS = (
+    *("run", "cell_id", "method", "label", "quantizer", "recipe", "params", "target", "model", "scheme"),
+    *("budget", "precision", "seed", "threads", "device"),
+)
 """Keys of a record that say what is run."""
 MOST_WAITING = 10_000
 """Steps that wait for slow hooks; further ones are left out."""
