@@ -271,7 +271,9 @@ def test_example_package_uses_every_hook(site: Site, tmp_path: Path, monkeypatch
     assert isinstance(model, ModelSpec)
     assert load_grid("example", plugins).on == ("stripes-toy",)
     assert plugins.record_finished({"method": "stripes", "status": "ok"}) == []
-    assert (tmp_path / "log").read_text() == '["stripes", "ok"]\n'
+    cell = {"method": "stripes"}
+    assert plugins.observe("progress", cell=cell, phase="synthesis", step=3, total=9, scalars={}) == []
+    assert (tmp_path / "log").read_text() == '["stripes", "ok"]\n["stripes", "synthesis", 3]\n'
 
 
 def test_rollback_keeps_libraries_that_a_plugin_imported(site: Site) -> None:

@@ -53,5 +53,18 @@ def dfqbench_claims() -> Iterable[FileOffer]:  # type: ignore[empty-body]
 
 
 @hookspec
+def dfqbench_progress(cell: Mapping[str, Any], phase: str, step: int, total: int, scalars: Mapping[str, float]) -> None:
+    """Observe a step of a cell under way, every half second or less often; runs in the host's process.
+
+    Args:
+        cell: the keys of its record that say what is run: `cell_id`, `label`, `model`, `scheme`, `seed`, `params`, ...
+        phase: `synthesis`, `quantization` or `evaluation`.
+        step: of the phase, from 1.
+        total: steps of the phase.
+        scalars: losses and other numbers that the method reported, by name; often empty.
+    """
+
+
+@hookspec
 def dfqbench_record_finished(record: Mapping[str, Any]) -> None:
     """Observe the record of a cell that has ended, whatever its status; a copy of the record just written."""

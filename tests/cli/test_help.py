@@ -63,13 +63,13 @@ def test_alone_says_where_to_begin(call: Call) -> None:
     for output in (call(), call("--help")):
         text = output.out + output.err
         assert "First steps:" in text
-        assert "dfqbench run --grid smoke" in text
+        assert "dfqbench run --grid first" in text
 
 
 def test_run_alone_lists_grids_and_runs_nothing(call: Call) -> None:
     output = call("run")
     assert (output.status, output.out) == (2, "")
-    for part in ("--grid w4a4   Every method at 4-bit", "dfqbench run --grid smoke", "Nothing is run yet"):
+    for part in ("--grid w4a4   Every method at 4-bit", "dfqbench run --grid first", "Nothing is run yet"):
         assert part in output.err
     assert list(Path().iterdir()) == []
 

@@ -118,6 +118,14 @@ def test_claims(example: Path) -> None:
     assert (claim.top1, claim.place) == (68.10, "Table 2")
 
 
+def test_progress(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = {"label": "zeroq"}
+    plugins = load(example, "progress.py")
+    for scalars in ({}, {"loss": 0.5}):
+        assert plugins.observe("progress", cell=cell, phase="synthesis", step=5, total=9, scalars=scalars) == []
+    assert capsys.readouterr().out == "zeroq synthesis 5/9 0.5\n"
+
+
 def test_observer(example: Path) -> None:
     plugins = load(example, "notify.py")
     assert plugins.record_finished({"method": "zeroq", "status": "ok", "top1": 90.5}) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from attempts import host_context
 from dfqbench.accel import backend
 from dfqbench.api import NonFiniteError, PluginError, Precision
 from dfqbench.quant import parse_scheme
+from dfqbench.run.worker import context
 from dfqbench.run.worker.device_setup import equal_rng_states, get_rng_state, seeded, set_rng_state
 
 
@@ -40,6 +42,18 @@ def test_scalars_are_read_every_fifty_steps(tmp_path: Path) -> None:
         ctx.progress(step, 120, loss=torch.tensor(float(step)))
     assert [step for step, _, scalars in reports if scalars] == [50, 100, 120]
     assert reports[49] == (50, 120, {"loss": 50.0})
+
+
+def test_quick_steps_report_scalars_as_often_as_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1)
+    monkeypatch.setattr(context, "time", Mock(monotonic=lambda: next(clock) * 0.007))
+    reports = []
+    ctx = host_context(tmp_path, report_every=0.5, report=lambda *report: reports.append(report))
+    for step in range(1, 1001):
+        ctx.progress(step, 1000, loss=torch.tensor(1.0))
+    # A step of the check comes every 0.35 s.
+    assert [step for step, _, scalars in reports if scalars] == list(range(100, 1001, 100))
+    assert len(reports) <= 2 * 1000 * 0.007 / 0.5
 
 
 def test_scheme_is_an_error_for_a_source_that_does_not_depend_on_it(tmp_path: Path) -> None:

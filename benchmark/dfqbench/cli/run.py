@@ -66,6 +66,9 @@ class RunRequest:
         bool, typer.Option("--any-environment", help="Count cells finished with other versions or hardware.")
     ] = False
     oracle: Annotated[int, typer.Option(metavar="N", min=0, help="Also evaluate N earlier states, untimed.")] = 0
+    track: Annotated[
+        str | None, typer.Option(metavar="MODULE", help="Log cells to trackio, wandb, or a module like them.")
+    ] = None
 
 
 @expand_dataclasses
@@ -83,9 +86,11 @@ def run(request: GridRequest, how: RunRequest) -> None:
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
     from dfqbench.run.schedule.run_environment import Rules
+    from dfqbench.run.schedule.tracker import load_tracker
 
     device = checked_device(request.device)
     _check_consistent(how)
+    tracker = None if how.track is None else load_tracker(how.track)
     rules = Rules(
         any_environment=how.any_environment,
         retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
@@ -109,6 +114,8 @@ def run(request: GridRequest, how: RunRequest) -> None:
         confined=not how.unconfined,
     )
     plan, plugins = planned(request, device)
+    if tracker is not None:
+        tracker.install(plugins)
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, stderr_console(), cancellation)
     typer.echo(_write_tables(folder, summary.records))

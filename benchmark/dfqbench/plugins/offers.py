@@ -68,7 +68,7 @@ class BrokenPlugin:
 
     Attributes:
         origin, name, version: of the plugin, as in `Origin`.
-        stage: `import`, `register`, `offer`, `api`, `name` or `record_finished`.
+        stage: `import`, `register`, `offer`, `api`, `name`, `progress` or `record_finished`.
         message: what is wrong and what to do, one line.
         traceback: the full traceback.
         local: whether it is a local file.

@@ -13,7 +13,7 @@ import pluggy
 
 from dfqbench.api.errors import DfqError, PluginError, unknown_name
 from dfqbench.api.method import FileOffer, Method, Offer, Quantizer
-from dfqbench.isolation import PLUGIN_FAILURES, local_module_name, rollback_imports
+from dfqbench.isolation import PLUGIN_FAILURES, kept_folder, local_module_name, rollback_imports
 from dfqbench.plugins.contract import checked_method, checked_quantizer
 from dfqbench.plugins.offers import BrokenPlugin, LoadedFile, LoadedOffer, Origin, one_line
 
@@ -149,18 +149,24 @@ class Plugins:
         raise unknown_name(what, name, offers)
 
     def record_finished(self, record: Mapping[str, Any]) -> list[BrokenPlugin]:
-        """Call every plugin's `dfqbench_record_finished`, each with its own copy of the record.
+        """Call every plugin's `dfqbench_record_finished` (`observe`)."""
+        return self.observe("record_finished", record=dict(record))
+
+    def observe(self, hook: str, **facts: object) -> list[BrokenPlugin]:
+        """Call every plugin's `dfqbench_progress` or `dfqbench_record_finished`, each with its own copy of the facts.
 
         Returns:
             The failures; they do not stop the other plugins.
         """
         failed = []
         for source, manager in self._managers:
+            call = getattr(manager.hook, f"dfqbench_{hook}")
             try:
-                with rollback_imports(""):
-                    manager.hook.dfqbench_record_finished(record=copy.deepcopy(dict(record)))
+                if call.get_hookimpls():
+                    with kept_folder():
+                        call(**copy.deepcopy(facts))
             except PLUGIN_FAILURES as error:
-                failed.append(BrokenPlugin.of(source, "record_finished", error))
+                failed.append(BrokenPlugin.of(source, hook, error))
         return failed
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
-from dfqbench.run.execute.events import Event, Phase, PhaseStarted
+from dfqbench.run.execute.events import Event, Phase, PhaseStarted, Progress
 from dfqbench.run.execute.job import MOST_STUDENTS, Executor, OnEvent, Slot
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.plan.estimate import History
 from dfqbench.run.schedule.cell_run import evaluate_cached, run_job
+from dfqbench.run.schedule.observers import Observers
 from dfqbench.run.schedule.progress import Display
 from dfqbench.run.schedule.queue import Lease, Queue
 from dfqbench.run.schedule.run_environment import RunEnvironment
@@ -58,7 +59,8 @@ class Scheduler:
         self._display = display
         self._history = history
         self._cancellation = cancellation or Cancellation()
-        self._queue = Queue(env, len(executor.slots), self._add)
+        self._observers = Observers(env.plugins, display.say, self._cancellation, in_thread=not executor.in_process)
+        self._queue = Queue(env, len(executor.slots), self._count)
         self._saved: set[str] = set()
         self._records: dict[int, Record] = {}
         self._summary = Summary()
@@ -86,12 +88,13 @@ class Scheduler:
         self._queue.fill(left)
         if self._env.rules.fresh:
             self._queue.remove_earlier()
-        self._evaluate_cached()
-        self._saved = self._env.saved_sources(self._queue.waiting)
-        if self._executor.in_process:
-            self._run_one_by_one()
-        else:
-            self._run_in_threads()
+        with self._observers.working():
+            self._evaluate_cached()
+            self._saved = self._env.saved_sources(self._queue.waiting)
+            if self._executor.in_process:
+                self._run_one_by_one()
+            else:
+                self._run_in_threads()
         if self._storage_error is not None:
             raise self._storage_error
         return self._summarize(cells)
@@ -180,9 +183,12 @@ class Scheduler:
     def _run_lease(self, lease: Lease, slot: Slot) -> _Records | OSError:
         cells = list(lease.cells)
         view = self._display.begin(cells[0].label)
+        observed = self._env.new_record(cells[0], 0)
 
         def on_event(event: Event) -> None:
             self._queue.on_event(lease, event)
+            if isinstance(event, Progress):
+                self._observers.progress(observed, event)
             view.event(event)
 
         try:
@@ -209,13 +215,15 @@ class Scheduler:
                 self._add(cell, record)
 
     def _add(self, cell: Cell, record: Record) -> None:
+        self._count(cell, record)
+        self._observers.finished(record)
+
+    def _count(self, cell: Cell, record: Record) -> None:
         self._records[id(cell)] = record
         self._history.add(record)
         self._saved |= self._env.saved_sources([cell])
         left = self._history.estimate(self._queue.waiting, self._env.device, {}, self._saved)
         self._display.end(cell.label, record, left.seconds / len(self._executor.slots) if left.known else None)
-        for broken in self._env.plugins.record_finished(record.as_dict()):
-            self._summary.notes.append(f"plugin {broken.origin} failed in record_finished: {broken.message}")
         self._failures += record.status in FAULTY
         if self._env.rules.max_failures and self._failures >= self._env.rules.max_failures:
             self._cancellation.request("failures")

@@ -70,7 +70,7 @@ class HostContext:
         self.generator = torch.Generator(self.device)
         self.generator.manual_seed(self.seed("generator"))
         self._nan_check = NonFiniteCheck(f"loss in {self.phase}", self.device)
-        self._last_report = 0.0
+        self._last_report = self._last_scalars = 0.0
         self._total = 0
         self._offers_states = False
 
@@ -134,8 +134,11 @@ class HostContext:
         if reading:
             self._nan_check.check()
         now = time.monotonic()
-        if now - self._last_report >= self.report_every or step in {1, total}:
+        # Reports with scalars are rarer, and do not wait for a step that is both due and a step of the check.
+        last = self._last_scalars if reading else self._last_report
+        if now - last >= self.report_every or step in {1, total}:
             self._last_report = now
+            self._last_scalars = now if reading else self._last_scalars
             # Scalars are read only together with the check, so that passing them costs no synchronization.
             self.report(step, total, {name: float(value) for name, value in scalars.items()} if reading else {})
         if self.checkpointer is not None and not self._offers_states and step > 1:

@@ -13,7 +13,7 @@ from dfqbench.api import FileOffer, Offer, hookimpl
 API = 1
 HERE = Path(__file__).parent
 LOG = "DFQBENCH_EXAMPLE_LOG"
-"""Environment variable that names a file to which a line a finished record is appended."""
+"""Environment variable that names a file to which a line a step and a finished record is appended."""
 
 
 @hookimpl
@@ -53,8 +53,18 @@ def dfqbench_claims() -> list[FileOffer]:
 
 
 @hookimpl
+def dfqbench_progress(cell: Mapping[str, Any], phase: str, step: int) -> None:
+    """Appends method, phase and step of a cell under way to a file, where one is named."""
+    _append(cell["method"], phase, step)
+
+
+@hookimpl
 def dfqbench_record_finished(record: Mapping[str, Any]) -> None:
     """Appends method and status of every finished cell to a file, where one is named."""
+    _append(record["method"], record["status"])
+
+
+def _append(*facts: object) -> None:
     if LOG in os.environ:
         with Path(os.environ[LOG]).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps([record["method"], record["status"]]) + "\n")
+            stream.write(json.dumps(facts) + "\n")
