@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +31,8 @@ POINTS = {
     "evaluation": ("open:student.json",),
 }
 """Points by kind of kill: `phase:step` of the toy method, or `operation:file`."""
+SHARED = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+"""A folder that confined workers may change, too."""
 log = logging.getLogger(__name__)
 
 
@@ -68,8 +72,7 @@ def kill_at_points(kills: Sequence[Kill], work: Path, reference: ToyRun) -> Repo
     report, left, number = Report(), list(kills), 0
     while left:
         number += 1
-        armed = work / f"armed-{number}"
-        armed.mkdir(parents=True)
+        armed = Path(tempfile.mkdtemp(prefix="dfqbench-armed-", dir=SHARED))
         for index, kill in enumerate(left):
             (armed / f"{index:03d}.json").write_text(json.dumps(asdict(kill)), encoding="utf-8")
         run = ToyRun(work / f"out-{number}", reference.grid)
@@ -80,6 +83,7 @@ def kill_at_points(kills: Sequence[Kill], work: Path, reference: ToyRun) -> Repo
             report.inspect(run, finished)
         report.compare(run, reference)
         fired = {int(path.stem) for path in armed.glob("*.fired")}
+        shutil.rmtree(armed)
         report.injected.update(left[index].kind for index in sorted(fired))
         log.info("run %d: %d kills, complete again", number, len(fired))
         if not fired:
