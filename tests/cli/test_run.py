@@ -66,7 +66,7 @@ def test_last_lines_name_table_page_and_next_step(finish: Any) -> None:
     table, page, following = finish("--grid", "w4a4", "--on", "digits", "--methods", "noise")
     assert table == "table: results/runs/w4a4/table.txt, also as .md and .csv"
     assert page == "page: dfqbench report w4a4 --open"
-    assert following.startswith("next: another width, --bits w3a3@gdfq; real data, dfqbench fetch cifar10 ")
+    assert following.startswith("next: another width, --bits w3a3@gdfq; real data, dfqbench fetch cifar10, then")
 
 
 def test_grid_that_is_the_default_can_be_named(finish: Any) -> None:
@@ -81,7 +81,7 @@ def test_page_outside_the_usual_folder_is_named_by_its_path(finish: Any, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "step"),
     [
-        (("--grid", "smoke"), "schedules long enough for numbers, dfqbench run --grid w4a4"),
+        (("--grid", "smoke"), "schedules long enough for numbers, dfqbench run --grid first"),
         (("--grid", "w4a4", "--bits", "w2a2@deploy"), "another width, --bits w4a4@deploy; real data"),
         (("--grid", "w4a4", "--bits", "w32a32"), "another width, --bits w4a4@gdfq; real data"),
         (("--grid", "bits"), "real data"),
