@@ -11,7 +11,7 @@ from torch import nn
 
 from attempts import Live, host_context
 from dfqbench.quant import Student, parse_scheme, prepare
-from dfqbench.run.schedule.cell_run import add_curve
+from dfqbench.run.schedule.measured import add_curve
 from dfqbench.run.store.record import Record, Snapshot
 from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, part_of
 from dfqbench.run.worker.clock import Clock
