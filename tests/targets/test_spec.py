@@ -57,4 +57,4 @@ def test_guarded_paths_cover_links_and_digits(tmp_path: Path) -> None:
     digits = digits_file()
     assert digits is not None
     assert digits.is_file()
-    assert digits in guarded_paths(DatasetSpec("digits", "digits", None, None, 10))
+    assert digits.parent in guarded_paths(DatasetSpec("digits", "digits", None, None, 10))

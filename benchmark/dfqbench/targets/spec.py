@@ -89,7 +89,9 @@ def digits_file() -> Path | None:
 
 def guarded_paths(dataset: DatasetSpec) -> tuple[Path, ...]:
     """Return the files and folders that plugin code must not open, as written and with symbolic links resolved."""
-    paths = [dataset.evaluate, dataset.train, digits_file() if dataset.kind == "digits" else None]
+    digits = digits_file() if dataset.kind == "digits" else None
+    # scikit-learn opens other files of the same folder first.
+    paths = [dataset.evaluate, dataset.train, None if digits is None else digits.parent]
     if dataset.kind == "imagenet-folder":
         # Folders of classes may be links.
         folders = [path for path in paths if path is not None and path.is_dir()]

@@ -23,7 +23,6 @@ from dfqbench.hookspecs import ENTRY_POINTS
 from dfqbench.models.spec import ModelSpec
 from dfqbench.run.execute.job import Job
 from dfqbench.run.worker.landlock import landlock_version, restrict, without
-from dfqbench.targets.spec import digits_file
 
 Result = TypeVar("Result")
 LANDLOCK = "landlock"
@@ -53,7 +52,7 @@ class Confinement:
             return
         self._free_thread = ThreadPoolExecutor(1, thread_name_prefix="host")
         self._free_thread.submit(os.getpid).result()  # it starts with its first task
-        excluded = {path.resolve() for path in (*map(Path, filter(None, (*job.guarded, job.run))), *_data_of_sklearn())}
+        excluded = {Path(path).resolve() for path in (*job.guarded, job.run) if path}
         readable, split = without(_readable(job), excluded)
         try:
             restrict(readable, _writable(job), split)
@@ -100,8 +99,3 @@ def _editable_projects() -> Iterator[Path]:
         facts = json.loads(text) if text else {}
         if facts.get("dir_info", {}).get("editable"):
             yield Path(unquote(urlparse(facts["url"]).path))
-
-
-def _data_of_sklearn() -> tuple[Path, ...]:
-    file = digits_file()
-    return () if file is None else (file.parent,)
