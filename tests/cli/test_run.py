@@ -82,7 +82,7 @@ def test_page_outside_the_usual_folder_is_named_by_its_path(finish: Any, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "step"),
     [
-        (("--grid", "smoke"), "schedules long enough for numbers, dfqbench run --grid w4a4"),
+        (("--grid", "smoke"), "schedules long enough for numbers, dfqbench run --grid first"),
         (("--grid", "w4a4", "--bits", "w2a2@deploy"), "another width, --bits w4a4@deploy; real data"),
         (("--grid", "w4a4", "--bits", "w32a32"), "another width, --bits w4a4@gdfq; real data"),
         (("--grid", "bits"), "real data"),
