@@ -90,7 +90,7 @@ def test_bad_record_is_named(call: Call, tmp_path: Path, content: str | bytes, p
 
 
 def test_message_is_one_line_of_limited_length(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise DfqError("a\nb\x1b[31m\u202e" + "x" * 10**6, "é")
 
     monkeypatch.setattr("dfqbench.cli.main.build_app", lambda: fail)

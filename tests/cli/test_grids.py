@@ -7,7 +7,7 @@ from tests.cli.calls import Call
 
 def test_list(call: Call) -> None:
     rows = {row["name"]: row for row in call("grids", "list", "--json").json}
-    assert set(rows) == {"smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
+    assert set(rows) == {"first", "smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
     assert rows["smoke"]["schemes"] == ["w4a4@gdfq"]
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert "w8a8@gdfq, w5a5@gdfq" in call("grids", "list").out

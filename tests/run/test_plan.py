@@ -128,17 +128,17 @@ def test_digits_has_its_own_default_budget() -> None:
 
 
 def test_plan_notes_the_steps_of_a_shortened_budget() -> None:
-    (note,) = plan_of("noise", "w4a4").notes
+    (note,) = plan_of("noise", "w4a4").shortened
     assert note.startswith("budget smoke is short: 20 generator and student steps for 80,000 published ones")
-    assert plan_of("noise", "w4a4", budget="paper").notes == []
+    assert plan_of("noise", "w4a4", budget="paper").shortened == []
 
 
 def test_preset_first_has_two_networks_every_method_and_controls_under_both_quantizers() -> None:
     grid = load_grid("first", load_plugins())
-    assert grid.methods == ("*", "real", "noise+distill", "real+distill")
-    cells = plan_of("*,real,noise+distill,real+distill", grid="first").cells
+    assert grid.methods == ("*", "real", "noise+distill:gdfq", "real+distill:gdfq")
+    cells = plan_of("*,real,noise+distill:gdfq,real+distill:gdfq", grid="first").cells
     labels = {cell.choice.label for cell in cells}
-    assert labels >= {"zeroq", "gdfq", "noise", "real", "noise+distill:intraq", "real+distill:intraq"}
+    assert labels >= {"zeroq", "gdfq", "noise", "real", "noise+distill:gdfq", "real+distill:gdfq"}
     assert len(cells) == 2 * 2 * len(labels)
     assert {cell.model_name for cell in plan_of("*", grid="w4a4", on="digits").cells} == {"digits:resnet8"}
 

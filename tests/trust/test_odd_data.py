@@ -283,7 +283,7 @@ def test_network_of_torchvision_needs_three_channels() -> None:
 
 def test_diagnose_shows_what_it_cannot_write(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_record(tmp_path, "one", "aaa", label="zeroq", source_images=64)
-    (model,) = Catalogue.discover([]).models("digits")
+    model = Catalogue.discover([]).models("digits")[0]
     assert isinstance(model, ModelSpec)
     (folder / "student.json").write_text(json.dumps({"model": model.as_dict()}))
     save_file({"images": torch.randn(64, 1, 8, 8), "labels": torch.arange(64) % 10}, folder / "images.safetensors")

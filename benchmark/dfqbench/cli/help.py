@@ -10,13 +10,13 @@ from typer.core import TyperCommand, TyperGroup
 OPTIONS = {
     "Selection": (
         *("--grid", "--on", "--models", "--methods", "--bits", "--seeds", "--set", "--budget", "--limit"),
-        *("--model", "--method"),
+        *("--model", "--method", "--controls"),
     ),
     "What to print": ("--format", "--rows", "--columns", "--value", "--vs", "--times", "--json"),
     "Data and places": ("--data", "--plugin", "--out", "--name"),
     "How to run it": (
         *("--device", "--jobs", "--executor", "--separate", "--exact", "--memory", "--oracle", "--time"),
-        *("--sample", "--seed", "--trust", "--again"),
+        *("--sample", "--seed", "--trust", "--again", "--track"),
     ),
     "Again, and limits": (
         *("--retry", "--fresh", "--any-environment", "--fail-fast", "--max-failures", "--time-limit"),

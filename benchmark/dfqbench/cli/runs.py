@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
+from dfqbench.models.identity import is_folder
 from dfqbench.run.store.run_folder import RunFolder, collection_paused, run_folders, unreadable
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def select(out: Path, run: str | None) -> Selection:
         names = {}
     if run in names:
         return Selection([names[run]], names[run].path, run)
-    if Path(run).is_dir():
+    if run and is_folder(Path(run)):
         return _at(Path(run))
     if names and os.sep not in run:
         raise unknown_name("run", run, names)
