@@ -17,15 +17,19 @@ from rich.console import Console
 from rich.text import Text
 from tests.report.browser import Browser, browsing, chromium
 
-from dfqbench.report.html.head import read_command
-
-WIDTH, HEIGHT = 1400, 1500  # of the report's picture
+WIDTH, HEIGHT = 1400, 1620  # of the report's picture
 COLUMNS = 106  # of the terminal
+VALUES = ("--value", "top1")  # of the table: the networks stand side by side
+FIRST_NETWORK = """
+const choice = document.querySelector('select');
+if (choice) { choice.selectedIndex = 1; choice.dispatchEvent(new Event('change')); }
+"""
 
 
 def shoot(browser: Browser, file: Path, element: str) -> bytes:
-    """Return the PNG of an element of a file, cut off at `HEIGHT`."""
+    """Return the PNG of an element of a file, cut off at `HEIGHT`, with the rows of the page's first network."""
     browser.open(file, WIDTH, HEIGHT)
+    browser.run(FIRST_NETWORK)
     box = browser.run(f"document.querySelector('{element}').getBoundingClientRect().toJSON()")
     clip = {key: box[key] for key in ("x", "y", "width")} | {"height": min(box["height"], HEIGHT), "scale": 1}
     shot = browser.send("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
@@ -53,7 +57,8 @@ def main(run: Path, folder: Path) -> None:
         sys.exit("no Chromium on the path; name one in DFQBENCH_CHROMIUM")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, browsing(program, Path(name)) as browser:
         table, page = Path(name) / "table.html", Path(name) / "report.html"
-        table.write_text(terminal(read_command(run), dfqbench("table", run)), encoding="utf-8")
+        command = " ".join(("dfqbench table", run.name, *VALUES))
+        table.write_text(terminal(command, dfqbench("table", run, *VALUES)), encoding="utf-8")
         dfqbench("report", run, "--to", str(page))
         for file, element in ((table, "svg"), (page, "main")):
             (folder / f"{file.stem}.png").write_bytes(shoot(browser, file, element))

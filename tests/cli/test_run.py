@@ -66,7 +66,8 @@ def test_last_lines_name_table_page_and_next_step(finish: Any) -> None:
     table, page, following = finish("--grid", "w4a4", "--on", "digits", "--methods", "noise")
     assert table == "table: results/runs/w4a4/table.txt, also as .md and .csv"
     assert page == "page: dfqbench report w4a4 --open"
-    assert following.startswith("next: another width, --bits w3a3@gdfq; real data, dfqbench fetch cifar10, then")
+    assert following.startswith("next: another width, --bits w3a3@gdfq; real data, dfqbench fetch cifar10 ")
+    assert following.endswith("pytorchcv:resnet20_cifar10, then --on cifar10 --models pytorchcv:resnet20_cifar10")
 
 
 def test_grid_that_is_the_default_can_be_named(finish: Any) -> None:

@@ -247,6 +247,7 @@ def test_fetch_pytorchcv_weights(server: Server, tmp_path: Path, monkeypatch: py
     fetch("pytorchcv:resnet20_cifar10", tmp_path, server.url)
     fetched = check_fetched(tmp_path, "cifar10", "resnet20_cifar10", model)
     assert (fetched.top1, fetched.card.input_size) == (94.03, (3, 32, 32))
+    assert fetched.card.std == (0.2023, 0.1994, 0.2010)  # that of its training, not CIFAR-10's own
 
     publish(content + b"x")
     with pytest.raises(DfqError, match="another SHA-1"):

@@ -200,8 +200,9 @@ def next_step(plan: Plan, run: str) -> str:
         bits = scheme.w_bits - 1 if 2 < scheme.w_bits <= 8 else 4
         steps.append(f"another width, --bits {replace(scheme, w_bits=bits, a_bits=bits).label}")
     if {cell.dataset.name for cell in plan.cells} == {QUICK_TARGET}:
-        fetch = "" if plan.others else "dfqbench fetch cifar10, then "
-        steps.append(f"real data, {fetch}--on {plan.others[0] if plan.others else 'cifar10'}")
+        network = "pytorchcv:resnet20_cifar10"
+        fetch = f"dfqbench fetch cifar10 {network}, then --on cifar10 --models {network}"
+        steps.append(f"real data, {f'--on {plan.others[0]}' if plan.others else fetch}")
     elif len({cell.seed for cell in plan.cells}) == 1:
         steps.append("the spread, --seeds 0-2")
     return "; ".join(steps) or f"measure the images, dfqbench diagnose {run}"

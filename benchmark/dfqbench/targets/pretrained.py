@@ -22,6 +22,8 @@ from dfqbench.targets.download import HubFile, mirrored
 
 TORCHVISION_WEIGHTS = "IMAGENET1K_V1"
 """The weights that papers start from (69.76 for ResNet-18); later ones were trained by another recipe."""
+_PYTORCHCV_CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""What pytorchcv's networks for CIFAR-10 and CIFAR-100 were trained with (its `cifar10_cls_dataset.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def _pytorchcv(name: str, network: Any, mirror: str | None) -> PretrainedWeights
     default = DEFAULT_CARDS[target]
     if getattr(network, "num_classes", None) != default.classes:
         raise UsageError(f"pytorchcv:{name} is for none of the targets", "fetch weights for ImageNet or CIFAR")
-    card = ModelCard((3, *network.in_size), default.mean, default.std, default.classes)
+    mean, std = (default.mean, default.std) if target == "imagenet" else _PYTORCHCV_CIFAR
+    card = ModelCard((3, *network.in_size), mean, std, default.classes)
     file = f"{name}-{error_value}-{sha1[:8]}.pth"
     url = mirrored(f"{store.imgclsmob_repo_url}/releases/download/{release}/{file}.zip", mirror)
     # The error in the name is top-1 for CIFAR (0597: 5.97 %), top-5 for ImageNet.
