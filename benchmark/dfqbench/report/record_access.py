@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from dfqbench.run.store.record import Error, Record
-from dfqbench.run.store.status import MEASURED
+from dfqbench.run.store.status import MEASURED, SHARED
 
 COLLAPSED = "collapsed"  # status of a measured student that guesses: a result, but never the best
 NOISE, REAL = "noise", "real"  # the two controls that every benchmark offers
@@ -22,6 +22,12 @@ _SELF_EXPLAINING = frozenset(
 def finished(record: Record) -> bool:
     """Return whether the record's numbers count."""
     return record.status in MEASURED and record.top1 is not None
+
+
+def shared_by_all(records: Iterable[Record]) -> frozenset[str]:
+    """Return the flags of shared hardware that every finished record has: the caption tells them, no footnote."""
+    flags = [frozenset(record.flags) for record in records if finished(record)]
+    return frozenset(SHARED).intersection(*flags) if flags else frozenset()
 
 
 def control_rank(record: Record) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from dfqbench.report.comparison.wilson import wilson_error
@@ -23,14 +23,14 @@ class Aggregate:
     notes: tuple[str, ...]  # for footnotes
 
 
-def aggregate(records: Sequence[Record], metrics: Sequence[Metric]) -> Aggregate:
-    """Aggregate the seeds of one method, model and scheme."""
+def aggregate(records: Sequence[Record], metrics: Sequence[Metric], in_caption: Set[str] = frozenset()) -> Aggregate:
+    """Aggregate the seeds of one method, model and scheme; flags `in_caption` get no footnote."""
     good = [record for record in records if finished(record)]
     bad = [record for record in records if not finished(record)]
     notes = [(record, f"{status_word(record)}: {reason(record)}") for record in bad]
     notes += [(record, "collapsed: no better than guessing") for record in good if record.status == COLLAPSED]
     texts = [f"seed {record.seed}: {note}" if len(records) > 1 else note for record, note in notes]
-    flags = sorted({flag for record in good for flag in record.flags})
+    flags = sorted({flag for record in good for flag in record.flags} - in_caption)
     if flags:
         texts.append(f"flagged: {', '.join(flags)}")
     images = good[0].dataset.n if good else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from dfqbench.api.budget import BUDGETS
 from dfqbench.report.comparison.ranks import Place
 from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.formatting import duration, value_range
 from dfqbench.report.metrics import coverage, in_cpu_seconds
-from dfqbench.report.record_access import finished, model_name, scheme_label, short_names
+from dfqbench.report.record_access import finished, model_name, scheme_label, shared_by_all, short_names
 from dfqbench.report.tables.labels import fidelity_notes
 from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.store.record import Record
@@ -200,15 +200,17 @@ def _cost(records: tuple[Record, ...]) -> str:
     return f"{len(records)} cells" + (f", {duration(sum(walls))} in all" if walls else "")
 
 
-def _shared(records: Iterable[Record]) -> list[str]:
+def _shared(records: Sequence[Record]) -> list[str]:
     """Return for each flag of shared hardware what the times of its cells are."""
     lines = []
+    everywhere = shared_by_all(records)
     for flag, why in SHARED.items():
         in_cpu = {in_cpu_seconds(record) for record in records if finished(record) and flag in record.flags}
         words = {True: "the CPU seconds of their one thread", False: "wall time, longer than alone"}
         times = [text for key, text in words.items() if key in in_cpu]
         if in_cpu:
-            lines.append(f"{flag}: {why}; synthesis and quantization of these cells are {', or '.join(times)}")
+            cells = "all" if flag in everywhere else "these"
+            lines.append(f"{flag}: {why}; synthesis and quantization of {cells} cells are {', or '.join(times)}")
     return lines
 
 

@@ -12,7 +12,7 @@ from dfqbench.report.literature.publication_index import PublicationIndex
 from dfqbench.report.literature.published import reference_lines
 from dfqbench.report.literature.verdict import Verdict, verdicts
 from dfqbench.report.metrics import Metric
-from dfqbench.report.record_access import finished, short_names
+from dfqbench.report.record_access import finished, shared_by_all, short_names
 from dfqbench.report.tables.aggregate import Aggregate, aggregate
 from dfqbench.report.tables.caption import caption, title
 from dfqbench.report.tables.pivot import Heading, Pivot
@@ -89,7 +89,8 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
     `hardware` holds words for the environments that records name; without `publications` nothing is compared.
     """
     metrics = pivot.layout.metrics
-    aggregates = {place: aggregate(records, metrics) for place, records in pivot.places.items()}
+    in_caption = shared_by_all(pivot.records)
+    aggregates = {place: aggregate(records, metrics, in_caption) for place, records in pivot.places.items()}
     ranks = _ranks(pivot, aggregates)
     models = short_names(pivot.models)
     columns = [_column_name(heading, models) for heading in pivot.columns]
