@@ -76,7 +76,6 @@ def test_other_cells_are_measured(records: dict[str, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("removes-attempt", "plugin code removed or replaced the attempt's folder; it may write to ctx.workdir only"),
         ("exits-well", "plugin code ended the process with status 0"),
         ("exits-with-text", "plugin code ended the process with status 1: text"),
         ("interrupts", "KeyboardInterrupt: no message"),
@@ -87,6 +86,13 @@ def test_other_cells_are_measured(records: dict[str, dict[str, Any]]) -> None:
 def test_accident_fails_its_cell(method: str, message: str, records: dict[str, dict[str, Any]]) -> None:
     record = records[method]
     assert (record["status"], record["error"]["message"], record["error"]["plugin"]) == ("failed", message, method)
+
+
+def test_removed_attempt_is_a_broken_rule(records: dict[str, dict[str, Any]]) -> None:
+    record = records["removes-attempt"]
+    assert record["status"] == "invalid"
+    assert "plugin code wrote into the results outside its folder" in record["error"]["message"]
+    assert "plugin code removed or replaced the attempt's folder; it may write to" in record["error"]["message"]
 
 
 def test_long_message_and_type_are_shortened(records: dict[str, dict[str, Any]]) -> None:
@@ -158,7 +164,7 @@ def test_damaged_folder_fails_its_cell(damage: str, plan: Plan, tmp_path: Path) 
 
 def test_run_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
     summary, records = inline("removes-run,noise")
-    assert [record["status"] for record in records] == ["failed", "ok"]
+    assert [record["status"] for record in records] == ["invalid", "ok"]
     assert len(summary.failed) == 1
     assert len(RunFolder(tmp_path / "out" / "smoke").records()) == 2
 
