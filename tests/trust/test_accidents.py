@@ -189,12 +189,12 @@ def test_processes_of_their_own_give_the_same_rows(call: Call, tmp_path: Path) -
     output = call("run", "--grid", "smoke", "--methods", methods, *plugin)
     assert output.status == 1
     assert "2 failed" in output.err
-    assert "records and tables: out/smoke" in output.err
+    assert "table: out/smoke/table.txt, also" in output.err
     assert "plugin code removed or replaced the attempt's folder" in output.err
     assert "plugin code ended the process with status 0" in output.err
     records = call("table", "--out", "out", "--format", "json").json
     assert {record["method"]: record["status"] for record in records} == {
-        "removes-attempt": "failed",
+        "removes-attempt": "invalid",
         "exits-well": "failed",
         "working-folder": "ok",
     }

@@ -179,8 +179,8 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
 
 def _print_next(folder: RunFolder, plan: Plan, out: Path, *, complete: bool) -> None:
     """Print where the table is, how to get the page, and of a complete run what to try next and what others lack."""
-    run = folder.name if out == DEFAULT_OUT else shlex.quote(str(folder.path))
-    lines = [f"table: {folder.path / 'table.txt'}, also as .md and .csv", f"page: dfqbench report {run} --open"]
+    run = folder.name if out == DEFAULT_OUT else shlex.quote(str(folder.shown))
+    lines = [f"table: {folder.shown / 'table.txt'}, also as .md and .csv", f"page: dfqbench report {run} --open"]
     if complete:
         lines += [f"next: {next_step(plan, run)}", *plan.notes]
     for line in lines:
