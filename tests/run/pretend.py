@@ -128,7 +128,9 @@ def run_smoke(
     """A whole run of the `smoke` grid."""
     plugins = load_plugins(plugin_files)
     plan = plan_of(methods, bits, plugins, limit=limit, settings=settings)
-    return run_plan(plan, plugins, Options(out, None, "cpu", **options), Console(quiet=True), cancellation)[0]
+    return run_plan(
+        plan, plugins, Options(out, None, "cpu", **{"jobs": 1} | options), Console(quiet=True), cancellation
+    )[0]
 
 
 def done(**result: Any) -> Outcome:

@@ -25,7 +25,7 @@ def run(out: Path, *arguments: str, data: Path | None = None) -> subprocess.Comp
     environment = {key: value for key, value in os.environ.items() if key != "DFQBENCH_DATA"}
     if data is not None:
         environment["DFQBENCH_DATA"] = str(data)
-    command = [sys.executable, "-m", "dfqbench", "run", "--out", str(out), *arguments]
+    command = [sys.executable, "-m", "dfqbench", "run", "--out", str(out), "--jobs", "1", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
 
 
@@ -169,7 +169,7 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     assert "set depends_on_bits = True" in found["asks-for-bits"]["error"]["message"]
     assert "plugin_student" in found["own-student"]["flags"]
     assert "0.0 % of the multiply-accumulates, not " in found["own-student"]["error"]["message"]
-    assert "digits.csv.gz" in found["opens-data"]["error"]["message"]
+    assert "plugin code opened real data" in found["opens-data"]["error"]["message"]
     assert "--retry" in done.stderr
     log = next((tmp_path / "smoke" / "cells" / found["exits"]["cell_id"]).glob("attempt-1/log.txt"))
     assert "last words of the plugin" in log.read_text()
@@ -177,7 +177,7 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_signals_end_a_run_in_good_order(tmp_path: Path) -> None:
     arguments = ("--grid", "smoke", "--methods", "slow,noise", "--plugin", str(PLUGINS / "faulty" / "misbehaves.py"))
-    command = [sys.executable, "-m", "dfqbench", "run", "--out", str(tmp_path), *arguments]
+    command = [sys.executable, "-m", "dfqbench", "run", "--out", str(tmp_path), "--jobs", "1", *arguments]
     for attempt, (number, status) in enumerate(((signal.SIGTERM, 3), (signal.SIGINT, 130)), start=1):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             while not list(tmp_path.glob(f"smoke/cells/*/attempt-{attempt}/work")) and process.poll() is None:
