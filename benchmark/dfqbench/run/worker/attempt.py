@@ -190,8 +190,10 @@ class Attempt:
         packages = {type(self.method).__module__.partition(".")[0]}
         load = partial(load_source, Path(self._job.source), self._device, self._job.accepted_environment, packages)
         if self._job.method == REAL:
-            # The host reads the control's images.
+            # The host reads the control's images, as a part of the setup.
+            begin = time.monotonic()
             saved = self.confinement.outside(load)
+            self.accounting.clock.seconds["setup"] += time.monotonic() - begin
         else:
             with self._guard.watching():
                 saved = load()
