@@ -70,8 +70,11 @@ class Plugins:
             params: parameters of the quantizer; range rules are among their values.
         """
         used = [self.methods.get(method), self.quantizers.get(quantizer), self.models.get(family)]
-        used += [self.range_rules.get(value) for value in params.values() if isinstance(value, str)]
-        return {offer.origin for offer in used if offer is not None}
+        return {offer.origin for offer in (*used, *self.range_rules_in(params)) if offer is not None}
+
+    def range_rules_in(self, params: Mapping[str, Any]) -> list[LoadedOffer]:
+        """Return the range rules that parameters of a quantizer name."""
+        return [offer for name, offer in self.range_rules.items() if name in params.values()]
 
     def install(
         self,

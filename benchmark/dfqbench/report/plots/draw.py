@@ -67,7 +67,7 @@ def draw_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -
 
 
 def iter_plots(records: Sequence[Record], kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Plot]:
-    """Draw the same plots one after the other, each when it is asked for."""
+    """Draw the same plots one after the other, each when the caller takes it."""
     import matplotlib as mpl
 
     chosen = list(dict.fromkeys(kinds))

@@ -206,9 +206,7 @@ def _quantizer(name: str, recipe: str | None, default: str | None, grid: Grid, p
     params = params_dict(build_params(cls.params_type, _recipe(cls, recipe) | grid.settings_for(name), name))
     defaults = params_dict(build_params(cls.params_type, _recipe(cls, default), name))
     # The code of a plugin's range rule decides the student, too.
-    rules = [
-        rule for name, rule in plugins.range_rules.items() if name in params.values() and rule.origin != "dfqbench"
-    ]
+    rules = [rule for rule in plugins.range_rules_in(params) if rule.origin != "dfqbench"]
     code = "+".join(source_hash(source_files(part.load, part.path)) for part in (offer, *rules))
     return Part(name, _version(offer), code, params, _changed(params, defaults))
 

@@ -168,7 +168,8 @@ class CellRun:
         self._record = env.new_record(cell, number)
         self._request = env.request(cell, self.folder)
         self._outcome: Outcome | None = None
-        self._wall, self._discarded = 0.0, False
+        self._wall = 0.0
+        self._discarded = False
 
     def prepare(self) -> bool:
         """Measure the full-precision network, and make the real-data control's images; return False if that failed."""

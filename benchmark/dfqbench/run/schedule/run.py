@@ -101,8 +101,8 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
             if isinstance(executor, LocalExecutor):
                 # Fail before anything is begun where the device is missing.
                 executor.evaluator(executor.slots[0]).start()
-        estimate = timed_estimate(left, history, env, executor, display.say).at_once(len(executor.slots))
-        slots = min(len(executor.slots), max(len(runnable), 1))
+        slots = len(executor.slots)
+        estimate = timed_estimate(left, history, env, executor, display.say).at_once(slots)
         where = f"{len(plan.cells)} cells on {options.device}" + (f", {slots} at once" if slots > 1 else "")
         finished = len(plan.cells) - len(left)
         done = f", {finished} finished before" if finished else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Set
+from functools import cache
 from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -100,12 +101,17 @@ def _allow(ruleset: int, path: Path, access: int) -> None:
         os.close(parent)
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _syscall(*arguments: object) -> int:
     return _syscall_of("syscall", *arguments)
 
 
 def _syscall_of(function: str, *arguments: object) -> int:
-    result = int(getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments))
+    result = int(getattr(_libc(), function)(*arguments))
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
