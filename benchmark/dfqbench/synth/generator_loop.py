@@ -16,7 +16,7 @@ from dfqbench.synth.attention import FeatureMaps
 from dfqbench.synth.augment import crop_and_flip
 from dfqbench.synth.generators import Condition, Draw, Generator, class_condition
 from dfqbench.synth.nan_check import NonFiniteCheck
-from dfqbench.synth.params import GeneratorParams, is_large
+from dfqbench.synth.params import GeneratorParams, batch_size, is_large
 from dfqbench.synth.statistics import BatchNormStatistics
 from dfqbench.synth.terms import GeneratorPass, LossTerm
 from dfqbench.synth.training_schedule import generator_schedule
@@ -32,6 +32,8 @@ class GeneratorSource:
         generator: the network that makes the images.
         terms: the losses with a weight.
         steps: updates so far.
+        batch_size: images of a published step.
+        training_steps: steps of the published schedule under the cell's budget.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class GeneratorSource:
         self._draw = draw or class_condition(latent, ctx.card.classes)
         self._params = params
         self._schedule = generator_schedule(ctx, params)
+        self.batch_size = batch_size(params, ctx.card)
+        self.training_steps = self._schedule.total
         self._parameters = list(self.generator.parameters())
         seed = ctx.seed(what, "conditions")
         # A separate stream, so that drawing images does not change the training.

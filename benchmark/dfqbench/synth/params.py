@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from dfqbench.api import param
+from dfqbench.api import ModelCard, param
 
 GDFQ = "released code (GDFQ)"
 """Source of most values."""
@@ -31,6 +31,14 @@ class GeneratorParams:
     beta2: NonNegativeFloat = param(0.999, help="Adam's decay of the second moment", source=GDFQ)
     epochs: PositiveInt = param(400, help="epochs in all, before the budget", source=GDFQ, unit="epochs")
     iterations: PositiveInt = param(200, help="generator steps of an epoch", source=GDFQ, unit="steps")
+    batch: PositiveInt = param(200, help="images of a generator step", source=GDFQ, unit="images")
+    batch_few_classes: PositiveInt = param(
+        200,
+        help="the same for inputs up to 64 pixels and at most ten classes",
+        source="inferred: GDFQ's CIFAR-100 value",
+        unit="images",
+    )
+    batch_large: PositiveInt = param(16, help="the same for larger inputs", source=GDFQ, unit="images")
     lr_steps: tuple[int, ...] = param(
         (100, 200, 300), help="epochs at which the learning rate decays", source=GDFQ, unit="epochs"
     )
@@ -77,6 +85,13 @@ SMALL_INPUT = 64
 """Largest image side, in pixels, with a recipe's CIFAR values; larger images take its ImageNet values."""
 FEW_CLASSES = 10
 """Most classes with a recipe's CIFAR-10 values, where they differ from its CIFAR-100 values."""
+
+
+def batch_size(params: GeneratorParams, card: ModelCard) -> int:
+    """Return the images of a generator step for a teacher with this card."""
+    if is_large(card.input_size):
+        return params.batch_large
+    return params.batch_few_classes if card.classes <= FEW_CLASSES else params.batch
 
 
 def is_large(input_size: tuple[int, int, int]) -> bool:
