@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dfqbench.api import Batch, Context, Fidelity, Method, Offer, Quantizer, Requires, SampleSource, hookimpl, param
 
@@ -24,6 +24,8 @@ class _Chance:
     shape: tuple[int, ...]
     fails_at: int
     steps: int = 0
+    batch_size: ClassVar[int] = 8
+    training_steps: ClassVar[int] = 20
 
     def sample(self, size: int) -> Batch:
         import torch

@@ -91,6 +91,9 @@ class OddState(_Base):
 class _Drifting:
     """A live source that has taken steps of its own before it is returned."""
 
+    batch_size = 16
+    training_steps = 10
+
     def __init__(self, mean: Tensor, ctx: Context) -> None:
         import torch
 

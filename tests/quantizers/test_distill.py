@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Batch, Budget, NonFiniteError, UsageError, budget_named
+from dfqbench.api import Batch, Budget, NonFiniteError, PluginError, UsageError, budget_named
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.quantizers.distill import Distill
 from dfqbench.quantizers.distill_loop import Distillation
@@ -18,6 +19,7 @@ from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
 
 PARAMS = DistillParams(lr=1e-2, batch=16, batch_few_classes=16)
+HARD, SOFT = torch.zeros(16, dtype=torch.int64), torch.full((16, 4), 0.25)
 
 
 def _images(count: int = 32) -> Tensor:
@@ -35,6 +37,9 @@ def _run(params: DistillParams = PARAMS, source: Any = None, **kwargs: Any) -> t
 
 class Recording:
     """A live source that says who asked for what; its batches are numbered."""
+
+    batch_size = 16
+    training_steps = 30
 
     def __init__(self) -> None:
         self.steps = 0
@@ -171,13 +176,61 @@ def test_a_small_fixed_source_is_used_whole() -> None:
 def test_batch_sizes(card: Any, size: int) -> None:
     ctx = _context(card=card)
     teacher = toy_network(classes=card.classes, size=card.input_size[1])
-    run = Distillation(teacher, Recording(), [ctx], Distill.recipes["clusterq"])
+    images = torch.zeros((512, *card.input_size))
+    run = Distillation(teacher, FixedSource(images), [ctx], Distill.recipes["clusterq"])
     assert run.size == size
+    live = Distillation(teacher, Recording(), [ctx], Distill.recipes["clusterq"])
+    assert live.size == Recording.batch_size
+
+
+def test_generator_keeps_its_batch_and_its_number_of_steps() -> None:
+    class Long(Recording):
+        batch_size, training_steps = 24, 50
+
+    class Short(Recording):
+        training_steps, drawn = 12, 0
+
+        def sample(self, size: int) -> Batch:
+            self.drawn += 1
+            return Batch(torch.zeros((size, 3, 8, 8)), torch.zeros(size, dtype=torch.int64))
+
+    long, short = Long(), Short()
+    sizes: list[int] = []
+    teacher = toy_network()
+    teacher.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
+    ctx = _context()
+    student = Distill(PARAMS).quantize(teacher, long, ctx)
+    assert (long.steps, long.sizes) == (50, [24] * 50)
+    assert long.students[:20] == [None] * 20
+    assert long.students[20:] == [student] * 30
+    assert sizes == [16] * 20  # the recipe's part of a batch, in the steps that train the student
+    assert ctx.steps == [(step, 50) for step in range(1, 51)]
+    Distill(PARAMS).quantize(toy_network(), short, _context())
+    assert (short.steps, short.drawn) == (12, 18)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda _: torch.full((16,), 4), "do not fit 16 images and 4 classes"),
+        (lambda _: torch.zeros(16), "do not fit"),
+        (lambda _: torch.zeros(16, 3), "do not fit"),
+        (lambda step: HARD if step > 3 else SOFT, "soft and hard"),
+        (lambda step: SOFT if step > 3 else HARD, "soft and hard"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Callable[[int], Tensor | None], message: str) -> None:
+    class Wrong(Recording):
+        def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
+            return Batch(super().train_step(size, student).images, labels(self.steps))
+
+    with pytest.raises(PluginError, match=message):
+        _run(source=Wrong())
 
 
 def test_recipes_differ_where_they_should() -> None:
     recipes: dict[str, DistillParams] = dict(Distill.recipes)
-    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq"}
+    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"}
     assert recipes["gdfq"] == DistillParams()
     assert (recipes["gdfq"].reduction, recipes["gdfq"].alpha) == ("mean", 1.0)
     assert (recipes["clusterq"].reduction, recipes["clusterq"].warmup_epochs) == ("batchmean", 10)
@@ -187,10 +240,14 @@ def test_recipes_differ_where_they_should() -> None:
     # Each image of each step is cropped to at least half of its area and flipped (IntraQ's data set).
     assert (recipes["intraq"].augment_share, recipes["intraq"].augment_scale) == (1.0, 0.5)
     assert {name for name, recipe in recipes.items() if recipe.augment_share} == {"intraq"}
-    assert Distill.default_recipe == "intraq"
+    dffg, intraq = recipes["dffg"], recipes["intraq"]
+    assert (dffg.alpha, dffg.temperature, dffg.reduction) == (intraq.alpha, intraq.temperature, intraq.reduction)
+    assert (dffg.lr, dffg.lr_large, dffg.lr_steps, dffg.epochs) == (1e-5, 1e-6, (100,), 150)
+    assert (dffg.batch, dffg.batch_few_classes, dffg.batch_large) == (64, 64, 4)
+    assert Distill.default_recipe == "dffg"
 
 
-@pytest.mark.parametrize("recipe", ["gdfq", "clusterq", "kmdfq", "temporal", "intraq"])
+@pytest.mark.parametrize("recipe", ["gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"])
 def test_every_recipe_runs(recipe: str) -> None:
     _, ctx = _run(Distill.recipes[recipe])
     assert ctx.steps[-1][0] == ctx.steps[-1][1] == len(ctx.steps)

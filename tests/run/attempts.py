@@ -63,6 +63,9 @@ class Endless:
 class Live(Endless):
     """A source that learns; its batches are filled with their number."""
 
+    batch_size = 16
+    training_steps = 30
+
     steps = 0
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:

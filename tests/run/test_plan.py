@@ -71,7 +71,7 @@ def test_identities_depend_on_what_decides_the_result(change: dict[str, Any], sa
         ("gdfq", ["distill.alpha=3.5"], ((), ("alpha",))),
         ("gdfq+distill:gdfq", [], ((), ())),
         ("zeroq+distill", [], ((), ())),
-        ("zeroq+distill:intraq", [], ((), ())),
+        ("zeroq+distill:dffg", [], ((), ())),
         ("real", [], ((), ())),
         ("real", ["real.images=32"], (("images",), ())),
     ],
@@ -79,6 +79,16 @@ def test_identities_depend_on_what_decides_the_result(change: dict[str, Any], sa
 def test_changed_parameters(methods: str, settings: list[str], changed: tuple[tuple[str, ...], ...]) -> None:
     cell = cell_of(methods, settings=settings)
     assert (cell.method.changed, cell.quantizer.changed) == changed
+
+
+def test_crosses_make_equally_many_images() -> None:
+    def images(methods: str, *settings: str) -> object:
+        return cell_of(methods, settings=list(settings)).method.params["images"]
+
+    assert [images(name) for name in ("zeroq", "noise", "zeroq+calibrate")] == [64] * 3
+    assert [images(f"{name}+distill") for name in ("zeroq", "noise", "real")] == [1024] * 3
+    assert images("zeroq+distill:gdfq") == 1024
+    assert images("zeroq+distill", "zeroq.images=128") == 128
 
 
 def test_another_recipe_changes_parameters(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ class Batch:
     labels: Tensor | None = None
     teacher_logits: Tensor | None = None
 
+    def first(self, size: int) -> Batch:
+        """Return the first `size` images, or all if there are fewer."""
+        labels = None if self.labels is None else self.labels[:size]
+        logits = None if self.teacher_logits is None else self.teacher_logits[:size]
+        return Batch(self.images[:size], labels, logits)
+
 
 @runtime_checkable
 class SampleSource(Protocol):
@@ -42,9 +48,19 @@ class SampleSource(Protocol):
 class LiveSource(SampleSource, Protocol):
     """A source with a generator that is trained together with the student.
 
+    Size of the batch and number of steps are the source's own, under every recipe. A quantizer with fewer steps first
+    trains the generator alone, and a smaller batch is a part of the generator's.
+
     If no loss of the source uses the student, set the attribute `needs_student = False`: one generator can then serve
     the students of several bit-widths in one loop, and `train_step` is called without a student.
+
+    Attributes:
+        batch_size: images of a training step.
+        training_steps: steps of the whole training, under the budget of the cell.
     """
+
+    batch_size: int
+    training_steps: int
 
     def train_step(self, size: int, student: nn.Module | None = None) -> Batch:
         """Update the generator once and return the batch generated *before* the update.

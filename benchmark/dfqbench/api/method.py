@@ -104,6 +104,8 @@ class Quantizer(ABC):
         params_type: frozen dataclass of hyper-parameters.
         recipes: named parameter values; the first is the default if `default_recipe` is empty.
         default_recipe: recipe of a cross `method+name` that names none.
+        cross_images: images that a cross makes of a fixed source whose parameters have `images`, so that all have
+            equally many; None: as many as the method makes by itself.
         trains: whether it trains the student; if not, the students of all bit-widths are made one after the other in
             one process.
     """
@@ -114,6 +116,7 @@ class Quantizer(ABC):
     params_type: ClassVar[type[Any]] = NoParams
     recipes: ClassVar[Mapping[str, Any]] = {}
     default_recipe: ClassVar[str] = ""
+    cross_images: ClassVar[int | None] = None
 
     def __init__(self, params: Any) -> None:
         self.params = params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -120,7 +121,20 @@ def _resolved(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
     if choice.quantizer not in plugins.quantizers:
         raise unknown_name("quantizer", choice.quantizer, plugins.quantizers)
     full = _with_recipe(choice.method, choice.quantizer, choice.recipe, plugins)
-    return MethodChoice(choice.method) if _own_quantizer(choice.method, plugins) == full else full
+    same = _own_quantizer(choice.method, plugins) == full and not cross_images(full, plugins)
+    return MethodChoice(choice.method) if same else full
+
+
+def cross_images(choice: MethodChoice, plugins: Plugins) -> dict[str, int]:
+    """Return `{"images": N}` where a cross makes another number of images than the method does by itself, else `{}`.
+
+    Crosses with one quantizer have equally many images of every fixed source (`Quantizer.cross_images`).
+    """
+    if choice.quantizer is None or choice.method == REAL:
+        return {}
+    images = plugins.quantizer_class(choice.quantizer).cross_images
+    own = {field.name: field.default for field in dataclasses.fields(plugins.method_class(choice.method).params_type)}
+    return {"images": images} if images is not None and own.get("images", images) != images else {}
 
 
 def _own_quantizer(method: str, plugins: Plugins) -> MethodChoice | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.method import Quantizer
@@ -30,21 +30,6 @@ class CalibrateParams:
     )
     range_rule: str = param(
         "minmax", help="range rule: `minmax`, from zero, or one that a plugin offers", source="released code (ZeroQ)"
-    )
-    generator_steps: NonNegativeInt = param(
-        80_000,
-        help="steps for which a live source trains alone before it is drawn from; scaled by the budget",
-        source="released code (GDFQ: 400 epochs of 200 iterations)",
-        unit="steps",
-    )
-    generator_batch: PositiveInt = param(
-        200,
-        help="batch of a live source trained alone, for inputs up to 64 pixels",
-        source="released code (GDFQ)",
-        unit="images",
-    )
-    generator_batch_large: PositiveInt = param(
-        16, help="the same for larger inputs", source="released code (GDFQ)", unit="images"
     )
 
     def __post_init__(self) -> None:
@@ -79,15 +64,12 @@ class Calibrate(Quantizer):
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
     ) -> Sequence[Student | None]:
         """Make one student for each context from the same images; arguments as in `quantize`."""
-        params = self.params
-        train_source(source, contexts, params.generator_steps, (params.generator_batch, params.generator_batch_large))
-        images = source.sample(params.images).images
-        return [ctx.for_student(_calibrate, teacher, images, ctx, params.range_rule) for ctx in contexts]
+        train_source(source, contexts)
+        images = source.sample(self.params.images).images
+        return [ctx.for_student(_calibrate, teacher, images, ctx, self.params.range_rule) for ctx in contexts]
 
 
-def train_source(
-    source: SampleSource, contexts: Sequence[Context], steps: int = 80_000, batch: tuple[int, int] = (200, 16)
-) -> None:
+def train_source(source: SampleSource, contexts: Sequence[Context]) -> None:
     """Train a live source alone, without losses that need a student; leave a fixed one as it is.
 
     For quantizers that only draw images: before it is trained, a generator's images are worth nothing. An interrupted
@@ -96,14 +78,10 @@ def train_source(
     Args:
         source: the source; call its `sample` afterwards.
         contexts: one for each student that the source serves.
-        steps: steps at the budget `paper`.
-        batch: images a step, for inputs up to 64 pixels and for larger ones.
     """
     if not is_live(source):
         return
-    from dfqbench.synth.params import is_large
-
-    size, total, first = batch[is_large(contexts[0].card.input_size)], contexts[0].budget.training_steps(steps), 0
+    size, total, first = source.batch_size, source.training_steps, 0
 
     def report(ctx: Context, step: int) -> None:
         ctx.progress(step, total)

@@ -21,14 +21,15 @@ class Distill(Quantizer):
 
     BatchNorm stays in eval mode while its scale and shift train; ranges are frozen while the weights train (methods.md
     0.1, 0.2). With a live source each step first trains the generator; the students learn from the batch made before
-    that update.
+    that update. The generator keeps its own batch and number of steps: those that the recipe lacks come first.
     """
 
     name: ClassVar[str] = "distill"
     title: ClassVar[str] = "training on the teacher's outputs"
     params_type = DistillParams
     recipes: ClassVar[Mapping[str, Any]] = RECIPES
-    default_recipe: ClassVar[str] = "intraq"
+    default_recipe: ClassVar[str] = "dffg"
+    cross_images: ClassVar[int | None] = 1024
     params: DistillParams
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:

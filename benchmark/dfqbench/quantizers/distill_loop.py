@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
+from dfqbench.api.errors import PluginError
 from dfqbench.api.precision import to_float32
 from dfqbench.quant import check_range_rule
 from dfqbench.quantizers.distill_losses import interpolate, kd_loss
@@ -27,11 +28,13 @@ class Distillation:
     """The training of some students on the batches of one source.
 
     Three phases (see `TrainingSchedule`): activation ranges follow the batches; a live source learns alone; the
-    students' parameters train.
+    students' parameters train. Before them a live source makes the steps that it has more than these phases; after its
+    last step it is drawn from.
 
     Attributes:
         schedule: lengths of the phases.
-        size: images of a batch.
+        lead: steps of a live source before the phases.
+        size: images of a batch of the students.
         students: one for each context; None where it could not be made.
     """
 
@@ -58,11 +61,19 @@ class Distillation:
         size = params.batch_large if large else params.batch
         if not large and card.classes <= FEW_CLASSES:
             size = params.batch_few_classes
-        # More images than a fixed source has would be repetitions.
-        self.size = min(size, len(source)) if isinstance(source, Sized) else size
+        if is_live(source):
+            size = min(size, source.batch_size)
+        elif isinstance(source, Sized):  # more images than a fixed source has would be repetitions
+            size = min(size, len(source))
+        self.size = size
+        self.lead = max(0, source.training_steps - self.schedule.total) if is_live(source) else 0
         self._source = source
-        self._first = 0
-        self.students = [ctx.for_student(TrainedStudent, teacher, ctx, params, self.schedule) for ctx in contexts]
+        self._classes = card.classes
+        self._soft: bool | None = None
+        self._first = -self.lead
+        self.students = [
+            ctx.for_student(TrainedStudent, teacher, ctx, params, self.schedule, self.lead) for ctx in contexts
+        ]
         states = [student.ctx.for_student(student.restore) for student in self.students if student is not None]
         state = next((state for state in states if state is not None), None)
         if state is not None:
@@ -80,15 +91,39 @@ class Distillation:
         return [None if student is None else student.student for student in self.students]
 
     def step(self, step: int) -> None:
-        """Run one step (from 0): a batch of the source, from which each student learns."""
+        """Run one step (from 0; below it, a live source learns alone): a batch, from which each student learns."""
         students = [student for student in self.students if student is not None]
-        batch = None
-        if is_live(self._source):
-            batch = self._source.train_step(self.size, students[0].student if len(self.students) == 1 else None)
+        source, batch = self._source, None
+        if is_live(source) and step + self.lead < source.training_steps:
+            student = students[0].student if len(self.students) == 1 and step >= 0 else None
+            batch = source.train_step(source.batch_size, student).first(self.size)
         elif not self.schedule.range_steps <= step < self.schedule.student_start:
-            batch = self._source.sample(self.size)
+            batch = source.sample(self.size)
+        if batch is not None:
+            self._check_labels(batch)
         for student in students:
-            student.ctx.for_student(student.step, step, batch, self._source)
+            student.ctx.for_student(student.step, step, batch, source)
+
+    def _check_labels(self, batch: Batch) -> None:
+        """Check that labels fit the network, and are of one kind in all batches.
+
+        Raises:
+            PluginError: they do not.
+        """
+        labels, count, classes = batch.labels, len(batch.images), self._classes
+        if labels is None:
+            return
+        soft = labels.ndim > 1
+        fits = tuple(labels.shape) == ((count, classes) if soft else (count,)) and labels.is_floating_point() == soft
+        # Values are read once: reading them waits for the device.
+        if fits and not soft and self._soft is None:
+            fits = bool((labels >= 0).all()) and bool((labels < classes).all())
+        if not fits:
+            message = f"the source's labels do not fit {count} images and {classes} classes"
+            raise PluginError(message, f"return int64 ({count},) below {classes}, or float ({count}, {classes})")
+        if self._soft not in {None, soft}:
+            raise PluginError("the source gave soft and hard labels", "give one kind in all batches")
+        self._soft = soft
 
 
 class TrainedStudent:
@@ -99,12 +134,15 @@ class TrainedStudent:
         student: the student.
     """
 
-    def __init__(self, teacher: nn.Module, ctx: Context, params: DistillParams, schedule: TrainingSchedule) -> None:
+    def __init__(
+        self, teacher: nn.Module, ctx: Context, params: DistillParams, schedule: TrainingSchedule, lead: int
+    ) -> None:
         large = is_large(ctx.card.input_size)
         self.ctx = ctx
         self._teacher = teacher
         self._params = params
         self._schedule = schedule
+        self._lead = lead
         self.student: Student = ctx.prepare(teacher)
         self.student.use_integer_convolutions(ctx.precision.bfloat16)
         self.student.attach_observers(params.range_rule)
@@ -125,13 +163,13 @@ class TrainedStudent:
         )
 
     def step(self, step: int, batch: Batch | None, source: SampleSource) -> None:
-        """Learn from the batch of a step (from 0), with progress, snapshot and checkpoint."""
+        """Learn from the batch of a step (below 0: not yet), with progress, snapshot and checkpoint."""
         schedule, scalars = self._schedule, {}
-        if batch is not None and step < schedule.range_steps:
+        if batch is not None and 0 <= step < schedule.range_steps:
             self._run_observe(batch.images)
         elif batch is not None and step >= schedule.student_start:
             scalars["loss"] = self._train(batch, step)
-        self.ctx.progress(step + 1, schedule.total, **scalars)
+        self.ctx.progress(self._lead + step + 1, self._lead + schedule.total, **scalars)
         trained = step + 1 - schedule.student_start
         if trained > 0 and (trained % schedule.epoch_steps == 0 or step + 1 == schedule.total):
             self.ctx.snapshot(self.student, step + 1)

@@ -61,7 +61,7 @@ class DistillParams:
     )
     warmup_epochs_large: NonNegativeInt = param(50, help="the same for larger inputs", source=GDFQ, unit="epochs")
     batch: PositiveInt = param(
-        200, help="images of a step; a fixed source that has fewer is used whole", source=GDFQ, unit="images"
+        200, help="images of a step, at most as many as a source makes", source=GDFQ, unit="images"
     )
     batch_few_classes: PositiveInt = param(
         200,
@@ -113,6 +113,20 @@ _INTRAQ = dataclasses.replace(
     batch_few_classes=256,
     augment_share=1.0,
 )
+# DFFG's own (methods.md 5): as `intraq` at a rate that is stable on small networks, so the recipe of crosses.
+_DFFG = dataclasses.replace(
+    _GDFQ,
+    alpha=20.0,
+    reduction="batchmean",
+    lr=1e-5,
+    epochs=150,
+    lr_steps=(100,),
+    lr_steps_large=(100,),
+    warmup_epochs_large=4,
+    batch=64,
+    batch_few_classes=64,
+    batch_large=4,
+)
 
 RECIPES: Mapping[str, DistillParams] = {
     "gdfq": _GDFQ,
@@ -120,4 +134,5 @@ RECIPES: Mapping[str, DistillParams] = {
     "kmdfq": _KMDFQ,
     "temporal": _TEMPORAL,
     "intraq": _INTRAQ,
+    "dffg": _DFFG,
 }

@@ -84,6 +84,8 @@ class ToySource:
     """
 
     needs_student = False
+    batch_size = 64
+    training_steps = 20
 
     def __init__(self) -> None:
         self.steps = 0

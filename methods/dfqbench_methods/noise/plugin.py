@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveInt
 
 from dfqbench.api import Context, Fidelity, Method, Offer, Requires, SampleSource, hookimpl, param
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class NoiseParams:
     """Parameters of the noise control."""
 
+    images: PositiveInt = param(64, help="images that are drawn", source="a choice of this benchmark: as ZeroQ")
     scale: NonNegativeFloat = param(
         1.0, help="factor on the noise's standard deviation", source="inferred: natural images' own"
     )
@@ -37,9 +38,13 @@ class Noise(Method):
 
     def synthesize(self, teacher: nn.Module, ctx: Context) -> SampleSource:  # noqa: ARG002
         """Return the source; nothing is learned."""
+        import torch
+
         from dfqbench_methods.noise.source import NoiseSource
 
-        return NoiseSource(ctx.card, seed=ctx.seed("noise"), scale=self.params.scale, device=ctx.device)
+        stats, params = ctx.card.input_stats, self.params
+        mean, std = (torch.tensor(values, device=ctx.device) for values in (stats.mean, stats.std))
+        return NoiseSource(ctx.card.input_size, params.images, ctx.seed("noise"), mean, std * params.scale)
 
 
 @hookimpl

@@ -1,61 +1,44 @@
-"""A source of noise whose state is a seed and a counter."""
+"""A fixed source of noise whose state is a seed."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from dfqbench.api import Batch, ModelCard
+from dfqbench.synth import FixedSource
 
 
-class NoiseSource:
-    """Gaussian images without end.
+class NoiseSource(FixedSource):
+    """Gaussian images from a generator on the CPU: equal bits on any device."""
 
-    The draw that begins after n images comes from a CPU generator seeded by (seed, n): equal bits on any device.
-    """
-
-    def __init__(self, card: ModelCard, *, seed: int, scale: float = 1.0, device: torch.device | None = None) -> None:
-        """Take mean and standard deviation from the card's `input_stats`.
+    def __init__(self, size: Sequence[int], count: int, seed: int, mean: Tensor, std: Tensor) -> None:
+        """Draw the images.
 
         Args:
-            card: of the teacher.
-            seed: of the whole stream.
-            scale: factor on the standard deviation.
-            device: of the images; None: the CPU.
+            size: (C, H, W) of an image.
+            count: number of images.
+            seed: of the generator.
+            mean: (C,), mean of each channel, on the device of the images.
+            std: (C,), standard deviation of each channel.
         """
-        self._size = card.input_size
-        self._mean = torch.tensor(card.input_stats.mean).view(-1, 1, 1)
-        self._std = torch.tensor(card.input_stats.std).view(-1, 1, 1) * scale
-        self._device = device or torch.device("cpu")
-        self._seed = seed
-        self._drawn = 0
-
-    def sample(self, size: int) -> Batch:
-        """Draw the next `size` images, without labels."""
-        digest = hashlib.sha256(f"{self._seed}/{self._drawn}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        self._drawn += size
-        noise = torch.randn((size, *self._size), generator=generator)
-        images = noise.mul_(self._std).add_(self._mean)
-        return Batch(images.to(self._device, memory_format=torch.channels_last))
+        noise = torch.randn((count, *size), generator=torch.Generator().manual_seed(seed)).to(mean.device)
+        super().__init__(noise.mul_(std.view(-1, 1, 1)).add_(mean.view(-1, 1, 1)))
+        self._drawn_from = {"size": list(size), "count": count, "seed": seed, "mean": mean, "std": std}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed, the number of images drawn, and their size, mean and deviation."""
-        images = {"size": list(self._size), "mean": self._mean, "std": self._std}
-        return {"seed": self._seed, "drawn": self._drawn, **images}
+        """Return what the images are drawn from, and the position of the next draw."""
+        return {**self._drawn_from, "cursor": self._cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._seed, self._drawn = int(state["seed"]), int(state["drawn"])
+        """Restore the position of the next draw."""
+        self._cursor = int(state["cursor"])
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> NoiseSource:
-        """Build a source from what `state_dict` returned, on the device of its tensors."""
-        source = cls.__new__(cls)
-        channels, height, width = state["size"]
-        source._size = (channels, height, width)
-        source._mean, source._std, source._device = state["mean"].cpu(), state["std"].cpu(), state["mean"].device
+        """Build a source from what `state_dict` returned."""
+        source = cls(*(state[name] for name in ("size", "count", "seed", "mean", "std")))
         source.load_state_dict(state)
         return source

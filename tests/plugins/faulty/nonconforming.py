@@ -103,6 +103,8 @@ class _SecretiveSource:
     """Looks at the student and says that it does not."""
 
     needs_student = False
+    batch_size = 16
+    training_steps = 10
 
     def __init__(self, ctx: Context) -> None:
         self.mean, self.ctx = 0.0, ctx

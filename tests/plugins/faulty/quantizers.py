@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def calibrated(teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
     import torch
 
-    train_source(source, [ctx], 8_000)
+    train_source(source, [ctx])
     student = ctx.prepare(teacher)
     with torch.no_grad(), student.observing("minmax"):
         student(source.sample(8).images)

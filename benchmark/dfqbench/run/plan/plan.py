@@ -13,7 +13,7 @@ from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
 from dfqbench.api.method import Fidelity, Quantizer
 from dfqbench.api.params import param
-from dfqbench.grid.choice import MethodChoice, resolve_methods
+from dfqbench.grid.choice import MethodChoice, cross_images, resolve_methods
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.models.spec import ModelSpec
@@ -178,13 +178,14 @@ def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Metho
         )
         return _Method(choice, method, _quantizer(choice.quantizer or "calibrate", choice.recipe, None, grid, plugins))
     cls, offer = plugins.method_class(name), plugins.methods[name]
-    params = params_dict(build_params(cls.params_type, settings, name))
+    images = cross_images(choice, plugins)
+    params = params_dict(build_params(cls.params_type, images | settings, name))
     method = MethodPart(
         name,
         _version(offer),
         source_hash(source_files(offer.load, offer.path)),
         params,
-        _changed(params, params_dict(build_params(cls.params_type, {}, name))),
+        _changed(params, params_dict(build_params(cls.params_type, images, name))),
         title=cls.title,
         paper=cls.paper,
         link=cls.link,

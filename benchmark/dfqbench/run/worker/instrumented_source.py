@@ -165,9 +165,30 @@ class InstrumentedFixedSource(InstrumentedSource):
 
 
 class InstrumentedLiveSource(InstrumentedSource):
-    """An instrumented source that learns."""
+    """An instrumented source that learns.
+
+    Raises:
+        PluginError: it does not give its batch and number of steps.
+    """
 
     _source: LiveSource
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a training step."""
+        return self._positive("batch_size")
+
+    @property
+    def training_steps(self) -> int:
+        """Steps of the whole training."""
+        return self._positive("training_steps")
+
+    def _positive(self, name: str) -> int:
+        value = getattr(self._source, name, None)
+        if not isinstance(value, int) or value < 1:
+            message = f"the live source {type(self._source).__name__} has {name} = {value!r}"
+            raise PluginError(message, f"give it the attribute {name}, a number of at least 1")
+        return value
 
     @property
     def needs_student(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Batch, ModelCard, Precision, is_live
+from dfqbench.api import Batch, LiveSource, ModelCard, Precision, is_live
 from dfqbench.quant import parse_scheme
 from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.method_under_test import BATCH, MethodUnderTest
@@ -40,7 +40,16 @@ def images(method: MethodUnderTest) -> None:
         for size in (BATCH, MANY):
             _check_batch(method.drawn(run, size), card, size, "sample")
         if is_live(run.source):
+            _check_training(run.source)
             _check_batch(run.source.train_step(BATCH), card, BATCH, "train_step")
+
+
+def _check_training(source: LiveSource) -> None:
+    """Check that a live source gives its batch and number of steps."""
+    for name in ("batch_size", "training_steps"):
+        value = getattr(source, name, None)
+        if not isinstance(value, int) or value < 1:
+            raise Fault(f"the live source has {name} = {value!r}", f"give it the attribute {name}: at least 1")
 
 
 def _check_batch(batch: object, card: ModelCard, size: int, call: str) -> None:
