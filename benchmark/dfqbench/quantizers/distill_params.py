@@ -113,6 +113,20 @@ _INTRAQ = dataclasses.replace(
     batch_few_classes=256,
     augment_share=1.0,
 )
+# IntraQ's losses at a tenth of its rate, in small batches, without augmentation (methods.md 5).
+_DFFG = dataclasses.replace(
+    _GDFQ,
+    alpha=20.0,
+    reduction="batchmean",
+    lr=1e-5,
+    epochs=150,
+    lr_steps=(100,),
+    lr_steps_large=(100,),
+    warmup_epochs_large=4,
+    batch=64,
+    batch_few_classes=64,
+    batch_large=4,
+)
 
 RECIPES: Mapping[str, DistillParams] = {
     "gdfq": _GDFQ,
@@ -120,4 +134,5 @@ RECIPES: Mapping[str, DistillParams] = {
     "kmdfq": _KMDFQ,
     "temporal": _TEMPORAL,
     "intraq": _INTRAQ,
+    "dffg": _DFFG,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,22 @@ def bns_loss(statistics: PassStatistics) -> Tensor:
     batch, running = statistics.batch, statistics.running
     gaps = (batch.mean - running.mean).square() + (batch.var - running.var).square()
     return (gaps * statistics.constants.share).sum()
+
+
+def bns_distance_loss(statistics: PassStatistics, norm: Literal["l2", "mse"] = "l2", eps: float = ZEROQ_EPS) -> Tensor:
+    """L_BNS = 1/L sum_l ( ||mu_l - mu_BN,l|| + ||s_l - s_BN,l|| ), s = sqrt(var + eps), of a pass of the teacher.
+
+    Statistics of BatchNorm inputs over samples and positions, variance biased; norms are not squared (DFFG, paper's
+    Eq. 3; methods.md 5). With `mse` they are means of squares over channels.
+    """
+    batch, running = statistics.batch, statistics.running
+    gaps = (batch.mean - running.mean, torch.sqrt(batch.var + eps) - torch.sqrt(running.var + eps))
+    if norm == "mse":
+        return ((gaps[0].square() + gaps[1].square()) * statistics.constants.share).sum()
+    sizes = [layer.running.mean.shape[0] for layer in statistics.layers]
+    # The norm's subgradient at 0 is 0; that of a written-out root would be NaN.
+    norms = [torch.linalg.vector_norm(layer) for gap in gaps for layer in gap.split(sizes)]
+    return torch.stack(norms).sum() / len(sizes)
 
 
 def zeroq_loss(
