@@ -96,7 +96,7 @@ class SignGradient:
         self.images.sub_(direction, alpha=self._params.step)
         if self._params.clip:
             torch.clamp(self.images, self._low, self._high, out=self.images)
-        return (loss,)
+        return (loss.detach(),)
 
     def _loss(self, images: Tensor) -> Tensor:
         """L_BNS + a_tv TV + a_l2 l2 + b CE(P(x), y) (Eq. 6)."""
