@@ -177,7 +177,7 @@ def test_batch_sizes(card: Any, size: int) -> None:
 
 def test_recipes_differ_where_they_should() -> None:
     recipes: dict[str, DistillParams] = dict(Distill.recipes)
-    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq"}
+    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"}
     assert recipes["gdfq"] == DistillParams()
     assert (recipes["gdfq"].reduction, recipes["gdfq"].alpha) == ("mean", 1.0)
     assert (recipes["clusterq"].reduction, recipes["clusterq"].warmup_epochs) == ("batchmean", 10)
@@ -187,10 +187,14 @@ def test_recipes_differ_where_they_should() -> None:
     # Each image of each step is cropped to at least half of its area and flipped (IntraQ's data set).
     assert (recipes["intraq"].augment_share, recipes["intraq"].augment_scale) == (1.0, 0.5)
     assert {name for name, recipe in recipes.items() if recipe.augment_share} == {"intraq"}
+    dffg = recipes["dffg"]
+    assert (dffg.alpha, dffg.reduction, dffg.lr, dffg.lr_large) == (20.0, "batchmean", 1e-5, 1e-6)
+    assert (dffg.epochs, dffg.lr_steps, dffg.lr_steps_large) == (150, (100,), (100,))
+    assert (dffg.batch, dffg.batch_few_classes, dffg.batch_large) == (64, 64, 4)
     assert Distill.default_recipe == "intraq"
 
 
-@pytest.mark.parametrize("recipe", ["gdfq", "clusterq", "kmdfq", "temporal", "intraq"])
+@pytest.mark.parametrize("recipe", ["gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"])
 def test_every_recipe_runs(recipe: str) -> None:
     _, ctx = _run(Distill.recipes[recipe])
     assert ctx.steps[-1][0] == ctx.steps[-1][1] == len(ctx.steps)
