@@ -26,6 +26,7 @@ class Params:
     cap: float | None = 2.0
     init: Literal["released", "intended"] = "released"
     widths: tuple[int, ...] = (1, 2)
+    keep: Literal["8X"] | tuple[float, ...] = "8X"
     colour: Colour = Colour.RED
     note: str = ""
 
@@ -53,6 +54,9 @@ class Slotted:
         ("widths", "1,2,3", (1, 2, 3)),
         ("widths", "[4]", (4,)),
         ("widths", [5, 6], (5, 6)),
+        ("keep", "8X", "8X"),
+        ("keep", "0.5,1", (0.5, 1.0)),
+        ("keep", [0.5], (0.5,)),
         ("colour", "red", Colour.RED),
         ("note", "none", "none"),
     ],

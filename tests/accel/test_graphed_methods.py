@@ -106,7 +106,11 @@ def test_captured_steps_equal_eager_ones(
 
 @pytest.mark.parametrize(
     ("method", "overrides"),
-    [("zeroq", {}), ("dffg", {}), ("dffg", {"variability": "pixel"}), ("dffg", {"variability": "layers"})],
+    [
+        ("zeroq", {}),
+        ("dffg", {"images": 60, "batch": 8, "iterations": 30}),
+        ("dffg", {"images": 20, "iterations": 30, "clip": True, "norm": "mse"}),
+    ],
 )
 def test_captured_images_equal_eager(method: str, overrides: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> tuple[dict[str, Any], tuple[Any, ...], _Recorders]:

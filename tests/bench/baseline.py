@@ -99,10 +99,11 @@ def image_step(shape: Shape, method: str) -> Callable[[], None]:
     """Return one update of a batch of images: ZeroQ's by Adam, DFFG's by the momentum's sign."""
     network = shape.teacher().to(memory_format=torch.contiguous_format)
     hooked, images = Hooked(network), shape.noise(IMAGES).contiguous().requires_grad_()
+    labels = torch.randint(0, shape.classes, (IMAGES,), device=shape.device)
     momentum, adam = torch.zeros_like(images), torch.optim.Adam([images], lr=0.5)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, min_lr=1e-4, patience=100)
 
-    def step() -> None:
+    def zeroq() -> None:
         hooked.seen.clear()
         network(images)
         loss = images.mean((2, 3)).square().sum(1).mean()
@@ -113,14 +114,26 @@ def image_step(shape: Shape, method: str) -> Callable[[], None]:
             loss = loss + (std - torch.sqrt(var + 1e-6)).square().sum(1).mean()
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if method == "zeroq":
-            adam.step()
-            plateau.step(loss.item())
-            return
-        assert images.grad is not None
-        momentum.mul_(0.9).add_(images.grad / images.grad.abs().sum((1, 2, 3), keepdim=True))
+        adam.step()
+        plateau.step(loss.item())
+
+    def dffg() -> None:
+        hooked.seen.clear()
+        loss = F.cross_entropy(network(images), labels) + 1e-5 * images.flatten(1).norm(dim=1).mean()
+        for x, mean, var in hooked.seen:
+            std = torch.sqrt(x.var((0, 2, 3), unbiased=False) + 1e-6)
+            gap = (x.mean((0, 2, 3)) - mean).norm() + (std - torch.sqrt(var + 1e-6)).norm()
+            loss = loss + gap / len(hooked.norms)
+        down, right = images[:, :, 1:], images[..., 1:]
+        for difference in (
+            *(down - images[:, :, :-1], right - images[..., :-1]),
+            *(down[..., 1:] - images[:, :, :-1, :-1], down[..., :-1] - images[:, :, :-1, 1:]),
+        ):
+            loss = loss + 2.5e-5 * difference.norm()
+        (gradient,) = torch.autograd.grad(loss, images)
+        momentum.mul_(0.9).add_(gradient / gradient.abs().sum((1, 2, 3), keepdim=True))
         with torch.no_grad():
-            images.sub_(0.01 * momentum.sign()).clamp_(-2.2, 2.7)
+            images.sub_(0.1 * momentum.sign())
         loss.item()
 
-    return step
+    return zeroq if method == "zeroq" else dffg

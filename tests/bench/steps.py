@@ -27,7 +27,8 @@ from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from shapes import IMAGES, Shape
 
-IMAGE_METHODS = ("zeroq", "dffg")
+IMAGE_METHODS: dict[str, dict[str, Any]] = {"zeroq": {}, "dffg": {"images": IMAGES, "keep": "2X"}}
+"""Methods that learn images, with parameters for one batch of `IMAGES`."""
 STEPS = ("gdfq", "clusterq", "acq", "temporal", *IMAGE_METHODS, "calibrate", "evaluate")
 W4A4 = parse_scheme("w4a4")
 GPU_CALLS = 10  # between two synchronizations with a GPU
@@ -109,7 +110,7 @@ def image_timer(shape: Shape, method: str, precision: Precision) -> Timer:
 
         ctx = replace(context(shape, precision), budget=budget_named("short"))
         with mock.patch.object(ctx, "progress", progress), suppress(_EnoughError):
-            method_cls(method_cls.params_type()).synthesize(network, ctx)
+            method_cls(method_cls.params_type(**IMAGE_METHODS[method])).synthesize(network, ctx)
         return [after - before for before, after in itertools.pairwise(times[WARM_UP:])]
 
     return seconds

@@ -13,7 +13,8 @@ GDFQ |= {"epochs": 400, "iterations": 200, "lr_steps": (100, 200, 300)}
 ACQ = {"centre_weight": 1.0, "pair_weight": 0.1, "consistency_weight": 1.0, "centre_reach": 0.7}
 CLUSTERQ = {"mode": "paper", "cluster_weight": 0.9, "centroid_decay": 0.8}
 CLUSTERQ |= {"noise_mean": 0.03, "noise_var": 0.05, "augment_share": 0.5}
-DFFG = {"chains": 64, "iterations": 50, "momentum": 1.0, "step": 0.1, "keep": (30 / 50, 35 / 50, 40 / 50, 45 / 50)}
+DFFG = {"images": 5120, "batch": 256, "iterations": 250, "keep": "10X", "momentum": 0.9, "step": 0.1, "clip": False}
+DFFG |= {"norm": "l2", "ce_weight": 1.0, "tv_weight": 2.5e-5, "l2_weight": 1e-5}
 TEMPORAL = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin_std": 0.15}
 
 
@@ -22,7 +23,7 @@ TEMPORAL = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin
     [
         ("acq", {"quantizer": "distill:gdfq"}, ACQ),
         ("clusterq", {"quantizer": "distill:clusterq"}, CLUSTERQ),
-        ("dffg", {}, DFFG),
+        ("dffg", {"quantizer": "distill:dffg", "fidelity": Fidelity.PAPER}, DFFG),
         ("gdfq", {"quantizer": "distill:gdfq", "fidelity": Fidelity.RELEASED}, GDFQ),
         ("temporal", {"quantizer": "distill:temporal", "depends_on_bits": True}, TEMPORAL),
     ],

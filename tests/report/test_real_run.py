@@ -16,7 +16,7 @@ from tests.report.html_reader import HtmlReader
 
 from dfqbench.report.formatting import duration
 
-MARKS = {"noise": " (control)", "real": " (control)", "dffg": "†"}
+MARKS = {"noise": " (control)", "real": " (control)", "dffg": "‡"}
 TIMEOUT = 400
 
 pytestmark = pytest.mark.slow

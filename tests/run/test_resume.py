@@ -13,7 +13,7 @@ from dfqbench.run.store.status import SHARED
 # Small batches, several of them, and every loss from the start.
 SETTINGS = {
     "zeroq": ("zeroq.images=48", "zeroq.batch=24"),
-    "dffg": ("dffg.chains=32", "dffg.batch=16", "dffg.iterations=500", "dffg.variability=pixel"),
+    "dffg": ("dffg.images=96", "dffg.batch=16", "dffg.iterations=500"),
     "clusterq": ("clusterq.cluster_start=0",),
     "temporal": ("temporal.margin_start=0",),
 }

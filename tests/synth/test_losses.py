@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.synth import BatchNormStatistics, Moments, bns_loss, positions, sample_moments, unbiased, zeroq_loss
+from dfqbench.synth import (
+    BatchNormStatistics,
+    Moments,
+    batch_moments,
+    bns_distance_loss,
+    bns_loss,
+    positions,
+    sample_moments,
+    unbiased,
+    zeroq_loss,
+)
 from dfqbench.testing.toys import toy_network
 
 
@@ -50,6 +62,37 @@ def test_bns_loss_is_the_formula(count: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(3, 8), (1, 8), (3, 2)])
+@pytest.mark.parametrize("norm", ["l2", "mse"])
+def test_bns_distance_loss_is_the_formula(count: int, size: int, norm: Literal["l2", "mse"]) -> None:
+    network, images, eps = _network(size), _images(count, size), 1e-6
+    expected = 0.0
+    inputs = _batchnorm_inputs(network, images)
+    for x, mean, var in inputs:
+        squares = [0.0, 0.0]
+        for c in range(x.shape[1]):
+            values = x[:, c].reshape(-1)
+            squares[0] += float(values.sum() / values.numel() - mean[c]) ** 2
+            squares[1] += (float(_variance(values, 0) + eps) ** 0.5 - float(var[c] + eps) ** 0.5) ** 2
+        gaps = [square / x.shape[1] if norm == "mse" else square**0.5 for square in squares]
+        expected += sum(gaps) / len(inputs)
+    with BatchNormStatistics(network) as recorder:
+        network(images)
+        assert float(bns_distance_loss(recorder.last, norm, eps)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_bns_distance_loss_has_a_finite_gradient_where_statistics_are_equal() -> None:
+    network, images = nn.BatchNorm2d(3).double().eval(), _images().requires_grad_()
+    equal = batch_moments(sample_moments(images.detach()))
+    network.get_buffer("running_mean").copy_(equal.mean)
+    network.get_buffer("running_var").copy_(equal.var)
+    with BatchNormStatistics(network) as recorder:
+        network(images)
+        loss = bns_distance_loss(recorder.last)
+    assert float(loss.detach()) == 0.0
+    assert torch.equal(torch.autograd.grad(loss, images)[0], torch.zeros_like(images))
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 8), (1, 8), (3, 2)])
 def test_zeroq_loss_is_the_formula(count: int, size: int) -> None:
     network, images = _network(size), _images(count, size)
     target = Moments(torch.tensor([0.1, 0.0, -0.2]).double(), torch.tensor([1.0, 0.5, 2.0]).double())
@@ -70,7 +113,7 @@ def test_zeroq_loss_is_the_formula(count: int, size: int) -> None:
         assert float(zeroq_loss(recorder.last, image, target)) == pytest.approx(expected / count, rel=1e-10)
 
 
-@pytest.mark.parametrize("loss_name", ["batch", "sample"])
+@pytest.mark.parametrize("loss_name", ["batch", "distance", "sample"])
 def test_gradient_reaches_the_images(loss_name: str) -> None:
     network, images = _network(4), _images(2, 4).requires_grad_()
 
@@ -79,6 +122,8 @@ def test_gradient_reaches_the_images(loss_name: str) -> None:
             network(x)
             if loss_name == "batch":
                 return bns_loss(recorder.last)
+            if loss_name == "distance":
+                return bns_distance_loss(recorder.last)
             image = unbiased(sample_moments(x), positions(x))
             return zeroq_loss(recorder.last, image, Moments(torch.zeros(3).double(), torch.ones(3).double()))
 

@@ -8,7 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,7 +21,8 @@ def build_params(params_type: type[Any], overrides: Mapping[str, object], where:
     """Return an instance of a params class: its defaults, with some values replaced.
 
     Strings, as the command line gives them, are read as the field's type: `1e-4`, `true`, `none` where the field
-    may be None, `1,2,3` or JSON for containers.
+    may be None, `1,2,3` or JSON for containers, and a name that
+    the field allows beside them.
 
     Args:
         params_type: a frozen dataclass with a default for every field.
@@ -80,6 +81,8 @@ def _parsed(value: object, hint: Any) -> object:
     choices = typing.get_args(hint) if union else (hint,)
     if type(None) in choices and text.lower() in {"none", "null"}:
         return None
+    if any(typing.get_origin(choice) is Literal and text in typing.get_args(choice) for choice in choices):
+        return text
     if any((typing.get_origin(choice) or choice) in _CONTAINERS for choice in choices):
         try:
             return json.loads(text)

@@ -27,6 +27,7 @@ from .image_loop import ImageOptimizer as ImageOptimizer
 from .image_loop import finite_source as finite_source
 from .image_loop import optimize_batches as optimize_batches
 from .image_loop import optimize_images as optimize_images
+from .losses import bns_distance_loss as bns_distance_loss
 from .losses import bns_loss as bns_loss
 from .losses import expected_margin_loss as expected_margin_loss
 from .losses import logit_discrepancy as logit_discrepancy

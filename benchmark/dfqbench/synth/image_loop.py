@@ -42,21 +42,22 @@ def optimize_batches(
     batch: int,
     iterations: int,
 ) -> list[list[Tensor]]:
-    """Optimize `count` images, `batch` at a time, with progress and checkpoints.
+    """Optimize `count` images, in as few batches as `batch` allows, with progress and checkpoints.
 
     Args:
         ctx: the host's side of the cell.
         start: makes the optimizer of a batch of that many images; random numbers come from `ctx.generator`.
         finish: returns the tensors to keep of an optimized batch.
         count: images in all.
-        batch: images optimized together.
+        batch: most images optimized together; batches differ by at most one image.
         iterations: published updates of each batch, before the budget.
 
     Returns:
         The kept tensors of each batch.
     """
     steps = ctx.budget.image_steps(iterations)
-    sizes = [min(batch, count - first) for first in range(0, count, batch)]
+    runs = -(-count // batch)
+    sizes = [count * (run + 1) // runs - count * run // runs for run in range(runs)]
     restored = ctx.restored
     done: list[list[Tensor]] = []
     if restored is not None:
@@ -107,15 +108,15 @@ def optimize_images(
     return finite_source(torch.cat([images for (images,) in batches]), torch.cat(logits), what)
 
 
-def finite_source(images: Tensor, teacher_logits: Tensor, what: str) -> FixedSource:
-    """Return a source of the images of method `what`.
+def finite_source(images: Tensor, teacher_logits: Tensor, what: str, labels: Tensor | None = None) -> FixedSource:
+    """Return a source of the images of method `what`, with their labels where it has any.
 
     Raises:
         NonFiniteError: an image is not finite.
     """
     if not bool(torch.isfinite(images).all()):
         raise NonFiniteError(f"{what} image")
-    return FixedSource(images, teacher_logits=teacher_logits)
+    return FixedSource(images, labels, teacher_logits)
 
 
 class AdamOnPlateau:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +25,23 @@ def bns_loss(statistics: PassStatistics) -> Tensor:
     return (gaps * statistics.constants.share).sum()
 
 
-def zeroq_loss(
-    statistics: PassStatistics,
-    image: Moments,
-    target: Moments,
-    eps: float = ZEROQ_EPS,
-    weights: Tensor | None = None,
-) -> Tensor:
+def bns_distance_loss(statistics: PassStatistics, norm: Literal["l2", "mse"] = "l2", eps: float = ZEROQ_EPS) -> Tensor:
+    """L_BNS = 1/L sum_l ( ||mu_l - mu_BN,l|| + ||s_l - s_BN,l|| ), s = sqrt(var + eps), of a pass of the teacher.
+
+    Statistics of BatchNorm inputs over samples and positions, variance biased; norms are not squared (DFFG, paper's
+    Eq. 3; methods.md 5). With `mse` they are means of squares over channels.
+    """
+    batch, running = statistics.batch, statistics.running
+    gaps = (batch.mean - running.mean, torch.sqrt(batch.var + eps) - torch.sqrt(running.var + eps))
+    if norm == "mse":
+        return ((gaps[0].square() + gaps[1].square()) * statistics.constants.share).sum()
+    sizes = [layer.running.mean.shape[0] for layer in statistics.layers]
+    # The norm's subgradient at 0 is 0; that of a written-out root would be NaN.
+    norms = [torch.linalg.vector_norm(layer) for gap in gaps for layer in gap.split(sizes)]
+    return torch.stack(norms).sum() / len(sizes)
+
+
+def zeroq_loss(statistics: PassStatistics, image: Moments, target: Moments, eps: float = ZEROQ_EPS) -> Tensor:
     """ZeroQ's distillation loss, with statistics of each sample over its positions.
 
     L = 1/N sum_n { sum_l [ ||mu_l(n) - mu_BN,l||^2 + ||s_l(n) - s_BN,l||^2 ] + ||mu_0(n) - mu_0||^2 + ||s_0(n) -
@@ -42,23 +53,21 @@ def zeroq_loss(
         image: moments (N, C) of the images over positions, variance unbiased.
         target: mean and variance (C,) of normalised natural images.
         eps: added to variances before the root.
-        weights: (N, S), factors on the layers' gaps, or None: 1.
     """
-    layers = zeroq_gap(statistics.per_sample_unbiased, statistics.running, eps, weights)
+    layers = zeroq_gap(statistics.per_sample_unbiased, statistics.running, eps)
     # The released code compares the image's s_0 with 1 exactly: no eps on this target.
     own = (image.mean - target.mean).square() + (torch.sqrt(image.var + eps) - torch.sqrt(target.var)).square()
     return (layers + own.sum(1)).mean()
 
 
-def zeroq_gap(moments: Moments, target: Moments, eps: float = ZEROQ_EPS, weights: Tensor | None = None) -> Tensor:
+def zeroq_gap(moments: Moments, target: Moments, eps: float = ZEROQ_EPS) -> Tensor:
     """||mu - mu*||^2 + ||sqrt(var + eps) - sqrt(var* + eps)||^2 of each sample, (N,) (ZeroQ, released code).
 
-    Moments are (N, S), the target (S,); `weights` (N, S) are factors on the squared gaps.
+    Moments are (N, S), the target (S,).
     """
     mean = (moments.mean - target.mean).square()
     std = (torch.sqrt(moments.var + eps) - torch.sqrt(target.var + eps)).square()
-    gaps = mean + std
-    return (gaps if weights is None else gaps * weights).sum(1)
+    return (mean + std).sum(1)
 
 
 NORMALISER_EPS = 1e-8

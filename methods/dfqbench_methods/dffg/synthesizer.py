@@ -1,27 +1,23 @@
-"""DFFG's iteration (methods.md 5; the concept is the abstract's, every constant inferred)."""
+"""DFFG's iteration (methods.md 5; read in the paper's text, there is no released code)."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfqbench.api import Context
 from dfqbench.synth import (
     BatchNormStatistics,
     FixedSource,
-    Moments,
-    PassStatistics,
-    bns_loss,
+    bns_distance_loss,
     finite_source,
+    is_large,
     optimize_batches,
-    positions,
-    sample_moments,
-    unbiased,
-    zeroq_loss,
 )
+from dfqbench_methods.dffg.plugin import save_points
 
 if TYPE_CHECKING:
     from dfqbench_methods.dffg.plugin import DffgParams
@@ -30,125 +26,126 @@ SMALLEST_NORM = 1e-30
 """Lower bound of a gradient's norm: an image without a gradient does not move."""
 
 
+def total_variation(images: Tensor) -> Tensor:
+    """||right|| + ||down|| + ||diagonal|| + ||other diagonal||: norms (0-d) of the differences of all neighbours.
+
+    Each is the Euclidean norm over the whole batch (N, C, H, W) (DeepInversion, released code).
+    """
+    pairs = (
+        (images[..., 1:], images[..., :-1]),
+        (images[..., 1:, :], images[..., :-1, :]),
+        (images[..., 1:, 1:], images[..., :-1, :-1]),
+        (images[..., 1:, :-1], images[..., :-1, 1:]),
+    )
+    return torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs]).sum()
+
+
+def mean_norm(images: Tensor) -> Tensor:
+    """1/N sum_i ||x_i||_2, 0-d, of images (N, C, H, W) (DeepInversion, released code)."""
+    return torch.linalg.vector_norm(images, dim=(1, 2, 3)).mean()
+
+
 def accumulate(momentum: Tensor, gradient: Tensor, decay: float) -> Tensor:
-    """G <- decay g + grad / ||grad||_1 in place, with the norm of each image (MI-FGSM); g and grad (N, C, H, W)."""
+    """G <- decay g + grad / ||grad||_1 in place, with the norm of each image; g and grad (N, C, H, W)."""
     size = gradient.abs().sum((1, 2, 3), keepdim=True).clamp_min(SMALLEST_NORM)
     return momentum.mul_(decay).addcdiv_(gradient, size)
 
 
-def step_size(step: int, steps: int, first: float, last: float) -> float:
-    """Return the size of a step (from 0) on a cosine from `first` to `last`."""
-    progress = step / max(1, steps - 1)
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 class SignGradient:
-    """The iteration of a batch of images; an `ImageOptimizer`.
+    """The iteration of a batch of labelled images; an `ImageOptimizer`.
 
     Attributes:
         images: (N, C, H, W).
-        kept: earlier images, each followed by the teacher's logits.
+        labels: int64 (N,), constant.
+        kept: the images at the save points passed so far.
     """
 
     def __init__(
         self, teacher: nn.Module, ctx: Context, params: DffgParams, recorder: BatchNormStatistics, count: int
     ) -> None:
-        """Start from noise of natural images' mean and deviation; `recorder` is the teacher's, entered."""
-
-        def channels(values: tuple[float, ...]) -> Tensor:
-            return torch.tensor(values, device=ctx.device).view(-1, 1, 1)
-
-        stats = ctx.card.target_stats(params.input_target)
-        mean, self._std = channels(stats.mean), channels(stats.std)
-        self._target = Moments(mean.flatten(), self._std.flatten().square())
-        self._low, self._high = channels(ctx.card.lowest), channels(ctx.card.highest)
-        self._teacher, self._autocast, self._params, self._recorder = teacher, ctx.autocast, params, recorder
-        self._random = ctx.generator
-        self._steps = ctx.budget.image_steps(params.iterations)
-        self._keep_at = {round(share * self._steps) for share in params.keep} - {0}
-        self._step = 0
-        self._layer_sizes: Tensor | None = None
-        noise = torch.randn((count, *ctx.card.input_size), generator=self._random, device=self._random.device)
-        self.images = (noise * self._std + mean).to(memory_format=torch.channels_last)
+        """Start from N(0, I) with uniformly drawn labels; `recorder` is the teacher's, entered."""
+        random = ctx.generator
+        noise = torch.randn((count, *ctx.card.input_size), generator=random, device=random.device)
+        self.images = noise.to(memory_format=torch.channels_last)
+        self.labels = torch.randint(ctx.card.classes, (count,), generator=random, device=random.device)
         self.kept: list[Tensor] = []
+        self._low, self._high = (
+            torch.tensor(values, device=ctx.device).view(-1, 1, 1) for values in (ctx.card.lowest, ctx.card.highest)
+        )
+        self._teacher, self._autocast, self._params, self._recorder = teacher, ctx.autocast, params, recorder
+        self._save_points = save_points(params.shares, ctx.budget.image_steps(params.iterations))
+        self._step = 0
         self._momentum = torch.zeros_like(self.images)
-        self._run_update = ctx.graphed(self._update, generators=[self._random])
+        self._run_update = ctx.graphed(self._update)
 
     def step(self) -> Tensor:
-        """Move the images and return the loss (0-d) before the step."""
-        before = self.images.clone() if self._step in self._keep_at else None
-        loss, logits = self._run_update(step_size(self._step, self._steps, self._params.step, self._params.last_step))
-        if before is not None:
-            self.kept += [before, logits]
+        """Move the images, keep them at save points, and return the loss (0-d) before the step."""
+        (loss,) = self._run_update()
         self._step += 1
+        if self._step in self._save_points:
+            self.kept.append(self.images.clone())
         return loss
 
-    def _update(self, size: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Move the images by a step of this size; return the loss and the teacher's logits before the step."""
+    def _update(self) -> tuple[Tensor]:
+        """X <- x - step sign(g)."""
         images = self.images.requires_grad_()
-        with self._autocast():
-            logits = self._teacher(images)
-        loss = self._loss(self._recorder.last, images)
+        loss = self._loss(images)
         (gradient,) = torch.autograd.grad(loss, images)
         self.images = images.detach()
-        if self._params.variability == "pixel":
-            noise = torch.randn(gradient.shape, generator=self._random, device=self._random.device)
-            gradient = gradient * noise.mul_(self._params.pixel_noise).add_(1)
         direction = accumulate(self._momentum, gradient, self._params.momentum).sign()
-        if isinstance(size, Tensor):
-            moved = self.images.addcmul_(direction, self._std * -size)
-        else:
-            moved = self.images.addcmul_(direction, self._std, value=-size)
-        torch.minimum(torch.maximum(moved, self._low, out=moved), self._high, out=moved)
-        return loss, logits.float()
+        self.images.sub_(direction, alpha=self._params.step)
+        if self._params.clip:
+            torch.clamp(self.images, self._low, self._high, out=self.images)
+        return (loss.detach(),)
 
-    def _loss(self, statistics: PassStatistics, images: Tensor) -> Tensor:
-        if self._params.statistics == "batch":
-            return bns_loss(statistics)
-        image = unbiased(sample_moments(images), positions(images))
-        weights = self._layer_weights(statistics, len(images)) if self._params.variability == "layers" else None
-        return zeroq_loss(statistics, image, self._target, self._params.eps, weights)
-
-    def _layer_weights(self, statistics: PassStatistics, count: int) -> Tensor:
-        """Return the factors (N, S) of the layers' gaps: 0 for the layers dropped from an image's loss, else 1."""
-        sizes = [layer.running.mean.shape[0] for layer in statistics.layers]
-        drawn = torch.rand((count, len(sizes)), generator=self._random, device=self._random.device)
-        kept = (drawn >= self._params.layer_drop).to(torch.float32)
-        if self._layer_sizes is None:
-            self._layer_sizes = torch.tensor(sizes, device=kept.device)
-        return kept.repeat_interleave(self._layer_sizes, 1, output_size=sum(sizes))
+    def _loss(self, images: Tensor) -> Tensor:
+        """L_BNS + a_tv TV + a_l2 l2 + b CE(P(x), y) (Eq. 6)."""
+        p = self._params
+        with self._autocast():
+            logits = self._teacher(images)
+        return (
+            p.bns_weight * bns_distance_loss(self._recorder.last, p.norm, p.eps)
+            + p.tv_weight * total_variation(images)
+            + p.l2_weight * mean_norm(images)
+            + p.ce_weight * F.cross_entropy(logits.float(), self.labels)
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return images, momentum, kept images and the step."""
-        return {"images": self.images, "momentum": self._momentum, "kept": self.kept, "step": self._step}
+        """Return images, labels, momentum, kept images and the step."""
+        state = {"images": self.images, "labels": self.labels, "momentum": self._momentum}
+        return {**state, "kept": self.kept, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.images.copy_(state["images"])
+        self.labels.copy_(state["labels"])
         self._momentum.copy_(state["momentum"])
-        self.kept, self._step = list(state["kept"]), state["step"]
+        self.kept, self._step = [kept.to(self.images.device) for kept in state["kept"]], state["step"]
 
 
 def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSource:
-    """Iterate `params.chains` images, `params.batch` at a time.
+    """Iterate as many chains as `params.images` needs.
 
     Returns:
-        The last iterates of all chains, then those kept before, latest first; with the teacher's logits.
+        The last iterates of all chains, then those kept before, latest first, cut to `params.images`; with each
+        chain's label and the teacher's logits.
 
     Raises:
         NonFiniteError: an image is not finite at the end.
     """
+    kept = len(save_points(params.shares, ctx.budget.image_steps(params.iterations)))
     with BatchNormStatistics(teacher) as recorder:
         batches = optimize_batches(
             ctx,
             lambda count: SignGradient(teacher, ctx, params, recorder, count),
-            lambda chains: [*chains.kept, chains.images],
-            count=params.chains,
-            batch=params.batch,
+            lambda chains: [chains.labels, *chains.kept],
+            count=-(-params.images // kept),
+            batch=params.batch_large if is_large(ctx.card.input_size) else params.batch,
             iterations=params.iterations,
         )
+    labels = torch.cat([tensors[0] for tensors in batches]).repeat(kept)
+    parts = [tensors[1 + point] for point in reversed(range(kept)) for tensors in batches]
     with torch.no_grad():
-        batches = [[*tensors, teacher(tensors[-1])] for tensors in batches]
-    pairs = [tensors[i : i + 2] for i in reversed(range(0, len(batches[0]), 2)) for tensors in batches]
-    images, logits = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
-    return finite_source(images, logits, "dffg")
+        logits = torch.cat([teacher(images) for images in parts])
+    images, logits, labels = (tensor[: params.images] for tensor in (torch.cat(parts), logits, labels))
+    return finite_source(images, logits, "dffg", labels)
