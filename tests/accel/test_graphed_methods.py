@@ -84,10 +84,12 @@ def _run(method: str, overrides: dict[str, Any], precision: Precision) -> tuple[
         ("clusterq", {}, FAST),
         ("clusterq", {"mode": "released"}, FAST),
         ("acq", {}, FAST),
-        ("acq", {"pair_form": "mode_seeking"}, FAST),
+        ("acq", {"bns_both": True, "pair_margin": 0.0}, FAST),
         ("temporal", {}, FAST),
         ("temporal", {}, MIXED),
         ("temporal", {"margin_form": "expected"}, FAST),
+        ("temporal", {"margin_scale": "running"}, FAST),
+        ("temporal", {"margin_scale": "running", "margin_form": "erf"}, FAST),
     ],
 )
 def test_captured_steps_equal_eager_ones(

@@ -10,12 +10,15 @@ from dfqbench.plugins import load_plugins
 
 GDFQ: dict[str, Any] = {"ce_weight": 1.0, "bns_weight": 0.1, "latent": 100, "lr": 1e-3, "beta1": 0.5, "beta2": 0.999}
 GDFQ |= {"epochs": 400, "iterations": 200, "lr_steps": (100, 200, 300)}
-ACQ = {"centre_weight": 1.0, "pair_weight": 0.1, "consistency_weight": 1.0, "centre_reach": 0.7}
+ACQ: dict[str, Any] = {"centre_weight": 0.3, "centre_tolerance": 0.15, "pair_weight": 0.1, "pair_margin": 0.7}
+ACQ |= {"centre_uniform": 0.3, "centre_spread": 1.5, "centre_reach": 0.7, "centre_decay": 0.99, "bns_both": False}
+ACQ |= {"attention_start": 4, "attention_start_large": 50, "centre_condition": "running", "consistency_weight": 1.0}
 CLUSTERQ = {"mode": "paper", "cluster_weight": 0.9, "centroid_decay": 0.8}
 CLUSTERQ |= {"noise_mean": 0.03, "noise_var": 0.05, "augment_share": 0.5}
 DFFG = {"images": 5120, "batch": 256, "iterations": 250, "keep": "10X", "momentum": 0.9, "step": 0.1, "clip": False}
 DFFG |= {"norm": "l2", "ce_weight": 1.0, "tv_weight": 2.5e-5, "l2_weight": 1e-5}
-TEMPORAL = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin_std": 0.15}
+TEMPORAL: dict[str, Any] = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin_std": 0.15}
+TEMPORAL |= {"margin_form": "sampled", "margin_scale": "fixed", "margin_decay": 0.99}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from dfqbench.synth import (
     attention_map,
     batch_statistics,
     centre_matching_loss,
-    mode_seeking_loss,
     pair_similarity_loss,
-    paired_centre_condition,
+    paired_condition,
     pairs,
 )
 from dfqbench.testing.toys import toy_network
@@ -43,14 +42,28 @@ def test_attention_centre_of_nothing_and_of_one_position() -> None:
     assert torch.equal(attention_centre(torch.ones(1, 1, 1)), torch.zeros(1, 2))
 
 
-def test_centre_matching_loss_and_gradient() -> None:
+@pytest.mark.parametrize("tolerance", [0.0, 0.15])
+def test_centre_matching_loss_and_gradient(tolerance: float) -> None:
     attention = attention_map(_random(2, 3, 3, 3))
     centre = torch.tensor([[0.3, -0.2], [0.0, 0.5]], dtype=torch.float64)
-    gap = attention_centre(attention) - centre
-    expected = float(gap[0] @ gap[0] + gap[1] @ gap[1]) / 2
-    assert float(centre_matching_loss(attention, centre)) == pytest.approx(expected)
+    gaps = (attention_centre(attention) - centre).norm(dim=1).tolist()
+    expected = sum(max(0.0, gap - tolerance) ** 2 for gap in gaps) / 2
+    assert float(centre_matching_loss(attention, centre, tolerance)) == pytest.approx(expected)
+    assert expected > 0
     features = _random(2, 2, 2, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda f: centre_matching_loss(attention_map(f), centre), (features,))
+    assert torch.autograd.gradcheck(lambda f: centre_matching_loss(attention_map(f), centre, tolerance), (features,))
+
+
+def test_centres_within_the_tolerance_cost_nothing() -> None:
+    attention = torch.rand((1, 4, 4), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    own = attention_centre(attention.detach())
+    for offset, costs in (((0.0, 0.0), False), ((0.08, -0.08), False), ((0.2, 0.0), True)):
+        loss = centre_matching_loss(attention, own + torch.tensor(offset), 0.15)
+        (gradient,) = torch.autograd.grad(loss, attention)
+        assert torch.isfinite(gradient).all()
+        assert (float(loss.detach()) > 0, bool(gradient.any())) == (costs, costs)
+    (gradient,) = torch.autograd.grad(centre_matching_loss(attention, own, 0.0), attention)
+    assert torch.equal(gradient, torch.zeros(1, 4, 4))
 
 
 def test_consistency_loss_is_the_formula() -> None:
@@ -71,32 +84,41 @@ def test_consistency_loss_of_an_empty_map_has_a_finite_gradient() -> None:
     assert torch.isfinite(torch.autograd.grad(loss, features)[0]).all()
 
 
-def test_pair_losses() -> None:
-    first, second = _random(3, 4), _random(3, 4, seed=1)
-    expected = sum(float(a @ b / (a.norm() * b.norm())) for a, b in zip(first, second, strict=True)) / 3
-    assert float(pair_similarity_loss(first, second)) == pytest.approx(expected)
-    assert float(pair_similarity_loss(first, first)) == pytest.approx(1.0)
-    images, others = _random(2, 3, 2, 2), _random(2, 3, 2, 2, seed=1)
-    noise, other_noise = _random(2, 5), _random(2, 5, seed=1)
-    ratio = sum(
-        float((images[i] - others[i]).abs().mean() / (noise[i] - other_noise[i]).abs().mean()) for i in range(2)
-    )
-    assert float(mode_seeking_loss(images, others, noise, other_noise)) == pytest.approx(-ratio / 2, rel=1e-6)
-    assert torch.autograd.gradcheck(lambda x: pair_similarity_loss(x, second), (first.clone().requires_grad_(),))
+def test_pair_loss_is_the_formula() -> None:
+    first, second = attention_map(_random(6, 3, 2, 3)), attention_map(_random(6, 3, 2, 3, seed=1))
+    cosines = [float((a * b).sum() / (a.norm() * b.norm())) for a, b in zip(first, second, strict=True)]
+    assert min(cosines) < 0.8 < max(cosines)
+    expected = sum(max(0.0, cosine - 0.8) for cosine in cosines) / 6
+    assert float(pair_similarity_loss(first, second, 0.8)) == pytest.approx(expected, rel=1e-6)
+    assert float(pair_similarity_loss(first, first, 0.8)) == pytest.approx(0.2, rel=1e-6)
+    assert torch.autograd.gradcheck(lambda a: pair_similarity_loss(a, second, 0.8), (first.clone().requires_grad_(),))
+
+
+def test_pairs_below_the_margin_cost_nothing() -> None:
+    first = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]], requires_grad=True)
+    loss = pair_similarity_loss(first, torch.tensor([[[1.0, 1.0], [1.0, 0.0]]]), 0.7)  # cosine 0.58
+    assert float(loss.detach()) == 0.0
+    assert torch.equal(torch.autograd.grad(loss, first)[0], torch.zeros(1, 2, 2))
+
+
+def test_pair_loss_of_an_empty_map_has_a_finite_gradient() -> None:
+    features = torch.zeros((1, 2, 2, 2), requires_grad=True)
+    loss = pair_similarity_loss(attention_map(features), torch.ones(1, 2, 2), -1.0)
+    assert torch.isfinite(torch.autograd.grad(loss, features)[0]).all()
 
 
 def test_no_pair_costs_nothing() -> None:
-    alone = torch.ones(1, 4)
-    assert float(pair_similarity_loss(*pairs(alone))) == 0.0
-    assert float(mode_seeking_loss(*pairs(alone), *pairs(alone))) == 0.0
+    assert float(pair_similarity_loss(*pairs(torch.ones(1, 2, 2)), 0.7)) == 0.0
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 def test_pairs_share_label_and_centre_but_not_noise(size: int) -> None:
-    condition = paired_centre_condition(10, 50, 0.7)(size, torch.Generator().manual_seed(0))
+    def centres(count: int, random: torch.Generator) -> Tensor:
+        return torch.randn((count, 2), generator=random)
+
+    condition = paired_condition(10, 50, centres)(size, torch.Generator().manual_seed(0))
     assert condition.extra is not None
     assert len(condition.labels) == len(condition.noise) == len(condition.extra) == size
-    assert float(condition.extra.abs().max()) <= 0.7
     for shared in (condition.labels, condition.extra):
         assert torch.equal(*pairs(shared))
     first, second = pairs(condition.noise)

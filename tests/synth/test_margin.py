@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from dfqbench.synth import expected_margin_loss, logit_discrepancy, probability_discrepancy, sampled_margin_loss
+from dfqbench.synth import (
+    Condition,
+    GeneratorParams,
+    GeneratorPass,
+    MarginTerm,
+    erf_margin_loss,
+    expected_margin_loss,
+    logit_discrepancy,
+    probability_discrepancy,
+    sampled_margin_loss,
+)
 
 MEAN, STD = 0.5, 0.15
 
@@ -56,3 +68,77 @@ def test_where_logits_coincide_the_subgradient_is_zero() -> None:
     student = logits.clone().requires_grad_()
     loss = expected_margin_loss(logit_discrepancy(logits, student), MEAN, STD)
     assert torch.equal(torch.autograd.grad(loss, student)[0], torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("std", [0.15, 2.0])
+def test_derivative_of_erf_is_a_gaussian(std: float) -> None:
+    d = torch.tensor([0.0, 0.05, 0.3, 1.0, 9.0], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(erf_margin_loss(d, std) * len(d), d)
+    expected = [-math.exp(-(float(x) ** 2) / (2 * std**2)) for x in d.detach()]
+    assert gradient.tolist() == pytest.approx(expected, abs=1e-12)
+    assert float(gradient[0]) == pytest.approx(-1.0)
+    # The loss itself: minus the integral of the Gaussian from 0 to D.
+    t = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    integral = float(torch.trapezoid(torch.exp(-t.square() / (2 * std**2)), t))
+    assert float(erf_margin_loss(d.detach()[3:4], std)) == pytest.approx(-integral, abs=1e-9)
+
+
+RUNNING = GeneratorParams(margin_weight=1.0, margin_scale="running")
+
+
+def _view(discrepancies: Tensor, random: torch.Generator) -> GeneratorPass:
+    """Return a pass with these discrepancies of teacher and student; their gradient is that of -images."""
+    images = (1 - discrepancies[:, None]).requires_grad_()
+    teacher, condition = nn.Identity(), Condition(images, torch.zeros(len(images), dtype=torch.int64))
+    return GeneratorPass(
+        images=images,
+        condition=condition,
+        logits=torch.ones_like(images),
+        bn_recorder=None,
+        map_recorder=None,
+        teacher=teacher,
+        run_teacher=teacher,
+        student=nn.Identity(),
+        random=random,
+    )
+
+
+def _derivatives(term: MarginTerm, scale: float) -> Tensor:
+    """Return N dL/dD (N,) after 300 steps with discrepancies scale * N(2, 0.3^2)."""
+    random = torch.Generator().manual_seed(0)
+    for step in range(300):
+        view = _view(scale * (2 + 0.3 * torch.randn(1000, generator=random)), random)
+        loss = term.loss(view)
+        (gradient,) = torch.autograd.grad(loss, view.images)
+        assert torch.isfinite(gradient).all()
+        term.observe(view, step)
+    return -len(gradient) * gradient[:, 0]
+
+
+def _term(params: GeneratorParams) -> MarginTerm:
+    return MarginTerm(params, 0, torch.device("cpu"))
+
+
+def test_three_quarters_of_the_images_are_below_their_running_margin() -> None:
+    # P(D < m) = Phi(s / sqrt(2 s^2)) = 0.760.
+    shares = [float((_derivatives(_term(RUNNING), scale) < 0).float().mean()) for scale in (1.0, 10.0, 0.01)]
+    assert shares == pytest.approx([0.76] * 3, abs=0.04)
+    assert shares == pytest.approx([shares[0]] * 3, abs=0.003)
+    fixed = _term(dataclasses.replace(RUNNING, margin_scale="fixed"))
+    assert float((_derivatives(fixed, 1.0) < 0).float().mean()) == 0.0
+
+
+@pytest.mark.parametrize("form", ["expected", "erf"])
+def test_running_scale_makes_derivatives_independent_of_the_scale(form: str) -> None:
+    params = dataclasses.replace(RUNNING, margin_form=form)
+    once, tenfold = (_derivatives(_term(params), scale) for scale in (1.0, 10.0))
+    torch.testing.assert_close(once, tenfold, atol=1e-4, rtol=1e-3)
+    expected = {"expected": -0.76, "erf": -math.exp(-0.5)}[form]
+    assert float(once.mean()) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("form", ["sampled", "expected", "erf"])
+def test_first_step_of_a_running_margin_costs_nothing(form: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    loss = _term(dataclasses.replace(RUNNING, margin_form=form)).loss(_view(torch.rand(50, generator=random), random))
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)

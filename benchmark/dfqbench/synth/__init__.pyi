@@ -5,7 +5,6 @@ from .attention import attention_consistency_loss as attention_consistency_loss
 from .attention import attention_map as attention_map
 from .attention import batch_statistics as batch_statistics
 from .attention import centre_matching_loss as centre_matching_loss
-from .attention import mode_seeking_loss as mode_seeking_loss
 from .attention import pair_similarity_loss as pair_similarity_loss
 from .augment import crop_and_flip as crop_and_flip
 from .centroids import ClassCentroids as ClassCentroids
@@ -20,7 +19,7 @@ from .generators import Condition as Condition
 from .generators import Draw as Draw
 from .generators import Generator as Generator
 from .generators import class_condition as class_condition
-from .generators import paired_centre_condition as paired_centre_condition
+from .generators import paired_condition as paired_condition
 from .generators import pairs as pairs
 from .image_loop import AdamOnPlateau as AdamOnPlateau
 from .image_loop import ImageOptimizer as ImageOptimizer
@@ -29,6 +28,7 @@ from .image_loop import optimize_batches as optimize_batches
 from .image_loop import optimize_images as optimize_images
 from .losses import bns_distance_loss as bns_distance_loss
 from .losses import bns_loss as bns_loss
+from .losses import erf_margin_loss as erf_margin_loss
 from .losses import expected_margin_loss as expected_margin_loss
 from .losses import logit_discrepancy as logit_discrepancy
 from .losses import probability_discrepancy as probability_discrepancy
@@ -45,7 +45,9 @@ from .nan_check import NonFiniteCheck as NonFiniteCheck
 from .params import FEW_CLASSES as FEW_CLASSES
 from .params import SMALL_INPUT as SMALL_INPUT
 from .params import GeneratorParams as GeneratorParams
+from .params import UnitFloat as UnitFloat
 from .params import is_large as is_large
+from .running_moments import RunningMoments as RunningMoments
 from .source import FixedSource as FixedSource
 from .statistics import BatchNormStatistics as BatchNormStatistics
 from .statistics import LayerConstants as LayerConstants
@@ -55,9 +57,9 @@ from .statistics import batchnorm_layers as batchnorm_layers
 from .terms import FunctionTerm as FunctionTerm
 from .terms import GeneratorPass as GeneratorPass
 from .terms import LossTerm as LossTerm
+from .terms import MarginTerm as MarginTerm
 from .terms import base_terms as base_terms
 from .terms import bns_term as bns_term
 from .terms import cross_entropy_term as cross_entropy_term
-from .terms import margin_term as margin_term
 from .training_schedule import TrainingSchedule as TrainingSchedule
 from .training_schedule import generator_schedule as generator_schedule

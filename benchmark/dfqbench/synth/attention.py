@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from dfqbench.api import Skip
@@ -42,9 +41,14 @@ def _axis(length: int, like: Tensor) -> Tensor:
     return torch.linspace(-1, 1, length, device=like.device, dtype=like.dtype)
 
 
-def centre_matching_loss(attention: Tensor, centre: Tensor) -> Tensor:
-    """L_ac = mean_i ||m(A_i) - c_i||^2 of attention A (N, H, W) and centres c (N, 2) (ACQ; methods.md 4, inferred)."""
-    return (attention_centre(attention) - centre).square().sum(1).mean()
+def centre_matching_loss(attention: Tensor, centre: Tensor, tolerance: float) -> Tensor:
+    """L_ac = mean_i max(0, ||m(A_i) - c_i|| - r)^2 of attention A (N, H, W) and centres c (N, 2).
+
+    Centres and the tolerance r are in half image sides (ACQ; methods.md 4, inferred).
+    """
+    # torch's norm has gradient 0 at 0.
+    distance: Tensor = torch.linalg.vector_norm(attention_centre(attention) - centre, dim=1)
+    return (distance - tolerance).clamp_min(0).square().mean()
 
 
 def attention_consistency_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -62,22 +66,15 @@ def _unit(attention: Tensor) -> Tensor:
     return flat / (length + NORMALISER_EPS)
 
 
-def pair_similarity_loss(first: Tensor, second: Tensor) -> Tensor:
-    """L_pair = mean_i cos(phi_i, phi'_i) of features (P, ...) of P pairs; 0 if P = 0 (ACQ; methods.md 4, inferred)."""
-    if len(first) == 0:
-        return first.sum()
-    return F.cosine_similarity(first, second, dim=1, eps=NORMALISER_EPS).mean()
+def pair_similarity_loss(first: Tensor, second: Tensor, margin: float) -> Tensor:
+    """L_pair = mean_i max(0, cos(A_i, A'_i) - margin) of attention (P, H, W) of P pairs; 0 if P = 0.
 
-
-def mode_seeking_loss(first: Tensor, second: Tensor, noise: Tensor, other_noise: Tensor) -> Tensor:
-    """- mean_i mean|x_i - x'_i| / mean|z_i - z'_i| of images and noise of P pairs; 0 if P = 0.
-
-    The images of a pair shall differ as their noise does.
+    (ACQ; methods.md 4, inferred.)
     """
     if len(first) == 0:
         return first.sum()
-    moved = (first - second).abs().flatten(1).mean(1)
-    return -(moved / ((noise - other_noise).abs().mean(1) + NORMALISER_EPS)).mean()
+    cosine = (_unit(first) * _unit(second)).sum(1)
+    return (cosine - margin).clamp_min(0).mean()
 
 
 @dataclass(frozen=True)

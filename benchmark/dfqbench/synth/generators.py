@@ -198,25 +198,26 @@ def class_condition(latent: int, classes: int) -> Draw:
     return draw
 
 
-def paired_centre_condition(latent: int, classes: int, reach: float) -> Draw:
-    """Draw pairs with one label and attention centre c ~ U(-reach, reach)^2, but different noise (ACQ; methods.md 4).
+def paired_condition(latent: int, classes: int, draw_extra: Callable[[int, torch.Generator], Tensor]) -> Draw:
+    """Draw pairs with one label and one further condition, but different noise (ACQ; methods.md 4).
 
-    Rows i and i + N // 2 are a pair; the last row of an odd batch has no partner. `reach` is in half image sides.
+    Rows i and i + N // 2 are a pair; the last row of an odd batch has no partner. `draw_extra` draws the further
+    condition (N, extra) of a batch.
     """
     plain = class_condition(latent, classes)
 
     def draw(size: int, random: torch.Generator) -> Condition:
         condition = plain(size, random)
-        centre = torch.rand((size, 2), generator=random, device=random.device) * (2 * reach) - reach
+        extra = draw_extra(size, random)
         half = size // 2
         first, rest = slice(0, half), slice(2 * half, size)
         labels = torch.cat((condition.labels[first], condition.labels[first], condition.labels[rest]))
-        return Condition(condition.noise, labels, torch.cat((centre[first], centre[first], centre[rest])))
+        return Condition(condition.noise, labels, torch.cat((extra[first], extra[first], extra[rest])))
 
     return draw
 
 
 def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the partners, (N // 2, ...) each, of a batch drawn by `paired_centre_condition`."""
+    """Return the partners, (N // 2, ...) each, of a batch drawn by `paired_condition`."""
     half = len(values) // 2
     return values[:half], values[half : 2 * half]

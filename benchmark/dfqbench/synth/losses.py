@@ -88,7 +88,9 @@ def probability_discrepancy(teacher: Tensor, student: Tensor) -> Tensor:
     return (teacher.softmax(1) - student.softmax(1)).abs().sum(1)
 
 
-def sampled_margin_loss(discrepancy: Tensor, mean: float, std: float, random: torch.Generator) -> Tensor:
+def sampled_margin_loss(
+    discrepancy: Tensor, mean: float | Tensor, std: float | Tensor, random: torch.Generator
+) -> Tensor:
     """L_GM = mean_i max(0, m_i - D_i), m_i ~ N(mean, std^2), of discrepancies D (N,).
 
     Its expected gradient in D is -Phi((mean - D) / std): largest where teacher and student agree, and vanishing where
@@ -98,10 +100,18 @@ def sampled_margin_loss(discrepancy: Tensor, mean: float, std: float, random: to
     return (mean + std * noise - discrepancy).clamp_min(0).mean()
 
 
-def expected_margin_loss(discrepancy: Tensor, mean: float, std: float) -> Tensor:
+def expected_margin_loss(discrepancy: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:
     """E[max(0, m - D)] = (mean - D) Phi(u) + std phi(u), u = (mean - D) / std, averaged over images, D (N,)."""
     gap = mean - discrepancy
     u = gap / std
     density = torch.exp(-0.5 * u.square()) / math.sqrt(2 * math.pi)
     below: Tensor = torch.special.ndtr(u)
     return (gap * below + std * density).mean()
+
+
+def erf_margin_loss(discrepancy: Tensor, std: float | Tensor) -> Tensor:
+    """L = -std sqrt(pi/2) erf(D / (sqrt(2) std)), averaged over images, D (N,).
+
+    Its derivative is a Gaussian, dL/dD = -exp(-D^2 / (2 std^2)): -1 where teacher and student agree.
+    """
+    return (-math.sqrt(math.pi / 2) * std * torch.erf(discrepancy / (math.sqrt(2) * std))).mean()

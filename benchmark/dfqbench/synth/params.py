@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dfqbench.api import ModelCard, param
 
@@ -13,6 +13,8 @@ GDFQ = "released code (GDFQ)"
 """Source of most values."""
 TEMPORAL = "inferred: methods.md 6, no released code"
 """Source of the temporal-diversity method's constants."""
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,20 @@ class GeneratorParams:
     )
     margin_mean: NonNegativeFloat = param(0.5, help="mean of the margin", source=TEMPORAL)
     margin_std: PositiveFloat = param(0.15, help="standard deviation of the margin", source=TEMPORAL)
-    margin_form: Literal["sampled", "expected"] = param(
-        "sampled", help="a margin drawn for each image, or the closed form of its expectation", source=TEMPORAL
+    margin_form: Literal["sampled", "expected", "erf"] = param(
+        "sampled",
+        help="a margin drawn for each image, the closed form of its expectation, or a loss whose derivative is a "
+        "Gaussian about 0 of width `margin_std`",
+        source=TEMPORAL,
+    )
+    margin_scale: Literal["fixed", "running"] = param(
+        "fixed",
+        help="margins N(`margin_mean`, `margin_std`^2), or N(d + s, s^2) with running mean d and deviation s of the "
+        "discrepancy; the width of `erf`: `margin_std`, or the discrepancy's running root mean square",
+        source=TEMPORAL,
+    )
+    margin_decay: UnitFloat = param(
+        0.99, help="share that the running mean and deviation keep at a step", source=TEMPORAL
     )
     margin_distance: Literal["logits", "probabilities"] = param(
         "logits", help="what is compared: logits relative to the teacher's, or softmax outputs", source=TEMPORAL

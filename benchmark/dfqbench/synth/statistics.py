@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -169,11 +169,9 @@ class BatchNormStatistics(PassRecorder):
         super().__init__(network)
         self._layers: list[LayerStatistics] = []
         self._constants: dict[tuple[tuple[str, int], ...], LayerConstants] = {}
-        self._paused = False
 
     def _restart(self) -> None:
-        if not self._paused:
-            self._layers = []  # a new list: the old one is part of the statistics already returned
+        self._layers = []  # a new list: the old one is part of the statistics already returned
 
     def _hooks(self) -> list[RemovableHandle]:
         layers = batchnorm_layers(self.network)
@@ -186,20 +184,10 @@ class BatchNormStatistics(PassRecorder):
         running = Moments(layer.get_buffer("running_mean"), layer.get_buffer("running_var"))
 
         def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if not self._paused:
-                moments = sample_moments(args[0])
-                self._layers.append(LayerStatistics(name, moments, positions(args[0]), running, layer.eps))
+            moments = sample_moments(args[0])
+            self._layers.append(LayerStatistics(name, moments, positions(args[0]), running, layer.eps))
 
         return record
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not record the passes of the block."""
-        self._paused, before = True, self._paused
-        try:
-            yield
-        finally:
-            self._paused = before
 
     @property
     def last(self) -> PassStatistics:

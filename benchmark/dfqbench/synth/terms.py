@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,16 @@ from dfqbench.api import Context, PluginError
 from dfqbench.synth.attention import FeatureMaps, PassMaps, batch_statistics
 from dfqbench.synth.generators import Condition
 from dfqbench.synth.losses import (
+    NORMALISER_EPS,
     bns_loss,
+    erf_margin_loss,
     expected_margin_loss,
     logit_discrepancy,
     probability_discrepancy,
     sampled_margin_loss,
 )
 from dfqbench.synth.params import GeneratorParams, is_large
+from dfqbench.synth.running_moments import RunningMoments
 from dfqbench.synth.statistics import BatchNormStatistics, PassStatistics
 from dfqbench.synth.training_schedule import generator_schedule
 
@@ -76,12 +78,12 @@ class GeneratorPass:
         """Feature maps of the teacher's pass."""
         return _needed(self._maps, "feature maps", "needs_maps")
 
-    def second_pass(self) -> PassMaps:
-        """Return feature maps of another teacher pass over the images, with the batch's statistics in BatchNorm."""
-        recorder = _needed(self.map_recorder, "feature maps", "needs_maps")
-        with batch_statistics(self.teacher), self.bn_recorder.paused() if self.bn_recorder else nullcontext():
-            self.run_teacher(self.images)
-        return recorder.last
+    @cached_property
+    def second_pass(self) -> GeneratorPass:
+        """Another teacher pass over the images, with the batch's statistics in BatchNorm; run once for all terms."""
+        with batch_statistics(self.teacher):
+            logits = self.run_teacher(self.images)
+        return replace(self, logits=logits)
 
     @cached_property
     def correct(self) -> Tensor:
@@ -180,36 +182,61 @@ def bns_term(weight: float) -> LossTerm:
     return FunctionTerm("bns", weight, lambda view: bns_loss(view.statistics), statistics=True)
 
 
-def margin_term(
-    weight: float,
-    start: int,
-    *,
-    mean: float,
-    std: float,
-    form: Literal["sampled", "expected"],
-    distance: Literal["logits", "probabilities"],
-) -> LossTerm:
-    """L_GM of the discrepancy of teacher and student (methods.md 6, inferred); only the generator learns from it."""
-    measure = logit_discrepancy if distance == "logits" else probability_discrepancy
+class MarginTerm(LossTerm):
+    """L_GM of the discrepancy D of teacher and student (methods.md 6, inferred); only the generator learns from it.
 
-    def loss(view: GeneratorPass) -> Tensor:
-        discrepancy = measure(view.logits, view.student_logits)
-        if form == "expected":
-            return expected_margin_loss(discrepancy, mean, std)
-        return sampled_margin_loss(discrepancy, mean, std, view.random)
+    With `margin_scale=running` margins follow the running mean d and deviation s of D, of the earlier steps in which
+    the term counts: N(d + s, s^2), above three quarters of a Gaussian D. In the first of these steps the loss is 0.
+    """
 
-    return FunctionTerm("margin", weight, loss, start=start, student=True)
+    needs_student = True
+    capturable = True
+
+    def __init__(self, params: GeneratorParams, start: int, device: torch.device) -> None:
+        super().__init__("margin", params.margin_weight, start)
+        self._params = params
+        self._measure = logit_discrepancy if params.margin_distance == "logits" else probability_discrepancy
+        running = params.margin_scale == "running"
+        self._running = RunningMoments((), params.margin_decay, device) if running else None
+
+    def loss(self, view: GeneratorPass) -> Tensor:
+        """Return the loss of the margin's form."""
+        discrepancy = self._measure(view.logits, view.student_logits)
+        mean, std = self._margin()
+        match self._params.margin_form:
+            case "sampled":
+                return sampled_margin_loss(discrepancy, mean, std, view.random)
+            case "expected":
+                return expected_margin_loss(discrepancy, mean, std)
+            case "erf":
+                return erf_margin_loss(discrepancy, std)
+
+    def _margin(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return the margin's mean and standard deviation, or width."""
+        if self._running is None:
+            return self._params.margin_mean, self._params.margin_std
+        d, s = self._running.mean, self._running.std
+        if self._params.margin_form == "erf":  # a Gaussian about 0: its width is the deviation of D from 0
+            return 0.0, torch.sqrt(d.square() + s.square()) + NORMALISER_EPS
+        return d + s, s + NORMALISER_EPS
+
+    def observe(self, view: GeneratorPass, step: int) -> None:  # noqa: ARG002 - the interface
+        """Update the running mean and deviation."""
+        if self._running is not None:
+            self._running.update(self._measure(view.logits, view.student_logits))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running mean and deviation, if there are any."""
+        return {} if self._running is None else self._running.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if self._running is not None:
+            self._running.load_state_dict(state)
 
 
 def base_terms(ctx: Context, params: GeneratorParams) -> list[LossTerm]:
     """Return GDFQ's losses, CE and BNS, and the Gaussian margin, with weights and constants from `params`."""
     start = params.margin_start_large if is_large(ctx.card.input_size) else params.margin_start
-    margin = margin_term(
-        params.margin_weight,
-        generator_schedule(ctx, params).step_of(start),
-        mean=params.margin_mean,
-        std=params.margin_std,
-        form=params.margin_form,
-        distance=params.margin_distance,
-    )
+    margin = MarginTerm(params, generator_schedule(ctx, params).step_of(start), ctx.device)
     return [cross_entropy_term(params.ce_weight), bns_term(params.bns_weight), margin]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
+import pytest
 import torch
 
 from dfqbench.quant import parse_scheme
@@ -33,3 +35,27 @@ def test_trains_through_the_quantized_student() -> None:
     on, again, off = _student(params), _student(params), _student(dataclasses.replace(params, margin_weight=0.0))
     assert all(torch.equal(a, b) for a, b in zip(on, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
+
+
+@pytest.mark.parametrize("form", ["sampled", "erf"])
+def test_resume_restores_the_running_margin(form: str) -> None:
+    params = TemporalParams(latent=8, margin_start=0, margin_scale="running", margin_form=form)
+    teacher, student = toy_network(), toy_network(seed=1)
+
+    def build(seed: int) -> GeneratorSource:
+        source = Temporal(params).synthesize(teacher, ToyContext(root_seed=seed))
+        assert isinstance(source, GeneratorSource)
+        return source
+
+    first, second, buffer = build(0), build(9), io.BytesIO()
+    for _ in range(3):
+        first.train_step(4, student)
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    for _ in range(3):
+        assert torch.equal(first.train_step(4, student).images, second.train_step(4, student).images)
+    states = [source.state_dict()["terms"]["margin"] for source in (first, second)]
+    assert states[0].keys() == {"mean", "var", "weight"}
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert float(states[0]["mean"]) > 0
