@@ -9,11 +9,12 @@ from .attention import mode_seeking_loss as mode_seeking_loss
 from .attention import pair_similarity_loss as pair_similarity_loss
 from .augment import crop_and_flip as crop_and_flip
 from .centroids import ClassCentroids as ClassCentroids
-from .centroids import cluster_loss as cluster_loss
-from .centroids import deep_moments as deep_moments
+from .centroids import ClassGroups as ClassGroups
+from .centroids import DeepStatistics as DeepStatistics
+from .centroids import centroid_loss as centroid_loss
 from .centroids import deep_start as deep_start
-from .centroids import released_cluster_term as released_cluster_term
-from .centroids import released_diversity_term as released_diversity_term
+from .centroids import group_moments as group_moments
+from .centroids import spread_of as spread_of
 from .generator_loop import GeneratorSource as GeneratorSource
 from .generators import ClassBatchNorm as ClassBatchNorm
 from .generators import Condition as Condition
@@ -44,6 +45,7 @@ from .nan_check import NonFiniteCheck as NonFiniteCheck
 from .params import FEW_CLASSES as FEW_CLASSES
 from .params import SMALL_INPUT as SMALL_INPUT
 from .params import GeneratorParams as GeneratorParams
+from .params import batch_size as batch_size
 from .params import is_large as is_large
 from .source import FixedSource as FixedSource
 from .statistics import BatchNormStatistics as BatchNormStatistics

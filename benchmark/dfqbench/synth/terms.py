@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -41,6 +41,7 @@ class GeneratorPass:
         bn_recorder: of the teacher, or None where no term needs statistics.
         map_recorder: of the teacher, or None where no term needs maps.
         teacher: the teacher, in eval mode.
+        run_generator: from a condition to images as given to the teacher.
         run_teacher: the teacher's forward pass in the loop's precision; logits in float32.
         student: the student, or None.
         random: for terms that draw.
@@ -52,6 +53,7 @@ class GeneratorPass:
     bn_recorder: BatchNormStatistics | None
     map_recorder: FeatureMaps | None
     teacher: nn.Module
+    run_generator: Callable[[Condition], Tensor]
     run_teacher: Callable[[Tensor], Tensor]
     student: nn.Module | None
     random: torch.Generator
@@ -82,6 +84,16 @@ class GeneratorPass:
         with batch_statistics(self.teacher), self.bn_recorder.paused() if self.bn_recorder else nullcontext():
             self.run_teacher(self.images)
         return recorder.last
+
+    @cached_property
+    def single_class(self) -> GeneratorPass:
+        """A further pass of generator and teacher, over equally many images of one random class."""
+        device = self.labels.device
+        noise = torch.randn(self.condition.noise.shape, generator=self.random, device=device)
+        label = torch.randint(0, self.logits.shape[1], (1,), generator=self.random, device=device)
+        condition = replace(self.condition, noise=noise, labels=label.expand(len(noise)))
+        images = self.run_generator(condition)
+        return replace(self, images=images, condition=condition, logits=self.run_teacher(images))
 
     @cached_property
     def correct(self) -> Tensor:
