@@ -8,11 +8,12 @@ from .attention import centre_matching_loss as centre_matching_loss
 from .attention import pair_similarity_loss as pair_similarity_loss
 from .augment import crop_and_flip as crop_and_flip
 from .centroids import ClassCentroids as ClassCentroids
-from .centroids import cluster_loss as cluster_loss
-from .centroids import deep_moments as deep_moments
+from .centroids import ClassGroups as ClassGroups
+from .centroids import DeepStatistics as DeepStatistics
+from .centroids import centroid_loss as centroid_loss
 from .centroids import deep_start as deep_start
-from .centroids import released_cluster_term as released_cluster_term
-from .centroids import released_diversity_term as released_diversity_term
+from .centroids import group_moments as group_moments
+from .centroids import spread_of as spread_of
 from .generator_loop import GeneratorSource as GeneratorSource
 from .generators import ClassBatchNorm as ClassBatchNorm
 from .generators import Condition as Condition
@@ -46,6 +47,7 @@ from .params import FEW_CLASSES as FEW_CLASSES
 from .params import SMALL_INPUT as SMALL_INPUT
 from .params import GeneratorParams as GeneratorParams
 from .params import UnitFloat as UnitFloat
+from .params import batch_size as batch_size
 from .params import is_large as is_large
 from .running_moments import RunningMoments as RunningMoments
 from .source import FixedSource as FixedSource

@@ -155,15 +155,18 @@ class GeneratorSource:
     ) -> tuple[Tensor, ...]:
         """Run one step on the device; return images, the teacher's logits and, where a term is active, the loss."""
         condition = Condition(noise, labels, extra)
+
+        def run_generator(condition: Condition) -> Tensor:
+            images = self._images(condition)
+            return crop_and_flip(images, self._params.augment_scale, self._random) if augments else images
+
         self._optimizer.param_groups[0]["lr"] = lr
         with ExitStack() as stack:
             needs_statistics = any(term.needs_statistics for term in observing)
             needs_maps = any(term.needs_maps for term in observing)
             bn_recorder = stack.enter_context(self._bn_recorder) if needs_statistics else None
             map_recorder = stack.enter_context(self._map_recorder) if needs_maps else None
-            images = self._images(condition)
-            if augments:
-                images = crop_and_flip(images, self._params.augment_scale, self._random)
+            images = run_generator(condition)
             logits = self._run_teacher(images)
             view = GeneratorPass(
                 images=images,
@@ -172,6 +175,7 @@ class GeneratorSource:
                 bn_recorder=bn_recorder,
                 map_recorder=map_recorder,
                 teacher=self._teacher,
+                run_generator=run_generator,
                 run_teacher=self._run_teacher,
                 student=student,
                 random=self._random,

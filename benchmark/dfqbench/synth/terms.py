@@ -43,6 +43,7 @@ class GeneratorPass:
         bn_recorder: of the teacher, or None where no term needs statistics.
         map_recorder: of the teacher, or None where no term needs maps.
         teacher: the teacher, in eval mode.
+        run_generator: from a condition to images as given to the teacher.
         run_teacher: the teacher's forward pass in the loop's precision; logits in float32.
         student: the student, or None.
         random: for terms that draw.
@@ -54,6 +55,7 @@ class GeneratorPass:
     bn_recorder: BatchNormStatistics | None
     map_recorder: FeatureMaps | None
     teacher: nn.Module
+    run_generator: Callable[[Condition], Tensor]
     run_teacher: Callable[[Tensor], Tensor]
     student: nn.Module | None
     random: torch.Generator
@@ -84,6 +86,16 @@ class GeneratorPass:
         with batch_statistics(self.teacher):
             logits = self.run_teacher(self.images)
         return replace(self, logits=logits)
+
+    @cached_property
+    def single_class(self) -> GeneratorPass:
+        """A further pass of generator and teacher, over equally many images of one random class."""
+        device = self.labels.device
+        noise = torch.randn(self.condition.noise.shape, generator=self.random, device=device)
+        label = torch.randint(0, self.logits.shape[1], (1,), generator=self.random, device=device)
+        condition = replace(self.condition, noise=noise, labels=label.expand(len(noise)))
+        images = self.run_generator(condition)
+        return replace(self, images=images, condition=condition, logits=self.run_teacher(images))
 
     @cached_property
     def correct(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""ClusterQ's centroid loss in the generator loop (methods.md 3)."""
+"""ClusterQ's losses in the generator loop (methods.md 3)."""
 
 from __future__ import annotations
 
@@ -9,79 +9,107 @@ from torch import Tensor, nn
 
 from dfqbench.api import Context
 from dfqbench.synth import (
-    FEW_CLASSES,
     ClassCentroids,
+    ClassGroups,
+    DeepStatistics,
     FunctionTerm,
     GeneratorPass,
     GeneratorSource,
     LossTerm,
-    Moments,
-    PassStatistics,
     base_terms,
-    batch_moments,
-    cluster_loss,
-    deep_moments,
-    deep_start,
+    batch_size,
+    centroid_loss,
     generator_schedule,
-    is_large,
-    released_cluster_term,
-    released_diversity_term,
+    group_moments,
+    spread_of,
 )
+from dfqbench_methods.clusterq.released import released_loss
 
 if TYPE_CHECKING:
     from dfqbench_methods.clusterq.plugin import ClusterqParams
 
+ENOUGH_SAMPLES = 8
+"""Samples of a class, on average, from which `grouping=auto` groups the generator's batch."""
+
 
 class CentroidTerm(LossTerm):
-    """L_cluster of `mode=paper`: samples near their class's perturbed centroid in the deep layers.
+    """sfda_weight L_SFDA + icv_weight L_ICV of `mode=paper`: each class as a group, near its centroid.
 
-    At the end of each epoch from `start` on, centroids move towards the means of their class's correctly classified
-    samples. Classes without a centroid do not count (methods.md 3, inferred).
+    After each step of the generator (or each epoch) from `start` on, the centroids move towards the groups. A class
+    without samples or without a centroid does not count.
     """
 
     needs_statistics = True
     capturable = True
 
-    def __init__(self, params: ClusterqParams, *, start: int, epoch_steps: int, classes: int) -> None:
-        super().__init__("cluster", params.cluster_weight, start)
+    def __init__(self, ctx: Context, params: ClusterqParams) -> None:
+        schedule = generator_schedule(ctx, params)
+        super().__init__("cluster", 1.0, schedule.step_of(params.centroid_start))
         self._params = params
-        self._epoch_steps = epoch_steps
-        self._classes = classes
+        self._epoch_steps = schedule.epoch_steps
+        self._classes = ctx.card.classes
+        self._device = ctx.device
+        enough = batch_size(params, ctx.card) >= ENOUGH_SAMPLES * ctx.card.classes
+        self._single_class = params.grouping == "single_class" or (params.grouping == "auto" and not enough)
+        self._by_epoch = params.centroid_every == "epoch"
         self._centroids: ClassCentroids | None = None
 
-    def _centroids_like(self, mean: Tensor) -> ClassCentroids:
-        """Return the centroids, at first new ones for moments (N, S)."""
+    def _centroids_of(self, width: int) -> ClassCentroids:
+        """Return the centroids, at first new ones for S = `width`."""
         if self._centroids is None:
-            decay = self._params.centroid_decay
-            self._centroids = ClassCentroids(self._classes, mean.shape[1], mean.device, decay)
+            rate, by_epoch = self._params.centroid_rate, self._by_epoch
+            self._centroids = ClassCentroids(self._classes, width, self._device, rate=rate, by_epoch=by_epoch)
         return self._centroids
 
-    def loss(self, view: GeneratorPass) -> Tensor:
-        """Return the distance of the samples' deep statistics from their class's perturbed centroid."""
-        moments, share = deep_moments(view.statistics)
-        centroids = self._centroids_like(moments.mean)
-        of_labels = Moments(centroids.mean[view.labels], centroids.var[view.labels])
-        valid = centroids.known[view.labels]
-        if self._params.correct_only:
-            valid = valid & view.correct
-        perturbation = Moments(
-            _uniform(moments.mean, self._params.noise_mean, view.random),
-            _uniform(moments.var, self._params.noise_var, view.random),
-        )
-        return cluster_loss(moments, share, of_labels, valid, perturbation)
+    def _groups(self, view: GeneratorPass) -> tuple[ClassGroups, DeepStatistics]:
+        """Return the statistics of the classes in the batch, or of the further batch's single class."""
+        view = view.single_class if self._single_class else view
+        labels = view.labels
+        if self._single_class:
+            classes, group = labels[:1], torch.zeros_like(labels)
+        else:
+            classes, group = torch.arange(self._classes, device=labels.device), labels
+        counted = view.correct if self._params.correct_only else torch.ones_like(view.correct)
+        deep = DeepStatistics.of(view.statistics, self._params.deep)
+        moments, count = group_moments(deep.moments, group, counted, len(classes))
+        return ClassGroups(moments.mean, spread_of(moments.var, self._params.moment), count, classes), deep
 
+    def loss(self, view: GeneratorPass) -> Tensor:
+        """Return the weighted distances of the groups from their centroids and from the perturbed centroids."""
+        params = self._params
+        groups, deep = self._groups(view)
+        centroids = self._centroids_of(groups.mean.shape[1])
+        mean, spread = centroids.mean[groups.classes], centroids.spread[groups.classes]
+        valid = centroids.known[groups.classes] & (groups.count > 0)
+        sfda = centroid_loss(groups, mean, spread, valid, deep.share)
+        if params.icv_weight == 0:
+            return params.sfda_weight * sfda
+        mean_scale, spread_scale = params.icv_mean, params.icv_spread
+        if params.noise_scale == "relative":
+            mean_scale = mean_scale * spread_of(deep.running.var, "std")
+            spread_scale = spread_scale * spread_of(deep.running.var, params.moment)
+        mean = mean + mean_scale * _normal(mean, view.random)
+        spread = spread + spread_scale * _normal(spread, view.random)
+        icv = centroid_loss(groups, mean, spread, valid, deep.share)
+        return params.sfda_weight * sfda + params.icv_weight * icv
+
+    @torch.no_grad()
     def observe(self, view: GeneratorPass, step: int) -> None:
-        """Collect the samples of the pass."""
+        """Move the centroids, or collect the pass for the end of the epoch."""
         if step < self.start:
             return
-        moments, _ = deep_moments(view.statistics)
-        correct = view.correct if self._params.correct_only else torch.ones_like(view.correct)
-        self._centroids_like(moments.mean).collect(moments, view.labels, correct)
+        groups, _ = self._groups(view)
+        centroids = self._centroids_of(groups.mean.shape[1])
+        if self._by_epoch:
+            centroids.collect(groups)
+        else:
+            centroids.update(groups)
 
     def finish(self, step: int) -> None:
-        """Move the centroids at the end of an epoch."""
-        if self._centroids is not None and step >= self.start and (step + 1 - self.start) % self._epoch_steps == 0:
-            self._centroids.update()
+        """Move the centroids at the end of an epoch, if they move by epoch."""
+        ends = step >= self.start and (step + 1 - self.start) % self._epoch_steps == 0
+        if self._by_epoch and ends and self._centroids is not None:
+            self._centroids.end_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the centroids, if there are any."""
@@ -90,47 +118,26 @@ class CentroidTerm(LossTerm):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         if state:
-            self._centroids_like(state["mean"]).load_state_dict(state)
+            self._centroids_of(state["mean"].shape[1]).load_state_dict(state)
 
 
-def _uniform(like: Tensor, half_width: float, random: torch.Generator) -> Tensor:
-    drawn = torch.rand(like.shape, generator=random, device=like.device, dtype=like.dtype)
-    return (drawn * 2 - 1) * half_width
-
-
-def released_loss(statistics: PassStatistics, params: ClusterqParams, random: torch.Generator) -> Tensor:
-    """Return the loss (0-d) that the released code adds to GDFQ's, before `cluster_weight` (methods.md 3f).
-
-    Gaps between the deep layers' batch and running statistics, weighted geometrically, plus a diversity term that is
-    constant in the images.
-    """
-    gaps, diversity = [], []
-    for layer in statistics.layers[deep_start(len(statistics.layers)) :]:
-        batch, running = batch_moments(layer.moments), layer.running
-        gaps.append((batch.mean - running.mean).square().mean() + (batch.var - running.var).square().mean())
-        diversity.append(
-            released_diversity_term(batch.mean, _uniform(batch.mean, params.noise_mean, random))
-            + released_diversity_term(batch.var, _uniform(batch.var, params.noise_var, random))
-        )
-    return released_cluster_term(gaps) + params.diversity_weight * torch.stack(diversity).mean()
+def _normal(like: Tensor, random: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=random, device=like.device, dtype=like.dtype)
 
 
 def _terms(ctx: Context, params: ClusterqParams) -> list[LossTerm]:
     def released(view: GeneratorPass) -> Tensor:
         return released_loss(view.statistics, params, view.random)
 
-    schedule = generator_schedule(ctx, params)
-    start = schedule.step_of(params.cluster_start_large if is_large(ctx.card.input_size) else params.cluster_start)
-    if params.mode == "paper":
-        return [CentroidTerm(params, start=start, epoch_steps=schedule.epoch_steps, classes=ctx.card.classes)]
+    if params.mode == "paper" and (params.sfda_weight or params.icv_weight):
+        return [CentroidTerm(ctx, params)]
     if params.mode == "released":
-        return [FunctionTerm("cluster", params.cluster_weight, released, start=start, statistics=True)]
+        start = generator_schedule(ctx, params).step_of(params.centroid_start)
+        return [FunctionTerm("cluster", params.sfda_weight, released, start=start, statistics=True)]
     return []
 
 
 def synthesize(teacher: nn.Module, ctx: Context, params: ClusterqParams) -> GeneratorSource:
-    """Build GDFQ's generator with ClusterQ's loss and augmentation."""
-    few = not is_large(ctx.card.input_size) and ctx.card.classes <= FEW_CLASSES
-    latent = params.latent_few_classes if few else params.latent
+    """Build GDFQ's generator with ClusterQ's losses."""
     losses = [*base_terms(ctx, params), *_terms(ctx, params)]
-    return GeneratorSource(teacher, ctx, params, what="clusterq", losses=losses, latent=latent)
+    return GeneratorSource(teacher, ctx, params, what="clusterq", losses=losses)
