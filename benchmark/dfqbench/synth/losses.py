@@ -40,7 +40,7 @@ def zeroq_loss(
     Args:
         statistics: of a pass of the teacher over the images.
         image: moments (N, C) of the images over positions, variance unbiased.
-        target: mean and variance (C,) of normalised natural images.
+        target: mean and variance (C,) of the domain's normalised images.
         eps: added to variances before the root.
         weights: (N, S), factors on the layers' gaps, or None: 1.
     """

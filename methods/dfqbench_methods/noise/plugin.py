@@ -18,12 +18,12 @@ class NoiseParams:
     """Parameters of the noise control."""
 
     scale: NonNegativeFloat = param(
-        1.0, help="factor on the noise's standard deviation", source="inferred: natural images' own"
+        1.0, help="factor on the noise's standard deviation", source="inferred: the domain's own"
     )
 
 
 class Noise(Method):
-    """Gaussian images with natural images' mean and standard deviation: what a method must beat."""
+    """Gaussian images with the mean and standard deviation of the domain: what a method must beat."""
 
     name = "noise"
     title = "Gaussian noise"
