@@ -87,7 +87,10 @@ def test_absolute_paths_are_for_data_only(manifest: Write, tmp_path: Path) -> No
         (("std = [0.229, 0.224, 0.225]", "std = [0.229]"), "std has 1 values for 3 channels"),
         (("std = [0.229,", "std = [0.0,"), "std must be positive"),
         (("0.5, 0.4, 0]", "0.5]"), "stats has 1 values of mean and 3 of std"),
-        (("stats = { mean = [0.5, 0.4, 0], std = [0.25, 0.5, 0.125] }", "stats = { mean = [], std = [] }"), "stats has"),
+        (
+            ("stats = { mean = [0.5, 0.4, 0], std = [0.25, 0.5, 0.125] }", "stats = { mean = [], std = [] }"),
+            "stats has",
+        ),
         (("0.4, 0]", "0.4]"), "stats has 2 values of mean and 3 of std"),
         (("[0.5, 0.4, 0], std = [0.25, 0.5, 0.125]", "[0.5], std = [0.25]"), "'cifar10' has 1 values for 3 channels"),
         (("[0.5, 0.4, 0]", "[123, 116, 103]"), "stats.mean must be from 0 to 1; measure it on pixels"),
