@@ -184,6 +184,19 @@ def test_other_data_and_networks_are_unavailable(call: Call, run: Path, tmp_path
 
 
 @slow
+def test_statistics_of_the_domain_do_not_matter_to_answers(call: Call, run: Path, inline: type[InThisProcess]) -> None:
+    attempt = attempts(run)["w4a4@gdfq"]
+    preprocessing = json.loads((attempt / RECORD).read_text())["preprocessing"]
+    rewrite(attempt, preprocessing=preprocessing | {"card": preprocessing["card"] | {"stats": None}})
+    description = json.loads((attempt / "student.json").read_text())
+    description["model"]["card"]["stats"] = None
+    (attempt / "student.json").write_text(json.dumps(description))
+    assert verdicts(call("verify", run, "--json"))["w4a4@gdfq"]["verdict"] == "agrees"
+    rewrite(attempt, preprocessing=preprocessing | {"card": preprocessing["card"] | {"mean": [0.0]}})
+    assert verdicts(call("verify", run, "--json"))["w4a4@gdfq"]["verdict"] != "agrees"
+
+
+@slow
 def test_record_of_another_machine_is_compared_with_the_network_of_this_one(
     call: Call, run: Path, tmp_path: Path, inline: type[InThisProcess]
 ) -> None:

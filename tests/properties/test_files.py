@@ -52,7 +52,16 @@ GRID: dict[str, Any] = {
     },
 }
 DATA: dict[str, Any] = {
-    "datasets": {"toy": {"kind": "npz", "evaluate": "toy.npz", "classes": 10, "resize": 8, "default_budget": "smoke"}},
+    "datasets": {
+        "toy": {
+            "kind": "npz",
+            "evaluate": "toy.npz",
+            "classes": 10,
+            "resize": 8,
+            "default_budget": "smoke",
+            "stats": {"mean": [0.3], "std": [0.4]},
+        }
+    },
     "models": [
         {
             "target": "toy",
@@ -61,7 +70,6 @@ DATA: dict[str, Any] = {
             "input_size": [1, 8, 8],
             "mean": [0.3],
             "std": [0.4],
-            "stats": {"mean": [0.0], "std": [1.0]},
             "top1": 99.0,
             "sha256": "00",
         },

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import dfqbench
 from attempts import PLUGINS
-from dfqbench.api import Precision, UsageError
+from dfqbench.api import InputStats, Precision, UsageError
 from dfqbench.cli.main import build_app
 from dfqbench.grid import load_grid
 from dfqbench.plugins import load_plugins
@@ -59,6 +60,33 @@ def test_identities_depend_on_what_decides_the_result(change: dict[str, Any], sa
     assert {
         key for key in ("source_id", "student_id", "cell_id") if getattr(cell, key) == getattr(changed, key)
     } == same
+
+
+def test_statistics_of_the_domain_are_part_of_the_sources_identity(tmp_path: Path) -> None:
+    np.savez(tmp_path / "toy.npz", x=np.zeros((2, 8, 8), np.uint8), y=np.arange(2))
+    cells = []
+    for stats in ("", "stats = { mean = [0.5], std = [0.25] }", "stats = { mean = [0.5], std = [0.5] }"):
+        (tmp_path / "targets.toml").write_text(f"""
+            [datasets.toy]
+            kind = "npz"
+            evaluate = "toy.npz"
+            classes = 10
+            {stats}
+            [[models]]
+            target = "toy"
+            name = "digits:resnet8"
+            random_seed = 0
+            input_size = [1, 8, 8]
+            mean = [0.5]
+            std = [0.5]
+        """)
+        cells.append(cell_of(on="toy", data=[tmp_path]))
+    assert [cell.model.card.stats for cell in cells if cell.model is not None] == [
+        None,
+        InputStats((0.0,), (0.5,)),
+        InputStats((0.0,), (1.0,)),
+    ]
+    assert len({cell.source_id for cell in cells}) == len({cell.cell_id for cell in cells}) == 3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dfqbench.api import FileOffer, InputError, UsageError
+from dfqbench.api import FileOffer, InputError, InputStats, UsageError
 from dfqbench.models.spec import ModelSpec
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.layouts import wnids
@@ -184,3 +184,63 @@ def test_typed_references(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("")
     (code,) = available(catalogue.models("cifar10", [f"py:{tmp_path}/mine.py:build?width=0.5"]))
     assert (code.ref, code.kwargs, code.weights) == (f"py:{tmp_path}/mine.py:build", {"width": 0.5}, None)
+
+
+def domain_stats(catalogue: Catalogue, target: str, options: str = "", name: str = "cifar:resnet20") -> list[float]:
+    (model,) = available(catalogue.models(target, [f"{name}?weights=random{options}"]))
+    return [*model.card.input_stats.mean, *model.card.input_stats.std]
+
+
+HALF = "&mean=[0.5,0.5,0.5]&std=[0.5,0.5,0.5]"
+IMAGENET = "&mean=[0.485,0.456,0.406]&std=[0.229,0.224,0.225]"
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "expected"),
+    [
+        ("cifar10", "", [0, 0, 0, 1, 1, 1]),
+        ("cifar10", IMAGENET, [0.0279, 0.1170, 0.1800, 1.0786, 1.0871, 1.1627]),
+        ("cifar100", "&mean=[0.5071,0.4867,0.4408]&std=[0.2675,0.2565,0.2761]", [0, 0, 0, 1, 1, 1]),
+        ("cifar100", IMAGENET, [0.0965, 0.1371, 0.1547, 1.1681, 1.1451, 1.2271]),
+        ("imagenet", "", [0, 0, 0, 1, 1, 1]),
+        ("imagenet", HALF, [-0.03, -0.088, -0.188, 0.458, 0.448, 0.45]),
+        ("digits", "&mean=0&std=1", [0.3054, 0.3762]),
+    ],
+)
+def test_cards_have_the_statistics_of_their_targets_domain(target: str, options: str, expected: list[float]) -> None:
+    name = "digits:resnet8" if target == "digits" else "cifar:resnet20"
+    assert domain_stats(Catalogue.discover([]), target, options, name) == pytest.approx(expected, abs=1e-4)
+
+
+def test_embedded_networks_normalise_with_their_domain() -> None:
+    for model in available(Catalogue.discover([]).models("digits")):
+        assert model.card.stats == InputStats((0.0,), (1.0,))
+
+
+def test_subset_has_the_domain_of_the_whole(tmp_path: Path) -> None:
+    imagenet_folder(tmp_path / "val", wnids()[:2])
+    assert domain_stats(Catalogue.discover([tmp_path]), "imagenet-subset-2", HALF)[0] == pytest.approx(-0.03)
+
+
+def test_statistics_of_a_manifest_override_and_unknown_ones_are_0_and_1(manifest: Write, tmp_path: Path) -> None:
+    domain = "stats = { mean = [0.75, 0.5, 0.25], std = [0.25, 0.5, 0.125] }"
+    other = MANIFEST.partition("[[models]]")[0].replace("[datasets.cifar10]", "[datasets.part]")
+    manifest(MANIFEST.replace("classes = 10", f"classes = 10\n{domain}") + other + 'subset_of = "cifar10"\n')
+    expected = [0.5, 0, -0.5, 0.5, 1, 0.25]
+    for target in ("cifar10", "part"):  # a network of the manifest, and a typed one
+        catalogue = Catalogue.discover([tmp_path])
+        assert domain_stats(catalogue, target, HALF) == expected
+        (model, *_) = available(catalogue.models(target))
+        assert model.card.input_stats.std[0] == pytest.approx(0.25 / 0.2470)
+    manifest(other + 'subset_of = "elsewhere"\n')
+    unknown_domain = f"cifar:resnet20?weights=random&input_size=[3,32,32]{HALF}"
+    (unknown,) = available(Catalogue.discover([tmp_path]).models("part", [unknown_domain]))
+    assert unknown.card.stats is None
+    assert unknown.card.input_stats == InputStats((0.0,) * 3, (1.0,) * 3)
+
+
+def test_network_with_another_number_of_channels_is_unavailable() -> None:
+    reference = "cifar:resnet20?weights=random&input_size=[1,32,32]&mean=0.5&std=0.5"
+    (model,) = Catalogue.discover([]).models("cifar10", [reference])
+    assert isinstance(model, MissingModel)
+    assert model.reason == "images of 'cifar10' have 3 channels, its input has 1"

@@ -18,6 +18,7 @@ kind = "npz"
 evaluate = "cifar10/test.npz"
 classes = 10
 """
+STATS = "stats = { mean = [0.5, 0.4, 0], std = [0.25, 0.5, 0.125] }\n"
 MODEL = """
 [[models]]
 target = "cifar10"
@@ -40,10 +41,10 @@ Write = Callable[[str], Path]
 
 
 def test_data_sets_and_models(manifest: Write, tmp_path: Path) -> None:
-    read = read_manifest(manifest(DATASET + MODEL + "stats = { mean = [0, 0, 0], std = [1, 1, 1] }\n"))
-    dataset = DatasetSpec("cifar10", "npz", tmp_path / "cifar10/test.npz", None, 10)
-    stats = InputStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    card = ModelCard((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 10, stats)
+    read = read_manifest(manifest(DATASET + STATS + MODEL))
+    stats = InputStats((0.5, 0.4, 0.0), (0.25, 0.5, 0.125))
+    dataset = DatasetSpec("cifar10", "npz", tmp_path / "cifar10/test.npz", None, 10, stats=stats)
+    card = ModelCard((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 10)
     weights = tmp_path / "weights/w.safetensors"
     model = ModelSpec(
         "cifar10", "cifar:resnet20", "cifar:resnet20", card, weights=weights, top1=91.73, kwargs={"shortcut": "A"}
@@ -85,6 +86,22 @@ def test_absolute_paths_are_for_data_only(manifest: Write, tmp_path: Path) -> No
         (("top1 = 91.73", "top1 = 917.3"), "top1: input should be less than or equal to 100"),
         (("std = [0.229, 0.224, 0.225]", "std = [0.229]"), "std has 1 values for 3 channels"),
         (("std = [0.229,", "std = [0.0,"), "std must be positive"),
+        (("0.5, 0.4, 0]", "0.5]"), "stats has 1 values of mean and 3 of std"),
+        (
+            ("stats = { mean = [0.5, 0.4, 0], std = [0.25, 0.5, 0.125] }", "stats = { mean = [], std = [] }"),
+            "stats has",
+        ),
+        (("0.4, 0]", "0.4]"), "stats has 2 values of mean and 3 of std"),
+        (("[0.5, 0.4, 0], std = [0.25, 0.5, 0.125]", "[0.5], std = [0.25]"), "'cifar10' has 1 values for 3 channels"),
+        (("[0.5, 0.4, 0]", "[123, 116, 103]"), "stats.mean must be from 0 to 1; measure it on pixels"),
+        (("[0.5, 0.4, 0]", "[-0.5, 0, 0]"), "stats.mean must be from 0 to 1"),
+        (("[0.5, 0.4, 0]", "[nan, 0, 0]"), "stats.mean must be from 0 to 1"),
+        (("[0.25, 0.5, 0.125]", "[0.25, 0.0, 0.125]"), "stats.std must be above 0"),
+        (("[0.25, 0.5, 0.125]", "[58.0, 57.0, 57.0]"), "stats.std must be above 0, and at most 0.5"),
+        (("[0.25, 0.5, 0.125]", "[nan, 0.5, 0.5]"), "stats.std must be above 0"),
+        (("[0.25, 0.5, 0.125]", "0.25"), "datasets.cifar10.stats: std: input should be a valid list"),
+        (("{ mean = [0.5, 0.4, 0], std", "{ means = [0.5], std"), "unknown key 'means'; did you mean mean"),
+        (("top1 = 91.73", "stats = { mean = [0], std = [1] }"), "unknown key 'stats'"),
         (("top1 = 91.73", "input_size = [3, 32]"), "input_size .* is wrong"),
         (("resnet20", "resnet20?width=2"), "write arguments as kwargs"),
         (("top1 = 91.73", "args = [2020-01-01]"), "date is no argument"),
@@ -92,7 +109,7 @@ def test_absolute_paths_are_for_data_only(manifest: Write, tmp_path: Path) -> No
     ],
 )
 def test_faults_name_the_place_in_one_line(manifest: Write, change: tuple[str, str], message: str) -> None:
-    path = manifest((DATASET + MODEL).replace(*change))
+    path = manifest((DATASET + STATS + MODEL).replace(*change))
     with pytest.raises(InputError, match=message) as caught:
         read_manifest(path)
     assert str(path) in str(caught.value)

@@ -51,7 +51,7 @@ def zeroq_loss(statistics: PassStatistics, image: Moments, target: Moments, eps:
     Args:
         statistics: of a pass of the teacher over the images.
         image: moments (N, C) of the images over positions, variance unbiased.
-        target: mean and variance (C,) of normalised natural images.
+        target: mean and variance (C,) of the domain's normalised images.
         eps: added to variances before the root.
     """
     layers = zeroq_gap(statistics.per_sample_unbiased, statistics.running, eps)

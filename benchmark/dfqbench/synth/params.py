@@ -54,9 +54,9 @@ class GeneratorParams:
     bns_weight: NonNegativeFloat = param(0.1, help="weight of the BatchNorm-statistics loss; 0: off", source=GDFQ)
     input_target: Literal["card", "released"] = param(
         "card",
-        help="mean and deviation of the generator's output: those of natural images under the card's normalisation, "
+        help="mean and deviation of the generator's output: those of the domain under the card's normalisation, "
         "or 0 and 1 as released",
-        source="released code (GDFQ) where the card is ImageNet's; else inferred",
+        source="released code (GDFQ) where the card normalises with its domain's; else inferred",
     )
     augment_share: NonNegativeFloat = param(
         0.0, help="share of batches that are cropped and flipped before teacher and student; 0: off", source=GDFQ

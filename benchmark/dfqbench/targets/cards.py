@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from dfqbench.api.card import NATURAL_MEAN, NATURAL_STD, InputStats, ModelCard
+from dfqbench.api.card import InputStats, ModelCard
 from dfqbench.api.errors import InputError
 from dfqbench.targets.spec import DatasetSpec
 
 DEFAULT_CARDS: dict[str, ModelCard] = {
-    "imagenet": ModelCard((3, 224, 224), NATURAL_MEAN, NATURAL_STD, 1000),
+    "imagenet": ModelCard((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1000),
     "cifar10": ModelCard((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 10),
     "cifar100": ModelCard((3, 32, 32), (0.5071, 0.4867, 0.4408), (0.2675, 0.2557, 0.2761), 100),
     # Measured on the 1,257 training images, pixels / 16.
     "digits": ModelCard((1, 8, 8), (0.3054,), (0.3762,), 10),
 }
 """By target; CIFAR's and ImageNet's values are those of the GDFQ family's loaders (methods.md 0.4)."""
+DOMAINS: dict[str, InputStats] = {
+    name: InputStats(card.mean, card.std) for name, card in DEFAULT_CARDS.items() if name != "cifar100"
+} | {"cifar100": InputStats((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))}
+"""By target: mean and deviation of its images, of pixels in [0, 1]. The loaders' 0.2557 of CIFAR-100 is a misprint."""
 
 
 def make_card(
@@ -27,9 +32,10 @@ def make_card(
     classes: int | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
-    stats: InputStats | None = None,
 ) -> ModelCard:
     """Build a card; a value that is None is that of the target, or of the data set that it is a subset of.
+
+    The statistics of the domain are added by :func:`in_domain`.
 
     Args:
         where: the card's model, for messages.
@@ -39,7 +45,6 @@ def make_card(
         classes: number of outputs.
         mean: per-channel mean, pixels in [0, 1].
         std: per-channel divisor.
-        stats: explicit statistics in normalised space.
 
     Raises:
         InputError: a value is missing, has the wrong length, is not finite, or is not positive where it must be.
@@ -59,8 +64,8 @@ def make_card(
         raise InputError(f"{where}: input_size {input_size} is wrong", "give pixels, or [channels, height, width]")
     means, stds = tuple(default.mean if mean is None else mean), tuple(default.std if std is None else std)
     lengths = [("mean", means), ("std", stds)]
-    if stats is not None:
-        lengths += [("stats.mean", stats.mean), ("stats.std", stats.std)]
+    if dataset is not None and dataset.stats is not None:
+        lengths += [(f"stats of dataset '{dataset.name}'", dataset.stats.mean)]
     for key, values in lengths:
         if len(values) != size[0]:
             raise InputError(f"{where}: {key} has {len(values)} values for {size[0]} channels", "give one a channel")
@@ -72,4 +77,19 @@ def make_card(
         classes = default.classes if dataset is None else dataset.classes
     if classes < 2:
         raise InputError(f"{where}: the number of classes is unknown", "give classes")
-    return ModelCard((size[0], size[1], size[2]), means, stds, classes, stats)
+    return ModelCard((size[0], size[1], size[2]), means, stds, classes)
+
+
+def in_domain(card: ModelCard, domain: InputStats) -> ModelCard:
+    """Return a card whose `stats` are a domain's, mapped through the card's normalisation.
+
+    Args:
+        card: of a network.
+        domain: mean and deviation of the domain's images, of pixels in [0, 1].
+
+    Raises:
+        ValueError: they have different numbers of channels.
+    """
+    mean = tuple((d - m) / s for d, m, s in zip(domain.mean, card.mean, card.std, strict=True))
+    std = tuple(d / s for d, s in zip(domain.std, card.std, strict=True))
+    return dataclasses.replace(card, stats=InputStats(mean, std))

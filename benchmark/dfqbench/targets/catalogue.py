@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dfqbench.api.card import InputStats
 from dfqbench.api.errors import DfqError, InputError, unknown_name
 from dfqbench.models.reference import is_reference
 from dfqbench.models.spec import ModelSpec
-from dfqbench.targets.cards import DEFAULT_CARDS
+from dfqbench.targets.cards import DEFAULT_CARDS, DOMAINS, in_domain
 from dfqbench.targets.layouts import EXPECTED, recognised
 from dfqbench.targets.manifest import FETCHED, MANIFEST, read_manifest
 from dfqbench.targets.references import WELL_KNOWN, missing_reason, model_from_reference
@@ -92,6 +94,18 @@ class Catalogue:
             raise unknown_name("target", name, self.targets)
         return self.targets[name]
 
+    def domain(self, target: str) -> InputStats | None:
+        """Return mean and deviation of a target's images, of pixels in [0, 1], or None if they are not known.
+
+        They are those of its manifest, else the published ones, else those of the data set that it is a subset of.
+        """
+        for name in (target, self._parent(self.target(target))):
+            dataset = self.targets[name].dataset if name in self.targets else None
+            stats = DOMAINS.get(name) if dataset is None or dataset.stats is None else dataset.stats
+            if stats is not None:
+                return stats
+        return None
+
     def models(self, target: str, names: Sequence[str] = ()) -> list[ModelSpec | MissingModel]:
         """Return models of a target.
 
@@ -100,17 +114,20 @@ class Catalogue:
             names: exact names, the part of a name after the colon, or full references; empty: all of the target's.
 
         Returns:
-            Each model once, in the order of `names`; those that cannot be built here with the reason.
+            Each model once, in the order of `names`, with the domain's statistics in its card; those that cannot be
+            built here with the reason.
 
         Raises:
             UsageError: the target is not known, or a name is known to no target and is not a reference.
         """
         models = self._models_of(self.target(target))
         if names:
-            return list({model.name: model for name in names for model in self._match(target, models, name)}.values())
+            matches = {model.name: model for name in names for model in self._match(target, models, name)}
+            return [self._in_domain(target, model) for model in matches.values()]
         # A subset with networks of its own does not list what could be fetched for the whole set.
         hidden = WELL_KNOWN if target != "imagenet" and self.targets[target].models else ()
-        return [model for model in models.values() if isinstance(model, ModelSpec) or model.name not in hidden]
+        shown = [model for model in models.values() if isinstance(model, ModelSpec) or model.name not in hidden]
+        return [self._in_domain(target, model) for model in shown]
 
     def why_incomplete(self, target: str, names: Sequence[str] = ()) -> str:
         """Say why a target has no evaluation set, or none of the named models, in one line; empty if it has both."""
@@ -123,9 +140,23 @@ class Catalogue:
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         return f"{reasons[0]}{more}" if reasons else f"target '{target}' has no models"
 
+    def _in_domain(self, target: str, model: ModelSpec | MissingModel) -> ModelSpec | MissingModel:
+        """Give a model's card the statistics of the target's domain."""
+        domain = self.domain(target)
+        if domain is None or isinstance(model, MissingModel):
+            return model
+        images, channels = len(domain.mean), model.card.input_size[0]
+        if images != channels:
+            return MissingModel(model.name, f"images of '{target}' have {images} channels, its input has {channels}")
+        return dataclasses.replace(model, card=in_domain(model.card, domain))
+
+    def _parent(self, target: Target) -> str:
+        """Return the name of the data set that a target is a subset of, or an empty text."""
+        return (target.dataset.subset_of if target.dataset is not None else None) or ""
+
     def _models_of(self, target: Target) -> dict[str, ModelSpec | MissingModel]:
         """Return the models of a target and of the data set that it is a subset of; available ones first."""
-        parent = (target.dataset.subset_of if target.dataset is not None else None) or ""
+        parent = self._parent(target)
         inherited = self.targets[parent].models if parent in self.targets else ()
         models: list[ModelSpec | MissingModel] = [*target.models, *inherited, *target.unavailable]
         if "imagenet" in (target.name, parent):

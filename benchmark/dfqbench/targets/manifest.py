@@ -35,6 +35,11 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class _Stats(_Table):
+    mean: list[float]
+    std: list[float]
+
+
 class _Dataset(_Table):
     kind: Literal["npz", "imagenet-folder", "torchvision"]
     evaluate: str
@@ -44,11 +49,7 @@ class _Dataset(_Table):
     resize: int | None = Field(default=None, ge=0)
     crop: int | None = Field(default=None, ge=1)
     default_budget: Literal["paper", "medium", "short", "tiny", "smoke"] = "paper"
-
-
-class _Stats(_Table):
-    mean: list[float]
-    std: list[float]
+    stats: _Stats | None = None
 
 
 class _Model(_Table):
@@ -64,7 +65,6 @@ class _Model(_Table):
     classes: int | None = Field(default=None, ge=2)
     mean: list[float] | None = None
     std: list[float] | None = None
-    stats: _Stats | None = None
     top1: float | None = Field(default=None, ge=0, le=100)
 
 
@@ -204,7 +204,22 @@ def _dataset(path: Path, name: str, table: _Dataset, *, confined: bool) -> Datas
             if not (is_file(data) if table.kind == "npz" else is_folder(data)):
                 form = "file" if table.kind == "npz" else "folder"
                 raise InputError(f"{where}: there is no {form} {data}", "correct the path, or put the data there")
-    return DatasetSpec(name=name, **(dict(table) | paths))
+    stats = _domain(f"{path}, dataset '{name}'", table.stats)
+    return DatasetSpec(name=name, **(dict(table) | paths | {"stats": stats}))
+
+
+def _domain(where: str, stats: _Stats | None) -> InputStats | None:
+    """Check the statistics of a data set's images."""
+    if stats is None:
+        return None
+    if not 0 < len(stats.mean) == len(stats.std):
+        counts = f"{len(stats.mean)} values of mean and {len(stats.std)} of std"
+        raise InputError(f"{where}: stats has {counts}", "give one of each a channel")
+    if not all(0 <= mean <= 1 for mean in stats.mean):
+        raise InputError(f"{where}: stats.mean must be from 0 to 1", "measure it on pixels in [0, 1]")
+    if not all(0 < std <= 0.5 for std in stats.std):
+        raise InputError(f"{where}: stats.std must be above 0, and at most 0.5", "measure it on pixels in [0, 1]")
+    return InputStats(tuple(stats.mean), tuple(stats.std))
 
 
 def _below(where: str, folder: Path, text: str, *, relative: bool) -> Path:
@@ -242,7 +257,6 @@ def _model(
         where,
         target=table.target,
         dataset=dataset,
-        stats=None if table.stats is None else InputStats(tuple(table.stats.mean), tuple(table.stats.std)),
         **table.model_dump(include={"input_size", "classes", "mean", "std"}),
     )
     if weights is None and table.random_seed is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dfqbench.api.card import InputStats
 from dfqbench.api.errors import InputError, Unavailable
 from dfqbench.models.identity import file_sha256
 from dfqbench.models.spec import JsonData, ModelSpec
@@ -34,6 +35,7 @@ class DatasetSpec(JsonData):
         resize: shorter side in pixels before the centre crop, 0: no resize, None: crop / 0.875.
         crop: side of the centre crop in pixels, or None: the model's input size.
         default_budget: budget that presets use here.
+        stats: mean and deviation of the domain's images, of pixels in [0, 1]; None: see `Catalogue.domain`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class DatasetSpec(JsonData):
     resize: int | None = None
     crop: int | None = None
     default_budget: str = "paper"
+    stats: InputStats | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,13 +134,16 @@ def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSou
         NonFiniteError: an image is not finite at the end.
     """
     kept = len(save_points(params.shares, ctx.budget.image_steps(params.iterations)))
+    chains = -(-params.images // kept)
+    # Runs of equal size: the statistics of a small batch are another target.
+    runs = -(-chains // (params.batch_large if is_large(ctx.card.input_size) else params.batch))
     with BatchNormStatistics(teacher) as recorder:
         batches = optimize_batches(
             ctx,
             lambda count: SignGradient(teacher, ctx, params, recorder, count),
             lambda chains: [chains.labels, *chains.kept],
-            count=-(-params.images // kept),
-            batch=params.batch_large if is_large(ctx.card.input_size) else params.batch,
+            count=chains,
+            batch=-(-chains // runs),
             iterations=params.iterations,
         )
     labels = torch.cat([tensors[0] for tensors in batches]).repeat(kept)

@@ -19,12 +19,12 @@ class NoiseParams:
 
     images: PositiveInt = param(64, help="images that are drawn", source="a choice of this benchmark: as ZeroQ")
     scale: NonNegativeFloat = param(
-        1.0, help="factor on the noise's standard deviation", source="inferred: natural images' own"
+        1.0, help="factor on the noise's standard deviation", source="inferred: the domain's own"
     )
 
 
 class Noise(Method):
-    """Gaussian images with natural images' mean and standard deviation: what a method must beat."""
+    """Gaussian images with the mean and standard deviation of the domain: what a method must beat."""
 
     name = "noise"
     title = "Gaussian noise"

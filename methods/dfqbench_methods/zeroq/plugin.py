@@ -36,8 +36,9 @@ class ZeroQParams:
     )
     input_target: Literal["card", "released"] = param(
         "card",
-        help="statistics of image and initial noise: natural images' under the card's normalisation, or 0 and 1",
-        source=f"{CODE} where the card is ImageNet's; else inferred: 0 and 1 are those of that normalisation",
+        help="statistics of image and initial noise: the domain's under the card's normalisation, or 0 and 1 as "
+        "released",
+        source=f"{CODE} where the card normalises with its domain's; else inferred: 0 and 1 are those of such a card",
     )
 
 

@@ -220,13 +220,15 @@ class _Here:
         if (network["ref"], network["weights_sha256"]) != (recorded, record.model.weights_sha256):
             raise Unavailable(f"the network '{model.name}' here has other weights than that of the record", _HINT)
         preprocessing = {"resize": dataset.resize, "crop": dataset.crop, "card": model.as_dict()["card"]}
-        if Preprocessing.model_validate(preprocessing).model_dump() != record.preprocessing.model_dump():
+        parts = (Preprocessing.model_validate(preprocessing), record.preprocessing)
+        here, recorded_there = (part.model_dump(exclude={"card": {"stats"}}) for part in parts)
+        if here != recorded_there:
             raise Unavailable("images are preprocessed in another way here", _HINT)
         return dataclasses.replace(model, trusted=self._trust)
 
     def _facts(self, model: ModelSpec) -> dict[str, Any]:
-        """Return what decides the architecture of a network and its input."""
-        data = model.as_dict()
+        """Return what decides the architecture of a network and its input; statistics serve synthesis only."""
+        data = dataclasses.replace(model, card=dataclasses.replace(model.card, stats=None)).as_dict()
         kept = {name: data[name] for name in ("args", "kwargs", "random_seed", "card")}
         return {"ref": portable_ref(model.ref, self._families), **kept}
 

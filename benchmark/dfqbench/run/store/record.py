@@ -82,7 +82,7 @@ class Card(RecordPart):
     mean: list[float] = Field(default_factory=list, description="of each channel, in [0, 1]")
     std: list[float] = Field(default_factory=list, description="standard deviation of each channel")
     classes: int | None = Field(default=None, description="number of classes")
-    stats: dict[str, list[float]] | None = Field(default=None, description="of the domain; null: the card's")
+    stats: dict[str, list[float]] | None = Field(default=None, description="of the domain, normalised; null: 0 and 1")
 
 
 class Preprocessing(RecordPart):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def stripes(ctx: Context, params: StripesParams) -> FixedSource:
-    """Draws `params.images` images with natural images' mean and standard deviation.
+    """Draws `params.images` images with the domain's mean and standard deviation.
 
     Args:
         ctx: card, device and seeded generator.
