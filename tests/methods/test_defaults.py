@@ -11,8 +11,9 @@ from dfqbench.plugins import load_plugins
 GDFQ: dict[str, Any] = {"ce_weight": 1.0, "bns_weight": 0.1, "latent": 100, "lr": 1e-3, "beta1": 0.5, "beta2": 0.999}
 GDFQ |= {"epochs": 400, "iterations": 200, "lr_steps": (100, 200, 300)}
 ACQ = {"centre_weight": 1.0, "pair_weight": 0.1, "consistency_weight": 1.0, "centre_reach": 0.7}
-CLUSTERQ = {"mode": "paper", "cluster_weight": 0.9, "centroid_decay": 0.8}
-CLUSTERQ |= {"noise_mean": 0.03, "noise_var": 0.05, "augment_share": 0.5}
+CLUSTERQ = {"mode": "paper", "sfda_weight": 0.9, "icv_weight": 0.6, "icv_mean": 0.5, "icv_spread": 1.0, "latent": 100}
+CLUSTERQ |= {"centroid_start": 50, "centroid_rate": 0.2, "centroid_every": "step", "augment_share": 0.0}
+CLUSTERQ |= {"moment": "std", "noise_scale": "absolute", "batch_few_classes": 512}
 DFFG = {"chains": 64, "iterations": 50, "momentum": 1.0, "step": 0.1, "keep": (30 / 50, 35 / 50, 40 / 50, 45 / 50)}
 TEMPORAL = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin_std": 0.15}
 
@@ -21,7 +22,7 @@ TEMPORAL = {"bns_weight": 1.0, "margin_weight": 1.0, "margin_mean": 0.5, "margin
     ("name", "attributes", "published"),
     [
         ("acq", {"quantizer": "distill:gdfq"}, ACQ),
-        ("clusterq", {"quantizer": "distill:clusterq"}, CLUSTERQ),
+        ("clusterq", {"quantizer": "distill:clusterq", "fidelity": Fidelity.PAPER}, CLUSTERQ),
         ("dffg", {}, DFFG),
         ("gdfq", {"quantizer": "distill:gdfq", "fidelity": Fidelity.RELEASED}, GDFQ),
         ("temporal", {"quantizer": "distill:temporal", "depends_on_bits": True}, TEMPORAL),
