@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dfqbench.models.cifar import CifarResNet
 from dfqbench.synth import (
     BatchNormStatistics,
     ClassCentroids,
@@ -38,26 +39,19 @@ def test_deep_layers_follow_from_the_number_of_layers(layers: int, half: int, th
 
 
 def test_eleven_of_19_layers_are_deep() -> None:
-    # ResNet-20 with option-A shortcuts has 19 BatchNorm layers (methods.md 0.5).
-    sizes = [3] * 18 + [4]
-    network = nn.Sequential(
-        *(
-            nn.Sequential(nn.Conv2d(before, after, 1), nn.BatchNorm2d(after))
-            for before, after in zip([3, *sizes], sizes, strict=False)
-        )
-    ).eval()
-    nn.init.constant_(network[8][1].running_var, 4.0)  # type: ignore[index, arg-type]
+    # ResNet-20 with option-A shortcuts has 7, 6 and 6 layers of 16, 32 and 64 channels (methods.md 0.5).
+    network = CifarResNet(20, 10, "A").eval()
     with BatchNormStatistics(network) as recorder, torch.no_grad():
-        network(_random(4, 3, 3, 3).float())
-        deep = DeepStatistics.of(recorder.last)
-        last_third = DeepStatistics.of(recorder.last, "last_third")
-        torch.testing.assert_close(deep.moments.var[:, :3], recorder.last.layers[8].moments.var)
-    assert deep.moments.mean.shape == (4, 10 * 3 + 4)
-    assert last_third.moments.mean.shape == (4, 6 * 3 + 4)
-    assert deep.running.var[:4].tolist() == [4, 4, 4, 1]
-    for statistics, layers in ((deep, 11), (last_third, 7)):
-        assert float(statistics.share.sum()) == pytest.approx(1.0)
-        assert float(statistics.share[-1]) == pytest.approx(1 / (4 * layers))
+        network(_random(2, 3, 8, 8).float())
+        statistics = recorder.last
+    deep, last_third = DeepStatistics.of(statistics), DeepStatistics.of(statistics, "last_third")
+    assert deep.moments.mean.shape == (2, 5 * 32 + 6 * 64)
+    assert last_third.moments.mean.shape == (2, 32 + 6 * 64)
+    torch.testing.assert_close(deep.moments.var[:, :32], statistics.layers[8].moments.var)
+    torch.testing.assert_close(deep.running.var[-64:], statistics.layers[18].running.var)
+    for chosen, layers in ((deep, 11), (last_third, 7)):
+        assert float(chosen.share.sum()) == pytest.approx(1.0)
+        assert chosen.share[[0, -1]].tolist() == pytest.approx([1 / (32 * layers), 1 / (64 * layers)])
 
 
 def test_group_moments_are_those_of_all_positions_of_a_class() -> None:
