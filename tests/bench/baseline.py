@@ -31,13 +31,13 @@ class Hooked:
 
 
 def method_term(
-    method: str, hooked: Hooked, network: nn.Module, student: nn.Module, images: Tensor, labels: Tensor
+    method: str, hooked: Hooked, network: nn.Module, student: nn.Module, images: Tensor, *, labels: Tensor
 ) -> Tensor:
     total = images.new_zeros(())
     if method == "clusterq":
         # Statistics of each class as a group, against a centroid and against a perturbed one.
         for x, mean, var in hooked.seen[len(hooked.norms) // 2 :]:
-            for label in labels.unique():
+            for label in torch.unique(labels):
                 group = x[labels == label]
                 for statistic, centroid in ((group.mean((0, 2, 3)), mean), (group.var((0, 2, 3)).sqrt(), var.sqrt())):
                     total = total + F.mse_loss(statistic, centroid)
@@ -85,7 +85,7 @@ def generator_step(shape: Shape, method: str) -> Callable[[], None]:
             hooked.seen.clear()
             groups = torch.randint(0, shape.classes, (1,), device=device).expand(shape.batch)
             network(generator(torch.randn(shape.batch, 100, device=device), groups, None))
-        loss = loss + method_term(method, hooked, network, student, images, groups)
+        loss = loss + method_term(method, hooked, network, student, images, labels=groups)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()

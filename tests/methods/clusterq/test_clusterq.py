@@ -234,8 +234,10 @@ def test_a_class_without_samples_keeps_its_centroid_and_does_not_count(every: An
 
 def test_no_correct_sample_leaves_gdfqs_losses() -> None:
     network = toy_network()
-    nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]
-    network[-1].bias.data[:] = torch.tensor([1.0, 0.0, 0.0, 0.0])  # class 0, whatever the image
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([1.0, 0.0, 0.0, 0.0])  # class 0, whatever the image
     source = Clusterq(SINGLE).synthesize(network, ToyContext())
     assert isinstance(source, GeneratorSource)
     for _ in range(20):
