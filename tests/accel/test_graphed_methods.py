@@ -82,6 +82,8 @@ def _run(method: str, overrides: dict[str, Any], precision: Precision) -> tuple[
         ("gdfq", {"margin_weight": 0.5}, FAST),
         ("gdfq", {"augment_share": 0.5}, FAST),
         ("clusterq", {}, FAST),
+        ("clusterq", {"grouping": "single_class"}, FAST),
+        ("clusterq", {"centroid_every": "epoch", "noise_scale": "relative"}, MIXED),
         ("clusterq", {"mode": "released"}, FAST),
         ("acq", {}, FAST),
         ("acq", {"bns_both": True, "pair_margin": 0.0}, FAST),

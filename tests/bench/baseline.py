@@ -30,12 +30,18 @@ class Hooked:
         self.seen.append((args[0], norm.get_buffer("running_mean"), norm.get_buffer("running_var")))
 
 
-def method_term(method: str, hooked: Hooked, network: nn.Module, student: nn.Module, images: Tensor) -> Tensor:
+def method_term(
+    method: str, hooked: Hooked, network: nn.Module, student: nn.Module, images: Tensor, *, labels: Tensor
+) -> Tensor:
     total = images.new_zeros(())
     if method == "clusterq":
+        # Statistics of each class as a group, against a centroid and against a perturbed one.
         for x, mean, var in hooked.seen[len(hooked.norms) // 2 :]:
-            total = total + F.mse_loss(x.mean((2, 3)), mean.expand(len(x), -1))
-            total = total + F.mse_loss(x.var((2, 3), unbiased=False), var.expand(len(x), -1))
+            for label in torch.unique(labels):
+                group = x[labels == label]
+                for statistic, centroid in ((group.mean((0, 2, 3)), mean), (group.var((0, 2, 3)).sqrt(), var.sqrt())):
+                    total = total + F.mse_loss(statistic, centroid)
+                    total = total + F.mse_loss(statistic, centroid + torch.randn_like(centroid))
     elif method == "acq":
         # Attention maps under running statistics and under those of the batch.
         maps = [F.normalize(x.square().mean(1).flatten(1)) for x, *_ in hooked.seen]
@@ -74,7 +80,12 @@ def generator_step(shape: Shape, method: str) -> Callable[[], None]:
         for x, mean, var in hooked.seen:
             loss = loss + 0.1 / len(hooked.norms) * F.mse_loss(x.mean((0, 2, 3)), mean)
             loss = loss + 0.1 / len(hooked.norms) * F.mse_loss(x.var((0, 2, 3), unbiased=False), var)
-        loss = loss + method_term(method, hooked, network, student, images)
+        groups = labels
+        if method == "clusterq" and shape.batch < 8 * shape.classes:  # a further batch of one class
+            hooked.seen.clear()
+            groups = torch.randint(0, shape.classes, (1,), device=device).expand(shape.batch)
+            network(generator(torch.randn(shape.batch, 100, device=device), groups, None))
+        loss = loss + method_term(method, hooked, network, student, images, labels=groups)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()

@@ -14,7 +14,7 @@ from dfqbench.run.store.status import SHARED
 SETTINGS = {
     "zeroq": ("zeroq.images=48", "zeroq.batch=24"),
     "dffg": ("dffg.images=96", "dffg.batch=16", "dffg.iterations=500"),
-    "clusterq": ("clusterq.cluster_start=0",),
+    "clusterq": ("clusterq.centroid_start=0", "clusterq.grouping=single_class"),
     "temporal": ("temporal.margin_start=0",),
 }
 READS = 7

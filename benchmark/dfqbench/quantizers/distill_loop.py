@@ -95,8 +95,8 @@ class Distillation:
         students = [student for student in self.students if student is not None]
         source, batch = self._source, None
         if is_live(source) and step + self.lead < source.training_steps:
-            student = students[0].student if len(self.students) == 1 and step >= 0 else None
-            batch = source.train_step(source.batch_size, student).first(self.size)
+            only = students[0].student if len(self.students) == 1 and step >= 0 else None
+            batch = source.train_step(source.batch_size, only).first(self.size)
         elif not self.schedule.range_steps <= step < self.schedule.student_start:
             batch = source.sample(self.size)
         if batch is not None:

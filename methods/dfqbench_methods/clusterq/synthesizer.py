@@ -84,12 +84,12 @@ class CentroidTerm(LossTerm):
         sfda = centroid_loss(groups, mean, spread, valid, deep.share)
         if params.icv_weight == 0:
             return params.sfda_weight * sfda
-        mean_scale, spread_scale = params.icv_mean, params.icv_spread
+        mean_noise = params.icv_mean * _normal(mean, view.random)
+        spread_noise = params.icv_spread * _normal(spread, view.random)
         if params.noise_scale == "relative":
-            mean_scale = mean_scale * spread_of(deep.running.var, "std")
-            spread_scale = spread_scale * spread_of(deep.running.var, params.moment)
-        mean = mean + mean_scale * _normal(mean, view.random)
-        spread = spread + spread_scale * _normal(spread, view.random)
+            mean_noise *= spread_of(deep.running.var, "std")
+            spread_noise *= spread_of(deep.running.var, params.moment)
+        mean, spread = mean + mean_noise, spread + spread_noise
         icv = centroid_loss(groups, mean, spread, valid, deep.share)
         return params.sfda_weight * sfda + params.icv_weight * icv
 
