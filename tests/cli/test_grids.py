@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 from tests.cli.calls import Call
 
 
 def test_list(call: Call) -> None:
     rows = {row["name"]: row for row in call("grids", "list", "--json").json}
-    assert set(rows) == {"first", "smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits"}
+    assert set(rows) >= {"first", "smoke", "w4a4", "w3a3", "w5a5", "w8a8", "bits", "table-gdfq", "table-synq"}
     assert rows["smoke"]["schemes"] == ["w4a4@gdfq"]
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert "w8a8@gdfq, w5a5@gdfq" in call("grids", "list").out
@@ -36,3 +38,46 @@ def test_show(call: Call, tmp_path: Path) -> None:
     )
     (tmp_path / "mine.toml").write_text('schemes = ["w2a2"]\n')
     assert call("grids", "show", tmp_path / "mine.toml", "--json").json["name"] == "mine"
+
+
+def test_plan_says_everything_that_is_missing(call: Call) -> None:
+    output = call("plan", "--grid", "table-clusterq")
+    assert output.status == 2, output
+    *lines, error = output.err.splitlines()
+    assert all(line.startswith("missing: ") for line in lines)
+    missing = [line.removeprefix("missing: ") for line in lines]
+    for expected in (
+        "no evaluation set for 'cifar10'; run: dfqbench fetch cifar10",
+        "no evaluation set for 'imagenet'; put the validation images at",
+        "imagenet: no weights for pytorchcv:mobilenetv2_w1; run: dfqbench fetch pytorchcv:mobilenetv2_w1",
+        "qimera: Choi et al., NeurIPS 2021: no plugin offers it",
+    ):
+        assert sum(line.startswith(expected) for line in missing) == 1, missing
+    assert "target 'cifar10' cannot be used" in error
+
+
+def test_missing_library_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorchcv", None)
+    monkeypatch.setitem(sys.modules, "pytorchcv.model_provider", None)
+    assert "missing: cifar10: " in (err := call("plan", "--grid", "table-gdfq").err)
+    assert "pip install" in err
+
+
+@pytest.mark.slow
+def test_run_writes_a_record_of_an_absent_method(call: Call, tmp_path: Path) -> None:
+    arguments = (
+        "--grid",
+        "table-clusterq",
+        "--on",
+        "digits",
+        "--models",
+        "resnet8",
+        "--bits",
+        "w4a4",
+        "--budget",
+        "smoke",
+    )
+    run = ("--out", tmp_path, "--name", "t", "--executor", "inline")
+    assert call("run", *arguments, "--methods", "zeroq,qimera", *run).status == 0
+    rows = {row["method"]: row for row in call("table", "t", "--out", tmp_path, "--format", "json").json}
+    assert (rows["zeroq"]["status"], rows["qimera"]["status"]) == ("ok", "unavailable")

@@ -38,6 +38,7 @@ GRID: dict[str, Any] = {
     "threads": 2,
     "precision": "float32",
     "limit": 100,
+    "absent": {"qimera": "no plugin offers it"},
     "set": {"zeroq": {"lr": 0.1, "iterations": 3}, "distill.range": "ema"},
     "protocols": {
         "mine": {

@@ -166,7 +166,7 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
     """Load plugins and targets and expand the grid into cells."""
     from dfqbench.grid import apply, load_grid, parse_selection
     from dfqbench.grid.choice import CONTROLS
-    from dfqbench.run.plan.plan import build_plan
+    from dfqbench.run.plan.plan import build_plan, missing
 
     catalogue, plugins = opened(request.data, request.plugin)
     for problem in catalogue.problems:
@@ -186,6 +186,8 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
         exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
+    for line in missing(grid, catalogue, plugins):
+        typer.echo(f"missing: {line}", err=True)
     with stderr_console().status("reading data and weights"):
         plan = build_plan(grid, catalogue, plugins, device)
     _check_use(plan, selection["settings"], catalogue)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -61,7 +61,9 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(EVERY if item == EVERY else parse_method(item).label for item in items))
 
 
-def resolve_methods(names: Iterable[str], plugins: Plugins, controls: Controls | None = None) -> list[MethodChoice]:
+def resolve_methods(
+    names: Iterable[str], plugins: Plugins, controls: Controls | None = None, absent: Collection[str] = ()
+) -> list[MethodChoice]:
     """Return the method choices of a grid, with recipes filled in and without duplicates.
 
     `*` becomes every offered method that is no control, broken plugins included (each is a row with its reason), and
@@ -72,13 +74,14 @@ def resolve_methods(names: Iterable[str], plugins: Plugins, controls: Controls |
         plugins: the loaded plugins.
         controls: `all` adds `noise` and `real` under every quantizer and recipe that the choices use, `none` leaves
             every control out; None: as named.
+        absent: methods that may be named although no plugin offers them.
 
     Raises:
         UsageError: a method, quantizer or recipe is unknown, or nothing but controls is named and `controls` is `none`.
     """
     choices: dict[MethodChoice, None] = {}
     for name in names:
-        choices |= dict.fromkeys(_every(plugins) if name == EVERY else [_resolved(parse_method(name), plugins)])
+        choices |= dict.fromkeys(_every(plugins) if name == EVERY else [_resolved(parse_method(name), plugins, absent)])
     if controls == "all":
         used = dict.fromkeys(
             choice if choice.quantizer else _own_quantizer(choice.method, plugins) for choice in choices
@@ -107,13 +110,18 @@ def _is_control(name: str, plugins: Plugins) -> bool:
         return True
     try:
         return plugins.method_class(name).control
-    except PluginError:
-        # A class that does not load stays in the run, as a row with the reason.
+    except (PluginError, UsageError):
+        # A class that does not load, or is not offered, stays in the run, as a row with the reason.
         return name == NOISE
 
 
-def _resolved(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
-    valid = (*plugins.methods, *plugins.broken_names, REAL)
+def is_offered(method: str, plugins: Plugins) -> bool:
+    """Check that a plugin or the host offers a method, broken or not."""
+    return method in (*plugins.methods, *plugins.broken_names, REAL)
+
+
+def _resolved(choice: MethodChoice, plugins: Plugins, absent: Collection[str] = ()) -> MethodChoice:
+    valid = (*plugins.methods, *plugins.broken_names, REAL, *absent)
     if choice.method not in valid:
         raise unknown_name("method", choice.method, valid)
     if choice.quantizer is None:

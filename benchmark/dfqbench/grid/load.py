@@ -24,6 +24,7 @@ _EXAMPLES = {
     "threads": "threads = 2",
     "precision": 'precision = "float32"',
     "limit": "limit = 1000",
+    "absent": '[absent] and below it qimera = "Choi et al., NeurIPS 2021: no plugin offers it"',
 }
 """Example of each key, for messages."""
 

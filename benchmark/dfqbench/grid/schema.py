@@ -76,6 +76,8 @@ class Grid(BaseModel):
         precision: precision of the training loops (`api.Precision`), or `auto`: the fastest that the device supports.
         limit: number of evaluation images; None: all.
         settings: parameter values by `method.parameter` or `quantizer.parameter` (TOML key `set`).
+        absent: methods that a row is kept for although no plugin offers them: why, by name. One that a plugin offers is
+            run.
         protocols: new protocols by name: `base`, and the fields of `quant.scheme.Protocol` that differ from it.
     """
 
@@ -96,6 +98,9 @@ class Grid(BaseModel):
     precision: Literal["auto", "float32", "float32-fast", "mixed-bfloat16"] = "auto"
     limit: Annotated[int, Field(ge=1, strict=True)] | None = None
     settings: Annotated[dict[str, Value], BeforeValidator(flattened_settings)] = Field({}, alias="set")
+    absent: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Annotated[str, Field(pattern=r"^[^\r\n]*\S[^\r\n]*$")]
+    ] = {}
     protocols: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
 from dfqbench.api.method import Fidelity, Quantizer
 from dfqbench.api.params import param
-from dfqbench.grid.choice import MethodChoice, cross_images, resolve_methods
+from dfqbench.grid.choice import MethodChoice, cross_images, is_offered, resolve_methods
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.models.spec import ModelSpec
@@ -102,7 +102,8 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     _check_settings(grid, plugins)
     precision = resolve_precision(grid.precision, device)
     targets, notes = _targets(grid, catalogue)
-    methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins, grid.controls)]
+    choices = resolve_methods(grid.methods, plugins, grid.controls, grid.absent)
+    methods = [_method(choice, grid, plugins) for choice in choices]
     families = plugins.model_families
     cells: list[Cell] = []
     for name in targets:
@@ -152,12 +153,27 @@ def _check_settings(grid: Grid, plugins: Plugins) -> None:
             raise unknown_name("method or quantizer", name, known)
 
 
+def missing(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> list[str]:
+    """Say what the named targets of a grid and its methods lack, one line each: data, weights, libraries, plugins."""
+    lines: list[str] = []
+    for name in grid.on:
+        models = catalogue.models(name, grid.models_for(name) or ())
+        lines.append(catalogue.target(name).missing)
+        lines += [f"{name}: {model.reason}" for model in models if isinstance(model, MissingModel)]
+    choices = resolve_methods(grid.methods, plugins, grid.controls, grid.absent)
+    absent = dict.fromkeys(choice.method for choice in choices if not is_offered(choice.method, plugins))
+    return [line for line in (*lines, *(f"{method}: {grid.absent[method]}" for method in absent)) if line]
+
+
 def _method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
     try:
-        return _loaded_method(choice, grid, plugins)
+        if is_offered(choice.method, plugins):
+            return _loaded_method(choice, grid, plugins)
+        problem = Problem("unavailable", grid.absent[choice.method])
     except PluginError as error:
-        method = MethodPart(choice.method, "", "", {}, title=choice.method)
-        return _Method(choice, method, Part(choice.quantizer or "", "", "", {}), Problem("failed", str(error)))
+        problem = Problem("failed", str(error))
+    method = MethodPart(choice.method, "", "", {}, title=choice.method)
+    return _Method(choice, method, Part(choice.quantizer or "", "", "", {}), problem)
 
 
 def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Method:
