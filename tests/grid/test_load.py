@@ -77,6 +77,8 @@ def test_settings_and_name_of_a_file(tmp_path: Path, text: str) -> None:
         ("", "key 'schemes' is missing; write for example schemes = ["),
         (GOOD + "seeds = []", "key 'seeds' is empty; write for example seeds = ["),
         (GOOD + "sheme = 1", "unknown key 'sheme'; did you mean schemes? valid: budget, controls, limit"),
+        (GOOD + "recipe = 'a+b'", "key 'recipe': 'a+b' is not a recipe; write recipe or quantizer:recipe"),
+        (GOOD + "recipe = 1", "key 'recipe': input should be a valid string, not 1"),
         (GOOD + "seeds = ['a']", "key 'seeds.0': input should be a valid integer, not 'a'"),
         (GOOD + "seeds = [-1]", "key 'seeds.0'"),
         (GOOD + "threads = 0", "key 'threads': input should be greater than or equal to 1, not 0"),

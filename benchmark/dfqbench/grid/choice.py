@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dfqbench.api.errors import PluginError, UsageError, unknown_name
+from dfqbench.api.method import Method
 from dfqbench.plugins import Plugins
 from dfqbench.plugins.registry import REAL
 
 NOISE = "noise"
 """The only control that `*` includes."""
 EVERY = "*"
+DISTILL = "distill"
+"""The quantizer of a recipe without one."""
 Controls = Literal["all", "none"]
 CONTROLS: tuple[Controls, ...] = get_args(Controls)
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
+_RECIPE = re.compile(rf"(?:(?P<quantizer>{_NAME}):)?(?P<recipe>{_NAME})")
 _CHOICE = re.compile(rf"(?P<method>{_NAME})(?:\+(?P<quantizer>{_NAME})(?::(?P<recipe>{_NAME}))?)?")
 
 
@@ -60,7 +64,17 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(EVERY if item == EVERY else parse_method(item).label for item in items))
 
 
-def resolve_methods(names: Iterable[str], plugins: Plugins, controls: Controls | None = None) -> list[MethodChoice]:
+def parse_recipe(text: str) -> tuple[str, str]:
+    """Parse `gdfq` or `distill:gdfq` into quantizer and recipe; whether the names exist is not checked."""
+    match = _RECIPE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"'{text}' is not a recipe", "write recipe or quantizer:recipe, for example distill:gdfq")
+    return (match["quantizer"] or DISTILL).lower(), match["recipe"].lower()
+
+
+def resolve_methods(
+    names: Iterable[str], plugins: Plugins, controls: Controls | None = None, recipe: str | None = None
+) -> list[MethodChoice]:
     """Return the method choices of a grid, with recipes filled in and without duplicates.
 
     `*` becomes every offered method that is no control, broken plugins included (each is a row with its reason), and
@@ -71,13 +85,18 @@ def resolve_methods(names: Iterable[str], plugins: Plugins, controls: Controls |
         plugins: the loaded plugins.
         controls: `all` adds `noise` and `real` under every quantizer and recipe that the choices use, `none` leaves
             every control out; None: as named.
+        recipe: recipe of every choice, controls included, as `parse_recipe` takes it; None: as named.
 
     Raises:
-        UsageError: a method, quantizer or recipe is unknown, or nothing but controls is named and `controls` is `none`.
+        UsageError: a method, quantizer or recipe is unknown, nothing but controls is named and `controls` is `none`,
+            or there is a `recipe` and a method that names another one.
     """
     choices: dict[MethodChoice, None] = {}
     for name in names:
-        choices |= dict.fromkeys(_every(plugins) if name == EVERY else [_resolved(parse_method(name), plugins)])
+        named = _every(plugins) if name == EVERY else [parse_method(name)]
+        if recipe is not None:
+            named = [_under(recipe, choice, plugins) for choice in named]
+        choices |= dict.fromkeys(_resolved(choice, plugins) for choice in named)
     if controls == "all":
         used = dict.fromkeys(
             choice if choice.quantizer else _own_quantizer(choice.method, plugins) for choice in choices
@@ -101,6 +120,23 @@ def _every(plugins: Plugins) -> list[MethodChoice]:
     return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *noise)]
 
 
+def _under(recipe: str, choice: MethodChoice, plugins: Plugins) -> MethodChoice:
+    """Return the choice under the one recipe of a grid; a control follows it from another recipe of its quantizer."""
+    quantizer, name = parse_recipe(recipe)
+    other_recipe = choice.recipe not in {None, name} and not _is_control(choice.method, plugins)
+    if choice.quantizer is not None and (choice.quantizer != quantizer or other_recipe):
+        raise UsageError(
+            f"'{choice.label}' is a cross, and the recipe of the whole grid is '{quantizer}:{name}'",
+            f"write {choice.method} alone, or leave the recipe of the grid out",
+        )
+    return MethodChoice(choice.method, quantizer, name)
+
+
+def has_own_quantize(method_cls: type[Method]) -> bool:
+    """Check whether a method has a `quantize` of its own, which may use the shared quantizer or not."""
+    return method_cls.quantize is not Method.quantize
+
+
 def _is_control(name: str, plugins: Plugins) -> bool:
     if name == REAL:
         return True
@@ -120,7 +156,10 @@ def _resolved(choice: MethodChoice, plugins: Plugins) -> MethodChoice:
     if choice.quantizer not in plugins.quantizers:
         raise unknown_name("quantizer", choice.quantizer, plugins.quantizers)
     full = _with_recipe(choice.method, choice.quantizer, choice.recipe, plugins)
-    return MethodChoice(choice.method) if _own_quantizer(choice.method, plugins) == full else full
+    if _own_quantizer(choice.method, plugins) != full:
+        return full
+    own = choice.method != REAL and has_own_quantize(plugins.method_class(choice.method))
+    return full if own else MethodChoice(choice.method)
 
 
 def _own_quantizer(method: str, plugins: Plugins) -> MethodChoice | None:

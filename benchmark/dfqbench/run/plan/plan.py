@@ -102,7 +102,8 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     _check_settings(grid, plugins)
     precision = resolve_precision(grid.precision, device)
     targets, notes = _targets(grid, catalogue)
-    methods = [_method(choice, grid, plugins) for choice in resolve_methods(grid.methods, plugins, grid.controls)]
+    chosen = resolve_methods(grid.methods, plugins, grid.controls, grid.recipe)
+    methods = [_method(choice, grid, plugins) for choice in chosen]
     families = plugins.model_families
     cells: list[Cell] = []
     for name in targets:
