@@ -122,10 +122,8 @@ def test_recipes_that_do_not_fit(methods: str, recipe: str, message: str, plugin
 
 
 def test_cross_of_a_method_with_its_own_quantize_is_no_synonym(tmp_path: Path) -> None:
-    own = DISTILL.replace(
-        "def synthesize(self", "def quantize(self, teacher, source, ctx): ...\n    def synthesize(self"
-    )
-    (tmp_path / "own.py").write_text(own)
+    quantize = "def quantize(self, teacher, source, ctx): ...\n    "
+    (tmp_path / "own.py").write_text(DISTILL.replace("def synthesize(", f"{quantize}def synthesize("))
     assert labels("gen,gen+train:hot", load_plugins([tmp_path / "own.py"])) == ["gen", "gen+train:hot"]
 
 
