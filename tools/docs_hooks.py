@@ -13,6 +13,7 @@ from latex2mathml.converter import convert
 
 _PARAMETERS = re.compile(r"^<!-- parameters: ([a-z-]+) -->$", re.MULTILINE)
 _RECIPES = re.compile(r"^<!-- recipes: ([a-z-]+) -->$", re.MULTILINE)
+_STRENGTHS = re.compile(r"^<!-- strengths: ([a-z-]+) -->$", re.MULTILINE)
 _CHECKS = re.compile(r"^<!-- (quantizer )?checks -->$", re.MULTILINE)
 _BLOCK = re.compile(r"^\$\$\n?(.+?)\n?\$\$$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<![\\`$\w])\$([^$\n`]+)\$(?!\w)")
@@ -29,6 +30,7 @@ def _replace(text: str) -> str:
     text = _PARAMETERS.sub(lambda match: parameter_table(match[1]), text)
     text = _CHECKS.sub(lambda match: check_rows(quantizers=bool(match[1])), text)
     text = _RECIPES.sub(lambda match: recipe_table(match[1]), text)
+    text = _STRENGTHS.sub(lambda match: strength_rows(match[1]), text)
     text = _BLOCK.sub(lambda match: f'<div class="formula">{convert(match[1], display="block")}</div>', text)
     return _INLINE.sub(lambda match: convert(match[1]), text)
 
@@ -50,6 +52,15 @@ def check_rows(*, quantizers: bool = False) -> str:
     from dfqbench.testing.conformance import CHECKS, QUANTIZER_CHECKS
 
     return "\n".join(f"| `{check.name}` | {check.title} |" for check in (QUANTIZER_CHECKS if quantizers else CHECKS))
+
+
+def strength_rows(name: str) -> str:
+    """Return the strength of a quantizer's recipes as a Markdown table."""
+    from dfqbench.cli.methods import describe, strength_table
+    from dfqbench.plugins import load_plugins
+
+    header, *rows = strength_table(describe(name, load_plugins())["strength"])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
 
 
 def recipe_table(name: str) -> str:

@@ -57,6 +57,19 @@ def test_show_built_ins(call: Call, name: str) -> None:
     assert call("methods", "show", name, "--json").json["name"] == name
 
 
+def test_show_distill_has_the_strength_of_each_recipe(call: Call) -> None:
+    lines = call("methods", "show", "distill").out.splitlines()
+    head = next(line for line in lines if "10 classes" in line)
+    assert head.split() == ["recipe", "10", "classes", "100", "classes", "1,000", "classes"]
+    gdfq = next(line for line in lines if line.startswith("gdfq "))
+    assert gdfq.split() == ["gdfq", "0.005", "(5e-07)", "5e-05", "(5e-09)", "5e-07", "(5e-13)"]
+    assert "strength of a recipe: the coefficient of sum dz^2" in " ".join(lines)
+    found = call("methods", "show", "distill", "--json").json["strength"]["clusterq"]
+    assert [entry["classes"] for entry in found] == [10, 100, 1000]
+    assert found[0]["coefficient"] == pytest.approx(0.05)
+    assert call("methods", "show", "calibrate", "--json").json["strength"] == {}
+
+
 def test_new_prints_files_and_next_commands(call: Call) -> None:
     output = call("methods", "new", "mine")
     assert output.status == 0

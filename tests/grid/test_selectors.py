@@ -82,6 +82,51 @@ def test_controls_follow_the_quantizers_of_the_methods(
     assert ("noise+train:cold" in found) == ("noise+train" in methods)
 
 
+@pytest.mark.parametrize(
+    ("methods", "recipe", "expected"),
+    [
+        ("zeroq,gen,real", "train:hot", ["zeroq+train:hot", "gen", "real+train:hot"]),
+        ("gen,zeroq+train,zeroq", "train:cold", ["gen+train:cold", "zeroq+train:cold"]),
+        ("noise,noise+train:hot", "train:cold", ["noise+train:cold"]),
+        ("zeroq", "GDFQ", ["zeroq+distill:gdfq"]),
+    ],
+)
+def test_one_recipe_for_every_method(methods: str, recipe: str, expected: list[str], plugins: Plugins) -> None:
+    found = resolve_methods(parse_methods(methods), plugins, recipe=recipe)
+    assert [choice.label for choice in found] == expected
+
+
+def test_one_recipe_for_star_and_controls(plugins: Plugins) -> None:
+    found = resolve_methods(["*"], plugins, "all", recipe="train:hot")
+    assert {choice.label for choice in found} == {
+        *(f"{name}+train:hot" for name in (*plugins.methods, "real") if name != "gen"),
+        "gen",
+    }
+
+
+@pytest.mark.parametrize(
+    ("methods", "recipe", "message"),
+    [
+        ("zeroq+calibrate", "train:hot", "'zeroq+calibrate' is a cross, and the recipe of the whole grid is"),
+        ("noise+calibrate", "train:hot", "'noise+calibrate' is a cross"),
+        ("zeroq+train:cold", "train:hot", "write zeroq alone, or leave the recipe of the grid out"),
+        ("zeroq", "train:warm", "unknown recipe of train 'warm'; valid: cold, hot"),
+        ("zeroq", "nosuch:hot", "unknown quantizer 'nosuch'"),
+        ("zeroq", "calibrate:hot", "unknown recipe of calibrate 'hot'"),
+        ("zeroq", "a:b:c", "'a:b:c' is not a recipe; write recipe or quantizer:recipe"),
+    ],
+)
+def test_recipes_that_do_not_fit(methods: str, recipe: str, message: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        resolve_methods(parse_methods(methods), plugins, recipe=recipe)
+
+
+def test_cross_of_a_method_with_its_own_quantize_is_no_synonym(tmp_path: Path) -> None:
+    quantize = "def quantize(self, teacher, source, ctx): ...\n    "
+    (tmp_path / "own.py").write_text(DISTILL.replace("def synthesize(", f"{quantize}def synthesize("))
+    assert labels("gen,gen+train:hot", load_plugins([tmp_path / "own.py"])) == ["gen", "gen+train:hot"]
+
+
 def test_controls_of_broken_plugins_and_of_a_grid_without_methods() -> None:
     plugins = load_plugins([EXAMPLES / "broken" / "unresolved_load.py"])
     found = resolve_methods(["unresolved", "zeroq"], plugins, "all")
@@ -140,6 +185,7 @@ def test_every_selector(grid: Grid) -> None:
         models="digits:resnet8,py:a.py:build(1,2)",
         methods="zeroq,real",
         controls="none",
+        recipe="distill:gdfq",
         bits="w4a4,w3a3@deploy",
         seeds="0-2,7",
         settings=["zeroq.iterations=100", "zeroq.note=a=b"],
@@ -150,6 +196,7 @@ def test_every_selector(grid: Grid) -> None:
     assert changed.on == ("digits", "cifar10")
     assert changed.models_for("digits") == changed.models_for("cifar10") == ("digits:resnet8", "py:a.py:build(1,2)")
     assert (changed.methods, changed.controls) == (("zeroq", "real"), "none")
+    assert changed.recipe == "distill:gdfq"
     assert [scheme.label for scheme in changed.parsed_schemes] == ["w4a4@gdfq", "w3a3@deploy"]
     assert changed.seeds == (0, 1, 2, 7)
     assert changed.settings_for("zeroq") == {"iterations": "100", "note": "a=b"}
@@ -177,6 +224,7 @@ def test_settings_and_protocols_of_the_grid_are_kept() -> None:
         ({"models": ""}, "--models names nothing"),
         ({"bits": "4"}, "'4' is not a scheme"),
         ({"bits": "w1a4"}, "1 bits for weights"),
+        ({"recipe": "a+b"}, "'a+b' is not a recipe"),
         ({"seeds": "x"}, "'x' is not a seed"),
         ({"seeds": "-1"}, "'-1' is not a seed"),
         ({"seeds": "4-2"}, "not a range of seeds"),

@@ -44,7 +44,7 @@ def test_every_method_of_a_table_is_offered_or_has_a_reason(name: str, plugins: 
     methods = {parse_method(text).method for text in grid.methods}
     assert methods == {method for method in methods if is_offered(method, plugins)} | set(grid.absent)
     assert not {method for method in grid.absent if is_offered(method, plugins)}
-    choices = resolve_methods(grid.methods, plugins, grid.controls, grid.absent)
+    choices = resolve_methods(grid.methods, plugins, grid.controls, absent=grid.absent)
     assert len(choices) == len(grid.methods)
     assert name in methods
 
@@ -68,7 +68,7 @@ def test_networks_of_tables_exist(plugins: Plugins) -> None:
 def test_rows_of_fine_tuned_images_name_the_cross(plugins: Plugins) -> None:
     for name in ("intraq", "dffg"):
         grid = table(name, plugins)
-        choices = resolve_methods(grid.methods, plugins, grid.controls, grid.absent)
+        choices = resolve_methods(grid.methods, plugins, grid.controls, absent=grid.absent)
         assert MethodChoice("zeroq", "distill", "intraq") in choices
         assert MethodChoice("dsg", "distill", "intraq") in choices
 

@@ -13,7 +13,14 @@ GDFQ |= {"epochs": 400, "iterations": 200, "lr_steps": (100, 200, 300)}
 ACQ: dict[str, Any] = {"centre_weight": 0.3, "centre_tolerance": 0.15, "pair_weight": 0.1, "pair_margin": 0.7}
 ACQ |= {"centre_uniform": 0.3, "centre_spread": 1.5, "centre_reach": 0.7, "centre_decay": 0.99, "bns_both": False}
 ACQ |= {"attention_start": 4, "attention_start_large": 50, "centre_condition": "running", "consistency_weight": 1.0}
-CLUSTERQ: dict[str, Any] = {"mode": "paper", "sfda_weight": 0.9, "icv_weight": 0.6, "icv_mean": 0.5, "icv_spread": 1.0, "latent": 100}
+CLUSTERQ: dict[str, Any] = {
+    "mode": "paper",
+    "sfda_weight": 0.9,
+    "icv_weight": 0.6,
+    "icv_mean": 0.5,
+    "icv_spread": 1.0,
+    "latent": 100,
+}
 CLUSTERQ |= {"centroid_start": 50, "centroid_rate": 0.2, "centroid_every": "step", "augment_share": 0.0}
 CLUSTERQ |= {"moment": "std", "noise_scale": "absolute", "batch_few_classes": 512}
 DFFG = {"images": 5120, "batch": 256, "iterations": 250, "keep": "10X", "momentum": 0.9, "step": 0.1, "clip": False}

@@ -48,6 +48,15 @@ def methods(_params: Mapping[str, Any], text: str) -> Iterable[str]:
     return [f"{method}+{name}" for name in plugins.quantizers] if plus else [*plugins.methods, REAL]
 
 
+def recipes(_params: Mapping[str, Any], text: str) -> Iterable[str]:
+    """Return the recipes of `distill`; after `quantizer:` those of another one."""
+    from dfqbench.grid.choice import DISTILL
+    from dfqbench.plugins import load_plugins
+
+    quantizer, colon, _ = text.rpartition(":")
+    return [f"{quantizer}{colon}{name}" for name in load_plugins().quantizer_class(quantizer or DISTILL).recipes]
+
+
 def methods_and_quantizers(params: Mapping[str, Any], text: str) -> Iterable[str]:
     """Return installed methods and quantizers."""
     from dfqbench.plugins import load_plugins

@@ -174,6 +174,7 @@ def describe(name: str, plugins: Plugins) -> dict[str, Any]:
         offer, quantizer_cls = plugins.quantizers[name], plugins.quantizer_class(name)
         info: dict[str, Any] = {"name": name, "kind": "quantizer", "title": quantizer_cls.title}
         info |= {"recipes": list(quantizer_cls.recipes), "default_recipe": quantizer_cls.default_recipe}
+        info |= {"strength": strengths(quantizer_cls)}
         return info | {"origin": offer.origin, "version": offer.version} | _params(quantizer_cls)
     if name not in plugins.methods and name not in plugins.broken_names:
         raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers, REAL})
@@ -189,6 +190,29 @@ def describe(name: str, plugins: Plugins) -> dict[str, Any]:
     info |= {"fidelity": str(method_cls.fidelity), "quantizer": method_cls.quantizer, "control": method_cls.control}
     info |= {"requires": dataclasses.asdict(method_cls.requires), "depends_on_bits": method_cls.depends_on_bits}
     return info | {"origin": offer.origin, "version": offer.version} | _params(method_cls)
+
+
+def strengths(quantizer_cls: type[Quantizer]) -> dict[str, list[dict[str, float]]]:
+    """Return the strength of each recipe that has the parameters of `distill`, by number of classes."""
+    from dfqbench.quantizers.distill_params import DistillParams
+    from dfqbench.quantizers.distill_strength import CLASSES, strength
+
+    recipes = quantizer_cls.recipes.items()
+    return {
+        name: [dataclasses.asdict(strength(recipe, classes)) for classes in CLASSES]
+        for name, recipe in recipes
+        if isinstance(recipe, DistillParams)
+    }
+
+
+def strength_table(by_recipe: dict[str, list[dict[str, float]]]) -> list[list[str]]:
+    """Return header and rows of a table of strengths: coefficient, and in brackets its product with the rate."""
+    first = next(iter(by_recipe.values()))
+    rows = [
+        [name, *(f"{entry['coefficient']:.3g} ({entry['product']:.3g})" for entry in entries)]
+        for name, entries in by_recipe.items()
+    ]
+    return [["recipe", *(f"{entry['classes']:,} classes" for entry in first)], *rows]
 
 
 def _params(plugin_cls: type[Method] | type[Quantizer]) -> dict[str, Any]:
@@ -208,10 +232,15 @@ def _page(info: dict[str, Any]) -> str:
     facts = [
         [key.replace("_", " "), _text(value)]
         for key, value in info.items()
-        if key not in {"name", "title", "doc", "params"}
+        if key not in {"name", "title", "doc", "params", "strength"}
     ]
     doc = [*map(wrapped, info["doc"].splitlines()), ""] if info.get("doc") else []
     lines = [f"{info['name']}: {info['title']}", "", *doc, fitted_table(facts), ""]
+    if info.get("strength"):
+        from dfqbench.quantizers.distill_strength import MEANING
+
+        header, *rows = strength_table(info["strength"])
+        lines += [fitted_table(rows, header), "", wrapped(MEANING), ""]
     if not info["params"]:
         return "\n".join([*lines, "no parameters"])
     body = [[_text(param[key]) for key in ("name", "default", "unit", "help", "source")] for param in info["params"]]

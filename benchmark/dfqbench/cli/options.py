@@ -114,6 +114,14 @@ class GridRequest:
         str | None,
         typer.Option(metavar="all|none", help="Noise and real images under every quantizer used, or under none."),
     ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="One recipe for all methods, for example dffg.",
+            autocompletion=completing(completion.recipes),
+        ),
+    ] = None
     bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
     seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
@@ -178,6 +186,7 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
         controls=None
         if request.controls is None
         else checked_choice("argument of --controls", request.controls, CONTROLS),
+        recipe=request.recipe,
         bits=request.bits,
         seeds=request.seeds,
         budget=request.budget,

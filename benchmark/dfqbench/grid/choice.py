@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dfqbench.api.errors import PluginError, UsageError, unknown_name
+from dfqbench.api.method import Method
 from dfqbench.plugins import Plugins
 from dfqbench.plugins.registry import REAL
 
 NOISE = "noise"
 """The only control that `*` includes."""
 EVERY = "*"
+DISTILL = "distill"
+"""The quantizer of a recipe without one."""
 Controls = Literal["all", "none"]
 CONTROLS: tuple[Controls, ...] = get_args(Controls)
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
+_RECIPE = re.compile(rf"(?:(?P<quantizer>{_NAME}):)?(?P<recipe>{_NAME})")
 _CHOICE = re.compile(rf"(?P<method>{_NAME})(?:\+(?P<quantizer>{_NAME})(?::(?P<recipe>{_NAME}))?)?")
 
 
@@ -61,8 +65,21 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(EVERY if item == EVERY else parse_method(item).label for item in items))
 
 
+def parse_recipe(text: str) -> tuple[str, str]:
+    """Parse `gdfq` or `distill:gdfq` into quantizer and recipe; whether the names exist is not checked."""
+    match = _RECIPE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"'{text}' is not a recipe", "write recipe or quantizer:recipe, for example distill:gdfq")
+    return (match["quantizer"] or DISTILL).lower(), match["recipe"].lower()
+
+
 def resolve_methods(
-    names: Iterable[str], plugins: Plugins, controls: Controls | None = None, absent: Collection[str] = ()
+    names: Iterable[str],
+    plugins: Plugins,
+    controls: Controls | None = None,
+    *,
+    recipe: str | None = None,
+    absent: Collection[str] = (),
 ) -> list[MethodChoice]:
     """Return the method choices of a grid, with recipes filled in and without duplicates.
 
@@ -74,14 +91,19 @@ def resolve_methods(
         plugins: the loaded plugins.
         controls: `all` adds `noise` and `real` under every quantizer and recipe that the choices use, `none` leaves
             every control out; None: as named.
+        recipe: recipe of every choice, controls included, as `parse_recipe` takes it; None: as named.
         absent: methods that may be named although no plugin offers them.
 
     Raises:
-        UsageError: a method, quantizer or recipe is unknown, or nothing but controls is named and `controls` is `none`.
+        UsageError: a method, quantizer or recipe is unknown, nothing but controls is named and `controls` is `none`,
+            or there is a `recipe` and a method that names another one.
     """
     choices: dict[MethodChoice, None] = {}
     for name in names:
-        choices |= dict.fromkeys(_every(plugins) if name == EVERY else [_resolved(parse_method(name), plugins, absent)])
+        named = _every(plugins) if name == EVERY else [parse_method(name)]
+        if recipe is not None:
+            named = [_under(recipe, choice, plugins) for choice in named]
+        choices |= dict.fromkeys(_resolved(choice, plugins, absent) for choice in named)
     if controls == "all":
         used = dict.fromkeys(
             choice if choice.quantizer else _own_quantizer(choice.method, plugins) for choice in choices
@@ -103,6 +125,23 @@ def _every(plugins: Plugins) -> list[MethodChoice]:
     competitors = [name for name in plugins.methods if not _is_control(name, plugins)]
     noise = [NOISE] if NOISE in plugins.methods else []
     return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *noise)]
+
+
+def _under(recipe: str, choice: MethodChoice, plugins: Plugins) -> MethodChoice:
+    """Return the choice under the one recipe of a grid; a control follows it from another recipe of its quantizer."""
+    quantizer, name = parse_recipe(recipe)
+    other_recipe = choice.recipe not in {None, name} and not _is_control(choice.method, plugins)
+    if choice.quantizer is not None and (choice.quantizer != quantizer or other_recipe):
+        raise UsageError(
+            f"'{choice.label}' is a cross, and the recipe of the whole grid is '{quantizer}:{name}'",
+            f"write {choice.method} alone, or leave the recipe of the grid out",
+        )
+    return MethodChoice(choice.method, quantizer, name)
+
+
+def has_own_quantize(method_cls: type[Method]) -> bool:
+    """Check whether a method has a `quantize` of its own, which may use the shared quantizer or not."""
+    return method_cls.quantize is not Method.quantize
 
 
 def _is_control(name: str, plugins: Plugins) -> bool:
@@ -129,8 +168,10 @@ def _resolved(choice: MethodChoice, plugins: Plugins, absent: Collection[str] = 
     if choice.quantizer not in plugins.quantizers:
         raise unknown_name("quantizer", choice.quantizer, plugins.quantizers)
     full = _with_recipe(choice.method, choice.quantizer, choice.recipe, plugins)
-    same = _own_quantizer(choice.method, plugins) == full and not cross_images(full, plugins)
-    return MethodChoice(choice.method) if same else full
+    if _own_quantizer(choice.method, plugins) != full or cross_images(full, plugins):
+        return full
+    own = choice.method != REAL and has_own_quantize(plugins.method_class(choice.method))
+    return full if own else MethodChoice(choice.method)
 
 
 def cross_images(choice: MethodChoice, plugins: Plugins) -> dict[str, int]:

@@ -18,6 +18,7 @@ _EXAMPLES = {
     "on": 'on = ["cifar10"]',
     "methods": 'methods = ["zeroq", "noise"]',
     "controls": 'controls = "all"',
+    "recipe": 'recipe = "dffg"',
     "models": '[models] and below it cifar10 = ["resnet20"]',
     "schemes": 'schemes = ["w4a4", "w3a3@deploy"]',
     "seeds": "seeds = [0, 1, 2]",

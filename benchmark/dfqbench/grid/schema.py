@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
-from dfqbench.grid.choice import EVERY, Controls, parse_method
+from dfqbench.grid.choice import EVERY, Controls, parse_method, parse_recipe
 from dfqbench.plugins.params import first_problem
 from dfqbench.quant.scheme import PROTOCOLS, VALID_BITS, Granularity, Operand, Override, Protocol, Scheme, parse_scheme
 
@@ -24,7 +24,7 @@ ANY_TARGET = "*"
 Value = bool | int | float | str | list[Any] | dict[str, Any]
 
 
-def _checked_by(check: Callable[[str], object], *, also: str) -> BeforeValidator:
+def _checked_by(check: Callable[[str], object], *, also: str = "") -> BeforeValidator:
     """Return a validator from a check that raises `DfqError` (pydantic reports ValueErrors with their key)."""
 
     def validator(value: Any) -> Any:
@@ -67,6 +67,7 @@ class Grid(BaseModel):
         methods: method choices (`zeroq`, `zeroq+distill:gdfq`, `real`); `*`: every competitor, and `noise`.
         controls: `all` adds `noise` and `real` under every quantizer that the methods use, `none` leaves every control
             out; None: those among the methods.
+        recipe: recipe of all of them, `gdfq` (of `distill`) or `distill:gdfq`; None: each its own.
         models: models by target; a target without an entry uses that of `*`, else all its models.
         schemes: labels such as `w4a4@gdfq`.
         seeds: one cell for each.
@@ -90,6 +91,7 @@ class Grid(BaseModel):
         EVERY,
     )
     controls: Controls | None = None
+    recipe: Annotated[str, _checked_by(parse_recipe)] | None = None
     models: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...], Field(min_length=1)] = (0,)

@@ -9,7 +9,7 @@ from typing import Any
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import UsageError
 from dfqbench.api.precision import Precision
-from dfqbench.grid.choice import Controls, parse_methods
+from dfqbench.grid.choice import Controls, parse_methods, parse_recipe
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
 from dfqbench.quant.scheme import parse_scheme
 
@@ -23,6 +23,7 @@ def parse_selection(
     models: str | None = None,
     methods: str | None = None,
     controls: Controls | None = None,
+    recipe: str | None = None,
     bits: str | None = None,
     seeds: str | None = None,
     settings: Iterable[str] = (),
@@ -37,6 +38,7 @@ def parse_selection(
         models: models for every target, `a,b`; a comma inside parentheses belongs to the model.
         methods: method choices, `zeroq,noise,zeroq+distill`.
         controls: `all` or `none`; see `resolve_methods`.
+        recipe: `gdfq` or `distill:gdfq`; see `resolve_methods`.
         bits: scheme labels, `w4a4,w3a3@deploy`.
         seeds: `0,1,2` or `0-4`.
         settings: `method.parameter=value`, each.
@@ -52,6 +54,8 @@ def parse_selection(
     """
     if budget is not None and budget != AUTO:
         budget_named(budget)
+    if recipe is not None:
+        parse_recipe(recipe)
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves no image", "give a number from 1")
     changes = {
@@ -59,6 +63,7 @@ def parse_selection(
         "models": None if models is None else {ANY_TARGET: _names("--models", models, "torchvision:resnet18")},
         "methods": None if methods is None else parse_methods(methods),
         "controls": controls,
+        "recipe": recipe,
         "schemes": None if bits is None else _names("--bits", bits, "w4a4,w3a3@deploy"),
         "seeds": None if seeds is None else parse_seeds(seeds),
         "budget": budget,

@@ -26,6 +26,7 @@ from dfqbench.report.record_access import (
     status_word,
 )
 from dfqbench.report.tables.aggregate import aggregate
+from dfqbench.report.tables.origin import origin, without_recipe
 from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.store.record import Error, Record
 from dfqbench.run.store.status import described_flag
@@ -35,7 +36,8 @@ LOG, LOG_LINES, LOG_BYTES = "log.txt", 20, 4000
 MOST_TEXT = 6000  # characters of a traceback that are shown
 _FACTS = (
     *("status", "run", "attempt", "started_at", "finished_at", "method", "quantizer", "recipe", "fidelity"),
-    *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from", "source_images"),
+    *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from"),
+    *("own_quantize", "recipe_changes", "source_kind", "source_images", "used_images"),
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok", "changed_params", "together_with"),
 )
 _NESTED_FACTS = (
@@ -91,7 +93,12 @@ def _line(
     faults |= {record.status for record in good if record.status == COLLAPSED}
     best = next(iter(verdicts(good, publications)), None)
     return {
-        "names": (names["method"], short_names(pivot.models)[pivot.columns[column].names["model"]], names["scheme"]),
+        "origin": origin(records).words,
+        "names": (
+            without_recipe(names["method"], records),
+            short_names(pivot.models)[pivot.columns[column].names["model"]],
+            names["scheme"],
+        ),
         "target": first.target or "unknown",
         "budget": first.budget or "unknown",
         "anchor": anchor(first),

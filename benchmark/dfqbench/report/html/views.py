@@ -15,6 +15,7 @@ from dfqbench.report.plots import scales
 from dfqbench.report.plots.charts import bar_ends, cpu_note, pareto, tick_label, time_and_top1
 from dfqbench.report.plots.groups import BY_BITS, BY_SCHEME, Group, about_bars, groups, mean_and_deviation, top1_and_bar
 from dfqbench.report.plots.style import MARKERS, Look, shared_looks
+from dfqbench.report.tables.origin import origin
 from dfqbench.run.store.record import Record
 
 WIDTH, HEIGHT = 440, 300  # of a chart, in its own units
@@ -251,7 +252,7 @@ def _about(place: _Place) -> str:
         f"top-1 {mean:.2f}" + ("" if math.isnan(bar) else f" ± {bar:.2f}") + f", drop {optional(drops and drops[0])}",
         f"{'seeds' if len(place.records) > 1 else 'seed'} {seeds}",
         f"synthesis and quantization {duration(seconds and seconds[0])}",
-        f"quantizer {first.quantizer or 'unknown'}" + (f", recipe {first.recipe}" if first.recipe else ""),
+        f"recipe {origin(place.records).words}",
         f"budget {first.budget or 'unknown'}" + (f"; {first.fidelity}" if first.fidelity else ""),
     )
     return "\n".join(lines)

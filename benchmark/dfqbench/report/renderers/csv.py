@@ -14,10 +14,13 @@ from dfqbench.report.record_access import json_ready, reason
 from dfqbench.run.store.record import Record
 
 _SECONDS = ("setup", "synthesis", "paid_synthesis", "quantization", "evaluation", "unattributed", "wall")
-_COUNTS = ("images", "source_steps", "teacher_images", "student_images", "optimizer_steps")
+_COUNTS = ("images", "sampled_images", "source_steps", "teacher_images", "student_images", "optimizer_steps")
 COLUMNS: Mapping[str, str] = {
     **{name: name for name in ("run", "source_id", "student_id", "cell_id", "attempt", "status")},
-    **{name: name for name in ("label", "method", "quantizer", "recipe", "control", "fidelity", "target")},
+    **{
+        name: name
+        for name in ("label", "method", "quantizer", "own_quantize", "recipe", "control", "fidelity", "target")
+    },
     "model": "model.name",
     "model_ref": "model.ref",
     "weights_sha256": "model.weights_sha256",
@@ -34,7 +37,7 @@ COLUMNS: Mapping[str, str] = {
     "oracle_step": "oracle.step",
     **{f"{name}_s": f"seconds.{name}" for name in _SECONDS},
     **{f"cpu_{name}_s": f"cpu_seconds.{name}" for name in ("synthesis", "quantization")},
-    "reused_from": "reused_from",
+    **{name: name for name in ("reused_from", "source_kind", "source_images", "used_images")},
     **{f"count_{name}": f"counts.{name}" for name in _COUNTS},
     "macs_quantized": "coverage.macs_quantized",
     "macs_total": "coverage.macs_total",
@@ -48,7 +51,7 @@ COMPUTED: Mapping[str, Callable[[Record], float | None]] = {
     **{name: metric.read for name, metric in METRICS.items() if metric.diagnosed},
 }
 """Columns that are computed, and those of `dfqbench diagnose`."""
-_LISTS = ("mark", "params", "flags", "float_layers", "reason")
+_LISTS = ("mark", "params", "recipe_changes", "flags", "float_layers", "reason")
 _CLAIM = {
     "claimed_top1": "top1",
     "claimed_drop": "drop",
@@ -73,6 +76,7 @@ def to_csv(
         row |= {column: read(record) for column, read in COMPUTED.items()}
         row["mark"] = marks.get(id(record), "")
         row["params"] = _field(record.params)
+        row["recipe_changes"] = ";".join(record.recipe_changes)
         row["flags"] = ";".join(record.flags)
         row["float_layers"] = ";".join(record.coverage.float_layers) if record.coverage is not None else ""
         row["reason"] = reason(record) if record.error is not None else ""

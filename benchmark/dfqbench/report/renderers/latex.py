@@ -22,7 +22,7 @@ def to_latex(table: Table) -> str:
 
     What is wider than the line is made smaller; what is longer than a page goes on in another float.
     """
-    alignment = "l" * len(table.heads) + "r" * len(table.columns) * len(table.metrics)
+    alignment = "l" * (len(table.heads) + len(table.made)) + "r" * len(table.columns) * len(table.metrics)
     title = f"{latex(table.title)}."
     parts = list(_parts(table.rows))
     lines = [PREAMBLE]
@@ -81,7 +81,7 @@ def _caption(table: Table) -> str:
 
 
 def _header(table: Table) -> list[str]:
-    groups, rules, names = [""] * len(table.heads), [], list(table.heads)
+    groups, rules, names = [""] * (len(table.heads) + len(table.made)), [], [*table.heads, *table.made]
     span = len(table.metrics)
     for name in table.columns:
         groups.append(rf"\multicolumn{{{span}}}{{c}}{{{latex(name)}}}")
@@ -95,7 +95,7 @@ def _body(rows: Sequence[Row]) -> list[str]:
     for gap, names, row in with_gaps(rows):
         *head, last = map(latex, names)
         head.append(rf"\textit{{{last}}}" if row.control else last)
-        lines += [*_GAPS[gap], " & ".join([*head, *map(_field, row.entries)]) + r" \\"]
+        lines += [*_GAPS[gap], " & ".join([*head, *map(_text, row.made), *map(_field, row.entries)]) + r" \\"]
     return lines
 
 

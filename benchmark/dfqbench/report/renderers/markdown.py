@@ -10,12 +10,12 @@ from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Row, Ta
 
 def to_markdown(table: Table) -> str:
     """Return the table as Markdown: best in bold, second underlined, controls in italics."""
-    headers = list(table.heads)
+    headers = [*table.heads, *table.made]
     first, *others = (metric.header for metric in table.metrics)
     for name in table.columns:
         headers += [f"{markdown(name)}<br>{first}", *others]
-    body = [[*_head(row), *map(_field, row.entries)] for row in table.rows]
-    heads = len(table.heads)
+    body = [[*_head(row), *map(markdown, row.made), *map(_field, row.entries)] for row in table.rows]
+    heads = len(headers) - len(table.columns) * len(table.metrics)
     shown = grid(body, headers, ["left"] * heads + ["right"] * (len(headers) - heads), "md")
     lines = [f"### {markdown(table.title)}", "", shown, ""]
     notes = [f"{number}. {markdown(note)}" for number, note in enumerate(table.footnotes, start=1)]

@@ -20,17 +20,15 @@ def grid(
 
     Each column is aligned `left` or `right`; fields are wrapped to its width, where one is given.
     """
-    from tabulate import tabulate
+    from tabulate import SEPARATING_LINE, tabulate
 
-    text = tabulate(
-        rows,
-        headers,
-        tablefmt="pipe" if fmt == "md" else "simple",
-        colalign=alignment,
-        disable_numparse=True,
-        maxcolwidths=widths,
-    )
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    layout: dict[str, Any] = {"colalign": alignment, "disable_numparse": True, "maxcolwidths": widths}
+    if fmt == "md":
+        lines = tabulate(rows, headers, "pipe", **layout).splitlines()
+    else:
+        # As rows, since tabulate makes columns two characters wider than their headers; without the outer lines.
+        lines = tabulate([headers, SEPARATING_LINE, *rows], (), "simple", **layout).splitlines()[1:-1]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def bullet(text: str, *, break_on_hyphens: bool = True) -> str:

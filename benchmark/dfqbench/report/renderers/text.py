@@ -39,7 +39,8 @@ def _most_columns(table: Table) -> int:
 def _grid(table: Table, columns: range) -> str:
     from tabulate import SEPARATING_LINE
 
-    headers = list(table.heads)
+    headers = [*table.heads, *table.made]
+    heads = len(headers)
     first, *others = (metric.header for metric in table.metrics)
     for at in columns:
         headers += [f"{table.columns[at]}\n{first}", *(f"\n{header}" for header in others)]
@@ -50,8 +51,7 @@ def _grid(table: Table, columns: range) -> str:
             body.append(SEPARATING_LINE)
         elif gap == "controls":
             body.append([""] * len(headers))
-        body.append([*head, *map(_field, row.entries[columns.start * width : columns.stop * width])])
-    heads = len(table.heads)
+        body.append([*head, *row.made, *map(_field, row.entries[columns.start * width : columns.stop * width])])
     return grid(body, headers, ["left"] * heads + ["right"] * (len(headers) - heads))
 
 

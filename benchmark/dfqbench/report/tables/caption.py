@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dfqbench.api.budget import BUDGETS
 from dfqbench.report.comparison.ranks import Place
 from dfqbench.report.comparison.wilson import wilson_error
-from dfqbench.report.formatting import duration, value_range
+from dfqbench.report.formatting import ABSENT, duration, value_range
 from dfqbench.report.metrics import coverage, in_cpu_seconds
 from dfqbench.report.record_access import finished, model_name, scheme_label, shared_by_all, short_names
 from dfqbench.report.tables.labels import fidelity_notes
+from dfqbench.report.tables.origin import LIVE, MEANING, OWN, changed_recipes, origin
 from dfqbench.report.tables.pivot import Pivot
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.status import SHARED
@@ -46,6 +47,7 @@ def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
         _diagnosed(pivot),
         *_shortened(records),
         f"protocol {', '.join(protocols)}; precision {', '.join(precisions)}",
+        *_origins(pivot),
         _coverage(pivot, names),
         _list("hardware: ", _distinct(hardware.get(name, f"environment {name}") for name in environments), "; "),
         _list("versions: ", _versions(records)),
@@ -175,6 +177,22 @@ def _diagnosed(pivot: Pivot) -> str:
     if unlabelled:
         classes.append(f"the teacher's answers where a source gives none ({', '.join(unlabelled)})")
     return f"diagnosed: {', '.join(counts)} images of each cell" + _list("; classes: ", classes)
+
+
+def _origins(pivot: Pivot) -> list[str]:
+    """Return what all students were made with and from, and the meaning of the columns that say it of each row."""
+    shared, lines = pivot.shared_origin, []
+    if shared.words != ABSENT:
+        lines.append(f"students of all rows: {shared.words}")
+    differing = [name for name in MEANING if getattr(shared, name) == ABSENT]
+    if "method" not in pivot.layout.rows and differing:
+        by_method: dict[str, list[Record]] = {}
+        for (row, column), records in sorted(pivot.places.items()):
+            by_method.setdefault(_method(pivot, (row, column)), []).extend(records)
+        lines.append(_list("students: ", (f"{name}: {origin(rs).words}" for name, rs in by_method.items()), "; "))
+    lines += [text for name, text in MEANING.items() if name in differing or getattr(shared, name) in {OWN, LIVE}]
+    lines.append(_list("(changed): other values than the recipe's, ", changed_recipes(pivot.records)))
+    return lines
 
 
 def _coverage(pivot: Pivot, names: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from dfqbench.report.metrics import Metric
 from dfqbench.report.record_access import finished, shared_by_all, short_names
 from dfqbench.report.tables.aggregate import Aggregate, aggregate
 from dfqbench.report.tables.caption import caption, title
+from dfqbench.report.tables.origin import MEANING, Origin, origin, without_recipe
 from dfqbench.report.tables.pivot import Heading, Pivot
 
 RANK_RULE = (
@@ -42,9 +43,11 @@ class Row:
     """One row."""
 
     head: tuple[str, ...]  # one name for each row dimension
+    made: tuple[str, ...]  # of the table's `made`: how its students were made
     entries: tuple[Entry, ...]  # those of one column after the other
     block: tuple[str, ...]  # a rule separates neighbouring rows of different blocks
     control: bool
+    origin: str  # `made` in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Table:
 
     title: str
     heads: tuple[str, ...]  # names of the row dimensions
+    made: tuple[str, ...]  # `recipe` and `images`, where rows are methods and differ in it
     across: tuple[str, ...]  # names of the column dimensions
     columns: tuple[str, ...]  # names of groups of columns, each with all metrics
     metrics: tuple[Metric, ...]
@@ -96,6 +100,8 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
     columns = [_column_name(heading, models) for heading in pivot.columns]
     footnotes: dict[str, int] = {}
     rows = []
+    shared = pivot.shared_origin
+    made = [name for name in MEANING if "method" in pivot.layout.rows and getattr(shared, name) == ABSENT]
     for at, heading in enumerate(pivot.rows):
         entries: list[Entry] = []
         for column in range(len(pivot.columns)):
@@ -108,11 +114,15 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
                 Entry(text, ranks.get((at, column, metric.name), ""), numbers if metric is metrics[0] else ())
                 for metric, text in zip(metrics, shown.texts, strict=True)
             ]
-        rows.append(Row(tuple(heading.names.values()), tuple(entries), pivot.block(at), heading.control))
+        told = origin(pivot.in_row(at))
+        texts = tuple(getattr(told, name) for name in made)
+        words = Origin(*(getattr(told, name) if name in made else ABSENT for name in MEANING)).words
+        rows.append(Row(_head(pivot, at), texts, tuple(entries), pivot.block(at), heading.control, words))
     published = [] if publications is None else _published(pivot, columns, publications)
     return Table(
         title(pivot),
         pivot.layout.rows,
+        tuple(made),
         pivot.layout.columns,
         tuple(columns),
         metrics,
@@ -121,6 +131,14 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         tuple(caption(pivot, hardware)),
         None if publications is None else tuple(published),
         tuple(reference_lines(row[-1] for row in published)),
+    )
+
+
+def _head(pivot: Pivot, row: int) -> tuple[str, ...]:
+    """Return a row's names; a cross is named by its method alone, since its recipe is told."""
+    return tuple(
+        without_recipe(name, pivot.in_row(row)) if dimension == "method" else name
+        for dimension, name in pivot.rows[row].names.items()
     )
 
 

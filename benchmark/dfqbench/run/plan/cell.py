@@ -46,6 +46,8 @@ class Part:
     code: str  # hash of the text of its code
     params: dict[str, Any]  # every parameter, JSON-able
     changed: tuple[str, ...] = ()  # names of the parameters whose values are not the defaults; no part of identities
+    recipe: str | None = None  # of a quantizer: named values of its parameters
+    recipe_changes: tuple[str, ...] = ()  # names of the parameters whose values are not the recipe's
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class MethodPart(Part):
     fidelity: str = "unknown"  # how closely it follows its authors
     control: bool = False  # whether it is a control, such as `noise`
     depends_on_bits: bool = True  # whether its source depends on the scheme
+    own_quantize: bool = False  # whether its students are made by a `quantize` of its own, unless crossed
 
 
 @dataclass(frozen=True, slots=True)

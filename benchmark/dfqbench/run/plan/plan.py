@@ -13,7 +13,7 @@ from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_name
 from dfqbench.api.method import Fidelity, Quantizer
 from dfqbench.api.params import param
-from dfqbench.grid.choice import MethodChoice, cross_images, is_offered, resolve_methods
+from dfqbench.grid.choice import MethodChoice, cross_images, has_own_quantize, is_offered, resolve_methods
 from dfqbench.grid.schema import AUTO, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.models.spec import ModelSpec
@@ -102,8 +102,8 @@ def build_plan(grid: Grid, catalogue: Catalogue, plugins: Plugins, device: str =
     _check_settings(grid, plugins)
     precision = resolve_precision(grid.precision, device)
     targets, notes = _targets(grid, catalogue)
-    choices = resolve_methods(grid.methods, plugins, grid.controls, grid.absent)
-    methods = [_method(choice, grid, plugins) for choice in choices]
+    chosen = resolve_methods(grid.methods, plugins, grid.controls, recipe=grid.recipe, absent=grid.absent)
+    methods = [_method(choice, grid, plugins) for choice in chosen]
     families = plugins.model_families
     cells: list[Cell] = []
     for name in targets:
@@ -160,7 +160,7 @@ def missing(grid: Grid, catalogue: Catalogue, plugins: Plugins) -> list[str]:
         models = catalogue.models(name, grid.models_for(name) or ())
         lines.append(catalogue.target(name).missing)
         lines += [f"{name}: {model.reason}" for model in models if isinstance(model, MissingModel)]
-    choices = resolve_methods(grid.methods, plugins, grid.controls, grid.absent)
+    choices = resolve_methods(grid.methods, plugins, grid.controls, recipe=grid.recipe, absent=grid.absent)
     absent = dict.fromkeys(choice.method for choice in choices if not is_offered(choice.method, plugins))
     return [line for line in (*lines, *(f"{method}: {grid.absent[method]}" for method in absent)) if line]
 
@@ -208,6 +208,7 @@ def _loaded_method(choice: MethodChoice, grid: Grid, plugins: Plugins) -> _Metho
         fidelity=str(cls.fidelity),
         control=cls.control,
         depends_on_bits=cls.depends_on_bits,
+        own_quantize=has_own_quantize(cls),
     )
     own, _, recipe = cls.quantizer.partition(":")
     quantizer = choice.quantizer or own
@@ -220,17 +221,24 @@ def _quantizer(name: str, recipe: str | None, default: str | None, grid: Grid, p
     if name not in plugins.quantizers:
         raise unknown_name("quantizer", name, plugins.quantizers)
     cls, offer = plugins.quantizer_class(name), plugins.quantizers[name]
+    recipe = _recipe_name(cls, recipe)
     params = params_dict(build_params(cls.params_type, _recipe(cls, recipe) | grid.settings_for(name), name))
-    defaults = params_dict(build_params(cls.params_type, _recipe(cls, default), name))
+    own, defaults = (
+        params_dict(build_params(cls.params_type, _recipe(cls, values), name)) for values in (recipe, default)
+    )
     # The code of a plugin's range rule decides the student, too.
     rules = [rule for rule in plugins.range_rules_in(params) if rule.origin != "dfqbench"]
     code = "+".join(source_hash(source_files(part.load, part.path)) for part in (offer, *rules))
-    return Part(name, _version(offer), code, params, _changed(params, defaults))
+    return Part(name, _version(offer), code, params, _changed(params, defaults), recipe, _changed(params, own))
+
+
+def _recipe_name(cls: type[Quantizer], recipe: str | None) -> str | None:
+    return recipe or cls.default_recipe or next(iter(cls.recipes), None)
 
 
 def _recipe(cls: type[Quantizer], recipe: str | None) -> dict[str, Any]:
     """Return a recipe's values; those of the quantizer's default one where none is named."""
-    name = recipe or cls.default_recipe or next(iter(cls.recipes), None)
+    name = _recipe_name(cls, recipe)
     return params_dict(cls.recipes[name]) if name else {}
 
 

@@ -49,6 +49,7 @@ def add_cost(record: Record, outcome: Outcome, evaluation: float, wall: float) -
     record.reused_from = reused.get("id")
     record.source_kind = result.get("source_kind")
     record.source_images = result.get("source_images")
+    record.used_images = result.get("used_images")
     shared = reused.get("counts") or {}
     # Numbers of workers are stored unchecked: a plugin's mistake must not keep a record from being written.
     counts = {name: n + shared.get(name, 0) for name, n in result.get("counts", {}).items()}

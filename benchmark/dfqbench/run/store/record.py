@@ -142,6 +142,7 @@ class Counts(RecordPart):
     """Cost that does not depend on hardware, that of a shared source included."""
 
     images: int | None = Field(default=None, description="images that the source gave")
+    sampled_images: int | None = Field(default=None, description="those given without learning")
     source_steps: int | None = Field(default=None, description="steps in which the source learned")
     teacher_images: int | None = Field(default=None, description="images that went through the teacher")
     student_images: int | None = Field(default=None, description="images that went through the student")
@@ -228,9 +229,11 @@ class Record(RecordPart):
     paper: str = Field(default="", description="citation of the method")
     link: str = Field(default="", description="web address of the paper")
     control: bool = Field(default=False, description="whether the method is a control, such as noise or real")
-    quantizer: str = Field(default="", description="the quantizer's name, with its recipe")
+    quantizer: str = Field(default="", description="the quantizer's name")
     cross: bool = Field(default=False, description="whether the quantizer is another than the method's own")
+    own_quantize: bool = Field(default=False, description="whether the method's own `quantize` made the student")
     recipe: str | None = Field(default=None, description="named parameter values of the quantizer; null: none")
+    recipe_changes: list[str] = Field(default_factory=list, description="parameters whose values are not the recipe's")
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of `method` and `quantizer`")
     changed_params: list[str] = Field(default_factory=list, description="other than the defaults, such as `method.lr`")
     versions: Versions = Field(default_factory=Versions, description="of the code")
@@ -259,6 +262,7 @@ class Record(RecordPart):
     reused_from: str | None = Field(default=None, description="source that another cell made; null: this one's")
     source_kind: str | None = Field(default=None, description="`fixed` or `live`; null: not known")
     source_images: int | None = Field(default=None, description="images that the source holds or gave")
+    used_images: int | None = Field(default=None, description="different images that the quantizer drew, at most")
     counts: Counts = Field(default_factory=Counts, description="cost that does not depend on hardware")
     peak_mib: PeakMemory = Field(default_factory=PeakMemory, description="peak memory")
     real_data_opened: list[str] = Field(default_factory=list, description="files of real data that plugin code opened")

@@ -87,7 +87,7 @@ class CachedStudent:
             "flags": [flag for flag in record.flags if flag != RANDOM_WEIGHTS],
             "reused": reused,
         }
-        unchanged = ["source_kind", "source_images", "real_data_opened", "wrote_outside", "resumed"]
+        unchanged = ["source_kind", "source_images", "used_images", "real_data_opened", "wrote_outside", "resumed"]
         unchanged += ["foreign_calls", "protection"]
         return Outcome("ok", result=result | {name: getattr(record, name) for name in unchanged})
 

@@ -19,6 +19,8 @@ from dfqbench.run.worker.plugin_checks import DataGuard
 
 FOREIGN_CALLS = "foreign_calls"
 """Flag of records whose plugin code has started processes or loaded foreign libraries."""
+GENERATOR_ALONE = "generator_alone"
+"""Flag of records whose quantizer trains no student: a generator is trained alone before it is drawn from."""
 
 
 class Accounting:
@@ -134,6 +136,16 @@ class Accounting:
         finally:
             self._saving += time.monotonic() - begin
 
+    def used_images(self) -> int:
+        """Return how many different images the quantizer has drawn, at most.
+
+        A fixed source repeats its images. The batches with which a generator is trained alone serve no student.
+        """
+        if self.source_kind == "live" and GENERATOR_ALONE not in self.flags:
+            return self.counts.images
+        drawn = self.counts.sampled_images
+        return drawn if self.source_images is None else min(drawn, self.source_images)
+
     def wall(self) -> float:
         """Return the seconds of this process for the attempt; of a shared process the first member has the rest."""
         if self._members and self._members[0] is not self:
@@ -150,6 +162,7 @@ class Accounting:
             "flags": [*self.flags, *([FOREIGN_CALLS] if self.guard.foreign else [])],
             "source_kind": self.source_kind,
             "source_images": self.source_images or self.counts.images,
+            "used_images": self.used_images(),
             "reused": self._reused_now(),
             "real_data_opened": list(self.guard.hits),
             "wrote_outside": list(self.guard.writes),

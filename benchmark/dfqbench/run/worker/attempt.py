@@ -36,7 +36,7 @@ from dfqbench.run.store.files import IMAGES_FILE, REAL_IMAGES_FILE
 from dfqbench.run.store.real_images import RealImages, save_first
 from dfqbench.run.store.source_cache import load_source, save_source, shared_state
 from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFolder
-from dfqbench.run.worker.accounting import Accounting
+from dfqbench.run.worker.accounting import GENERATOR_ALONE, Accounting
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
 from dfqbench.run.worker.confinement import Confinement
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
@@ -243,7 +243,7 @@ class Attempt:
         self._enter(Phase.QUANTIZATION)
         live = is_live(self.source)
         if live and not self.quantizer.trains:
-            self.accounting.flag("generator_alone")
+            self.accounting.flag(GENERATOR_ALONE)
         self.accounting.source_images = len(self.source) if isinstance(self.source, Sized) else None
         if not self._job.probe_seconds:
             if not self.accounting.resumed:

@@ -24,6 +24,7 @@ class Counts:
 
     Attributes:
         images: images drawn from sources.
+        sampled_images: those drawn with `sample`, which trains nothing.
         source_steps: steps in which the source learned.
         teacher_images: images that went through the teacher.
         student_images: images that went through the student.
@@ -31,6 +32,7 @@ class Counts:
     """
 
     images: int = 0
+    sampled_images: int = 0
     source_steps: int = 0
     teacher_images: int = 0
     student_images: int = 0
@@ -128,7 +130,7 @@ class InstrumentedSource:
         # Collected on the device, and read once at the end.
         bad = ~batch.images.isfinite().all()
         self._bad = bad if self._bad is None else self._bad | bad
-        self._counts.add({"images": len(batch.images)})
+        self._counts.add({"images": len(batch.images), "sampled_images": len(batch.images)})
         return batch
 
     def check(self) -> None:

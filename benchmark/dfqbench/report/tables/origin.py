@@ -1,0 +1,90 @@
+"""The origin of students: the recipe that made them, and the number of images that they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dfqbench.report.formatting import ABSENT
+from dfqbench.run.store.record import Record
+
+OWN = "own"
+LIVE = "live"
+MEANING: Mapping[str, str] = {
+    "recipe": f"recipe: quantizer and recipe that made the student ({OWN}: a procedure of the method's own)",
+    "images": f"images: different ones that the student was made from, at most ({LIVE}: a generator made new ones)",
+}
+"""Headers of an origin's columns, and what each means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How some students were made, in words.
+
+    Attributes:
+        recipe: such as `distill:gdfq`, `calibrate` or `own`.
+        images: such as `1,024` or `live`; `-`: not known.
+    """
+
+    recipe: str
+    images: str
+
+    @property
+    def words(self) -> str:
+        """For example `calibrate, 64 images`."""
+        counted = self.images[:1].isdigit()
+        images = f"{self.images} images" if counted else "live images" if self.images == LIVE else self.images
+        return ", ".join(part for part in (self.recipe, images) if part != ABSENT) or ABSENT
+
+
+def recipe_name(record: Record) -> str:
+    """Return quantizer and recipe as they are typed after `method+`; empty where the record does not hold them."""
+    named = record.recipe and ":" not in record.quantizer
+    return f"{record.quantizer}:{record.recipe}" if named else record.quantizer
+
+
+def origin(records: Iterable[Record]) -> Origin:
+    """Return the origin of the students of some records; where they differ, each value in order."""
+    records = list(records)
+    return Origin(_listed(map(_recipe, records)), _counts(records))
+
+
+def shared_origin(origins: Sequence[Origin]) -> Origin:
+    """Return what is known and the same in all origins; `-` for the rest."""
+    recipes, images = ({getattr(one, name) for one in origins} - {ABSENT} for name in ("recipe", "images"))
+    return Origin(*(min(values) if len(values) == 1 else ABSENT for values in (recipes, images)))
+
+
+def without_recipe(label: str, records: Iterable[Record]) -> str:
+    """Return a method's label without the recipe of its cross, which is told beside it."""
+    names = {recipe_name(record) for record in records} - {""}
+    return label.replace(f"+{names.pop()}", "", 1) if len(names) == 1 else label
+
+
+def changed_recipes(records: Iterable[Record]) -> list[str]:
+    """Return the parameters that differ from the recipes', with their values."""
+    return sorted(
+        {
+            f"{record.quantizer}.{name}={record.params.get('quantizer', {}).get(name)}"
+            for record in records
+            for name in record.recipe_changes
+        }
+    )
+
+
+def _recipe(record: Record) -> str:
+    if record.own_quantize:
+        return OWN
+    return recipe_name(record) + (" (changed)" if record.recipe_changes else "")
+
+
+def _counts(records: Sequence[Record]) -> str:
+    # A generator that was trained alone is drawn from once, as a fixed set of images is.
+    live = [record.source_kind == LIVE and "generator_alone" not in record.flags for record in records]
+    numbers = sorted({r.used_images for r, is_live in zip(records, live, strict=True) if not is_live and r.used_images})
+    counted = " to ".join(f"{number:,}" for number in dict.fromkeys([*numbers[:1], *numbers[-1:]]))
+    return _listed([counted, LIVE if any(live) else ""])
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(filter(None, texts))) or ABSENT
