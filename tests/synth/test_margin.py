@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from dfqbench.synth import (
 )
 
 MEAN, STD = 0.5, 0.15
+Form = Literal["sampled", "expected", "erf"]
 
 
 def test_expected_loss_is_the_integral() -> None:
@@ -129,7 +131,7 @@ def test_three_quarters_of_the_images_are_below_their_running_margin() -> None:
 
 
 @pytest.mark.parametrize("form", ["expected", "erf"])
-def test_running_scale_makes_derivatives_independent_of_the_scale(form: str) -> None:
+def test_running_scale_makes_derivatives_independent_of_the_scale(form: Form) -> None:
     params = dataclasses.replace(RUNNING, margin_form=form)
     once, tenfold = (_derivatives(_term(params), scale) for scale in (1.0, 10.0))
     torch.testing.assert_close(once, tenfold, atol=1e-4, rtol=1e-3)
@@ -138,7 +140,7 @@ def test_running_scale_makes_derivatives_independent_of_the_scale(form: str) -> 
 
 
 @pytest.mark.parametrize("form", ["sampled", "expected", "erf"])
-def test_first_step_of_a_running_margin_costs_nothing(form: str) -> None:
+def test_first_step_of_a_running_margin_costs_nothing(form: Form) -> None:
     random = torch.Generator().manual_seed(0)
     loss = _term(dataclasses.replace(RUNNING, margin_form=form)).loss(_view(torch.rand(50, generator=random), random))
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)

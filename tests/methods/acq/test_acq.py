@@ -171,7 +171,7 @@ def test_maps_of_one_position_are_no_stage() -> None:
     assert isinstance(source, GeneratorSource)
     centres: list[Tensor] = []
     term = next(term for term in source.terms if isinstance(term, CentreTerm))
-    term.observe = lambda view, _step: centres.append(view.maps.attention[-1])  # type: ignore[method-assign]
+    term.observe = lambda view, step: centres.append(view.maps.attention[-1])  # type: ignore[method-assign] # noqa: ARG005
     source.train_step(4)
     assert centres[0].shape == (4, 2, 2)
 
@@ -219,7 +219,7 @@ def test_second_pass_leaves_the_first_ones_data() -> None:
     source = _source()
     seen: list[tuple[float, float]] = []
     term = next(term for term in source.terms if term.name == "consistency")
-    term.observe = lambda view, _step: seen.append(  # type: ignore[method-assign]
+    term.observe = lambda view, step: seen.append(  # type: ignore[method-assign] # noqa: ARG005
         (float(bns_loss(view.statistics).detach()), float(bns_loss(view.second_pass.statistics).detach()))
     )
     batch = source.train_step(6)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Literal
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_trains_through_the_quantized_student() -> None:
 
 
 @pytest.mark.parametrize("form", ["sampled", "erf"])
-def test_resume_restores_the_running_margin(form: str) -> None:
+def test_resume_restores_the_running_margin(form: Literal["sampled", "erf"]) -> None:
     params = TemporalParams(latent=8, margin_start=0, margin_scale="running", margin_form=form)
     teacher, student = toy_network(), toy_network(seed=1)
 
