@@ -37,7 +37,7 @@ def bns_distance_loss(statistics: PassStatistics, norm: Literal["l2", "mse"] = "
         return ((gaps[0].square() + gaps[1].square()) * statistics.constants.share).sum()
     sizes = [layer.running.mean.shape[0] for layer in statistics.layers]
     # The norm's subgradient at 0 is 0; that of a written-out root would be NaN.
-    norms = [torch.linalg.vector_norm(layer) for gap in gaps for layer in gap.split(sizes)]
+    norms = [torch.linalg.vector_norm(layer) for gap in gaps for layer in torch.split(gap, sizes)]
     return torch.stack(norms).sum() / len(sizes)
 
 

@@ -42,7 +42,8 @@ def total_variation(images: Tensor) -> Tensor:
 
 def mean_norm(images: Tensor) -> Tensor:
     """1/N sum_i ||x_i||_2, 0-d, of images (N, C, H, W) (DeepInversion, released code)."""
-    return torch.linalg.vector_norm(images, dim=(1, 2, 3)).mean()
+    norms: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3))
+    return norms.mean()
 
 
 def accumulate(momentum: Tensor, gradient: Tensor, decay: float) -> Tensor:
