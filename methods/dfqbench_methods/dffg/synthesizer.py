@@ -42,7 +42,8 @@ def total_variation(images: Tensor) -> Tensor:
 
 def mean_norm(images: Tensor) -> Tensor:
     """1/N sum_i ||x_i||_2, 0-d, of images (N, C, H, W) (DeepInversion, released code)."""
-    return torch.linalg.vector_norm(images, dim=(1, 2, 3)).mean()
+    norms: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3))
+    return norms.mean()
 
 
 def accumulate(momentum: Tensor, gradient: Tensor, decay: float) -> Tensor:
@@ -64,14 +65,12 @@ class SignGradient:
         self, teacher: nn.Module, ctx: Context, params: DffgParams, recorder: BatchNormStatistics, count: int
     ) -> None:
         """Start from N(0, I) with uniformly drawn labels; `recorder` is the teacher's, entered."""
-        random = ctx.generator
-        noise = torch.randn((count, *ctx.card.input_size), generator=random, device=random.device)
-        self.images = noise.to(memory_format=torch.channels_last)
+        random, shape = ctx.generator, (count, *ctx.card.input_size)
+        self.images = torch.randn(shape, generator=random, device=random.device).to(memory_format=torch.channels_last)
         self.labels = torch.randint(ctx.card.classes, (count,), generator=random, device=random.device)
         self.kept: list[Tensor] = []
-        self._low, self._high = (
-            torch.tensor(values, device=ctx.device).view(-1, 1, 1) for values in (ctx.card.lowest, ctx.card.highest)
-        )
+        limits = torch.tensor([ctx.card.lowest, ctx.card.highest], device=ctx.device)
+        self._low, self._high = limits[..., None, None]
         self._teacher, self._autocast, self._params, self._recorder = teacher, ctx.autocast, params, recorder
         self._save_points = save_points(params.shares, ctx.budget.image_steps(params.iterations))
         self._step = 0
@@ -112,8 +111,8 @@ class SignGradient:
 
     def state_dict(self) -> dict[str, Any]:
         """Return images, labels, momentum, kept images and the step."""
-        state = {"images": self.images, "labels": self.labels, "momentum": self._momentum}
-        return {**state, "kept": self.kept, "step": self._step}
+        tensors = {"images": self.images, "labels": self.labels, "momentum": self._momentum}
+        return {**tensors, "kept": self.kept, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
