@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_rows_of_fine_tuned_images_name_the_cross(plugins: Plugins) -> None:
         assert MethodChoice("dsg", "distill", "intraq") in choices
 
 
-def plan_lines(plugins: Plugins, **selection: str) -> list[tuple[str, str, str]]:
+def plan_lines(plugins: Plugins, **selection: Any) -> list[tuple[str, str, str]]:
     grid = apply(table("clusterq", plugins), parse_selection(on="digits", models="digits:resnet8", **selection))
     cells = build_plan(grid, Catalogue.discover([]), plugins).cells
     problems = [cell.problem for cell in cells]

@@ -170,8 +170,14 @@ def expand_dataclasses(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
-    """Load plugins and targets and expand the grid into cells."""
+def planned(request: GridRequest, device: str, *, list_missing: bool = False) -> tuple[Plan, Plugins]:
+    """Load plugins and targets and expand the grid into cells.
+
+    Args:
+        request: the grid and its changes.
+        device: torch device.
+        list_missing: whether to print what its targets and methods lack.
+    """
     from dfqbench.grid import apply, load_grid, parse_selection
     from dfqbench.grid.choice import CONTROLS
     from dfqbench.run.plan.plan import build_plan, missing
@@ -195,7 +201,7 @@ def planned(request: GridRequest, device: str) -> tuple[Plan, Plugins]:
         exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
-    for line in missing(grid, catalogue, plugins):
+    for line in missing(grid, catalogue, plugins) if list_missing else ():
         typer.echo(f"missing: {line}", err=True)
     with stderr_console().status("reading data and weights"):
         plan = build_plan(grid, catalogue, plugins, device)

@@ -23,13 +23,14 @@ def plan(
 ) -> None:
     """List the cells of a grid and the time to expect.
 
-    Cells that cannot run are listed with the reason. Nothing is run or written.
+    Cells that cannot run are listed with the reason, and data, weights and methods that are missing. Nothing is run or
+    written.
     """
     from dfqbench.run.plan.estimate import History
     from dfqbench.run.schedule.run import earlier_records
 
     device = checked_device(request.device)
-    grid_plan, plugins = planned(request, device)
+    grid_plan, plugins = planned(request, device, list_missing=True)
     history = History(earlier_records(request.out))
     runnable = [cell for cell in grid_plan.cells if cell.problem is None]
     estimate = _timed(runnable, history, plugins, device) if time_steps else history.estimate(runnable, device, {})
