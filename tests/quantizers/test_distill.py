@@ -233,7 +233,7 @@ def test_recipes_differ_where_they_should() -> None:
     assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"}
     assert recipes["gdfq"] == DistillParams()
     assert (recipes["gdfq"].reduction, recipes["gdfq"].alpha) == ("mean", 1.0)
-    assert (recipes["clusterq"].reduction, recipes["clusterq"].warmup_epochs) == ("batchmean", 10)
+    assert (recipes["clusterq"].reduction, recipes["clusterq"].warmup_epochs) == ("batchmean", 50)
     assert (recipes["kmdfq"].alpha, recipes["kmdfq"].mse_weight, recipes["kmdfq"].interpolation) == (0.0, 1.0, 0.0)
     assert recipes["temporal"] == dataclasses.replace(recipes["kmdfq"], interpolation=0.5)
     assert (recipes["intraq"].alpha, recipes["intraq"].epochs, recipes["intraq"].lr_steps) == (20.0, 151, (20, 40, 60))
