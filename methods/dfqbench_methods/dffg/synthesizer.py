@@ -42,8 +42,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 def mean_norm(images: Tensor) -> Tensor:
     """1/N sum_i ||x_i||_2, 0-d, of images (N, C, H, W) (DeepInversion, released code)."""
-    norms: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3))
-    return norms.mean()
+    return torch.mean(torch.linalg.vector_norm(images, dim=(1, 2, 3)))
 
 
 def accumulate(momentum: Tensor, gradient: Tensor, decay: float) -> Tensor:
