@@ -98,6 +98,7 @@ def _view(discrepancies: Tensor, random: torch.Generator) -> GeneratorPass:
         logits=torch.ones_like(images),
         bn_recorder=None,
         map_recorder=None,
+        run_generator=lambda _: images,
         teacher=teacher,
         run_teacher=teacher,
         student=nn.Identity(),

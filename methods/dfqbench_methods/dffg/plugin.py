@@ -75,7 +75,7 @@ class DffgParams:
     l2_weight: NonNegativeFloat = param(
         1e-5,
         help="weight of the mean norm of an image; 0: off",
-        source=f"{NOT_PRINTED}; released code (DeepInversion, ImageNet), form and value",
+        source=f"{NOT_PRINTED}; form and value as in DeepInversion, from memory",
     )
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def mean_norm(images: Tensor) -> Tensor:
-    """1/N sum_i ||x_i||_2, 0-d, of images (N, C, H, W) (DeepInversion, released code)."""
+    """1/N sum_i ||x_i||_2, 0-d, of images (N, C, H, W) (inferred: as DeepInversion)."""
     return torch.mean(torch.linalg.vector_norm(images, dim=(1, 2, 3)))
 
 
@@ -132,16 +132,13 @@ def synthesize(teacher: nn.Module, ctx: Context, params: DffgParams) -> FixedSou
         NonFiniteError: an image is not finite at the end.
     """
     kept = len(save_points(params.shares, ctx.budget.image_steps(params.iterations)))
-    chains = -(-params.images // kept)
-    # Runs of equal size: the statistics of a small batch are another target.
-    runs = -(-chains // (params.batch_large if is_large(ctx.card.input_size) else params.batch))
     with BatchNormStatistics(teacher) as recorder:
         batches = optimize_batches(
             ctx,
             lambda count: SignGradient(teacher, ctx, params, recorder, count),
             lambda chains: [chains.labels, *chains.kept],
-            count=chains,
-            batch=-(-chains // runs),
+            count=-(-params.images // kept),
+            batch=params.batch_large if is_large(ctx.card.input_size) else params.batch,
             iterations=params.iterations,
         )
     labels = torch.cat([tensors[0] for tensors in batches]).repeat(kept)
