@@ -33,12 +33,14 @@ class NoiseSource(FixedSource):
         return {**self._drawn_from, "cursor": self._cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position of the next draw."""
-        self._cursor = int(state["cursor"])
+        """Restore images and position of what `state_dict` returned, on the device of the present images."""
+        device, moments = self.images.device, (state["mean"], state["std"])
+        drawn = NoiseSource(state["size"], state["count"], state["seed"], *(values.to(device) for values in moments))
+        self.images, self._drawn_from, self._cursor = drawn.images, drawn._drawn_from, int(state["cursor"])
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> NoiseSource:
         """Build a source from what `state_dict` returned."""
         source = cls(*(state[name] for name in ("size", "count", "seed", "mean", "std")))
-        source.load_state_dict(state)
+        source._cursor = int(state["cursor"])
         return source
