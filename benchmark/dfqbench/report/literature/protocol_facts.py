@@ -76,12 +76,17 @@ class ProtocolFacts:
         return first and self.first_last in ("", AS_OTHERS) and not self.other
 
     @property
-    def words(self) -> list[str]:
-        """Everything that is stated, a phrase a fact; operands and ends of the family are `@gdfq`."""
+    def words(self) -> str:
+        """Everything that is stated, for example `@gdfq, fine-tuned as IntraQ`; empty: nothing is."""
         phrases = {name: phrase(name, getattr(self, name)) for name in _ORDER}
         if (self.operands, self.first_last) == FAMILY:
             phrases |= {"operands": "@gdfq", "first_last": ""}
-        return [text for text in phrases.values() if text]
+        return self.marked(phrases.values())
+
+    def marked(self, phrases: Iterable[str]) -> str:
+        """Return phrases in one line, with a mark where what they say was inferred; empty: there is none."""
+        line = ", ".join(filter(None, phrases))
+        return f"{line} (inferred)" if line and self.how == "inferred" else line
 
     @property
     def not_stated(self) -> list[str]:
@@ -105,7 +110,9 @@ _PHRASES: Mapping[str, Callable[[str], str]] = {
     "weights": "{} weights".format,
     "ranges": "{} ranges".format,
     "images": lambda value: f"{int(value):,} images",
-    "first_last": lambda value: _ENDS.get(value) or (f"{value}-bit first and last layer" if value.isdecimal() else value),
+    "first_last": lambda value: (
+        _ENDS.get(value) or (f"{value}-bit first and last layer" if value.isdecimal() else value)
+    ),
     "recipe": lambda value: value.replace(kind := value.partition(" as ")[0], KINDS[kind][0], 1),
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfqbench.report.comparison.wilson import wilson_error
-from dfqbench.report.literature.distance import differences, same_recipe
+from dfqbench.report.literature.distance import SAME, differences, same_recipe
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.literature.published import PublishedNumber
 from dfqbench.run.store.record import Record
@@ -31,6 +31,11 @@ class Verdict:
     tolerance: float | None = None  # percentage points; None where the numbers were not compared
     differs: tuple[str, ...] = ()  # what the source did otherwise, in words, as far as it is stated
 
+    @property
+    def distance(self) -> str:
+        """What the source did otherwise, in one line."""
+        return self.number.stated.marked(self.differs) or SAME
+
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict with its published number as JSON data."""
         number = self.number
@@ -43,8 +48,9 @@ class Verdict:
             "drop": number.drop,
             "selection": number.selection,
             "protocol": number.protocol,
-            "differs": list(self.differs),
+            "distance": self.distance,
             "not_stated": number.stated.not_stated,
+            "protocol_from": number.stated.how,
             "source": number.source,
             "notes": number.notes,
         }

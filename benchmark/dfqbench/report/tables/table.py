@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from dfqbench.report.comparison.paired import LEVEL
 from dfqbench.report.comparison.ranks import BEST, SECOND, TIED, Place
 from dfqbench.report.formatting import ABSENT, optional
+from dfqbench.report.literature.distance import not_stated
 from dfqbench.report.literature.publication_index import PublicationIndex
 from dfqbench.report.literature.published import reference_lines
 from dfqbench.report.literature.verdict import Verdict, verdicts
@@ -25,7 +27,7 @@ VERDICT_RULE = (
     "verdict: what was done comes first (other budget, protocol, parameters or weights); then reproduced within "
     "max(0.5, 2 sqrt(se^2 + sd^2)) points, with the binomial error and the deviation over seeds; else below or above"
 )
-_PUBLISHED_HEADERS = ("measured", "claimed", "claimed drop", "verdict", "source")
+_PUBLISHED_HEADERS = ("measured", "claimed", "claimed drop", "verdict", "differs in", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Table:
     footnotes: tuple[str, ...]  # in the order of their numbers
     caption: tuple[str, ...]  # one statement an entry
     published: tuple[tuple[str, ...], ...] | None  # rows under `published_headers`; None: not asked for
+    published_notes: tuple[str, ...] = ()  # rule of the verdicts, and what was not compared
     references: tuple[str, ...] = ()  # of their sources
 
     @property
@@ -75,7 +78,7 @@ class Table:
     @property
     def published_alignment(self) -> tuple[str, ...]:
         """`left` or `right` for each of these headers."""
-        return (*["left"] * (len(self.heads) + 1), "right", "right", "right", "left", "left")
+        return (*["left"] * (len(self.heads) + 1), "right", "right", "right", "left", "left", "left")
 
     @property
     def nothing_published(self) -> str:
@@ -109,7 +112,12 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
                 for metric, text in zip(metrics, shown.texts, strict=True)
             ]
         rows.append(Row(tuple(heading.names.values()), tuple(entries), pivot.block(at), heading.control))
-    published = [] if publications is None else _published(pivot, columns, publications)
+    judged = {} if publications is None else _judged(pivot, publications)
+    published = [
+        (*pivot.rows[row].names.values(), columns[column], *_verdict_fields(verdict))
+        for (row, column), verdicts_here in judged.items()
+        for verdict in verdicts_here
+    ]
     return Table(
         title(pivot),
         pivot.layout.rows,
@@ -120,6 +128,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         tuple(footnotes),
         tuple(caption(pivot, hardware)),
         None if publications is None else tuple(published),
+        (VERDICT_RULE, *_not_compared(chain.from_iterable(judged.values()))),
         tuple(reference_lines(row[-1] for row in published)),
     )
 
@@ -173,14 +182,17 @@ def _column_name(heading: Heading, models: Mapping[str, str]) -> str:
     return ", ".join(models[name] if dimension == "model" else name for dimension, name in heading.names.items())
 
 
-def _published(pivot: Pivot, columns: Sequence[str], publications: PublicationIndex) -> list[tuple[str, ...]]:
-    """Return every published number about a place, beside what was measured."""
-    rows: list[tuple[str, ...]] = []
-    for (row, column), records in sorted(pivot.places.items()):
-        place = (*pivot.rows[row].names.values(), columns[column])
-        good = [record for record in records if finished(record)]
-        rows += [(*place, *_verdict_fields(verdict)) for verdict in verdicts(good, publications)]
-    return rows
+def _judged(pivot: Pivot, publications: PublicationIndex) -> dict[Place, list[Verdict]]:
+    """Return the verdicts on every published number about a place."""
+    places = sorted(pivot.places.items())
+    return {
+        place: verdicts([record for record in records if finished(record)], publications) for place, records in places
+    }
+
+
+def _not_compared(judged: Iterable[Verdict]) -> list[str]:
+    missing = not_stated(verdict.number for verdict in judged)
+    return [f"not stated by one source or another, and not compared there: {', '.join(missing)}"] if missing else []
 
 
 def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
@@ -193,5 +205,6 @@ def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
         f"{number.top1:.2f}{' (best epoch)' if best else ''}",
         optional(number.drop),
         verdict.word + tolerance,
+        verdict.distance,
         number.source,
     )
