@@ -40,7 +40,7 @@ class ProtocolFacts:
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} '{getattr(self, name)}' is none of {', '.join(filter(None, allowed))}")
-        if self.recipe and self.kind not in KINDS:
+        if self.recipe and self.recipe.partition(" as ")[0] not in KINDS:
             raise ValueError(f"recipe '{self.recipe}' is none of {', '.join(KINDS)}, each with or without ' as NAME'")
         if self.images and not (self.images.isascii() and self.images.isdecimal()):
             raise ValueError(f"images '{self.images}' is no number")
@@ -53,21 +53,6 @@ class ProtocolFacts:
             ValueError: a field holds a word that is not known.
         """
         return cls(**{name: (row.get(name) or "").strip() for name in FACTS})
-
-    @property
-    def kind(self) -> str:
-        """The kind of the recipe, for example `fine-tune`."""
-        return self.recipe.partition(" as ")[0]
-
-    @property
-    def author(self) -> str:
-        """Whose recipe it is, for example `IntraQ`; empty: not stated, or the method's own."""
-        return self.recipe.partition(" as ")[2]
-
-    @property
-    def quantizer(self) -> str:
-        """Name of the recipe's quantizer here; empty: none, or no recipe is stated."""
-        return KINDS[self.kind][1] if self.recipe else ""
 
     @property
     def of_family(self) -> bool:

@@ -67,7 +67,12 @@ class PublishedNumber:
     @property
     def quantizer(self) -> str:
         """Name of that recipe's quantizer here; empty: none, or a plugin's method, whose own is meant."""
-        return KINDS[kind][1] if (kind := self.recipe.partition(" as ")[0]) else ""
+        return KINDS[self.kind][1] if self.kind else ""
+
+    @property
+    def kind(self) -> str:
+        """Kind of that recipe, for example `fine-tune`; empty: not known."""
+        return self.recipe.partition(" as ")[0]
 
     @property
     def selection(self) -> Selection:
@@ -95,7 +100,7 @@ class PublishedNumber:
         return reference(self.reported_in)
 
     @property
-    def distance(self) -> int:
+    def source_rank(self) -> int:
         """0: printed by its authors; 1: printed by others; 2: quoted from notes, issues or re-runs."""
         source = self.reported_in.lower()
         if _SECOND_HAND.search(source):
@@ -170,14 +175,16 @@ def _stated_in_row(row: dict[str, str]) -> ProtocolFacts:
 def _parsed(text: str, stated: Callable[[dict[str, str]], ProtocolFacts]) -> tuple[PublishedNumber, ...]:
     numbers, reader = [], csv.DictReader(text.splitlines())
     for row in reader:
+        if None in row.values():
+            raise ValueError(f"line {reader.line_num}: fields are missing")
         try:
-            numbers.append(_number(row, stated(row)))
-        except (ValueError, TypeError, AttributeError) as error:
+            numbers.append(dataclasses.replace(_number(row), stated=stated(row)))
+        except ValueError as error:
             raise ValueError(f"line {reader.line_num}: {error}") from error
     return tuple(numbers)
 
 
-def _number(row: dict[str, str], stated: ProtocolFacts) -> PublishedNumber:
+def _number(row: dict[str, str]) -> PublishedNumber:
     return PublishedNumber(
         paper=row["source_paper"],
         place=row["table_or_where"],
@@ -186,23 +193,22 @@ def _number(row: dict[str, str], stated: ProtocolFacts) -> PublishedNumber:
         a_bits=int(row["a_bits"]) if row["a_bits"] else None,
         fp_top1=float(row["fp_top1"]) if row["fp_top1"] else None,
         top1=float(row["top1"]),
-        stated=stated,
     )
 
 
 def disagreements(numbers: Iterable[PublishedNumber], least: float = 0.1) -> list[list[PublishedNumber]]:
-    """Return cells (method, data set, network, bits, as printed) with different numbers, largest spread first.
+    """Return cells (method, data set, network, bits, as printed, kind of recipe) with different numbers.
 
     Args:
         numbers: to search.
         least: smallest spread in percentage points; what rounding may do is left out.
 
     Returns:
-        All numbers about each of these cells, lowest first.
+        All numbers about each of these cells, lowest first; cells with the largest spread first.
     """
     cells: dict[tuple[str, ...], list[PublishedNumber]] = defaultdict(list)
     for number in numbers:
-        cells[number.method, number.dataset, number.model, number.bits].append(number)
+        cells[number.method, number.dataset, number.model, number.bits, number.kind].append(number)
     rising = [sorted(cell, key=lambda number: number.top1) for cell in cells.values()]
     return sorted((cell for cell in rising if spread(cell) >= least), key=spread, reverse=True)
 

@@ -73,7 +73,7 @@ def verdicts(records: Sequence[Record], index: PublicationIndex | None = None) -
         key=lambda number: (
             not _same_protocol(records, number),
             not _same_weights(records, number, index),
-            number.distance,
+            number.source_rank,
         ),
     )
     return [judge(records, number, index) for number in numbers]

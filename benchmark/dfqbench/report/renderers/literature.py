@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from dfqbench.api.errors import unknown_name
 from dfqbench.report.formatting import ABSENT, counted, optional
-from dfqbench.report.literature.protocol_facts import FACTS
+from dfqbench.report.literature.protocol_facts import FACTS, phrase
 from dfqbench.report.literature.published import (
     PublishedNumber,
     PublishedTime,
@@ -27,8 +27,8 @@ from dfqbench.report.renderers.plain_text import WIDTH, bullet, grid
 LiteratureFormat = Literal["text", "md", "csv", "json"]
 LITERATURE_FORMATS: tuple[str, ...] = get_args(LiteratureFormat)
 NARROWEST, WIDEST = 80, 160  # columns of a terminal that are filled
-METHOD_WIDTH, NUMBERS_WIDTH = 22, 33  # columns of text: the first is wrapped, the second are bits, numbers and gaps
-_HEADERS = ("bits", "method (its name here)", "full", "top-1", "drop", "printed in: protocol")
+METHOD_WIDTH, NUMBERS_WIDTH = 22, 35  # columns of text: the first is wrapped, the second are bits, numbers and gaps
+_HEADERS = ("bits", "method (here)", "full", "top-1", "drop", "printed in: protocol")
 _ALIGNMENT = ("left", "left", "right", "right", "right", "left")
 _COLUMNS = (
     *("method", "implemented", "dataset", "model", "w_bits", "a_bits", "protocol", "fp_top1", "top1", "drop"),
@@ -152,7 +152,8 @@ def _disagreement(cell: list[PublishedNumber], fmt: str) -> str:
     lowest = cell[0]
     first_of_each = {number.top1: number for number in reversed(cell)}
     values = "; ".join(f"{top1:.2f} ({number.reported_in})" for top1, number in reversed(first_of_each.items()))
-    name = f"{lowest.method}, {lowest.dataset} {lowest.model} {lowest.bits}"
+    recipe = f", {phrase('recipe', lowest.kind)}" if lowest.kind else ""
+    name = f"{lowest.method}, {lowest.dataset} {lowest.model} {lowest.bits}{recipe}"
     line = f"{name}: {spread(cell):.2f} points apart: {values}"
     return f"* {markdown(line)}" if fmt == "md" else bullet(line)
 
