@@ -188,7 +188,11 @@ def _number(row: dict[str, str]) -> PublishedNumber:
     return PublishedNumber(
         paper=row["source_paper"],
         place=row["table_or_where"],
-        **{name: row[name] for name in ("reported_in", "method", "dataset", "model", "notes")},
+        reported_in=row["reported_in"],
+        method=row["method"],
+        dataset=row["dataset"],
+        model=row["model"],
+        notes=row["notes"],
         w_bits=int(row["w_bits"]),
         a_bits=int(row["a_bits"]) if row["a_bits"] else None,
         fp_top1=float(row["fp_top1"]) if row["fp_top1"] else None,

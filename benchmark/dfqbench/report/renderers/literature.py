@@ -65,22 +65,23 @@ def render_numbers(numbers: Sequence[PublishedNumber], fmt: LiteratureFormat = "
     groups: dict[str, list[PublishedNumber]] = defaultdict(list)
     for number in ordered:
         groups[f"{number.dataset}, {number.model}"].append(number)
+    width = min(max(width, NARROWEST), WIDEST)
     parts = []
     for title, group in groups.items():
-        parts += [
-            f"### {markdown(title)}" if fmt == "md" else title,
-            _table(group, fmt, min(max(width, NARROWEST), WIDEST)),
-        ]
-    disputed = [_disagreement(cell, fmt) for cell in disagreements(ordered)]
-    if disputed:
-        parts += ["Sources disagree about the same cell:", "\n".join(disputed)]
-    parts += [_LEGEND if fmt == "md" else textwrap.fill(_LEGEND, WIDTH)]
-    parts += ["Sources:", _sources((number.reported_in for number in ordered), fmt)]
+        parts += [f"### {markdown(title)}" if fmt == "md" else title, _table(group, fmt, width)]
+    disputed = map(_disagreement, disagreements(ordered))
+    if bullets := _bullets(disputed, fmt, width):
+        parts += ["Sources disagree about the same cell:", bullets]
+    parts += [_bullets([_LEGEND], fmt, width), "Sources:", _sources((n.reported_in for n in ordered), fmt, width)]
     return "\n\n".join([*parts, _summary(ordered)]) + "\n"
 
 
-def _sources(names: Iterable[str], fmt: str) -> str:
-    return "\n".join(f"* {markdown(line)}" if fmt == "md" else bullet(line) for line in reference_lines(names))
+def _sources(names: Iterable[str], fmt: str, width: int = WIDTH) -> str:
+    return _bullets(reference_lines(names), fmt, width)
+
+
+def _bullets(lines: Iterable[str], fmt: str, width: int) -> str:
+    return "\n".join(f"* {markdown(line)}" if fmt == "md" else bullet(line, min(width, WIDTH)) for line in lines)
 
 
 def render_times(times: Sequence[PublishedTime], fmt: LiteratureFormat = "text") -> str:
@@ -125,21 +126,15 @@ def _table(numbers: Sequence[PublishedNumber], fmt: str, width: int) -> str:
         merged[number.bits, here, *accuracies, number.stated.words].append(number)
     rows: list[list[str]] = []
     previous = ""
-    for (bits, method, *accuracies, words), same in merged.items():
+    for (bits, method, full, top1, drop, words), same in merged.items():
         sources = "; ".join(dict.fromkeys(n.reported_in if fmt == "text" else n.source for n in same))
         told = f"{sources}: {words}" if words else sources
         if fmt == "text":
             shown = "" if bits == previous else bits
-            rows.append(
-                [
-                    shown,
-                    _wrapped(method, METHOD_WIDTH),
-                    *accuracies,
-                    _wrapped(told, width - NUMBERS_WIDTH - METHOD_WIDTH),
-                ]
-            )
+            last = _wrapped(told, width - NUMBERS_WIDTH - METHOD_WIDTH)
+            rows.append([shown, _wrapped(method, METHOD_WIDTH), full, top1, drop, last])
         else:
-            rows.append(list(map(markdown, (bits, method, *accuracies, told))))
+            rows.append(list(map(markdown, (bits, method, full, top1, drop, told))))
         previous = bits
     return grid(rows, _HEADERS, _ALIGNMENT, fmt)
 
@@ -148,14 +143,13 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
 
 
-def _disagreement(cell: list[PublishedNumber], fmt: str) -> str:
+def _disagreement(cell: list[PublishedNumber]) -> str:
     lowest = cell[0]
     first_of_each = {number.top1: number for number in reversed(cell)}
     values = "; ".join(f"{top1:.2f} ({number.reported_in})" for top1, number in reversed(first_of_each.items()))
     recipe = f", {phrase('recipe', lowest.kind)}" if lowest.kind else ""
     name = f"{lowest.method}, {lowest.dataset} {lowest.model} {lowest.bits}{recipe}"
-    line = f"{name}: {spread(cell):.2f} points apart: {values}"
-    return f"* {markdown(line)}" if fmt == "md" else bullet(line)
+    return f"{name}: {spread(cell):.2f} points apart: {values}"
 
 
 def _summary(numbers: Sequence[PublishedNumber]) -> str:
