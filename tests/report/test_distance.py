@@ -84,6 +84,7 @@ def test_protocols_tell_numbers_of_one_cell_apart() -> None:
         ({"images": "5120"}, {"params": {}, "source_kind": "live"}, []),
         ({"weights": "pytorchcv"}, {}, ["pytorchcv weights (here cifar)"]),
         ({"other": "symmetric weights"}, {}, ["symmetric weights"]),
+        ({}, {"dataset": {"name": "cifar10", "subset": "9 of 10"}}, ["all evaluation images (here 9 of 10)"]),
         ({"operands": "layer inputs"}, {"scheme": scheme(4, "somebody")}, []),
     ],
 )

@@ -33,6 +33,8 @@ def differences(records: Sequence[Record], number: PublishedNumber) -> list[str]
         same = same_recipe(record, number) if name == "recipe" else printed == here
         if printed and here and not same:
             phrases.append(f"{phrase(name, printed)} (here {_HERE.get(here, here)})")
+    if record.dataset.subset:
+        phrases.append(f"all evaluation images (here {record.dataset.subset})")
     return phrases
 
 
