@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 
 import pytest
@@ -20,10 +21,20 @@ def test_one_cell(call: Call) -> None:
     text = call("claims", "--model", "torchvision:resnet18", "--bits", "W4A4").out
     assert [part in text for part in ("ImageNet, ResNet-18", "ResNet-50")] == [True, False]
     assert "Sources disagree about the same cell" in text
-    assert "ZeroQ, ImageNet ResNet-18 w4a4: 41.59 points apart: 19.09 (SQuant ICLR22)" in text
+    assert "ZeroQ, ImageNet ResNet-18 w4a4, calibrated: 6.95 points apart: 19.09 (SQuant ICLR22)" in text
+    assert "ZeroQ, ImageNet ResNet-18 w4a4, fine-tuned: 2.70 points apart: 60.68 (PLF CVPR24)" in text
     arguments = ("--model", "resnet18", "--bits", "w4a4", "--on", "imagenet", "--format", "json")
     numbers = call("claims", *arguments).json
-    assert {row["top1"] for row in numbers if row["method"] == "ZeroQ"} == {19.09, 20.0, 21.79, 22.58, 26.04, 60.68}
+    assert {row["top1"] for row in numbers if row["method"] == "ZeroQ"} == {
+        19.09,
+        20.0,
+        20.77,
+        21.79,
+        22.58,
+        26.04,
+        60.68,
+        63.38,
+    }
     assert next(row["drop"] for row in numbers if row["top1"] == 26.04 and row["fp_top1"]) == pytest.approx(45.43)
 
 
@@ -43,9 +54,10 @@ def test_times(call: Call) -> None:
 
 
 def test_rounding_is_no_disagreement() -> None:
-    selected = select(published_numbers(), method="gdfq", model="resnet18", bits="w4a4")
-    assert len({claim.top1 for claim in selected}) > 1
-    assert disagreements(selected) == []
+    number = select(published_numbers(), method="gdfq", model="resnet18", bits="w4a4")[0]
+    near, far = (dataclasses.replace(number, top1=number.top1 + gap) for gap in (0.06, 0.2))
+    assert disagreements([number, near]) == []
+    assert disagreements([number, far]) == [[number, far]]
 
 
 def test_markdown_has_sources(call: Call) -> None:

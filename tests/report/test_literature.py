@@ -23,12 +23,14 @@ from dfqbench.report.renderers.literature import render_times
 
 def test_published_numbers_have_sources_and_possible_values() -> None:
     numbers = published_numbers()
-    assert len(numbers) == 690
+    assert len(numbers) == 1193
     for number in numbers:
         assert all((number.reported_in, number.place, number.reference))
         assert 0 < number.top1 < 100
         assert 1 <= number.w_bits <= 32
         assert number.drop is None or -1.5 < number.drop < 100
+    columns = ("reported_in", "place", "method", "dataset", "model", "bits", "top1")
+    assert len({tuple(getattr(number, column) for column in columns) for number in numbers}) == len(numbers)
     assert {number.selection for number in numbers} == {"best", "unknown"}
 
 
@@ -38,8 +40,8 @@ def test_sources_can_be_looked_up() -> None:
     printed = " ".join(f"{entry}" for entry in (*numbers, *times))
     assert re.search(r"\bids? \d{6}|seed file|not named", printed) is None
     quoted = [number for number in numbers if "(second-hand)" in number.reported_in]
-    assert len(quoted) == 37
-    assert {(number.distance, "quoted" in number.place, QUOTED_NOTE in number.reference) for number in quoted} == {
+    assert len(quoted) == 82
+    assert {(number.source_rank, "quoted" in number.place, QUOTED_NOTE in number.reference) for number in quoted} == {
         (2, True, True)
     }
     assert not any(QUOTED_NOTE in number.reference for number in numbers if number not in quoted)
@@ -59,8 +61,8 @@ def test_number_of_zeroq_itself() -> None:
     ("text", "message"),
     [
         ("a,b\n1,2\n", "lacks the column 'source_paper'; take the first line"),
-        ("{header}\nX,T,P,m,d,n,four,4,70,60,\n", "does not hold claims: invalid literal"),
-        ("{header}\nX,T,P,m\n", "does not hold claims"),
+        ("{header}\nX,T,P,m,d,n,four,4,70,60,\n", "does not hold claims: line 2: invalid literal"),
+        ("{header}\nX,T,P,m\n", "does not hold claims: line 2: fields are missing"),
     ],
 )
 def test_damaged_plugin_file_is_an_input_error(tmp_path: Path, text: str, message: str) -> None:

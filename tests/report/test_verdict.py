@@ -13,6 +13,7 @@ from tests.report.records import record, scheme
 from dfqbench.report import render
 from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.literature.names import method_key, model_key
+from dfqbench.report.literature.protocol_facts import ProtocolFacts
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.literature.published import PublishedNumber
 from dfqbench.report.literature.verdict import judge, tolerance, verdicts
@@ -22,7 +23,8 @@ from dfqbench.run.store.record import Record
 def claim(**changes: Any) -> PublishedNumber:
     printed = {"method": "ZeroQ", "dataset": "CIFAR-10", "model": "ResNet-20", "w_bits": 4, "a_bits": 4}
     source = {"paper": "Cai CVPR20", "reported_in": "ZeroQ repo README", "place": "README table", "notes": ""}
-    return PublishedNumber(**{**printed, **source, "fp_top1": 93.9, "top1": 80.0, "selection": "unknown", **changes})
+    changes["stated"] = ProtocolFacts(**changes.get("stated", {}))
+    return PublishedNumber(**{**printed, **source, "fp_top1": 93.9, "top1": 80.0, **changes})
 
 
 def cell(**changes: Any) -> Record:
@@ -65,7 +67,8 @@ def test_precedence_of_differences() -> None:
 
 
 def test_other_protocol() -> None:
-    tuned, eight = claim(notes="fine-tuned on ZeroQ images"), claim(notes="PTQ reconstruction; 8-bit first/last")
+    tuned, eight = claim(stated={"recipe": "fine-tune"}), claim(stated={"first_last": "8"})
+    intraq = claim(stated={"recipe": "fine-tune as IntraQ"})
     part = {"name": "cifar10", "n": 100, "subset": "100 random images"}
     others = [
         (cell(scheme=scheme(4, "deploy")), claim()),
@@ -75,6 +78,10 @@ def test_other_protocol() -> None:
     ]
     assert {judge([measured], printed).word for measured, printed in others} == {"other protocol"}
     assert judge([cell(quantizer="distill")], tuned).word == "reproduced"
+    cross = {"quantizer": "distill", "cross": True}
+    assert judge([cell(**cross, recipe="intraq")], intraq).word == "reproduced"
+    assert judge([cell(**cross, recipe="dffg")], intraq).word == "other protocol"
+    assert judge([cell()], claim(stated={"other": "symmetric weights"})).word == "other protocol"
 
 
 def test_weights_agree_within_a_tenth_of_a_point() -> None:
@@ -87,7 +94,7 @@ def test_weights_agree_within_a_tenth_of_a_point() -> None:
 
 
 def test_best_epoch_is_compared_with_the_oracle() -> None:
-    best = claim(selection="best")
+    best = claim(stated={"selection": "best test epoch"})
     assert judge([cell(top1=80.0)], best).word == "needs oracle"
     found = judge([cell(top1=10.0, oracle={"top1": 80.1, "step": 7})], best)
     assert (found.word, found.measured) == ("reproduced", 80.1)
@@ -149,15 +156,16 @@ def test_names_in_papers_and_of_the_host_share_a_key() -> None:
     for key, names in MODEL_KEYS.items():
         assert {model_key(name) for name in names} == {key}
     assert method_key("ZeroQ") == ("zeroq", "calibrate")
-    assert method_key("ZeroQ", "fine-tuned on ZeroQ/DSG images") == ("zeroq", "distill")
-    assert method_key("ZeroQ", "calibration only (no fine-tuning)") == ("zeroq", "calibrate")
+    assert method_key("DFFG (5 save points, 10X)") == method_key("DFFG") == ("dffg", "fine-tune")
+    assert claim(stated={"recipe": "fine-tune as IntraQ"}).implemented == "zeroq+distill"
+    assert claim(stated={"recipe": "reconstruct"}).implemented == "zeroq+reconstruct"
     assert method_key("GDFQ+AIT") == ("", "")
 
 
 def test_tables_show_published_numbers_with_verdicts() -> None:
     text = " ".join(render([cell()], "text", publications=published_index()).split())
     # The other weights are DSG's: 94.08.
-    for part in ("Published numbers for these cells", "w4a4@gdfq zeroq resnet20 80.20 79.30", "other weights"):
+    for part in ("Published numbers for these cells", "w4a4@gdfq, zeroq, resnet20: 80.20 measured", "other weights"):
         assert part in text
     for fmt in ("text", "md", "latex", "html"):
         shown = render([cell()], fmt, publications=published_index())
@@ -173,5 +181,5 @@ def test_published_numbers_are_optional() -> None:
     assert "Published" not in render([cell()], "text")
     assert "verdict" not in render([cell()], "csv")
     header, line = render([cell()], "csv", publications=published_index()).splitlines()
-    assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,verdict")
+    assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,claim_distance,verdict")
     assert "79.3" in line

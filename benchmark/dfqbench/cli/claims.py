@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from typing import Annotated, cast
 
 import typer
@@ -23,7 +24,7 @@ def claims(
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
     plugin: PluginOption = None,
 ) -> None:
-    """Show published numbers with their sources.
+    """Show published numbers with their sources, and the protocol that each source states.
 
     With the methods that are implemented here, and cells about which papers disagree. Numbers of plugins are included.
     """
@@ -35,6 +36,7 @@ def claims(
         render_numbers,
         render_times,
     )
+    from dfqbench.report.renderers.plain_text import WIDTH
 
     checked_choice("format", fmt, LITERATURE_FORMATS)
     if bits is not None and not re.fullmatch(r"w[0-9]+a([0-9]+|\?)", bits.lower()):
@@ -60,4 +62,5 @@ def claims(
     if times:
         typer.echo(render_times(select(published_times(), **selection), form), nl=False)
     else:
-        typer.echo(render_numbers(select(known, **selection), form), nl=False)
+        width = shutil.get_terminal_size((WIDTH, 0)).columns
+        typer.echo(render_numbers(select(known, **selection), form, width), nl=False)

@@ -34,6 +34,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, for example `1 method` or `2 methods`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def value_range(numbers: Iterable[float | None], digits: int = 2) -> str:
     """Return one number, or `low to high` where several differ when printed; `-` for none."""
     known = sorted(number for number in numbers if number is not None)

@@ -226,6 +226,7 @@ class _Maker:
         for verdict in place.judged:
             number = verdict.number
             words = f"{number.method}, published: {number.top1:.2f}\n{number.source}\nverdict: {verdict.word}"
+            words += f"\n{verdict.distance}"
             marks.append(Mark(method, x + BESIDE, y(number.top1), (), words, published=True))
         return marks
 

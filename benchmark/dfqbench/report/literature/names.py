@@ -9,17 +9,17 @@ _METHODS = {
     "zeroq": ("zeroq", "calibrate"),
     "zeroq (official clone)": ("zeroq", "calibrate"),
     "zeroq (re-impl.)": ("zeroq", "calibrate"),
-    "gdfq": ("gdfq", "distill"),
-    "clusterq": ("clusterq", "distill"),
-    "acq": ("acq", "distill"),
-    "dffg": ("dffg", "calibrate"),
-    "temporal diversity": ("temporal", "distill"),
+    "gdfq": ("gdfq", "fine-tune"),
+    "clusterq": ("clusterq", "fine-tune"),
+    "acq": ("acq", "fine-tune"),
+    "dffg": ("dffg", "fine-tune"),
+    **{f"dffg ({points} save points, {speed}x)": ("dffg", "fine-tune") for points, speed in ((2, 4), (4, 8), (5, 10))},
+    "temporal diversity": ("temporal", "fine-tune"),
+    "random noise calibration": ("noise", "calibrate"),
     "real-data calibration": ("real", "calibrate"),
-    "real-data fine-tuning (upper reference)": ("real", "distill"),
+    "real-data fine-tuning (upper reference)": ("real", "fine-tune"),
 }
-"""Method as printed (lower case): its name here and the quantizer that its authors use."""
-_TUNED = ("fine-tuned", "fine-tuning")
-_NOT_TUNED = ("no fine-tuning", "calibration only")
+"""Method as printed (lower case): its name here and the kind of recipe that its authors use."""
 _DATASETS = {"cifar-10": "cifar10", "cifar-100": "cifar100"}
 _MODELS = {
     "bnvgg16": "vgg16bn",
@@ -30,19 +30,13 @@ _MODELS = {
 """Networks that have several names."""
 
 
-@cache
-def method_key(printed: str, notes: str = "") -> tuple[str, str]:
-    """Return the method's and the quantizer's name here; two empty ones where the method is not implemented here.
+def method_key(printed: str) -> tuple[str, str]:
+    """Return the method's name here and its authors' kind of recipe; two empty ones where it is not implemented here.
 
     Args:
         printed: method as printed.
-        notes: the source's; they say where images of a method were used for fine-tuning.
     """
-    method, quantizer = _METHODS.get(printed.strip().lower(), ("", ""))
-    text = notes.lower()
-    if method and any(word in text for word in _TUNED) and not any(word in text for word in _NOT_TUNED):
-        quantizer = "distill"
-    return method, quantizer
+    return _METHODS.get(printed.strip().lower(), ("", ""))
 
 
 @cache

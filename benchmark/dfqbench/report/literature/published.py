@@ -1,12 +1,13 @@
-"""Accuracies (`published.csv`) and times (`published_times.csv`) printed in papers, with their `sources.csv`."""
+"""Accuracies and times printed in papers (`published.csv`, `published_times.csv`), with sources and protocols."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,17 +15,11 @@ from typing import Literal, TypeVar
 
 from dfqbench.api.errors import InputError
 from dfqbench.report.literature.names import dataset_key, method_key, model_key
+from dfqbench.report.literature.protocol_facts import BEST, KINDS, ProtocolFacts, parse_protocols
 
-Selection = Literal["best", "unknown"]
-"""`best`: the source says that the best epoch on the test set is printed; `unknown`: it does not say."""
-_BEST_EPOCH = "best test epoch"
+Selection = Literal["best", "last", "unknown"]
+"""`best`: the best epoch on the test set is printed; `unknown`: the source does not say."""
 FAMILY_PROTOCOL = "gdfq"  # protocol of a number whose source names no other operands: that of the ZeroQ/GDFQ family
-_OTHER_PROTOCOL = re.compile(
-    "8-bit first/last|first/last layers 8 bit|fc input 8 bit|symmetric|reconstruction|int8|residual expansion|"
-    "quantizer details not seen|not strictly data-free|ablation"
-)
-"""Words in notes that mean that something else was quantized, or in another way."""
-_AUTHORS = re.compile("readme|abstract")  # in `reported_in` of a source that is the authors' own
 _SECOND_HAND = re.compile("second-hand|secondary|note|issue|third party|fork")  # of one that quotes or re-runs others
 
 
@@ -46,8 +41,8 @@ class PublishedNumber:
     a_bits: int | None  # of the activations; None: the source does not say
     fp_top1: float | None  # full-precision top-1 of the same table in percent
     top1: float  # in percent
-    selection: Selection  # which epoch is printed
-    notes: str  # protocol notes of the source
+    notes: str  # about this number
+    stated: ProtocolFacts = field(default_factory=ProtocolFacts)  # what its source states about the protocol
     plugin_method: str = ""  # name of the plugin's method that it is about; empty: none, or one of the host's
 
     @property
@@ -61,13 +56,33 @@ class PublishedNumber:
 
         A plugin's method has its name alone: its own quantizer is meant.
         """
-        method, quantizer = method_key(self.method, self.notes)
-        return f"{method}+{quantizer}" if method else self.plugin_method
+        method = method_key(self.method)[0]
+        return f"{method}+{self.quantizer}" if method else self.plugin_method
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that the source states, else the kind that the method's authors use; empty: neither is known."""
+        return self.stated.recipe or method_key(self.method)[1]
+
+    @property
+    def quantizer(self) -> str:
+        """Name of that recipe's quantizer here; empty: none, or a plugin's method, whose own is meant."""
+        return KINDS[self.kind][1] if self.kind else ""
+
+    @property
+    def kind(self) -> str:
+        """Kind of that recipe, for example `fine-tune`; empty: not known."""
+        return self.recipe.partition(" as ")[0]
+
+    @property
+    def selection(self) -> Selection:
+        """Which state of a training is printed."""
+        return "best" if self.stated.selection == BEST else "last" if self.stated.selection else "unknown"
 
     @property
     def protocol(self) -> str:
-        """`gdfq` for the family's quantizer, else `other`: the source names other operands or other widths."""
-        return "other" if _OTHER_PROTOCOL.search(self.notes.lower()) else FAMILY_PROTOCOL
+        """`gdfq` unless the source states something that the family's quantizer does otherwise: `other`."""
+        return FAMILY_PROTOCOL if self.stated.of_family else "other"
 
     @property
     def bits(self) -> str:
@@ -85,12 +100,12 @@ class PublishedNumber:
         return reference(self.reported_in)
 
     @property
-    def distance(self) -> int:
+    def source_rank(self) -> int:
         """0: printed by its authors; 1: printed by others; 2: quoted from notes, issues or re-runs."""
         source = self.reported_in.lower()
         if _SECOND_HAND.search(source):
             return 2
-        return 0 if _AUTHORS.search(source) and self.method.lower() in source else 1
+        return 0 if source.startswith(f"{self.method.lower()} ") else 1
 
 
 @cache
@@ -123,58 +138,81 @@ def _data_file(name: str) -> str:
 
 @cache
 def published_numbers() -> tuple[PublishedNumber, ...]:
-    """Return every number of the data file, in its order.
+    """Return every number of the data file with what `protocols.csv` says about it, in its order.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: a file is damaged.
     """
-    return _parsed(_data_file("published.csv"))
+    stated = parse_protocols(_data_file("protocols.csv"))
+    return _parsed(
+        _data_file("published.csv"), lambda row: stated(row["reported_in"], row["table_or_where"], row["method"])
+    )
 
 
 def read_numbers(path: Path) -> tuple[PublishedNumber, ...]:
-    """Read the numbers of a plugin's CSV file; columns as in the host's own.
+    """Read the numbers of a plugin's CSV file.
+
+    Columns are those of the host's `published.csv`; those of `protocols.csv` from `weights` on may follow.
 
     Raises:
-        InputError: it cannot be read, lacks a column, or a number in it is none.
+        InputError: it cannot be read, lacks a column, or a field holds no number or an unknown word.
     """
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"), _stated_in_row)
     except KeyError as error:
         hint = "take the first line of report/literature/published.csv"
         raise InputError(f"{path} lacks the column {error}", hint) from error
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} does not hold claims: {error}", "correct that row") from error
 
 
-def _parsed(text: str) -> tuple[PublishedNumber, ...]:
-    return tuple(
-        PublishedNumber(
-            paper=row["source_paper"],
-            place=row["table_or_where"],
-            **{name: row[name] for name in ("reported_in", "method", "dataset", "model", "notes")},
-            w_bits=int(row["w_bits"]),
-            a_bits=int(row["a_bits"]) if row["a_bits"] else None,
-            fp_top1=float(row["fp_top1"]) if row["fp_top1"] else None,
-            top1=float(row["top1"]),
-            selection="best" if _BEST_EPOCH in row["notes"] else "unknown",
-        )
-        for row in csv.DictReader(text.splitlines())
+def _stated_in_row(row: dict[str, str]) -> ProtocolFacts:
+    facts = ProtocolFacts.from_row(row)
+    best = not facts.selection and BEST in row["notes"]
+    return dataclasses.replace(facts, selection=BEST) if best else facts
+
+
+def _parsed(text: str, stated: Callable[[dict[str, str]], ProtocolFacts]) -> tuple[PublishedNumber, ...]:
+    numbers, reader = [], csv.DictReader(text.splitlines())
+    for row in reader:
+        if None in row.values():
+            raise ValueError(f"line {reader.line_num}: fields are missing")
+        try:
+            numbers.append(dataclasses.replace(_number(row), stated=stated(row)))
+        except ValueError as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+    return tuple(numbers)
+
+
+def _number(row: dict[str, str]) -> PublishedNumber:
+    return PublishedNumber(
+        paper=row["source_paper"],
+        place=row["table_or_where"],
+        reported_in=row["reported_in"],
+        method=row["method"],
+        dataset=row["dataset"],
+        model=row["model"],
+        notes=row["notes"],
+        w_bits=int(row["w_bits"]),
+        a_bits=int(row["a_bits"]) if row["a_bits"] else None,
+        fp_top1=float(row["fp_top1"]) if row["fp_top1"] else None,
+        top1=float(row["top1"]),
     )
 
 
 def disagreements(numbers: Iterable[PublishedNumber], least: float = 0.1) -> list[list[PublishedNumber]]:
-    """Return cells (method, data set, network, bits, as printed) with different numbers, largest spread first.
+    """Return cells (method, data set, network, bits, as printed, kind of recipe) with different numbers.
 
     Args:
         numbers: to search.
         least: smallest spread in percentage points; what rounding may do is left out.
 
     Returns:
-        All numbers about each of these cells, lowest first.
+        All numbers about each of these cells, lowest first; cells with the largest spread first.
     """
     cells: dict[tuple[str, ...], list[PublishedNumber]] = defaultdict(list)
     for number in numbers:
-        cells[number.method, number.dataset, number.model, number.bits].append(number)
+        cells[number.method, number.dataset, number.model, number.bits, number.kind].append(number)
     rising = [sorted(cell, key=lambda number: number.top1) for cell in cells.values()]
     return sorted((cell for cell in rising if spread(cell) >= least), key=spread, reverse=True)
 

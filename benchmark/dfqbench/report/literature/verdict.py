@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfqbench.report.comparison.wilson import wilson_error
+from dfqbench.report.literature.distance import SAME, differences, same_recipe
 from dfqbench.report.literature.publication_index import PublicationIndex, published_index
 from dfqbench.report.literature.published import PublishedNumber
 from dfqbench.run.store.record import Record
@@ -28,6 +29,12 @@ class Verdict:
     word: str  # `reproduced`, `below`, `above`, `other …` (budget, protocol, parameters, weights) or `needs oracle`
     measured: float | None  # percent, mean over seeds: of the last state, or the best snapshot where `number` is one
     tolerance: float | None = None  # percentage points; None where the numbers were not compared
+    differs: tuple[str, ...] = ()  # what the source did otherwise, in words, as far as it is stated
+
+    @property
+    def distance(self) -> str:
+        """What the source did otherwise, in one line."""
+        return self.number.stated.marked(self.differs) or SAME
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict with its published number as JSON data."""
@@ -41,6 +48,9 @@ class Verdict:
             "drop": number.drop,
             "selection": number.selection,
             "protocol": number.protocol,
+            "distance": self.distance,
+            "not_stated": number.stated.not_stated,
+            "protocol_from": number.stated.how,
             "source": number.source,
             "notes": number.notes,
         }
@@ -63,7 +73,7 @@ def verdicts(records: Sequence[Record], index: PublicationIndex | None = None) -
         key=lambda number: (
             not _same_protocol(records, number),
             not _same_weights(records, number, index),
-            number.distance,
+            number.source_rank,
         ),
     )
     return [judge(records, number, index) for number in numbers]
@@ -87,12 +97,13 @@ def judge(records: Sequence[Record], number: PublishedNumber, index: Publication
     # A mean over some of the seeds would be another number than the table's.
     measured = statistics.fmean(numbers) if len(numbers) == len(tops) else None
     difference = _difference(records, number, index or published_index())
+    words = tuple(differences(records, number))
     if difference or measured is None:
-        return Verdict(number, difference or NEEDS_ORACLE, measured)
+        return Verdict(number, difference or NEEDS_ORACLE, measured, None, words)
     granted = tolerance(numbers, records[0].dataset.n)
     gap = measured - number.top1
     word = "reproduced" if abs(gap) <= granted + SLACK else "below" if gap < 0 else "above"
-    return Verdict(number, word, measured, granted)
+    return Verdict(number, word, measured, granted, words)
 
 
 def tolerance(top1s: Sequence[float], images: int | None) -> float:
@@ -120,13 +131,10 @@ def _difference(records: Sequence[Record], number: PublishedNumber, index: Publi
 
 
 def _same_protocol(records: Sequence[Record], number: PublishedNumber) -> bool:
-    """Return whether scheme, quantizer and the extent of the evaluation are those of the source."""
-    quantizer = number.implemented.partition("+")[2]
+    """Return whether scheme, recipe and the extent of the evaluation are those of the source."""
     for record in records:
         protocol = record.scheme.protocol or record.scheme.label.partition("@")[2]
-        # A number about a plugin's method names no quantizer: the method's own is meant.
-        same_quantizer = record.quantizer.partition(":")[0] == quantizer if quantizer else not record.cross
-        if protocol != number.protocol or not same_quantizer or record.dataset.subset:
+        if protocol != number.protocol or not same_recipe(record, number) or record.dataset.subset:
             return False
     return True
 

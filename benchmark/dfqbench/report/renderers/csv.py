@@ -57,6 +57,7 @@ _CLAIM = {
     "claimed_drop": "drop",
     "claim_source": "source",
     "claim_selection": "selection",
+    "claim_distance": "distance",
     "verdict": "verdict",
 }
 """Columns of a published number, and the keys of its verdict."""

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Row, Table
+from dfqbench.report.tables.table import RANK_RULE, Row, Table
 
 
 def to_html(tables: Sequence[Table]) -> str:
@@ -28,7 +28,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["by_block"] = _by_block
-    made.globals |= {"verdict_rule": VERDICT_RULE, "rank_rule": RANK_RULE}
+    made.globals |= {"rank_rule": RANK_RULE}
     return made
 
 

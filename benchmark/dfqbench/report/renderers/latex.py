@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.formatting import ABSENT
 from dfqbench.report.renderers.escape import latex
-from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Row, Table, with_gaps
+from dfqbench.report.tables.table import RANK_RULE, Entry, Row, Table, with_gaps
 
 PREAMBLE = "% \\usepackage{booktabs,graphicx}"
 MOST_ROWS = 30
 """Rows of a float: more do not fit on a page beneath a caption; sources of published numbers may take two lines."""
-SOURCE_WIDTH = r"p{16em}"  # of the column of sources, whose lines break
+SOURCE_WIDTH = r"p{16em}"  # of the columns of sources and differences, whose lines break
 _NOT_WIDER = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 _GAPS = {"block": [r"\midrule"], "controls": [r"\addlinespace"], "": []}
 
@@ -115,14 +115,15 @@ def _published(table: Table) -> list[str]:
         return [] if table.published is None else ["", latex(table.nothing_published)]
     # Lines of a narrow column are left ragged, after which only the long command ends a row.
     rows = [
-        " & ".join([*map(_text, fields), rf"\raggedright {_text(source)}"]) + r" \tabularnewline"
-        for *fields, source in table.published
+        " & ".join([*map(_text, fields), *(rf"\raggedright {_text(field)}" for field in broken)]) + r" \tabularnewline"
+        for *fields, differs, source in table.published
+        for broken in [(differs, source)]
     ]
-    alignment = "".join(side[0] for side in table.published_alignment[:-1]) + SOURCE_WIDTH
+    alignment = "".join(side[0] for side in table.published_alignment[:-2]) + 2 * SOURCE_WIDTH
     header = [" & ".join(map(latex, table.published_headers)) + r" \\"]
     lines = [""]
     for begin in range(0, len(rows), MOST_ROWS):
-        more = _sentence(VERDICT_RULE) if begin == 0 else "Continued."
+        more = " ".join(map(_sentence, table.published_notes)) if begin == 0 else "Continued."
         caption = f"Published numbers beside measurements: {latex(table.title)}. {more}"
         lines += _float(caption, alignment, header, rows[begin : begin + MOST_ROWS], [])
     sources = ". ".join(map(latex, table.references))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.renderers.escape import markdown
 from dfqbench.report.renderers.plain_text import grid
-from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Row, Table
+from dfqbench.report.tables.table import RANK_RULE, Entry, Row, Table
 
 
 def to_markdown(table: Table) -> str:
@@ -49,5 +49,5 @@ def _published(table: Table) -> list[str]:
         "",
         shown,
         "",
-        *(f"* {markdown(line)}" for line in (VERDICT_RULE, *table.references)),
+        *(f"* {markdown(line)}" for line in (*table.published_notes, *table.references)),
     ]

@@ -31,6 +31,6 @@ def grid(
     return "\n".join(line.rstrip() for line in lines)
 
 
-def bullet(text: str, *, break_on_hyphens: bool = True) -> str:
-    """Return the text as a list item, wrapped to the terminal's width."""
-    return textwrap.fill(text, WIDTH, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=break_on_hyphens)
+def bullet(text: str, width: int = WIDTH, *, break_on_hyphens: bool = True) -> str:
+    """Return the text as a list item, wrapped to a terminal's width."""
+    return textwrap.fill(text, width, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=break_on_hyphens)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import groupby
 from typing import Any
 
 from dfqbench.report.comparison.ranks import BEST, SECOND
 from dfqbench.report.renderers.plain_text import WIDTH, bullet, grid
-from dfqbench.report.tables.table import RANK_RULE, VERDICT_RULE, Entry, Table, with_gaps
+from dfqbench.report.tables.table import RANK_RULE, Entry, Table, with_gaps
 
-SOURCE_WIDTH = 30
+SOURCE_WIDTH = 38  # of sources and differences, so that published numbers fit 80 columns
 _MARKS = {BEST: "**", SECOND: "*"}  # before numbers, so that these stay aligned
 
 
@@ -62,6 +63,18 @@ def _field(entry: Entry) -> str:
 def _published(table: Table) -> list[str]:
     if not table.published:
         return [] if table.published is None else ["", table.nothing_published]
-    rows = [[*fields, "\n".join(textwrap.wrap(source, SOURCE_WIDTH))] for *fields, source in table.published]
-    shown = grid(rows, table.published_headers, table.published_alignment)
-    return ["", "Published numbers for these cells:", "", shown, "", *map(bullet, (VERDICT_RULE, *table.references))]
+    lines = ["", "Published numbers for these cells:"]
+    shared = len(table.heads) + 2  # the names of a cell, and what was measured
+    *headers, _, _ = map(_broken, table.published_headers[shared:])
+    for (*names, measured), group in groupby(table.published, key=lambda fields: fields[:shared]):
+        rows = []
+        for *fields, differs, source in group:
+            lines_of_source = textwrap.wrap(f"{source}: {differs}", SOURCE_WIDTH, break_on_hyphens=False)
+            rows.append([*map(_broken, fields[shared:]), "\n".join(lines_of_source)])
+        shown = grid(rows, [*headers, "source: what differs"], table.published_alignment[shared:-1])
+        lines += ["", f"{', '.join(names)}: {measured} measured", "", shown]
+    return [*lines, "", *map(bullet, (*table.published_notes, *table.references))]
+
+
+def _broken(field: str) -> str:
+    return field.replace(" (", "\n(").replace("claimed ", "claimed\n")

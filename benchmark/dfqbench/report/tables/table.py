@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from dfqbench.report.comparison.paired import LEVEL
 from dfqbench.report.comparison.ranks import BEST, SECOND, TIED, Place
 from dfqbench.report.formatting import ABSENT, optional
+from dfqbench.report.literature.distance import not_stated
 from dfqbench.report.literature.publication_index import PublicationIndex
 from dfqbench.report.literature.published import reference_lines
 from dfqbench.report.literature.verdict import Verdict, verdicts
@@ -26,7 +28,7 @@ VERDICT_RULE = (
     "verdict: what was done comes first (other budget, protocol, parameters or weights); then reproduced within "
     "max(0.5, 2 sqrt(se^2 + sd^2)) points, with the binomial error and the deviation over seeds; else below or above"
 )
-_PUBLISHED_HEADERS = ("measured", "claimed", "claimed drop", "verdict", "source")
+_PUBLISHED_HEADERS = ("measured", "claimed", "claimed drop", "verdict", "differs in", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Table:
     footnotes: tuple[str, ...]  # in the order of their numbers
     caption: tuple[str, ...]  # one statement an entry
     published: tuple[tuple[str, ...], ...] | None  # rows under `published_headers`; None: not asked for
+    published_notes: tuple[str, ...] = ()  # rule of the verdicts, and what was not compared
     references: tuple[str, ...] = ()  # of their sources
 
     @property
@@ -79,7 +82,7 @@ class Table:
     @property
     def published_alignment(self) -> tuple[str, ...]:
         """`left` or `right` for each of these headers."""
-        return (*["left"] * (len(self.heads) + 1), "right", "right", "right", "left", "left")
+        return (*["left"] * (len(self.heads) + 1), "right", "right", "right", "left", "left", "left")
 
     @property
     def nothing_published(self) -> str:
@@ -118,7 +121,12 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         texts = tuple(getattr(told, name) for name in made)
         words = Origin(*(getattr(told, name) if name in made else ABSENT for name in MEANING)).words
         rows.append(Row(_head(pivot, at), texts, tuple(entries), pivot.block(at), heading.control, words))
-    published = [] if publications is None else _published(pivot, columns, publications)
+    judged = {} if publications is None else _judged(pivot, publications)
+    published = [
+        (*pivot.rows[row].names.values(), columns[column], *_verdict_fields(verdict))
+        for (row, column), verdicts_here in judged.items()
+        for verdict in verdicts_here
+    ]
     return Table(
         title(pivot),
         pivot.layout.rows,
@@ -130,6 +138,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
         tuple(footnotes),
         tuple(caption(pivot, hardware)),
         None if publications is None else tuple(published),
+        (VERDICT_RULE, *_not_compared(chain.from_iterable(judged.values()))),
         tuple(reference_lines(row[-1] for row in published)),
     )
 
@@ -191,14 +200,17 @@ def _column_name(heading: Heading, models: Mapping[str, str]) -> str:
     return ", ".join(models[name] if dimension == "model" else name for dimension, name in heading.names.items())
 
 
-def _published(pivot: Pivot, columns: Sequence[str], publications: PublicationIndex) -> list[tuple[str, ...]]:
-    """Return every published number about a place, beside what was measured."""
-    rows: list[tuple[str, ...]] = []
-    for (row, column), records in sorted(pivot.places.items()):
-        place = (*pivot.rows[row].names.values(), columns[column])
-        good = [record for record in records if finished(record)]
-        rows += [(*place, *_verdict_fields(verdict)) for verdict in verdicts(good, publications)]
-    return rows
+def _judged(pivot: Pivot, publications: PublicationIndex) -> dict[Place, list[Verdict]]:
+    """Return the verdicts on every published number about a place."""
+    places = sorted(pivot.places.items())
+    return {
+        place: verdicts([record for record in records if finished(record)], publications) for place, records in places
+    }
+
+
+def _not_compared(judged: Iterable[Verdict]) -> list[str]:
+    missing = not_stated(verdict.number for verdict in judged)
+    return [f"not stated by one source or another, and not compared there: {', '.join(missing)}"] if missing else []
 
 
 def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
@@ -211,5 +223,6 @@ def _verdict_fields(verdict: Verdict) -> tuple[str, ...]:
         f"{number.top1:.2f}{' (best epoch)' if best else ''}",
         optional(number.drop),
         verdict.word + tolerance,
+        verdict.distance,
         number.source,
     )
