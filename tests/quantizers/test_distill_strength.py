@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_strength_is_that_of_the_published_table(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "batchmean"])
-def test_strength_is_the_second_order_of_the_loss(reduction: str) -> None:
+def test_strength_is_the_second_order_of_the_loss(reduction: Literal["mean", "batchmean"]) -> None:
     params = dataclasses.replace(DistillParams(), alpha=3.0, reduction=reduction)
     random = torch.Generator().manual_seed(0)
     teacher = torch.randn(4, 10, generator=random, dtype=torch.float64)

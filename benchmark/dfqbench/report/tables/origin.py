@@ -58,7 +58,7 @@ def compared(records: Iterable[Record]) -> tuple[Origin, list[str]]:
 
 
 def without_recipe(label: str, records: Iterable[Record]) -> str:
-    """Return a method's label without the recipe of its cross, which is told beside it."""
+    """Return a method's label without the recipe of its cross, which is shown beside it."""
     names = {recipe_name(record) for record in records} - {""}
     return label.replace(f"+{names.pop()}", "", 1) if len(names) == 1 else label
 

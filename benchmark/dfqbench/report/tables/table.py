@@ -139,7 +139,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
 
 
 def _head(pivot: Pivot, row: int) -> tuple[str, ...]:
-    """Return a row's names; a cross is named by its method alone, since its recipe is told."""
+    """Return a row's names; a cross is named by its method alone, since its recipe is shown."""
     return tuple(
         without_recipe(name, pivot.in_row(row)) if dimension == "method" else name
         for dimension, name in pivot.rows[row].names.items()
