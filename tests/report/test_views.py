@@ -39,7 +39,7 @@ def test_one_chart_of_time_for_each_scheme() -> None:
         "top-1 80.50 ± 0.71, drop 8.25",
         "seeds 0, 1",
         "synthesis and quantization 3.0 s",
-        "quantizer calibrate",
+        "recipe calibrate",
         "budget short",
     ]
 
@@ -59,7 +59,7 @@ def test_recipe_and_fidelity_are_told() -> None:
         .charts[0]
         .marks
     )
-    assert "quantizer distill:gdfq, recipe gdfq\nbudget short; reconstruction" in mark.about
+    assert "recipe distill:gdfq\nbudget short; reconstruction" in mark.about
 
 
 SECONDS = {"synthesis": 1.0, "quantization": 1.0}

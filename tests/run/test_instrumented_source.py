@@ -10,8 +10,10 @@ from torch import nn
 
 from attempts import Endless, Live
 from dfqbench.api import Batch, NonFiniteError, PluginError, is_live
+from dfqbench.run.worker.accounting import GENERATOR_ALONE, Accounting
 from dfqbench.run.worker.clock import Clock
 from dfqbench.run.worker.instrumented_source import Counts, SharedCounts, instrumented_cls
+from dfqbench.run.worker.plugin_checks import DataGuard
 from dfqbench.synth.source import FixedSource
 
 SHAPE = (1, 8, 8)
@@ -39,8 +41,27 @@ def test_images_steps_and_time_are_counted() -> None:
     with clock.phase("quantization", source_name="synthesis"):
         source.sample(3)
         source.train_step(4)
-    assert (counts.images, counts.source_steps) == (7, 1)
+    assert (counts.images, counts.sampled_images, counts.source_steps) == (7, 3, 1)
     assert clock.seconds["synthesis"] > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "flags", "used"),
+    [
+        ("fixed", 64, [], 64),
+        ("fixed", 1024, [], 300),
+        ("fixed", None, [], 300),
+        ("live", None, [], 6000),
+        ("live", None, [GENERATOR_ALONE], 300),
+    ],
+)
+def test_used_images_are_different_ones_that_serve_a_student(
+    kind: str, held: int | None, flags: list[str], used: int
+) -> None:
+    cost = Accounting(torch.device("cpu"), DataGuard(()), started=0.0, shared_flag="")
+    cost.source_kind, cost.source_images, cost.flags = kind, held, flags
+    cost.counts.set({"images": 6000, "sampled_images": 300})
+    assert cost.so_far()["used_images"] == used
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (0, 1, 8, 8), (1, 1, 8, 8), (2, 1, 8, 4)])

@@ -128,6 +128,18 @@ def test_another_recipe_changes_parameters(tmp_path: Path) -> None:
     cell = cell_of("gdfq", settings=["gdfq.lr=0.1", "distill.alpha=3.5"])
     record = RunEnvironment(RunFolder(tmp_path), load_plugins(), "cpu").new_record(cell, 1)
     assert record.changed_params == ["method.lr", "quantizer.alpha"]
+    assert (record.recipe, record.recipe_changes, record.own_quantize) == ("gdfq", ["alpha"], False)
+
+
+def test_record_names_the_recipe_of_a_method_of_its_own_and_of_a_cross(tmp_path: Path) -> None:
+    env = RunEnvironment(RunFolder(tmp_path), load_plugins(), "cpu")
+    made = [env.new_record(cell_of(name), 1) for name in ("gdfq", "zeroq+distill:clusterq", "zeroq", "real")]
+    assert [(record.quantizer, record.recipe, record.recipe_changes) for record in made] == [
+        ("distill", "gdfq", []),
+        ("distill", "clusterq", []),
+        ("calibrate", None, []),
+        ("calibrate", None, []),
+    ]
 
 
 def test_precision_and_changed_code_change_the_identity_and_not_the_seeds() -> None:

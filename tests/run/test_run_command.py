@@ -142,7 +142,7 @@ def test_curve_of_an_oracle_ends_in_the_headline(plain_and_oracle: Path) -> None
     assert folder.students() == {}
     assert len(folder.images()) > 2
     assert list(folder.images())[-1] == steps[-1]
-    assert record["source_images"] == record["counts"]["images"]
+    assert record["source_images"] == record["used_images"] == record["counts"]["images"]
 
 
 def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:

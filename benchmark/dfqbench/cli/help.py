@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 OPTIONS = {
     "Selection": (
         *("--grid", "--on", "--models", "--methods", "--bits", "--seeds", "--set", "--budget", "--limit"),
-        *("--model", "--method", "--controls"),
+        *("--model", "--method", "--controls", "--recipe"),
     ),
     "What to print": ("--format", "--rows", "--columns", "--value", "--vs", "--times", "--json"),
     "Data and places": ("--data", "--plugin", "--out", "--name"),

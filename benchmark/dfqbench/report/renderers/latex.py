@@ -22,7 +22,7 @@ def to_latex(table: Table) -> str:
 
     What is wider than the line is made smaller; what is longer than a page goes on in another float.
     """
-    alignment = "l" * (len(table.heads) + len(table.made)) + "r" * len(table.columns) * len(table.metrics)
+    alignment = "".join(side[0] for side in table.row_alignment) + "r" * len(table.columns) * len(table.metrics)
     title = f"{latex(table.title)}."
     parts = list(_parts(table.rows))
     lines = [PREAMBLE]

@@ -15,8 +15,8 @@ def to_markdown(table: Table) -> str:
     for name in table.columns:
         headers += [f"{markdown(name)}<br>{first}", *others]
     body = [[*_head(row), *map(markdown, row.made), *map(_field, row.entries)] for row in table.rows]
-    heads = len(headers) - len(table.columns) * len(table.metrics)
-    shown = grid(body, headers, ["left"] * heads + ["right"] * (len(headers) - heads), "md")
+    alignment = table.row_alignment
+    shown = grid(body, headers, alignment + ["right"] * (len(headers) - len(alignment)), "md")
     lines = [f"### {markdown(table.title)}", "", shown, ""]
     notes = [f"{number}. {markdown(note)}" for number, note in enumerate(table.footnotes, start=1)]
     if notes:

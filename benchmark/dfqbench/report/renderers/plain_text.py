@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +27,10 @@ def grid(
     if fmt == "md":
         lines = tabulate(rows, headers, "pipe", **layout).splitlines()
     else:
-        # As rows, since tabulate makes columns two characters wider than their headers; without the outer lines.
-        lines = tabulate([headers, SEPARATING_LINE, *rows], (), "simple", **layout).splitlines()[1:-1]
+        # As rows, since tabulate makes columns two characters wider than headers, and drops empty rows under those of
+        # two lines. It draws the outer lines only where there are no headers.
+        head = itertools.zip_longest(*(header.split("\n") for header in headers), fillvalue="")
+        lines = tabulate([*head, SEPARATING_LINE, *rows], (), "simple", **layout).splitlines()[1:-1]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -41,7 +41,7 @@ def _grid(table: Table, columns: range) -> str:
     from tabulate import SEPARATING_LINE
 
     headers = [*table.heads, *table.made]
-    heads = len(headers)
+    alignment = table.row_alignment
     first, *others = (metric.header for metric in table.metrics)
     for at in columns:
         headers += [f"{table.columns[at]}\n{first}", *(f"\n{header}" for header in others)]
@@ -53,7 +53,7 @@ def _grid(table: Table, columns: range) -> str:
         elif gap == "controls":
             body.append([""] * len(headers))
         body.append([*head, *row.made, *map(_field, row.entries[columns.start * width : columns.stop * width])])
-    return grid(body, headers, ["left"] * heads + ["right"] * (len(headers) - heads))
+    return grid(body, headers, alignment + ["right"] * (len(headers) - len(alignment)))
 
 
 def _field(entry: Entry) -> str:

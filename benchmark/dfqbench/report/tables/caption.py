@@ -181,14 +181,12 @@ def _diagnosed(pivot: Pivot) -> str:
 
 def _origins(pivot: Pivot) -> list[str]:
     """Return what all students were made with and from, and the meaning of the columns that say it of each row."""
-    shared, lines = pivot.shared_origin, []
-    if shared.words != ABSENT:
-        lines.append(f"students of all rows: {shared.words}")
-    differing = [name for name in MEANING if getattr(shared, name) == ABSENT]
-    if "method" not in pivot.layout.rows and differing:
+    shared, differing = pivot.compared
+    lines = [] if shared.words == ABSENT else [f"students of all rows: {shared.words}"]
+    if differing and "method" not in pivot.layout.rows:
         by_method: dict[str, list[Record]] = {}
-        for (row, column), records in sorted(pivot.places.items()):
-            by_method.setdefault(_method(pivot, (row, column)), []).extend(records)
+        for place, records in sorted(pivot.places.items()):
+            by_method.setdefault(_method(pivot, place), []).extend(records)
         lines.append(_list("students: ", (f"{name}: {origin(rs).words}" for name, rs in by_method.items()), "; "))
     lines += [text for name, text in MEANING.items() if name in differing or getattr(shared, name) in {OWN, LIVE}]
     lines.append(_list("(changed): other values than the recipe's, ", changed_recipes(pivot.records)))

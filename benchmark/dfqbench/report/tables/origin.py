@@ -49,14 +49,16 @@ def origin(records: Iterable[Record]) -> Origin:
     return Origin(_listed(map(_recipe, records)), _counts(records))
 
 
-def shared_origin(origins: Sequence[Origin]) -> Origin:
-    """Return what is known and the same in all origins; `-` for the rest."""
-    recipes, images = ({getattr(one, name) for one in origins} - {ABSENT} for name in ("recipe", "images"))
-    return Origin(*(min(values) if len(values) == 1 else ABSENT for values in (recipes, images)))
+def compared(records: Iterable[Record]) -> tuple[Origin, list[str]]:
+    """Return what is known and the same of all students, `-` for the rest, and which of `MEANING` differ."""
+    origins = [origin([record]) for record in records]
+    known = {name: {getattr(one, name) for one in origins} - {ABSENT} for name in MEANING}
+    same = {name: min(values) if len(values) == 1 else ABSENT for name, values in known.items()}
+    return Origin(**same), [name for name, values in known.items() if len(values) > 1]
 
 
 def without_recipe(label: str, records: Iterable[Record]) -> str:
-    """Return a method's label without the recipe of its cross, which is told beside it."""
+    """Return a method's label without the recipe of its cross, which is shown beside it."""
     names = {recipe_name(record) for record in records} - {""}
     return label.replace(f"+{names.pop()}", "", 1) if len(names) == 1 else label
 

@@ -14,7 +14,7 @@ from dfqbench.report.comparison.ranks import Place, Ranker, Ranking
 from dfqbench.report.metrics import DEFAULT_METRICS, Metric, chosen_metrics
 from dfqbench.report.record_access import control_rank, latest, model_name, newest_of, scheme_label
 from dfqbench.report.tables.labels import marked_labels
-from dfqbench.report.tables.origin import Origin, origin, shared_origin
+from dfqbench.report.tables.origin import Origin, compared
 from dfqbench.run.store.record import Record
 
 DIMENSIONS = ("scheme", "method", "model", "bits", "protocol", "seed", "target", "budget")
@@ -98,9 +98,9 @@ class Pivot:
         return tuple(name for dimension, name in self.rows[row].names.items() if dimension != "method")
 
     @cached_property
-    def shared_origin(self) -> Origin:
-        """What is the same of all students; `-` for what is not."""
-        return shared_origin([origin([record]) for record in self.records])
+    def compared(self) -> tuple[Origin, list[str]]:
+        """What is the same in the origin of all students, and what differs."""
+        return compared(self.records)
 
     def in_row(self, row: int) -> list[Record]:
         """Return the records of a row."""

@@ -70,6 +70,11 @@ class Table:
     references: tuple[str, ...] = ()  # of their sources
 
     @property
+    def row_alignment(self) -> list[str]:
+        """`left` or `right` for each column before the numbers."""
+        return ["left"] * len(self.heads) + ["right" if name == "images" else "left" for name in self.made]
+
+    @property
     def ranked(self) -> bool:
         """Whether a best or second is marked."""
         return any(entry.rank for row in self.rows for entry in row.entries)
@@ -103,8 +108,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
     columns = [_column_name(heading, models) for heading in pivot.columns]
     footnotes: dict[str, int] = {}
     rows = []
-    shared = pivot.shared_origin
-    made = [name for name in MEANING if "method" in pivot.layout.rows and getattr(shared, name) == ABSENT]
+    made = pivot.compared[1] if "method" in pivot.layout.rows else []
     for at, heading in enumerate(pivot.rows):
         entries: list[Entry] = []
         for column in range(len(pivot.columns)):
@@ -144,7 +148,7 @@ def build_table(pivot: Pivot, hardware: Mapping[str, str], publications: Publica
 
 
 def _head(pivot: Pivot, row: int) -> tuple[str, ...]:
-    """Return a row's names; a cross is named by its method alone, since its recipe is told."""
+    """Return a row's names; a cross is named by its method alone, since its recipe is shown."""
     return tuple(
         without_recipe(name, pivot.in_row(row)) if dimension == "method" else name
         for dimension, name in pivot.rows[row].names.items()
