@@ -1,6 +1,6 @@
-"""Keep the records of a measured run in `results/reference`: one JSON line a finished cell, with the code's revision.
+"""Keep the records of a measured run in `results/reference`: one JSON line a finished cell, which names the code's revision.
 
-    python tools/reference.py results/runs/cifar10-own REVISION
+    python tools/reference.py results/runs/cifar10-own
 
 The table is made by `dfqbench table`, from the run's folder.
 """
@@ -17,24 +17,22 @@ from dfqbench.run.store.run_folder import RunFolder
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
 
-def lines(run: Path, revision: str) -> list[str]:
+def lines(run: Path) -> list[str]:
     """Return the last finished record of each cell of a run's folder, in the order of labels, schemes and seeds."""
     finished: dict[str, Record] = {}
     for record, _ in RunFolder(run).records():
         if record is not None and record.top1 is not None:
             finished[record.cell_id] = record
     ordered = sorted(finished.values(), key=lambda r: (r.target, r.model.name, r.label, r.scheme.label, r.seed))
-    return [json.dumps({"revision": revision, **record.as_dict()}, sort_keys=True) for record in ordered]
+    return [json.dumps(record.as_dict(), sort_keys=True) for record in ordered]
 
 
 def main() -> None:
     """Write the file of the run's name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("revision", help="commit at which it was measured")
-    arguments = parser.parse_args()
-    run = arguments.run.resolve()
-    text = "".join(f"{line}\n" for line in lines(run, arguments.revision))
+    run = parser.parse_args().run.resolve()
+    text = "".join(f"{line}\n" for line in lines(run))
     (REFERENCE / f"{run.name}.jsonl").write_text(text, encoding="utf-8")
 
 
