@@ -1,4 +1,4 @@
-"""Keep the records of a measured run in `results/reference`: one JSON line a finished cell, which names the code's revision.
+"""Keep the records of a measured run in `results/reference`: one JSON line a finished cell. Records name the revision.
 
     python tools/reference.py results/runs/cifar10-own
 
