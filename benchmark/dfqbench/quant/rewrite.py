@@ -14,7 +14,12 @@ from torch.nn.utils import parametrize
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant.activations import FUNCTIONS, METHODS, is_activation
 from dfqbench.quant.batch_norm import fold_batchnorm, fuse_batch_norm_act, unfuse_norm_activations
-from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation, FakeQuantizeWeight
+from dfqbench.quant.fake_quantize_modules import (
+    FakeQuantize,
+    FakeQuantizeBias,
+    FakeQuantizedActivation,
+    FakeQuantizeWeight,
+)
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.scheme import OFF, Placement, Scheme
 from dfqbench.quant.trace import WEIGHTED, Probe, called_module, has_hooks, probe, trace
@@ -60,7 +65,7 @@ def rewrite(
 
     Raises:
         Unavailable: the network has no activation function under a protocol that quantizes their outputs, or one that
-            cannot be reached.
+            cannot be reached; or a layer's int32 bias would need several step sizes.
     """
     unfuse_norm_activations(network)
     traced = trace(network)
@@ -76,6 +81,8 @@ def rewrite(
     else:
         operands += _quantize_layer_inputs(traced, scheme, bits)
     operands += _quantize_network_input(traced, scheme)
+    if scheme.protocol.integer_bias:
+        _quantize_biases(traced, bits)
     _link_integer_convolutions(traced)
     fuse_batch_norm_act(traced, example)
     return traced, operands, bits
@@ -241,6 +248,27 @@ def _quantize_network_input(traced: fx.GraphModule, scheme: Scheme) -> list[Quan
     image = next(node for node in traced.graph.nodes if node.op == "placeholder")
     quantizer = FakeQuantize("input", scheme.protocol.activations, bits)
     return [_insert_after(traced, image, quantizer, users=list(image.users))]
+
+
+def _quantize_biases(traced: fx.GraphModule, bits: dict[str, LayerBits]) -> None:
+    """Round the biases of layers with quantized weight and input to int32."""
+    inputs: dict[str, set[nn.Module | None]] = {name: set() for name in bits}
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and str(node.target) in bits:
+            inputs[str(node.target)].add(called_module(traced, node.args[0]))
+    for name, quantizers in inputs.items():
+        layer = traced.get_submodule(name)
+        if not quantizers:
+            quantizers.add(getattr(layer, "input_quantizer", None))
+        known = [quantizer for quantizer in quantizers if isinstance(quantizer, FakeQuantize)]
+        if layer.bias is None or not known or not parametrize.is_parametrized(layer, "weight"):
+            continue
+        if len(quantizers) > 1:
+            raise Unavailable(
+                f"layer '{name}' is called for several inputs, whose step sizes differ: its bias is no one int32",
+                "write a layer for each input, or a protocol with integer_bias = false",
+            )
+        parametrize.register_parametrization(layer, "bias", FakeQuantizeBias(layer, known[0]), unsafe=True)
 
 
 def _link_integer_convolutions(traced: fx.GraphModule) -> None:

@@ -106,7 +106,10 @@ class Protocol:
         quantize_identity: whether everything that reads a layer's input reads it quantized, such as the sum at the end
             of a residual block; otherwise only layers do (`layer_input`).
         fold_batchnorm: fold BatchNorm into a convolution that directly precedes it.
+        integer_bias: whether the bias of a layer with quantized weight and input is an int32, in steps of the product
+            of their step sizes, as integer hardware adds it.
         overrides: exceptions by layer name; the last match wins.
+        version: number of the name's present meaning; records without one have version 1.
     """
 
     name: str
@@ -120,7 +123,9 @@ class Protocol:
     last_input_bits: int | None = None
     quantize_identity: bool = False
     fold_batchnorm: bool = False
+    integer_bias: bool = False
     overrides: tuple[Override, ...] = ()
+    version: int = 1
 
 
 GDFQ = Protocol(
@@ -140,11 +145,13 @@ DEPLOY = Protocol(
     last_bits=8,
     input_bits=8,
     fold_batchnorm=True,
+    integer_bias=True,
+    version=2,
 )
-"""Integer hardware: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits."""
+"""Integer hardware: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits, biases as int32."""
 
 TENSOR = dataclasses.replace(
-    DEPLOY, name="tensor", weights=dataclasses.replace(DEPLOY.weights, granularity=Granularity.TENSOR)
+    DEPLOY, name="tensor", weights=dataclasses.replace(DEPLOY.weights, granularity=Granularity.TENSOR), version=1
 )
 """As `deploy`, with one range for each weight tensor."""
 
@@ -174,6 +181,9 @@ BRECQ_FOLDED = dataclasses.replace(BRECQ, name="brecq-folded", fold_batchnorm=Tr
 
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (GDFQ, DEPLOY, TENSOR, SQUANT, BRECQ, BRECQ_FOLDED)}
 DEFAULT_PROTOCOL = GDFQ.name
+
+EARLIER: tuple[Protocol, ...] = (dataclasses.replace(DEPLOY, integer_bias=False, version=1),)
+"""What names of built-in protocols meant in earlier records."""
 
 
 @dataclass(frozen=True, slots=True)
