@@ -174,10 +174,10 @@ BRECQ = Protocol(
     second_input_bits=8,
     quantize_identity=True,
 )
-"""BRECQ's and Genie's: inputs of layers and identities, without the network's; 8 bits at both ends."""
+"""Genie's released code: inputs of layers and identities, without the network's; 8 bits at both ends."""
 
 BRECQ_FOLDED = dataclasses.replace(BRECQ, name="brecq-folded", fold_batchnorm=True)
-"""As `brecq`, with BatchNorm folded."""
+"""As `brecq`, with BatchNorm folded, as BRECQ's released code does."""
 
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (GDFQ, DEPLOY, TENSOR, SQUANT, BRECQ, BRECQ_FOLDED)}
 DEFAULT_PROTOCOL = GDFQ.name
