@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from tests.cli.calls import Call, refused
 from tests.report.records import record
 
+from dfqbench.api.errors import Invalid
+from dfqbench.quant.scheme import EARLIER, PROTOCOLS, Scheme
 from dfqbench.run.evaluate import verify
 from dfqbench.run.evaluate.accuracy import packed, standard_error, unpacked
 from dfqbench.run.evaluate.evaluator import Evaluator
@@ -42,6 +44,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of that folder."""
     return Path(shutil.copytree(finished, tmp_path / "out" / "one"))
+
+
+def test_earlier_meanings_of_a_protocol_are_known_and_others_refused() -> None:
+    parts = {"label": "w4a4@deploy", "w_bits": 4, "a_bits": 4, "protocol": "deploy"}
+    for protocol in (PROTOCOLS["deploy"], *EARLIER):
+        details = Scheme(4, 4, protocol).as_dict()["protocol"]
+        assert verify.scheme_of(record("a", scheme=parts | {"details": details})).protocol == protocol
+    # As written before protocols had versions.
+    written = {key: details[key] for key in details if key not in {"version", "integer_bias", "quantize_identity"}}
+    assert verify.scheme_of(record("a", scheme=parts | {"details": written})).protocol == EARLIER[0]
+    for other in ({"version": 2}, {"integer_bias": True}, {"first_bits": None}):
+        with pytest.raises(Invalid, match="not what @deploy means"):
+            verify.scheme_of(record("a", scheme=parts | {"details": written | other}))
 
 
 class InThisProcess:

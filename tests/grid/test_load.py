@@ -103,6 +103,8 @@ def test_settings_and_name_of_a_file(tmp_path: Path, text: str) -> None:
         (PROTOCOL + "base = 'other'", "unknown base of protocol 'mine' 'other'"),
         (PROTOCOL + "bass = 1", "unknown key of protocol 'mine' 'bass'; did you mean base"),
         (PROTOCOL + "name = 'x'", "unknown key of protocol 'mine' 'name'"),
+        (PROTOCOL + "version = 2", "unknown key of protocol 'mine' 'version'"),
+        (PROTOCOL + "second_input_bits = 9", "protocol 'mine': 9 bits are not supported"),
         (PROTOCOL + "weights = { symetric = true }", "unknown key of protocol 'mine', weights 'symetric'"),
         (PROTOCOL + "weights = 3", "3 is not a table"),
         (PROTOCOL + "placement = 'nowhere'", "protocol 'mine': key 'placement'"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dfqbench.quant.scheme import PROTOCOLS
 from dfqbench.run.evaluate.accuracy import packed
 from dfqbench.run.store.record import Record
 
@@ -43,7 +44,9 @@ def changed(made: Record, **changes: Any) -> Record:
 
 
 def scheme(w_bits: int, protocol: str = "gdfq") -> dict[str, Any]:
-    return {"label": f"w{w_bits}a{w_bits}@{protocol}", "w_bits": w_bits, "a_bits": w_bits, "protocol": protocol}
+    details = {"version": PROTOCOLS[protocol].version} if protocol in PROTOCOLS else {}
+    named = {"label": f"w{w_bits}a{w_bits}@{protocol}", "protocol": protocol, "details": details}
+    return named | {"w_bits": w_bits, "a_bits": w_bits}
 
 
 def failed(cell: str, status: str, message: str, kind: str = "PluginError", **changes: Any) -> Record:

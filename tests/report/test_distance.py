@@ -79,6 +79,8 @@ def test_protocols_tell_numbers_of_one_cell_apart() -> None:
             ["after activations (here layer inputs)", "first and last layer as the others (here 8-bit)"],
         ),
         ({"operands": "layer inputs", "first_last": "8"}, {"scheme": scheme(4, "deploy")}, []),
+        ({"operands": "layer inputs", "first_last": "8"}, {"scheme": scheme(4, "brecq")}, []),
+        ({"first_last": "8-bit input of the last layer"}, {"scheme": scheme(4, "squant")}, []),
         ({"first_last": "8"}, {"scheme": scheme(8)}, []),
         ({"images": "5120"}, {}, ["5,120 images (here 64)"]),
         ({"images": "5120"}, {"params": {}, "source_kind": "live"}, []),

@@ -324,3 +324,13 @@ def test_describe_hardware(tmp_path: Any) -> None:
     (tmp_path / "environments" / "broken.json").write_text("{")
     assert describe_hardware(tmp_path) == {f"e{at}": words for at, words in enumerate(described)}
     assert describe_hardware(tmp_path / "absent") == {}
+
+
+def test_an_earlier_meaning_of_a_protocol_has_rows_of_its_own() -> None:
+    now, earlier = scheme(8, "deploy"), scheme(8, "deploy") | {"details": {}}
+    records = [record("a", scheme=earlier, top1=80.0), record("b", scheme=now, top1=90.0)]
+    labels = ["w8a8@deploy", "w8a8@deploy (version 1)"]
+    assert [row[0] for row in rows(render(records, "md"))] == labels
+    assert "protocol deploy, deploy (version 1);" in render(records, "text")
+    assert sorted(row["scheme"] for row in csv.DictReader(io.StringIO(render(records, "csv")))) == labels
+    assert "(version" not in render([record("a"), record("b", scheme=now)], "text")

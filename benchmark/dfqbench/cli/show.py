@@ -86,10 +86,12 @@ def _attempt(cell: str, out: Path) -> Path | Selection:
 def _list_cells(runs: Selection, *, as_json: bool) -> None:
     from tabulate import tabulate
 
+    from dfqbench.report.record_access import scheme_label
+
     latest = {record.cell_id: record for record, _ in read_attempts(runs)[0]}
     keys = ("cell_id", "label", "target", "model", "scheme", "seed", "status", "top1")
     rows = [
-        (r.cell_id, r.label or r.method, r.target, r.model.name, r.scheme.label, r.seed, r.status, r.top1)
+        (r.cell_id, r.label or r.method, r.target, r.model.name, scheme_label(r), r.seed, r.status, r.top1)
         for r in latest.values()
     ]
     if as_json:

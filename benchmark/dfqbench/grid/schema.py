@@ -138,7 +138,7 @@ def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
 
     Args:
         name: label after the `@`.
-        changes: `base` (default `gdfq`) and the fields that differ from it.
+        changes: `base` (default `gdfq`) and the fields that differ from it; it has the version of `base`.
 
     Raises:
         UsageError: the name is taken or malformed, or a field is unknown or wrong.
@@ -148,7 +148,7 @@ def custom_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
         raise UsageError(f"{where} is built in", "give your own another name")
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise UsageError(f"{where}: the name is not valid", "use lower case letters, digits, '_' and '-'")
-    _check_keys(["base", *(field for field in _fields(Protocol) if field != "name")], changes, where)
+    _check_keys(["base", *(field for field in _fields(Protocol) if field not in {"name", "version"})], changes, where)
     base = changes.get("base", "gdfq")
     if not isinstance(base, str) or base not in PROTOCOLS:
         raise unknown_name(f"base of {where}", str(base), PROTOCOLS)
@@ -188,6 +188,7 @@ def _check_keys(names: list[str], given: object, where: str) -> None:
 
 def _check_bits(protocol: Protocol, where: str) -> None:
     overridden = [bits for override in protocol.overrides for bits in (override.w_bits, override.a_bits)]
-    for bits in (protocol.first_bits, protocol.last_bits, protocol.input_bits, *overridden):
+    inputs = (protocol.input_bits, protocol.second_input_bits, protocol.last_input_bits)
+    for bits in (protocol.first_bits, protocol.last_bits, *inputs, *overridden):
         if bits is not None and bits not in VALID_BITS:
             raise UsageError(f"{where}: {bits} bits are not supported", "use 2 to 8, or 32 for off")

@@ -98,6 +98,15 @@ def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, lowest, highest)
 
 
+def weight_qparams(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a weight's present range, (out,) or 0-d, without a gradient."""
+    per_channel = operand.granularity is Granularity.CHANNEL
+    low, high = torch.aminmax(weight.detach().flatten(1), dim=1) if per_channel else torch.aminmax(weight.detach())
+    if operand.rounding is Rounding.ZEROQ:
+        return zeroq_qparams(low, high, bits)
+    return affine_qparams(low, high, bits, symmetric=operand.symmetric)
+
+
 def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
     """Round a weight (out, ...) to the levels of its present range, which carries no gradient.
 
@@ -106,10 +115,24 @@ def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[T
     per_channel = operand.granularity is Granularity.CHANNEL
     if operand.rounding is Rounding.ZEROQ and per_channel:
         return fake_quantize_channels(weight, bits)
-    low, high = torch.aminmax(weight.detach().flatten(1), dim=1) if per_channel else torch.aminmax(weight.detach())
+    scale, zero_point = weight_qparams(weight, operand, bits)
     if operand.rounding is Rounding.ZEROQ:
-        scale, zero_point = zeroq_qparams(low, high, bits)
         return fake_quantize(weight, scale, zero_point, bits), scale
-    step, zero_point = affine_qparams(low, high, bits, symmetric=operand.symmetric)
-    rounded = fake_quantize_affine(weight, step, zero_point, bits, symmetric=operand.symmetric)
-    return rounded, step.reciprocal().view(-1, *(1,) * (weight.ndim - 1)) if per_channel else step.reciprocal()
+    rounded = fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric)
+    return rounded, scale.reciprocal().view(-1, *(1,) * (weight.ndim - 1)) if per_channel else scale.reciprocal()
+
+
+def fake_quantize_bias(bias: Tensor, x_step: Tensor, w_step: Tensor) -> Tensor:
+    """Round a bias to int32 in steps of s_x s_w, as integer hardware adds it; the gradient is the identity.
+
+    The value is s_x s_w clamp(round(b / (s_x s_w)), -2^31, 2^31 - 1).
+
+    Args:
+        bias: b, (out,).
+        x_step: s_x, step size of the layer's input, 0-d.
+        w_step: s_w, step size of the layer's weight, (out,) or 0-d.
+    """
+    # float32 does not hold every int32.
+    step = x_step.double() * w_step.double()
+    integers = torch.round(bias.detach().double() / step).clamp(-(2**31), 2**31 - 1)
+    return (integers * step).to(bias.dtype) + (bias - bias.detach())

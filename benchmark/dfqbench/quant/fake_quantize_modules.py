@@ -13,7 +13,9 @@ from dfqbench.quant.fake_quantize import (
     affine_qparams,
     fake_quantize,
     fake_quantize_affine,
+    fake_quantize_bias,
     fake_quantize_weight,
+    weight_qparams,
     zeroq_qparams,
 )
 from dfqbench.quant.observers import observer_class
@@ -34,6 +36,11 @@ class FakeQuantizeWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Round the weight (out, ...) to the levels of its present range."""
         return fake_quantize_weight(weight, self.operand, self.bits)[0]
+
+    def step(self, weight: Tensor) -> Tensor:
+        """Return the step size of the weight's present range, (out,) or 0-d."""
+        scale, _ = weight_qparams(weight, self.operand, self.bits)
+        return scale.reciprocal() if self.operand.rounding is Rounding.ZEROQ else scale
 
 
 class FakeQuantize(nn.Module):
@@ -145,6 +152,10 @@ class FakeQuantize(nn.Module):
             return fake_quantize(x, self.scale, self.zero_point, self.bits)
         return fake_quantize_affine(x, self.scale, self.zero_point, self.bits, symmetric=self.operand.symmetric)
 
+    def step(self) -> Tensor:
+        """Return the step size (0-d)."""
+        return self.scale.reciprocal() if self.operand.rounding is Rounding.ZEROQ else self.scale
+
     def inverse_step(self) -> Tensor:
         """Return 1 / step size (0-d), the factor that makes integers of the output."""
         return self.scale if self.operand.rounding is Rounding.ZEROQ else self.scale.reciprocal()
@@ -152,6 +163,22 @@ class FakeQuantize(nn.Module):
     def extra_repr(self) -> str:
         """Return name and bits, for printing."""
         return f"{self.name}, bits={self.bits}"
+
+
+class FakeQuantizeBias(nn.Module):
+    """A parametrization: the layer adds its bias as an int32, the optimizer updates the bias in float."""
+
+    def __init__(self, layer: nn.Module, quantizer: FakeQuantize) -> None:
+        """Take the step sizes from a layer whose weight is quantized, and from the `FakeQuantize` of its input."""
+        super().__init__()
+        # In tuples, so that the parametrization does not own them.
+        self._weight: tuple[Any] = (layer.get_submodule("parametrizations.weight"),)
+        self._input = (quantizer,)
+
+    def forward(self, bias: Tensor) -> Tensor:
+        """Round the bias (out,) to int32 in steps of the product of both step sizes."""
+        weight = self._weight[0]
+        return fake_quantize_bias(bias, self._input[0].step(), weight[0].step(weight.original))
 
 
 def _attach_before_load(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ARG001

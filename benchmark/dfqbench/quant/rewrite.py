@@ -14,7 +14,12 @@ from torch.nn.utils import parametrize
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant.activations import FUNCTIONS, METHODS, is_activation
 from dfqbench.quant.batch_norm import fold_batchnorm, fuse_batch_norm_act, unfuse_norm_activations
-from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation, FakeQuantizeWeight
+from dfqbench.quant.fake_quantize_modules import (
+    FakeQuantize,
+    FakeQuantizeBias,
+    FakeQuantizedActivation,
+    FakeQuantizeWeight,
+)
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.scheme import OFF, Placement, Scheme
 from dfqbench.quant.trace import WEIGHTED, Probe, called_module, has_hooks, probe, trace
@@ -60,7 +65,7 @@ def rewrite(
 
     Raises:
         Unavailable: the network has no activation function under a protocol that quantizes their outputs, or one that
-            cannot be reached.
+            cannot be reached; or a layer's int32 bias would need several step sizes.
     """
     unfuse_norm_activations(network)
     traced = trace(network)
@@ -69,13 +74,15 @@ def rewrite(
         fold_batchnorm(traced)
     calls = probe(traced, example)
     traced.add_module(QUANTIZERS, nn.ModuleDict())
-    bits = layer_bits(calls, scheme)
+    bits = layer_bits(traced, calls, scheme)
     operands = _quantize_weights(traced, scheme, bits)
     if scheme.protocol.placement is Placement.ACTIVATION_OUTPUT:
         operands += _quantize_activation_outputs(traced, scheme, calls)
     else:
         operands += _quantize_layer_inputs(traced, scheme, bits)
     operands += _quantize_network_input(traced, scheme)
+    if scheme.protocol.integer_bias:
+        _quantize_biases(traced, bits)
     _link_integer_convolutions(traced)
     fuse_batch_norm_act(traced, example)
     return traced, operands, bits
@@ -108,17 +115,31 @@ def _stride_of_slice(node: fx.Node) -> int | None:
     return step if isinstance(step, int) and step > 0 and index == (whole, whole, strided, strided) else None
 
 
-def layer_bits(calls: Probe, scheme: Scheme) -> dict[str, LayerBits]:
+def layer_bits(traced: fx.GraphModule, calls: Probe, scheme: Scheme) -> dict[str, LayerBits]:
     """Return the scheme's bit-widths of every layer, in the order of the layers' first calls."""
     protocol = scheme.protocol
     quantizes_inputs = protocol.placement is Placement.LAYER_INPUT
+    # The tensor that each layer of the graph reads, at its first call.
+    calling = [node for node in reversed(traced.graph.nodes) if node.op == "call_module" and node.args]
+    tensors: dict[str, Any] = {str(node.target): node.args[0] for node in calling}
+    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    second, last = calls.layers[1:2], calls.layers[-1:]
+    beside_second = [name for name in tensors if any(tensors[name] is tensors.get(layer) for layer in second)]
     result = {}
     for index, name in enumerate(calls.layers):
         end = protocol.first_bits if index == 0 else None
-        if end is None and index == len(calls.layers) - 1:
+        if end is None and name in last:
             end = protocol.last_bits
         weight = scheme.w_bits if end is None or scheme.w_bits == OFF else end
-        inputs = scheme.a_bits if end is None or scheme.a_bits == OFF else end
+        inputs = scheme.a_bits
+        if inputs != OFF:
+            inputs = end or inputs
+            if name in (*second, *beside_second):
+                inputs = protocol.second_input_bits or inputs
+            if name in last:
+                inputs = protocol.last_input_bits or inputs
+            if tensors.get(name) is image or (index == 0 and protocol.input_bits == OFF):
+                inputs = protocol.input_bits
         override = scheme.overridden(name)
         if override is not None:
             weight = override.w_bits or weight
@@ -190,8 +211,10 @@ def _quantize_layer_inputs(
             width = bits[str(node.target)].input
             if not isinstance(producer, fx.Node) or width == OFF:
                 continue
-            if producer.op != "placeholder" or scheme.protocol.input_bits == OFF:
+            if producer.op != "placeholder" or width != scheme.protocol.input_bits:
                 readers.setdefault((producer, width), []).append(node)
+    if scheme.protocol.quantize_identity:
+        _add_other_readers(readers)
     for (producer, width), users in readers.items():
         name = f"{users[0].target}.input"
         quantizer = FakeQuantize(name, scheme.protocol.activations, width)
@@ -206,6 +229,14 @@ def _quantize_layer_inputs(
     return operands
 
 
+def _add_other_readers(readers: dict[tuple[fx.Node, int], list[fx.Node]]) -> None:
+    """Let whatever else reads a layer's input read it quantized, at the largest width of its layers."""
+    for producer in dict.fromkeys(producer for producer, _ in readers):
+        groups = {width: users for (node, width), users in readers.items() if node is producer}
+        layers = [user for users in groups.values() for user in users]
+        groups[max(groups)] += [user for user in producer.users if user not in layers]
+
+
 def _quantize_first_argument(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (layer.get_submodule("input_quantizer")(args[0]), *args[1:])
 
@@ -217,6 +248,27 @@ def _quantize_network_input(traced: fx.GraphModule, scheme: Scheme) -> list[Quan
     image = next(node for node in traced.graph.nodes if node.op == "placeholder")
     quantizer = FakeQuantize("input", scheme.protocol.activations, bits)
     return [_insert_after(traced, image, quantizer, users=list(image.users))]
+
+
+def _quantize_biases(traced: fx.GraphModule, bits: dict[str, LayerBits]) -> None:
+    """Round the biases of layers with quantized weight and input to int32."""
+    inputs: dict[str, set[nn.Module | None]] = {name: set() for name in bits}
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and str(node.target) in bits:
+            inputs[str(node.target)].add(called_module(traced, node.args[0]))
+    for name, quantizers in inputs.items():
+        layer = traced.get_submodule(name)
+        if not quantizers:
+            quantizers.add(getattr(layer, "input_quantizer", None))
+        known = [quantizer for quantizer in quantizers if isinstance(quantizer, FakeQuantize)]
+        if layer.bias is None or not known or not parametrize.is_parametrized(layer, "weight"):
+            continue
+        if len(quantizers) > 1:
+            raise Unavailable(
+                f"layer '{name}' is called for several inputs, whose step sizes differ: its bias is no one int32",
+                "write a layer for each input, or a protocol with integer_bias = false",
+            )
+        parametrize.register_parametrization(layer, "bias", FakeQuantizeBias(layer, known[0]), unsafe=True)
 
 
 def _link_integer_convolutions(traced: fx.GraphModule) -> None:

@@ -98,11 +98,18 @@ class Protocol:
         weights: how weights are quantized.
         activations: how activations are quantized.
         placement: which activations are quantized.
-        first_bits: bits of the first layer's weight (and input, under `layer_input`), or None: as the others.
-        last_bits: the same for the last layer.
-        input_bits: bits of the network's input image; 32 leaves it in float.
+        first_bits: bits of the first layer's weight, or None: as the others.
+        last_bits: bits of the last layer's weight (and input, under `layer_input`), or None: as the others.
+        input_bits: bits of the network's input image; 32 leaves it in float, as the first layer's input.
+        second_input_bits: bits of the second layer's input, or None: as the others (`layer_input`).
+        last_input_bits: bits of the last layer's input, or None: `last_bits` (`layer_input`).
+        quantize_identity: whether everything that reads a layer's input reads it quantized, such as the sum at the end
+            of a residual block; otherwise only layers do (`layer_input`).
         fold_batchnorm: fold BatchNorm into a convolution that directly precedes it.
+        integer_bias: whether the bias of a layer with quantized weight and input is an int32, in steps of the product
+            of their step sizes, as integer hardware adds it.
         overrides: exceptions by layer name; the last match wins.
+        version: number of the name's present meaning; records without one have version 1.
     """
 
     name: str
@@ -112,8 +119,13 @@ class Protocol:
     first_bits: int | None = None
     last_bits: int | None = None
     input_bits: int = OFF
+    second_input_bits: int | None = None
+    last_input_bits: int | None = None
+    quantize_identity: bool = False
     fold_batchnorm: bool = False
+    integer_bias: bool = False
     overrides: tuple[Override, ...] = ()
+    version: int = 1
 
 
 GDFQ = Protocol(
@@ -133,11 +145,45 @@ DEPLOY = Protocol(
     last_bits=8,
     input_bits=8,
     fold_batchnorm=True,
+    integer_bias=True,
+    version=2,
 )
-"""Integer hardware: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits."""
+"""Integer hardware: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits, biases as int32."""
 
-PROTOCOLS: dict[str, Protocol] = {GDFQ.name: GDFQ, DEPLOY.name: DEPLOY}
+TENSOR = dataclasses.replace(
+    DEPLOY, name="tensor", weights=dataclasses.replace(DEPLOY.weights, granularity=Granularity.TENSOR), version=1
+)
+"""As `deploy`, with one range for each weight tensor."""
+
+SQUANT = Protocol(
+    name="squant",
+    weights=GDFQ.weights,
+    activations=dataclasses.replace(GDFQ.activations, zero_in_range=True),
+    placement=Placement.LAYER_INPUT,
+    last_input_bits=8,
+)
+"""The released code of SQuant (Guo, ICLR 2022): layer inputs, without the network's; the last one has 8 bits."""
+
+BRECQ = Protocol(
+    name="brecq",
+    weights=Operand(Granularity.CHANNEL, False, True, Rounding.AFFINE, ClampGradient.MASK),
+    activations=DEPLOY.activations,
+    placement=Placement.LAYER_INPUT,
+    first_bits=8,
+    last_bits=8,
+    second_input_bits=8,
+    quantize_identity=True,
+)
+"""Genie's released code: inputs of layers and identities, without the network's; 8 bits at both ends."""
+
+BRECQ_FOLDED = dataclasses.replace(BRECQ, name="brecq-folded", fold_batchnorm=True)
+"""As `brecq`, with BatchNorm folded, as BRECQ's released code does."""
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (GDFQ, DEPLOY, TENSOR, SQUANT, BRECQ, BRECQ_FOLDED)}
 DEFAULT_PROTOCOL = GDFQ.name
+
+EARLIER: tuple[Protocol, ...] = (dataclasses.replace(DEPLOY, integer_bias=False, version=1),)
+"""What names of built-in protocols meant in earlier records."""
 
 
 @dataclass(frozen=True, slots=True)

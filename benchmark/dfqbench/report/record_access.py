@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
+from dfqbench.quant.scheme import PROTOCOLS
 from dfqbench.run.store.record import Error, Record
 from dfqbench.run.store.status import MEASURED, SHARED
 
@@ -69,8 +70,15 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
 
 
 def scheme_label(record: Record) -> str:
-    """Return the scheme's label, such as `w4a4@gdfq`."""
-    return record.scheme.label or "unknown"
+    """Return the scheme's label, such as `w4a4@gdfq`.
+
+    Where the protocol's name meant something else, its version follows, such as `w4a4@deploy (version 1)`.
+    """
+    scheme = record.scheme
+    now = PROTOCOLS.get(scheme.protocol or scheme.label.partition("@")[2])
+    version = scheme.details.get("version", 1)
+    earlier = "" if now is None or version == now.version else f" (version {version})"
+    return f"{scheme.label or 'unknown'}{earlier}"
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

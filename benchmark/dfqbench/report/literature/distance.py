@@ -82,6 +82,9 @@ def _scheme_facts(record: Record) -> dict[str, str]:
     if placement not in _PLACEMENTS:
         return {"operands": "", "first_last": ""}
     words = dict.fromkeys(AS_OTHERS if bits in (None, scheme.w_bits) else str(bits) for bits in ends)
+    last_input = scheme.details.get("last_input_bits", known and known.last_input_bits)
+    if last_input and [*words] == [AS_OTHERS]:
+        words = {f"{last_input}-bit input of the last layer": None}
     return {"operands": _PLACEMENTS[Placement(placement)], "first_last": " and ".join(words)}
 
 

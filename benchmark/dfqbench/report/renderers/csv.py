@@ -10,7 +10,7 @@ from typing import Any
 
 from dfqbench.report.literature.verdict import Verdict
 from dfqbench.report.metrics import METRICS, coverage, peak, total
-from dfqbench.report.record_access import json_ready, reason
+from dfqbench.report.record_access import json_ready, reason, scheme_label
 from dfqbench.run.store.record import Record
 
 _SECONDS = ("setup", "synthesis", "paid_synthesis", "quantization", "evaluation", "unattributed", "wall")
@@ -75,6 +75,7 @@ def to_csv(
         data = record.as_dict()
         row = {column: _field(_value(data, key)) for column, key in COLUMNS.items()}
         row |= {column: read(record) for column, read in COMPUTED.items()}
+        row["scheme"] = scheme_label(record)
         row["mark"] = marks.get(id(record), "")
         row["params"] = _field(record.params)
         row["recipe_changes"] = ";".join(record.recipe_changes)

@@ -15,7 +15,7 @@ from dfqbench.api.errors import DfqError, InputError, Invalid, Unavailable
 from dfqbench.models.identity import model_identity, portable_ref
 from dfqbench.models.reference import CODE_SCHEME, parse_reference
 from dfqbench.models.spec import ModelSpec
-from dfqbench.quant.scheme import PROTOCOLS, Scheme
+from dfqbench.quant.scheme import EARLIER, PROTOCOLS, Scheme
 from dfqbench.run.evaluate.accuracy import unpacked
 from dfqbench.run.execute.job import MOST_STUDENTS, EvaluatorDiedError
 from dfqbench.run.execute.processes import EvaluatorProcess
@@ -170,7 +170,7 @@ class _Here:
             Invalid: record and student contradict each other.
             DfqError: data or network are not those of the record here.
         """
-        scheme = _scheme(record)
+        scheme = scheme_of(record)
         dataset = self._dataset(record)
         model = self._model(record, dataset)
         try:
@@ -233,7 +233,7 @@ class _Here:
         return {"ref": portable_ref(model.ref, self._families), **kept}
 
 
-def _scheme(record: Record) -> Scheme:
+def scheme_of(record: Record) -> Scheme:
     """Return the scheme of a record.
 
     Raises:
@@ -247,7 +247,8 @@ def _scheme(record: Record) -> Scheme:
     protocol = scheme.protocol
     if (facts.label, facts.protocol) != (scheme.label, protocol.name):
         raise Invalid(f"the record's scheme is called {facts.label}, and is {scheme.label}")
-    if PROTOCOLS.get(protocol.name, protocol) != protocol:
+    meanings = [meaning for meaning in (*PROTOCOLS.values(), *EARLIER) if meaning.name == protocol.name]
+    if meanings and protocol not in meanings:
         raise Invalid(f"the record's scheme is not what @{protocol.name} means")
     return scheme
 
