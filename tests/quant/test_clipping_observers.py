@@ -132,7 +132,10 @@ def test_rules_with_a_number_resume_from_a_state(rule: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("percentile:100.5", "'100.5' is no number of range rule 'percentile'; write percentile:NUMBER, from 50 to 100"),
+        (
+            "percentile:100.5",
+            "'100.5' is no number of range rule 'percentile'; write percentile:NUMBER, from 50 to 100",
+        ),
         ("percentile:49", "from 50 to 100"),
         ("percentile:high", "'high' is no number"),
         ("percentile:nan", "'nan' is no number"),

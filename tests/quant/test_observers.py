@@ -46,7 +46,9 @@ def test_official_ema_overshoots_and_washes_out() -> None:
 
 
 def test_an_unknown_rule_names_the_valid_ones() -> None:
-    with pytest.raises(UsageError, match=r"did you mean ema.*valid: bn, ema, ema-official, mean, minmax, mse, percentile, sigma"):
+    with pytest.raises(
+        UsageError, match=r"did you mean ema.*valid: bn, ema, ema-official, mean, minmax, mse, percentile, sigma"
+    ):
         check_range_rule("emaa", 10)
 
 
