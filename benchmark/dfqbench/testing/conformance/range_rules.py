@@ -63,7 +63,7 @@ class RangeRuleUnderTest:
             student = ToyContext(bits=parse_scheme(scheme)).prepare(toy_network())
             images = fixed_source().sample(BATCHES * 16).images
             with plugin_code("calibration"), torch.no_grad(), student.observing(self.name):
-                for batch in images.split(16):
+                for batch in images.chunk(BATCHES):
                     student(batch)
             students[f"calibration under {scheme}"] = student
         return students
@@ -94,7 +94,7 @@ def ranges(rule: RangeRuleUnderTest) -> None:
 
 def state(rule: RangeRuleUnderTest) -> None:
     """Check that an observer which goes on from a saved state gives the ranges of the one that saved it."""
-    batches = torch.randn(2 * BATCHES, 8, 4, 6, 6, generator=torch.Generator().manual_seed(1)).split(BATCHES)
+    batches = torch.randn(2 * BATCHES, 8, 4, 6, 6, generator=torch.Generator().manual_seed(1)).chunk(2)
     first, second = rule.observer(), rule.observer()
     for batch in batches[0]:
         rule.observe(first, batch)
