@@ -163,6 +163,7 @@ def test_rule_of_records_without_the_key_and_of_students_without_images() -> Non
     assert origin([older]).words == "calibrate, ema ranges, 64 images"
     without_images = ranged("2", "bn", used_images=0, source_kind="live")
     assert origin([without_images]).words == "calibrate, bn ranges, 0 images"
+    assert origin([failed("2", "failed", "boom", used_images=0)]).images == "-"
     own = record("3", own_quantize=True, params={"quantizer": {"range_rule": "ema"}}, **FIXED)
     assert origin([own]).words == "own, 64 images"
 

@@ -121,7 +121,9 @@ class _Propagation(fx.Interpreter):
             parts: Any = node.args[0]
             return _concatenated([self._stats.get(part) for part in parts], value)
         x = inputs[0] if inputs else None
-        return None if x is None else _after_function(node.target, x, args[1:], kwargs, value)
+        if x is None or not isinstance(value, Tensor):  # a shape, for example
+            return None
+        return _after_function(node.target, x, args[1:], kwargs, value)
 
     def _after_module(
         self, node: fx.Node, module: nn.Module, inputs: Sequence[ChannelStats | None]
@@ -149,7 +151,7 @@ class _Propagation(fx.Interpreter):
         return self._normal(first.mean + second.mean, torch.hypot(first.std, second.std))
 
 
-def _after_function(target: Any, x: ChannelStats, args: Any, kwargs: Any, value: Any) -> ChannelStats | None:
+def _after_function(target: Any, x: ChannelStats, args: Any, kwargs: Any, value: Tensor) -> ChannelStats | None:
     """Return what is known after a function or tensor method of one tensor, whose result is `value`."""
     if target in FUNCTIONS or target in METHODS:
         function = getattr(torch, target) if target in METHODS else target
@@ -157,7 +159,9 @@ def _after_function(target: Any, x: ChannelStats, args: Any, kwargs: Any, value:
     if target is F.pad:
         return _padded(x, *args, **kwargs)
     flattens = target in {"view", "reshape"} and value.ndim == 2
-    return x if target in _SAME or flattens else None
+    # A mean over the channels is another tensor.
+    keeps_channels = value.ndim > 1 and value.shape[1] % len(x.mean) == 0
+    return x if keeps_channels and (target in _SAME or flattens) else None
 
 
 def _activated(function: Callable[[Tensor], Tensor], x: ChannelStats) -> ChannelStats:

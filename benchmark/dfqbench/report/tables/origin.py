@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dfqbench.report.formatting import ABSENT
-from dfqbench.report.record_access import range_rule
+from dfqbench.report.record_access import finished, range_rule
 from dfqbench.run.store.record import Record
 
 OWN = "own"
@@ -99,12 +99,16 @@ def _changes(record: Record) -> list[str]:
 
 
 def _counts(records: Sequence[Record]) -> str:
-    # A generator that was trained alone is drawn from once, as a fixed set of images is.
-    live = [r.source_kind == LIVE and "generator_alone" not in r.flags and r.used_images != 0 for r in records]
-    used = [r.used_images for r, is_live in zip(records, live, strict=True) if not is_live]
-    numbers = sorted({number for number in used if number is not None})
+    # That there were no images is a fact only of a student that was made.
+    fixed = [r.used_images for r in records if not _is_live(r) and (r.used_images or finished(r))]
+    numbers = sorted({number for number in fixed if number is not None})
     counted = " to ".join(f"{number:,}" for number in dict.fromkeys([*numbers[:1], *numbers[-1:]]))
-    return _listed([counted, LIVE if any(live) else ""])
+    return _listed([counted, LIVE if any(map(_is_live, records)) else ""])
+
+
+def _is_live(record: Record) -> bool:
+    """Whether a generator made new images for the student; one that was trained alone is drawn from once."""
+    return record.source_kind == LIVE and "generator_alone" not in record.flags and record.used_images != 0
 
 
 def _listed(texts: Iterable[str]) -> str:
