@@ -155,6 +155,16 @@ class Cell:
         return {"resize": self.dataset.resize, "crop": self.dataset.crop, "card": card}
 
     @property
+    def own_quantize(self) -> bool:
+        """Whether the method's own `quantize` makes the student."""
+        return self.choice.quantizer is None and self.method.own_quantize
+
+    @property
+    def range_rule(self) -> str:
+        """Range rule of the shared quantizer; empty: it has none, or the method's own `quantize` makes the student."""
+        return "" if self.own_quantize else str(self.quantizer.params.get("range") or "")
+
+    @property
     def label(self) -> str:
         """For progress lines: method, model, scheme, seed."""
         return f"{self.choice.label} {self.dataset.name}/{self.model_name} {self.scheme.label} seed {self.seed}"
