@@ -98,18 +98,40 @@ def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, lowest, highest)
 
 
-def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
-    """Round a weight (out, ...) to the levels of its present range, which carries no gradient.
+def weight_qparams(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a weight (out, ...) from its minimum and maximum: (out,), or 0-d for a tensor's.
 
-    Returns the rounded weight, and 1 / step size, 0-d or (out, 1, ...).
+    They are those of :func:`zeroq_qparams` or of :func:`affine_qparams`, as the operand's formula says.
+    """
+    weight = weight.detach()
+    per_channel = operand.granularity is Granularity.CHANNEL
+    low, high = torch.aminmax(weight.flatten(1), dim=1) if per_channel else torch.aminmax(weight)
+    if operand.rounding is Rounding.ZEROQ:
+        return zeroq_qparams(low, high, bits)
+    return affine_qparams(low, high, bits, symmetric=operand.symmetric)
+
+
+def fake_quantize_weight(
+    weight: Tensor, operand: Operand, bits: int, qparams: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Round a weight (out, ...) to the levels of its present range, which carries no gradient, or of fixed parameters.
+
+    Args:
+        weight: any values.
+        operand: how weights are quantized.
+        bits: k.
+        qparams: fixed scale and zero point as of :func:`weight_qparams`; None: those of the present range.
+
+    Returns:
+        The rounded weight, and 1 / step size, 0-d or (out, 1, ...).
     """
     per_channel = operand.granularity is Granularity.CHANNEL
-    if operand.rounding is Rounding.ZEROQ and per_channel:
+    if operand.rounding is Rounding.ZEROQ and per_channel and qparams is None:
         return fake_quantize_channels(weight, bits)
-    low, high = torch.aminmax(weight.detach().flatten(1), dim=1) if per_channel else torch.aminmax(weight.detach())
+    scale, zero_point = qparams or weight_qparams(weight, operand, bits)
+    shape = (-1,) + (1,) * (weight.ndim - 1) if per_channel else ()
     if operand.rounding is Rounding.ZEROQ:
-        scale, zero_point = zeroq_qparams(low, high, bits)
-        return fake_quantize(weight, scale, zero_point, bits), scale
-    step, zero_point = affine_qparams(low, high, bits, symmetric=operand.symmetric)
-    rounded = fake_quantize_affine(weight, step, zero_point, bits, symmetric=operand.symmetric)
-    return rounded, step.reciprocal().view(-1, *(1,) * (weight.ndim - 1)) if per_channel else step.reciprocal()
+        scale = scale.view(shape)
+        return fake_quantize(weight, scale, zero_point.view(shape), bits), scale
+    rounded = fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric)
+    return rounded, scale.reciprocal().view(shape)
