@@ -111,6 +111,30 @@ def weight_qparams(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor,
     return affine_qparams(low, high, bits, symmetric=operand.symmetric)
 
 
+def integer_range(operand: Operand, bits: int) -> tuple[int, int]:
+    """Return the lowest and the highest integer of an operand's levels."""
+    if operand.rounding is Rounding.ZEROQ:
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return affine_integers(bits, symmetric=operand.symmetric)
+
+
+def in_steps(weight: Tensor, scale: Tensor, zero_point: Tensor, operand: Operand) -> Tensor:
+    """Return a weight (out, ...) in units of its step size, the number that is rounded to an integer level."""
+    scale, zero_point = (_beside(part, weight) for part in (scale, zero_point))
+    return weight * scale - zero_point if operand.rounding is Rounding.ZEROQ else weight / scale + zero_point
+
+
+def from_steps(levels: Tensor, scale: Tensor, zero_point: Tensor, operand: Operand) -> Tensor:
+    """Return the weight (out, ...) of integer levels, the inverse of :func:`in_steps`."""
+    scale, zero_point = (_beside(part, levels) for part in (scale, zero_point))
+    return (levels + zero_point) / scale if operand.rounding is Rounding.ZEROQ else (levels - zero_point) * scale
+
+
+def _beside(part: Tensor, weight: Tensor) -> Tensor:
+    """Return a scale or zero point, (out,) or 0-d, in a shape that broadcasts to the weight."""
+    return part.view(-1, *(1,) * (weight.ndim - 1)) if part.ndim else part
+
+
 def fake_quantize_weight(
     weight: Tensor, operand: Operand, bits: int, qparams: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -129,9 +153,7 @@ def fake_quantize_weight(
     if operand.rounding is Rounding.ZEROQ and per_channel and qparams is None:
         return fake_quantize_channels(weight, bits)
     scale, zero_point = qparams or weight_qparams(weight, operand, bits)
-    shape = (-1,) + (1,) * (weight.ndim - 1) if per_channel else ()
+    factor = _beside(scale, weight)
     if operand.rounding is Rounding.ZEROQ:
-        scale = scale.view(shape)
-        return fake_quantize(weight, scale, zero_point.view(shape), bits), scale
-    rounded = fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric)
-    return rounded, scale.reciprocal().view(shape)
+        return fake_quantize(weight, factor, _beside(zero_point, weight), bits), factor
+    return fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric), factor.reciprocal()

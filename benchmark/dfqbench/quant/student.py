@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError, Invalid
-from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
+from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation, FakeQuantizeWeight
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.observers import Observer
 from dfqbench.quant.rewrite import LayerBits, QuantizedOperand, rewrite
@@ -121,6 +121,13 @@ class Student(nn.Module):
     def activation_quantizers(self) -> list[FakeQuantize]:
         """Return the activations' `FakeQuantize` modules in the order of the network's modules."""
         return list(self._quantizers)
+
+    def quantized_weights(self) -> Iterator[tuple[str, nn.Parameter, FakeQuantizeWeight]]:
+        """Yield each quantized layer's dotted name, its weight in float, and the module that rounds the weight."""
+        for name, layer in self.network.named_modules():
+            parametrizations: Any = getattr(layer, "parametrizations", {})
+            if "weight" in parametrizations and isinstance(parametrizations.weight[0], FakeQuantizeWeight):
+                yield name, parametrizations.weight.original, parametrizations.weight[0]
 
 
 def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:

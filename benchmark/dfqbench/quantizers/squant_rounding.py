@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dfqbench.quant import Student
+from dfqbench.quant.fake_quantize import from_steps, in_steps, integer_range, weight_qparams
+
 
 def squant_levels(steps: Tensor, lowest: int, highest: int, stages: str = "kc") -> Tensor:
     """Round a weight to integers such that the errors of each kernel, and of each output channel, cancel.
@@ -59,3 +62,16 @@ def _flip_in_kernels(levels: Tensor, errors: Tensor, directions: Tensor) -> tupl
     offered = rank == torch.where(too_far, count - 1, count)
     back_or_on = torch.where(too_far, -directions, directions)
     return levels + flips, errors + flips, torch.where(offered, back_or_on, 0.0)
+
+
+@torch.no_grad()
+def squant(student: Student, stages: str = "kc") -> None:
+    """Set every quantized weight of a student to the levels of `squant_levels`, and fix scale and zero point."""
+    for _, weight, quantizer in student.quantized_weights():
+        operand, bits = quantizer.operand, quantizer.bits
+        qparams = weight_qparams(weight, operand, bits)
+        quantizer.freeze(*qparams)
+        steps = in_steps(weight, *qparams, operand)
+        kernels = steps.flatten(2) if steps.ndim > 2 else steps.unsqueeze(2)
+        levels = squant_levels(kernels, *integer_range(operand, bits), stages)
+        weight.copy_(from_steps(levels.view_as(steps), *qparams, operand))

@@ -83,7 +83,7 @@ def _recipe(record: Record) -> str:
 def _counts(records: Sequence[Record]) -> str:
     # A generator that was trained alone is drawn from once, as a fixed set of images is.
     live = [record.source_kind == LIVE and "generator_alone" not in record.flags for record in records]
-    numbers = sorted({r.used_images for r, is_live in zip(records, live, strict=True) if not is_live and r.used_images})
+    numbers = sorted({r.used_images for r, is_live in zip(records, live, strict=True) if not is_live and r.used_images is not None})
     counted = " to ".join(f"{number:,}" for number in dict.fromkeys([*numbers[:1], *numbers[-1:]]))
     return _listed([counted, LIVE if any(live) else ""])
 
