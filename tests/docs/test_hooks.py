@@ -68,7 +68,7 @@ def test_range_rule(example: Path) -> None:
     highs = []
     for rule in ("minmax", "percentile"):
         ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
-        quantizer = calibrate(calibrate.params_type(range_rule=rule))
+        quantizer = calibrate(calibrate.params_type(range=rule))
         student = quantizer.quantize(toy_network(), FixedSource(toy_images(8)), ctx)
         assert isinstance(student, Student)
         highs.append(float(student.activation_quantizers()[0].high))

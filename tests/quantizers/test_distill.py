@@ -255,7 +255,7 @@ def test_every_recipe_runs(recipe: str) -> None:
 
 
 def test_official_ema_needs_200_steps() -> None:
-    params = dataclasses.replace(PARAMS, range_rule="ema-official")
+    params = dataclasses.replace(PARAMS, range="ema-official")
     with pytest.raises(UsageError, match="at least 200 steps"):
         _run(params)
     tiny = Budget("tiny", budget_named("smoke").training, budget_named("smoke").images, 200)

@@ -38,7 +38,7 @@ def plugin(tmp_path: Path) -> Path:
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, plugin: Path, rule: str) -> int:
     arguments = ["--grid", "smoke", "--methods", "noise+distill:gdfq", "--bits", "w4a4", "--limit", "20"]
-    arguments += ["--set", f"distill.range_rule={rule}", "--plugin", str(plugin), "--out", str(out)]
+    arguments += ["--set", f"distill.range={rule}", "--plugin", str(plugin), "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["dfqbench", "run", *arguments, "--executor", "inline"])
     return main()
 

@@ -16,10 +16,15 @@ from dfqbench.api.method import FileOffer, Method, Offer, Quantizer
 from dfqbench.isolation import PLUGIN_FAILURES, kept_folder, local_module_name, rollback_imports
 from dfqbench.plugins.contract import checked_method, checked_quantizer
 from dfqbench.plugins.offers import BrokenPlugin, LoadedFile, LoadedOffer, Origin, one_line
+from dfqbench.quant.range_rules import FROM_BATCHNORM
 
 REAL = "real"
 """The host's own control: images of the target's training split."""
-RESERVED = {"methods": (REAL,), "models": ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py")}
+RESERVED = {
+    "methods": (REAL,),
+    "models": ("torchvision", "timm", "pytorchcv", "cifar", "digits", "py"),
+    "range_rules": (FROM_BATCHNORM,),
+}
 """Names of the host that are not offers; plugins may not use them."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -74,7 +79,8 @@ class Plugins:
 
     def range_rules_in(self, params: Mapping[str, Any]) -> list[LoadedOffer]:
         """Return the range rules that parameters of a quantizer name."""
-        return [offer for name, offer in self.range_rules.items() if name in params.values()]
+        names = {value.partition(":")[0] for value in params.values() if isinstance(value, str)}
+        return [offer for name, offer in self.range_rules.items() if name in names]
 
     def install(
         self,

@@ -1,3 +1,4 @@
+from .batch_norm_ranges import set_ranges_from_batchnorm as set_ranges_from_batchnorm
 from .fake_quantize_modules import FakeQuantize as FakeQuantize
 from .observers import Observer as Observer
 from .range_rules import check_range_rule as check_range_rule

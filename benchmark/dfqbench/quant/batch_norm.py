@@ -16,7 +16,8 @@ from dfqbench.quant.operators import operator
 from dfqbench.quant.trace import WEIGHTED, BatchNorm, called_module, has_hooks
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-_ADDITIONS: frozenset[Any] = frozenset({python_operator.add, python_operator.iadd, torch.add, "add", "add_"})
+ADDITIONS: frozenset[Any] = frozenset({python_operator.add, python_operator.iadd, torch.add, "add", "add_"})
+"""Functions and tensor methods that add two tensors."""
 _UPPER: dict[Any, float] = {
     **dict.fromkeys((nn.ReLU, torch.relu, torch.relu_, F.relu, F.relu_, "relu", "relu_"), torch.inf),
     **dict.fromkeys((nn.ReLU6, F.relu6), 6.0),
@@ -108,7 +109,7 @@ def _fuse(traced: fx.GraphModule, norm: fx.Node) -> None:
     if not isinstance(called_module(traced, source), WEIGHTED) or len(source.users) > 1:
         return
     addition, residual, activation = None, None, _only_user(norm)
-    if activation is not None and activation.target in _ADDITIONS and activation.op != "call_module":
+    if activation is not None and activation.target in ADDITIONS and activation.op != "call_module":
         addition, activation = activation, _only_user(activation)
         residual = _residual(addition, norm)
         # The sum moves to the activation, so no other node may lie between that could change the residual.
@@ -182,8 +183,19 @@ def _split(fused: nn.BatchNorm2d) -> nn.Sequential:
     return nn.Sequential(modules).train(fused.training)
 
 
+def output_stats(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, (C,), of a BatchNorm layer's output: copies of beta and |gamma|."""
+    variance = norm.get_buffer("running_var")
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    mean = torch.zeros_like(variance) if bias is None else bias.detach().clone()
+    return mean, torch.ones_like(variance) if weight is None else weight.detach().abs()
+
+
 def fold_batchnorm(traced: fx.GraphModule) -> None:
     """Fold each BatchNorm into the convolution that directly precedes it, in place.
+
+    The convolution keeps mean and standard deviation of its output, beta and |gamma| of BatchNorm, (C,), as buffers
+    `bn_mean` and `bn_std` that are not saved.
 
     Exceptions: a convolution whose output has another reader, and modules called more than once.
     """
@@ -197,7 +209,10 @@ def fold_batchnorm(traced: fx.GraphModule) -> None:
         norm, convolution = (traced.get_submodule(str(called.target)) for called in (node, source))
         if isinstance(norm, BatchNorm) and norm.running_mean is not None and isinstance(convolution, Conv):
             with torch.no_grad():
-                traced.set_submodule(str(source.target), fuse_conv_bn_eval(convolution, norm))
+                folded = fuse_conv_bn_eval(convolution, norm)
+                for name, value in zip(("bn_mean", "bn_std"), output_stats(norm), strict=True):
+                    folded.register_buffer(name, value, persistent=False)
+                traced.set_submodule(str(source.target), folded)
             node.replace_all_uses_with(source)
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()

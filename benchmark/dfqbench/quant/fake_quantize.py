@@ -98,6 +98,22 @@ def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, lowest, highest)
 
 
+def activation_qparams(low: Tensor, high: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
+    """Return S and Z, or step size and zero point, of an activation's range from `low` to `high` (0-d)."""
+    if operand.zero_in_range:
+        low, high = low.clamp_max(0.0), high.clamp_min(0.0)
+    if operand.rounding is Rounding.ZEROQ:
+        return zeroq_qparams(low, high, bits)
+    return affine_qparams(low, high, bits, symmetric=operand.symmetric)
+
+
+def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor, operand: Operand, bits: int) -> Tensor:
+    """Round `x` (any shape) to the levels of :func:`activation_qparams`."""
+    if operand.rounding is Rounding.ZEROQ:
+        return fake_quantize(x, scale, zero_point, bits)
+    return fake_quantize_affine(x, scale, zero_point, bits, symmetric=operand.symmetric)
+
+
 def weight_qparams(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
     """Return scale and zero point of a weight (out, ...) from its minimum and maximum: (out,), or 0-d for a tensor's.
 

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from dfqbench.api.errors import PluginError
 from dfqbench.quant.fake_quantize import (
-    affine_qparams,
-    fake_quantize,
-    fake_quantize_affine,
+    activation_qparams,
+    fake_quantize_activation,
     fake_quantize_weight,
-    zeroq_qparams,
 )
-from dfqbench.quant.observers import observer_class
+from dfqbench.quant.observers import make_observer
 from dfqbench.quant.scheme import Operand, Rounding
 
 RULE = "rule:"
-"""Prefix of an observer's name in a state: torch refuses names of its own attributes, which a range rule may have."""
+"""Prefix of an observer's name in a state: torch refuses names of its own attributes, which a range rule may have.
+
+The name is the rule with `,` for `.`, which torch refuses, too.
+"""
 
 
 class FakeQuantizeWeight(nn.Module):
@@ -115,11 +116,11 @@ class FakeQuantize(nn.Module):
         Raises:
             UsageError: unknown rule.
         """
-        observer = observer_class(rule)
-        if RULE + rule not in self.observers:
-            new = observer().to(self.low.device)
-            new.start(self.low, self.high)
-            self.observers = nn.ModuleDict({RULE + rule: new})
+        new = make_observer(rule, self.operand, self.bits)
+        key = RULE + rule.replace(".", ",")
+        if key not in self.observers:
+            new.to(self.low.device).start(self.low, self.high)
+            self.observers = nn.ModuleDict({key: new})
 
     @torch.no_grad()
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:
@@ -161,12 +162,7 @@ class FakeQuantize(nn.Module):
             buffer.copy_(value)
 
     def _qparams(self) -> tuple[Tensor, Tensor]:
-        low, high = self.low, self.high
-        if self.operand.zero_in_range:
-            low, high = low.clamp_max(0.0), high.clamp_min(0.0)
-        if self.operand.rounding is Rounding.ZEROQ:
-            return zeroq_qparams(low, high, self.bits)
-        return affine_qparams(low, high, self.bits, symmetric=self.operand.symmetric)
+        return activation_qparams(self.low, self.high, self.operand, self.bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Round `x` (any shape); while observing, update the range first."""
@@ -175,9 +171,7 @@ class FakeQuantize(nn.Module):
                 self.batches += 1
                 for observer in self.observers.values():
                     self._set(*observer(x))
-        if self.operand.rounding is Rounding.ZEROQ:
-            return fake_quantize(x, self.scale, self.zero_point, self.bits)
-        return fake_quantize_affine(x, self.scale, self.zero_point, self.bits, symmetric=self.operand.symmetric)
+        return fake_quantize_activation(x, self.scale, self.zero_point, self.operand, self.bits)
 
     def inverse_step(self) -> Tensor:
         """Return 1 / step size (0-d), the factor that makes integers of the output."""
@@ -193,7 +187,7 @@ def _attach_before_load(module: nn.Module, state: dict[str, Any], prefix: str, *
     start = f"{prefix}observers.{RULE}"
     for name in state:
         if name.startswith(start) and isinstance(module, FakeQuantize):
-            module.attach_observer(name[len(start) :].partition(".")[0])
+            module.attach_observer(name[len(start) :].partition(".")[0].replace(",", "."))
 
 
 def _update_after_load(module: nn.Module, keys: Any) -> None:  # noqa: ARG001 - torch's signature

@@ -10,30 +10,42 @@ import torch
 from torch import Tensor, nn
 
 from dfqbench.api.errors import PluginError
-from dfqbench.quant.range_rules import check_range_rule, known_range_rules
+from dfqbench.quant.range_rules import check_range_rule, known_range_rules, split_range_rule
+from dfqbench.quant.scheme import Operand
 
 EMA_DECAY = 0.9
 """Decay of the moving averages (methods.md 0.1, released code)."""
 
 
 def observer_class(rule: str) -> type[Observer]:
-    """Return the observer class of a range rule.
+    """Return the observer class of a range rule, written with or without its number.
 
     Raises:
-        UsageError: unknown rule.
+        UsageError: unknown rule, or one without an observer (`bn`).
         PluginError: the name does not lead to a subclass of `Observer`.
     """
     check_range_rule(rule)
-    load = known_range_rules()[rule]
+    name, _ = split_range_rule(rule)
+    load = known_range_rules()[name]
     try:
         observer = resolve_name(load)
     except (ImportError, AttributeError) as error:
-        raise PluginError(f"range rule '{rule}': '{load}' does not load: {error}", "fix the `load` string") from error
+        raise PluginError(f"range rule '{name}': '{load}' does not load: {error}", "fix the `load` string") from error
     if not isinstance(observer, type) or not issubclass(observer, Observer):
         raise PluginError(
-            f"range rule '{rule}': '{load}' is no observer", "derive the class from dfqbench.quant.Observer"
+            f"range rule '{name}': '{load}' is no observer", "derive the class from dfqbench.quant.Observer"
         )
     return observer
+
+
+def make_observer(rule: str, operand: Operand, bits: int) -> Observer:
+    """Return a new observer of a range rule, for an activation that is quantized to `bits` as `operand` says.
+
+    Raises:
+        UsageError: unknown rule, or one without an observer (`bn`).
+        PluginError: the name does not lead to a subclass of `Observer`.
+    """
+    return observer_class(rule).for_activation(operand, bits, split_range_rule(rule)[1])
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,6 +57,17 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class Observer(nn.Module, ABC):
     """The range of one tensor over batches; its state is buffers, so that checkpoints hold it."""
+
+    @classmethod
+    def for_activation(cls, operand: Operand, bits: int, number: float | None) -> Observer:  # noqa: ARG003
+        """Return an observer of one activation; a rule that depends on more than its values overrides this.
+
+        Args:
+            operand: how the activation is quantized.
+            bits: its bit-width.
+            number: the rule's number, or None: its default.
+        """
+        return cls()
 
     def start(self, low: Tensor, high: Tensor) -> None:
         """Take the present range (0-d; 0 and 0 where none is known) into account before the first batch."""

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.api.method import Quantizer
 from dfqbench.api.params import param
-from dfqbench.quant import check_range_rule
+from dfqbench.quant.range_rules import BN_DEVIATIONS, FROM_BATCHNORM, check_range_rule, split_range_rule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,13 +28,16 @@ class CalibrateParams:
     images: PositiveInt = param(
         64, help="images that the ranges are taken from, in one batch", source="released code (ZeroQ)"
     )
-    range_rule: str = param(
-        "minmax", help="range rule: `minmax`, from zero, or one that a plugin offers", source="released code (ZeroQ)"
+    range: str = param(
+        "minmax",
+        help="range rule: `minmax`, from zero; `mean` of the images' extremes; `percentile`; `mse`, of least error; "
+        "`sigma`, standard deviations; `bn`, from BatchNorm without images; or a plugin's",
+        source="released code (ZeroQ)",
     )
 
     def __post_init__(self) -> None:
         """Refuse an unknown range rule, and one that needs many batches."""
-        check_range_rule(self.range_rule, steps=1)
+        check_range_rule(self.range, steps=1, needs_batches=False)
 
 
 class Calibrate(Quantizer):
@@ -63,10 +66,16 @@ class Calibrate(Quantizer):
     def quantize_many(
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
     ) -> Sequence[Student | None]:
-        """Make one student for each context from the same images; arguments as in `quantize`."""
+        """Make one student for each context from the same images; arguments as in `quantize`.
+
+        With range rule `bn` the source is neither trained nor drawn from.
+        """
+        name, number = split_range_rule(self.params.range)
+        if name == FROM_BATCHNORM:
+            return [ctx.for_student(_from_batchnorm, teacher, ctx, number) for ctx in contexts]
         train_source(source, contexts)
         images = source.sample(self.params.images).images
-        return [ctx.for_student(_calibrate, teacher, images, ctx, self.params.range_rule) for ctx in contexts]
+        return [ctx.for_student(_calibrate, teacher, images, ctx, self.params.range) for ctx in contexts]
 
 
 def train_source(source: SampleSource, contexts: Sequence[Context]) -> None:
@@ -116,3 +125,11 @@ def learn_ranges(student: Student, images: Tensor, rule: str) -> None:
 
     with torch.no_grad(), student.observing(rule):
         student(images.to(memory_format=torch.channels_last))
+
+
+def _from_batchnorm(teacher: nn.Module, ctx: Context, deviations: float | None) -> Student:
+    from dfqbench.quant import set_ranges_from_batchnorm
+
+    student = ctx.prepare(teacher)
+    set_ranges_from_batchnorm(student, ctx.card, deviations or BN_DEVIATIONS)
+    return student

@@ -57,7 +57,7 @@ class Distillation:
         warmup = params.warmup_epochs_large if large else params.warmup_epochs
         budget = contexts[0].budget
         self.schedule = TrainingSchedule(budget, params.epochs, params.iterations, params.range_epochs, warmup)
-        check_range_rule(params.range_rule, self.schedule.range_steps)
+        check_range_rule(params.range, self.schedule.range_steps)
         size = params.batch_large if large else params.batch
         if not large and card.classes <= FEW_CLASSES:
             size = params.batch_few_classes
@@ -145,7 +145,7 @@ class TrainedStudent:
         self._lead = lead
         self.student: Student = ctx.prepare(teacher)
         self.student.use_integer_convolutions(ctx.precision.bfloat16)
-        self.student.attach_observers(params.range_rule)
+        self.student.attach_observers(params.range)
         self._lr = params.lr_large if large else params.lr
         self._lr_steps = params.lr_steps_large if large else params.lr_steps
         self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
@@ -177,7 +177,7 @@ class TrainedStudent:
 
     @torch.no_grad()
     def _observe(self, images: Tensor) -> tuple[Tensor, ...]:
-        with self.student.observing(self._params.range_rule):
+        with self.student.observing(self._params.range):
             self.student(images)
         return ()
 

@@ -50,10 +50,11 @@ class DistillParams:
     range_epochs: NonNegativeInt = param(
         4, help="first epochs, in which activation ranges follow the batches", source=GDFQ, unit="epochs"
     )
-    range_rule: str = param(
+    range: str = param(
         "ema",
         help="range rule: `ema`, a moving average; `ema-official`, the released one, which overshoots and needs 200 "
-        "steps; `minmax`, running minimum and maximum; or a plugin's",
+        "steps; `minmax`, running minimum and maximum; `mean`, `percentile`, `mse` or `sigma`, averaged over batches; "
+        "or a plugin's",
         source="inferred: what the released rule settles to (methods.md 0.1)",
     )
     warmup_epochs: NonNegativeInt = param(
@@ -87,7 +88,7 @@ class DistillParams:
     def __post_init__(self) -> None:
         if self.alpha == self.ce_weight == self.mse_weight == 0:
             raise UsageError("distill has no loss left", "set one of alpha, ce_weight and mse_weight above 0")
-        check_range_rule(self.range_rule)
+        check_range_rule(self.range)
 
 
 _GDFQ = DistillParams()
