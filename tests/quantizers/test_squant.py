@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfqbench.api import SampleSource, UsageError
+from dfqbench.api import Batch, SampleSource, UsageError
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.fake_quantize import fake_quantize_weight, zeroq_qparams
 from dfqbench.quantizers.calibrate import Calibrate, CalibrateParams
 from dfqbench.quantizers.squant import SQuant, SQuantParams
 from dfqbench.quantizers.squant_rounding import squant_levels
+from dfqbench.quantizers.weight_quantizer import uniform_noise
 from dfqbench.synth import FixedSource
 from dfqbench.synth.no_images import NoSource
 from dfqbench.testing.context import ToyContext
@@ -125,12 +126,29 @@ def test_ranges_are_those_of_calibrate_for_the_rounded_weights() -> None:
     assert ranges[0] != [(float(q.low), float(q.high)) for q in calibrated("w3a4@gdfq").activation_quantizers()]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("ranges", ["bn", "noise"])
-def test_no_images_are_needed(ranges: str) -> None:
-    student = student_of("w4a4@gdfq", NoSource(), ranges=ranges)
+def test_no_images_are_needed(ranges: str, scheme: str) -> None:
+    student = student_of(scheme, NoSource(), without_images=ranges)
     assert measure_coverage(student, toy_images(8)).violations == []
+
+
+def test_ranges_follow_batchnorm_where_the_rule_says_so() -> None:
+    class Untouched(FixedSource):
+        def sample(self, size: int) -> Batch:
+            raise AssertionError(size)
+
+    expected = student_of("w4a4@gdfq", NoSource()).state_dict()
+    actual = student_of("w4a4@gdfq", Untouched(toy_images(4)), range="bn").state_dict()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_uniform_noise_is_not_normalised() -> None:
+    noise = uniform_noise(50, ToyContext())
+    assert noise.shape == (50, 3, 8, 8)
+    assert 0.0 <= float(noise.min()) < 0.01 < 0.99 < float(noise.max()) <= 1.0
 
 
 def test_range_rules_are_checked() -> None:
     with pytest.raises(UsageError, match="unknown range rule 'half'"):
-        SQuantParams(range_rule="half")
+        SQuantParams(range="half")

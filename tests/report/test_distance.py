@@ -65,7 +65,7 @@ def test_protocols_tell_numbers_of_one_cell_apart() -> None:
         ({}, {"quantizer": "distill", "cross": True}, ["calibrated (here distill)"]),
         (
             GENIE,
-            {"params": {"quantizer": {"range_rule": "minmax", "images": 64}}},
+            {"range": "minmax", "params": {"quantizer": {"images": 64}}},
             [
                 "layer inputs (here after activations)",
                 "8-bit first and last layer (here as the others)",

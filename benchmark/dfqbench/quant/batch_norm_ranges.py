@@ -109,26 +109,18 @@ class _Propagation(fx.Interpreter):
 
     def _derive(self, node: fx.Node, args: Any, kwargs: Any, value: Any) -> ChannelStats | None:
         inputs = [self._stats.get(each) if isinstance(each, fx.Node) else None for each in node.args]
-        x = inputs[0] if inputs else None
         if node.op == "placeholder":
             ends = self._card.input_stats
-            return ChannelStats(
-                *(value.new_tensor(part) for part in (ends.mean, ends.std, self._card.lowest, self._card.highest))
-            )
+            known = (ends.mean, ends.std, self._card.lowest, self._card.highest)
+            return ChannelStats(*(value.new_tensor(part) for part in known))
         if node.op == "call_module":
             return self._after_module(node, self.module.get_submodule(str(node.target)), inputs)
-        target: Any = node.target
-        if target in ADDITIONS:
+        if node.target in ADDITIONS:
             return self._sum(*inputs) if len(inputs) == 2 and not kwargs else None
-        if target in FUNCTIONS or target in METHODS:
-            function = getattr(torch, target) if target in METHODS else target
-            return None if x is None else _activated(lambda values: function(values, *args[1:], **kwargs), x)
-        if target in {torch.cat, torch.concat}:
+        if node.target in {torch.cat, torch.concat}:
             return _concatenated([self._stats.get(part) for part in node.args[0]], value)  # type: ignore[union-attr]
-        if target is F.pad:
-            return _padded(x, *args[1:], **kwargs)
-        flattens = target in {"view", "reshape"} and value.ndim == 2
-        return x if target in _SAME or flattens else None
+        x = inputs[0] if inputs else None
+        return None if x is None else _after_function(node.target, x, args[1:], kwargs, value)
 
     def _after_module(
         self, node: fx.Node, module: nn.Module, inputs: Sequence[ChannelStats | None]
@@ -156,6 +148,17 @@ class _Propagation(fx.Interpreter):
         return self._normal(first.mean + second.mean, torch.hypot(first.std, second.std))
 
 
+def _after_function(target: Any, x: ChannelStats, args: Any, kwargs: Any, value: Any) -> ChannelStats | None:
+    """Return what is known after a function or tensor method of one tensor, whose result is `value`."""
+    if target in FUNCTIONS or target in METHODS:
+        function = getattr(torch, target) if target in METHODS else target
+        return _activated(lambda values: function(values, *args, **kwargs), x)
+    if target is F.pad:
+        return _padded(x, *args, **kwargs)
+    flattens = target in {"view", "reshape"} and value.ndim == 2
+    return x if target in _SAME or flattens else None
+
+
 def _activated(function: Callable[[Tensor], Tensor], x: ChannelStats) -> ChannelStats:
     """Apply an element-wise function: bounds from the values between the bounds, moments by integration."""
     points = torch.linspace(0.0, 1.0, _POINTS, device=x.mean.device)[:, None]
@@ -177,10 +180,10 @@ def _concatenated(parts: Sequence[ChannelStats | None], value: Tensor) -> Channe
 
 
 def _padded(
-    x: ChannelStats | None, pad: Sequence[int], mode: str = "constant", value: float | None = None
+    x: ChannelStats, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> ChannelStats | None:
     """Return the channels of images padded with zeros; new channels are zero."""
-    if x is None or mode != "constant" or value:
+    if mode != "constant" or value:
         return None
     before_and_after = [*pad[4:6]]
     mean, std, low, high = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import PositiveInt
 
 from dfqbench.api import Quantizer, has_images, param
-from dfqbench.quant import check_range_rule
+from dfqbench.quant.range_rules import BN_DEVIATIONS, FROM_BATCHNORM, check_range_rule, split_range_rule
 from dfqbench.quantizers.calibrate import train_source
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ class RangeParams:
     images: PositiveInt = param(
         64, help="images of the source that the ranges are taken from, in one batch", source="released code (ZeroQ)"
     )
-    range_rule: str = param("minmax", help="range rule for the images", source="released code (ZeroQ)")
-    ranges: Literal["bn", "noise"] = param(
+    range: str = param("minmax", help="range rule, as of `calibrate`", source="released code (ZeroQ)")
+    without_images: Literal["bn", "noise"] = param(
         "bn",
-        help="ranges without images: `bn`, from BatchNorm's parameters; `noise`, from uniform noise",
-        source="a choice of this benchmark: SQuant's code has `noise`, DFQ's paper `bn`",
+        help="ranges where the source has no images: `bn`, from BatchNorm; `noise`, from uniform noise",
+        source="paper (DFQ); SQuant's released code has `noise`",
     )
     noise_images: PositiveInt = param(
         256, help="images of uniform noise in [0, 1], not normalised", source="released code (SQuant)", unit="images"
@@ -40,14 +40,14 @@ class RangeParams:
 
     def __post_init__(self) -> None:
         """Refuse an unknown range rule, and one that needs many batches."""
-        check_range_rule(self.range_rule, steps=1)
+        check_range_rule(self.range, steps=1, needs_batches=False)
 
 
 class WeightQuantizer(Quantizer):
     """A quantizer that sets the student's weights from the teacher alone, in seconds.
 
     Derive from it and write `set_weights`. With a source of images the activation ranges are those of `calibrate` for
-    the new weights, without images they follow the parameter `ranges`.
+    the new weights; without images they follow the parameter `without_images`.
     """
 
     trains: ClassVar[bool] = False
@@ -67,23 +67,31 @@ class WeightQuantizer(Quantizer):
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
     ) -> Sequence[Student | None]:
         """Make one student for each context from the same images; arguments as in `quantize`."""
-        train_source(source, contexts)
-        images = source.sample(self.params.images).images if has_images(source) else None
+        images = None
+        if has_images(source) and split_range_rule(self.params.range)[0] != FROM_BATCHNORM:
+            train_source(source, contexts)
+            images = source.sample(self.params.images).images
         return [ctx.for_student(self._student, teacher, images, ctx) for ctx in contexts]
 
     def _student(self, teacher: nn.Module, images: Tensor | None, ctx: Context) -> Student:
+        student = ctx.prepare(teacher)
+        self.set_weights(student)
+        self._set_ranges(student, images, ctx)
+        return student
+
+    def _set_ranges(self, student: Student, images: Tensor | None, ctx: Context) -> None:
+        """Set activation ranges from the source's images, or without images from BatchNorm or uniform noise."""
         from dfqbench.quant import set_ranges_from_batchnorm
         from dfqbench.quantizers.calibrate import learn_ranges
 
-        student = ctx.prepare(teacher)
-        self.set_weights(student)
+        rule, number = split_range_rule(self.params.range)
+        if images is None and self.params.without_images == "noise" and rule != FROM_BATCHNORM:
+            images = uniform_noise(self.params.noise_images, ctx)
         if images is not None:
-            learn_ranges(student, images.to(ctx.device), self.params.range_rule)
-        elif self.params.ranges == "bn":
-            set_ranges_from_batchnorm(student, ctx.card)
+            learn_ranges(student, images.to(ctx.device), self.params.range)
         else:
-            learn_ranges(student, uniform_noise(self.params.noise_images, ctx), self.params.range_rule)
-        return student
+            deviations = number if rule == FROM_BATCHNORM and number else BN_DEVIATIONS
+            set_ranges_from_batchnorm(student, ctx.card, deviations)
 
 
 def uniform_noise(count: int, ctx: Context) -> Tensor:

@@ -68,6 +68,12 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
     return {model: name if short.count(name) == 1 else model for model, name in zip(full, short, strict=True)}
 
 
+def range_rule(record: Record) -> str:
+    """Return the range rule of a record, or of its parameters where it is an older one; empty: not known."""
+    quantizer = record.params.get("quantizer") or {}
+    return record.range or ("" if record.own_quantize else str(quantizer.get("range_rule") or ""))
+
+
 def scheme_label(record: Record) -> str:
     """Return the scheme's label, such as `w4a4@gdfq`."""
     return record.scheme.label or "unknown"

@@ -37,7 +37,7 @@ MOST_TEXT = 6000  # characters of a traceback that are shown
 _FACTS = (
     *("status", "run", "attempt", "started_at", "finished_at", "method", "quantizer", "recipe", "fidelity"),
     *("target", "budget", "precision", "seed", "threads", "device", "environment", "reused_from"),
-    *("own_quantize", "recipe_changes", "source_kind", "source_images", "used_images"),
+    *("own_quantize", "recipe_changes", "range", "source_kind", "source_images", "used_images"),
     *("fp_top1", "top1", "top5", "drop", "top1_se", "agreement", "levels_ok", "changed_params", "together_with"),
 )
 _NESTED_FACTS = (

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dfqbench.quant.scheme import PROTOCOLS, Placement
 from dfqbench.report.literature.protocol_facts import AS_OTHERS, BEST, FAMILY, phrase
 from dfqbench.report.literature.published import PublishedNumber
+from dfqbench.report.record_access import range_rule
 from dfqbench.run.store.record import Record
 
 SAME = "same protocol as far as stated"
@@ -65,7 +66,7 @@ def _facts(records: Sequence[Record]) -> dict[str, str]:
         images = record.source_images
     oracle = all(seed.oracle is not None for seed in records)
     return _scheme_facts(record) | {
-        "ranges": str(parameters.get("range_rule") or ""),
+        "ranges": range_rule(record),
         "recipe": name if calibrated or not recipe else f"{name}:{recipe}",
         "images": str(images or ""),
         "selection": "" if calibrated else BEST if oracle else "last",

@@ -19,7 +19,7 @@ COLUMNS: Mapping[str, str] = {
     **{name: name for name in ("run", "source_id", "student_id", "cell_id", "attempt", "status")},
     **{
         name: name
-        for name in ("label", "method", "quantizer", "own_quantize", "recipe", "control", "fidelity", "target")
+        for name in ("label", "method", "quantizer", "own_quantize", "recipe", "range", "control", "fidelity", "target")
     },
     "model": "model.name",
     "model_ref": "model.ref",

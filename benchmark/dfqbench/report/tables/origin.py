@@ -1,17 +1,20 @@
-"""The origin of students: the recipe that made them, and the number of images that they were made from."""
+"""The origin of students: the recipe that made them, their range rule, and how many images they were made from."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dfqbench.report.formatting import ABSENT
+from dfqbench.report.record_access import range_rule
 from dfqbench.run.store.record import Record
 
 OWN = "own"
 LIVE = "live"
 MEANING: Mapping[str, str] = {
     "recipe": f"recipe: quantizer and recipe that made the student ({OWN}: a procedure of the method's own)",
+    "range": "range: rule of the activation ranges",
     "images": f"images: different ones that the student was made from, at most ({LIVE}: a generator made new ones)",
 }
 """Headers of an origin's columns, and what each means."""
@@ -23,18 +26,21 @@ class Origin:
 
     Attributes:
         recipe: such as `distill:gdfq`, `calibrate` or `own`.
+        range: such as `minmax` or `percentile:99.9`; `-`: not known.
         images: such as `1,024` or `live`; `-`: not known.
     """
 
     recipe: str
+    range: str
     images: str
 
     @property
     def words(self) -> str:
-        """For example `calibrate, 64 images`."""
+        """For example `calibrate, minmax ranges, 64 images`."""
         counted = self.images[:1].isdigit()
         images = f"{self.images} images" if counted else "live images" if self.images == LIVE else self.images
-        return ", ".join(part for part in (self.recipe, images) if part != ABSENT) or ABSENT
+        ranges = ABSENT if self.range == ABSENT else f"{self.range} ranges"
+        return ", ".join(part for part in (self.recipe, ranges, images) if part != ABSENT) or ABSENT
 
 
 def recipe_name(record: Record) -> str:
@@ -46,7 +52,7 @@ def recipe_name(record: Record) -> str:
 def origin(records: Iterable[Record]) -> Origin:
     """Return the origin of the students of some records; where they differ, each value in order."""
     records = list(records)
-    return Origin(_listed(map(_recipe, records)), _counts(records))
+    return Origin(_listed(map(_recipe, records)), _listed(map(range_rule, records)), _counts(records))
 
 
 def compared(records: Iterable[Record]) -> tuple[Origin, list[str]]:
@@ -58,9 +64,16 @@ def compared(records: Iterable[Record]) -> tuple[Origin, list[str]]:
 
 
 def without_recipe(label: str, records: Iterable[Record]) -> str:
-    """Return a method's label without the recipe of its cross, which is shown beside it."""
+    """Return a method's label without the recipe of its cross and its range rule, which are shown beside it."""
+    records = list(records)
     names = {recipe_name(record) for record in records} - {""}
-    return label.replace(f"+{names.pop()}", "", 1) if len(names) == 1 else label
+    if len(names) == 1:
+        label = label.replace(f"+{names.pop()}", "", 1)
+    rule = json.dumps(records[0].range) if records else ""
+    # One of several parameters in brackets, or the only one.
+    for text in (f"quantizer.range={rule}, ", f", quantizer.range={rule}", f" [quantizer.range={rule}]"):
+        label = label.replace(text, "", 1)
+    return label
 
 
 def changed_recipes(records: Iterable[Record]) -> list[str]:
@@ -69,7 +82,7 @@ def changed_recipes(records: Iterable[Record]) -> list[str]:
         {
             f"{record.quantizer}.{name}={record.params.get('quantizer', {}).get(name)}"
             for record in records
-            for name in record.recipe_changes
+            for name in _changes(record)
         }
     )
 
@@ -77,13 +90,19 @@ def changed_recipes(records: Iterable[Record]) -> list[str]:
 def _recipe(record: Record) -> str:
     if record.own_quantize:
         return OWN
-    return recipe_name(record) + (" (changed)" if record.recipe_changes else "")
+    return recipe_name(record) + (" (changed)" if _changes(record) else "")
+
+
+def _changes(record: Record) -> list[str]:
+    """Return the parameters that are not the recipe's, but for the range rule, which is shown by itself."""
+    return [name for name in record.recipe_changes if name != "range"]
 
 
 def _counts(records: Sequence[Record]) -> str:
     # A generator that was trained alone is drawn from once, as a fixed set of images is.
-    live = [record.source_kind == LIVE and "generator_alone" not in record.flags for record in records]
-    numbers = sorted({r.used_images for r, is_live in zip(records, live, strict=True) if not is_live and r.used_images is not None})
+    live = [r.source_kind == LIVE and "generator_alone" not in r.flags and r.used_images != 0 for r in records]
+    used = [r.used_images for r, is_live in zip(records, live, strict=True) if not is_live]
+    numbers = sorted({number for number in used if number is not None})
     counted = " to ".join(f"{number:,}" for number in dict.fromkeys([*numbers[:1], *numbers[-1:]]))
     return _listed([counted, LIVE if any(live) else ""])
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from dfqbench.api.budget import Budget
 from dfqbench.api.precision import Precision
-from dfqbench.grid.choice import MethodChoice
+from dfqbench.grid.choice import NO_IMAGES, MethodChoice
 from dfqbench.models.spec import ModelSpec
+from dfqbench.quant.range_rules import FROM_BATCHNORM
 from dfqbench.quant.scheme import Scheme
 from dfqbench.run.plan.identity import host_code, identity
 from dfqbench.run.store.status import Status
@@ -153,6 +154,20 @@ class Cell:
         """How evaluation images become the network's input."""
         card = None if self.model is None else self.model.as_dict()["card"]
         return {"resize": self.dataset.resize, "crop": self.dataset.crop, "card": card}
+
+    @property
+    def own_quantize(self) -> bool:
+        """Whether the method's own `quantize` makes the student."""
+        return self.choice.quantizer is None and self.method.own_quantize
+
+    @property
+    def range_rule(self) -> str:
+        """Range rule of the shared quantizer; empty: it has none, or the method's own `quantize` makes the student."""
+        params = self.quantizer.params
+        without = params.get("without_images") if self.method.name == NO_IMAGES else None
+        return (
+            "" if self.own_quantize else str(FROM_BATCHNORM if without == FROM_BATCHNORM else params.get("range", ""))
+        )
 
     @property
     def label(self) -> str:

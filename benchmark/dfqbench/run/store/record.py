@@ -234,6 +234,7 @@ class Record(RecordPart):
     own_quantize: bool = Field(default=False, description="whether the method's own `quantize` made the student")
     recipe: str | None = Field(default=None, description="named parameter values of the quantizer; null: none")
     recipe_changes: list[str] = Field(default_factory=list, description="parameters whose values are not the recipe's")
+    range: str = Field(default="", description="range rule of the activations; empty: the quantizer has none")
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of `method` and `quantizer`")
     changed_params: list[str] = Field(default_factory=list, description="other than the defaults, such as `method.lr`")
     versions: Versions = Field(default_factory=Versions, description="of the code")
