@@ -42,7 +42,7 @@ def weight(*shape: int) -> Tensor:
 def student_of(scheme: str = "w3a4@gdfq", source: SampleSource | None = None, **params: object) -> Student:
     ctx = ToyContext(bits=parse_scheme(scheme))
     quantizer = SQuant(SQuantParams(**params))  # type: ignore[arg-type]
-    return quantizer.quantize(toy_network(), source or FixedSource(toy_images(64)), ctx)
+    return quantizer.quantize(toy_network(), FixedSource(toy_images(64)) if source is None else source, ctx)
 
 
 def calibrated(scheme: str) -> Student:
