@@ -16,7 +16,7 @@ from pretend import plan_of
 def test_drawing_from_no_images_is_refused() -> None:
     source = NoSource()
     assert not has_images(source)
-    with pytest.raises(Unavailable, match="the source 'none' has no images, and this quantizer draws some; combine"):
+    with pytest.raises(Unavailable, match="the source 'none' has no images, and this quantizer draws some; cross it"):
         source.sample(1)
 
 

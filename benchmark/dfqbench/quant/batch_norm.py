@@ -115,7 +115,7 @@ def _fuse(traced: fx.GraphModule, norm: fx.Node) -> None:
         # The sum moves to the activation, so no other node may lie between that could change the residual.
         if residual is None or activation is not addition.next:
             return
-    upper = None if activation is None else _upper(traced, activation)
+    upper = None if activation is None else upper_bound(traced, activation)
     if activation is None or upper is None:
         return
     name = str(norm.target)
@@ -151,8 +151,8 @@ def _shape_and_type(node: fx.Node) -> tuple[torch.Size, torch.dtype] | None:
     return (meta.shape, meta.dtype) if hasattr(meta, "shape") else None
 
 
-def _upper(traced: fx.GraphModule, node: fx.Node) -> float | None:
-    """Return the upper bound of an activation; None for other nodes."""
+def upper_bound(traced: fx.GraphModule, node: fx.Node) -> float | None:
+    """Return the upper bound of a ReLU, infinity, or of a ReLU6; None for other nodes."""
     module = called_module(traced, node)
     if module is not None:
         return None if has_hooks(module) else _UPPER.get(type(module))
