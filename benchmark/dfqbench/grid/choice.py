@@ -86,7 +86,8 @@ def resolve_methods(
     """Return the method choices of a grid, with recipes filled in and without duplicates.
 
     `*` becomes every offered method that is no control, broken plugins included (each is a row with its reason), and
-    `noise` if it is offered; never `real` or `none`. A cross that only writes out a method's own quantizer is that method.
+    `noise` if it is offered; never `real` or `none`. A cross that only writes out a method's own
+    quantizer is that method.
 
     Args:
         names: choices in the form that `parse_methods` returns.

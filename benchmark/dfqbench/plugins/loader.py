@@ -57,7 +57,12 @@ def load_plugins(
     paths = tuple(dict.fromkeys(_checked_file(Path(file)) for file in files))
     plugins = Plugins(files=paths)
     grids = [FileOffer(file.stem, str(file)) for file in sorted(PRESETS.glob("*.toml"))]
-    own: dict[str, Sequence[Offer | FileOffer]] = {"methods": METHODS, "quantizers": quantizers.BUILTIN, "range_rules": BUILTIN_RANGE_RULES, "grids": grids}
+    own: dict[str, Sequence[Offer | FileOffer]] = {
+        "methods": METHODS,
+        "quantizers": quantizers.BUILTIN,
+        "range_rules": BUILTIN_RANGE_RULES,
+        "grids": grids,
+    }
     plugins.install(HOST, own)
     for source, package, load in _installed():
         with around(source.origin):

@@ -160,6 +160,22 @@ def upper_bound(traced: fx.GraphModule, node: fx.Node) -> float | None:
     return _UPPER.get(node.target) if is_call else None
 
 
+def remove_upper_bound(traced: fx.GraphModule, name: str) -> None:
+    """Replace, in place, the ReLU6 of a node by ReLU.
+
+    Raises:
+        ValueError: the graph has no ReLU6 of this name.
+    """
+    node = next((node for node in traced.graph.nodes if node.name == name), None)
+    if node is None or upper_bound(traced, node) is None:
+        raise ValueError(f"the network has no ReLU6 '{name}'")
+    with traced.graph.inserting_before(node):
+        relu = traced.graph.call_function(torch.relu, (node.args[0],))
+    node.replace_all_uses_with(relu)
+    traced.graph.erase_node(node)
+    traced.recompile()
+
+
 def unfuse_norm_activations(network: nn.Module) -> None:
     """Split timm's fused BatchNorm-and-activation layers into plain layers, in place."""
     for path, module in list(network.named_modules()):

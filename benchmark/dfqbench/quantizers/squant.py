@@ -9,6 +9,7 @@ from dfqbench.api import param
 from dfqbench.quantizers.weight_quantizer import RangeParams, WeightQuantizer
 
 if TYPE_CHECKING:
+    from dfqbench.api.context import Context
     from dfqbench.quant import Student
 
 
@@ -32,7 +33,7 @@ class SQuant(WeightQuantizer):
     params_type = SQuantParams
     params: SQuantParams
 
-    def set_weights(self, student: Student) -> None:
+    def set_weights(self, student: Student, ctx: Context) -> None:  # noqa: ARG002
         """Set each weight to levels of its scale, and fix the scale."""
         from dfqbench.quantizers.squant_rounding import squant
 

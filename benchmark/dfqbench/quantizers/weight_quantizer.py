@@ -55,7 +55,7 @@ class WeightQuantizer(Quantizer):
     params: RangeParams
 
     @abstractmethod
-    def set_weights(self, student: Student) -> None:
+    def set_weights(self, student: Student, ctx: Context) -> None:
         """Set the weights of a student whose activation ranges are not known yet."""
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
@@ -75,7 +75,7 @@ class WeightQuantizer(Quantizer):
 
     def _student(self, teacher: nn.Module, images: Tensor | None, ctx: Context) -> Student:
         student = ctx.prepare(teacher)
-        self.set_weights(student)
+        self.set_weights(student, ctx)
         self._set_ranges(student, images, ctx)
         return student
 

@@ -40,7 +40,7 @@ class NoSource:
         """
         raise Unavailable(
             "the source 'none' has no images, and this quantizer draws some",
-            "cross it with a quantizer of weights alone (none+squant), or set ranges from BatchNorm (calibrate.range=bn)",
+            "cross it with a quantizer of weights alone (none+squant), or set calibrate.range=bn",
         )
 
     def state_dict(self) -> dict[str, Any]:
