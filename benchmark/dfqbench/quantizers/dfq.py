@@ -20,7 +20,7 @@ class DfqParams(RangeParams):
     """Hyper-parameters of `dfq`."""
 
     sweeps: NonNegativeInt = param(
-        40,
+        200,
         help="most sweeps of equalization over the network; 0: none",
         source="inferred: the paper says until convergence",
     )
@@ -47,6 +47,7 @@ class Dfq(WeightQuantizer):
 
     name: ClassVar[str] = "dfq"
     title: ClassVar[str] = "equalized weights and corrected biases, no training"
+    needs_folded_batchnorm: ClassVar[bool] = True
     params_type = DfqParams
     params: DfqParams
 

@@ -95,6 +95,9 @@ def equalize(student: Student, pairs: Sequence[Pair], sweeps: int, tolerance: fl
         largest: a channel's scale, all sweeps together, stays between 1 / `largest` and `largest`.
     """
     student.remove_upper_bounds(pair.relu for pair in pairs if pair.bound < torch.inf)
+    layers = {layer for pair in pairs for layer in (pair.first, pair.second)}
+    for layer in layers:
+        layer.double()  # hundreds of sweeps in float32 would change the outputs
     totals = [torch.ones_like(ranges(pair)[0]) for pair in pairs]
     for _ in range(sweeps):
         change = 0.0
@@ -107,6 +110,8 @@ def equalize(student: Student, pairs: Sequence[Pair], sweeps: int, tolerance: fl
             change = max(change, float(scale.log().abs().max()))
         if change < tolerance:
             break
+    for layer in layers:
+        layer.float()
 
 
 def ranges(pair: Pair) -> tuple[Tensor, Tensor]:
