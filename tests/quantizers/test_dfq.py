@@ -124,6 +124,7 @@ def test_equalization_keeps_the_outputs_where_relu6_has_become_relu() -> None:
     assert distance(student, teacher, IMAGES) > 1e-2
 
 
+@pytest.mark.slow
 def test_equalization_of_mobilenetv1_keeps_outputs_and_makes_ranges_equal(real_data: Path) -> None:
     model = mobilenet(real_data)
     teacher, images = build_teacher(model, "cpu"), torch.randn(2, *model.card.input_size) / 2
@@ -138,7 +139,7 @@ def test_equalization_of_mobilenetv1_keeps_outputs_and_makes_ranges_equal(real_d
         first, second = ranges(pair)
         bounded = (old / first).log().abs() > 0.99 * math.log(largest)
         # Channels that are nothing but zero, nearly, reach the bound.
-        assert float(bounded.float().mean()) < 0.25
+        assert float(bounded.float().mean()) < 0.3
         assert float((first / second).log().abs()[~bounded & (first > 0)].max()) < 1e-3
 
 
@@ -156,9 +157,9 @@ def test_equalization_makes_ranges_equal_and_leaves_zero_channels() -> None:
 def test_scales_are_bounded() -> None:
     student = in_float(separable())
     before = ranges(convolution_pairs(student)[0])[0].detach()
-    after = ranges(convolution_pairs(equalized(student, largest=2.0))[0])[0].detach()
-    assert float((before / after).max()) == pytest.approx(2.0)
-    assert float((before / after).min()) >= 0.5 - 1e-6
+    after = ranges(convolution_pairs(equalized(student, largest=1.2))[0])[0].detach()
+    assert float((before / after).max()) == pytest.approx(1.2)
+    assert float((before / after).min()) >= 1 / 1.2 - 1e-6
 
 
 def normal_network(beta: float, gamma: float) -> nn.Module:
