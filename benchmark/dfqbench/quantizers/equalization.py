@@ -114,6 +114,7 @@ def equalize(student: Student, pairs: Sequence[Pair], sweeps: int, tolerance: fl
         layer.float()
 
 
+@torch.no_grad()
 def ranges(pair: Pair) -> tuple[Tensor, Tensor]:
     """Return max |W| (C,) over each output channel of the first and each input channel of the second convolution."""
     return float_weight(pair.first).abs().flatten(1).amax(1), by_input(pair.second).abs().amax((1, 3)).flatten()
