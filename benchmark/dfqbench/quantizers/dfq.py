@@ -39,7 +39,7 @@ class DfqParams(RangeParams):
 
 
 class Dfq(WeightQuantizer):
-    """Cross-layer equalization, bias absorption, rounding to nearest, analytic bias correction (methods2.md 3).
+    """Cross-layer equalization, bias absorption, rounding to nearest, analytic bias correction (methods.md 9.2).
 
     Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019. It needs a protocol
     that folds BatchNorm; the effect is largest where a weight tensor has one range.

@@ -1,4 +1,4 @@
-"""Steps of DFQ on a student with folded BatchNorm, without an image (Nagel et al., ICCV 2019; methods2.md 3)."""
+"""Steps of DFQ on a student with folded BatchNorm, without an image (Nagel et al., ICCV 2019; methods.md 9.2)."""
 
 from __future__ import annotations
 

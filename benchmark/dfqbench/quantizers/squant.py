@@ -23,7 +23,7 @@ class SQuantParams(RangeParams):
 
 
 class SQuant(WeightQuantizer):
-    """Weights rounded up or down such that the errors of each kernel and output channel cancel (methods2.md 4).
+    """Weights rounded up or down such that the errors of each kernel and output channel cancel (methods.md 9.1).
 
     Guo et al., SQuant, ICLR 2022. Scale and zero point stay those of the teacher's weights.
     """

@@ -1,4 +1,4 @@
-"""SQuant's rounding (methods2.md 4, released code): the sum of the errors stays small in each kernel and channel."""
+"""SQuant's rounding (methods.md 9.1, released code): the sum of the errors stays small in each kernel and channel."""
 
 from __future__ import annotations
 
