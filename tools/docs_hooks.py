@@ -14,7 +14,7 @@ from latex2mathml.converter import convert
 _PARAMETERS = re.compile(r"^<!-- parameters: ([a-z-]+) -->$", re.MULTILINE)
 _RECIPES = re.compile(r"^<!-- recipes: ([a-z-]+) -->$", re.MULTILINE)
 _STRENGTHS = re.compile(r"^<!-- strengths: ([a-z-]+) -->$", re.MULTILINE)
-_CHECKS = re.compile(r"^<!-- (quantizer )?checks -->$", re.MULTILINE)
+_CHECKS = re.compile(r"^<!-- (quantizer |range rule )?checks -->$", re.MULTILINE)
 _BLOCK = re.compile(r"^\$\$\n?(.+?)\n?\$\$$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<![\\`$\w])\$([^$\n`]+)\$(?!\w)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -28,7 +28,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _replace(text: str) -> str:
     text = _PARAMETERS.sub(lambda match: parameter_table(match[1]), text)
-    text = _CHECKS.sub(lambda match: check_rows(quantizers=bool(match[1])), text)
+    text = _CHECKS.sub(lambda match: check_rows((match[1] or "method").strip()), text)
     text = _RECIPES.sub(lambda match: recipe_table(match[1]), text)
     text = _STRENGTHS.sub(lambda match: strength_rows(match[1]), text)
     text = _BLOCK.sub(lambda match: f'<div class="formula">{convert(match[1], display="block")}</div>', text)
@@ -47,11 +47,12 @@ def parameter_table(name: str) -> str:
     return "\n".join(rows)
 
 
-def check_rows(*, quantizers: bool = False) -> str:
-    """Return the conformance checks of methods or quantizers as rows of a Markdown table."""
-    from dfqbench.testing.conformance import CHECKS, QUANTIZER_CHECKS
+def check_rows(kind: str) -> str:
+    """Return the conformance checks of a `method`, `quantizer` or `range rule` as rows of a Markdown table."""
+    from dfqbench.testing.conformance import CHECKS, QUANTIZER_CHECKS, RANGE_RULE_CHECKS
 
-    return "\n".join(f"| `{check.name}` | {check.title} |" for check in (QUANTIZER_CHECKS if quantizers else CHECKS))
+    checks = {"method": CHECKS, "quantizer": QUANTIZER_CHECKS, "range rule": RANGE_RULE_CHECKS}[kind]
+    return "\n".join(f"| `{check.name}` | {check.title} |" for check in checks)
 
 
 def strength_rows(name: str) -> str:

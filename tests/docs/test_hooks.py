@@ -63,10 +63,10 @@ def test_quantizer_passes_the_checks(example: Path) -> None:
 
 
 def test_range_rule(example: Path) -> None:
-    load(example, "percentile.py")
-    calibrate = load_plugins([example / "percentile.py"]).quantizer_class("calibrate")
+    load(example, "channel_mean.py")
+    calibrate = load_plugins([example / "channel_mean.py"]).quantizer_class("calibrate")
     highs = []
-    for rule in ("minmax", "percentile"):
+    for rule in ("minmax", "channel-mean"):
         ctx = ToyContext(bits=parse_scheme("w4a4@gdfq"))
         quantizer = calibrate(calibrate.params_type(range=rule))
         student = quantizer.quantize(toy_network(), FixedSource(toy_images(8)), ctx)

@@ -21,8 +21,8 @@ GDFQ, DEPLOY = "w4a4@gdfq", "w4a4@deploy"
 def norm(beta: Sequence[float], gamma: Sequence[float]) -> nn.BatchNorm2d:
     layer = nn.BatchNorm2d(len(beta))
     layer.bias.data, layer.weight.data = torch.tensor(beta), torch.tensor(gamma)
-    layer.running_mean.normal_()
-    layer.running_var.uniform_(0.5, 2.0)
+    layer.get_buffer("running_mean").normal_()
+    layer.get_buffer("running_var").uniform_(0.5, 2.0)
     return layer
 
 

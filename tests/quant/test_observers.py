@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from dfqbench.api import UsageError
-from dfqbench.quant.observers import observer_class
+from dfqbench.quant.observers import make_observer
 from dfqbench.quant.range_rules import check_range_rule, known_range_rules
+from dfqbench.quant.scheme import GDFQ
 
 
 def follow(rule: str, batches: list[torch.Tensor]) -> list[tuple[float, float]]:
-    observer = observer_class(rule)()
+    observer = make_observer(rule, GDFQ.activations, 4)
     ranges = []
     for batch in batches:
         low, high = observer(batch)
@@ -45,7 +46,9 @@ def test_official_ema_overshoots_and_washes_out() -> None:
 
 
 def test_an_unknown_rule_names_the_valid_ones() -> None:
-    with pytest.raises(UsageError, match=r"did you mean ema.*valid: ema, ema-official, minmax"):
+    with pytest.raises(
+        UsageError, match=r"did you mean ema.*valid: bn, ema, ema-official, mean, minmax, mse, percentile, sigma"
+    ):
         check_range_rule("emaa", 10)
 
 

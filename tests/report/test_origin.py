@@ -133,3 +133,41 @@ def test_points_of_plots_tell_recipe_and_images() -> None:
 )
 def test_recipe_names(changes: dict[str, Any], name: str) -> None:
     assert recipe_name(record("1", **changes)) == name
+
+
+def ranged(cell: str, rule: str, **changes: Any) -> Record:
+    params = {"method": {}, "quantizer": {"images": 64, "range": rule}}
+    return record(cell, label="zeroq+calibrate", range=rule, params=params, **FIXED | changes)
+
+
+def test_range_rules_are_a_column_where_they_differ_and_in_the_caption_where_not() -> None:
+    records = [ranged("1", "minmax"), ranged("2", "percentile:99.9", recipe_changes=["range"])]
+    text = render(records, "md")
+    assert [row[1:3] for row in rows(text)] == [["zeroq", "minmax"], ["zeroq", "percentile:99.9"]]
+    assert "* range: rule of the activation ranges" in text
+    assert "* students of all rows: calibrate, 64 images" in text
+    assert "(changed)" not in text
+    assert "students of all rows: calibrate, minmax ranges, 64 images" in render(records[:1], "md")
+
+
+def test_other_parameters_stay_beside_the_method() -> None:
+    changed = ranged("2", "mse").as_dict()
+    changed["params"]["quantizer"]["images"] = 32
+    text = render([ranged("1", "minmax"), Record.from_data(changed)], "md")
+    names = [row[1].replace("\\", "") for row in rows(text)]
+    assert names == ["zeroq [quantizer.images=32]", "zeroq [quantizer.images=64]"]
+
+
+def test_rule_of_records_without_the_key_and_of_students_without_images() -> None:
+    older = record("1", params={"quantizer": {"range_rule": "ema"}}, **FIXED)
+    assert origin([older]).words == "calibrate, ema ranges, 64 images"
+    without_images = ranged("2", "bn", used_images=0, source_kind="live")
+    assert origin([without_images]).words == "calibrate, bn ranges, 0 images"
+    own = record("3", own_quantize=True, params={"quantizer": {"range_rule": "ema"}}, **FIXED)
+    assert origin([own]).words == "own, 64 images"
+
+
+def test_csv_and_json_have_the_range_rule() -> None:
+    [line] = csv.DictReader(io.StringIO(render([ranged("1", "sigma:10")], "csv")))
+    [entry] = json.loads(render([ranged("1", "sigma:10")], "json"))
+    assert line["range"] == entry["range"] == "sigma:10"

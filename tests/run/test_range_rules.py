@@ -36,9 +36,10 @@ def plugin(tmp_path: Path) -> Path:
     return file
 
 
-def run(monkeypatch: pytest.MonkeyPatch, out: Path, plugin: Path, rule: str) -> int:
-    arguments = ["--grid", "smoke", "--methods", "noise+distill:gdfq", "--bits", "w4a4", "--limit", "20"]
-    arguments += ["--set", f"distill.range={rule}", "--plugin", str(plugin), "--out", str(out)]
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, plugin: Path, rule: str, cross: str = "noise+distill:gdfq") -> int:
+    quantizer = cross.partition("+")[2].partition(":")[0]
+    arguments = ["--grid", "smoke", "--methods", cross, "--bits", "w4a4", "--limit", "20"]
+    arguments += ["--set", f"{quantizer}.range={rule}", "--plugin", str(plugin), "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["dfqbench", "run", *arguments, "--executor", "inline"])
     return main()
 
@@ -70,4 +71,30 @@ def test_unknown_rule_is_refused_before_anything_runs(
 ) -> None:
     assert run(monkeypatch, tmp_path / "runs", plugin, "haif") == 2
     assert "did you mean half" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_rule_of_calibrate_makes_another_student_that_its_record_names(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = ["mean", "percentile:99.5", "bn"]
+    for rule in rules:
+        assert run(monkeypatch, tmp_path / "runs", plugin, rule, "noise+calibrate") == 0
+    records = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("record.json")]
+    assert {record["range"] for record in records} == set(rules)
+    assert len({record["student_id"] for record in records}) == len(records) == len(rules)
+    assert {record["range"]: record["used_images"] for record in records} == dict.fromkeys(rules, 64) | {"bn": 0}
+    assert {record["range"]: record["counts"]["student_images"] for record in records}["bn"] == 0
+
+
+def test_rule_that_does_not_fit_is_refused(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rule, cross, message in (
+        ("percentile:101", "noise+calibrate", "write percentile:NUMBER, from 50 to 100"),
+        ("ema-official", "noise+calibrate", "needs at least 200 steps, got 1"),
+        ("bn", "noise+distill:gdfq", "'bn' follows no batches"),
+    ):
+        assert run(monkeypatch, tmp_path / "runs", plugin, rule, cross) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "runs").exists()

@@ -130,7 +130,9 @@ def new_method(
 def check_method(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A method, or a quantizer.", autocompletion=completing(completion.methods)),
+        typer.Argument(
+            metavar="NAME", help="A method, quantizer or range rule.", autocompletion=completing(completion.methods)
+        ),
     ],
     as_json: JsonOption = False,
     plugin: PluginOption = None,
@@ -138,7 +140,7 @@ def check_method(
         float, typer.Option(min=1, max=86_400, metavar="SECONDS", help="Time limit of a run on a toy.")
     ] = 120.0,
 ) -> None:
-    """Check that a method or quantizer keeps the contract.
+    """Check that a method, quantizer or range rule keeps the contract.
 
     Runs it on toy networks, in this process and in one of its own. Every failing check says what to change. The exit
     status is 1 if one fails; a warning is advice.

@@ -131,7 +131,8 @@ class _Propagation(fx.Interpreter):
         if node.target in ADDITIONS:
             return self._sum(*inputs) if len(inputs) == 2 and not kwargs else None
         if node.target in {torch.cat, torch.concat}:
-            return _concatenated([self._stats.get(part) for part in node.args[0]], value)  # type: ignore[union-attr]
+            parts: Any = node.args[0]
+            return _concatenated([self._stats.get(part) for part in parts], value)
         x = inputs[0] if inputs else None
         return None if x is None else _after_function(node.target, x, args[1:], kwargs, value)
 

@@ -9,19 +9,25 @@ In a plugin's tests::
 
     class TestMyQuantizer(conformance.QuantizerChecks):
         quantizer = "my-quantizer"
+
+    class TestMyRange(conformance.RangeRuleChecks):
+        range_rule = "my-range"
 """
 
 from dfqbench.testing.conformance.findings import Fault, Finding
 from dfqbench.testing.conformance.method_under_test import MethodUnderTest
 from dfqbench.testing.conformance.plugin_under_test import DEFAULT_LIMIT
 from dfqbench.testing.conformance.quantizer_under_test import QuantizerUnderTest
+from dfqbench.testing.conformance.range_rules import RangeRuleUnderTest
 from dfqbench.testing.conformance.suite import (
     CHECKS,
     QUANTIZER_CHECKS,
+    RANGE_RULE_CHECKS,
     Check,
     ConformanceWarning,
     MethodChecks,
     QuantizerChecks,
+    RangeRuleChecks,
     examine,
     run_check,
 )
@@ -30,6 +36,7 @@ __all__ = [
     "CHECKS",
     "DEFAULT_LIMIT",
     "QUANTIZER_CHECKS",
+    "RANGE_RULE_CHECKS",
     "Check",
     "ConformanceWarning",
     "Fault",
@@ -38,6 +45,8 @@ __all__ = [
     "MethodUnderTest",
     "QuantizerChecks",
     "QuantizerUnderTest",
+    "RangeRuleChecks",
+    "RangeRuleUnderTest",
     "examine",
     "run_check",
 ]

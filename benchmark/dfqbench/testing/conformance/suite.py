@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dfqbench.api.errors import PluginError, unknown_name
-from dfqbench.testing.conformance import images, quantizers, registration, resume, students
+from dfqbench.testing.conformance import images, quantizers, range_rules, registration, resume, students
 from dfqbench.testing.conformance.findings import Finding
 from dfqbench.testing.conformance.method_under_test import MethodUnderTest
 from dfqbench.testing.conformance.plugin_under_test import DEFAULT_LIMIT, PluginUnderTest
 from dfqbench.testing.conformance.quantizer_under_test import QuantizerUnderTest
+from dfqbench.testing.conformance.range_rules import RangeRuleUnderTest
 
 if TYPE_CHECKING:
     from dfqbench.plugins import Plugins
@@ -69,6 +70,14 @@ QUANTIZER_CHECKS: tuple[Check, ...] = (
     Check("live", "a live source is trained before images are drawn", quantizers.live),
 )
 """Every check of quantizers."""
+RANGE_RULE_CHECKS: tuple[Check, ...] = (
+    Check("contract", "the import string names an observer", range_rules.contract, False),
+    Check("ranges", "ranges are finite and in order, and the batch stays as it was", range_rules.ranges, False),
+    Check("state", "saved and resumed equals straight", range_rules.state, False),
+    Check("students", "a finite student under every protocol", students.quantizers, False),
+    Check("levels", "activations take at most 2^bits values", students.levels, False),
+)
+"""Every check of range rules, which need no process of their own: an observer gets numbers only."""
 
 
 class ConformanceWarning(UserWarning):
@@ -76,11 +85,11 @@ class ConformanceWarning(UserWarning):
 
 
 def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Iterator[Finding]:
-    """Run all checks on a method or quantizer, one by one.
+    """Run all checks on a method, quantizer or range rule, one by one.
 
     Args:
         plugins: the loaded plugins.
-        name: the name of the method, or of a quantizer where no method has it.
+        name: the name of the method, or of a quantizer where no method has it, or else of a range rule.
         limit: seconds that a run on a toy network may take.
 
     Yields:
@@ -90,12 +99,18 @@ def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Ite
         UsageError: no plugin offers the name.
         PluginError: its plugin did not load.
     """
-    is_method = name in {*plugins.methods, *plugins.broken_names}
-    if not is_method and name not in plugins.quantizers:
-        raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers})
-    plugin = (MethodUnderTest if is_method else QuantizerUnderTest)(plugins, name, limit)
+    plugin: PluginUnderTest | RangeRuleUnderTest
+    if name in {*plugins.methods, *plugins.broken_names}:
+        plugin, checks = MethodUnderTest(plugins, name, limit), CHECKS
+    elif name in plugins.quantizers:
+        plugin, checks = QuantizerUnderTest(plugins, name, limit), QUANTIZER_CHECKS
+    elif name in plugins.range_rules:
+        plugin, checks = RangeRuleUnderTest(plugins, name, limit), RANGE_RULE_CHECKS
+    else:
+        known = {*plugins.methods, *plugins.quantizers, *plugins.range_rules}
+        raise unknown_name("method, quantizer or range rule", name, known)
     failed: set[str] = set()
-    for check in CHECKS if is_method else QUANTIZER_CHECKS:
+    for check in checks:
         # After these two, code that cannot be loaded or does not end must not run in this process.
         blocking = next((first for first in ("contract", "ends") if first in failed), None)
         if blocking is not None and check.name != "light" and (check.runs_code or blocking == "contract"):
@@ -107,7 +122,7 @@ def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Ite
         yield finding
 
 
-def run_check(check: Check, plugin: PluginUnderTest) -> Finding:
+def run_check(check: Check, plugin: PluginUnderTest | RangeRuleUnderTest) -> Finding:
     """Run one check and return its result."""
     try:
         advice = list(check.run(plugin) or ())
@@ -127,14 +142,14 @@ class _PluginChecks:
     plugin_files: ClassVar[Sequence[Path | str]] = ()
     limit: ClassVar[float] = DEFAULT_LIMIT
     checks: ClassVar[Sequence[Check]]
-    _cache: ClassVar[dict[type[_PluginChecks], PluginUnderTest]] = {}
+    _cache: ClassVar[dict[type[_PluginChecks], PluginUnderTest | RangeRuleUnderTest]] = {}
 
     @classmethod
-    def _make(cls, plugins: Plugins) -> PluginUnderTest:
+    def _make(cls, plugins: Plugins) -> PluginUnderTest | RangeRuleUnderTest:
         raise NotImplementedError
 
     @classmethod
-    def plugin_under_test(cls) -> PluginUnderTest:
+    def plugin_under_test(cls) -> PluginUnderTest | RangeRuleUnderTest:
         """Return the plugin under test, the same for all tests of the class."""
         from dfqbench.plugins import load_plugins
 
@@ -153,7 +168,7 @@ class _PluginChecks:
 
         try:
             tested = self.plugin_under_test()
-            if check.runs_code:
+            if check.runs_code and isinstance(tested, PluginUnderTest):
                 registration.ends(tested)
         except PluginError as error:
             pytest.fail(str(error), pytrace=False)
@@ -190,3 +205,14 @@ class QuantizerChecks(_PluginChecks):
     @classmethod
     def _make(cls, plugins: Plugins) -> PluginUnderTest:
         return QuantizerUnderTest(plugins, cls.quantizer, cls.limit)
+
+
+class RangeRuleChecks(_PluginChecks):
+    """The checks of a range rule as tests; as `MethodChecks`, with the attribute `range_rule`."""
+
+    range_rule: ClassVar[str] = ""
+    checks = RANGE_RULE_CHECKS
+
+    @classmethod
+    def _make(cls, plugins: Plugins) -> RangeRuleUnderTest:
+        return RangeRuleUnderTest(plugins, cls.range_rule, cls.limit)
