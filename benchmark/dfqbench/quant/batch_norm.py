@@ -200,11 +200,15 @@ def _split(fused: nn.BatchNorm2d) -> nn.Sequential:
 
 
 def output_stats(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, (C,), of a BatchNorm layer's output: copies of beta and |gamma|."""
+    """Return mean and standard deviation, (C,), of a BatchNorm layer's output: beta, |gamma| sqrt(var / (var + eps)).
+
+    Where a channel is constant, var = 0, it stays so: its |gamma| may be anything.
+    """
     variance = norm.get_buffer("running_var")
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     mean = torch.zeros_like(variance) if bias is None else bias.detach().clone()
-    return mean, torch.ones_like(variance) if weight is None else weight.detach().abs()
+    std = (variance / (variance + float(norm.eps))).sqrt()  # type: ignore[arg-type]
+    return mean, std if weight is None else std * weight.detach().abs()
 
 
 def fold_batchnorm(traced: fx.GraphModule) -> None:
