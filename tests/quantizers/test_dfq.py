@@ -157,19 +157,17 @@ def test_scales_are_bounded() -> None:
     assert float((before / after).min()) >= 1 / 1.2 - 1e-6
 
 
-def normal_network(beta: float, gamma: float) -> nn.Module:
+def normal_network(beta: float, gamma: float) -> nn.Sequential:
     """Return two convolutions without padding, for images whose channels are standard normal."""
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU()
-    )
-    network[1].weight.data.fill_(gamma)
-    network[1].bias.data.fill_(beta)
-    conv = network[0]
-    network[1].running_mean.copy_(conv.bias.data)
-    network[1].running_var.copy_(conv.weight.data.square().sum((1, 2, 3)))
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
-    return nn.Sequential(*network, *head).eval()
+    conv, norm = nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6, eps=0.0)
+    norm.weight.data.fill_(gamma)
+    norm.bias.data.fill_(beta)
+    norm.get_buffer("running_mean").zero_()
+    norm.get_buffer("running_var").copy_(conv.weight.data.square().sum((1, 2, 3)))
+    second = (nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+    return nn.Sequential(conv, norm, nn.ReLU(), *second, *head).eval()
 
 
 def test_absorbed_biases_change_almost_nothing() -> None:
@@ -217,6 +215,20 @@ def test_corrected_layers_have_the_mean_output_of_the_float_network(beta: float,
             errors.append(float((layer(hidden) - float_layer(hidden)).mean((0, 2, 3)).abs().max()))
     assert errors[1] < 1e-3
     assert errors[0] > 20 * errors[1]
+
+
+def test_a_layer_that_is_called_twice_keeps_its_bias() -> None:
+    class Twice(Separable):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(self.head.weight.new_zeros(1) + self.pointwise(self.pointwise(x)).mean((2, 3))[:, :6])
+
+    student = prepare(uneven(Twice()), parse_scheme("w3a32@tensor"), CARD)
+    before = {name: value.clone() for name, value in student.state_dict().items() if name.endswith("bias")}
+    correct_biases(student, CARD)
+    changed = [name for name, value in before.items() if not torch.equal(value, student.state_dict()[name])]
+    assert all("pointwise" not in name for name in changed)
+    assert any("stem" in name for name in changed)
 
 
 def dfq(scheme: str, source: SampleSource | None = None, **params: object) -> Student:

@@ -157,20 +157,22 @@ def absorb_biases(pairs: Sequence[Pair], deviations: float) -> None:
 def correct_biases(student: Student, card: ModelCard) -> None:
     """Take the mean error that rounding a weight causes in a layer's output out of its bias.
 
-    With E[x] of the layer's input from BatchNorm's parameters, b - sum (W_q - W) E[x]. Layers without a bias, or of
-    whose input nothing is known, are left as they are.
+    With E[x] of the layer's input from BatchNorm's parameters, b - sum (W_q - W) E[x]. Layers without a bias,
+    called twice, or of whose input nothing is known are left as they are.
 
     Args:
         student: its biases change; its weights are as they will stay.
         card: the teacher's card.
     """
     stats = channel_stats(student, card)
-    rounded = {name: quantizer(weight) - weight for name, weight, quantizer in student.quantized_weights()}
-    for node, known in [(node, stats[node.args[0]]) for node in stats if str(node.target) in rounded]:
-        layer, error = student.traced.get_submodule(str(node.target)), rounded[str(node.target)]
-        groups = getattr(layer, "groups", 1)
-        if known is not None and layer.bias is not None and len(known.mean) == error.shape[1] * groups:
-            layer.bias.sub_(_mean_output(error, groups, known.mean))
+    calls = Counter(str(node.target) for node in stats)
+    inputs = {str(node.target): stats[node.all_input_nodes[0]] for node in stats if node.all_input_nodes}
+    for name, weight, quantizer in student.quantized_weights():
+        layer, known = student.traced.get_submodule(name), inputs.get(name)
+        bias, groups = getattr(layer, "bias", None), getattr(layer, "groups", 1)
+        if known is None or bias is None or calls[name] > 1 or len(known.mean) != weight.shape[1] * groups:
+            continue
+        bias.sub_(_mean_output(quantizer(weight) - weight, groups, known.mean))
 
 
 def _mean_output(weight: Tensor, groups: int, mean: Tensor) -> Tensor:
