@@ -57,7 +57,7 @@ def labels(text: str, plugins: Plugins) -> list[str]:
 
 def test_star_is_every_method_and_noise_but_not_real_and_each_once(plugins: Plugins) -> None:
     every = labels("*", plugins)
-    assert set(every) == set(plugins.methods)
+    assert set(every) == set(plugins.methods) - {"none"}
     assert every[-1] == "noise"
     assert labels("*,real,zeroq", plugins) == [*every, "real"]
     assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
@@ -99,7 +99,7 @@ def test_one_recipe_for_every_method(methods: str, recipe: str, expected: list[s
 def test_one_recipe_for_star_and_controls(plugins: Plugins) -> None:
     found = resolve_methods(["*"], plugins, "all", recipe="train:hot")
     assert {choice.label for choice in found} == {
-        *(f"{name}+train:hot" for name in (*plugins.methods, "real") if name != "gen"),
+        *(f"{name}+train:hot" for name in (*plugins.methods, "real") if name not in {"gen", "none"}),
         "gen",
     }
 

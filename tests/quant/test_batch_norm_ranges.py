@@ -19,7 +19,7 @@ GDFQ, DEPLOY = "w4a4@gdfq", "w4a4@deploy"
 
 
 def norm(beta: Sequence[float], gamma: Sequence[float]) -> nn.BatchNorm2d:
-    layer = nn.BatchNorm2d(len(beta))
+    layer = nn.BatchNorm2d(len(beta), eps=0.0)
     layer.bias.data, layer.weight.data = torch.tensor(beta), torch.tensor(gamma)
     layer.get_buffer("running_mean").normal_()
     layer.get_buffer("running_var").uniform_(0.5, 2.0)
@@ -67,7 +67,7 @@ def test_range_after_other_activations(activation: nn.Module, expected: tuple[fl
 
 
 def test_batchnorm_without_parameters_is_standard_normal() -> None:
-    assert ranges(head(2, nn.ReLU(), nn.BatchNorm2d(2, affine=False))) == [pytest.approx((0.0, 6.0))]
+    assert ranges(head(2, nn.ReLU(), nn.BatchNorm2d(2, eps=0.0, affine=False))) == [pytest.approx((0.0, 6.0))]
 
 
 def test_image_and_folded_layers_have_ranges_under_deploy() -> None:
@@ -135,3 +135,11 @@ def test_rescaled_statistics_of_a_folded_layer_rescale_the_range() -> None:
     set_ranges_from_batchnorm(student, CARD)
     assert float(student.activation_quantizers()[0].high) == pytest.approx(2.0)
     assert not any("bn_" in name for name in student.state_dict())
+
+
+def test_a_constant_channel_has_no_deviation() -> None:
+    layer = norm([1.0, 2.0], [0.5, 50.0])
+    layer.eps = 1e-3
+    layer.get_buffer("running_var").copy_(torch.tensor([1.0, 0.0]))
+    expected = pytest.approx((0.0, 1.0 + 6.0 * 0.5 / math.sqrt(1.001)))
+    assert ranges(head(2, nn.ReLU(), layer)) == [expected]

@@ -1,6 +1,6 @@
 """The interface that every plugin imports; stable, imports no torch."""
 
-from dfqbench.api.batch import Batch, LiveSource, SampleSource, is_live
+from dfqbench.api.batch import Batch, LiveSource, SampleSource, has_images, is_live
 from dfqbench.api.budget import BUDGETS, Budget, budget_named
 from dfqbench.api.card import InputStats, ModelCard
 from dfqbench.api.context import Context
@@ -46,6 +46,7 @@ __all__ = [
     "UsageError",
     "budget_named",
     "describe_params",
+    "has_images",
     "hookimpl",
     "is_live",
     "param",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
@@ -69,6 +70,11 @@ class LiveSource(SampleSource, Protocol):
             size: images in the batch.
             student: the student, for losses that use it; None switches these losses off.
         """
+
+
+def has_images(source: SampleSource) -> bool:
+    """Return whether images can be drawn from a source: not from one of length 0, such as `none`."""
+    return not isinstance(source, Sized) or len(source) > 0
 
 
 def is_live(source: SampleSource) -> TypeGuard[LiveSource]:

@@ -108,11 +108,14 @@ class Quantizer(ABC):
             equally many; None: as many as the method makes by itself.
         trains: whether it trains the student; if not, the students of all bit-widths are made one after the other in
             one process.
+        needs_folded_batchnorm: whether it works only under protocols that fold BatchNorm into convolutions; raise
+            `Unavailable` under others.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     trains: ClassVar[bool] = True
+    needs_folded_batchnorm: ClassVar[bool] = False
     params_type: ClassVar[type[Any]] = NoParams
     recipes: ClassVar[Mapping[str, Any]] = {}
     default_recipe: ClassVar[str] = ""

@@ -15,6 +15,8 @@ from dfqbench.plugins.registry import REAL
 
 NOISE = "noise"
 """The only control that `*` includes."""
+NO_IMAGES = "none"
+"""The source without images; `*` leaves it out, since only some quantizers can use it."""
 EVERY = "*"
 DISTILL = "distill"
 """The quantizer of a recipe without one."""
@@ -84,7 +86,8 @@ def resolve_methods(
     """Return the method choices of a grid, with recipes filled in and without duplicates.
 
     `*` becomes every offered method that is no control, broken plugins included (each is a row with its reason), and
-    `noise` if it is offered; never `real`. A cross that only writes out a method's own quantizer is that method.
+    `noise` if it is offered; never `real` or `none`. A cross that only writes out a method's own
+    quantizer is that method.
 
     Args:
         names: choices in the form that `parse_methods` returns.
@@ -122,7 +125,7 @@ def resolve_methods(
 
 
 def _every(plugins: Plugins) -> list[MethodChoice]:
-    competitors = [name for name in plugins.methods if not _is_control(name, plugins)]
+    competitors = [name for name in plugins.methods if name != NO_IMAGES and not _is_control(name, plugins)]
     noise = [NOISE] if NOISE in plugins.methods else []
     return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *noise)]
 

@@ -31,6 +31,8 @@ OFFER_TYPES: dict[str, type[Offer | FileOffer]] = {
 """What each offering hook (`dfqbench_` + key) returns."""
 
 HOST = Origin("dfqbench", "dfqbench", __version__)
+METHODS = (Offer("none", "dfqbench.synth.no_images:NoImages"),)
+"""The host's own method: the source without images."""
 PRESETS = Path(__file__).parents[1] / "grid" / "presets"
 """Folder of the host's own grids."""
 
@@ -55,7 +57,13 @@ def load_plugins(
     paths = tuple(dict.fromkeys(_checked_file(Path(file)) for file in files))
     plugins = Plugins(files=paths)
     grids = [FileOffer(file.stem, str(file)) for file in sorted(PRESETS.glob("*.toml"))]
-    plugins.install(HOST, {"quantizers": quantizers.BUILTIN, "range_rules": BUILTIN_RANGE_RULES, "grids": grids})
+    own: dict[str, Sequence[Offer | FileOffer]] = {
+        "methods": METHODS,
+        "quantizers": quantizers.BUILTIN,
+        "range_rules": BUILTIN_RANGE_RULES,
+        "grids": grids,
+    }
+    plugins.install(HOST, own)
     for source, package, load in _installed():
         with around(source.origin):
             _load(source, package, load, plugins)

@@ -115,7 +115,7 @@ def _fuse(traced: fx.GraphModule, norm: fx.Node) -> None:
         # The sum moves to the activation, so no other node may lie between that could change the residual.
         if residual is None or activation is not addition.next:
             return
-    upper = None if activation is None else _upper(traced, activation)
+    upper = None if activation is None else upper_bound(traced, activation)
     if activation is None or upper is None:
         return
     name = str(norm.target)
@@ -151,13 +151,29 @@ def _shape_and_type(node: fx.Node) -> tuple[torch.Size, torch.dtype] | None:
     return (meta.shape, meta.dtype) if hasattr(meta, "shape") else None
 
 
-def _upper(traced: fx.GraphModule, node: fx.Node) -> float | None:
-    """Return the upper bound of an activation; None for other nodes."""
+def upper_bound(traced: fx.GraphModule, node: fx.Node) -> float | None:
+    """Return the upper bound of a ReLU, infinity, or of a ReLU6; None for other nodes."""
     module = called_module(traced, node)
     if module is not None:
         return None if has_hooks(module) else _UPPER.get(type(module))
     is_call = node.op in {"call_function", "call_method"} and len(node.args) == 1
     return _UPPER.get(node.target) if is_call else None
+
+
+def remove_upper_bound(traced: fx.GraphModule, name: str) -> None:
+    """Replace, in place, the ReLU6 of a node by ReLU.
+
+    Raises:
+        ValueError: the graph has no ReLU6 of this name.
+    """
+    node = next((node for node in traced.graph.nodes if node.name == name), None)
+    if node is None or upper_bound(traced, node) is None:
+        raise ValueError(f"the network has no ReLU6 '{name}'")
+    with traced.graph.inserting_before(node):
+        relu = traced.graph.call_function(torch.relu, (node.args[0],))
+    node.replace_all_uses_with(relu)
+    traced.graph.erase_node(node)
+    traced.recompile()
 
 
 def unfuse_norm_activations(network: nn.Module) -> None:
@@ -184,11 +200,15 @@ def _split(fused: nn.BatchNorm2d) -> nn.Sequential:
 
 
 def output_stats(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, (C,), of a BatchNorm layer's output: copies of beta and |gamma|."""
+    """Return mean and standard deviation, (C,), of a BatchNorm layer's output: beta, |gamma| sqrt(var / (var + eps)).
+
+    Where a channel is constant, var = 0, it stays so: its |gamma| may be anything.
+    """
     variance = norm.get_buffer("running_var")
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     mean = torch.zeros_like(variance) if bias is None else bias.detach().clone()
-    return mean, torch.ones_like(variance) if weight is None else weight.detach().abs()
+    std = (variance / (variance + float(norm.eps))).sqrt()  # type: ignore[arg-type]
+    return mean, std if weight is None else std * weight.detach().abs()
 
 
 def fold_batchnorm(traced: fx.GraphModule) -> None:

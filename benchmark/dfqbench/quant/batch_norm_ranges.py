@@ -66,9 +66,13 @@ def set_ranges_from_batchnorm(student: Student, card: ModelCard, deviations: flo
         Unavailable: a quantized tensor has no BatchNorm before it, or lies in a part that cannot be traced; no range is
             changed.
     """
-    stats = _Propagation(student.network, card, deviations).stats_of_quantizers()
+    called = {
+        student.network.get_submodule(str(node.target)): known
+        for node, known in channel_stats(student, card, deviations).items()
+        if node.op == "call_module"
+    }
     quantizers = student.activation_quantizers()
-    unknown = [quantizer.name for quantizer in quantizers if stats.get(quantizer) is None]
+    unknown = [quantizer.name for quantizer in quantizers if called.get(quantizer) is None]
     if unknown:
         names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise Unavailable(
@@ -76,9 +80,19 @@ def set_ranges_from_batchnorm(student: Student, card: ModelCard, deviations: flo
             "use a rule that takes images, such as minmax",
         )
     for quantizer in quantizers:
-        known = stats[quantizer]
+        known = called[quantizer]
         if known is not None:
             quantizer.set_range(known.low.min(), known.high.max())
+
+
+def channel_stats(
+    student: Student, card: ModelCard, deviations: float = BN_DEVIATIONS
+) -> dict[fx.Node, ChannelStats | None]:
+    """Return what follows from BatchNorm of the output of each node of a student's graph; None: nothing.
+
+    See :func:`set_ranges_from_batchnorm`, which it serves; arguments as there.
+    """
+    return _Propagation(student.network, card, deviations).stats_of_nodes()
 
 
 class _Propagation(fx.Interpreter):
@@ -93,12 +107,11 @@ class _Propagation(fx.Interpreter):
         self._stats: dict[fx.Node, ChannelStats | None] = {}
 
     @torch.no_grad()
-    def stats_of_quantizers(self) -> dict[nn.Module, ChannelStats | None]:
-        """Return what is known of the input of each `FakeQuantize` in the graph."""
+    def stats_of_nodes(self) -> dict[fx.Node, ChannelStats | None]:
+        """Return what is known of the output of each node."""
         parameter = next(self.module.parameters(), torch.empty(0))
         self.run(parameter.new_zeros(1, *self._card.input_size))
-        called = {node: self.module.get_submodule(str(node.target)) for node in self._stats if node.op == "call_module"}
-        return {module: self._stats[node] for node, module in called.items() if isinstance(module, FakeQuantize)}
+        return self._stats
 
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node's value and statistics."""

@@ -98,15 +98,6 @@ def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, lowest, highest)
 
 
-def weight_qparams(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point of a weight's present range, (out,) or 0-d, without a gradient."""
-    per_channel = operand.granularity is Granularity.CHANNEL
-    low, high = torch.aminmax(weight.detach().flatten(1), dim=1) if per_channel else torch.aminmax(weight.detach())
-    if operand.rounding is Rounding.ZEROQ:
-        return zeroq_qparams(low, high, bits)
-    return affine_qparams(low, high, bits, symmetric=operand.symmetric)
-
-
 def activation_qparams(low: Tensor, high: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
     """Return S and Z, or step size and zero point, of an activation's range from `low` to `high` (0-d)."""
     if operand.zero_in_range:
@@ -123,19 +114,65 @@ def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor, opera
     return fake_quantize_affine(x, scale, zero_point, bits, symmetric=operand.symmetric)
 
 
-def fake_quantize_weight(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
-    """Round a weight (out, ...) to the levels of its present range, which carries no gradient.
+def weight_qparams(weight: Tensor, operand: Operand, bits: int) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of a weight (out, ...) from its minimum and maximum: (out,), or 0-d for a tensor's.
 
-    Returns the rounded weight, and 1 / step size, 0-d or (out, 1, ...).
+    They are those of :func:`zeroq_qparams` or of :func:`affine_qparams`, as the operand's formula says.
+    """
+    weight = weight.detach()
+    per_channel = operand.granularity is Granularity.CHANNEL
+    low, high = torch.aminmax(weight.flatten(1), dim=1) if per_channel else torch.aminmax(weight)
+    if operand.rounding is Rounding.ZEROQ:
+        return zeroq_qparams(low, high, bits)
+    return affine_qparams(low, high, bits, symmetric=operand.symmetric)
+
+
+def integer_range(operand: Operand, bits: int) -> tuple[int, int]:
+    """Return the lowest and the highest integer of an operand's levels."""
+    if operand.rounding is Rounding.ZEROQ:
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return affine_integers(bits, symmetric=operand.symmetric)
+
+
+def in_steps(weight: Tensor, scale: Tensor, zero_point: Tensor, operand: Operand) -> Tensor:
+    """Return a weight (out, ...) in units of its step size, the number that is rounded to an integer level."""
+    scale, zero_point = (_beside(part, weight) for part in (scale, zero_point))
+    return weight * scale - zero_point if operand.rounding is Rounding.ZEROQ else weight / scale + zero_point
+
+
+def from_steps(levels: Tensor, scale: Tensor, zero_point: Tensor, operand: Operand) -> Tensor:
+    """Return the weight (out, ...) of integer levels, the inverse of :func:`in_steps`."""
+    scale, zero_point = (_beside(part, levels) for part in (scale, zero_point))
+    return (levels + zero_point) / scale if operand.rounding is Rounding.ZEROQ else (levels - zero_point) * scale
+
+
+def _beside(part: Tensor, weight: Tensor) -> Tensor:
+    """Return a scale or zero point, (out,) or 0-d, in a shape that broadcasts to the weight."""
+    return part.view(-1, *(1,) * (weight.ndim - 1)) if part.ndim else part
+
+
+def fake_quantize_weight(
+    weight: Tensor, operand: Operand, bits: int, qparams: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Round a weight (out, ...) to the levels of its present range, which carries no gradient, or of fixed parameters.
+
+    Args:
+        weight: any values.
+        operand: how weights are quantized.
+        bits: k.
+        qparams: fixed scale and zero point as of :func:`weight_qparams`; None: those of the present range.
+
+    Returns:
+        The rounded weight, and 1 / step size, 0-d or (out, 1, ...).
     """
     per_channel = operand.granularity is Granularity.CHANNEL
-    if operand.rounding is Rounding.ZEROQ and per_channel:
+    if operand.rounding is Rounding.ZEROQ and per_channel and qparams is None:
         return fake_quantize_channels(weight, bits)
-    scale, zero_point = weight_qparams(weight, operand, bits)
+    scale, zero_point = qparams or weight_qparams(weight, operand, bits)
+    factor = _beside(scale, weight)
     if operand.rounding is Rounding.ZEROQ:
-        return fake_quantize(weight, scale, zero_point, bits), scale
-    rounded = fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric)
-    return rounded, scale.reciprocal().view(-1, *(1,) * (weight.ndim - 1)) if per_channel else scale.reciprocal()
+        return fake_quantize(weight, factor, _beside(zero_point, weight), bits), factor
+    return fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric), factor.reciprocal()
 
 
 def fake_quantize_bias(bias: Tensor, x_step: Tensor, w_step: Tensor) -> Tensor:

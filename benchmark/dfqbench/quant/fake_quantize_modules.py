@@ -27,16 +27,50 @@ The name is the rule with `,` for `.`, which torch refuses, too.
 
 
 class FakeQuantizeWeight(nn.Module):
-    """A parametrization: the layer computes with its rounded weight, the optimizer updates the weight in float."""
+    """A parametrization: the layer computes with its rounded weight, the optimizer updates the weight in float.
+
+    Attributes:
+        operand: how weights are quantized.
+        bits: k.
+        scale: fixed scale of `weight_qparams`, or None: that of the weight's present range.
+        zero_point: the same for the zero point.
+    """
+
+    scale: Tensor | None
+    zero_point: Tensor | None
 
     def __init__(self, operand: Operand, bits: int) -> None:
         super().__init__()
         self.operand = operand
         self.bits = bits
+        self.register_buffer("scale", None)
+        self.register_buffer("zero_point", None)
+        self.register_load_state_dict_pre_hook(_freeze_before_load)  # type: ignore[no-untyped-call]
+
+    def freeze(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Fix scale and zero point, so that a weight that is set to levels of theirs stays on them; a state holds both.
+
+        Args:
+            scale: (out,), or 0-d for one range a tensor, as of `weight_qparams`.
+            zero_point: the same.
+        """
+        self.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
+
+    def rounded(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rounded weight (out, ...), and 1 / step size, 0-d or (out, 1, ...)."""
+        frozen = None if self.scale is None or self.zero_point is None else (self.scale, self.zero_point)
+        return fake_quantize_weight(weight, self.operand, self.bits, frozen)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round the weight (out, ...) to the levels of its present range."""
-        return fake_quantize_weight(weight, self.operand, self.bits)[0]
+        """Round the weight (out, ...) to the levels of its present range, or of the fixed one."""
+        return self.rounded(weight)[0]
+
+
+def _freeze_before_load(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ARG001
+    """Give a weight quantizer the fixed scale and zero point of a state."""
+    fixed = [state.get(f"{prefix}{name}") for name in ("scale", "zero_point")]
+    if isinstance(module, FakeQuantizeWeight) and fixed[0] is not None and fixed[1] is not None:
+        module.freeze(fixed[0], fixed[1])
 
     def step(self, weight: Tensor) -> Tensor:
         """Return the step size of the weight's present range, (out,) or 0-d."""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfqbench.quant.fake_quantize import fake_quantize_weight
 from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizeWeight
 from dfqbench.quant.operators import operator
 
@@ -113,7 +112,7 @@ class QuantizedConv2d(nn.Conv2d):
             return super().forward(x)
         parametrization: Any = self.parametrizations
         quantizer: FakeQuantizeWeight = parametrization.weight[0]
-        weight, w_scale = fake_quantize_weight(parametrization.weight.original, quantizer.operand, quantizer.bits)
+        weight, w_scale = quantizer.rounded(parametrization.weight.original)
         x_scale = self._input[0].inverse_step()
         geometry = [*self.stride], [*self.padding], [*self.dilation], self.groups
         out = integer_conv2d(x, weight, x_scale, w_scale, *geometry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dfqbench.api.card import ModelCard
-from dfqbench.api.errors import InputError, Invalid
-from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation
+from dfqbench.api.errors import InputError, Invalid, PluginError
+from dfqbench.quant.batch_norm import remove_upper_bound
+from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizedActivation, FakeQuantizeWeight
 from dfqbench.quant.integer_conv import QuantizedConv2d
 from dfqbench.quant.observers import Observer
 from dfqbench.quant.rewrite import LayerBits, QuantizedOperand, rewrite
@@ -38,6 +39,7 @@ class Student(nn.Module):
         scheme: what is quantized and how.
         operands: what is quantized in the network.
         layers: bit-widths of each layer by name, in order of execution.
+        without_upper_bound: names of the graph's nodes whose ReLU6 was replaced by ReLU.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Student(nn.Module):
         self.scheme = scheme
         self.operands = operands
         self.layers = layers
+        self.without_upper_bound: list[str] = []
         self._images_seen: Tensor
         # On the device, so that passes of a CUDA graph are counted.
         device = next((parameter.device for parameter in self.network.parameters()), None)
@@ -122,6 +125,43 @@ class Student(nn.Module):
         """Return the activations' `FakeQuantize` modules in the order of the network's modules."""
         return list(self._quantizers)
 
+    @property
+    def traced(self) -> fx.GraphModule:
+        """The network, as the graph that the rewriter made of it.
+
+        Raises:
+            PluginError: the network was replaced by one without a graph.
+        """
+        if not isinstance(self.network, fx.GraphModule):
+            raise PluginError("the student's network is no traced graph", "make the student with ctx.prepare(teacher)")
+        return self.network
+
+    def remove_upper_bounds(self, names: Iterable[str]) -> None:
+        """Replace ReLU6 by ReLU at nodes of the graph, by name; a saved student keeps it.
+
+        Raises:
+            ValueError: there is no ReLU6 of this name.
+        """
+        for name in names:
+            remove_upper_bound(self.traced, name)
+            self.without_upper_bound.append(name)
+
+    def quantized_weights(self) -> Iterator[tuple[str, nn.Parameter, FakeQuantizeWeight]]:
+        """Yield each quantized layer's dotted name, its weight in float, and the module that rounds the weight."""
+        for name, layer in self.network.named_modules():
+            parametrizations: Any = getattr(layer, "parametrizations", {})
+            if "weight" in parametrizations and isinstance(parametrizations.weight[0], FakeQuantizeWeight):
+                yield name, parametrizations.weight.original, parametrizations.weight[0]
+
+
+def float_weight(layer: nn.Module) -> nn.Parameter:
+    """Return the weight of a convolution or linear layer of a student as its optimizer sees it, not rounded."""
+    parametrizations: Any = getattr(layer, "parametrizations", None)
+    weight: nn.Parameter = (
+        layer.get_parameter("weight") if parametrizations is None else parametrizations.weight.original
+    )
+    return weight
+
 
 def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:
     """Make a student of a teacher: a rewritten copy whose parameters train, without activation ranges yet.
@@ -156,7 +196,10 @@ def save_student(student: Student, folder: Path, model: Mapping[str, Any]) -> No
     """
     # Clones: safetensors refuses tied weights, which share memory.
     unique = {name: value.cpu().contiguous().clone() for name, value in student.finished_state().items()}
-    description = json.dumps({"model": dict(model), "scheme": student.scheme.as_dict()}, indent=1, sort_keys=True)
+    facts: dict[str, Any] = {"model": dict(model), "scheme": student.scheme.as_dict()}
+    if student.without_upper_bound:
+        facts["without_upper_bound"] = student.without_upper_bound
+    description = json.dumps(facts, indent=1, sort_keys=True)
     save_file(unique, folder / f"{STATE_FILE}.part")
     (folder / f"{DESCRIPTION_FILE}.part").write_text(description + "\n", encoding="utf-8")
     for name in (STATE_FILE, DESCRIPTION_FILE):
@@ -208,8 +251,9 @@ def load_student(
         raise Invalid(f"the saved student's network, {spec.name} ({spec.ref}), is not its cell's, {model['name']}")
     student = prepare(build_teacher(spec, device, families), scheme, spec.card)
     try:
+        student.remove_upper_bounds(map(str, description.get("without_upper_bound", [])))
         student.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the student in {folder} does not fit its description: {reason}", "run its cell again"

@@ -7,5 +7,7 @@ __all__ = ["BUILTIN", "train_source"]
 BUILTIN: tuple[Offer, ...] = (
     Offer("calibrate", "dfqbench.quantizers.calibrate:Calibrate"),
     Offer("distill", "dfqbench.quantizers.distill:Distill"),
+    Offer("squant", "dfqbench.quantizers.squant:SQuant"),
+    Offer("dfq", "dfqbench.quantizers.dfq:Dfq"),
 )
 """The host's quantizers; plugins offer more."""

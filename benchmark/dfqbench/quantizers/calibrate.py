@@ -108,12 +108,23 @@ def train_source(source: SampleSource, contexts: Sequence[Context]) -> None:
 
 
 def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context, rule: str) -> Student:
+    student = ctx.prepare(teacher)
+    learn_ranges(student, images.to(ctx.device), rule)
+    return student
+
+
+def learn_ranges(student: Student, images: Tensor, rule: str) -> None:
+    """Learn a student's activation ranges from one batch, with quantization active.
+
+    Args:
+        student: its weights are as they will stay.
+        images: (N, C, H, W) in normalised input space, on the student's device.
+        rule: range rule.
+    """
     import torch
 
-    student = ctx.prepare(teacher)
     with torch.no_grad(), student.observing(rule):
-        student(images.to(ctx.device, memory_format=torch.channels_last))
-    return student
+        student(images.to(memory_format=torch.channels_last))
 
 
 def _from_batchnorm(teacher: nn.Module, ctx: Context, deviations: float | None) -> Student:

@@ -8,8 +8,9 @@ from typing import Any
 
 from dfqbench.api.budget import Budget
 from dfqbench.api.precision import Precision
-from dfqbench.grid.choice import MethodChoice
+from dfqbench.grid.choice import NO_IMAGES, MethodChoice
 from dfqbench.models.spec import ModelSpec
+from dfqbench.quant.range_rules import FROM_BATCHNORM
 from dfqbench.quant.scheme import Scheme
 from dfqbench.run.plan.identity import host_code, identity
 from dfqbench.run.store.status import Status
@@ -162,7 +163,11 @@ class Cell:
     @property
     def range_rule(self) -> str:
         """Range rule of the shared quantizer; empty: it has none, or the method's own `quantize` makes the student."""
-        return "" if self.own_quantize else str(self.quantizer.params.get("range") or "")
+        params = self.quantizer.params
+        without = params.get("without_images") if self.method.name == NO_IMAGES else None
+        return (
+            "" if self.own_quantize else str(FROM_BATCHNORM if without == FROM_BATCHNORM else params.get("range", ""))
+        )
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 
 from dfqbench.accel import set_kernels
 from dfqbench.accel.cuda_graph import graphed_steps
-from dfqbench.api.batch import Batch, SampleSource, is_live
+from dfqbench.api.batch import Batch, SampleSource, has_images, is_live
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import Invalid, NonFiniteError, PluginError, Skip
 from dfqbench.api.method import Method, Quantizer
@@ -331,6 +331,8 @@ class Attempt:
         return self.accounting.so_far() | {"evaluation": evaluation}
 
     def _save_images(self, sample: Callable[[int], Batch]) -> None:
+        if not has_images(self.source):
+            return
         try:
             with seeded(0), self._guard.watching(), self.teacher_check.call():
                 batch = sample(KEPT_IMAGES)

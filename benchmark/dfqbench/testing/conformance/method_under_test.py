@@ -22,6 +22,7 @@ from dfqbench.testing.conformance.plugin_under_test import (
     checked_student,
     make_quantizer,
     plugin_code,
+    schemes_for,
 )
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_network
@@ -120,7 +121,8 @@ class MethodUnderTest(PluginUnderTest):
 
         students = {}
         for label in ("", *(offer.name for offer in BUILTIN)):
-            for name in ("w4a4@gdfq", "w3a5@deploy"):
+            quantizer = self.plugins.quantizer_class((label or self.plugin_class.quantizer).partition(":")[0])
+            for name in schemes_for(quantizer, ("w4a4@gdfq", "w3a5@deploy")):
                 scheme = parse_scheme(name)
                 ctx = self.context(bits=scheme if self.plugin_class.depends_on_bits else None)
                 student = self.quantized(self.synthesized(ctx), label, scheme)

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dfqbench.api import Budget, DfqError, Method, Quantizer
 from dfqbench.isolation import PLUGIN_FAILURES
 from dfqbench.plugins.params import build_params
+from dfqbench.quant import parse_scheme
 from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.sandbox import DryRun, run_in_sandbox
 
@@ -80,6 +81,12 @@ def make_quantizer(plugins: Plugins, label: str) -> Quantizer:
     names = {field.name for field in dataclasses.fields(quantizer_cls.params_type)}
     values |= {name: size for name, size in QUANTIZER_BATCHES.items() if name in names}
     return quantizer_cls(build_params(quantizer_cls.params_type, values, name))
+
+
+def schemes_for(quantizer_cls: type[Quantizer], labels: Iterable[str]) -> list[str]:
+    """Return the schemes under which a quantizer can work, by label."""
+    needs_folding = quantizer_cls.needs_folded_batchnorm
+    return [label for label in labels if parse_scheme(label).protocol.fold_batchnorm or not needs_folding]
 
 
 def checked_student(student: object, what: str) -> nn.Module:

@@ -20,6 +20,7 @@ from dfqbench.testing.conformance.plugin_under_test import (
     checked_student,
     make_quantizer,
     plugin_code,
+    schemes_for,
 )
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import ToySource, toy_images, toy_network
@@ -60,9 +61,14 @@ class QuantizerUnderTest(PluginUnderTest):
         with plugin_code("its constructor", "take the parameters and keep them: `super().__init__(params)`"):
             return make_quantizer(self.plugins, self.name)
 
-    def context(self, scheme: str = SCHEMES[0], **changes: Any) -> ToyContext:
-        """Return a context for a run under a scheme."""
-        return ToyContext(budget=BUDGET, bits=parse_scheme(scheme), **changes)
+    @property
+    def schemes(self) -> list[str]:
+        """Those of `SCHEMES` that it can work under."""
+        return schemes_for(self.plugin_class, SCHEMES)
+
+    def context(self, scheme: str = "", **changes: Any) -> ToyContext:
+        """Return a context for a run under a scheme, by default the first of its own."""
+        return ToyContext(budget=BUDGET, bits=parse_scheme(scheme or self.schemes[0]), **changes)
 
     def quantized(
         self, source: SampleSource | None = None, ctx: ToyContext | None = None, teacher: nn.Module | None = None
@@ -83,7 +89,7 @@ class QuantizerUnderTest(PluginUnderTest):
         sources: dict[str, Callable[[], SampleSource]] = {"a fixed source": fixed_source, "a live source": ToySource}
         return {
             f"{what} under {scheme}": self.quantized(source(), self.context(scheme))
-            for scheme in SCHEMES
+            for scheme in self.schemes
             for what, source in sources.items()
         }
 

@@ -14,7 +14,7 @@ from dfqbench.run.worker.shared_job import makes_many
 from dfqbench.testing.conformance.findings import Fault
 from dfqbench.testing.conformance.images import anatomy, compare, unchanged
 from dfqbench.testing.conformance.plugin_under_test import plugin_code, same
-from dfqbench.testing.conformance.quantizer_under_test import SCHEMES, QuantizerUnderTest, fixed_source
+from dfqbench.testing.conformance.quantizer_under_test import QuantizerUnderTest, fixed_source
 from dfqbench.testing.conformance.resume import RESTORED, KeepingContext
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import ToySource, toy_network
@@ -100,12 +100,12 @@ def many(quantizer: QuantizerUnderTest) -> None:
     if not makes_many(instance):
         return
     base = quantizer.context()
-    contexts = [_ContextOfOne(budget=base.budget, bits=parse_scheme(scheme)) for scheme in SCHEMES]
+    contexts = [_ContextOfOne(budget=base.budget, bits=parse_scheme(scheme)) for scheme in quantizer.schemes]
     with plugin_code("quantize_many"), seeded(base.seed("quantization", "global")):
         students = list(instance.quantize_many(toy_network(), ToySource(), contexts))
-    if len(students) != len(SCHEMES):
-        raise Fault(f"quantize_many gave {len(students)} students for {len(SCHEMES)} contexts", "return one for each")
-    for scheme, student in zip(SCHEMES, students, strict=True):
+    if len(students) != len(contexts):
+        raise Fault(f"quantize_many gave {len(students)} students for {len(contexts)} contexts", "return one for each")
+    for scheme, student in zip(quantizer.schemes, students, strict=True):
         alone = quantizer.quantized(ToySource(), quantizer.context(scheme)).state_dict()
         if student is None or not same(student.state_dict(), alone):
             raise Fault(

@@ -1,0 +1,102 @@
+"""Base of the quantizers that set weights without training; activation ranges come from images, or from none."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+from pydantic import PositiveInt
+
+from dfqbench.api import Quantizer, has_images, param
+from dfqbench.quant.range_rules import BN_DEVIATIONS, FROM_BATCHNORM, check_range_rule, split_range_rule
+from dfqbench.quantizers.calibrate import train_source
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dfqbench.api.batch import SampleSource
+    from dfqbench.api.context import Context
+    from dfqbench.quant import Student
+
+
+@dataclass(frozen=True)
+class RangeParams:
+    """Where a quantizer of weights takes the activation ranges from."""
+
+    images: PositiveInt = param(
+        64, help="images of the source that the ranges are taken from, in one batch", source="released code (ZeroQ)"
+    )
+    range: str = param("minmax", help="range rule, as of `calibrate`", source="released code (ZeroQ)")
+    without_images: Literal["bn", "noise"] = param(
+        "bn",
+        help="ranges where the source has no images: `bn`, from BatchNorm; `noise`, from uniform noise",
+        source="paper (DFQ); SQuant's released code has `noise`",
+    )
+    noise_images: PositiveInt = param(
+        256, help="images of uniform noise in [0, 1], not normalised", source="released code (SQuant)", unit="images"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown range rule, and one that needs many batches."""
+        check_range_rule(self.range, steps=1, needs_batches=False)
+
+
+class WeightQuantizer(Quantizer):
+    """A quantizer that sets the student's weights from the teacher alone, in seconds.
+
+    Derive from it and write `set_weights`. With a source of images the activation ranges are those of `calibrate` for
+    the new weights; without images they follow the parameter `without_images`.
+    """
+
+    trains: ClassVar[bool] = False
+    params_type = RangeParams
+    params: RangeParams
+
+    @abstractmethod
+    def set_weights(self, student: Student, ctx: Context) -> None:
+        """Set the weights of a student whose activation ranges are not known yet."""
+
+    def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
+        """Make one student; arguments as in `Calibrate.quantize`."""
+        (student,) = self.quantize_many(teacher, source, [ctx])
+        return cast("Student", student)  # the error of a single student is raised
+
+    def quantize_many(
+        self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
+    ) -> Sequence[Student | None]:
+        """Make one student for each context from the same images; arguments as in `quantize`."""
+        images = None
+        if has_images(source) and split_range_rule(self.params.range)[0] != FROM_BATCHNORM:
+            train_source(source, contexts)
+            images = source.sample(self.params.images).images
+        return [ctx.for_student(self._student, teacher, images, ctx) for ctx in contexts]
+
+    def _student(self, teacher: nn.Module, images: Tensor | None, ctx: Context) -> Student:
+        student = ctx.prepare(teacher)
+        self.set_weights(student, ctx)
+        self._set_ranges(student, images, ctx)
+        return student
+
+    def _set_ranges(self, student: Student, images: Tensor | None, ctx: Context) -> None:
+        """Set activation ranges from the source's images, or without images from BatchNorm or uniform noise."""
+        from dfqbench.quant import set_ranges_from_batchnorm
+        from dfqbench.quantizers.calibrate import learn_ranges
+
+        rule, number = split_range_rule(self.params.range)
+        if images is None and self.params.without_images == "noise" and rule != FROM_BATCHNORM:
+            images = uniform_noise(self.params.noise_images, ctx)
+        if images is not None:
+            learn_ranges(student, images.to(ctx.device), self.params.range)
+        else:
+            deviations = number if rule == FROM_BATCHNORM and number else BN_DEVIATIONS
+            set_ranges_from_batchnorm(student, ctx.card, deviations)
+
+
+def uniform_noise(count: int, ctx: Context) -> Tensor:
+    """Return images (count, C, H, W) of uniform noise in [0, 1], equal bits on any device."""
+    import torch
+
+    generator = torch.Generator().manual_seed(ctx.seed("uniform noise"))
+    return torch.rand((count, *ctx.card.input_size), generator=generator).to(ctx.device)
