@@ -7,5 +7,6 @@ __all__ = ["BUILTIN", "train_source"]
 BUILTIN: tuple[Offer, ...] = (
     Offer("calibrate", "dfqbench.quantizers.calibrate:Calibrate"),
     Offer("distill", "dfqbench.quantizers.distill:Distill"),
+    Offer("reconstruct", "dfqbench.quantizers.reconstruct:Reconstruct"),
 )
 """The host's quantizers; plugins offer more."""
