@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from dfqbench.api.batch import SampleSource, is_live
-from dfqbench.quant import OFF, FakeQuantize, Scheme, Student, prepare
+from dfqbench.quant import FakeQuantize, Student
 from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
 from dfqbench.quant.trace import WEIGHTED
 from dfqbench.quantizers.adaround import AdaRound, LearnedStep, Levels, mix, search_levels, sign_range, weight_levels
@@ -77,9 +76,7 @@ class Reconstruction:
         self._ctx = ctx
         self._params = params
         self.student: Student = ctx.prepare(teacher)
-        protocol = dataclasses.replace(ctx.scheme.protocol, overrides=())
-        reference = prepare(teacher, Scheme(OFF, OFF, protocol), ctx.card)
-        self.units = split(self.student, reference, torch.zeros(1, *ctx.card.input_size, device=ctx.device))
+        self.units = split(self.student, torch.zeros(1, *ctx.card.input_size, device=ctx.device))
         steps, later = (ctx.budget.reconstruction_steps(n) for n in (params.steps, params.activation_steps))
         self.stages = [Stage(True, False, steps), Stage(False, True, later)] if later else [Stage(True, True, steps)]
         self.errors: dict[tuple[int, int], tuple[float, float]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant import FakeQuantize, Student
 from dfqbench.quant.activations import FUNCTIONS, METHODS, is_activation
+from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
 from dfqbench.quant.scheme import Placement
 from dfqbench.quant.trace import WEIGHTED, BatchNorm
 
@@ -35,7 +37,7 @@ class Unit:
     teacher: fx.GraphModule
 
 
-def split(student: Student, reference: Student, example: Tensor) -> list[Unit]:
+def split(student: Student, example: Tensor) -> list[Unit]:
     """Split a student into units, in the order of its graph.
 
     A unit is the smallest part with a convolution or linear layer whose input and output are single tensors: a residual
@@ -44,15 +46,14 @@ def split(student: Student, reference: Student, example: Tensor) -> list[Unit]:
     unit after.
 
     Args:
-        student: the student.
-        reference: a student of the same teacher under the same protocol at 32 bits.
+        student: as it was prepared, so that without quantization it is the teacher.
         example: (N, C, H, W), any values, for a forward pass that finds the shapes.
 
     Raises:
         Unavailable: a layer is called more than once in a pass, or shares its weight with another.
     """
-    network, float_network = student.network, reference.network
-    if not isinstance(network, fx.GraphModule) or not isinstance(float_network, fx.GraphModule):
+    network = student.network
+    if not isinstance(network, fx.GraphModule):
         raise TypeError("the student has no graph")
     _check_single_use(student, example)
     with torch.no_grad():
@@ -60,12 +61,12 @@ def split(student: Student, reference: Student, example: Tensor) -> list[Unit]:
     nodes = list(network.graph.nodes)
     nodes = nodes[: nodes.index(nodes[-1].args[0]) + 1]  # up to the logits
     start = next(index for index, node in enumerate(nodes) if node.op == "placeholder")
-    float_nodes = {node.name: node for node in float_network.graph.nodes}
+    teacher = _in_float(network)
     result = []
     for end in _unit_ends(network, nodes, student.scheme.protocol.placement):
-        edges = [_float_name(network, nodes[index]) for index in (start, end)]
-        teacher = _part(float_network, *(float_nodes[name] for name in edges))
-        result.append(Unit(_name(network, nodes[start + 1 : end + 1]), _part(network, nodes[start], nodes[end]), teacher))
+        edges = nodes[start].name, nodes[end].name
+        name = _name(network, nodes[start + 1 : end + 1])
+        result.append(Unit(name, _part(network, *edges), _part(teacher, *edges)))
         start = end
     return result
 
@@ -130,28 +131,30 @@ def _cut_points(nodes: list[fx.Node]) -> list[int]:
     return cuts
 
 
-def _part(network: fx.GraphModule, start: fx.Node, end: fx.Node) -> fx.GraphModule:
-    """Return the part of a network from the value of `start` to that of `end`; it shares the network's modules."""
+def _in_float(network: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy without fake quantization, with the same graph."""
+    result = copy.deepcopy(network)
+    for name, module in list(result.named_modules()):
+        if isinstance(module, FakeQuantize | FakeQuantizeWeight):
+            result.set_submodule(name, nn.Identity())
+    return result
+
+
+def _part(network: fx.GraphModule, start: str, end: str) -> fx.GraphModule:
+    """Return the part of a network from the value of node `start` to that of `end`; it shares the network's modules."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     inside = False
     for node in network.graph.nodes:
-        if node is start:
+        if node.name == start:
             copies[node] = graph.placeholder("x")
             inside = True
         elif inside or node.op == "get_attr":
             copies[node] = graph.node_copy(node, copies.__getitem__)
-        if node is end:
+        if node.name == end:
+            graph.output(copies[node])
             break
-    graph.output(copies[end])
     return fx.GraphModule(network, graph)
-
-
-def _float_name(network: fx.GraphModule, node: fx.Node) -> str:
-    """Return the name of a node's value before fake quantization, which the network in float has, too."""
-    while isinstance(_module(network, node), FakeQuantize):
-        (node,) = node.all_input_nodes
-    return node.name
 
 
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
