@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.quant.scheme import DEPLOY, GDFQ, Override, Scheme, parse_scheme
+from dfqbench.quant.scheme import DEPLOY, GDFQ, PROTOCOLS, Override, Scheme, parse_scheme
 
 
 def test_a_label_names_bits_and_protocol() -> None:
@@ -43,3 +44,11 @@ def test_the_last_matching_override_wins() -> None:
     scheme = Scheme(4, 4, dataclasses.replace(GDFQ, name="mine", overrides=overrides))
     names = ("layer1.0.conv1", "layer2.0.conv1", "fc")
     assert [scheme.overridden(name) for name in names] == [overrides[1], overrides[0], None]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_has_a_label_and_plain_data(name: str) -> None:
+    scheme = parse_scheme(f"w3a8@{name.upper()}")
+    assert scheme == Scheme(3, 8, PROTOCOLS[name])
+    assert (scheme.protocol.name, parse_scheme(scheme.label)) == (name, scheme)
+    assert Scheme.from_dict(json.loads(json.dumps(scheme.as_dict()))) == scheme

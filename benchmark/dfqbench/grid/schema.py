@@ -188,6 +188,7 @@ def _check_keys(names: list[str], given: object, where: str) -> None:
 
 def _check_bits(protocol: Protocol, where: str) -> None:
     overridden = [bits for override in protocol.overrides for bits in (override.w_bits, override.a_bits)]
-    for bits in (protocol.first_bits, protocol.last_bits, protocol.input_bits, *overridden):
+    inputs = (protocol.input_bits, protocol.second_input_bits, protocol.last_input_bits)
+    for bits in (protocol.first_bits, protocol.last_bits, *inputs, *overridden):
         if bits is not None and bits not in VALID_BITS:
             raise UsageError(f"{where}: {bits} bits are not supported", "use 2 to 8, or 32 for off")

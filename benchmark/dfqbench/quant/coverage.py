@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfqbench.quant.fake_quantize_modules import FakeQuantize
-from dfqbench.quant.scheme import OFF, Placement, Scheme
+from dfqbench.quant.scheme import OFF, Granularity, Placement, Scheme
 from dfqbench.quant.student import Student
 from dfqbench.quant.trace import WEIGHTED
 
@@ -84,13 +84,20 @@ class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the multiply-accumulates of a pass in `coverage`; `stack` holds the names of the layers that now run.
 
     `bits` returns the widths that count as quantized for a layer's weight and input, by its name; 32: none does.
+    `granularity` is that of the weights.
     """
 
     def __init__(
-        self, bits: Callable[[str], tuple[int, int]], coverage: Coverage, stack: list[str], images: int
+        self,
+        bits: Callable[[str], tuple[int, int]],
+        granularity: Granularity,
+        coverage: Coverage,
+        stack: list[str],
+        images: int,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._bits = bits
+        self._granularity = granularity
         self._coverage = coverage
         self._stack = stack
         self._images = images
@@ -106,7 +113,7 @@ class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
         coverage, macs = self._coverage, product.macs // self._images
         weight_bits, input_bits = self._bits(name)
         in_float = []
-        if weight_bits == OFF or most_levels_per_channel(product.weight) > 2**weight_bits:
+        if weight_bits == OFF or not weight_is_quantized(product.weight, weight_bits, self._granularity):
             in_float.append("weight")
         if input_bits == OFF or not is_quantized(product.input, input_bits):
             in_float.append("input")
@@ -166,7 +173,9 @@ def measuring(network: nn.Module, scheme: Scheme) -> Iterator[Coverage]:
     do those of products outside layers. `macs_quantized` and `macs_total` are sums over all images.
     """
     coverage, stack = Coverage(), list[str]()
-    with _layer_names(network, stack), _OperandCheck(lambda _: (scheme.w_bits, scheme.a_bits), coverage, stack, 1):
+    granularity = scheme.protocol.weights.granularity
+    check = _OperandCheck(lambda _: (scheme.w_bits, scheme.a_bits), granularity, coverage, stack, 1)
+    with _layer_names(network, stack), check:
         yield coverage
 
 
@@ -181,18 +190,22 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
     Returns:
         Coverage for one image, and every quantized operand that is off its levels.
     """
-    coverage = Coverage()
+    coverage, granularity = Coverage(), student.scheme.protocol.weights.granularity
     for operand in student.operands:
         if operand.role == "weight":
             weight = student.network.get_submodule(operand.name).weight
-            if not isinstance(weight, Tensor) or most_levels_per_channel(weight) > 2**operand.bits:
+            if not isinstance(weight, Tensor) or not weight_is_quantized(weight, operand.bits, granularity):
                 coverage.violations.append(f"weight {operand.name}")
     stack: list[str] = []
-    bits = partial(expected_bits, student)
+    check = _OperandCheck(partial(expected_bits, student), granularity, coverage, stack, images.shape[0])
     seen = student.images_seen
-    with _hooked(student, stack, coverage.violations), _OperandCheck(bits, coverage, stack, images.shape[0]):
+    with _hooked(student, stack, coverage.violations), check:
         student(images)
     student.images_seen = seen
+    for entry in coverage.float_layers:
+        name, _, in_float = entry.rpartition(": ")
+        if "input" in in_float and name in student.layers and student.layers[name].input != OFF:
+            coverage.violations.append(f"input of {name}")
     quantizers = student.activation_quantizers()
     without_range = [quantizer.name for quantizer in quantizers if int(quantizer.batches) == 0]
     coverage.violations += [f"activation {name} (its range saw no batch)" for name in without_range]
@@ -237,6 +250,14 @@ def is_quantized(values: Tensor, bits: int) -> bool:
     position = (exact - exact[0])[None, :] / (exact[-1] - exact[0]) * steps[:, None]
     off = (position - position.round()).abs().amax(dim=1)
     return bool((off < TOLERANCE).any())
+
+
+def weight_is_quantized(weight: Tensor, bits: int, granularity: Granularity) -> bool:
+    """Check that a weight without a graph takes at most 2^bits values: in each output channel, or altogether."""
+    limit: int = 2**bits
+    if granularity is Granularity.TENSOR:
+        return distinct_levels(weight, limit) is not None
+    return most_levels_per_channel(weight) <= limit
 
 
 def most_levels_per_channel(weight: Tensor) -> int:

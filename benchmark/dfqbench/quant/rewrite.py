@@ -69,7 +69,7 @@ def rewrite(
         fold_batchnorm(traced)
     calls = probe(traced, example)
     traced.add_module(QUANTIZERS, nn.ModuleDict())
-    bits = layer_bits(calls, scheme)
+    bits = layer_bits(traced, calls, scheme)
     operands = _quantize_weights(traced, scheme, bits)
     if scheme.protocol.placement is Placement.ACTIVATION_OUTPUT:
         operands += _quantize_activation_outputs(traced, scheme, calls)
@@ -108,17 +108,31 @@ def _stride_of_slice(node: fx.Node) -> int | None:
     return step if isinstance(step, int) and step > 0 and index == (whole, whole, strided, strided) else None
 
 
-def layer_bits(calls: Probe, scheme: Scheme) -> dict[str, LayerBits]:
+def layer_bits(traced: fx.GraphModule, calls: Probe, scheme: Scheme) -> dict[str, LayerBits]:
     """Return the scheme's bit-widths of every layer, in the order of the layers' first calls."""
     protocol = scheme.protocol
     quantizes_inputs = protocol.placement is Placement.LAYER_INPUT
+    # The tensor that each layer of the graph reads, at its first call.
+    calling = [node for node in reversed(traced.graph.nodes) if node.op == "call_module" and node.args]
+    tensors: dict[str, Any] = {str(node.target): node.args[0] for node in calling}
+    image = next(node for node in traced.graph.nodes if node.op == "placeholder")
+    second, last = calls.layers[1:2], calls.layers[-1:]
+    beside_second = [name for name in tensors if any(tensors[name] is tensors.get(layer) for layer in second)]
     result = {}
     for index, name in enumerate(calls.layers):
         end = protocol.first_bits if index == 0 else None
-        if end is None and index == len(calls.layers) - 1:
+        if end is None and name in last:
             end = protocol.last_bits
         weight = scheme.w_bits if end is None or scheme.w_bits == OFF else end
-        inputs = scheme.a_bits if end is None or scheme.a_bits == OFF else end
+        inputs = scheme.a_bits
+        if inputs != OFF:
+            inputs = end or inputs
+            if name in (*second, *beside_second):
+                inputs = protocol.second_input_bits or inputs
+            if name in last:
+                inputs = protocol.last_input_bits or inputs
+            if tensors.get(name) is image or (index == 0 and protocol.input_bits == OFF):
+                inputs = protocol.input_bits
         override = scheme.overridden(name)
         if override is not None:
             weight = override.w_bits or weight
@@ -190,8 +204,10 @@ def _quantize_layer_inputs(
             width = bits[str(node.target)].input
             if not isinstance(producer, fx.Node) or width == OFF:
                 continue
-            if producer.op != "placeholder" or scheme.protocol.input_bits == OFF:
+            if producer.op != "placeholder" or width != scheme.protocol.input_bits:
                 readers.setdefault((producer, width), []).append(node)
+    if scheme.protocol.quantize_identity:
+        _add_other_readers(readers)
     for (producer, width), users in readers.items():
         name = f"{users[0].target}.input"
         quantizer = FakeQuantize(name, scheme.protocol.activations, width)
@@ -204,6 +220,14 @@ def _quantize_layer_inputs(
             layer.register_forward_pre_hook(_quantize_first_argument)
             operands.append(QuantizedOperand("activation", quantizer.name, quantizer.bits))
     return operands
+
+
+def _add_other_readers(readers: dict[tuple[fx.Node, int], list[fx.Node]]) -> None:
+    """Let whatever else reads a layer's input read it quantized, at the largest width of its layers."""
+    for producer in dict.fromkeys(producer for producer, _ in readers):
+        groups = {width: users for (node, width), users in readers.items() if node is producer}
+        layers = [user for users in groups.values() for user in users]
+        groups[max(groups)] += [user for user in producer.users if user not in layers]
 
 
 def _quantize_first_argument(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

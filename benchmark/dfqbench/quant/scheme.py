@@ -98,9 +98,13 @@ class Protocol:
         weights: how weights are quantized.
         activations: how activations are quantized.
         placement: which activations are quantized.
-        first_bits: bits of the first layer's weight (and input, under `layer_input`), or None: as the others.
-        last_bits: the same for the last layer.
-        input_bits: bits of the network's input image; 32 leaves it in float.
+        first_bits: bits of the first layer's weight, or None: as the others.
+        last_bits: bits of the last layer's weight (and input, under `layer_input`), or None: as the others.
+        input_bits: bits of the network's input image; 32 leaves it in float, as the first layer's input.
+        second_input_bits: bits of the second layer's input, or None: as the others (`layer_input`).
+        last_input_bits: bits of the last layer's input, or None: `last_bits` (`layer_input`).
+        quantize_identity: whether everything that reads a layer's input reads it quantized, such as the sum at the end
+            of a residual block; otherwise only layers do (`layer_input`).
         fold_batchnorm: fold BatchNorm into a convolution that directly precedes it.
         overrides: exceptions by layer name; the last match wins.
     """
@@ -112,6 +116,9 @@ class Protocol:
     first_bits: int | None = None
     last_bits: int | None = None
     input_bits: int = OFF
+    second_input_bits: int | None = None
+    last_input_bits: int | None = None
+    quantize_identity: bool = False
     fold_batchnorm: bool = False
     overrides: tuple[Override, ...] = ()
 
@@ -136,7 +143,36 @@ DEPLOY = Protocol(
 )
 """Integer hardware: BatchNorm folded, layer inputs quantized, first and last layer at 8 bits."""
 
-PROTOCOLS: dict[str, Protocol] = {GDFQ.name: GDFQ, DEPLOY.name: DEPLOY}
+TENSOR = dataclasses.replace(
+    DEPLOY, name="tensor", weights=dataclasses.replace(DEPLOY.weights, granularity=Granularity.TENSOR)
+)
+"""As `deploy`, with one range for each weight tensor."""
+
+SQUANT = Protocol(
+    name="squant",
+    weights=GDFQ.weights,
+    activations=dataclasses.replace(GDFQ.activations, zero_in_range=True),
+    placement=Placement.LAYER_INPUT,
+    last_input_bits=8,
+)
+"""The released code of SQuant (Guo, ICLR 2022): layer inputs, without the network's; the last one has 8 bits."""
+
+BRECQ = Protocol(
+    name="brecq",
+    weights=Operand(Granularity.CHANNEL, False, True, Rounding.AFFINE, ClampGradient.MASK),
+    activations=DEPLOY.activations,
+    placement=Placement.LAYER_INPUT,
+    first_bits=8,
+    last_bits=8,
+    second_input_bits=8,
+    quantize_identity=True,
+)
+"""BRECQ's and Genie's: inputs of layers and identities, without the network's; 8 bits at both ends."""
+
+BRECQ_FOLDED = dataclasses.replace(BRECQ, name="brecq-folded", fold_batchnorm=True)
+"""As `brecq`, with BatchNorm folded."""
+
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (GDFQ, DEPLOY, TENSOR, SQUANT, BRECQ, BRECQ_FOLDED)}
 DEFAULT_PROTOCOL = GDFQ.name
 
 
