@@ -65,13 +65,12 @@ class Levels(NamedTuple):
 
 
 @torch.no_grad()
-def search_levels(x: Tensor, low: Tensor, high: Tensor, operand: Operand, bits: int, power: float) -> Levels:
-    """Return the levels of the range r * (low, high), r = 1.00, 0.99 ... 0.01, with the least mean |x - q(x)|^power.
+def search_levels(x: Tensor, ends: tuple[Tensor, Tensor], operand: Operand, bits: int, power: float) -> Levels:
+    """Return the levels of the range r * ends, r = 1.00, 0.99 ... 0.01, with the least mean |x - q(x)|^power.
 
     Args:
         x: (rows, n).
-        low: (rows,), lower end of each row's range.
-        high: (rows,), upper end.
+        ends: low and high of each row's range, (rows,).
         operand: the formula.
         bits: k.
         power: p.
@@ -79,6 +78,7 @@ def search_levels(x: Tensor, low: Tensor, high: Tensor, operand: Operand, bits: 
     Returns:
         Levels (rows,); of equal errors the wider range.
     """
+    low, high = ends
     best, error = Levels.from_range(low, high, operand, bits), torch.full_like(low, torch.inf)
     for percent in range(100, 0, -1):
         levels = Levels.from_range(low * (percent / 100), high * (percent / 100), operand, bits)
@@ -92,7 +92,7 @@ def weight_levels(weight: Tensor, operand: Operand, bits: int, power: float) -> 
     """Return the levels of `search_levels` for a weight (out, ...): (out,), or 0-d where the tensor has one range."""
     per_channel = operand.granularity is Granularity.CHANNEL
     rows = weight.detach().flatten(1) if per_channel else weight.detach().reshape(1, -1)
-    levels = search_levels(rows, *torch.aminmax(rows, dim=1), operand, bits, power)
+    levels = search_levels(rows, torch.aminmax(rows, dim=1), operand, bits, power)
     return levels if per_channel else levels.view()
 
 

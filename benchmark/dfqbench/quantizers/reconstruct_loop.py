@@ -18,7 +18,7 @@ from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
 from dfqbench.quant.trace import WEIGHTED
 from dfqbench.quantizers.adaround import AdaRound, LearnedStep, Levels, mix, search_levels, sign_range, weight_levels
 from dfqbench.quantizers.calibrate import train_source
-from dfqbench.quantizers.units import Unit, split
+from dfqbench.quantizers.units import split
 
 if TYPE_CHECKING:
     from dfqbench.api.context import Context
@@ -142,9 +142,8 @@ class Reconstruction:
                 hooks.enter_context(quantizer.register_forward_pre_hook(self._set_range))
             unit(self._batch(x_q, torch.arange(min(self._params.range_images, len(x_q)))))
 
-    def _set_range(self, quantizer: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _set_range(self, quantizer: FakeQuantize, args: tuple[Tensor, ...]) -> None:
         """Set the range of an activation from the grid of clip ratios."""
-        assert isinstance(quantizer, FakeQuantize)
         operand, bits, values = quantizer.operand, quantizer.bits, args[0].flatten()
         low, high = torch.aminmax(values)
         if self._params.zero_point == "sign" and not operand.symmetric:
@@ -153,7 +152,7 @@ class Reconstruction:
             seed = self._ctx.seed("reconstruct", "range", quantizer.name)
             chosen = torch.randint(len(values), (SEARCHED,), generator=torch.Generator().manual_seed(seed))
             values = values[chosen.to(values.device)]
-        levels = search_levels(values[None], low[None], high[None], operand, bits, self._params.grid_power)
+        levels = search_levels(values[None], (low[None], high[None]), operand, bits, self._params.grid_power)
         quantizer.set_range(*levels.ends())
 
     def _train(self, index: int, position: int, x: Tensor, x_q: Tensor, y: Tensor) -> None:
@@ -201,7 +200,11 @@ class Reconstruction:
 
 
 class UnitTraining:
-    """The learned rounding and step sizes of one unit, and their optimizer."""
+    """The learned rounding and step sizes of one unit, and their optimizer.
+
+    Attributes:
+        rounding: of the unit's layers.
+    """
 
     def __init__(self, unit: fx.GraphModule, stage: Stage, ctx: Context, params: ReconstructParams, seed: int) -> None:
         """Make modules that learn, in place of those that quantize.
@@ -218,7 +221,7 @@ class UnitTraining:
         self._params = params
         self._random = torch.Generator(ctx.device).manual_seed(seed)
         self._layers = _quantized_layers(unit) if stage.weights else []
-        self._rounding = [
+        self.rounding = [
             AdaRound(layer.parametrizations.weight.original, quantizer, learns_scale=params.learns_weight_scale)
             for layer, quantizer in self._layers
         ]
@@ -227,14 +230,14 @@ class UnitTraining:
             name: LearnedStep(_levels(quantizer), params.drop_activation, self._random)
             for name, quantizer in self._quantizers.items()
         }
-        weight_steps = [rounding.step for rounding in self._rounding if params.learns_weight_scale]
+        weight_steps = [rounding.step for rounding in self.rounding if params.learns_weight_scale]
         activation_steps = [learned.step for learned in self._learned.values()]
         self._scales = weight_steps + activation_steps
-        self._parameters = [rounding.v for rounding in self._rounding] + self._scales
+        self._parameters = [rounding.v for rounding in self.rounding] + self._scales
         self._run_update = ctx.graphed(self._update, generators=[self._random])
         self._optimizer = torch.optim.Adam(
             [
-                {"params": [rounding.v for rounding in self._rounding], "lr": params.lr_rounding},
+                {"params": [rounding.v for rounding in self.rounding], "lr": params.lr_rounding},
                 {"params": weight_steps, "lr": params.lr_weight_scale},
                 {"params": activation_steps, "lr": params.lr_activation_scale},
             ],
@@ -245,7 +248,7 @@ class UnitTraining:
     @contextmanager
     def replaced(self) -> Iterator[None]:
         """Put the modules that learn into the unit."""
-        for (layer, _), rounding in zip(self._layers, self._rounding, strict=True):
+        for (layer, _), rounding in zip(self._layers, self.rounding, strict=True):
             layer.parametrizations.weight[0] = rounding
         try:
             with _replaced(self._unit, self._learned):
@@ -275,7 +278,7 @@ class UnitTraining:
         params = self._params
         loss = squared_error(self._unit(mix(x_q, x, params.drop_input, self._random)), y)
         if penalized:
-            for rounding in self._rounding:
+            for rounding in self.rounding:
                 loss = loss + params.rounding_weight * rounding.penalty(beta)
         if self._parameters:
             self._optimizer.param_groups[1]["lr"] = params.lr_weight_scale * cosine
@@ -292,7 +295,7 @@ class UnitTraining:
         """Round every h to 0 or 1 and give weights and scales to the student."""
         if self._steps == 0:
             return
-        for (layer, quantizer), rounding in zip(self._layers, self._rounding, strict=True):
+        for (layer, quantizer), rounding in zip(self._layers, self.rounding, strict=True):
             rounding.finish(layer.parametrizations.weight.original, quantizer)
         for name, learned in self._learned.items():
             self._quantizers[name].set_range(*learned.levels().ends())
@@ -305,8 +308,8 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 def _error(outputs: Iterable[Tensor], y: Tensor) -> float:
     """Return the mean squared difference of chunks of outputs to a cache."""
-    total = sum(float((part.float() - of_y.float()).square().sum()) for part, of_y in zip(outputs, y.split(CHUNK)))
-    return total / y.numel()
+    chunks = zip(outputs, y.split(CHUNK), strict=True)
+    return sum(float((part.float() - of_y.float()).square().sum()) for part, of_y in chunks) / y.numel()
 
 
 def _quantized_layers(unit: nn.Module) -> list[tuple[Any, FakeQuantizeWeight]]:

@@ -51,9 +51,7 @@ class ReconstructParams:
     lr_activation_scale: PositiveFloat = param(
         4e-5, help="learning rate of activation scales, cosine to 0", source=GENIE
     )
-    drop_input: Share = param(
-        0.5, help="share of a unit's input elements that are the teacher's (QDrop)", source=GENIE
-    )
+    drop_input: Share = param(0.5, help="share of a unit's input elements that are the teacher's (QDrop)", source=GENIE)
     drop_activation: Share = param(
         0.5, help="share of activation elements inside a unit that are left in float (QDrop)", source=GENIE
     )
