@@ -54,6 +54,14 @@ def test_budget_scales_steps_of_a_unit(name: str, steps: int) -> None:
     assert budget_named(name).reconstruction_steps(RECIPES["genie"].steps) == steps
 
 
+@pytest.mark.parametrize(("name", "rate"), [("paper", 1e-3), ("medium", 1e-2), ("smoke", 1.0)])
+def test_rate_of_the_rounding_makes_up_for_steps_that_the_budget_takes(name: str, rate: float) -> None:
+    ctx = _context()
+    ctx.budget = budget_named(name)
+    run = Reconstruction(toy_network(), FixedSource(toy_images(64)), ctx, RECIPES["genie"], 64)
+    assert run.stages[0].lr_rounding == pytest.approx(rate)
+
+
 def test_recipes_are_the_published_ones() -> None:
     rates = {name: (p.lr_rounding, p.lr_weight_scale, p.lr_activation_scale) for name, p in RECIPES.items()}
     assert rates == {"genie": (1e-3, 1e-4, 4e-5), "qdrop": (1e-3, 1e-4, 4e-5), "brecq": (1e-3, 1e-4, 4e-4)}

@@ -40,11 +40,13 @@ class Stage:
         weights: whether the rounding of weights is learned.
         activations: whether activations are quantized and their scales learned.
         steps: steps on each unit.
+        lr_rounding: learning rate of the rounding.
     """
 
     weights: bool
     activations: bool
     steps: int
+    lr_rounding: float
 
 
 class Reconstruction:
@@ -78,7 +80,11 @@ class Reconstruction:
         self.student: Student = ctx.prepare(teacher)
         self.units = split(self.student, torch.zeros(1, *ctx.card.input_size, device=ctx.device))
         steps, later = (ctx.budget.reconstruction_steps(n) for n in (params.steps, params.activation_steps))
-        self.stages = [Stage(True, False, steps), Stage(False, True, later)] if later else [Stage(True, True, steps)]
+        # In fewer steps v goes as far as in all: h reaches 0 or 1.
+        lr = params.lr_rounding * params.steps / max(1, steps)
+        self.stages = [Stage(weights=True, activations=not later, steps=steps, lr_rounding=lr)]
+        if later:
+            self.stages.append(Stage(weights=False, activations=True, steps=later, lr_rounding=0.0))
         self.errors: dict[tuple[int, int], tuple[float, float]] = {}
         state = ctx.restored
         self._next = (0, 0)
@@ -237,7 +243,7 @@ class UnitTraining:
         self._run_update = ctx.graphed(self._update, generators=[self._random])
         self._optimizer = torch.optim.Adam(
             [
-                {"params": [rounding.v for rounding in self.rounding], "lr": params.lr_rounding},
+                {"params": [rounding.v for rounding in self.rounding], "lr": stage.lr_rounding},
                 {"params": weight_steps, "lr": params.lr_weight_scale},
                 {"params": activation_steps, "lr": params.lr_activation_scale},
             ],

@@ -46,7 +46,11 @@ class ReconstructParams:
         source=GENIE,
     )
     learns_weight_scale: bool = param(True, help="whether weight scales are learned with the rounding", source=GENIE)
-    lr_rounding: PositiveFloat = param(1e-3, help="learning rate (Adam) of the rounding, constant", source=GENIE)
+    lr_rounding: PositiveFloat = param(
+        1e-3,
+        help="learning rate (Adam) of the rounding, constant; a budget that divides the steps multiplies it",
+        source=f"{GENIE}; inferred: at the published rate no rounding is decided after a fortieth of the steps",
+    )
     lr_weight_scale: PositiveFloat = param(1e-4, help="learning rate of weight scales, cosine to 0", source=GENIE)
     lr_activation_scale: PositiveFloat = param(
         4e-5, help="learning rate of activation scales, cosine to 0", source=GENIE
