@@ -8,16 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Unavailable, budget_named
+from dfqbench.api import Quantizer, Unavailable, budget_named
+from dfqbench.models.build import build_teacher
+from dfqbench.models.spec import ModelSpec
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.fake_quantize import fake_quantize_weight
 from dfqbench.quant.scheme import Granularity
 from dfqbench.quantizers import reconstruct_loop
+from dfqbench.quantizers.calibrate import Calibrate, CalibrateParams
 from dfqbench.quantizers.reconstruct import Reconstruct
 from dfqbench.quantizers.reconstruct_loop import Reconstruction
 from dfqbench.quantizers.reconstruct_params import RECIPES, ReconstructParams
+from dfqbench.run.evaluate.accuracy import percent, predict
 from dfqbench.synth import FixedSource
+from dfqbench.targets.catalogue import Catalogue
+from dfqbench.targets.evaluation import load_evaluation
 from dfqbench.testing.conformance.resume import KeepingContext
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import ToySource, toy_images, toy_network
@@ -185,3 +191,21 @@ def test_weights_shared_by_two_layers_are_refused() -> None:
     network[2].weight = network[0].weight
     with pytest.raises(Unavailable, match="used twice: 0, 2"):
         _reconstruction(teacher=network.eval())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["w4a4@gdfq", "w3a3@gdfq", "w3a3@brecq"])
+def test_digits_are_recognised_better_than_with_the_ranges_of_the_same_images(scheme: str) -> None:
+    catalogue = Catalogue.discover([])
+    spec, dataset = catalogue.models("digits")[0], catalogue.target("digits").dataset
+    assert isinstance(spec, ModelSpec)
+    assert dataset is not None
+    teacher, data = build_teacher(spec, "cpu", {}), load_evaluation(dataset, spec.card)
+    images = torch.randn((256, *spec.card.input_size), generator=torch.Generator().manual_seed(0))
+
+    def top1(quantizer: Quantizer) -> float:
+        ctx = ToyContext(card=spec.card, bits=parse_scheme(scheme), budget=budget_named("tiny"))
+        student = quantizer.quantize(teacher, FixedSource(images), ctx)
+        return percent(predict(student, data, torch.device("cpu")).correct)
+
+    assert top1(Reconstruct(RECIPES["genie"])) > top1(Calibrate(CalibrateParams(images=256)))
