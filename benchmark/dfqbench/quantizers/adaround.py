@@ -105,13 +105,13 @@ def sign_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 class AdaRound(FakeQuantizeWeight):
-    """A parametrization with learned rounding: step * clamp(floor(w / step_0) + h, lowest, highest).
+    """A parametrization with learned rounding: s * clamp(floor(w / s_0) + h, lowest, highest).
 
     h starts as the fraction that floor cuts off, so that the first weight is the one in float, clipped. The floor stays
     that of the first step size (Genie, released code).
 
     Attributes:
-        step: (out, 1, ...) or 0-d, learned or not.
+        s: step size, (out, 1, ...) or 0-d, learned or not.
         v: of the weight's shape; h = clamp(1.2 sigmoid(v) - 0.1, 0, 1).
     """
 
@@ -130,7 +130,7 @@ class AdaRound(FakeQuantizeWeight):
         if frozen.scale.ndim:
             levels = levels.view(-1, *(1,) * (weight.ndim - 1))
         self.lowest, self.highest = levels.lowest, levels.highest
-        self.step = nn.Parameter(levels.step.clone(), requires_grad=learns_scale)
+        self.s = nn.Parameter(levels.step.clone(), requires_grad=learns_scale)
         scaled = weight.detach() / levels.step
         self.floor = scaled.floor()
         sigmoid = (scaled - self.floor + STRETCH) / (1 + 2 * STRETCH)
@@ -142,7 +142,11 @@ class AdaRound(FakeQuantizeWeight):
 
     def rounded(self, weight: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - the weight in float is in `floor` and `v`
         """Return the weight (out, ...) and 1 / step size."""
-        return (self.floor + self.h()).clamp(self.lowest, self.highest) * self.step, self.step.reciprocal()
+        return (self.floor + self.h()).clamp(self.lowest, self.highest) * self.s, self.s.reciprocal()
+
+    def step(self, weight: Tensor) -> Tensor:  # noqa: ARG002 - as above
+        """Return the step size, (out,) or 0-d, without a gradient."""
+        return self.s.detach().flatten() if self.s.ndim else self.s.detach()
 
     def penalty(self, beta: float | Tensor) -> Tensor:
         """Return sum 1 - |2h - 1|^beta (0-d)."""
@@ -152,9 +156,9 @@ class AdaRound(FakeQuantizeWeight):
     def finish(self, weight: Tensor, frozen: FakeQuantizeWeight) -> None:
         """Round h to 0 or 1, set `weight` to the levels, in place, and fix the learned scale in `frozen`."""
         integers = (self.floor + (self.v >= 0)).clamp(self.lowest, self.highest)
-        weight.copy_(integers * self.step)
+        weight.copy_(integers * self.s)
         shape = frozen.scale.shape if frozen.scale is not None else ()
-        levels = Levels(self.step.detach(), self.lowest, self.highest).view(*shape)
+        levels = Levels(self.s.detach(), self.lowest, self.highest).view(*shape)
         frozen.freeze(*levels.qparams(self.operand, self.bits))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from dfqbench.api.batch import SampleSource, is_live
-from dfqbench.quant import FakeQuantize, Student
+from dfqbench.quant import OFF, FakeQuantize, Student
 from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
 from dfqbench.quant.trace import WEIGHTED
 from dfqbench.quantizers.adaround import AdaRound, LearnedStep, Levels, mix, search_levels, sign_range, weight_levels
@@ -83,7 +83,7 @@ class Reconstruction:
         # In fewer steps v goes as far as in all: h reaches 0 or 1.
         lr = params.lr_rounding * params.steps / max(1, steps)
         self.stages = [Stage(weights=True, activations=not later, steps=steps, lr_rounding=lr)]
-        if later:
+        if later and ctx.scheme.a_bits != OFF:
             self.stages.append(Stage(weights=False, activations=True, steps=later, lr_rounding=0.0))
         self.errors: dict[tuple[int, int], tuple[float, float]] = {}
         state = ctx.restored
@@ -236,7 +236,7 @@ class UnitTraining:
             name: LearnedStep(_levels(quantizer), params.drop_activation, self._random)
             for name, quantizer in self._quantizers.items()
         }
-        weight_steps = [rounding.step for rounding in self.rounding if params.learns_weight_scale]
+        weight_steps = [rounding.s for rounding in self.rounding if params.learns_weight_scale]
         activation_steps = [learned.step for learned in self._learned.values()]
         self._scales = weight_steps + activation_steps
         self._parameters = [rounding.v for rounding in self.rounding] + self._scales
@@ -336,7 +336,10 @@ def _levels(quantizer: FakeQuantize) -> Levels:
 
 
 def _identities(unit: nn.Module) -> dict[str, nn.Module]:
-    return {name: nn.Identity() for name in _activations(unit)}
+    """Return replacements of all fake quantization but that of weights: biases have steps of their layer's input."""
+    lists = {name: m for name, m in unit.named_modules() if isinstance(m, parametrize.ParametrizationList)}
+    biases = [f"{name}.0" for name, modules in lists.items() if not isinstance(modules[0], FakeQuantizeWeight)]
+    return {name: nn.Identity() for name in (*_activations(unit), *biases)}
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils import parametrize
 
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant import FakeQuantize, Student
 from dfqbench.quant.activations import FUNCTIONS, METHODS, is_activation
-from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
 from dfqbench.quant.scheme import Placement
 from dfqbench.quant.trace import WEIGHTED, BatchNorm
 
@@ -135,8 +135,10 @@ def _in_float(network: fx.GraphModule) -> fx.GraphModule:
     """Return a copy without fake quantization, with the same graph."""
     result = copy.deepcopy(network)
     for name, module in list(result.named_modules()):
-        if isinstance(module, FakeQuantize | FakeQuantizeWeight):
+        if isinstance(module, FakeQuantize):
             result.set_submodule(name, nn.Identity())
+        elif isinstance(module, parametrize.ParametrizationList):
+            module[0] = nn.Identity()
     return result
 
 
