@@ -58,7 +58,7 @@ def test_residual_blocks_are_units(scheme: str) -> None:
         "layer1.0.conv1 to layer1.0.conv2",
         "layer2.0.conv1 to layer2.0.conv2",
         "layer3.0.conv1 to layer3.0.conv2",
-        "fc",
+        "linear",
     ]
 
 
