@@ -119,11 +119,13 @@ def test_every_rounding_is_decided_at_the_end(monkeypatch: pytest.MonkeyPatch) -
     finish = reconstruct_loop.UnitTraining.finish
 
     def check(self: reconstruct_loop.UnitTraining) -> None:
-        distances.extend(float(torch.minimum(each.h(), 1 - each.h()).max()) for each in self.rounding)
+        distances.extend(float(torch.minimum(each.h(), 1 - each.h()).detach().max()) for each in self.rounding)
         finish(self)
 
     monkeypatch.setattr(reconstruct_loop.UnitTraining, "finish", check)
-    _reconstruction(dataclasses.replace(PARAMS, steps=500)).run()
+    ctx = _context()
+    ctx.budget = budget_named("tiny")
+    Reconstruction(toy_network(), FixedSource(toy_images(64)), ctx, RECIPES["genie"], 64).run()
     assert len(distances) == 3
     assert max(distances) <= 1e-2
 
@@ -151,11 +153,19 @@ def test_resumed_at_every_unit_equals_uninterrupted(recipe: str, source: Any) ->
     quantizer = Reconstruct(_recipe(recipe, steps=10, images=64))
     ctx = KeepingContext(_context())
     expected = quantizer.quantize(toy_network(), source(), ctx)
-    for index in range(len(ctx.saved)):
+    units = [index for index, state in enumerate(ctx.saved) if "unit" in state]
+    assert len(units) == (6 if recipe == "brecq" else 3)
+    for index in ([0] if units[0] else []) + units:  # the first is inside the training of a live source
         resumed = quantizer.quantize(toy_network(), source(), ctx.resumed(index))
         for name, value in expected.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), (index, name)
         assert resumed.images_seen == expected.images_seen
+
+
+def test_live_source_is_trained_once_and_drawn_from_once() -> None:
+    source = ToySource()
+    Reconstruct(_recipe("genie", steps=1, images=64)).quantize(toy_network(), source, _context())
+    assert (source.steps, source.draws) == (source.training_steps, source.training_steps + 1)
 
 
 def test_caches_above_the_limit_are_bfloat16_in_host_memory() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dfqbench.api import Quantizer, Unavailable
-from dfqbench.quantizers.calibrate import train_source
 from dfqbench.quantizers.reconstruct_params import RECIPES, ReconstructParams
 
 if TYPE_CHECKING:
@@ -53,5 +52,4 @@ class Reconstruct(Quantizer):
                 f"reconstruct has {count} images for batches of {self.params.batch}",
                 f"make more images or set reconstruct.batch to at most {count}",
             )
-        train_source(source, [ctx])
         return Reconstruction(teacher, source, ctx, self.params, count).run()
