@@ -126,7 +126,7 @@ class Reconstruction:
                     self._train(index, position, x, x_q, y)
                 x_q = self._outputs(unit.student, x_q)
             if pending:
-                self.errors[index, position] = before, _error(x_q.split(CHUNK), y)
+                self.errors[index, position] = before, _error(_chunks(x_q), y)
                 self._next = (index, position + 1)
                 self._ctx.checkpoint(self._state)
             x = y
@@ -144,8 +144,8 @@ class Reconstruction:
                 levels = weight_levels(weight, quantizer.operand, quantizer.bits, self._params.grid_power)
                 quantizer.freeze(*levels.qparams(quantizer.operand, quantizer.bits))
         with ExitStack() as hooks, torch.no_grad():
-            for quantizer in _activations(unit).values():
-                hooks.enter_context(quantizer.register_forward_pre_hook(self._set_range))
+            for activation in _activations(unit).values():
+                hooks.enter_context(activation.register_forward_pre_hook(self._set_range))
             unit(self._batch(x_q, torch.arange(min(self._params.range_images, len(x_q)))))
 
     def _set_range(self, quantizer: FakeQuantize, args: tuple[Tensor, ...]) -> None:
@@ -192,7 +192,7 @@ class Reconstruction:
     @torch.no_grad()
     def _passes(self, module: nn.Module, x: Tensor) -> Iterator[Tensor]:
         """Return a module's outputs for a cache, in chunks."""
-        for chosen in torch.arange(len(x)).split(CHUNK):
+        for chosen in _chunks(torch.arange(len(x))):
             yield module(self._batch(x, chosen))
 
     def _outputs(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -314,8 +314,12 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 def _error(outputs: Iterable[Tensor], y: Tensor) -> float:
     """Return the mean squared difference of chunks of outputs to a cache."""
-    chunks = zip(outputs, y.split(CHUNK), strict=True)
+    chunks = zip(outputs, _chunks(y), strict=True)
     return sum(float((part.float() - of_y.float()).square().sum()) for part, of_y in chunks) / y.numel()
+
+
+def _chunks(x: Tensor) -> Iterator[Tensor]:
+    return (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
 
 
 def _quantized_layers(unit: nn.Module) -> list[tuple[Any, FakeQuantizeWeight]]:
