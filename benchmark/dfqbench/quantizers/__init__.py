@@ -9,5 +9,6 @@ BUILTIN: tuple[Offer, ...] = (
     Offer("distill", "dfqbench.quantizers.distill:Distill"),
     Offer("squant", "dfqbench.quantizers.squant:SQuant"),
     Offer("dfq", "dfqbench.quantizers.dfq:Dfq"),
+    Offer("reconstruct", "dfqbench.quantizers.reconstruct:Reconstruct"),
 )
 """The host's quantizers; plugins offer more."""

@@ -26,7 +26,7 @@ from dfqbench.testing.conformance.sandbox import DryRun, run_in_sandbox
 if TYPE_CHECKING:
     from dfqbench.plugins import LoadedOffer, Plugins
 
-BUDGET = Budget("toy", Fraction(1, 8000), Fraction(1, 50), 3)
+BUDGET = Budget("toy", Fraction(1, 8000), Fraction(1, 50), 3, Fraction(1, 4000))
 """Budget of every run: a handful of steps."""
 DEFAULT_LIMIT = 120.0
 """Seconds that the whole dry run in a process of its own may take."""
