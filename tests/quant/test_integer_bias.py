@@ -58,8 +58,9 @@ def test_layers_compute_what_integer_arithmetic_computes(protocol: str, bits: tu
     made, teacher = student(protocol, bits), network()
     outputs: dict[str, tuple[Tensor, Tensor]] = {}
     for name in ("2", "5"):
-        layer = made.network.get_submodule(name)
-        layer.register_forward_hook(lambda _m, args, out, name=name: outputs.update({name: (args[0], out)}))
+        made.network.get_submodule(name).register_forward_hook(
+            lambda _m, args, out, name=name: outputs.update({name: (args[0], out)})
+        )
     with torch.no_grad():
         made(IMAGES)
     for name, reader in (("2", "5.input"), ("5", None)):
@@ -162,3 +163,14 @@ def test_a_layer_with_two_inputs_has_no_one_int32_bias() -> None:
         prepare(Twice().eval(), parse_scheme("w4a4@deploy"), CARD)
     floating = dataclasses.replace(PROTOCOLS["deploy"], name="mine", integer_bias=False)
     assert prepare(Twice().eval(), Scheme(4, 4, floating), CARD).operands
+
+
+def test_biases_follow_a_fixed_step_of_the_weight() -> None:
+    made = student("deploy")
+    layer: Any = made.network.get_submodule("2")
+    weight = layer.parametrizations.weight[0]
+    scale, zero_point = weight.step(layer.parametrizations.weight.original) * 2, torch.zeros(4, dtype=torch.int32)
+    weight.freeze(scale, zero_point)
+    step = quantizer(made, "2.input").scale.double() * scale.double()
+    integers = layer.bias.detach().double() / step
+    assert torch.allclose(integers, integers.round(), atol=1e-6 * float(integers.abs().max()))

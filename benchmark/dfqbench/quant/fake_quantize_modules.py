@@ -65,17 +65,17 @@ class FakeQuantizeWeight(nn.Module):
         """Round the weight (out, ...) to the levels of its present range, or of the fixed one."""
         return self.rounded(weight)[0]
 
+    def step(self, weight: Tensor) -> Tensor:
+        """Return the step size of the weight's present range, or the fixed one, (out,) or 0-d."""
+        scale = weight_qparams(weight, self.operand, self.bits)[0] if self.scale is None else self.scale
+        return scale.reciprocal() if self.operand.rounding is Rounding.ZEROQ else scale
+
 
 def _freeze_before_load(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ARG001
     """Give a weight quantizer the fixed scale and zero point of a state."""
     fixed = [state.get(f"{prefix}{name}") for name in ("scale", "zero_point")]
     if isinstance(module, FakeQuantizeWeight) and fixed[0] is not None and fixed[1] is not None:
         module.freeze(fixed[0], fixed[1])
-
-    def step(self, weight: Tensor) -> Tensor:
-        """Return the step size of the weight's present range, (out,) or 0-d."""
-        scale, _ = weight_qparams(weight, self.operand, self.bits)
-        return scale.reciprocal() if self.operand.rounding is Rounding.ZEROQ else scale
 
 
 class FakeQuantize(nn.Module):
