@@ -64,13 +64,13 @@ def test_layers_compute_what_integer_arithmetic_computes(protocol: str, bits: tu
     with torch.no_grad():
         made(IMAGES)
     for name, reader in (("2", "5.input"), ("5", None)):
-        layer: Any = teacher.get_submodule(name)
+        original: Any = teacher.get_submodule(name)
         x, out = outputs[name]
         source = quantizer(made, f"{name}.input")
-        n_w, w_step = integers_of_weight(layer.weight.detach(), protocol, made.layers[name].weight)
+        n_w, w_step = integers_of_weight(original.weight.detach(), protocol, made.layers[name].weight)
         n_x = integers_of_input(x, source) - source.zero_point
         step = source.scale.double() * w_step.double()
-        n_b = torch.round(layer.bias.detach().double() / step).long()
+        n_b = torch.round(original.bias.detach().double() / step).long()
         # int32 sums, by float64, which holds them exactly.
         if name == "2":
             total = F.conv2d(n_x.double(), n_w.double(), n_b.double())
