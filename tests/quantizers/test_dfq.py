@@ -224,7 +224,7 @@ def test_a_layer_that_is_called_twice_keeps_its_bias() -> None:
             return self.head(self.pointwise(self.pointwise(x)).mean((2, 3))[:, :6])
 
     student = prepare(uneven(Twice()), parse_scheme("w3a32@tensor"), CARD)
-    before = {name: value.clone() for name, value in student.state_dict().items() if name.endswith("bias")}
+    before = {name: value.clone() for name, value in student.state_dict().items() if "bias" in name}
     correct_biases(student, CARD)
     changed = [name for name, value in before.items() if not torch.equal(value, student.state_dict()[name])]
     assert all("pointwise" not in name for name in changed)

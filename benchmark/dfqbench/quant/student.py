@@ -156,11 +156,18 @@ class Student(nn.Module):
 
 def float_weight(layer: nn.Module) -> nn.Parameter:
     """Return the weight of a convolution or linear layer of a student as its optimizer sees it, not rounded."""
-    parametrizations: Any = getattr(layer, "parametrizations", None)
-    weight: nn.Parameter = (
-        layer.get_parameter("weight") if parametrizations is None else parametrizations.weight.original
-    )
-    return weight
+    return _in_float(layer, "weight")
+
+
+def float_bias(layer: nn.Module) -> nn.Parameter | None:
+    """Return the bias of a convolution or linear layer of a student as its optimizer sees it; None if it has none."""
+    return None if getattr(layer, "bias", None) is None else _in_float(layer, "bias")
+
+
+def _in_float(layer: nn.Module, name: str) -> nn.Parameter:
+    parts: Any = getattr(layer, "parametrizations", {})
+    parameter: nn.Parameter = parts[name].original if name in parts else layer.get_parameter(name)
+    return parameter
 
 
 def prepare(teacher: nn.Module, scheme: Scheme, card: ModelCard) -> Student:

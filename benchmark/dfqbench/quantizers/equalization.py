@@ -13,7 +13,7 @@ from dfqbench.api import ModelCard
 from dfqbench.quant import FakeQuantize, Student
 from dfqbench.quant.batch_norm import upper_bound
 from dfqbench.quant.batch_norm_ranges import channel_stats
-from dfqbench.quant.student import float_weight
+from dfqbench.quant.student import float_bias, float_weight
 
 _TRANSPARENT = (FakeQuantize, nn.Identity, nn.Dropout, nn.Dropout2d)
 """Modules that a scale passes; a `FakeQuantize` has no range yet."""
@@ -123,7 +123,7 @@ def ranges(pair: Pair) -> tuple[Tensor, Tensor]:
 def _rescale(pair: Pair, scale: Tensor) -> None:
     """Divide the output of the first convolution by `scale` (C,), and multiply it into the weight of the second."""
     float_weight(pair.first).div_(scale.view(-1, 1, 1, 1))
-    for part in (pair.first.bias, *(getattr(pair.first, name, None) for name in ("bn_mean", "bn_std"))):
+    for part in (float_bias(pair.first), *(getattr(pair.first, name, None) for name in ("bn_mean", "bn_std"))):
         if part is not None:
             part.div_(scale)
     by_input(pair.second).mul_(scale.view(pair.second.groups, 1, -1, 1))
@@ -143,14 +143,14 @@ def absorb_biases(pairs: Sequence[Pair], deviations: float) -> None:
     """
     for pair in pairs:
         first, second = pair.first, pair.second
-        is_relu = pair.relu and pair.bound == torch.inf
-        if not is_relu or not hasattr(first, "bn_mean") or first.bias is None or second.bias is None:
+        bias1, bias2, is_relu = float_bias(first), float_bias(second), pair.relu and pair.bound == torch.inf
+        if not is_relu or not hasattr(first, "bn_mean") or bias1 is None or bias2 is None:
             continue
         mean, std = first.get_buffer("bn_mean"), first.get_buffer("bn_std")
         absorbed = (mean - deviations * std).clamp_min(0.0)
-        first.bias.sub_(absorbed)
+        bias1.sub_(absorbed)
         mean.sub_(absorbed)
-        second.bias.add_(_mean_output(float_weight(second), second.groups, absorbed))
+        bias2.add_(_mean_output(float_weight(second), second.groups, absorbed))
 
 
 @torch.no_grad()
@@ -169,7 +169,7 @@ def correct_biases(student: Student, card: ModelCard) -> None:
     inputs = {str(node.target): stats[node.all_input_nodes[0]] for node in stats if node.all_input_nodes}
     for name, weight, quantizer in student.quantized_weights():
         layer, known = student.traced.get_submodule(name), inputs.get(name)
-        bias, groups = getattr(layer, "bias", None), getattr(layer, "groups", 1)
+        bias, groups = float_bias(layer), getattr(layer, "groups", 1)
         if known is None or bias is None or calls[name] > 1 or len(known.mean) != weight.shape[1] * groups:
             continue
         bias.sub_(_mean_output(quantizer(weight) - weight, groups, known.mean))
