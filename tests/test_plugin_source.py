@@ -94,7 +94,8 @@ def test_hash_does_not_depend_on_place_order_or_line_ends(site: Path, tmp_path_f
 
 
 def test_built_in_methods_have_source() -> None:
-    for offer in load_plugins().methods.values():
+    offers = load_plugins().methods
+    for offer in (offers[name] for name in offers if name != "none"):  # the host's own
         names = {file.name for file in source_files(offer.load, offer.path)}
         assert "plugin.py" in names
         assert len(names) > 1

@@ -38,7 +38,7 @@ def complete(call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     ("line", "names"),
     [
         ("run --methods zer", ["zeroq"]),
-        ("run --methods zeroq,no", ["zeroq,noise"]),
+        ("run --methods zeroq,no", ["zeroq,none", "zeroq,noise"]),
         ("plan --methods noise,zeroq+dis", ["noise,zeroq+distill"]),
         ("run --methods rea", ["real"]),
         ("run --grid w4", ["w4a4"]),

@@ -128,7 +128,7 @@ def test_method_that_breaks_the_contract_is_not_run() -> None:
 
 
 def test_unknown_method_is_a_usage_error(plugins: Plugins) -> None:
-    with pytest.raises(UsageError, match="unknown method or quantizer 'sond'; did you mean sound"):
+    with pytest.raises(UsageError, match="unknown method, quantizer or range rule 'sond'; did you mean sound"):
         next(conformance.examine(plugins, "sond"))
 
 

@@ -24,7 +24,7 @@ def claims(
     fmt: Annotated[str, typer.Option("--format", metavar="text|md|csv|json", help="What to print.")] = "text",
     plugin: PluginOption = None,
 ) -> None:
-    """Show published numbers with their sources, and the protocol that each source states.
+    """Show published numbers, their sources and stated protocols.
 
     With the methods that are implemented here, and cells about which papers disagree. Numbers of plugins are included.
     """

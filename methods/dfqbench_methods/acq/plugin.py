@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from dfqbench.api import Context, Fidelity, Method, Offer, SampleSource, hookimpl, param
 from dfqbench.synth import GeneratorParams, UnitFloat
@@ -60,7 +60,7 @@ class AcqParams(GeneratorParams):
     pair_weight: NonNegativeFloat = param(
         0.1, help="weight of the adversarial loss of pairs under one condition; 0: off", source=INFERRED
     )
-    pair_margin: float = param(
+    pair_margin: Annotated[float, Field(ge=-1, le=1)] = param(
         0.7, help="cosine similarity of a pair's attention maps that costs nothing", source=INFERRED
     )
     consistency_weight: NonNegativeFloat = param(

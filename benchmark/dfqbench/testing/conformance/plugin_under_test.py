@@ -30,7 +30,7 @@ BUDGET = Budget("toy", Fraction(1, 8000), Fraction(1, 50), 3, Fraction(1, 4000))
 """Budget of every run: a handful of steps."""
 DEFAULT_LIMIT = 120.0
 """Seconds that the whole dry run in a process of its own may take."""
-QUANTIZER_BATCHES = dict.fromkeys(("batch", "batch_few_classes"), 16)
+QUANTIZER_BATCHES = dict.fromkeys(("batch", "batch_few_classes"), 4)
 """Parameters of quantizers that make a run long and decide nothing in it."""
 
 
