@@ -7,7 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,15 @@ def percent(values: Sequence[float], images: int = 540, *, spread: bool = True, 
     return f"{mean} ± {statistics.stdev(values):.2f}" + (f" ({len(values)})" if count else "")
 
 
+def bare(text: str, places: Iterable[Key]) -> str:
+    """Return the method at the start of a cell's text, without its recipe and images."""
+    return max((place[0] for place in places if text.startswith(place[0])), key=len, default=text)
+
+
 def check(text: str, records: Sequence[Mapping[str, Any]]) -> int:
     """Holds a page against records, and returns how many places it has compared."""
     page, places = HtmlReader(text), by_place(records)
-    shown = {(row[0], row[1], row[2]): row for row in page.summary if row[9] in {"ok", "collapsed"}}
+    shown = {(bare(row[0], places), row[1], row[2]): row for row in page.summary if row[9] in {"ok", "collapsed"}}
     assert set(shown) == set(places)
     for key, group in places.items():
         row = shown[key]
@@ -72,7 +77,8 @@ def _check_tables(page: HtmlReader, places: Mapping[Key, Sequence[Mapping[str, A
     fields: dict[tuple[str, ...], str] = {}
     for _, (models, headers, *body) in (table for table in page.tables if table[0] == "results"):
         for scheme, method, *row in body:
-            fields |= {(method, models[-1], scheme, header): text for header, text in zip(headers, row, strict=True)}
+            name = bare(method, places)
+            fields |= {(name, models[-1], scheme, header): text for header, text in zip(headers, row, strict=True)}
     for place, group in places.items():
         assert fields[(*place, "top-1")].startswith(percent([r["top1"] for r in group], count=True))
         for header, key in {"BNS": "bns", "homogeneity": "homogeneity", "confidence": "confidence"}.items():
