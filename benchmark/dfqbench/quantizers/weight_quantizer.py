@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import PositiveInt
 
 from dfqbench.api import Quantizer, has_images, param
-from dfqbench.quant.range_rules import BN_DEVIATIONS, FROM_BATCHNORM, check_range_rule, split_range_rule
-from dfqbench.quantizers.calibrate import train_source
+from dfqbench.quant.range_rules import BN_DEVIATIONS, FROM_BATCHNORM, split_range_rule
+from dfqbench.quantizers.calibrate import CalibrateParams, learn_ranges, train_source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RangeParams:
-    """Where a quantizer of weights takes the activation ranges from."""
+class RangeParams(CalibrateParams):
+    """Where a quantizer of weights takes the activation ranges from: as `calibrate`, or without images."""
 
-    images: PositiveInt = param(
-        64, help="images of the source that the ranges are taken from, in one batch", source="released code (ZeroQ)"
-    )
-    range: str = param("minmax", help="range rule, as of `calibrate`", source="released code (ZeroQ)")
     without_images: Literal["bn", "noise"] = param(
         "bn",
         help="ranges where the source has no images: `bn`, from BatchNorm; `noise`, from uniform noise",
@@ -37,10 +33,6 @@ class RangeParams:
     noise_images: PositiveInt = param(
         256, help="images of uniform noise in [0, 1], not normalised", source="released code (SQuant)", unit="images"
     )
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown range rule, and one that needs many batches."""
-        check_range_rule(self.range, steps=1, needs_batches=False)
 
 
 class WeightQuantizer(Quantizer):
@@ -82,7 +74,6 @@ class WeightQuantizer(Quantizer):
     def _set_ranges(self, student: Student, images: Tensor | None, ctx: Context) -> None:
         """Set activation ranges from the source's images, or without images from BatchNorm or uniform noise."""
         from dfqbench.quant import set_ranges_from_batchnorm
-        from dfqbench.quantizers.calibrate import learn_ranges
 
         rule, number = split_range_rule(self.params.range)
         if images is None and self.params.without_images == "noise" and rule != FROM_BATCHNORM:
