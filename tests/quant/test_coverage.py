@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from dfqbench.api import ModelCard, PluginError
 from dfqbench.quant import FakeQuantize, Student, parse_scheme, prepare
 from dfqbench.quant.coverage import distinct_levels, is_quantized, measure_coverage, most_levels_per_channel
+from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
+from dfqbench.quantizers.residual_expansion import expand
 
 CARD = ModelCard((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 5)
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -142,6 +144,74 @@ def test_levels_of_a_large_tensor_are_all_found() -> None:
     assert levels is not None
     assert levels.tolist() == [0.0, 1.0]
     assert distinct_levels(torch.arange(100_000.0), 256) is None
+
+
+def sum_of_terms(label: str = "w4a4@deploy") -> tuple[Student, FakeQuantizeWeight]:
+    """Return a student all of whose weights are sums of two terms, and the weight quantizer of its second layer."""
+    made = student(label)
+    expand(made, terms=2, gamma=1.0)
+    quantizers = {name: quantizer for name, _, quantizer in made.quantized_weights()}
+    return made, quantizers["2"]
+
+
+@pytest.mark.parametrize("label", ["w4a4@deploy", "w2a4@tensor", "w3a4@gdfq"])
+def test_sum_of_terms_is_quantized(label: str) -> None:
+    coverage = measure_coverage(sum_of_terms(label)[0], IMAGES)
+    assert coverage.violations == []
+    assert coverage.as_dict()["weight_terms"] == 2.0
+
+
+@pytest.mark.parametrize("fault", ["float", "noise", "scale", "width", "shape", "first term"])
+@pytest.mark.parametrize("label", ["w4a4@deploy", "w4a4@tensor"])
+def test_weight_that_is_not_the_claimed_sum_is_a_violation(label: str, fault: str) -> None:
+    made, quantizer = sum_of_terms(label)
+    scales = quantizer.residual_scales
+    assert scales is not None
+    assert quantizer.scale is not None
+    rounded = quantizer.forward
+    if fault == "float":
+        quantizer.forward = lambda weight: weight  # type: ignore[method-assign]
+    elif fault == "noise":
+        quantizer.forward = lambda weight: rounded(weight) + 0.3 * scales.max()  # type: ignore[method-assign]
+    elif fault == "scale":
+        weight = quantizer(made.network.get_submodule("2").parametrizations.weight.original)  # type: ignore[union-attr]
+        quantizer.forward = lambda _: weight  # type: ignore[method-assign]
+        quantizer.residual_scales = scales * 1.3
+    elif fault == "width":
+        quantizer.bits = 6
+        expand(made, terms=2, gamma=1.0)
+    elif fault == "shape":
+        quantizer.residual_scales = scales[:, :1]
+    else:
+        quantizer.scale = None
+    assert measure_coverage(made, IMAGES).violations == ["weight 2"]
+
+
+def test_scale_for_each_channel_is_a_violation_where_a_tensor_has_one_range() -> None:
+    made, quantizer = sum_of_terms("w4a4@tensor")
+    assert quantizer.residual_scales is not None
+    quantizer.residual_scales[0, 0] /= 2
+    assert measure_coverage(made, IMAGES).violations == ["weight 2"]
+
+
+def test_bit_operations_are_counted_by_hand() -> None:
+    first, second, head = 6 * 64 * 27, 6 * 36 * 54, 216 * 5
+    coverage = measure_coverage(student("w4a3"), IMAGES).as_dict()
+    assert coverage["bit_operations"] == first * 4 * 32 + second * 4 * 3 + head * 4 * 3
+    assert coverage["weight_terms"] == 1.0
+    coverage = measure_coverage(student("w4a4@deploy"), IMAGES).as_dict()
+    assert coverage["bit_operations"] == first * 8 * 8 + second * 4 * 4 + head * 8 * 8
+    coverage = measure_coverage(student("w32a32"), IMAGES).as_dict()
+    assert coverage["bit_operations"] == (first + second + head) * 32 * 32
+
+
+def test_bit_operations_count_every_term_of_the_channels_that_have_it() -> None:
+    made = student("w4a4@deploy")
+    expand(made, terms=2, gamma=0.5)
+    first, second, head = 6 * 64 * 27, 6 * 36 * 54, 216 * 5
+    coverage = measure_coverage(made, IMAGES).as_dict()
+    assert coverage["bit_operations"] == first * 8 * 8 + second * 4 * 4 * 3 // 2 + head * 8 * 8 * 2
+    assert coverage["weight_terms"] == (first + second * 3 // 2 + head * 2) / (first + second + head)
 
 
 def test_levels_per_channel() -> None:

@@ -40,7 +40,7 @@ def test_a_quantizer_that_draws_images_is_a_row_and_the_sweep_goes_on(
         "--grid",
         "smoke",
         "--methods",
-        "none,none+distill:gdfq,none+squant",
+        "none,none+distill:gdfq,none+squant,none+rex",
         "--bits",
         "w4a4",
         "--limit",
@@ -53,9 +53,15 @@ def test_a_quantizer_that_draws_images_is_a_row_and_the_sweep_goes_on(
         "none": "unavailable",
         "none+distill:gdfq": "unavailable",
         "none+squant": "ok",
+        "none+rex": "ok",
     }
     assert "has no images" in records["none+distill:gdfq"]["error"]["message"]
     squant = records["none+squant"]
     assert (squant["range"], squant["used_images"], squant["levels_ok"]) == ("bn", 0, True)
     assert "images_not_kept" not in squant["flags"]
     assert squant["counts"]["images"] == 0
+    rex = records["none+rex"]
+    assert (rex["used_images"], rex["levels_ok"], rex["coverage"]["weight_terms"]) == (0, True, 2.0)
+    assert squant["coverage"]["weight_terms"] == 1.0
+    assert rex["coverage"]["bit_operations"] == 2 * squant["coverage"]["bit_operations"]
+    assert rex["coverage"]["macs_quantized"] == squant["coverage"]["macs_quantized"]

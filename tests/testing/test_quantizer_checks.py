@@ -68,7 +68,7 @@ def test_numbers_drawn_before_restored_is_read_are_drawn_again(plugins: Plugins)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["calibrate", "distill", "squant", "dfq", "reconstruct"])
+@pytest.mark.parametrize("name", ["calibrate", "distill", "squant", "dfq", "rex", "reconstruct"])
 def test_built_in_quantizer_passes_everything(plugins: Plugins, name: str) -> None:
     findings = list(conformance.examine(plugins, name))
     assert [finding for finding in findings if finding.status != "ok"] == []

@@ -6,7 +6,7 @@ take few enough, evenly spaced values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dfqbench.quant.fake_quantize_modules import FakeQuantize
-from dfqbench.quant.scheme import OFF, Granularity, Placement, Scheme
+from dfqbench.quant.fake_quantize import add_residual_terms, fake_quantize_weight
+from dfqbench.quant.fake_quantize_modules import FakeQuantize, FakeQuantizeWeight
+from dfqbench.quant.scheme import OFF, Granularity, Operand, Placement, Scheme
 from dfqbench.quant.student import Student
 from dfqbench.quant.trace import WEIGHTED
 
@@ -33,12 +34,16 @@ class Coverage:
     Attributes:
         macs_quantized: multiply-accumulates an image with both operands on quantization levels of the scheme's width.
         macs_total: all multiply-accumulates an image.
+        weight_macs: the same, each counted once for every term of its weight.
+        bit_operations: the same, each times the bits of both operands; 32 bits for one that is not quantized.
         float_layers: layers with an operand off such levels, each with the operand (`conv1: input`).
         violations: operands that the scheme quantizes and that are off their levels; empty in a valid student.
     """
 
     macs_quantized: int = 0
     macs_total: int = 0
+    weight_macs: int = 0
+    bit_operations: int = 0
     float_layers: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
@@ -51,6 +56,16 @@ class Coverage:
     def levels_ok(self) -> bool:
         """Whether every quantized operand is on its quantization levels."""
         return not self.violations
+
+    def as_dict(self, images: int = 1) -> dict[str, Any]:
+        """Return counts and layers in float as plain data for the record, where the counts are of so many images."""
+        return {
+            "macs_quantized": self.macs_quantized // images,
+            "macs_total": self.macs_total // images,
+            "weight_terms": self.weight_macs / self.macs_total if self.macs_total else None,
+            "bit_operations": self.bit_operations // images,
+            "float_layers": self.float_layers,
+        }
 
 
 class _Product(NamedTuple):
@@ -80,24 +95,49 @@ PRODUCTS: dict[Any, Callable[[tuple[Any, ...], Tensor], _Product]] = {
 }
 
 
+class _Weights:
+    """Checks that weights are what a scheme and a student claim.
+
+    Args:
+        operand: how the scheme quantizes weights.
+        quantizers: weight quantizers of a student's layers, by name; they say which weights are sums of terms.
+    """
+
+    def __init__(self, operand: Operand, quantizers: Mapping[str, FakeQuantizeWeight]) -> None:
+        self._operand = operand
+        self._sums = {name: module for name, module in quantizers.items() if module.residual_scales is not None}
+
+    def quantized(self, name: str, weight: Any, bits: int) -> bool:
+        """Check that the weight of a layer is a tensor on levels of this width, or a sum of such."""
+        if not isinstance(weight, Tensor) or bits == OFF:
+            return False
+        if name in self._sums:
+            return is_sum_of_levels(weight, self._operand, bits, self._sums[name])
+        return weight_is_quantized(weight, bits, self._operand.granularity)
+
+    def macs(self, name: str, macs: int) -> int:
+        """Return the multiply-accumulates of a layer, each counted once for every term of its output channel."""
+        scales = self._sums[name].residual_scales if name in self._sums else None
+        return macs if scales is None else macs + macs * int((scales > 0).sum()) // scales.shape[1]
+
+
 class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the multiply-accumulates of a pass in `coverage`; `stack` holds the names of the layers that now run.
 
     `bits` returns the widths that count as quantized for a layer's weight and input, by its name; 32: none does.
-    `granularity` is that of the weights.
     """
 
     def __init__(
         self,
         bits: Callable[[str], tuple[int, int]],
-        granularity: Granularity,
+        weights: _Weights,
         coverage: Coverage,
         stack: list[str],
         images: int,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._bits = bits
-        self._granularity = granularity
+        self._weights = weights
         self._coverage = coverage
         self._stack = stack
         self._images = images
@@ -113,12 +153,17 @@ class _OperandCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
         coverage, macs = self._coverage, product.macs // self._images
         weight_bits, input_bits = self._bits(name)
         in_float = []
-        if weight_bits == OFF or not weight_is_quantized(product.weight, weight_bits, self._granularity):
+        if not self._weights.quantized(name, product.weight, weight_bits):
             in_float.append("weight")
+            weight_bits = OFF
         if input_bits == OFF or not is_quantized(product.input, input_bits):
             in_float.append("input")
+            input_bits = OFF
+        weight_macs = macs if weight_bits == OFF else self._weights.macs(name, macs)
         coverage.macs_total += macs
         coverage.macs_quantized += 0 if in_float else macs
+        coverage.weight_macs += weight_macs
+        coverage.bit_operations += weight_macs * weight_bits * input_bits
         entry = f"{name}: {' and '.join(in_float)}"
         if in_float and entry not in coverage.float_layers:
             coverage.float_layers.append(entry)
@@ -173,8 +218,8 @@ def measuring(network: nn.Module, scheme: Scheme) -> Iterator[Coverage]:
     do those of products outside layers. `macs_quantized` and `macs_total` are sums over all images.
     """
     coverage, stack = Coverage(), list[str]()
-    granularity = scheme.protocol.weights.granularity
-    check = _OperandCheck(lambda _: (scheme.w_bits, scheme.a_bits), granularity, coverage, stack, 1)
+    weights = _Weights(scheme.protocol.weights, {})
+    check = _OperandCheck(lambda _: (scheme.w_bits, scheme.a_bits), weights, coverage, stack, 1)
     with _layer_names(network, stack), check:
         yield coverage
 
@@ -190,14 +235,16 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
     Returns:
         Coverage for one image, and every quantized operand that is off its levels.
     """
-    coverage, granularity = Coverage(), student.scheme.protocol.weights.granularity
+    coverage = Coverage()
+    quantizers = {name: quantizer for name, _, quantizer in student.quantized_weights()}
+    weights = _Weights(student.scheme.protocol.weights, quantizers)
     for operand in student.operands:
         if operand.role == "weight":
             weight = student.network.get_submodule(operand.name).weight
-            if not isinstance(weight, Tensor) or not weight_is_quantized(weight, operand.bits, granularity):
+            if not weights.quantized(operand.name, weight, operand.bits):
                 coverage.violations.append(f"weight {operand.name}")
     stack: list[str] = []
-    check = _OperandCheck(partial(expected_bits, student), granularity, coverage, stack, images.shape[0])
+    check = _OperandCheck(partial(expected_bits, student), weights, coverage, stack, images.shape[0])
     seen = student.images_seen
     with _hooked(student, stack, coverage.violations), check:
         student(images)
@@ -206,11 +253,11 @@ def measure_coverage(student: Student, images: Tensor) -> Coverage:
         name, _, in_float = entry.rpartition(": ")
         if "input" in in_float and name in student.layers and student.layers[name].input != OFF:
             coverage.violations.append(f"input of {name}")
-    quantizers = student.activation_quantizers()
-    without_range = [quantizer.name for quantizer in quantizers if int(quantizer.batches) == 0]
+    activations = student.activation_quantizers()
+    without_range = [quantizer.name for quantizer in activations if int(quantizer.batches) == 0]
     coverage.violations += [f"activation {name} (its range saw no batch)" for name in without_range]
     missing = {operand.name for operand in student.operands if operand.role == "activation"}
-    missing -= {quantizer.name for quantizer in quantizers}
+    missing -= {quantizer.name for quantizer in activations}
     coverage.violations += [f"activation {name} (not in the network)" for name in sorted(missing)]
     return coverage
 
@@ -258,6 +305,36 @@ def weight_is_quantized(weight: Tensor, bits: int, granularity: Granularity) -> 
     if granularity is Granularity.TENSOR:
         return distinct_levels(weight, limit) is not None
     return most_levels_per_channel(weight) <= limit
+
+
+def is_sum_of_levels(weight: Tensor, operand: Operand, bits: int, claimed: FakeQuantizeWeight) -> bool:
+    """Check that a weight without a graph is a sum of terms with at most 2^bits levels in each quantization group.
+
+    Any number is near such a sum of many terms, so that counting its values says nothing: the levels are those of the
+    scales that the student claims. Rounding a sum term by term leaves it as it is; what is no sum leaves a remainder.
+
+    Args:
+        weight: (out, ...), of the values that the layer computes with.
+        operand: how the scheme quantizes weights.
+        bits: width of each term by the scheme.
+        claimed: holds the scales of all terms and the zero point of the first.
+    """
+    first, zero_point, others = claimed.scale, claimed.zero_point, claimed.residual_scales
+    if first is None or zero_point is None or others is None or others.shape[1:] != weight.shape[:1]:
+        return False
+    shape = weight.shape[:1]
+    if operand.granularity is Granularity.TENSOR:
+        shape = torch.Size()
+        if bool(((others != 0) & (others != others.amax(1, keepdim=True))).any()):
+            return False
+    if first.shape != shape or zero_point.shape != shape or not bool((others >= 0).all()):
+        return False
+    rounded, inverse_step = fake_quantize_weight(weight, operand, bits, (first, zero_point))
+    remainder = (weight - add_residual_terms(weight, rounded, others, bits)).abs().flatten(1)
+    steps = torch.where(others > 0, others, torch.inf).amin(0).minimum(inverse_step.reciprocal().flatten())
+    # Sums in float32 are rounded, too.
+    slack = TOLERANCE * steps + 2 * torch.finfo(weight.dtype).eps * weight.abs().flatten(1).amax(1)
+    return bool((remainder <= slack.unsqueeze(1)).all())
 
 
 def most_levels_per_channel(weight: Tensor) -> int:

@@ -175,6 +175,28 @@ def fake_quantize_weight(
     return fake_quantize_affine(weight, scale, zero_point, bits, symmetric=operand.symmetric), factor.reciprocal()
 
 
+def add_residual_terms(weight: Tensor, rounded: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Add further terms to a rounded weight, each of which rounds what the terms before leave of it (methods.md 9.3).
+
+    With the remainder r = W - Q_1 - .. - Q_k the next term is s clamp(round(r / s), -n, n), n = 2^(bits-1) - 1.
+
+    Args:
+        weight: W, (out, ...).
+        rounded: Q_1, of the same shape.
+        scales: s, (further terms, out); 0 where an output channel has no such term.
+        bits: width of each term.
+
+    Returns:
+        The sum of all terms, of the weight's shape.
+    """
+    n = 2 ** (bits - 1) - 1
+    for scale in scales:
+        step = _beside(scale, weight)
+        nearest = torch.round((weight - rounded) / step.clamp_min(torch.finfo(weight.dtype).tiny))
+        rounded = rounded + nearest.clamp(-n, n) * step
+    return rounded
+
+
 def fake_quantize_bias(bias: Tensor, x_step: Tensor, w_step: Tensor) -> Tensor:
     """Round a bias to int32 in steps of s_x s_w, as integer hardware adds it; the gradient is the identity.
 

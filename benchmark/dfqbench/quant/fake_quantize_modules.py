@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dfqbench.api.errors import PluginError
 from dfqbench.quant.fake_quantize import (
     activation_qparams,
+    add_residual_terms,
     fake_quantize_activation,
     fake_quantize_bias,
     fake_quantize_weight,
@@ -34,10 +35,13 @@ class FakeQuantizeWeight(nn.Module):
         bits: k.
         scale: fixed scale of `weight_qparams`, or None: that of the weight's present range.
         zero_point: the same for the zero point.
+        residual_scales: (further terms, out), scales of `add_residual_terms`, with which the weight is a sum of terms;
+            or None: it has one term.
     """
 
     scale: Tensor | None
     zero_point: Tensor | None
+    residual_scales: Tensor | None
 
     def __init__(self, operand: Operand, bits: int) -> None:
         super().__init__()
@@ -45,37 +49,43 @@ class FakeQuantizeWeight(nn.Module):
         self.bits = bits
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
+        self.register_buffer("residual_scales", None)
         self.register_load_state_dict_pre_hook(_freeze_before_load)  # type: ignore[no-untyped-call]
 
-    def freeze(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Fix scale and zero point, so that a weight that is set to levels of theirs stays on them; a state holds both.
+    def freeze(self, scale: Tensor, zero_point: Tensor, residual_scales: Tensor | None = None) -> None:
+        """Fix scale and zero point, so that a weight that is set to levels of theirs stays on them; a state holds them.
 
         Args:
             scale: (out,), or 0-d for one range a tensor, as of `weight_qparams`.
             zero_point: the same.
+            residual_scales: (further terms, out), or None: the weight has one term.
         """
         self.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
+        self.residual_scales = None if residual_scales is None else residual_scales.detach().clone()
 
     def rounded(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rounded weight (out, ...), and 1 / step size, 0-d or (out, 1, ...)."""
+        """Return the weight (out, ...) rounded to one term, and 1 / step size, 0-d or (out, 1, ...)."""
         frozen = None if self.scale is None or self.zero_point is None else (self.scale, self.zero_point)
         return fake_quantize_weight(weight, self.operand, self.bits, frozen)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round the weight (out, ...) to the levels of its present range, or of the fixed one."""
-        return self.rounded(weight)[0]
+        """Round the weight (out, ...) to the levels of its present range, or of the fixed one; add further terms."""
+        rounded = self.rounded(weight)[0]
+        if self.residual_scales is None:
+            return rounded
+        return add_residual_terms(weight, rounded, self.residual_scales, self.bits)
 
     def step(self, weight: Tensor) -> Tensor:
-        """Return the step size of the weight's present range, or the fixed one, (out,) or 0-d."""
+        """Return the first term's step size, of the weight's present range or the fixed one, (out,) or 0-d."""
         scale = weight_qparams(weight, self.operand, self.bits)[0] if self.scale is None else self.scale
         return scale.reciprocal() if self.operand.rounding is Rounding.ZEROQ else scale
 
 
 def _freeze_before_load(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ARG001
-    """Give a weight quantizer the fixed scale and zero point of a state."""
+    """Give a weight quantizer the fixed scales and zero point of a state."""
     fixed = [state.get(f"{prefix}{name}") for name in ("scale", "zero_point")]
     if isinstance(module, FakeQuantizeWeight) and fixed[0] is not None and fixed[1] is not None:
-        module.freeze(fixed[0], fixed[1])
+        module.freeze(fixed[0], fixed[1], state.get(f"{prefix}residual_scales"))
 
 
 class FakeQuantize(nn.Module):

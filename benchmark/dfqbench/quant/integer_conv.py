@@ -112,6 +112,8 @@ class QuantizedConv2d(nn.Conv2d):
             return super().forward(x)
         parametrization: Any = self.parametrizations
         quantizer: FakeQuantizeWeight = parametrization.weight[0]
+        if quantizer.residual_scales is not None:
+            return super().forward(x)  # a sum of several terms has no integers
         weight, w_scale = quantizer.rounded(parametrization.weight.original)
         x_scale = self._input[0].inverse_step()
         geometry = [*self.stride], [*self.padding], [*self.dilation], self.groups

@@ -9,6 +9,7 @@ BUILTIN: tuple[Offer, ...] = (
     Offer("distill", "dfqbench.quantizers.distill:Distill"),
     Offer("squant", "dfqbench.quantizers.squant:SQuant"),
     Offer("dfq", "dfqbench.quantizers.dfq:Dfq"),
+    Offer("rex", "dfqbench.quantizers.rex:Rex"),
     Offer("reconstruct", "dfqbench.quantizers.reconstruct:Reconstruct"),
 )
 """The host's quantizers; plugins offer more."""

@@ -39,6 +39,11 @@ class CalibrateParams:
         """Refuse an unknown range rule, and one that needs many batches."""
         check_range_rule(self.range, steps=1, needs_batches=False)
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether the range rule learns from images."""
+        return split_range_rule(self.range)[0] != FROM_BATCHNORM
+
 
 class Calibrate(Quantizer):
     """Weights rounded to nearest; activation ranges from one batch.
@@ -51,6 +56,7 @@ class Calibrate(Quantizer):
     title: ClassVar[str] = "ranges from one batch, no training"
     trains: ClassVar[bool] = False
     params_type = CalibrateParams
+    params: CalibrateParams
 
     def quantize(self, teacher: nn.Module, source: SampleSource, ctx: Context) -> Student:
         """Make one student.
@@ -70,12 +76,24 @@ class Calibrate(Quantizer):
 
         With range rule `bn` the source is neither trained nor drawn from.
         """
-        name, number = split_range_rule(self.params.range)
-        if name == FROM_BATCHNORM:
-            return [ctx.for_student(_from_batchnorm, teacher, ctx, number) for ctx in contexts]
-        train_source(source, contexts)
-        images = source.sample(self.params.images).images
-        return [ctx.for_student(_calibrate, teacher, images, ctx, self.params.range) for ctx in contexts]
+        images = draw_images(source, self.params, contexts)
+        return [ctx.for_student(self._student, teacher, images, ctx) for ctx in contexts]
+
+    def _student(self, teacher: nn.Module, images: Tensor | None, ctx: Context) -> Student:
+        student = ctx.prepare(teacher)
+        set_ranges(student, images, self.params.range, ctx)
+        return student
+
+
+def draw_images(source: SampleSource, params: CalibrateParams, contexts: Sequence[Context]) -> Tensor | None:
+    """Return the images (N, C, H, W) that ranges are learned from; None: the range rule needs none.
+
+    A live source is trained first (see `train_source`).
+    """
+    if not params.needs_images:
+        return None
+    train_source(source, contexts)
+    return source.sample(params.images).images
 
 
 def train_source(source: SampleSource, contexts: Sequence[Context]) -> None:
@@ -107,29 +125,22 @@ def train_source(source: SampleSource, contexts: Sequence[Context]) -> None:
             ctx.for_student(report, ctx, step + 1)
 
 
-def _calibrate(teacher: nn.Module, images: Tensor, ctx: Context, rule: str) -> Student:
-    student = ctx.prepare(teacher)
-    learn_ranges(student, images.to(ctx.device), rule)
-    return student
-
-
-def learn_ranges(student: Student, images: Tensor, rule: str) -> None:
-    """Learn a student's activation ranges from one batch, with quantization active.
+def set_ranges(student: Student, images: Tensor | None, rule: str, ctx: Context) -> None:
+    """Set a student's activation ranges: from images by the range rule, or without any from BatchNorm.
 
     Args:
         student: its weights are as they will stay.
-        images: (N, C, H, W) in normalised input space, on the student's device.
-        rule: range rule.
+        images: (N, C, H, W) in normalised input space, one batch; None: there are none.
+        rule: range rule; without images only the number of `bn` matters.
+        ctx: the host's side of the cell.
     """
     import torch
 
-    with torch.no_grad(), student.observing(rule):
-        student(images.to(memory_format=torch.channels_last))
-
-
-def _from_batchnorm(teacher: nn.Module, ctx: Context, deviations: float | None) -> Student:
     from dfqbench.quant import set_ranges_from_batchnorm
 
-    student = ctx.prepare(teacher)
-    set_ranges_from_batchnorm(student, ctx.card, deviations or BN_DEVIATIONS)
-    return student
+    name, number = split_range_rule(rule)
+    if images is None:
+        set_ranges_from_batchnorm(student, ctx.card, (number if name == FROM_BATCHNORM else None) or BN_DEVIATIONS)
+        return
+    with torch.no_grad(), student.observing(rule):
+        student(images.to(ctx.device, memory_format=torch.channels_last))

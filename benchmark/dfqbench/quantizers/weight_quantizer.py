@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import PositiveInt
 
 from dfqbench.api import Quantizer, has_images, param
-from dfqbench.quant.range_rules import BN_DEVIATIONS, FROM_BATCHNORM, split_range_rule
-from dfqbench.quantizers.calibrate import CalibrateParams, learn_ranges, train_source
+from dfqbench.quantizers.calibrate import CalibrateParams, draw_images, set_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,30 +58,16 @@ class WeightQuantizer(Quantizer):
         self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
     ) -> Sequence[Student | None]:
         """Make one student for each context from the same images; arguments as in `quantize`."""
-        images = None
-        if has_images(source) and split_range_rule(self.params.range)[0] != FROM_BATCHNORM:
-            train_source(source, contexts)
-            images = source.sample(self.params.images).images
+        images = draw_images(source, self.params, contexts) if has_images(source) else None
         return [ctx.for_student(self._student, teacher, images, ctx) for ctx in contexts]
 
     def _student(self, teacher: nn.Module, images: Tensor | None, ctx: Context) -> Student:
         student = ctx.prepare(teacher)
         self.set_weights(student, ctx)
-        self._set_ranges(student, images, ctx)
-        return student
-
-    def _set_ranges(self, student: Student, images: Tensor | None, ctx: Context) -> None:
-        """Set activation ranges from the source's images, or without images from BatchNorm or uniform noise."""
-        from dfqbench.quant import set_ranges_from_batchnorm
-
-        rule, number = split_range_rule(self.params.range)
-        if images is None and self.params.without_images == "noise" and rule != FROM_BATCHNORM:
+        if images is None and self.params.needs_images and self.params.without_images == "noise":
             images = uniform_noise(self.params.noise_images, ctx)
-        if images is not None:
-            learn_ranges(student, images.to(ctx.device), self.params.range)
-        else:
-            deviations = number if rule == FROM_BATCHNORM and number else BN_DEVIATIONS
-            set_ranges_from_batchnorm(student, ctx.card, deviations)
+        set_ranges(student, images, self.params.range, ctx)
+        return student
 
 
 def uniform_noise(count: int, ctx: Context) -> Tensor:

@@ -124,12 +124,7 @@ def evaluate_module(
     if coverage.share < expected.share - SHARE_TOLERANCE:
         shares = f"{100 * coverage.share:.1f} % of the multiply-accumulates, not {100 * expected.share:.1f} %"
         coverage.violations.append(f"{shares} as under {scheme.label}")
-    measured = {
-        "macs_quantized": coverage.macs_quantized // data.n,
-        "macs_total": coverage.macs_total // data.n,
-        "float_layers": coverage.float_layers,
-    }
-    checks = {"coverage": measured, "violations": coverage.violations, "levels_ok": coverage.levels_ok}
+    checks = {"coverage": coverage.as_dict(data.n), "violations": coverage.violations, "levels_ok": coverage.levels_ok}
     return accuracy(predictions, full, data) | checks
 
 

@@ -122,9 +122,9 @@ class Evaluator:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
                 student = self._load(attempt, request, trusted=model.trusted)
-                coverage = asdict(measure_coverage(student, images))
-                violations = coverage.pop("violations")
-                answers.append({"coverage": coverage, "violations": violations, "levels_ok": not violations})
+                measured = measure_coverage(student, images)
+                checks = {"violations": measured.violations, "levels_ok": measured.levels_ok}
+                answers.append({"coverage": measured.as_dict(), **checks})
                 students.append(student)
             except BaseException as error:
                 answers.append(_answer(error))
