@@ -9,7 +9,7 @@ METHODS = [name for name, offer in load_plugins().methods.items() if offer.origi
 """All but the source without images, which has none to check."""
 
 for name in METHODS:
-    globals()[f"Test{name.title()}"] = type(f"Test{name.title()}", (conformance.MethodChecks,), {"method": name})
+    globals()[f"Test{name.title()}"] = type(f"Test{name.title()}", (conformance.PluginChecks,), {"method": name})
 
 
 def test_all_methods_are_checked() -> None:

@@ -146,7 +146,7 @@ def test_class_reports_in_pytest(tmp_path: Path) -> None:
     file = tmp_path / "test_it.py"
     members = f"method = 'constant-seed'\n    plugin_files = [{str(NONCONFORMING)!r}]"
     file.write_text(
-        f"from dfqbench.testing import conformance\nclass TestIt(conformance.MethodChecks):\n    {members}\n"
+        f"from dfqbench.testing import conformance\nclass TestIt(conformance.PluginChecks):\n    {members}\n"
     )
     options = ["-q", "-p", "no:cacheprovider", str(file), "-k", "contract or seeds or requires"]
     command = [sys.executable, "-m", "pytest", *options]
@@ -159,7 +159,7 @@ def test_class_reports_in_pytest(tmp_path: Path) -> None:
 
 
 def test_class_warns_of_advice() -> None:
-    class It(conformance.MethodChecks):
+    class It(conformance.PluginChecks):
         method = "silent-params"
         plugin_files = (NONCONFORMING,)
 

@@ -77,7 +77,7 @@ def test_built_in_quantizer_passes_everything(plugins: Plugins, name: str) -> No
 
 @pytest.mark.slow
 def test_class_reports_in_pytest() -> None:
-    class It(conformance.QuantizerChecks):
+    class It(conformance.PluginChecks):
         quantizer = "leaves-no-grad"
         plugin_files = (FAULTY,)
 

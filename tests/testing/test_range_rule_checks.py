@@ -89,7 +89,7 @@ RULES = ["minmax", "ema", "mean", "percentile:99.9", "mse", "sigma"]
 
 for rule in RULES:
     name = f"Test{rule.partition(':')[0].title()}"
-    globals()[name] = type(name, (conformance.RangeRuleChecks,), {"range_rule": rule})
+    globals()[name] = type(name, (conformance.PluginChecks,), {"range_rule": rule})
 
 
 def test_examine_finds_a_range_rule_and_names_what_there_is(plugins: Plugins) -> None:

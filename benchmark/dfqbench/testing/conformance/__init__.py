@@ -1,16 +1,16 @@
-"""Conformance: what every plugin must keep, as `dfqbench methods check NAME` and as pytest classes.
+"""Conformance: what every plugin must keep, as `dfqbench methods check NAME` and as a pytest class.
 
 In a plugin's tests::
 
     from dfqbench.testing import conformance
 
-    class TestMine(conformance.MethodChecks):
+    class TestMine(conformance.PluginChecks):
         method = "mine"
 
-    class TestMyQuantizer(conformance.QuantizerChecks):
+    class TestMyQuantizer(conformance.PluginChecks):
         quantizer = "my-quantizer"
 
-    class TestMyRange(conformance.RangeRuleChecks):
+    class TestMyRange(conformance.PluginChecks):
         range_rule = "my-range"
 """
 
@@ -25,9 +25,7 @@ from dfqbench.testing.conformance.suite import (
     RANGE_RULE_CHECKS,
     Check,
     ConformanceWarning,
-    MethodChecks,
-    QuantizerChecks,
-    RangeRuleChecks,
+    PluginChecks,
     examine,
     run_check,
 )
@@ -41,11 +39,9 @@ __all__ = [
     "ConformanceWarning",
     "Fault",
     "Finding",
-    "MethodChecks",
     "MethodUnderTest",
-    "QuantizerChecks",
+    "PluginChecks",
     "QuantizerUnderTest",
-    "RangeRuleChecks",
     "RangeRuleUnderTest",
     "examine",
     "run_check",

@@ -13,7 +13,7 @@ from dfqbench.api.errors import unknown_name
 from dfqbench.quant import Observer, parse_scheme
 from dfqbench.quant.observers import make_observer
 from dfqbench.testing.conformance.findings import Fault
-from dfqbench.testing.conformance.plugin_under_test import DEFAULT_LIMIT, as_saved, plugin_code, same
+from dfqbench.testing.conformance.plugin_under_test import as_saved, plugin_code, same
 from dfqbench.testing.conformance.quantizer_under_test import SCHEMES, fixed_source
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_network
@@ -26,16 +26,14 @@ BATCHES = 3
 
 
 class RangeRuleUnderTest:
-    """A range rule that follows batches, by its name or `name:number`; `limit` is not used: nothing is trained.
+    """A range rule that follows batches, by its name or `name:number`.
 
     Raises:
         UsageError: no plugin offers the name.
     """
 
-    def __init__(self, plugins: Plugins, name: str, limit: float = DEFAULT_LIMIT) -> None:
-        self.plugins = plugins
+    def __init__(self, plugins: Plugins, name: str) -> None:
         self.name = name
-        self.limit = limit
         if name.partition(":")[0] not in plugins.range_rules:
             raise unknown_name("range rule", name, plugins.range_rules)
 

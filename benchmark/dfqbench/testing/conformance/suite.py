@@ -105,7 +105,7 @@ def examine(plugins: Plugins, name: str, *, limit: float = DEFAULT_LIMIT) -> Ite
     elif name in plugins.quantizers:
         plugin, checks = QuantizerUnderTest(plugins, name, limit), QUANTIZER_CHECKS
     elif name in plugins.range_rules:
-        plugin, checks = RangeRuleUnderTest(plugins, name, limit), RANGE_RULE_CHECKS
+        plugin, checks = RangeRuleUnderTest(plugins, name), RANGE_RULE_CHECKS
     else:
         known = {*plugins.methods, *plugins.quantizers, *plugins.range_rules}
         raise unknown_name("method, quantizer or range rule", name, known)
@@ -131,22 +131,23 @@ def run_check(check: Check, plugin: PluginUnderTest | RangeRuleUnderTest) -> Fin
     return Finding(check.name, check.title, "warning" if advice else "ok", "; ".join(advice))
 
 
-class _PluginChecks:
-    """The checks as tests of one plugin.
+class PluginChecks:
+    """The checks as tests: derive a class in a test file, name what it tests, and pytest runs a test for each check.
 
     Attributes:
+        method: name of a method.
+        quantizer: name of a quantizer, in place of a method.
+        range_rule: name of a range rule, in place of both.
         plugin_files: local plugin files that offer it, where it is not installed.
-        limit: seconds that a run on a toy network may take.
+        limit: seconds that a run of a method or quantizer on a toy network may take.
     """
 
+    method: ClassVar[str] = ""
+    quantizer: ClassVar[str] = ""
+    range_rule: ClassVar[str] = ""
     plugin_files: ClassVar[Sequence[Path | str]] = ()
     limit: ClassVar[float] = DEFAULT_LIMIT
-    checks: ClassVar[Sequence[Check]]
-    _cache: ClassVar[dict[type[_PluginChecks], PluginUnderTest | RangeRuleUnderTest]] = {}
-
-    @classmethod
-    def _make(cls, plugins: Plugins) -> PluginUnderTest | RangeRuleUnderTest:
-        raise NotImplementedError
+    _cache: ClassVar[dict[type[PluginChecks], PluginUnderTest | RangeRuleUnderTest]] = {}
 
     @classmethod
     def plugin_under_test(cls) -> PluginUnderTest | RangeRuleUnderTest:
@@ -154,13 +155,20 @@ class _PluginChecks:
         from dfqbench.plugins import load_plugins
 
         if cls not in cls._cache:
-            cls._cache[cls] = cls._make(load_plugins([Path(file) for file in cls.plugin_files]))
+            plugins = load_plugins([Path(file) for file in cls.plugin_files])
+            if cls.method:
+                cls._cache[cls] = MethodUnderTest(plugins, cls.method, cls.limit)
+            elif cls.quantizer:
+                cls._cache[cls] = QuantizerUnderTest(plugins, cls.quantizer, cls.limit)
+            else:
+                cls._cache[cls] = RangeRuleUnderTest(plugins, cls.range_rule)
         return cls._cache[cls]
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Make one test for each check."""
         if "check" in metafunc.fixturenames:
-            metafunc.parametrize("check", self.checks, ids=[check.name for check in self.checks])
+            checks = CHECKS if self.method else QUANTIZER_CHECKS if self.quantizer else RANGE_RULE_CHECKS
+            metafunc.parametrize("check", checks, ids=[check.name for check in checks])
 
     def test_conformance(self, check: Check) -> None:
         """Run one check."""
@@ -177,42 +185,3 @@ class _PluginChecks:
             pytest.fail(f"{finding.title}: {finding.message}", pytrace=False)
         if finding.status == "warning":
             warnings.warn(f"{tested.name}: {finding.message}", ConformanceWarning, stacklevel=2)
-
-
-class MethodChecks(_PluginChecks):
-    """The checks as tests: derive a class in a test file, and pytest runs one test for each check.
-
-    Attributes:
-        method: the method's name.
-        plugin_files: local plugin files that offer it, where it is not installed.
-        limit: seconds that a run on a toy network may take.
-    """
-
-    method: ClassVar[str] = ""
-    checks = CHECKS
-
-    @classmethod
-    def _make(cls, plugins: Plugins) -> PluginUnderTest:
-        return MethodUnderTest(plugins, cls.method, cls.limit)
-
-
-class QuantizerChecks(_PluginChecks):
-    """The checks of a quantizer as tests; as `MethodChecks`, with the attribute `quantizer`."""
-
-    quantizer: ClassVar[str] = ""
-    checks = QUANTIZER_CHECKS
-
-    @classmethod
-    def _make(cls, plugins: Plugins) -> PluginUnderTest:
-        return QuantizerUnderTest(plugins, cls.quantizer, cls.limit)
-
-
-class RangeRuleChecks(_PluginChecks):
-    """The checks of a range rule as tests; as `MethodChecks`, with the attribute `range_rule`."""
-
-    range_rule: ClassVar[str] = ""
-    checks = RANGE_RULE_CHECKS
-
-    @classmethod
-    def _make(cls, plugins: Plugins) -> RangeRuleUnderTest:
-        return RangeRuleUnderTest(plugins, cls.range_rule, cls.limit)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dfqbench.testing import conformance
 
 
-class TestStripes(conformance.MethodChecks):
+class TestStripes(conformance.PluginChecks):
     """One test a check."""
 
     method = "stripes"
 
 
-class TestOneImage(conformance.QuantizerChecks):
+class TestOneImage(conformance.PluginChecks):
     """The same for its quantizer."""
 
     quantizer = "one-image"
