@@ -45,6 +45,18 @@ def test_methods_by_either_name(call: Call) -> None:
     assert 0 < len(printed) < len(implemented)
 
 
+@pytest.mark.parametrize("name", ["squant", "dfq", "rex"])
+def test_quantizers_of_weights_are_methods_without_images(call: Call, name: str) -> None:
+    rows = call("claims", "--method", name, "--format", "json").json
+    assert {(row["method"].lower(), row["implemented"]) for row in rows} == {(name, f"none+{name}")}
+    assert call("claims", "--method", f"none+{name}", "--format", "json").json == rows
+    assert {row["method"] for row in call("claims", "--method", "none", "--format", "json").json} == {
+        "SQuant",
+        "DFQ",
+        "REx",
+    }
+
+
 def test_times(call: Call) -> None:
     text = call("claims", "--times", "--method", "GDFQ", "--model", "resnet18").out
     assert [part in text for part in ("1.7 h", "A100", "5.7 h")] == [True, True, False]

@@ -183,3 +183,24 @@ def test_published_numbers_are_optional() -> None:
     header, line = render([cell()], "csv", publications=published_index()).splitlines()
     assert header.endswith("claimed_top1,claimed_drop,claim_source,claim_selection,claim_distance,verdict")
     assert "79.3" in line
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "printed"), [("squant", "SQuant"), ("dfq", "DFQ"), ("rex", "REx"), ("calibrate", "")]
+)
+def test_without_images_the_quantizer_is_the_method_of_papers(quantizer: str, printed: str) -> None:
+    network, bits = ("resnet50", 6) if quantizer == "rex" else ("resnet18", 4)
+    model = {"name": f"torchvision:{network}", "ref": f"torchvision:{network}"}
+    target = {"target": "imagenet", "dataset": {"name": "imagenet", "n": 50000}, "model": model}
+    made = cell(method="none", quantizer=quantizer, cross=True, scheme=scheme(bits, "squant"), **target)
+    assert {verdict.number.method for verdict in verdicts([made])} == ({printed} if printed else set())
+    crossed = cell(method="noise", quantizer=quantizer, cross=True, scheme=scheme(bits, "squant"), **target)
+    assert not {verdict.number.method for verdict in verdicts([crossed])} & {"SQuant", "DFQ", "REx"}
+
+
+def test_squant_under_its_protocol_differs_in_what_it_states_alone() -> None:
+    model = {"name": "torchvision:resnet18", "ref": "torchvision:resnet18"}
+    target = {"target": "imagenet", "dataset": {"name": "imagenet", "n": 50000}, "model": model}
+    made = cell(method="none", quantizer="squant", cross=True, scheme=scheme(4, "squant"), range="sigma", **target)
+    differs = {verdict.number.source: verdict.differs for verdict in verdicts([made])}
+    assert differs == {"SQuant ICLR22, Table 1": ()}

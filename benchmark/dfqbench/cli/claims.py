@@ -29,7 +29,7 @@ def claims(
     With the methods that are implemented here, and cells about which papers disagree. Numbers of plugins are included.
     """
     from dfqbench.report.literature.names import dataset_key, model_key
-    from dfqbench.report.literature.published import published_times, select
+    from dfqbench.report.literature.published import names, published_times, select
     from dfqbench.report.renderers.literature import (
         LITERATURE_FORMATS,
         LiteratureFormat,
@@ -47,9 +47,7 @@ def claims(
         raise unknown_name("model", model, models)
     if dataset is not None and dataset_key(dataset) not in map(dataset_key, datasets):
         raise unknown_name("dataset", dataset, datasets)
-    methods = {claim.method.lower() for claim in known} | {time.method.lower() for time in published_times()}
-    methods |= {claim.implemented.partition("+")[0] for claim in known}
-    methods.discard("")
+    methods = set[str]().union(*map(names, (*known, *published_times())))
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods)
     widths = {claim.bits for claim in known} | {

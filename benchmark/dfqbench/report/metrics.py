@@ -66,6 +66,16 @@ def coverage(record: Record) -> float | None:
     return 100 * known.macs_quantized / known.macs_total
 
 
+def weight_terms(record: Record) -> float | None:
+    """Return the quantized terms that a weight is the sum of, mean over multiply-accumulates."""
+    return None if record.coverage is None else record.coverage.weight_terms
+
+
+def bit_operations(record: Record) -> float | None:
+    """Return multiply-accumulates of an image, each times the bits of both operands and the terms of its weight."""
+    return None if record.coverage is None else record.coverage.bit_operations
+
+
 def in_cpu_seconds(record: Record) -> bool:
     """Return whether tables and plots show CPU seconds: of a cell with one thread that ran beside others on the CPU."""
     spent = record.cpu_seconds
@@ -129,6 +139,7 @@ _ORACLE = (
     "held against"
 )
 _AGREEMENT = "images on which student and teacher give the same answer"
+_BIT_OPERATIONS = "multiply-accumulates of an image, times the bits of both operands (float: 32) and the weight's terms"
 _PER_IMAGE = "time of a stand-alone synthesis divided by the images that its source holds or handed out"
 _ALL = (
     _percent("top1", "top-1", attrgetter("top1"), better="higher", spread=True, of_images=True, tested=True),
@@ -139,6 +150,8 @@ _ALL = (
     _percent("agreement", "agreement", attrgetter("agreement"), about=_AGREEMENT, spread=True, of_images=True),
     _percent("fp_top1", "full", attrgetter("fp_top1"), about="top-1 of the teacher"),
     _percent("coverage", "coverage", coverage, show=decimals(1), about="multiply-accumulates quantized"),
+    Metric("terms", "terms", weight_terms, decimals(2), "", "quantized terms of a weight, mean"),
+    Metric("bops", "bit operations", bit_operations, lambda n: f"{n / 1e9:.3g} G", "lower", _BIT_OPERATIONS),
     _seconds("synthesis", "time of a stand-alone synthesis", lambda record: shown_seconds(record).synthesis),
     _seconds("quantization", "time outside the source's calls", lambda record: shown_seconds(record).quantization),
     _seconds("total", "stand-alone synthesis and quantization", total_seconds),

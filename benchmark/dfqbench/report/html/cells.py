@@ -147,7 +147,7 @@ def _facts(record: Record, hardware: Mapping[str, str]) -> Facts:
         if isinstance(data.get(key), dict):
             values = flattened({key: data[key]})
             facts += [(name, _short(value)) for name, value in values.items() if value is not None]
-    for metric in (METRICS[name] for name in ("coverage", "peak", "per_image")):
+    for metric in (METRICS[name] for name in ("coverage", "bops", "peak", "per_image")):
         number = metric.read(record)
         if number is not None:
             facts.append((metric.header, metric.show(number)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from dfqbench.grid.choice import NO_IMAGES
+
 _METHODS = {
     "zeroq": ("zeroq", "calibrate"),
     "zeroq (official clone)": ("zeroq", "calibrate"),
@@ -18,6 +20,7 @@ _METHODS = {
     "random noise calibration": ("noise", "calibrate"),
     "real-data calibration": ("real", "calibrate"),
     "real-data fine-tuning (upper reference)": ("real", "fine-tune"),
+    **{quantizer: (NO_IMAGES, quantizer) for quantizer in ("squant", "dfq", "rex")},
 }
 """Method as printed (lower case): its name here and the kind of recipe that its authors use."""
 _DATASETS = {"cifar-10": "cifar10", "cifar-100": "cifar100"}

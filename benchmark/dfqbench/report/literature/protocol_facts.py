@@ -16,6 +16,9 @@ KINDS = {
     "calibrate": ("calibrated", "calibrate"),
     "fine-tune": ("fine-tuned", "distill"),
     "reconstruct": ("reconstructed", "reconstruct"),
+    "squant": ("weights rounded by SQuant", "squant"),
+    "dfq": ("weights equalized by DFQ", "dfq"),
+    "rex": ("weights expanded by REx", "rex"),
     "correct": ("weights corrected", ""),
 }
 """Kind of a recipe: in words, and the quantizer's name here (empty: none)."""

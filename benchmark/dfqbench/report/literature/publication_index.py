@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import DfqError
+from dfqbench.grid.choice import NO_IMAGES
 from dfqbench.report.literature.names import dataset_key, model_key
 from dfqbench.report.literature.published import PublishedNumber, published_numbers, read_numbers
 from dfqbench.run.store.record import Record
@@ -26,9 +27,9 @@ class PublicationIndex:
         self._full_precision: dict[tuple[str, str], list[float]] = defaultdict(list)
         for number in self.numbers:
             dataset, model = dataset_key(number.dataset), model_key(number.model)
-            method = number.implemented.partition("+")[0]
+            method, _, quantizer = number.implemented.partition("+")
             if method:
-                self._cells[method, dataset, model, number.bits].append(number)
+                self._cells[_method(method, quantizer), dataset, model, number.bits].append(number)
             if number.fp_top1 is not None:
                 self._full_precision[dataset, model].append(number.fp_top1)
 
@@ -36,13 +37,19 @@ class PublicationIndex:
         """Return numbers about the record's method, data set, network and bits."""
         model = model_key(record.model.name or record.model.ref or "")
         bits = f"w{record.scheme.w_bits or 0}a{record.scheme.a_bits or 0}"
-        return self._cells.get((record.method, dataset_key(record.dataset.name), model, bits), [])
+        method = _method(record.method, record.quantizer)
+        return self._cells.get((method, dataset_key(record.dataset.name), model, bits), [])
 
     def full_precisions(self, number: PublishedNumber) -> list[float]:
         """Return the full precision in percent that the source prints; if it prints none, that of all sources."""
         if number.fp_top1 is not None:
             return [number.fp_top1]
         return self._full_precision.get((dataset_key(number.dataset), model_key(number.model)), [])
+
+
+def _method(method: str, quantizer: str) -> str:
+    """Return what papers take for the method: without images the quantizer is all of it."""
+    return f"{method}+{quantizer}" if method == NO_IMAGES else method
 
 
 @cache

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from dfqbench.api.errors import InputError
+from dfqbench.grid.choice import NO_IMAGES
 from dfqbench.report.literature.names import dataset_key, method_key, model_key
 from dfqbench.report.literature.protocol_facts import BEST, KINDS, ProtocolFacts, parse_protocols
 
@@ -239,8 +240,9 @@ class PublishedTime:
 
     @property
     def implemented(self) -> str:
-        """The method's name here; empty: not implemented here."""
-        return method_key(self.method)[0]
+        """The method's name here, with the quantizer's where there are no images; empty: not implemented here."""
+        method, kind = method_key(self.method)
+        return f"{method}+{KINDS[kind][1]}" if method == NO_IMAGES else method
 
 
 @cache
@@ -252,6 +254,11 @@ def published_times() -> tuple[PublishedTime, ...]:
 
 
 Published = TypeVar("Published", PublishedNumber, PublishedTime)
+
+
+def names(entry: PublishedNumber | PublishedTime) -> set[str]:
+    """Return the names by which `select` knows a method: as printed, in lower case, and as named here."""
+    return {entry.method.lower(), entry.implemented, entry.implemented.partition("+")[0]} - {""}
 
 
 def select(
@@ -266,7 +273,7 @@ def select(
 
     Args:
         entries: to choose from.
-        method: as printed or as named here, in any case.
+        method: as printed or as named here, with or without the quantizer, in any case.
         model: as printed or as named here, for example `resnet18` or `torchvision:resnet18`.
         dataset: as printed or as the target is named here.
         bits: for example `w4a4`; the source of a time names one width for both operands.
@@ -274,7 +281,7 @@ def select(
     return [
         entry
         for entry in entries
-        if (method is None or method.lower() in {entry.method.lower(), entry.implemented.partition("+")[0]})
+        if (method is None or method.lower() in names(entry))
         and (model is None or entry.model in {"", "any"} or model_key(model) == model_key(entry.model))
         and (dataset is None or not entry.dataset or dataset_key(dataset) == dataset_key(entry.dataset))
         and (bits is None or not entry.bits or bits.lower() in {entry.bits, f"w{entry.bits}a{entry.bits}"})

@@ -39,8 +39,7 @@ COLUMNS: Mapping[str, str] = {
     **{f"cpu_{name}_s": f"cpu_seconds.{name}" for name in ("synthesis", "quantization")},
     **{name: name for name in ("reused_from", "source_kind", "source_images", "used_images")},
     **{f"count_{name}": f"counts.{name}" for name in _COUNTS},
-    "macs_quantized": "coverage.macs_quantized",
-    "macs_total": "coverage.macs_total",
+    **{name: f"coverage.{name}" for name in ("macs_quantized", "macs_total", "weight_terms", "bit_operations")},
     **{name: name for name in ("levels_ok", "environment", "started_at", "finished_at")},
 }
 """Columns that hold one value of the record, and its dotted key in the JSON."""

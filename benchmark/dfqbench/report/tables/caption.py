@@ -8,7 +8,7 @@ from dfqbench.api.budget import BUDGETS
 from dfqbench.report.comparison.ranks import Place
 from dfqbench.report.comparison.wilson import wilson_error
 from dfqbench.report.formatting import ABSENT, duration, value_range
-from dfqbench.report.metrics import coverage, in_cpu_seconds
+from dfqbench.report.metrics import coverage, in_cpu_seconds, weight_terms
 from dfqbench.report.record_access import finished, model_name, scheme_label, shared_by_all, short_names
 from dfqbench.report.tables.labels import fidelity_notes
 from dfqbench.report.tables.origin import LIVE, MEANING, OWN, changed_recipes, origin
@@ -49,6 +49,7 @@ def caption(pivot: Pivot, hardware: Mapping[str, str]) -> list[str]:
         f"protocol {', '.join(protocols)}; precision {', '.join(precisions)}",
         *_origins(pivot),
         _coverage(pivot, names),
+        _terms(records),
         _list("hardware: ", _distinct(hardware.get(name, f"environment {name}") for name in environments), "; "),
         _list("versions: ", _versions(records)),
         _cost(records),
@@ -203,6 +204,16 @@ def _coverage(pivot: Pivot, names: Mapping[str, str]) -> str:
         if shares:
             parts.append(f"{names[model]} {value_range(shares, 1)} %{in_float}")
     return _list("coverage, share of multiply-accumulates quantized: ", parts, "; ")
+
+
+def _terms(records: Iterable[Record]) -> str:
+    """Return which rows' weights are sums of several terms, which cost more operations than their bits say."""
+    terms: dict[str, list[float]] = {}
+    for record in records:
+        if (mean := weight_terms(record)) is not None and mean > 1:
+            terms.setdefault(record.label or record.method, []).append(mean)
+    parts = (f"{label} {value_range(means, 2)}" for label, means in sorted(terms.items()))
+    return _list("weights as sums of several terms, compare at equal bit operations (bops): ", parts)
 
 
 def _versions(records: Iterable[Record]) -> list[str]:

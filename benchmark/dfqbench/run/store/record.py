@@ -167,11 +167,9 @@ class Coverage(RecordPart):
 
     macs_quantized: int | None = Field(default=None, description="multiply-accumulates of quantized operands")
     macs_total: int | None = Field(default=None, description="all multiply-accumulates of an image")
-    weight_terms: float | None = Field(
-        default=None, description="quantized terms of a weight, mean over multiply-accumulates; null: not measured"
-    )
+    weight_terms: float | None = Field(default=None, description="terms of a weight, mean over multiply-accumulates")
     bit_operations: int | None = Field(
-        default=None, description="multiply-accumulates x terms x bits of weight x bits of input; 32 bits in float"
+        default=None, description="multiply-accumulates x terms x bits x bits; float: 32"
     )
     float_layers: list[str] = Field(default_factory=list, description="layers with a float operand, and that operand")
 
