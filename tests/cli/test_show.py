@@ -33,6 +33,11 @@ def test_finished_cell(call: Call, out: Path) -> None:
     assert "top5" not in output.out
 
 
+def test_terms_and_bit_operations_are_shown(call: Call, out: Path) -> None:
+    write_record(out, "smoke", "rex1", coverage={"macs_total": 10, "weight_terms": 1.5, "bit_operations": 240})
+    assert {"  weight_terms: 1.5", "  bit_operations: 240"} <= set(call("show", "rex1", "--out", out).out.splitlines())
+
+
 def test_flags_of_shared_hardware_are_explained(call: Call, out: Path) -> None:
     write_record(out, "smoke", "efg3", flags=["cpu_shared", "inline"])
     text = call("show", "efg", "--out", out).out

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import time
 import timeit
 
@@ -92,6 +94,24 @@ def test_every_metric_prints() -> None:
     assert row[1:] == ["0.5 s", "0.123", "-0.500", "-", "87.5"]
     caption = render([full], "text", layout=layout("method", "model", "oracle"))
     assert "chosen on the evaluation set" in caption
+
+
+def test_bit_operations_and_sums_of_terms_are_shown() -> None:
+    share = {"macs_quantized": 99, "macs_total": 100}
+    rex = {"method": "none", "quantizer": "rex", "label": "none+rex"}
+    measured = [{"weight_terms": terms, "bit_operations": int(terms * 10**9)} for terms in (1.5, 2.0)]
+    records = [
+        record("1", coverage=share | {"weight_terms": 1.0, "bit_operations": 2_500_000_000}),
+        *(record(f"r{n}", coverage=share | measured[n], seed=n, **rex) for n in (0, 1)),
+        record("4", method="gdfq"),
+    ]
+    table = rows(render(records, "md", layout=layout("method", "model", "terms,bops")))
+    assert {row[0]: row[2:] for row in table if row[0] != "none"} == {"gdfq": ["-", "-"], "zeroq": ["1.00", "2.5 G"]}
+    line = "weights as sums of several terms, compare at equal bit operations (bops): none+rex 1.50 to 2.00"
+    assert line in " ".join(render(records, "text").split())
+    assert "several terms" not in render([records[0], records[-1]], "text")
+    columns = csv.DictReader(io.StringIO(render(records, "csv")))
+    assert [row["bit_operations"] for row in columns] == ["2500000000", "1500000000", "2000000000", ""]
 
 
 def test_caption_of_diagnostics() -> None:

@@ -151,7 +151,7 @@ _ALL = (
     _percent("fp_top1", "full", attrgetter("fp_top1"), about="top-1 of the teacher"),
     _percent("coverage", "coverage", coverage, show=decimals(1), about="multiply-accumulates quantized"),
     Metric("terms", "terms", weight_terms, decimals(2), "", "quantized terms of a weight, mean"),
-    Metric("bops", "bit operations", bit_operations, lambda n: f"{n / 1e9:.3g} G", "lower", _BIT_OPERATIONS),
+    Metric("bops", "bit operations", bit_operations, lambda n: f"{n / 1e9:.3g} G", "", _BIT_OPERATIONS),
     _seconds("synthesis", "time of a stand-alone synthesis", lambda record: shown_seconds(record).synthesis),
     _seconds("quantization", "time outside the source's calls", lambda record: shown_seconds(record).quantization),
     _seconds("total", "stand-alone synthesis and quantization", total_seconds),
