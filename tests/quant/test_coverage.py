@@ -161,7 +161,7 @@ def test_sum_of_terms_is_quantized(label: str) -> None:
     assert coverage.as_dict()["weight_terms"] == 2.0
 
 
-@pytest.mark.parametrize("fault", ["float", "noise", "scale", "width", "shape", "first term"])
+@pytest.mark.parametrize("fault", ["float", "noise", "scale", "width", "shape", "first term", "step"])
 @pytest.mark.parametrize("label", ["w4a4@deploy", "w4a4@tensor"])
 def test_weight_that_is_not_the_claimed_sum_is_a_violation(label: str, fault: str) -> None:
     made, quantizer = sum_of_terms(label)
@@ -169,9 +169,11 @@ def test_weight_that_is_not_the_claimed_sum_is_a_violation(label: str, fault: st
     assert scales is not None
     assert quantizer.scale is not None
     rounded = quantizer.forward
-    if fault == "float":
+    if fault in {"float", "step"}:
         quantizer.forward = lambda weight: weight  # type: ignore[method-assign]
-    elif fault == "noise":
+    if fault == "step":  # large beside every weight, so that all are near its level 0
+        quantizer.freeze(quantizer.scale * 1e6, torch.zeros_like(quantizer.scale), scales * 0)
+    if fault == "noise":
         quantizer.forward = lambda weight: rounded(weight) + 0.3 * scales.max()  # type: ignore[method-assign]
     elif fault == "scale":
         weight = quantizer(made.network.get_submodule("2").parametrizations.weight.original)  # type: ignore[union-attr]
@@ -182,7 +184,7 @@ def test_weight_that_is_not_the_claimed_sum_is_a_violation(label: str, fault: st
         expand(made, terms=2, gamma=1.0)
     elif fault == "shape":
         quantizer.residual_scales = scales[:, :1]
-    else:
+    elif fault == "first term":
         quantizer.scale = None
     assert measure_coverage(made, IMAGES).violations == ["weight 2"]
 

@@ -27,7 +27,7 @@ class RexParams(RangeParams):
     gamma: Annotated[float, Field(ge=0, le=1)] = param(
         1.0,
         help="share of the output channels that each term after the first covers, mean over layers; 0: one term",
-        source="inferred: all; 0.5 is the paper's sparse form",
+        source="inferred: all; notes about the paper name 0.5",
     )
 
 
