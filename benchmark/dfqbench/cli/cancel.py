@@ -17,10 +17,10 @@ def cancel(run: OneRun, out: OutOption = DEFAULT_OUT) -> None:
     Cells under way keep their state, and the same `dfqbench submit` goes on from there.
     """
     from dfqbench.run.cluster import slurm
-    from dfqbench.run.cluster.submission import submitted_jobs
+    from dfqbench.run.cluster.submission import read_submission
 
     folder = started(out, run)
-    jobs = submitted_jobs(folder.path)
+    jobs = read_submission(folder.path).jobs
     if not jobs:
         hint = f"stop it with Ctrl-C in its terminal; `dfqbench watch {run} --once` shows its processes"
         raise UsageError(f"no job of run '{folder.name}' was submitted", hint)
@@ -29,8 +29,5 @@ def cancel(run: OneRun, out: OutOption = DEFAULT_OUT) -> None:
         typer.echo(f"no job of run '{folder.name}' waits or runs")
         return
     slurm.cancel(jobs)
-    states = [element.state for element in elements.values()]
-    working = sum(state == "RUNNING" for state in states)
-    typer.echo(
-        f"cancelled {working} jobs that worked and {len(states) - working} that waited; what was finished is kept"
-    )
+    working = sum(element.state == "RUNNING" for element in elements.values())
+    typer.echo(f"cancelled: {working} that worked, {len(elements) - working} that waited; what is finished is kept")

@@ -22,6 +22,7 @@ from dfqbench.cli.options import (
     usable_path,
 )
 from dfqbench.cli.run import EXECUTORS, RunRequest, checked_name, checked_rules
+from dfqbench.run.store.run_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from dfqbench.run.plan.cell import Cell
@@ -62,8 +63,9 @@ def submit(request: GridRequest, how: RunRequest, where: SubmitRequest) -> None:
     from dfqbench.run.cluster import slurm
     from dfqbench.run.cluster.submission import check_same, submit_peers
     from dfqbench.run.plan.estimate import History
-    from dfqbench.run.schedule.run import earlier_records
+    from dfqbench.run.schedule.run import earlier_records, unusable
     from dfqbench.run.store.environment import given_command
+    from dfqbench.run.store.run_folder import RunFolder
 
     options = slurm.parse_options(where.slurm or ())
     limit = slurm.walltime(options.get("time") or "UNLIMITED")
@@ -91,21 +93,23 @@ def submit(request: GridRequest, how: RunRequest, where: SubmitRequest) -> None:
     name = dataclasses.replace(how, name=run.name, yes=True)
     grid = dataclasses.replace(request, out=run.parent, device=device)
     command = [sys.executable, "-m", "dfqbench", "run", *arguments_of(grid), *arguments_of(name)]
-    script = slurm.peers_script(run, command, options, peers, setup=setup, again=given_command())
-    about = f"grid {plan.grid.name}: {plan.contents}; {len(left)} cells on {device}, {peers} peers; {estimate}"
-    for line in (
-        about,
-        *plan.shortened,
-        *plan.notes,
-        *(f"broken plugin {b.origin}: {b.message}" for b in plugins.broken),
-    ):
+    again = given_command().replace(" --dry-run", "")
+    script = slurm.peers_script(run, command, options, peers, setup=setup, again=again)
+    jobs = "1 job" if peers == 1 else f"{peers} jobs"
+    about = f"grid {plan.grid.name}: {plan.contents}; {len(left)} cells left on {device}, in {jobs}; {estimate}"
+    broken = [f"broken plugin {offer.origin}: {offer.message}" for offer in plugins.broken]
+    for line in (about, *plan.shortened, *plan.notes, *broken):
         typer.echo(line, err=True)
     if where.dry_run:
         typer.echo(script, nl=False)
         return
-    job = submit_peers(run, script, what, peers=peers, estimate=str(estimate), command=given_command())
-    typer.echo(f"job {job}: {peers} peers; script and logs: {run / 'slurm'}")
-    typer.echo(f"dfqbench watch {run.name if request.out == GridRequest.out else run}", err=True)
+    facts = {"cells": len(plan.cells), "peers": peers, "estimate": str(estimate), "command": again}
+    try:
+        job = submit_peers(run, script, what, **facts)
+    except OSError as error:
+        raise unusable(RunFolder(run), error) from error
+    typer.echo(f"submitted job {job}; script and logs: {run / 'slurm'}")
+    typer.echo(f"watch it: dfqbench watch {run.name if request.out == DEFAULT_OUT else run}", err=True)
 
 
 def arguments_of(request: GridRequest | RunRequest) -> list[str]:
@@ -116,8 +120,10 @@ def arguments_of(request: GridRequest | RunRequest) -> list[str]:
         value = getattr(request, field.name)
         if value == field.default:
             continue
-        declared = hints[field.name].__metadata__[0].param_decls
-        name = declared[0] if declared else f"--{field.name.replace('_', '-')}"
+        info = hints[field.name].__metadata__[0]
+        # The first name that is given to `typer.Option` is its attribute `default`.
+        name = next((name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)), "")
+        name = name or f"--{field.name.replace('_', '-')}"
         if value is True:
             arguments.append(name)
             continue
@@ -207,8 +213,8 @@ def _probe(run: Path, request: GridRequest, options: Mapping[str, str | None], s
         else:
             hint = f"name a folder that all nodes share with --out, or look at `scontrol show job {job}`"
             raise UsageError(f"the node left no log in {folder}: it has no such folder, or did not start the job", hint)
-    text = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
+        log.unlink()
     typer.echo(text, nl=False)
-    log.unlink()
     if slurm.PASSED not in text:
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from dfqbench.run.cluster.peers import Peer, read_peers
 from dfqbench.run.cluster.slurm import JobState, SlurmError, queued
-from dfqbench.run.cluster.submission import submitted_jobs
+from dfqbench.run.cluster.submission import read_submission
 from dfqbench.run.plan.estimate import format_seconds
 from dfqbench.run.store.files import RECORD
 from dfqbench.run.store.run_folder import RunFolder
@@ -111,7 +111,8 @@ class Overview:
             yield f"  {_place(peer)}: between cells"
         for work in peer.cells:
             share = f" {100 * work.step / work.total:.0f} %" if work.total else ""
-            yield f"  {_place(peer)}: {work.label}: {work.phase}{share}, {format_seconds(max(0.0, self.now - work.since))}"
+            spent = format_seconds(max(0.0, self.now - work.since))
+            yield f"  {_place(peer)}: {work.label}: {work.phase}{share}, {spent}"
 
 
 class Watcher:
@@ -126,20 +127,20 @@ class Watcher:
     def look(self) -> Overview:
         """Return the state now."""
         now = time.time()
-        peers, jobs = read_peers(self._folder.path), submitted_jobs(self._folder.path)
-        queue, problem = _queue({*jobs, *(peer.job for peer in peers if peer.job)})
+        peers, submission = read_peers(self._folder.path), read_submission(self._folder.path)
+        queue, problem = _queue({*submission.jobs, *(peer.job for peer in peers if peer.job)})
         alive = [peer for peer in peers if peer.is_alive(now, queue)]
         planned = self._planned()
         return Overview(
             self._folder.name,
-            None if planned is None else len(planned),
+            submission.cells if planned is None else len(planned),
             self._cells(planned, now),
             alive,
             [peer for peer in peers if peer not in alive and peer.event != "ended"],
             queue or {},
             problem,
-            _left(alive, now),
-            bool(jobs),
+            _left(alive),
+            bool(submission.jobs),
             now,
         )
 
@@ -200,7 +201,7 @@ def _queue(jobs: Iterable[str]) -> tuple[dict[str, JobState] | None, str]:
         return None, f"SLURM's queue is not known: {error.message}"
 
 
-def _left(alive: list[Peer], now: float) -> float | None:
+def _left(alive: list[Peer]) -> float | None:
     """Return the seconds until the end, by the newest peer that knows what is left."""
     known = [peer for peer in alive if peer.left is not None]
     if not known:

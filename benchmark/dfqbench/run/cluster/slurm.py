@@ -148,7 +148,7 @@ def peers_script(
         "# Status 3: cells are left. After TERM it is SLURM that decides.",
         'if [ $status -eq 3 ] && [ -z "$cancelled" ]; then',
         '  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" ||',
-        '    echo "this job cannot queue itself again; give the command at the top of the script again: it goes on" >&2',
+        '    echo "this job cannot queue itself again: give the command at the top of its script again" >&2',
         "fi",
         "exit $status",
     ]
@@ -165,10 +165,17 @@ def probe_script(
         *_directives(own),
         *_begin(setup),
         'echo "node: $(hostname), CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"',
-        f'[ -r {shlex.quote(str(token))} ] && echo "results folder: shared with this node" || {{',
-        f'  echo "results folder: this node has another {_echoed(token.parent)}; name a shared one with --out"; exit 1; }}',
-        'command -v scontrol >/dev/null && echo "scontrol: here" ||',
-        '  echo "scontrol: missing; jobs cannot queue themselves again: at the walltime\'s end give the submit again"',
+        f"if [ -r {shlex.quote(str(token))} ]; then",
+        '  echo "results folder: shared with this node"',
+        "else",
+        '  echo "results folder: the folder of this name on this node is another one; name a shared one with --out"',
+        "  exit 1",
+        "fi",
+        "if command -v scontrol >/dev/null; then",
+        '  echo "scontrol: here; jobs queue themselves again at the end of their walltime"',
+        "else",
+        '  echo "scontrol: missing; at the end of the walltime give the same submit again: it goes on"',
+        "fi",
         f"{shlex.join(command)} && echo {shlex.quote(PASSED)}",
     ]
     return "\n".join(lines) + "\n"
@@ -242,7 +249,9 @@ def _call(program: str, *arguments: str, stdin: str = "", accept: str = "") -> s
             [program, *arguments], input=stdin, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{program} gave no answer within {_TIMEOUT:.0f} s", "try again later") from error
+        raise SlurmError(
+            f"{program} gave no answer within {_TIMEOUT:.0f} s", "look with `squeue --me` before you try again"
+        ) from error
     if done.returncode != 0 and not (accept and accept in done.stderr):
         lines = [line.removeprefix(f"{program}: error: ").strip() for line in done.stderr.splitlines()]
         words = ", ".join(line for line in lines if line) or f"status {done.returncode}"
@@ -263,8 +272,3 @@ def _begin(setup: Path | None) -> list[str]:
 def _literal(path: Path) -> str:
     """Return a path for sbatch's `--output`, in which % begins a pattern."""
     return str(path).replace("%", "%%")
-
-
-def _echoed(path: Path) -> str:
-    """Return a path between double quotes of a shell."""
-    return re.sub(r'([\\"$`])', r"\\\1", str(path))

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,22 @@ SLURM = "slurm"
 _FILE = "submission.json"
 
 
-def submitted_jobs(run: Path) -> list[str]:
-    """Return the ids of the jobs that were submitted of a run; none where there are none.
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What was submitted of a run."""
+
+    jobs: list[str]  # their ids
+    cells: int | None  # planned at the last submission; None: nothing was submitted
+
+
+def read_submission(run: Path) -> Submission:
+    """Return what was submitted of a run.
 
     Raises:
-        InputError: the file of them is damaged.
+        InputError: the file of it is damaged.
     """
-    return [str(job["id"]) for job in _read(run).get("jobs", [])]
+    jobs = _read(run).get("jobs", [])
+    return Submission([str(job["id"]) for job in jobs], jobs[-1].get("cells") if jobs else None)
 
 
 def check_same(run: Path, what: Mapping[str, Any]) -> None:
