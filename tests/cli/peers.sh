@@ -15,7 +15,7 @@
 cd @TMP@/here || exit 2
 . '@TMP@/set up.sh'
 @PYTHON@ -m dfqbench run --grid smoke --on digits --bits w4a4,w3a3 --device cuda --out @TMP@/here/results/runs --name smoke --yes &
-peer=$!
+peer=$! cancelled=
 # USR1: the walltime ends. TERM: the job is cancelled, or others need its node. The peer keeps its state.
 trap 'kill -USR1 $peer' USR1
 trap 'cancelled=1; kill -TERM $peer' TERM

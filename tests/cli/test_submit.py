@@ -170,7 +170,9 @@ def test_long_runs_and_short_walltimes_need_yes(hours: float, part: str, call: C
 def test_nothing_left_is_refused(call: Call, slurm: FakeSlurm) -> None:
     long_cell(1)
     output = call("submit", "--grid", "smoke", "--methods", "noise", "--name", "before")
-    refused(output, "no cell of run 'before' is left to run")
+    assert (output.status, output.out) == (2, "")
+    assert "no cell of run 'before' is left to run; `dfqbench table before`" in output.err
+    assert slurm.calls("sbatch") == []
 
 
 def test_cancel_of_a_run_without_jobs(call: Call, slurm: FakeSlurm) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -63,9 +64,8 @@ def submit(request: GridRequest, how: RunRequest, where: SubmitRequest) -> None:
     from dfqbench.run.cluster import slurm
     from dfqbench.run.cluster.submission import check_same, submit_peers
     from dfqbench.run.plan.estimate import History
-    from dfqbench.run.schedule.run import earlier_records, unusable
+    from dfqbench.run.schedule.run import earlier_records
     from dfqbench.run.store.environment import given_command
-    from dfqbench.run.store.run_folder import RunFolder
 
     options = slurm.parse_options(where.slurm or ())
     limit = slurm.walltime(options.get("time") or "UNLIMITED")
@@ -81,7 +81,8 @@ def submit(request: GridRequest, how: RunRequest, where: SubmitRequest) -> None:
     plan, plugins = planned(request, device, list_missing=True)
     run = checked_out(request.out).absolute() / (checked_name(how.name) or plan.grid.name)
     if where.probe:
-        _probe(run, request, options, setup)
+        with _storage_errors(run):
+            _probe(run, request, options, setup)
         return
     what = {"grid": plan.grid.model_dump(mode="json"), "targets": sorted({cell.dataset.name for cell in plan.cells})}
     check_same(run, what)
@@ -104,12 +105,22 @@ def submit(request: GridRequest, how: RunRequest, where: SubmitRequest) -> None:
         typer.echo(script, nl=False)
         return
     facts = {"cells": len(plan.cells), "peers": peers, "estimate": str(estimate), "command": again}
-    try:
+    with _storage_errors(run):
         job = submit_peers(run, script, what, **facts)
-    except OSError as error:
-        raise unusable(RunFolder(run), error) from error
     typer.echo(f"submitted job {job}; script and logs: {run / 'slurm'}")
     typer.echo(f"watch it: dfqbench watch {run.name if request.out == DEFAULT_OUT else run}", err=True)
+
+
+@contextmanager
+def _storage_errors(run: Path) -> Iterator[None]:
+    """Say of errors of the file system which folder they are about."""
+    from dfqbench.run.schedule.run import unusable
+    from dfqbench.run.store.run_folder import RunFolder
+
+    try:
+        yield
+    except OSError as error:
+        raise unusable(RunFolder(run), error) from error
 
 
 def arguments_of(request: GridRequest | RunRequest) -> list[str]:
@@ -152,9 +163,10 @@ def _left(plan: Plan, run: Path, how: RunRequest) -> list[Cell]:
         for cell in plan.cells
         if cell.cell_id in latest and ((record := latest[cell.cell_id]) is None or record.status not in settled)
     ]
-    if not left:
-        raise UsageError(f"no cell of run '{run.name}' is left to run", f"`dfqbench table {run.name}` prints its table")
-    return left
+    if not left and not how.yes:
+        hint = f"`dfqbench table {run.name}` prints its table; --yes submits it for nodes of another environment"
+        raise UsageError(f"no cell of run '{run.name}' is left to run", hint)
+    return left or [cell for cell in plan.cells if cell.problem is None]
 
 
 def _check_time(

@@ -29,9 +29,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Print the state now, and leave.")] = False,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Show how a run goes on: cells done, under way and failed, and the time left.
+    """Show how a run goes on.
 
-    Works for a run in another terminal, on machines that share the results folder, and under SLURM. Ctrl-C leaves, and
+    Prints cells done, under way and failed, and the time left. Works for a run in another terminal, on machines that share the results folder, and under SLURM. Ctrl-C leaves, and
     the run goes on. The command ends by itself once nothing works on the run any more, with exit status 1 if cells are
     left or have failed.
     """

@@ -135,11 +135,11 @@ def peers_script(
     lines = [
         "#!/bin/bash",
         f"# Peers of the run {run.name}: they share its cells. Written by:",
-        f"#   {again}",
+        f"#   {' '.join(again.splitlines())}",
         *_directives(own),
         *_begin(setup),
         f"{shlex.join(command)} &",
-        "peer=$!",
+        "peer=$! cancelled=",
         "# USR1: the walltime ends. TERM: the job is cancelled, or others need its node. The peer keeps its state.",
         "trap 'kill -USR1 $peer' USR1",
         "trap 'cancelled=1; kill -TERM $peer' TERM",
