@@ -33,7 +33,7 @@ def write_peer(name: str, run: str = "mine", **changes: Any) -> None:
 def test_state_of_a_local_run(call: Call) -> None:
     plan("a1", "a2", "a3", "a4", "a5")
     write_record(RUNS, "mine", "a1")
-    error = {"type": "ValueError", "message": "loss is NaN"}
+    error = {"type": "ValueError", "message": "loss\x1b[31m\nis NaN"}
     write_record(RUNS, "mine", "a2", status="failed", top1=None, error=error)
     write_record(RUNS, "mine", "a3", status="preempted", top1=None)
     write_record(RUNS, "mine", "other")
@@ -51,7 +51,7 @@ def test_state_of_a_local_run(call: Call) -> None:
     assert lines[2].startswith(f"  {here} process {os.getpid()}: zeroq w4a4 seed 0: synthesis 75 %, 3")
     assert lines[3] == f"  far process {os.getpid()}: between cells"
     assert lines[4].startswith(f"  {here} process {2**22 + 1} is gone; last sign at 1970")
-    assert lines[5:7] == ["failed:", "  None digits/digits:resnet8 w4a4@gdfq seed 0: failed: loss is NaN"]
+    assert lines[5:7] == ["failed:", "  None digits/digits:resnet8 w4a4@gdfq seed 0: failed: loss [31m is NaN"]
 
 
 def test_newest_attempt_counts(call: Call) -> None:
@@ -120,13 +120,15 @@ def test_jobs_of_slurm(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (RUNS / "mine" / "slurm").mkdir(parents=True)
     submission = {"what": {}, "jobs": [{"id": "7", "cells": 9}]}
     (RUNS / "mine" / "slurm" / "submission.json").write_text(json.dumps(submission))
-    slurm.command("squeue", "7_0|RUNNING|None\n7_1|PENDING|Resources\n7_2|PENDING|Resources\n")
+    slurm.command("squeue", "7_0|RUNNING|None\n7_4|RUNNING|None\n7_1|PENDING|Resources\n7_2|PENDING|Resources\n")
     write_peer("7_0", job="7_0", host="node1", cells=(Underway("zeroq", time.time()),))
     write_peer("7_3", job="7_3", host="node2")
     lines = call("watch", "mine", "--once").out.splitlines()
-    assert lines[:3] == ["run mine: 0 of 9 cells done", "queue: 2 PENDING, Resources", "1 peer works:"]
-    assert lines[3].startswith("  node1 job 7_0: zeroq: setup, ")
-    assert lines[4].startswith("  node2 job 7_3 is gone; last sign at ")
+    starting = "queue: 1 RUNNING, without a sign yet"
+    assert lines[:3] == ["run mine: 0 of 9 cells done", "queue: 2 PENDING, Resources", starting]
+    assert lines[3] == "1 peer works:"
+    assert lines[4].startswith("  node1 job 7_0: zeroq: setup, ")
+    assert lines[5].startswith("  node2 job 7_3 is gone; last sign at ")
     # Once the controller does not answer, what peers write is what there is.
     slurm.command("squeue", error="slurm_load_jobs error: Unable to contact slurm controller", status=1)
     lines = call("watch", "mine", "--once").out.splitlines()

@@ -31,9 +31,9 @@ def watch(
 ) -> None:
     """Show how a run goes on.
 
-    Prints cells done, under way and failed, and the time left. Works for a run in another terminal, on machines that share the results folder, and under SLURM. Ctrl-C leaves, and
-    the run goes on. The command ends by itself once nothing works on the run any more, with exit status 1 if cells are
-    left or have failed.
+    Prints cells done, under way and failed, and the time left. Works for a run in another terminal, on machines that
+    share the results folder, and under SLURM. Ctrl-C leaves, and the run goes on. The command ends by itself once
+    nothing works on the run any more, with exit status 1 if cells are left or have failed.
     """
     from dfqbench.run.cluster.overview import Watcher
 

@@ -83,7 +83,8 @@ class Overview:
         if failed := self.failed:
             lines += ["failed:", *(f"  {cell.label}: {cell.status}: {cell.message}" for cell in failed[:MOST_LINES])]
             lines += [f"  and {len(failed) - MOST_LINES} more"] if len(failed) > MOST_LINES else []
-        return lines
+        # Messages of plugins may hold anything.
+        return ["".join(char if char.isprintable() else " " for char in line) for line in lines]
 
     def _peer_lines(self) -> list[str]:
         lines = [self.problem] if self.problem else []
@@ -91,6 +92,9 @@ class Overview:
         if waiting:
             kinds = Counter(f"{state.state}, {state.reason}" for state in waiting.values())
             lines.append("queue: " + "; ".join(f"{number} {kind}" for kind, number in kinds.most_common()))
+        at_work = {peer.job for peer in self.alive}
+        if starting := sum(job not in at_work for job in self.queue.keys() - waiting.keys()):
+            lines.append(f"queue: {starting} RUNNING, without a sign yet")
         if self.alive:
             lines.append(f"{len(self.alive)} peers work:" if len(self.alive) > 1 else "1 peer works:")
             lines += [line for peer in self.alive[:MOST_LINES] for line in self._works(peer)]
@@ -100,10 +104,9 @@ class Overview:
         elif self.idle:
             lines.append("no peer is alive: the same command goes on from here")
             if self.submitted and not self.gone and not self.cells:
-                lines.append(
-                    "no job has begun its work: see slurm/*.log in the run's folder, or `dfqbench submit --probe`"
-                )
-        lines += [f"  {_place(peer)} is gone; last sign at {_clock(peer.time)}" for peer in self.gone[:MOST_LINES]]
+                lines.append("no job has begun its work: see slurm/*.log in its folder, or `dfqbench submit --probe`")
+        gone = [] if self.complete else self.gone[:MOST_LINES]
+        lines += [f"  {_place(peer)} is gone; last sign at {_clock(peer.time)}" for peer in gone]
         return lines
 
     def _works(self, peer: Peer) -> Iterable[str]:
