@@ -20,6 +20,9 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from dfqbench.run.cluster.slurm import peers_script, queued
+from dfqbench.run.cluster.submission import submit_peers
+
 SCRIPT = Path(__file__).with_name("slurm_cluster.sh")
 ASKED = os.environ.get("DFQBENCH_CLUSTER", "")
 PATIENCE = 1200.0
@@ -130,6 +133,44 @@ def test_two_peers_share_the_cells(dfqbench: Callable[..., str], slurm: Mapping[
     dfqbench("run", *grid, "--name", "one")
     assert digits(two) == digits(one)
     assert len(digits(one)) == 4
+
+
+PEER = """\
+trap 'echo stopped by USR1; exit 3' USR1
+trap 'echo stopped by TERM; exit 3' TERM
+echo "start ${SLURM_RESTART_COUNT:-0}"
+if [ "${SLURM_RESTART_COUNT:-0}" -eq 1 ]; then exit 5; fi
+for second in $(seq 600); do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("signal", "lines"),
+    [
+        (("--batch", "--signal=USR1"), ["start 0", "stopped by USR1", "start 1"]),
+        ((), ["start 0", "stopped by TERM"]),
+    ],
+)
+def test_script_queues_its_job_again_after_usr1_only(
+    signal: tuple[str, ...],
+    lines: list[str],
+    slurm: Mapping[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
+    peer = tmp_path / "peer.sh"
+    peer.write_text(PEER)
+    script = peers_script(tmp_path, ["bash", str(peer)], {"time": "20"}, 1, setup=None, again="the command")
+    job = submit_peers(tmp_path, script, {})
+    log = tmp_path / "slurm" / f"{job}_0.log"
+    until(lambda: log.is_file() and "start 0" in log.read_text(), tmp_path)
+    command(slurm, "scancel", *signal, f"{job}_0")
+    until(lambda: not queued([job]), tmp_path)
+    shown = command(slurm, "scontrol", "show", "job", f"{job}_0")
+    # The peer's status is its job's.
+    assert ("JobState=FAILED" in shown and "ExitCode=5:0" in shown) if signal else "JobState=CANCELLED" in shown
+    assert [line for line in log.read_text().splitlines() if line.startswith(("start", "stopped"))] == lines
 
 
 @only_all
