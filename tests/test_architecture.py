@@ -173,6 +173,7 @@ assert status == 0, status
         ["grids", "show", "w4a4"],
         ["models", "list"],
         ["plan", "--grid", "bits"],
+        ["submit", "--grid", "bits", "--dry-run"],
         ["claims", "--model", "resnet18"],
     ],
     ids=" ".join,

@@ -18,6 +18,7 @@ OPTIONS = {
         *("--device", "--jobs", "--executor", "--separate", "--exact", "--memory", "--oracle", "--time"),
         *("--sample", "--seed", "--trust", "--again", "--track"),
     ),
+    "SLURM": ("--peers", "--slurm", "--setup", "--dry-run", "--probe"),
     "Again, and limits": (
         *("--retry", "--fresh", "--any-environment", "--fail-fast", "--max-failures", "--time-limit"),
         *("--evaluation-limit", "--checkpoint-every", "--unconfined", "--yes"),

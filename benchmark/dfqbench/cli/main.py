@@ -21,7 +21,7 @@ from dfqbench.cli.layout import color_wanted, colored
 from dfqbench.run.store.files import shortened
 
 VERBS = {
-    "Run": ("run", "plan"),
+    "Run": ("run", "plan", "submit", "watch", "cancel"),
     "Results": ("table", "show", "compare", "report", "plot", "pictures", "diagnose", "verify", "claims"),
     "What there is": ("methods", "models", "grids", "doctor", "fetch", "decode"),
 }

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.plan.plan import Plan
     from dfqbench.run.schedule.run import ExecutorName
+    from dfqbench.run.schedule.run_environment import Rules
     from dfqbench.run.schedule.scheduler import Summary
+    from dfqbench.run.schedule.tracker import Tracker
     from dfqbench.run.store.record import Record
     from dfqbench.run.store.run_folder import RunFolder
 
@@ -77,32 +79,19 @@ def run(request: GridRequest, how: RunRequest) -> None:
 
     Synthesizes images, quantizes, evaluates; cells that were finished before are not run again, and one that was
     interrupted goes on from its last checkpoint. Several of these commands may work on one folder. The exit status is
-    1 if a cell failed, if a plugin is broken, or if no cell could be run; 3 if the run was stopped by SIGTERM or
-    SIGUSR1, and 130 by Ctrl-C: the same command goes on from there.
+    1 if a cell failed, if a plugin is broken, or if no cell could be run; 3 if the run was stopped by SIGTERM, by
+    SIGUSR1 or shortly before the end of a SLURM job, and 130 by Ctrl-C: the same command goes on from there.
     """
     if sys.argv[1:] == ["run"]:
         typer.echo(_invitation(), err=True)
         raise typer.Exit(2)
+    from dfqbench.run.cluster.slurm import LAST_BEGIN, end_of_walltime
     from dfqbench.run.execute.cancellation import Cancellation
     from dfqbench.run.schedule.run import Options, run_plan
-    from dfqbench.run.schedule.run_environment import Rules
-    from dfqbench.run.schedule.tracker import load_tracker
 
     device = checked_device(request.device)
-    _check_consistent(how)
-    tracker = None if how.track is None else load_tracker(how.track)
-    rules = Rules(
-        any_environment=how.any_environment,
-        retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
-        fresh=how.fresh,
-        time_limit=limit_of("--time-limit", how.time_limit),
-        evaluation_limit=limit_of("--evaluation-limit", how.evaluation_limit),
-        checkpoint_every=seconds_of("--checkpoint-every", how.checkpoint_every),
-        memory_mib=round(how.memory * 1024),
-        max_failures=1 if how.fail_fast else how.max_failures,
-        oracle=how.oracle,
-        separate=how.separate,
-    )
+    rules, tracker = checked_rules(how)
+    rules = replace(rules, last_begin=end_of_walltime() - LAST_BEGIN)
     options = Options(
         out=checked_out(request.out),
         name=checked_name(how.name),
@@ -121,6 +110,28 @@ def run(request: GridRequest, how: RunRequest) -> None:
     typer.echo(_write_tables(folder, summary.records))
     _print_next(folder, plan, request.out, complete=cancellation.reason is None)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
+
+
+def checked_rules(how: RunRequest) -> tuple[Rules, Tracker | None]:
+    """Return what the options of a run mean: which cells count as finished and limits, and the tracker."""
+    from dfqbench.run.schedule.run_environment import Rules
+    from dfqbench.run.schedule.tracker import load_tracker
+
+    _check_consistent(how)
+    tracker = None if how.track is None else load_tracker(how.track)
+    rules = Rules(
+        any_environment=how.any_environment,
+        retry=frozenset() if how.retry is None else RETRIES[checked_choice("argument of --retry", how.retry, RETRIES)],
+        fresh=how.fresh,
+        time_limit=limit_of("--time-limit", how.time_limit),
+        evaluation_limit=limit_of("--evaluation-limit", how.evaluation_limit),
+        checkpoint_every=seconds_of("--checkpoint-every", how.checkpoint_every),
+        memory_mib=round(how.memory * 1024),
+        max_failures=1 if how.fail_fast else how.max_failures,
+        oracle=how.oracle,
+        separate=how.separate,
+    )
+    return rules, tracker
 
 
 def _check_consistent(how: RunRequest) -> None:
@@ -226,7 +237,8 @@ def _end(summary: Summary, *, broken: bool, cancellation: Cancellation) -> None:
     if cancellation.reason == "failures":
         typer.echo(f"stopped after a failure; {summary.missing} cells are left", err=True)
     elif cancellation.reason is not None:
-        why = "Ctrl-C" if cancellation.reason == "interrupt" else cancellation.signal_name
+        others = {"interrupt": "Ctrl-C", "walltime": "the end of the walltime, too near to begin a cell"}
+        why = others.get(cancellation.reason, cancellation.signal_name)
         typer.echo(f"stopped by {why}; {summary.missing} cells are left: the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED if cancellation.reason == "interrupt" else PREEMPTED)
     if summary.failed or broken:

@@ -12,6 +12,8 @@ import typer
 
 from dfqbench.api.errors import InputError, UsageError, unknown_name
 from dfqbench.models.identity import is_folder
+from dfqbench.run.cluster.peers import PEERS
+from dfqbench.run.cluster.submission import SLURM
 from dfqbench.run.store.run_folder import RunFolder, collection_paused, run_folders, unreadable
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ def select(out: Path, run: str | None) -> Selection:
         raise unknown_name("run", run, names)
     there = f"runs in {out}: {', '.join(names)}" if names else f"{out} holds no run either"
     raise InputError(f"'{run}' is no folder and no run", f"{there}; name a run, its folder, or a folder of runs")
+
+
+def started(out: Path, run: str) -> RunFolder:
+    """Return the folder of one run, by name or path, as soon as it is begun or submitted: before it has a cell."""
+    for path in (out / run, Path(run)):
+        if run and any((path / name).is_dir() for name in ("cells", PEERS, SLURM)):
+            return RunFolder(path.absolute(), path)
+    return select(out, run).only()
 
 
 def read_attempts(runs: Selection) -> tuple[list[tuple[Record, Path]], dict[str, str]]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Reason = Literal["interrupt", "signal", "failures", "storage"]
+Reason = Literal["interrupt", "signal", "failures", "storage", "walltime"]
 """`interrupt`: Ctrl-C. `signal`: SIGTERM or SIGUSR1. `failures`: as many cells failed as were allowed. `storage`: the
-results folder cannot be written."""
+results folder cannot be written. `walltime`: a batch job has too little time left to begin a cell."""
 _SIGNALS: dict[int, Reason] = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGUSR1: "signal"}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.plugins.registry import REAL
+from dfqbench.run.cluster.peers import PeerLog, job_id
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, Probed
 from dfqbench.run.execute.executors import GRACE, InlineExecutor, LocalExecutor, memory_need, plan_slots
@@ -81,8 +82,6 @@ def run_plan(
         folder.path.mkdir(parents=True, exist_ok=True)
         env = RunEnvironment(folder, plugins, options.device, options.rules, guarded=plan.guarded)
         summary = _run(plan, env, options, console, cancellation or Cancellation())
-        about = {"command": given_command(), "notes": plan.notes}
-        write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], **about})
     except OSError as error:
         raise unusable(folder, error) from error
     return summary, folder
@@ -102,7 +101,12 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
                 # Fail before anything is begun where the device is missing.
                 executor.evaluator(executor.slots[0]).start()
         slots = len(executor.slots)
-        estimate = timed_estimate(left, history, env, executor, display.say).at_once(slots)
+        if job_id():
+            # The walltime of a batch job is for cells, and its estimate has no reader.
+            whole = history.estimate(runnable, env.device, {}, env.saved_sources(runnable))
+        else:
+            whole = timed_estimate(left, history, env, executor, display.say)
+        estimate, expected = whole.at_once(slots), whole.seconds if whole.known else None
         where = f"{len(plan.cells)} cells on {options.device}" + (f", {slots} at once" if slots > 1 else "")
         finished = len(plan.cells) - len(left)
         done = f", {finished} finished before" if finished else ""
@@ -118,7 +122,9 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
                 f"this run would take about {format_seconds(estimate.seconds)}",
                 "add --yes, or choose a smaller budget: --budget medium (1/20 of the steps), short (1/100) or tiny",
             )
-        with cancellation.on_signals():
+        about = {"command": given_command(), "notes": plan.notes}
+        write_json(env.folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], **about})
+        with PeerLog(env.folder.path, slots, expected) as display.log, cancellation.on_signals():
             summary = Scheduler(env, executor, display, history, cancellation).run(plan.cells)
     finally:
         display.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Rules:
     checkpoint_every: float = CHECKPOINT_EVERY  # seconds between checkpoints
     memory_mib: int = 0  # most private memory of a worker; 0: no limit
     max_failures: int = 0  # failures after which the run ends; 0: never
+    last_begin: float = math.inf  # Unix time after which no cell is begun
     oracle: int = 0  # states of each student to evaluate besides its last; a cell finished with fewer runs again
     separate: bool = False  # whether each cell has a worker to itself, even where one source could serve several
 

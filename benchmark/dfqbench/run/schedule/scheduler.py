@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -137,8 +138,15 @@ class Scheduler:
                     evaluator.kill()
             return work.result()
 
+    def _too_late(self) -> bool:
+        """Check whether the time is over in which cells are begun."""
+        return time.time() > self._env.rules.last_begin
+
     def _run_one_by_one(self) -> None:
         while self._queue.waiting and self._cancellation.reason is None:
+            if self._too_late():
+                self._cancellation.request("walltime")
+                return
             lease = self._queue.lease_next()
             if lease is None:
                 self._cancellation.wait(POLL)
@@ -160,13 +168,15 @@ class Scheduler:
         running: dict[Future[_Records | OSError], tuple[Lease, Slot]] = {}
         while running or (self._queue.waiting and self._cancellation.reason is None):
             self._queue.take_back()
-            while free and self._queue.waiting and self._cancellation.reason is None:
+            while free and self._queue.waiting and self._cancellation.reason is None and not self._too_late():
                 lease = self._queue.lease_next()
                 if lease is None:
                     break
                 slot = free.pop(0)
                 running[pool.submit(self._run_lease, lease, slot)] = (lease, slot)
             if not running:
+                if self._queue.waiting and self._too_late():
+                    self._cancellation.request("walltime")
                 self._cancellation.wait(POLL)
                 continue
             done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
