@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 """Exit statuses besides 0 (everything ok or skipped) and 2 (the request was wrong)."""
 SHOWN_FAILURES = 40
-EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline")
+EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline", "ray")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -55,7 +55,9 @@ class RunRequest:
     memory: Annotated[
         float, typer.Option(metavar="GIB", min=0, max=2**20, help="Limit of a worker on the CPU; 0: none.")
     ] = 0
-    executor: Annotated[str, typer.Option(metavar="local|inline", help="`inline`: in this process.")] = "local"
+    executor: Annotated[
+        str, typer.Option(metavar="local|inline|ray", help="`inline`: in this process; `ray`: on a Ray cluster's nodes.")
+    ] = "local"
     separate: Annotated[
         bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
     ] = False
@@ -89,7 +91,14 @@ def run(request: GridRequest, how: RunRequest) -> None:
     from dfqbench.run.schedule.tracker import load_tracker
 
     device = checked_device(request.device)
+    executor = checked_choice("executor", how.executor, EXECUTORS)
     _check_consistent(how)
+    cluster = None
+    if executor == "ray":
+        from dfqbench.run.execute.ray_cluster import connect
+
+        cluster = connect(request.device, request.plugin or ())
+        device = cluster.device
     tracker = None if how.track is None else load_tracker(how.track)
     rules = Rules(
         any_environment=how.any_environment,
@@ -110,10 +119,11 @@ def run(request: GridRequest, how: RunRequest) -> None:
         rules=rules,
         yes=how.yes,
         jobs=how.jobs,
-        executor=checked_choice("executor", how.executor, EXECUTORS),
+        executor=executor,
         confined=not how.unconfined,
+        cluster=cluster,
     )
-    plan, plugins = planned(request, device)
+    plan, plugins = planned(request, device, precision=None if cluster is None else cluster.facts.precision)
     if tracker is not None:
         tracker.install(plugins)
     cancellation = Cancellation()

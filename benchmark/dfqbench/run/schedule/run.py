@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
     from dfqbench.plugins import Plugins
     from dfqbench.run.execute.job import Executor
+    from dfqbench.run.execute.ray_cluster import RayCluster
     from dfqbench.run.plan.cell import Cell
     from dfqbench.run.plan.plan import Plan
     from dfqbench.run.store.record import Record
 
-ExecutorName = Literal["local", "inline"]
+ExecutorName = Literal["local", "inline", "ray"]
 PROBE_SECONDS = 2.0
 """Seconds of timed steps in each phase of a probe."""
 QUICK_BUDGETS = frozenset({"smoke"})
@@ -53,6 +54,7 @@ class Options:
     executor: ExecutorName = "local"  # where jobs run
     grace: float = GRACE  # seconds that a worker has to keep its state when it must end
     confined: bool = True  # whether plugin code is confined to what it needs, where the kernel can
+    cluster: RayCluster | None = None  # whose nodes run the jobs; only for the executor `ray`
 
 
 def earlier_records(out: Path) -> list[Record]:
@@ -79,7 +81,10 @@ def run_plan(
     folder = RunFolder(shown.absolute(), shown)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        env = RunEnvironment(folder, plugins, options.device, options.rules, guarded=plan.guarded)
+        description = None if options.cluster is None else options.cluster.facts.description
+        env = RunEnvironment(
+            folder, plugins, options.device, options.rules, guarded=plan.guarded, description=description
+        )
         summary = _run(plan, env, options, console, cancellation or Cancellation())
         about = {"command": given_command(), "notes": plan.notes}
         write_json(folder.path / "plan.json", {"cells": [cell.cell_id for cell in plan.cells], **about})
@@ -94,7 +99,19 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
     earlier = earlier_records(options.out)
     history = History(earlier)
     display = Display(console, len(left))
-    executor, note = _executor(options, env.folder, plan.grid.threads, earlier, len(runnable))
+    if options.cluster is None:
+        executor, note = _executor(options, env.folder, plan.grid.threads, earlier, len(runnable))
+    else:
+        executor, note = options.cluster.executor(
+            env.folder.path,
+            jobs=options.jobs,
+            cells=len(runnable),
+            threads=plan.grid.threads,
+            grace=options.grace,
+            confined=options.confined,
+            data=dict.fromkeys(path for cell in runnable for path in guarded_paths(cell.dataset)),
+            plugin_files=env.plugins.files,
+        )
     try:
         if runnable:
             env.describe()
