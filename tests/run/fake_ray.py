@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -113,13 +114,13 @@ class FakeRay(ModuleType):
     def _starter(self, target: Any, how: dict[str, Any]) -> Callable[..., Any]:
         def start(*arguments: Any) -> Any:
             if isinstance(target, type):
-                from functools import partial
-
                 self.actors.append(Actor(partial(target, *arguments)))
                 return self.actors[-1]
             call: Future[Any] = Future()
             try:
-                call.set_result(pickle.loads(pickle.dumps(self.answers(how["scheduling_strategy"], target(*arguments)))))
+                call.set_result(
+                    pickle.loads(pickle.dumps(self.answers(how["scheduling_strategy"], target(*arguments))))
+                )
             except Exception as error:
                 call.set_exception(RayTaskError(f"remote traceback\n  {type(error).__name__}: {error}"))
             return call
@@ -139,8 +140,8 @@ class FakeRay(ModuleType):
         groups: Any = ModuleType("ray.util.placement_group")
         groups.placement_group = lambda *_, **__: SimpleNamespace(wait=lambda _: self.room)
         strategies: Any = ModuleType("ray.util.scheduling_strategies")
-        strategies.NodeAffinitySchedulingStrategy = lambda node_id, soft: node_id
-        strategies.PlacementGroupSchedulingStrategy = lambda group, placement_group_bundle_index: None
+        strategies.NodeAffinitySchedulingStrategy = lambda node_id, **_: node_id
+        strategies.PlacementGroupSchedulingStrategy = lambda *_, **__: None
         for module in (self, ModuleType("ray.util"), groups, strategies):
             monkeypatch.setitem(sys.modules, module.__name__, module)
         return self
