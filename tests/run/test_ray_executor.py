@@ -336,3 +336,35 @@ def test_facts_name_the_code_of_dfqbench_and_of_plugins(tmp_path: Path) -> None:
     assert before.differences(node_facts("cpu", [str(file)])) == []
     file.write_text("a = 2\n")
     assert before.differences(node_facts("cpu", [str(file)])) == [f"the code of {file}"]
+
+
+def test_call_whose_answer_was_lost_is_ended_before_the_next(ray: FakeRay, tmp_path: Path) -> None:
+    begun: list[float] = []
+
+    def work(_number: int, _job: Job, on_event: OnEvent, there: Cancellation) -> Outcome:
+        begun.append(time.monotonic())
+        if len(begun) == 1:
+            # The node works on, but what it sends does not arrive.
+            ray.actors[0].lose()
+            ray.actors[0].lost = False
+            there.wait(20.0)
+            return Outcome("preempted")
+        on_event(PhaseStarted(Phase.SAVING))
+        return done()
+
+    executor, events = start(tmp_path, work, jobs=1), list[Event]()
+    assert executor.run(job_of(tmp_path), Slot(0), events.append, Cancellation()).status == "ok"
+    assert begun[1] - begun[0] < 15.0
+    assert [type(event) for event in events] == [Warned, PhaseStarted]
+
+
+def test_job_ends_where_its_news_are_not_asked_for(
+    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(_number: int, _job: Job, _on_event: OnEvent, there: Cancellation) -> Outcome:
+        there.wait(20.0)
+        return Outcome("preempted" if there.hurry else "ok")
+
+    monkeypatch.setattr(node_executor, "SILENCE", 0.1)
+    start(tmp_path, work)
+    assert ray.actors[0].instance.run(1, job_of(tmp_path)).status == "preempted"

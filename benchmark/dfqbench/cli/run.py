@@ -56,7 +56,8 @@ class RunRequest:
         float, typer.Option(metavar="GIB", min=0, max=2**20, help="Limit of a worker on the CPU; 0: none.")
     ] = 0
     executor: Annotated[
-        str, typer.Option(metavar="local|inline|ray", help="`inline`: in this process; `ray`: on a Ray cluster's nodes.")
+        str,
+        typer.Option(metavar="local|inline|ray", help="`inline`: in this process; `ray`: on a Ray cluster's nodes."),
     ] = "local"
     separate: Annotated[
         bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")

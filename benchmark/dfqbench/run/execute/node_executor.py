@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ SEEN_WITHIN = 10.0
 """Seconds until a new file is visible on all machines that share a folder; NFS remembers what was missing."""
 GATHER = 0.1
 """Seconds for which news are gathered before they are sent."""
+SILENCE = 30.0
+"""Seconds without a question for news after which a job ends; a worker waits longer for an earlier one of its cell."""
 UNEQUAL = "run on nodes that are equal, with the same packages, dfqbench and plugins"
 """Hint where nodes are not."""
 Result = TypeVar("Result")
@@ -134,8 +137,10 @@ class NodeExecutor:
         self._executor = LocalExecutor(
             [settings.slot], folder, settings.threads, settings.device, settings.grace, confined=settings.confined
         )
-        self._news: SimpleQueue[News | None] = SimpleQueue()
+        self._news: dict[int, SimpleQueue[News | None]] = {}
         self._cancellation = Cancellation()
+        self._working = threading.Lock()
+        self._asked = 0.0
         try:
             self._problem = settings.problem()
             if not self._problem:
@@ -148,44 +153,74 @@ class NodeExecutor:
         """Return why the node cannot take part in the run, or an empty text."""
         return self._problem
 
-    def run(self, job: Job) -> Outcome | Exception:
-        """Carry a job to its end; its events are `news`."""
-        self._cancellation = Cancellation()
-        # Clocks of two machines have nothing in common.
-        job = replace(job, started=time.monotonic())
-        return self._reported(lambda: self._executor.run(job, self._slot, self._news.put, self._cancellation))
+    def run(self, call: int, job: Job) -> Outcome | Exception:
+        """Carry a job to its end; its events are the news of this call."""
 
-    def ask(self, request: Mapping[str, Any], limit: float) -> dict[str, Any] | Exception:
-        """Return the evaluator's answer to a request; how far it is, is `news`."""
+        def work(queue: SimpleQueue[News | None]) -> Outcome:
+            self._cancellation = cancellation = Cancellation()
+            watch = threading.Thread(target=self._end_in_silence, args=(cancellation,), daemon=True)
+            watch.start()
+            # Clocks of two machines have nothing in common.
+            placed = replace(job, started=time.monotonic())
+            try:
+                return self._executor.run(placed, self._slot, queue.put, cancellation)
+            finally:
+                cancellation.request("signal")
+                watch.join()
 
-        def report(done: int, images: int) -> None:
-            self._news.put((done, images))
+        return self._reported(call, work)
 
-        return self._reported(lambda: self._executor.evaluator(self._slot).ask(request, limit, report))
+    def ask(self, call: int, request: Mapping[str, Any], limit: float) -> dict[str, Any] | Exception:
+        """Return the evaluator's answer to a request; how far it is, is the news of this call."""
 
-    def _reported(self, call: Callable[[], Result]) -> Result | Exception:
-        """Return the result of a call, or its error, after the end of its news."""
-        if self._problem:
-            self._news.put(None)
-            return NodeRefusedError(self._problem)
+        def work(queue: SimpleQueue[News | None]) -> dict[str, Any]:
+            evaluator = self._executor.evaluator(self._slot)
+            return evaluator.ask(request, limit, lambda *progress: queue.put(progress))
+
+        return self._reported(call, work)
+
+    def _reported(self, call: int, work: Callable[[SimpleQueue[News | None]], Result]) -> Result | Exception:
+        """Return the result of some work, or its error, after the end of its news."""
+        queue = self._queue(call)
         try:
-            return call()
+            if self._problem:
+                return NodeRefusedError(self._problem)
+            if not self._working.acquire(blocking=False):
+                # The answer to that call is not awaited any more: the network had failed for a moment.
+                self.stop(hurry=True)
+                self.kill_evaluator()
+                self._working.acquire()
+            try:
+                return work(queue)
+            finally:
+                self._working.release()
         except (DfqError, OSError) as error:
             return error
         finally:
-            self._news.put(None)
+            queue.put(None)
 
-    def news(self, seconds: float) -> list[News | None]:
-        """Return the news since the last call, and None after the last of a job or request.
+    def _end_in_silence(self, cancellation: Cancellation) -> None:
+        """End a job whose news have not been asked for in a long time, since it may be run elsewhere by now."""
+        self._asked = time.monotonic()
+        while cancellation.reason is None:
+            if time.monotonic() - self._asked > SILENCE:
+                cancellation.hurry = True
+                cancellation.request("signal")
+            cancellation.wait(1.0)
 
-        Wait for some, at most so long.
-        """
-        news = list[News | None]()
+    def _queue(self, call: int) -> SimpleQueue[News | None]:
+        return self._news.setdefault(call, SimpleQueue())
+
+    def news(self, call: int, seconds: float) -> list[News | None]:
+        """Return the news of a call since the last time, and None after the last; wait for some, at most so long."""
+        self._asked = time.monotonic()
+        queue, news = self._queue(call), list[News | None]()
         with contextlib.suppress(Empty):
-            news.append(self._news.get(timeout=seconds))
+            news.append(queue.get(timeout=seconds))
             end = time.monotonic() + GATHER
             while news[-1] is not None:
-                news.append(self._news.get(timeout=max(0.0, end - time.monotonic())))
+                news.append(queue.get(timeout=max(0.0, end - time.monotonic())))
+            del self._news[call]
         return news
 
     def stop(self, hurry: bool) -> None:

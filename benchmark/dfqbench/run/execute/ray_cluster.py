@@ -18,8 +18,8 @@ from dfqbench.run.store.files import shortened
 
 BUSY = 60.0
 """Seconds until nodes without free CPUs or GPUs are a reason to refuse the run."""
-THREADS = 4
-"""Calls that a node executor takes at once: the job, its news, and those that end it."""
+THREADS = 8
+"""Calls that a node executor takes at once: the job, its news, and those that end it; most are short."""
 USAGE = "RAY_USAGE_STATS_ENABLED"
 
 

@@ -6,6 +6,7 @@ then goes on from its cell's checkpoint. Ray starts the lost actor again where i
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,7 @@ class RayExecutor:
         self._token = token
         self._nodes = [_Node(number, actor) for number, actor in enumerate(actors)]
         self._free = _Free(ray, self._nodes)
+        self._calls = itertools.count()
         self._evaluators = [_RayEvaluator(self, slot) for slot in self.slots]
 
     def run(self, job: Job, slot: Slot, on_event: OnEvent, cancellation: Cancellation) -> Outcome:
@@ -208,7 +210,8 @@ class RayExecutor:
         stop: Callable[[Any], object],
     ) -> Any:
         ray = self._ray
-        work, news = getattr(actor, method).remote(*arguments), actor.news.remote(NEWS)
+        number = next(self._calls)
+        work, news = getattr(actor, method).remote(number, *arguments), actor.news.remote(number, NEWS)
         while True:
             ready, _ = ray.wait([news], timeout=POLL)
             if stopped():
@@ -221,7 +224,7 @@ class RayExecutor:
                 if entry is None:
                     return ray.get(work)
                 handle(entry)
-            news = actor.news.remote(NEWS)
+            news = actor.news.remote(number, NEWS)
 
     def close(self) -> None:
         """End the node executors, and leave the cluster."""

@@ -21,6 +21,7 @@ from dfqbench.run.schedule.scheduler import Scheduler, StorageError, Summary
 from dfqbench.run.store.environment import Machine, given_command
 from dfqbench.run.store.files import write_json
 from dfqbench.run.store.run_folder import RunFolder, read_records
+from dfqbench.targets.spec import guarded_paths
 
 if TYPE_CHECKING:
     from rich.console import Console
