@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from unittest.mock import Mock

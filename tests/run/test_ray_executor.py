@@ -16,7 +16,7 @@ from dfqbench.run.execute import node_executor, ray_cluster, ray_executor
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, PhaseStarted, SharedJob, Sharing, Warned
 from dfqbench.run.execute.job import EvaluatorDiedError, Job, JobMember, OnEvent, Outcome, Slot
-from dfqbench.run.execute.node_executor import NodeFacts, node_facts
+from dfqbench.run.execute.node_executor import NodeFacts, NodeRefusedError, node_facts
 from dfqbench.run.execute.ray_cluster import connect
 from dfqbench.run.execute.ray_executor import RayExecutor
 from dfqbench.run.schedule.run_environment import RunEnvironment
@@ -85,7 +85,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 def start(folder: Path, work: Work, **changes: Any) -> RayExecutor:
     Local.work = staticmethod(work)  # type: ignore[assignment]
-    options = {"jobs": None, "cells": 9, "threads": 1, "grace": 5.0, "confined": True, "data": (), "plugin_files": ()}
+    options = {"jobs": None, "cells": 9, "threads": 1, "grace": 5.0, "confined": True, "data": ()}
     return connect("auto").executor(folder, **options | changes)[0]
 
 
@@ -265,7 +265,7 @@ def test_cluster_without_what_is_asked_for_is_refused(
 def test_one_job_for_each_node_or_gpu(ray: FakeRay, tmp_path: Path) -> None:
     assert len(start(tmp_path, lambda *_: done()).slots) == 2
     assert len(start(tmp_path, lambda *_: done(), cells=1).slots) == 1
-    options: dict[str, Any] = {"threads": 1, "grace": 5.0, "confined": True, "data": (), "plugin_files": ()}
+    options: dict[str, Any] = {"threads": 1, "grace": 5.0, "confined": True, "data": ()}
     executor, note = connect("auto").executor(tmp_path, jobs=4, cells=9, **options)
     assert (len(executor.slots), note) == (2, "2 at once instead of 4: Ray has 2 nodes")
     ray.resources = [{"CPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}]
@@ -363,8 +363,9 @@ def test_job_ends_where_its_news_are_not_asked_for(
 ) -> None:
     def work(_number: int, _job: Job, _on_event: OnEvent, there: Cancellation) -> Outcome:
         there.wait(20.0)
-        return Outcome("preempted" if there.hurry else "ok")
+        assert there.hurry
+        return Outcome("preempted")
 
     monkeypatch.setattr(node_executor, "SILENCE", 0.1)
     start(tmp_path, work)
-    assert ray.actors[0].instance.run(1, job_of(tmp_path)).status == "preempted"
+    assert isinstance(ray.actors[0].instance.run(1, job_of(tmp_path)), NodeRefusedError)

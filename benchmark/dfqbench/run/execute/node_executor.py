@@ -1,6 +1,6 @@
 """The part of an executor that runs on another node: facts of the node, and a local executor with one slot.
 
-It knows nothing of Ray. `ray_nodes` makes an actor of `NodeExecutor`, whose methods are then called from the machine
+It knows nothing of Ray. `ray_cluster` makes an actor of `NodeExecutor`, whose methods are then called from the machine
 of `dfqbench run`, each in a thread of its own. Errors are returned, not raised: they keep their class on the way.
 """
 
@@ -158,15 +158,18 @@ class NodeExecutor:
 
         def work(queue: SimpleQueue[News | None]) -> Outcome:
             self._cancellation = cancellation = Cancellation()
-            watch = threading.Thread(target=self._end_in_silence, args=(cancellation,), daemon=True)
+            ended, silent = threading.Event(), threading.Event()
+            watch = threading.Thread(target=self._end_in_silence, args=(cancellation, ended, silent), daemon=True)
             watch.start()
             # Clocks of two machines have nothing in common.
             placed = replace(job, started=time.monotonic())
             try:
-                return self._executor.run(placed, self._slot, queue.put, cancellation)
+                outcome = self._executor.run(placed, self._slot, queue.put, cancellation)
             finally:
-                cancellation.request("signal")
-                watch.join()
+                ended.set()
+            if silent.is_set():
+                raise NodeRefusedError("its job was ended because its news were not asked for")
+            return outcome
 
         return self._reported(call, work)
 
@@ -199,14 +202,14 @@ class NodeExecutor:
         finally:
             queue.put(None)
 
-    def _end_in_silence(self, cancellation: Cancellation) -> None:
+    def _end_in_silence(self, cancellation: Cancellation, ended: threading.Event, silent: threading.Event) -> None:
         """End a job whose news have not been asked for in a long time, since it may be run elsewhere by now."""
         self._asked = time.monotonic()
-        while cancellation.reason is None:
+        while not ended.wait(1.0):
             if time.monotonic() - self._asked > SILENCE:
+                silent.set()
                 cancellation.hurry = True
                 cancellation.request("signal")
-            cancellation.wait(1.0)
 
     def _queue(self, call: int) -> SimpleQueue[News | None]:
         return self._news.setdefault(call, SimpleQueue())

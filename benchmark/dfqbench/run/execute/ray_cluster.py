@@ -33,11 +33,13 @@ class RayCluster:
     Args:
         ray: the module, connected.
         places: number of nodes, or of their GPUs.
+        plugin_files: local plugin files.
     """
 
-    def __init__(self, ray: Any, places: int, device: str, facts: NodeFacts) -> None:
+    def __init__(self, ray: Any, places: int, device: str, facts: NodeFacts, plugin_files: Sequence[str]) -> None:
         self._ray = ray
         self._places = places
+        self._plugin_files = tuple(plugin_files)
         self.device = device
         self.facts = facts
 
@@ -51,7 +53,6 @@ class RayCluster:
         grace: float,
         confined: bool,
         data: Iterable[Path],
-        plugin_files: Iterable[Path],
     ) -> tuple[RayExecutor, str]:
         """Start node executors.
 
@@ -63,7 +64,6 @@ class RayCluster:
             grace: seconds that a worker has to keep its state and end.
             confined: whether plugin code is confined to what it needs, where the kernel can.
             data: files and folders of real data, which must lie at the same place on every node.
-            plugin_files: local plugin files.
 
         Returns:
             The executor, and a line about what kept its slots fewer than requested; empty where nothing did.
@@ -85,7 +85,7 @@ class RayCluster:
             grace=grace,
             confined=confined,
             facts=self.facts,
-            plugin_files=tuple(map(str, plugin_files)),
+            plugin_files=self._plugin_files,
         )
         try:
             actors = self._actors([replace(settings, slot=Slot(number)) for number in range(count)])
@@ -170,8 +170,9 @@ def connect(device: str, plugin_files: Sequence[Path] = ()) -> RayCluster:
     if not names:
         raise UsageError("the Ray cluster has no CPU for a job", "start its nodes with `ray start --num-cpus N`")
     device = "cuda" if on_gpu else "cpu"
-    facts = _equal_facts(ray, names, device, [str(file) for file in plugin_files])
-    return RayCluster(ray, sum(counts.values()) if on_gpu else len(names), device, facts)
+    files = [str(file.absolute()) for file in plugin_files]
+    facts = _equal_facts(ray, names, device, files)
+    return RayCluster(ray, sum(counts.values()) if on_gpu else len(names), device, facts, files)
 
 
 def _equal_facts(ray: Any, names: Mapping[str, str], device: str, files: Sequence[str]) -> NodeFacts:

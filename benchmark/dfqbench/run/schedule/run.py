@@ -111,7 +111,6 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
             grace=options.grace,
             confined=options.confined,
             data=dict.fromkeys(path for cell in runnable for path in guarded_paths(cell.dataset)),
-            plugin_files=env.plugins.files,
         )
     try:
         if runnable:
