@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from attempts import FILES, PLUGINS
+from dfqbench.run.execute.ray_executor import LOST
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import read_records
 
@@ -102,7 +103,7 @@ def test_node_killed_in_the_middle_of_a_cell(cluster: Any, tmp_path: Path) -> No
     add_node(cluster, 5)
     assert digits(out) == digits(tmp_path / "here")
     (lost,) = [record for record in read_records(out)[0] if record.warnings]
-    assert lost.warnings == ["the node that ran this job was lost; another one went on"]
+    assert lost.warnings == [LOST]
     assert lost.resumed > 0
     seconds = lost.seconds
     assert 0.0 <= (seconds.unattributed or 0.0) < 0.5 * (seconds.wall or 0.0)

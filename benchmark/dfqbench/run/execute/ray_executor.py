@@ -22,6 +22,7 @@ from dfqbench.run.execute.node_executor import UNEQUAL, News, NodeRefusedError
 
 RESENT = 3
 """How often a call is sent again after its node was lost."""
+LOST = "a node was lost; its job goes on from the last checkpoint on another one"
 POLL = 0.5
 NEWS = 2.0
 """Seconds that a node executor waits for news before it answers that there are none."""
@@ -127,11 +128,9 @@ class RayExecutor:
             shared = shared and not (isinstance(event, SharedJob) and event.sharing is Sharing.ALONE)
             on_event(event)
 
-        def arguments(earlier: int) -> list[Any]:
+        def arguments() -> list[Any]:
             nonlocal sent
             sent = time.monotonic()
-            if earlier:
-                on_event(Warned("the node that ran this job was lost; another one went on"))
             # Members that the lost worker has declined wait for a job of their own.
             return [job if shared else replace(job, members=[])]
 
@@ -144,7 +143,7 @@ class RayExecutor:
         except NodeLostError as error:
             return Outcome("failed", error=_error("NodeLost", str(error)), died=True)
         if outcome is None:
-            message = "the run was stopped while no node was free; it goes on from its last checkpoint"
+            message = "the run was stopped while the job had no node; it goes on from its last checkpoint, if any"
             return Outcome("preempted", error=_error("Preempted", message), died=True)
         if isinstance(outcome, Exception):
             raise outcome
@@ -160,7 +159,7 @@ class RayExecutor:
         self,
         slot: Slot,
         method: str,
-        arguments: Callable[[int], Sequence[Any]],
+        arguments: Callable[[], Sequence[Any]],
         handle: Callable[[News], None],
         *,
         stopped: Callable[[], bool],
@@ -171,8 +170,8 @@ class RayExecutor:
         Args:
             slot: whose node executor is preferred.
             method: its method.
-            arguments: returns the method's arguments; takes how often it was called before.
-            handle: takes the news.
+            arguments: returns the method's arguments; called before each sending.
+            handle: takes the news, and a warning when a node is lost.
             stopped: whether the call shall end early.
             stop: ends the call of an actor; called again and again until it has ended.
 
@@ -182,12 +181,12 @@ class RayExecutor:
         Raises:
             NodeLostError: nodes were lost too often, or none is left.
         """
-        for earlier in range(1 + RESENT):
+        for _ in range(1 + RESENT):
             node = self._free.take(slot.number, stopped)
             if node is None:
                 return None
             try:
-                result = self._follow(node.actor, method, arguments(earlier), handle, stopped=stopped, stop=stop)
+                result = self._follow(node.actor, method, arguments(), handle, stopped=stopped, stop=stop)
                 if not isinstance(result, NodeRefusedError):
                     return result
                 node.lost = True
@@ -197,6 +196,7 @@ class RayExecutor:
                 node.lost = True
             finally:
                 self._free.give_back(node)
+            handle(Warned(LOST))
         raise NodeLostError(f"its node was lost {1 + RESENT} times", "see Ray's logs; --retry failed runs it again")
 
     def _follow(
@@ -249,12 +249,12 @@ class _RayEvaluator:
         """Send a request and wait for the answer (`EvaluatorClient.ask`)."""
 
         def handle(news: News) -> None:
-            if on_progress is not None:
-                on_progress(*cast(tuple[int, int], news))
+            if on_progress is not None and isinstance(news, tuple):
+                on_progress(*news)
 
         self._killed.clear()
         answer = self._executor.call(
-            *(self._slot, "ask", lambda _: (dict(request), limit), handle),
+            *(self._slot, "ask", lambda: (dict(request), limit), handle),
             stopped=self._killed.is_set,
             stop=lambda actor: actor.kill_evaluator.remote(),
         )

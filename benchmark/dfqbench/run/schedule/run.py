@@ -100,7 +100,7 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
     earlier = earlier_records(options.out)
     history = History(earlier)
     display = Display(console, len(left))
-    if options.cluster is None:
+    if options.cluster is None or not runnable:
         executor, note = _executor(options, env.folder, plan.grid.threads, earlier, len(runnable))
     else:
         executor, note = options.cluster.executor(
