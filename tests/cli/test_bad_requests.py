@@ -154,5 +154,6 @@ def test_broken_grid_file(call: Call, tmp_path: Path, text: str, parts: tuple[st
 
 
 def test_ray_executor_without_ray_says_how_to_install_it(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setitem(sys.modules, "ray", None)
     refused(call("run", "--executor", "ray"), "--executor ray needs Ray", "pip install 'dfqbench[ray]'")

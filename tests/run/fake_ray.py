@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -79,6 +80,7 @@ class FakeRay(ModuleType):
     Attributes:
         answers: makes what a task on a node returns of what it would return here.
         actors: every actor that was made.
+        usage_stats: what the environment said about them when the cluster was joined.
     """
 
     def __init__(self, resources: Sequence[dict[str, float]] = ({"CPU": 1.0}, {"CPU": 1.0})) -> None:
@@ -90,8 +92,10 @@ class FakeRay(ModuleType):
         self.actors: list[Actor] = []
         self.room = True
         self.reachable = True
+        self.usage_stats: str | None = None
 
     def init(self, **_: Any) -> None:
+        self.usage_stats = os.environ.get("RAY_USAGE_STATS_ENABLED")
         if not self.reachable:
             raise ConnectionError("Could not find any running Ray instance.")
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def cluster() -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "node_ip_address": "127.0.0.2", "object_store_memory": STORE, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = patient(lambda: Cluster(initialize_head=True, head_node_args=head))
         for number in (3, 4):
             add_node(cluster, number)
         yield cluster
@@ -42,9 +42,19 @@ def cluster() -> Iterator[Any]:
 
 
 def add_node(cluster: Any, number: int, **variables: str) -> Any:
-    return cluster.add_node(
-        num_cpus=1, node_ip_address=f"127.0.0.{number}", object_store_memory=STORE, env_vars=variables
-    )
+    options = {"num_cpus": 1, "node_ip_address": f"127.0.0.{number}", "object_store_memory": STORE}
+    return patient(lambda: cluster.add_node(**options, env_vars=variables))
+
+
+def patient(start: Callable[[], Any], tries: int = 4) -> Any:
+    """Start a node; Ray itself waits for 30 seconds only, which a busy machine may need."""
+    for _ in range(tries - 1):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out" not in str(error):
+                raise
+    return start()
 
 
 def begin(out: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:

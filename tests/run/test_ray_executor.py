@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dfqbench.api.errors import UsageError
+from dfqbench.cli.options import GridRequest, planned
 from dfqbench.plugins import load_plugins
 from dfqbench.run.execute import node_executor, ray_cluster, ray_executor
 from dfqbench.run.execute.cancellation import Cancellation
@@ -19,7 +21,9 @@ from dfqbench.run.execute.job import EvaluatorDiedError, Job, JobMember, OnEvent
 from dfqbench.run.execute.node_executor import NodeFacts, NodeRefusedError, node_facts
 from dfqbench.run.execute.ray_cluster import connect
 from dfqbench.run.execute.ray_executor import RayExecutor
+from dfqbench.run.schedule.run import Options, run_plan
 from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.environment import environment_id
 from dfqbench.run.store.run_folder import RunFolder
 from fake_ray import FakeRay
 from pretend import Evaluator, done, plan_of, schedule
@@ -80,6 +84,8 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(node_executor, "SEEN_WITHIN", 0.0)
     monkeypatch.setattr(ray_executor, "POLL", 0.02)
     monkeypatch.setattr(ray_executor, "NEWS", 0.2)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
     return FakeRay().install(monkeypatch)
 
 
@@ -300,6 +306,23 @@ def test_nodes_with_other_code_than_this_machine_are_refused(ray: FakeRay) -> No
     # Numbers do not depend on the other packages of this machine.
     ray.answers = lambda _, facts: with_package(facts, "torch", "1.0")
     assert connect("auto").facts.description["packages"]["torch"] == "1.0"
+
+
+def test_nodes_decide_about_environment_and_precision(
+    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(with_package(known_facts(), "torch", "1.0"), precision="float32")
+    for module in (node_executor, ray_cluster):
+        monkeypatch.setattr(module, "node_facts", lambda *_: facts)
+    Local.work = staticmethod(lambda *_: done())  # type: ignore[assignment]
+    cluster = connect("auto")
+    assert ray.usage_stats == "0"
+    request = GridRequest(grid="smoke", methods="noise")
+    plan, plugins = planned(request, cluster.device, precision=cluster.facts.precision)
+    options = Options(tmp_path, None, cluster.device, executor="ray", cluster=cluster)
+    (record,) = run_plan(plan, plugins, options, Console(quiet=True))[0].records
+    assert (record.status, record.precision) == ("ok", "float32")
+    assert record.environment == environment_id(facts.description)
 
 
 def test_node_without_dfqbench_is_refused(ray: FakeRay) -> None:
