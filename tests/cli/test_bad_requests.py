@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from unittest.mock import Mock
@@ -150,3 +151,9 @@ def test_broken_grid_file(call: Call, tmp_path: Path, text: str, parts: tuple[st
     path = tmp_path / "mine.toml"
     path.write_text(text)
     assert str(path) in refused(call("run", "--grid", path), *parts)
+
+
+def test_ray_executor_without_ray_says_how_to_install_it(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused(call("run", "--executor", "ray"), "--executor ray needs Ray", "pip install 'dfqbench[ray]'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,14 @@ class CountsOnChance(_Base):
         import numpy as np
 
         return noise(shape) + random.random() + float(np.random.rand())  # noqa: S311
+
+
+class SlowSteps(_Base):
+    name = "slow-steps"
+
+    def keep(self, ctx: Context, state: dict[str, Any]) -> None:
+        time.sleep(0.3)
+        super().keep(ctx, state)
 
 
 @dataclass(frozen=True)

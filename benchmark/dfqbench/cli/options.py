@@ -170,13 +170,16 @@ def expand_dataclasses(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def planned(request: GridRequest, device: str, *, list_missing: bool = False) -> tuple[Plan, Plugins]:
+def planned(
+    request: GridRequest, device: str, *, list_missing: bool = False, precision: str | None = None
+) -> tuple[Plan, Plugins]:
     """Load plugins and targets and expand the grid into cells.
 
     Args:
         request: the grid and its changes.
         device: torch device.
         list_missing: whether to print what its targets and methods lack.
+        precision: what the precision `auto` means; None: what it means on this machine.
     """
     from dfqbench.grid import apply, load_grid, parse_selection
     from dfqbench.grid.choice import CONTROLS
@@ -201,6 +204,8 @@ def planned(request: GridRequest, device: str, *, list_missing: bool = False) ->
         exact=request.exact,
     )
     grid = apply(load_grid(request.grid, plugins), selection)
+    if precision is not None and grid.precision == "auto":
+        grid = grid.model_copy(update={"precision": precision})
     for line in missing(grid, catalogue, plugins) if list_missing else ():
         typer.echo(f"missing: {line}", err=True)
     with stderr_console().status("reading data and weights"):

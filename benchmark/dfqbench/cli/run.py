@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FAILED, PREEMPTED, INTERRUPTED = 1, 3, 130
 """Exit statuses besides 0 (everything ok or skipped) and 2 (the request was wrong)."""
 SHOWN_FAILURES = 40
-EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline")
+EXECUTORS: tuple[ExecutorName, ...] = ("local", "inline", "ray")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -57,7 +57,10 @@ class RunRequest:
     memory: Annotated[
         float, typer.Option(metavar="GIB", min=0, max=2**20, help="Limit of a worker on the CPU; 0: none.")
     ] = 0
-    executor: Annotated[str, typer.Option(metavar="local|inline", help="`inline`: in this process.")] = "local"
+    executor: Annotated[
+        str,
+        typer.Option(metavar="local|inline|ray", help="`inline`: in this process; `ray`: on a Ray cluster's nodes."),
+    ] = "local"
     separate: Annotated[
         bool, typer.Option("--separate", help="A worker for each cell, where one could serve several; same numbers.")
     ] = False
@@ -90,8 +93,15 @@ def run(request: GridRequest, how: RunRequest) -> None:
     from dfqbench.run.schedule.run import Options, run_plan
 
     device = checked_device(request.device)
+    executor = checked_choice("executor", how.executor, EXECUTORS)
     rules, tracker = checked_rules(how)
     rules = replace(rules, last_begin=end_of_walltime() - LAST_BEGIN)
+    cluster = None
+    if executor == "ray":
+        from dfqbench.run.execute.ray_cluster import connect
+
+        cluster = connect(request.device, request.plugin or ())
+        device = cluster.device
     options = Options(
         out=checked_out(request.out),
         name=checked_name(how.name),
@@ -99,10 +109,11 @@ def run(request: GridRequest, how: RunRequest) -> None:
         rules=rules,
         yes=how.yes,
         jobs=how.jobs,
-        executor=checked_choice("executor", how.executor, EXECUTORS),
+        executor=executor,
         confined=not how.unconfined,
+        cluster=cluster,
     )
-    plan, plugins = planned(request, device)
+    plan, plugins = planned(request, device, precision=None if cluster is None else cluster.facts.precision)
     if tracker is not None:
         tracker.install(plugins)
     cancellation = Cancellation()

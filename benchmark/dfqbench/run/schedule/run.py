@@ -22,17 +22,19 @@ from dfqbench.run.schedule.scheduler import Scheduler, StorageError, Summary
 from dfqbench.run.store.environment import Machine, given_command
 from dfqbench.run.store.files import write_json
 from dfqbench.run.store.run_folder import RunFolder, read_records
+from dfqbench.targets.spec import guarded_paths
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dfqbench.plugins import Plugins
     from dfqbench.run.execute.job import Executor
+    from dfqbench.run.execute.ray_cluster import RayCluster
     from dfqbench.run.plan.cell import Cell
     from dfqbench.run.plan.plan import Plan
     from dfqbench.run.store.record import Record
 
-ExecutorName = Literal["local", "inline"]
+ExecutorName = Literal["local", "inline", "ray"]
 PROBE_SECONDS = 2.0
 """Seconds of timed steps in each phase of a probe."""
 QUICK_BUDGETS = frozenset({"smoke"})
@@ -54,6 +56,7 @@ class Options:
     executor: ExecutorName = "local"  # where jobs run
     grace: float = GRACE  # seconds that a worker has to keep its state when it must end
     confined: bool = True  # whether plugin code is confined to what it needs, where the kernel can
+    cluster: RayCluster | None = None  # whose nodes run the jobs; only for the executor `ray`
 
 
 def earlier_records(out: Path) -> list[Record]:
@@ -80,7 +83,10 @@ def run_plan(
     folder = RunFolder(shown.absolute(), shown)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        env = RunEnvironment(folder, plugins, options.device, options.rules, guarded=plan.guarded)
+        description = None if options.cluster is None else options.cluster.facts.description
+        env = RunEnvironment(
+            folder, plugins, options.device, options.rules, guarded=plan.guarded, description=description
+        )
         summary = _run(plan, env, options, console, cancellation or Cancellation())
     except OSError as error:
         raise unusable(folder, error) from error
@@ -93,7 +99,18 @@ def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, ca
     earlier = earlier_records(options.out)
     history = History(earlier)
     display = Display(console, len(left))
-    executor, note = _executor(options, env.folder, plan.grid.threads, earlier, len(runnable))
+    if options.cluster is None or not runnable:
+        executor, note = _executor(options, env.folder, plan.grid.threads, earlier, len(runnable))
+    else:
+        executor, note = options.cluster.executor(
+            env.folder.path,
+            jobs=options.jobs,
+            cells=len(runnable),
+            threads=plan.grid.threads,
+            grace=options.grace,
+            confined=options.confined,
+            data=dict.fromkeys(path for cell in runnable for path in guarded_paths(cell.dataset)),
+        )
     try:
         if runnable:
             env.describe()
