@@ -112,7 +112,11 @@ class GridRequest:
     ] = None
     controls: Annotated[
         str | None,
-        typer.Option(metavar="all|none", help="Noise and real images under every quantizer used, or under none."),
+        typer.Option(
+            metavar="CONTROLS",
+            help="Under every quantizer used: all (noise and real), none, or for example noise,fractal.",
+            autocompletion=completing(completion.controls, listed=True),
+        ),
     ] = None
     recipe: Annotated[
         str | None,
@@ -179,7 +183,6 @@ def planned(request: GridRequest, device: str, *, list_missing: bool = False) ->
         list_missing: whether to print what its targets and methods lack.
     """
     from dfqbench.grid import apply, load_grid, parse_selection
-    from dfqbench.grid.choice import CONTROLS
     from dfqbench.run.plan.plan import build_plan, missing
 
     catalogue, plugins = opened(request.data, request.plugin)
@@ -189,9 +192,7 @@ def planned(request: GridRequest, device: str, *, list_missing: bool = False) ->
         on=request.on,
         models=request.models,
         methods=request.methods,
-        controls=None
-        if request.controls is None
-        else checked_choice("argument of --controls", request.controls, CONTROLS),
+        controls=request.controls,
         recipe=request.recipe,
         bits=request.bits,
         seeds=request.seeds,
