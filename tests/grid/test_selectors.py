@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dfqbench.api import UsageError
-from dfqbench.grid.choice import Controls, MethodChoice, parse_methods, resolve_methods
+from dfqbench.grid.choice import MethodChoice, parse_methods, resolve_methods
 from dfqbench.grid.load import load_grid
 from dfqbench.grid.schema import Grid
 from dfqbench.grid.selectors import apply, parse_selection
@@ -57,7 +57,7 @@ def labels(text: str, plugins: Plugins) -> list[str]:
 
 def test_star_is_every_method_and_noise_but_not_real_and_each_once(plugins: Plugins) -> None:
     every = labels("*", plugins)
-    assert set(every) == set(plugins.methods) - {"none"}
+    assert set(every) == set(plugins.methods) - {"none", "uniform", "fractal"}
     assert every[-1] == "noise"
     assert labels("*,real,zeroq", plugins) == [*every, "real"]
     assert labels("gen, gen+train:hot, gen", plugins) == ["gen"]
@@ -72,10 +72,12 @@ def test_star_is_every_method_and_noise_but_not_real_and_each_once(plugins: Plug
         ("noise+train,zeroq", "all", ["noise", "real", "real+train:cold"]),
         ("zeroq,noise,real+train", "none", []),
         ("zeroq,noise", None, ["noise"]),
+        ("zeroq,gen", "fractal", ["fractal", "fractal+train:hot"]),
+        ("zeroq", "uniform, Real", ["uniform", "real"]),
     ],
 )
 def test_controls_follow_the_quantizers_of_the_methods(
-    methods: str, controls: Controls | None, added: list[str], plugins: Plugins
+    methods: str, controls: str | None, added: list[str], plugins: Plugins
 ) -> None:
     found = [choice.label for choice in resolve_methods(parse_methods(methods), plugins, controls)]
     assert sorted(set(found) - {"zeroq", "gen", "noise+train:cold"}) == sorted(added)
@@ -98,8 +100,9 @@ def test_one_recipe_for_every_method(methods: str, recipe: str, expected: list[s
 
 def test_one_recipe_for_star_and_controls(plugins: Plugins) -> None:
     found = resolve_methods(["*"], plugins, "all", recipe="train:hot")
+    without = {"gen", "none", "uniform", "fractal"}
     assert {choice.label for choice in found} == {
-        *(f"{name}+train:hot" for name in (*plugins.methods, "real") if name not in {"gen", "none"}),
+        *(f"{name}+train:hot" for name in (*plugins.methods, "real") if name not in without),
         "gen",
     }
 
@@ -134,6 +137,12 @@ def test_controls_of_broken_plugins_and_of_a_grid_without_methods() -> None:
     with pytest.raises(UsageError, match="without its controls the grid has no method; name one with --methods"):
         resolve_methods(["noise", "real"], plugins, "none")
     assert resolve_methods(["real+calibrate"], plugins) == [MethodChoice("real")]
+
+
+@pytest.mark.parametrize("controls", ["zeroq", "nosuch", "noise,", "none,noise"])
+def test_controls_that_are_none(controls: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match="unknown control '.*valid: all, fractal, noise, none, real, uniform"):
+        resolve_methods(["zeroq"], plugins, controls)
 
 
 def test_star_includes_broken_plugins() -> None:

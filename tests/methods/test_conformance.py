@@ -13,4 +13,4 @@ for name in METHODS:
 
 
 def test_all_methods_are_checked() -> None:
-    assert len(METHODS) == 7
+    assert len(METHODS) == 9

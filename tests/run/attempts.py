@@ -25,7 +25,7 @@ from dfqbench.testing.toys import toy_card
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 FILES = ("student.safetensors", "images.safetensors")
-SMALL = ("distill.batch_few_classes=16", "calibrate.images=32")
+SMALL = ("distill.batch_few_classes=16", "calibrate.images=32", "reconstruct.images=64")
 
 
 def data_of(summary: Summary) -> list[dict[str, Any]]:

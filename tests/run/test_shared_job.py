@@ -93,6 +93,7 @@ def warnings_of_members(events: Events) -> list[tuple[int, str]]:
         pytest.param("acq", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         pytest.param("gdfq+calibrate", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         pytest.param("gdfq+distill", Sharing.ONE_LOOP, marks=pytest.mark.slow),
+        pytest.param("gdfq+reconstruct", Sharing.ONE_LOOP, marks=pytest.mark.slow),
         ("feeds", Sharing.ONE_LOOP),
         pytest.param("zeroq", Sharing.ONE_BY_ONE, marks=pytest.mark.slow),
     ],

@@ -48,6 +48,14 @@ def methods(_params: Mapping[str, Any], text: str) -> Iterable[str]:
     return [f"{method}+{name}" for name in plugins.quantizers] if plus else [*plugins.methods, REAL]
 
 
+def controls(_params: Mapping[str, Any], _text: str) -> Iterable[str]:
+    """Return the installed controls, and the names of groups of them."""
+    from dfqbench.grid.choice import offered_controls
+    from dfqbench.plugins import load_plugins
+
+    return offered_controls(load_plugins())
+
+
 def recipes(_params: Mapping[str, Any], text: str) -> Iterable[str]:
     """Return the recipes of `distill`; after `quantizer:` those of another one."""
     from dfqbench.grid.choice import DISTILL

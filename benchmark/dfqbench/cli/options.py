@@ -112,7 +112,11 @@ class GridRequest:
     ] = None
     controls: Annotated[
         str | None,
-        typer.Option(metavar="all|none", help="Noise and real images under every quantizer used, or under none."),
+        typer.Option(
+            metavar="CONTROLS",
+            help="Under every quantizer used: all (noise and real), none, or for example noise,fractal.",
+            autocompletion=completing(completion.controls, listed=True),
+        ),
     ] = None
     recipe: Annotated[
         str | None,
@@ -182,7 +186,6 @@ def planned(
         precision: what the precision `auto` means; None: what it means on this machine.
     """
     from dfqbench.grid import apply, load_grid, parse_selection
-    from dfqbench.grid.choice import CONTROLS
     from dfqbench.run.plan.plan import build_plan, missing
 
     catalogue, plugins = opened(request.data, request.plugin)
@@ -192,9 +195,7 @@ def planned(
         on=request.on,
         models=request.models,
         methods=request.methods,
-        controls=None
-        if request.controls is None
-        else checked_choice("argument of --controls", request.controls, CONTROLS),
+        controls=request.controls,
         recipe=request.recipe,
         bits=request.bits,
         seeds=request.seeds,

@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from dfqbench.api.errors import PluginError, UsageError, unknown_name
 from dfqbench.api.method import Method
@@ -20,8 +19,8 @@ NO_IMAGES = "none"
 EVERY = "*"
 DISTILL = "distill"
 """The quantizer of a recipe without one."""
-Controls = Literal["all", "none"]
-CONTROLS: tuple[Controls, ...] = get_args(Controls)
+CONTROLS = (NOISE, REAL)
+"""The controls that `all` stands for."""
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
 _RECIPE = re.compile(rf"(?:(?P<quantizer>{_NAME}):)?(?P<recipe>{_NAME})")
@@ -78,7 +77,7 @@ def parse_recipe(text: str) -> tuple[str, str]:
 def resolve_methods(
     names: Iterable[str],
     plugins: Plugins,
-    controls: Controls | None = None,
+    controls: str | None = None,
     *,
     recipe: str | None = None,
     absent: Collection[str] = (),
@@ -92,14 +91,14 @@ def resolve_methods(
     Args:
         names: choices in the form that `parse_methods` returns.
         plugins: the loaded plugins.
-        controls: `all` adds `noise` and `real` under every quantizer and recipe that the choices use, `none` leaves
-            every control out; None: as named.
+        controls: controls to add under every quantizer and recipe that the choices use, `noise,fractal` or `all`
+            (`noise` and `real`); `none` leaves every control out; None: as named.
         recipe: recipe of every choice, controls included, as `parse_recipe` takes it; None: as named.
         absent: methods that may be named although no plugin offers them.
 
     Raises:
-        UsageError: a method, quantizer or recipe is unknown, nothing but controls is named and `controls` is `none`,
-            or there is a `recipe` and a method that names another one.
+        UsageError: a method, control, quantizer or recipe is unknown, nothing but controls is named and `controls` is
+            `none`, or there is a `recipe` and a method that names another one.
     """
     choices: dict[MethodChoice, None] = {}
     for name in names:
@@ -107,13 +106,13 @@ def resolve_methods(
         if recipe is not None:
             named = [_under(recipe, choice, plugins) for choice in named]
         choices |= dict.fromkeys(_resolved(choice, plugins, absent) for choice in named)
-    if controls == "all":
+    if controls is not None and controls != "none":
         used = dict.fromkeys(
             choice if choice.quantizer else _own_quantizer(choice.method, plugins) for choice in choices
         )
         choices |= dict.fromkeys(
             _resolved(MethodChoice(control, quantized.quantizer, quantized.recipe), plugins)
-            for control in (NOISE, REAL)
+            for control in _controls(controls, plugins)
             for quantized in used
             if quantized is not None
         )
@@ -130,6 +129,15 @@ def _every(plugins: Plugins) -> list[MethodChoice]:
     return [MethodChoice(name) for name in (*competitors, *plugins.broken_names, *noise)]
 
 
+def _controls(text: str, plugins: Plugins) -> tuple[str, ...]:
+    """Return the controls that a grid adds."""
+    names = CONTROLS if text == "all" else tuple(part.strip().lower() for part in text.split(","))
+    for name in names:
+        if not _is_control(name, plugins):
+            raise unknown_name("control", name, offered_controls(plugins))
+    return names
+
+
 def _under(recipe: str, choice: MethodChoice, plugins: Plugins) -> MethodChoice:
     """Return the choice under the one recipe of a grid; a control follows it from another recipe of its quantizer."""
     quantizer, name = parse_recipe(recipe)
@@ -140,6 +148,11 @@ def _under(recipe: str, choice: MethodChoice, plugins: Plugins) -> MethodChoice:
             f"write {choice.method} alone, or leave the recipe of the grid out",
         )
     return MethodChoice(choice.method, quantizer, name)
+
+
+def offered_controls(plugins: Plugins) -> list[str]:
+    """Return the values of a grid's `controls`: each control, `all` and `none`."""
+    return ["all", "none", *(name for name in (*plugins.methods, REAL) if _is_control(name, plugins))]
 
 
 def has_own_quantize(method_cls: type[Method]) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
-from dfqbench.grid.choice import EVERY, Controls, parse_method, parse_recipe
+from dfqbench.grid.choice import EVERY, parse_method, parse_recipe
 from dfqbench.plugins.params import first_problem
 from dfqbench.quant.scheme import PROTOCOLS, VALID_BITS, Granularity, Operand, Override, Protocol, Scheme, parse_scheme
 
@@ -65,8 +65,8 @@ class Grid(BaseModel):
         title: one line.
         on: targets; empty: the first complete one of imagenet, cifar10, digits.
         methods: method choices (`zeroq`, `zeroq+distill:gdfq`, `real`); `*`: every competitor, and `noise`.
-        controls: `all` adds `noise` and `real` under every quantizer that the methods use, `none` leaves every control
-            out; None: those among the methods.
+        controls: controls to add under every quantizer that the methods use, `noise,fractal` or `all` (`noise` and
+            `real`); `none` leaves every control out; None: those among the methods.
         recipe: recipe of all of them, `gdfq` (of `distill`) or `distill:gdfq`; None: each its own.
         models: models by target; a target without an entry uses that of `*`, else all its models.
         schemes: labels such as `w4a4@gdfq`.
@@ -90,7 +90,7 @@ class Grid(BaseModel):
     methods: Annotated[tuple[Annotated[str, _checked_by(parse_method, also=EVERY)], ...], Field(min_length=1)] = (
         EVERY,
     )
-    controls: Controls | None = None
+    controls: str | None = None
     recipe: Annotated[str, _checked_by(parse_recipe)] | None = None
     models: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]

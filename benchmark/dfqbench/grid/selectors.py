@@ -9,7 +9,7 @@ from typing import Any
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import UsageError
 from dfqbench.api.precision import Precision
-from dfqbench.grid.choice import Controls, parse_methods, parse_recipe
+from dfqbench.grid.choice import parse_methods, parse_recipe
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
 from dfqbench.quant.scheme import parse_scheme
 
@@ -22,7 +22,7 @@ def parse_selection(
     on: str | None = None,
     models: str | None = None,
     methods: str | None = None,
-    controls: Controls | None = None,
+    controls: str | None = None,
     recipe: str | None = None,
     bits: str | None = None,
     seeds: str | None = None,
@@ -37,7 +37,7 @@ def parse_selection(
         on: targets, `a,b`.
         models: models for every target, `a,b`; a comma inside parentheses belongs to the model.
         methods: method choices, `zeroq,noise,zeroq+distill`.
-        controls: `all` or `none`; see `resolve_methods`.
+        controls: `all`, `none` or `noise,fractal`; see `resolve_methods`.
         recipe: `gdfq` or `distill:gdfq`; see `resolve_methods`.
         bits: scheme labels, `w4a4,w3a3@deploy`.
         seeds: `0,1,2` or `0-4`.

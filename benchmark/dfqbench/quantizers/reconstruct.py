@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dfqbench.api import Quantizer, Unavailable
 from dfqbench.quantizers.reconstruct_params import RECIPES, ReconstructParams
@@ -44,6 +44,16 @@ class Reconstruct(Quantizer):
             Unavailable: the source has fewer images than a batch, or the network uses a layer twice.
             NonFiniteError: a unit's loss is not finite.
         """
+        (student,) = self.quantize_many(teacher, source, [ctx])
+        return cast("Student", student)  # the error of a single student is raised
+
+    def quantize_many(
+        self, teacher: nn.Module, source: SampleSource, contexts: Sequence[Context]
+    ) -> Sequence[Student | None]:
+        """Make one student for each context from the same images; arguments as in `quantize`.
+
+        Students under one protocol share the caches of the teacher's outputs.
+        """
         from dfqbench.quantizers.reconstruct_loop import Reconstruction
 
         count = min(self.params.images, len(source)) if isinstance(source, Sized) else self.params.images
@@ -52,4 +62,4 @@ class Reconstruct(Quantizer):
                 f"reconstruct has {count} images for batches of {self.params.batch}",
                 f"make more images or set reconstruct.batch to at most {count}",
             )
-        return Reconstruction(teacher, source, ctx, self.params, count).run()
+        return Reconstruction(teacher, source, contexts, self.params, count).run()

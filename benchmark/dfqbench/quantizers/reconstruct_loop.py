@@ -1,82 +1,118 @@
-"""The training loop of `reconstruct`."""
+"""The loop of `reconstruct` over the units of some students."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dfqbench.api.batch import SampleSource, is_live
 from dfqbench.quant import OFF, FakeQuantize, Student
-from dfqbench.quant.fake_quantize_modules import FakeQuantizeWeight
-from dfqbench.quant.trace import WEIGHTED
-from dfqbench.quantizers.adaround import AdaRound, LearnedStep, Levels, mix, search_levels, sign_range, weight_levels
+from dfqbench.quantizers.adaround import search_levels, sign_range, weight_levels
 from dfqbench.quantizers.calibrate import train_source
+from dfqbench.quantizers.reconstruct_unit import (
+    Stage,
+    UnitTraining,
+    activation_quantizers,
+    identities,
+    quantized_layers,
+    replaced_modules,
+)
 from dfqbench.quantizers.units import split
 
 if TYPE_CHECKING:
     from dfqbench.api.context import Context
     from dfqbench.quantizers.reconstruct_params import ReconstructParams
 
+TeacherPart = tuple[Hashable, ...]
 CHUNK = 64
 """Images of a pass without gradients."""
 SEARCHED = 1 << 18
 """Most elements of an activation from which its first scale is searched."""
-SMALLEST_STEP = 1e-8
-"""Learned step sizes stay above it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A pass over all units.
-
-    Attributes:
-        weights: whether the rounding of weights is learned.
-        activations: whether activations are quantized and their scales learned.
-        steps: steps on each unit.
-        lr_rounding: learning rate of the rounding.
-    """
-
-    weights: bool
-    activations: bool
-    steps: int
-    lr_rounding: float
 
 
 class Reconstruction:
-    """The reconstruction of one student, unit after unit.
+    """The reconstruction of some students on the same images, unit after unit.
+
+    In each round every student trains one unit. Students whose units are the same parts of the teacher share the cache
+    of its outputs.
 
     Attributes:
-        student: the student; between units its state is complete.
-        units: its parts.
-        stages: weights and activations together, or one after the other.
-        errors: of each stage and unit: mean squared difference to the teacher with nearest rounding at the first
-            scales, and at the end.
+        students: one for each context; None where it could not be made.
     """
 
     def __init__(
-        self, teacher: nn.Module, source: SampleSource, ctx: Context, params: ReconstructParams, count: int
+        self,
+        teacher: nn.Module,
+        source: SampleSource,
+        contexts: Sequence[Context],
+        params: ReconstructParams,
+        count: int,
     ) -> None:
-        """Prepare the student, train a live source, and draw the images; go on from the last checkpoint.
+        """Prepare the students, train a live source, and draw the images; go on from the last checkpoint.
 
         Args:
             teacher: full-precision network, left as it is.
             source: fixed or live.
-            ctx: the host's side.
+            contexts: the host's side of each student.
             params: hyper-parameters.
             count: images to draw.
 
         Raises:
             Unavailable: the network uses a layer twice.
         """
-        self._ctx = ctx
+        lead = source.training_steps if is_live(source) else 0
+        self.students = [ctx.for_student(ReconstructedStudent, teacher, ctx, params, lead) for ctx in contexts]
+        states = [student.ctx.for_student(student.restore) for student in self.students if student is not None]
+        state = next((state for state in states if state is not None), None)
+        if state is not None:
+            source.load_state_dict(state["source"])
+        else:
+            train_source(source, contexts)
+        # From this state the same images are drawn after an interruption.
+        source_state = source.state_dict()
+        images = source.sample(count).images.to(contexts[0].device, memory_format=torch.channels_last)
+        for student in self.students:
+            if student is not None:
+                student.begin(images, source_state)
+
+    def run(self) -> list[Student | None]:
+        """Reconstruct all units in all stages; return the students.
+
+        Raises:
+            NonFiniteError: the loss of the only student is not finite.
+        """
+        students = [student for student in self.students if student is not None]
+        for index in range(max((student.rounds for student in students), default=0)):
+            outputs: dict[TeacherPart, Tensor] = {}
+            for student in students:
+                if index < student.rounds and student.teacher_part(index) not in outputs:
+                    outputs[student.teacher_part(index)] = student.teacher_outputs(index)
+            # A student that fails leaves: its caches are incomplete.
+            students = [each for each in students if each.ctx.for_student(each.run_round, index, outputs)]
+        return [student.student if student in students else None for student in self.students]
+
+
+class ReconstructedStudent:
+    """The reconstruction of one student.
+
+    Attributes:
+        ctx: the host's side.
+        student: the student; between rounds its state is complete.
+        units: its parts.
+        stages: weights and activations together, or one after the other.
+        errors: of each round: mean squared difference to the teacher with nearest rounding at the first scales, and at
+            the end.
+    """
+
+    def __init__(self, teacher: nn.Module, ctx: Context, params: ReconstructParams, lead: int) -> None:
+        self.ctx = ctx
         self._params = params
+        self._lead = lead
         self.student: Student = ctx.prepare(teacher)
         self.units = split(self.student, torch.zeros(1, *ctx.card.input_size, device=ctx.device))
         steps, later = (ctx.budget.reconstruction_steps(n) for n in (params.steps, params.activation_steps))
@@ -85,66 +121,81 @@ class Reconstruction:
         self.stages = [Stage(weights=True, activations=not later, steps=steps, lr_rounding=lr)]
         if later and ctx.scheme.a_bits != OFF:
             self.stages.append(Stage(weights=False, activations=True, steps=later, lr_rounding=0.0))
-        self.errors: dict[tuple[int, int], tuple[float, float]] = {}
-        state = ctx.restored
-        self._next = (0, 0)
-        if state is not None and "unit" in state:
-            self._next = (int(state["stage"]), int(state["unit"]))
-            self.student.load_state_dict(state["student"])
-            source.load_state_dict(state["source"])
-        else:
-            train_source(source, [ctx])
-        self._lead = source.training_steps if is_live(source) else 0
-        # From this state the same images are drawn after an interruption.
-        self._source_state = source.state_dict()
-        self._images = source.sample(count).images.to(ctx.device, memory_format=torch.channels_last)
+        self.errors: dict[int, tuple[float, float]] = {}
+        self._next = 0
+        self._images = self._x = self._x_q = torch.empty(0)
+        self._source_state: dict[str, Any] = {}
 
-    def run(self) -> Student:
-        """Reconstruct all units in all stages; return the student.
+    @property
+    def rounds(self) -> int:
+        """Rounds from the first unit of the first stage to the last one of the last."""
+        return len(self.stages) * len(self.units)
 
-        Raises:
-            NonFiniteError: the loss is not finite.
-        """
-        for index, stage in enumerate(self.stages):
-            if index >= self._next[0]:
-                self._run_stage(index, stage)
+    def restore(self) -> dict[str, Any] | None:
+        """Go on from the last checkpoint's state, if it was made after the training of a live source, and return it."""
+        state = self.ctx.restored
+        if state is None or "round" not in state:
+            return None
+        self._next = int(state["round"])
+        self.student.load_state_dict(state["student"])
+        return state
+
+    def begin(self, images: Tensor, source_state: dict[str, Any]) -> None:
+        """Set the images (N, C, H, W), and the state of the source that they were drawn from."""
+        self._images, self._source_state = images, source_state
         # The units of a pass make one pass of the student.
-        self.student.images_seen = sum(
-            stage.steps * self._params.batch + 2 * len(self._images) for stage in self.stages
-        )
-        return self.student
+        self.student.images_seen = sum(stage.steps * self._params.batch + 2 * len(images) for stage in self.stages)
 
-    def _run_stage(self, index: int, stage: Stage) -> None:
-        x = x_q = self._images
-        for position, unit in enumerate(self.units):
-            pending = (index, position) >= self._next
-            y = self._outputs(unit.teacher, x)
-            with _replaced(unit.student, {} if stage.activations else _identities(unit.student)):
-                if pending:
-                    self._start(unit.student, stage, x_q)
-                    before = _error(self._passes(unit.student, x_q), y)
-                    self._train(index, position, x, x_q, y)
-                x_q = self._outputs(unit.student, x_q)
+    def teacher_part(self, index: int) -> TeacherPart:
+        """Return what identifies the teacher's part up to the unit of a round: its outputs are the same if this is."""
+        position = index % len(self.units)
+        return (self.student.scheme.protocol, *(unit.teacher.code for unit in self.units[: position + 1]))
+
+    def teacher_outputs(self, index: int) -> Tensor:
+        """Return the cache of the teacher's outputs of the unit of a round, which follows the last round."""
+        position = index % len(self.units)
+        return self._outputs(self.units[position].teacher, self._x if position else self._images)
+
+    def run_round(self, index: int, teacher_outputs: dict[TeacherPart, Tensor]) -> bool:
+        """Train the unit of a round, if this is not done, and fill the caches of the next; return True.
+
+        Args:
+            index: of the round.
+            teacher_outputs: caches by `teacher_part`.
+        """
+        if index < self.rounds:
+            self._run_unit(index, teacher_outputs[self.teacher_part(index)])
+        if index >= self._next:
+            self._next = index + 1
+            self.ctx.checkpoint(self._state)
+        return True
+
+    def _run_unit(self, index: int, y: Tensor) -> None:
+        stage, position = divmod(index, len(self.units))
+        unit, pending = self.units[position], index >= self._next
+        if position == 0:
+            self._x = self._x_q = self._images
+        with replaced_modules(unit.student, {} if self.stages[stage].activations else identities(unit.student)):
             if pending:
-                self.errors[index, position] = before, _error(_chunks(x_q), y)
-                self._next = (index, position + 1)
-                self._ctx.checkpoint(self._state)
-            x = y
-        self._next = (index + 1, 0)
+                self._start(unit.student, self.stages[stage], self._x_q)
+                before = _error(self._passes(unit.student, self._x_q), y)
+                self._train(stage, position, y)
+            self._x, self._x_q = y, self._outputs(unit.student, self._x_q)
+        if pending:
+            self.errors[index] = before, _error(_chunks(self._x_q), y)
 
     def _state(self) -> dict[str, Any]:
-        stage, unit = self._next
-        return {"stage": stage, "unit": unit, "student": self.student.state_dict(), "source": self._source_state}
+        return {"round": self._next, "student": self.student.state_dict(), "source": self._source_state}
 
     def _start(self, unit: nn.Module, stage: Stage, x_q: Tensor) -> None:
         """Set the first scales of a unit; weights are rounded to nearest."""
         if stage.weights:
-            for layer, quantizer in _quantized_layers(unit):
+            for layer, quantizer in quantized_layers(unit):
                 weight = layer.parametrizations.weight.original
                 levels = weight_levels(weight, quantizer.operand, quantizer.bits, self._params.grid_power)
                 quantizer.freeze(*levels.qparams(quantizer.operand, quantizer.bits))
         with ExitStack() as hooks, torch.no_grad():
-            for activation in _activations(unit).values():
+            for activation in activation_quantizers(unit).values():
                 hooks.enter_context(activation.register_forward_pre_hook(self._set_range))
             unit(self._batch(x_q, torch.arange(min(self._params.range_images, len(x_q)))))
 
@@ -155,38 +206,64 @@ class Reconstruction:
         if self._params.zero_point == "sign" and not operand.symmetric:
             low, high = sign_range(low, high, bits)
         if len(values) > SEARCHED:
-            seed = self._ctx.seed("reconstruct", "range", quantizer.name)
+            seed = self.ctx.seed("reconstruct", "range", quantizer.name)
             chosen = torch.randint(len(values), (SEARCHED,), generator=torch.Generator().manual_seed(seed))
             values = values[chosen.to(values.device)]
         levels = search_levels(values[None], (low[None], high[None]), operand, bits, self._params.grid_power)
         quantizer.set_range(*levels.ends())
 
-    def _train(self, index: int, position: int, x: Tensor, x_q: Tensor, y: Tensor) -> None:
+    def _train(self, index: int, position: int, y: Tensor) -> None:
         """Learn rounding and scales of a unit.
 
         Args:
             index: of the stage.
             position: of the unit.
-            x: the teacher's inputs (N, ...).
-            x_q: the student's inputs.
-            y: the teacher's outputs.
+            y: the teacher's outputs (N, ...).
         """
         stage, steps = self.stages[index], self.stages[index].steps
         earlier = sum(before.steps for before in self.stages[:index]) * len(self.units) + position * steps
         total = sum(each.steps for each in self.stages) * len(self.units)
-        order = torch.Generator().manual_seed(self._ctx.seed("reconstruct", index, position, "order"))
-        seed = self._ctx.seed("reconstruct", index, position)
-        training = UnitTraining(self.units[position].student, stage, self._ctx, self._params, seed)
+        caches = [self._x, self._x_q, y]
+        if self._params.fisher:
+            caches.append(self._fisher_weights(position, y))
+        order = torch.Generator().manual_seed(self.ctx.seed("reconstruct", index, position, "order"))
+        seed = self.ctx.seed("reconstruct", index, position)
+        training = UnitTraining(self.units[position].student, stage, self.ctx, self._params, seed)
         with training.replaced():
             for step in range(steps):
-                chosen = torch.randperm(len(x), generator=order)[: self._params.batch]
-                loss = training.step(step, *(self._batch(cache, chosen) for cache in (x, x_q, y)))
-                self._ctx.progress(self._lead + earlier + step + 1, self._lead + total, loss=loss)
+                chosen = torch.randperm(len(y), generator=order)[: self._params.batch]
+                loss = training.step(step, *(self._batch(cache, chosen) for cache in caches))
+                self.ctx.progress(self._lead + earlier + step + 1, self._lead + total, loss=loss)
         training.finish()
+
+    def _fisher_weights(self, position: int, y: Tensor) -> Tensor:
+        """Return the cache of squared gradients at a unit's output (N, ...), scaled to mean 1.
+
+        They are those of KL(P || Q) of the teacher and the student whose later units are the teacher's.
+        """
+        unit = self.units[position].student
+        later = nn.Sequential(*(each.teacher for each in self.units[position + 1 :]))
+
+        def squares() -> Iterator[Tensor]:
+            for output, target in zip(self._passes(unit, self._x_q), _chunks(y), strict=True):
+                with torch.no_grad():
+                    teacher = later(self._on_device(target)).log_softmax(1)
+                with torch.enable_grad():
+                    output.requires_grad_()
+                    kl = F.kl_div(later(output).log_softmax(1), teacher, reduction="sum", log_target=True)
+                    (gradient,) = torch.autograd.grad(kl, output)
+                yield gradient.square()
+
+        weights = self._cached(squares(), len(y))
+        mean = float(sum(part.float().sum() for part in _chunks(weights))) / weights.numel()
+        return weights / mean if mean > 0 else torch.ones_like(weights)
 
     def _batch(self, cache: Tensor, chosen: Tensor) -> Tensor:
         """Return a copy of some rows of a cache, in float32 on the device."""
-        rows = cache[chosen.to(cache.device)].to(self._ctx.device, torch.float32)
+        return self._on_device(cache[chosen.to(cache.device)])
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self.ctx.device, torch.float32)
         return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
 
     @torch.no_grad()
@@ -196,120 +273,17 @@ class Reconstruction:
             yield module(self._batch(x, chosen))
 
     def _outputs(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Return the cache of a module's outputs for a cache `x`: one of three that share the memory limit."""
-        limit = self._params.cache_gib / 3 * 2**30
+        """Return the cache of a module's outputs for a cache `x`."""
+        return self._cached(self._passes(module, x), len(x))
+
+    def _cached(self, chunks: Iterable[Tensor], count: int) -> Tensor:
+        """Return the cache of chunks with `count` rows: one of a unit's three (or four) that share the memory limit."""
+        limit = self._params.cache_gib / (4 if self._params.fisher else 3) * 2**30
         parts: list[Tensor] = []
-        for part in self._passes(module, x):
-            fits = part[0].numel() * len(x) * part.element_size() <= limit
+        for part in chunks:
+            fits = part[0].numel() * count * part.element_size() <= limit
             parts.append(part if fits else part.to("cpu", torch.bfloat16))
         return torch.cat(parts)
-
-
-class UnitTraining:
-    """The learned rounding and step sizes of one unit, and their optimizer.
-
-    Attributes:
-        rounding: of the unit's layers.
-    """
-
-    def __init__(self, unit: fx.GraphModule, stage: Stage, ctx: Context, params: ReconstructParams, seed: int) -> None:
-        """Make modules that learn, in place of those that quantize.
-
-        Args:
-            unit: the student's unit, with first scales.
-            stage: what is learned.
-            ctx: the host's side.
-            params: hyper-parameters.
-            seed: of the random numbers of dropping.
-        """
-        self._unit = unit
-        self._steps = stage.steps
-        self._params = params
-        self._random = torch.Generator(ctx.device).manual_seed(seed)
-        self._layers = _quantized_layers(unit) if stage.weights else []
-        self.rounding = [
-            AdaRound(layer.parametrizations.weight.original, quantizer, learns_scale=params.learns_weight_scale)
-            for layer, quantizer in self._layers
-        ]
-        self._quantizers = _activations(unit)
-        self._learned = {
-            name: LearnedStep(_levels(quantizer), params.drop_activation, self._random)
-            for name, quantizer in self._quantizers.items()
-        }
-        weight_steps = [rounding.s for rounding in self.rounding if params.learns_weight_scale]
-        activation_steps = [learned.step for learned in self._learned.values()]
-        self._scales = weight_steps + activation_steps
-        self._parameters = [rounding.v for rounding in self.rounding] + self._scales
-        self._run_update = ctx.graphed(self._update, generators=[self._random])
-        self._optimizer = torch.optim.Adam(
-            [
-                {"params": [rounding.v for rounding in self.rounding], "lr": stage.lr_rounding},
-                {"params": weight_steps, "lr": params.lr_weight_scale},
-                {"params": activation_steps, "lr": params.lr_activation_scale},
-            ],
-            fused=True,
-            capturable=self._run_update.capturable,
-        )
-
-    @contextmanager
-    def replaced(self) -> Iterator[None]:
-        """Put the modules that learn into the unit."""
-        for (layer, _), rounding in zip(self._layers, self.rounding, strict=True):
-            layer.parametrizations.weight[0] = rounding
-        try:
-            with _replaced(self._unit, self._learned):
-                yield
-        finally:
-            for layer, quantizer in self._layers:
-                layer.parametrizations.weight[0] = quantizer
-
-    def step(self, step: int, x: Tensor, x_q: Tensor, y: Tensor) -> Tensor:
-        """Update everything that learns once; return the loss (0-d).
-
-        Args:
-            step: from 0.
-            x: the teacher's inputs (batch, ...).
-            x_q: the student's inputs.
-            y: the teacher's outputs.
-        """
-        params, warmup = self._params, round(self._params.warmup * self._steps)
-        share = max(0, step - warmup) / max(1, self._steps - warmup)
-        beta = params.beta_start + (params.beta_end - params.beta_start) * share
-        cosine = (1 + math.cos(math.pi * step / self._steps)) / 2
-        return self._run_update(x, x_q, y, beta, cosine, penalized=step >= warmup)[0]
-
-    def _update(
-        self, x: Tensor, x_q: Tensor, y: Tensor, beta: float | Tensor, cosine: float | Tensor, *, penalized: bool
-    ) -> tuple[Tensor]:
-        params = self._params
-        loss = squared_error(self._unit(mix(x_q, x, params.drop_input, self._random)), y)
-        if penalized:
-            for rounding in self.rounding:
-                loss = loss + params.rounding_weight * rounding.penalty(beta)
-        if self._parameters:
-            self._optimizer.param_groups[1]["lr"] = params.lr_weight_scale * cosine
-            self._optimizer.param_groups[2]["lr"] = params.lr_activation_scale * cosine
-            self._optimizer.zero_grad()
-            loss.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            with torch.no_grad():
-                for scale in self._scales:
-                    scale.clamp_(min=SMALLEST_STEP)
-        return (loss,)
-
-    def finish(self) -> None:
-        """Round every h to 0 or 1 and give weights and scales to the student."""
-        if self._steps == 0:
-            return
-        for (layer, quantizer), rounding in zip(self._layers, self.rounding, strict=True):
-            rounding.finish(layer.parametrizations.weight.original, quantizer)
-        for name, learned in self._learned.items():
-            self._quantizers[name].set_range(*learned.levels().ends())
-
-
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Return the squared difference, summed over channels (dimension 1) and averaged over the rest (0-d)."""
-    return (output - target).square().sum(1).mean()
 
 
 def _error(outputs: Iterable[Tensor], y: Tensor) -> float:
@@ -320,40 +294,3 @@ def _error(outputs: Iterable[Tensor], y: Tensor) -> float:
 
 def _chunks(x: Tensor) -> Iterator[Tensor]:
     return (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
-
-
-def _quantized_layers(unit: nn.Module) -> list[tuple[Any, FakeQuantizeWeight]]:
-    """Return the layers of a unit whose weight is quantized, each with its weight quantizer."""
-    layers: list[Any] = [module for module in unit.modules() if isinstance(module, WEIGHTED)]
-    quantizers = [
-        (layer, layer.parametrizations.weight[0]) for layer in layers if parametrize.is_parametrized(layer, "weight")
-    ]
-    return [pair for pair in quantizers if isinstance(pair[1], FakeQuantizeWeight)]
-
-
-def _activations(unit: nn.Module) -> dict[str, FakeQuantize]:
-    return {name: module for name, module in unit.named_modules() if isinstance(module, FakeQuantize)}
-
-
-def _levels(quantizer: FakeQuantize) -> Levels:
-    return Levels.from_qparams(quantizer.scale, quantizer.zero_point, quantizer.operand, quantizer.bits)
-
-
-def _identities(unit: nn.Module) -> dict[str, nn.Module]:
-    """Return replacements of all fake quantization but that of weights: biases have steps of their layer's input."""
-    lists = {name: m for name, m in unit.named_modules() if isinstance(m, parametrize.ParametrizationList)}
-    biases = [f"{name}.0" for name, modules in lists.items() if not isinstance(modules[0], FakeQuantizeWeight)]
-    return {name: nn.Identity() for name in (*_activations(unit), *biases)}
-
-
-@contextmanager
-def _replaced(unit: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Replace modules of a unit by name."""
-    originals = {name: unit.get_submodule(name) for name in modules}
-    try:
-        for name, module in modules.items():
-            unit.set_submodule(name, module)
-        yield
-    finally:
-        for name, module in originals.items():
-            unit.set_submodule(name, module)

@@ -65,6 +65,12 @@ class ReconstructParams:
     warmup: Share = param(0.2, help="first share of the steps, without that term", source=GENIE)
     beta_start: PositiveFloat = param(20.0, help="beta at the end of the warm-up", source=GENIE)
     beta_end: PositiveFloat = param(2.0, help="beta at the end, reached linearly", source=GENIE)
+    fisher: bool = param(
+        False,
+        help="whether squared differences to the teacher are weighted by squared gradients of KL(P || Q) at the unit's "
+        "output, the diagonal of the Fisher matrix; needs a fourth cache",
+        source="paper (BRECQ), an option; inferred: scaled to mean 1, later units in float",
+    )
     cache_gib: NonNegativeFloat = param(
         4.0,
         help="most memory for a unit's inputs and outputs in float32 on the device; larger ones are kept in bfloat16 "

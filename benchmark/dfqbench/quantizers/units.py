@@ -50,12 +50,12 @@ def split(student: Student, example: Tensor) -> list[Unit]:
         example: (N, C, H, W), any values, for a forward pass that finds the shapes.
 
     Raises:
-        Unavailable: a layer is called more than once in a pass, or shares its weight with another.
+        Unavailable: no layer has a weight, one is called more than once in a pass, or shares its weight with another.
     """
     network = student.network
     if not isinstance(network, fx.GraphModule):
         raise TypeError("the student has no graph")
-    _check_single_use(student, example)
+    _check_layers(student, example)
     with torch.no_grad():
         ShapeProp(network).propagate(example)
     nodes = list(network.graph.nodes)
@@ -71,7 +71,7 @@ def split(student: Student, example: Tensor) -> list[Unit]:
     return result
 
 
-def _check_single_use(student: Student, example: Tensor) -> None:
+def _check_layers(student: Student, example: Tensor) -> None:
     calls = Counter[str]()
     layers = {name: module for name, module in student.network.named_modules() if isinstance(module, WEIGHTED)}
     hooks = [
@@ -84,6 +84,8 @@ def _check_single_use(student: Student, example: Tensor) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+    if not calls:
+        raise Unavailable("the network has no convolution or linear layer to reconstruct", "use another quantizer")
     weights = Counter(id(parameter) for module in layers.values() for parameter in _weights(module))
     repeated = [name for name, count in calls.items() if count > 1]
     repeated += [name for name, module in layers.items() if any(weights[id(p)] > 1 for p in _weights(module))]

@@ -1,1 +1,1 @@
-"""Gaussian noise as images: a lower bound."""
+"""Random images as controls: noise, a lower bound, and fractals."""

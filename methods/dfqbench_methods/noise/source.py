@@ -1,4 +1,4 @@
-"""A fixed source of noise whose state is a seed."""
+"""Fixed sources of noise whose state is a seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from dfqbench.synth import FixedSource
 class NoiseSource(FixedSource):
     """Gaussian images from a generator on the CPU: equal bits on any device."""
 
+    _draw = staticmethod(torch.randn)
+
     def __init__(self, size: Sequence[int], count: int, seed: int, mean: Tensor, std: Tensor) -> None:
         """Draw the images.
 
@@ -24,7 +26,7 @@ class NoiseSource(FixedSource):
             mean: (C,), mean of each channel, on the device of the images.
             std: (C,), standard deviation of each channel.
         """
-        noise = torch.randn((count, *size), generator=torch.Generator().manual_seed(seed)).to(mean.device)
+        noise = self._draw((count, *size), generator=torch.Generator().manual_seed(seed)).to(mean.device)
         super().__init__(noise.mul_(std.view(-1, 1, 1)).add_(mean.view(-1, 1, 1)))
         self._drawn_from = {"size": list(size), "count": count, "seed": seed, "mean": mean, "std": std}
 
@@ -35,7 +37,7 @@ class NoiseSource(FixedSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore images and position of what `state_dict` returned, on the device of the present images."""
         device, moments = self.images.device, (state["mean"], state["std"])
-        drawn = NoiseSource(state["size"], state["count"], state["seed"], *(values.to(device) for values in moments))
+        drawn = type(self)(state["size"], state["count"], state["seed"], *(values.to(device) for values in moments))
         self.images, self._drawn_from, self._cursor = drawn.images, drawn._drawn_from, int(state["cursor"])
 
     @classmethod
@@ -44,3 +46,9 @@ class NoiseSource(FixedSource):
         source = cls(*(state[name] for name in ("size", "count", "seed", "mean", "std")))
         source._cursor = int(state["cursor"])
         return source
+
+
+class UniformSource(NoiseSource):
+    """Images from a uniform distribution, given by its lower end and its width in place of mean and deviation."""
+
+    _draw = staticmethod(torch.rand)
