@@ -16,6 +16,11 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 DATA = os.environ.get("DFQBENCH_DATA")
+LONGEST = {
+    *("test_run_command.py", "test_executors.py", "test_catalogue.py", "test_faults.py", "test_package.py"),
+    *("test_resume.py", "test_shared_job.py", "test_conformance.py", "test_graphed_methods.py"),
+}
+"""Files with the most work."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,10 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let several processes begin with the files that take longest."""
+    """Let several processes begin with the files that take longest, so that none is left alone with one at the end."""
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in slow))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from functools import cache
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfqbench.api import Budget, Precision, is_live
+from dfqbench.api import Budget, Precision, budget_named, is_live
 from dfqbench.models.build import build_teacher
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import load_plugins
@@ -35,7 +36,9 @@ def losses(method: str, precision: Precision) -> list[tuple[str, float]]:
     """Losses of the generator's or the images' first steps and of the student's first step, by name."""
     teacher: nn.Module = toy_network()
     method_cls = load_plugins().method_class(method)
-    ctx = ToyContext(bits=parse_scheme("w4a4"), precision=precision)
+    # Ranges of two steps: the student's own follows.
+    budget = dataclasses.replace(budget_named("smoke"), range_floor=2)
+    ctx = ToyContext(bits=parse_scheme("w4a4"), precision=precision, budget=budget)
     source = method_cls(method_cls.params_type()).synthesize(teacher, ctx)
     values = [("images", scalars["loss"]) for scalars in ctx.scalars[:3]]
 

@@ -1,23 +1,24 @@
 """A real run, diagnosed, on the page: every number that it shows is computed again from the records alone."""
 
+# ruff: noqa: F811 - pytest hands fixtures over by name
+
 from __future__ import annotations
 
 import json
 import math
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.calls import Call
+from tests.cli.conftest import call  # noqa: F401 - a fixture
 from tests.report.html_reader import HtmlReader
 
 from dfqbench.report.formatting import duration
 
 MARKS = {"noise": " (control)", "real": " (control)", "dffg": "‡"}
-TIMEOUT = 400
 
 pytestmark = pytest.mark.slow
 
@@ -106,19 +107,17 @@ def _check_section(page: HtmlReader, record: Mapping[str, Any]) -> None:
             assert (prefix + key, text) in shown
 
 
-def run(*arguments: str) -> None:
-    command = [sys.executable, "-m", "dfqbench", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == 0, f"{arguments}: {done.stdout} {done.stderr}"
-
-
-@pytest.mark.timeout(TIMEOUT)
-def test_page_of_a_real_run(tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_page_of_a_real_run(call: Call, tmp_path: Path) -> None:
     grid = ("run", "--grid", "bits", "--on", "digits", "--budget", "smoke", "--seeds", "0,1", "--executor", "inline")
     out = ("--out", str(tmp_path))
-    run(*grid, "--methods", "dffg,noise,real", "--bits", "w4a4,w2a2", *out)
-    run("diagnose", "bits", "--device", "cpu", *out)
-    run("report", "bits", *out)
+    for arguments in (
+        (*grid, "--methods", "dffg,noise,real", "--bits", "w4a4,w2a2"),
+        ("diagnose", "bits", "--device", "cpu"),
+        ("report", "bits"),
+    ):
+        output = call(*arguments, *out)
+        assert output.status == 0, output
     records = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("bits/cells/*/attempt-*/record.json"))]
     text = (tmp_path / "bits" / "report.html").read_text(encoding="utf-8")
     assert check(text, records) == 6

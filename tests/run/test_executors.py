@@ -17,6 +17,7 @@ from dfqbench.run.execute.job import EvaluationTimeoutError
 from dfqbench.run.execute.processes import EvaluatorProcess
 from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.store.environment import Machine
+from dfqbench.run.store.record import Record
 from dfqbench.run.store.status import RETRIES
 from pretend import run_smoke
 
@@ -29,28 +30,41 @@ def run(out: Path, methods: str, cancellation: Cancellation | None = None, **opt
 
 
 def test_harm_is_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
-    methods = "leaks,huge,crashes,leaves-children,writes-outside,nan-images,nan-student,wrong-shape,no-batch,noise"
+    methods = "leaks,huge,crashes,leaves-children,writes-outside,noise"
     records = {record["method"]: record for record in run(tmp_path, methods, rules=Rules(memory_mib=3000))}
     status = {name: record["status"] for name, record in records.items()}
     assert status.pop("noise") in {"ok", "collapsed"}
-    broken = ("crashes", "leaves-children", "nan-images", "nan-student", "wrong-shape", "no-batch")
+    broken = ("crashes", "leaves-children")
     assert status == {"leaks": "oom", "huge": "oom", "writes-outside": "invalid"} | dict.fromkeys(broken, "failed")
     for name, message in {
         "crashes": "killed by SIGSEGV",
         "leaves-children": "ended with status 5",
         "writes-outside": "stray.txt",
+    }.items():
+        assert message in records[name]["error"]["message"]
+    log = (tmp_path / "smoke" / "cells" / records["crashes"]["cell_id"] / "attempt-1" / "log.txt").read_text()
+    assert "Segmentation fault" in log
+    assert "string_at" in log
+
+
+def test_mistakes_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
+    messages = {
+        "diverges": "at step 13",
+        "asks-for-bits": "set depends_on_bits = True",
+        "own-student": "0.0 % of the multiply-accumulates, not ",
         "nan-images": "image of the source is not finite",
         "nan-student": "student's",
         "wrong-shape": "shape (64, 3, 5, 5), not (64, 1, 8, 8)",
         "no-batch": "shape ()",
-    }.items():
+    }
+    records = {record["method"]: record for record in run(tmp_path, ",".join([*messages, "noise"]), executor="inline")}
+    assert records.pop("noise")["status"] in {"ok", "collapsed"}
+    status = {name: record["status"] for name, record in records.items()}
+    assert status == dict.fromkeys(messages, "failed") | {"own-student": "invalid"}
+    for name, message in messages.items():
         assert message in records[name]["error"]["message"]
-    crashed, failed = (
-        tmp_path / "smoke" / "cells" / records[name]["cell_id"] / "attempt-1" for name in ("crashes", "wrong-shape")
-    )
-    log = (crashed / "log.txt").read_text()
-    assert "Segmentation fault" in log
-    assert "string_at" in log
+    assert "plugin_student" in records["own-student"]["flags"]
+    failed = tmp_path / "smoke" / "cells" / records["wrong-shape"]["cell_id"] / "attempt-1"
     assert "PluginError" in (failed / records["wrong-shape"]["error"]["traceback_file"]).read_text()
 
 
@@ -89,40 +103,50 @@ def test_time_limit(tmp_path: Path) -> None:
     assert "the time limit of 0.5 s was reached; it kept no state" in record["error"]["message"]
 
 
-def test_parallel_fresh_and_inline_runs_have_the_results_of_one_worker(tmp_path: Path) -> None:
-    one = run(tmp_path / "one", "zeroq,noise", bits="w4a4,w3a3")
-    two = run(tmp_path / "two", "zeroq,noise", bits="w4a4,w3a3", jobs=2)
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    """A run of four cells in two workers at once, on a machine of two cores: its folder and records."""
+    out = tmp_path_factory.mktemp("parallel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "here", lambda: Machine(2, 1e6, ()))
+        return out, run_smoke(out, "zeroq,noise", bits="w4a4,w3a3", jobs=2).records
+
+
+def test_parallel_and_fresh_runs_have_the_results_of_an_inline_one(
+    parallel: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    out, two = parallel[0], [record.as_dict() for record in parallel[1]]
+    one = run(tmp_path, "zeroq,noise", bits="w4a4,w3a3", executor="inline")
     for first, second in zip(one, two, strict=True):
         for key in ("cell_id", "status", "top1", "correct", "counts", "fp_top1", "reused_from"):
             assert first[key] == second[key] or (key == "reused_from" and first["method"] == "zeroq")
     assert [record["reused_from"] for record in two if record["method"] == "zeroq"].count(None) == 1
-    description = json.loads(next((tmp_path / "two" / "smoke" / "environments").glob("*.json")).read_text())
+    assert {tuple(record["flags"]) for record in one} == {("inline",)}
+    description = json.loads(next((out / "smoke" / "environments").glob("*.json")).read_text())
     assert "PyTorch version" in description["torch"]["collect_env"]
     assert description["installed"]["torch"]
     assert description["deterministic"].startswith("yes")
-    (again,) = run(tmp_path / "one", "zeroq", rules=Rules(fresh=True))
-    (inline,) = run(tmp_path / "inline", "zeroq", executor="inline")
-    assert one[0]["correct"] == again["correct"] == inline["correct"]
-    assert (one[0]["attempt"], again["attempt"], again["reused_from"]) == (1, 2, None)
-    assert inline["flags"] == [*one[0]["flags"], "inline"]
-    assert run_smoke(tmp_path / "one", "zeroq", rules=Rules(retry=RETRIES["all"])).reused == 1
+    (again,) = run(out, "zeroq", rules=Rules(fresh=True))
+    assert one[0]["correct"] == again["correct"]
+    assert (two[0]["attempt"], again["attempt"], again["reused_from"], again["flags"]) == (1, 2, None, [])
+    assert run_smoke(out, "zeroq", rules=Rules(retry=RETRIES["all"])).reused == 1
 
 
-def test_cells_beside_others_on_the_cpu_are_flagged_and_show_cpu_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Machine, "here", lambda: Machine(2, 1e6, ()))
-    records = run_smoke(tmp_path, "zeroq,noise", jobs=2).records
-    page = render(records, "md", layout=parse_layout(("method",), ("model",), ("synthesis", "quantization")))
-    shown = {row[0].split()[0].strip("_"): row[1:] for row in rows(page)}
-    for record in records:
-        assert record.flags == ["cpu_shared"]
-        spent = record.cpu_seconds
-        assert spent.synthesis is not None
-        assert spent.quantization
-        # One thread, and a little for the worker's others.
-        assert spent.quantization < 1.2 * (record.seconds.quantization or 0.0) + 0.2
-        assert shown[record.method] == [duration(spent.synthesis), duration(spent.quantization)]
+def test_cells_beside_others_on_the_cpu_are_flagged_and_show_cpu_seconds(parallel: tuple[Path, list[Record]]) -> None:
+    _, records = parallel
+    layout = parse_layout(("method",), ("scheme",), ("synthesis", "quantization"))
+    shown = {row[0].split()[0].strip("_"): row[1:] for row in rows(render(records, "md", layout=layout))}
+    for method in ("zeroq", "noise"):
+        times = []
+        for record in (record for record in records if record.method == method):
+            assert record.flags == ["cpu_shared"]
+            spent = record.cpu_seconds
+            assert spent.synthesis is not None
+            assert spent.quantization
+            # One thread, and a little for the worker's others.
+            assert spent.quantization < 1.2 * (record.seconds.quantization or 0.0) + 0.2
+            times += [duration(spent.synthesis), duration(spent.quantization)]
+        assert shown[method] == times
 
 
 def test_time_limit_of_an_evaluator_ends_its_process_and_the_next_request_starts_another(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from dfqbench.api import InputError, ModelCard, Unavailable, UsageError
 from dfqbench.models.build import build_teacher
@@ -183,6 +184,12 @@ def test_digits_split_is_fixed_and_stratified() -> None:
     assert y.bincount().min() >= 122
     (pixels, _) = next(iter(images.batches(540)))
     assert set((pixels * 16).flatten().tolist()) == set(range(17))
+    # What scikit-learn itself loads, each image once.
+    both = torch.cat([pixels, x]) * 16, torch.cat([images.labels, y])
+    raw = load_digits()
+    assert sorted(torch.cat([both[0].flatten(1), both[1][:, None]], 1).tolist()) == sorted(
+        np.column_stack([raw.data, raw.target]).tolist()
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenet9"])

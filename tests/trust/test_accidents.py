@@ -184,7 +184,7 @@ def test_ctrl_c_outside_a_run_is_not_a_failure_of_the_plugin(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_processes_of_their_own_give_the_same_rows(call: Call, tmp_path: Path) -> None:
-    plugin = ("--plugin", FILES[0], "--bits", "w4a4", "--limit", "60", "--out", "out")
+    plugin = ("--plugin", FILES[0], "--bits", "w4a4", "--limit", "60", "--jobs", "1", "--out", "out")
     methods = "removes-attempt,exits-well,working-folder"
     output = call("run", "--grid", "smoke", "--methods", methods, *plugin)
     assert output.status == 1

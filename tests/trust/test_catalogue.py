@@ -19,6 +19,7 @@ import process_cheats
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.worker.landlock import landlock_version
+from pretend import run_smoke
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,7 +30,7 @@ pytestmark = [
 FILES = [Path(inspect.getfile(module)) for module in (cheats, process_cheats)]
 SAMPLE = (
     *("cat", "forked", "foreign-open", "looks-in-memory", "disarms-the-guard", "falsifies-record-and-digest"),
-    *("removes-neighbours", "deletes-attempt", "exits", "forged-events", "relabelled"),
+    *("removes-neighbours", "forged-events", "relabelled"),
 )
 ALL = (*cheats.CHEATS, *process_cheats.CHEATS)
 CHOSEN = ALL if os.environ.get("DFQBENCH_TRUST") == "all" else SAMPLE
@@ -38,7 +39,7 @@ HARMLESS = frozenset(
     | {"changes-folder", "logs-much", "stops-clocks"}
 )
 """Cheats that change nothing: the student is built anew under the cell's scheme and evaluated elsewhere."""
-HONEST = ("noise", "zeroq", "dffg", "real")
+HONEST = ("noise", "zeroq", "real")
 GUESS = 50.0
 """Percent; at W2A2 a student of noise has a third, the full-precision network 99."""
 
@@ -58,7 +59,10 @@ def run(folder: Path, methods: Sequence[str]) -> dict[str, Record]:
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    return run(tmp_path_factory.mktemp("honest"), HONEST)
+    """Records of a run without cheats, in this process."""
+    out = tmp_path_factory.mktemp("honest")
+    summary = run_smoke(out, ",".join(HONEST), bits="w2a2", limit=None, executor="inline")
+    return {record.method: record for record in summary.records}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import os
@@ -73,12 +74,15 @@ def source_files(load: str, path: Path | None = None) -> list[Path]:
     if start is None:
         raise PluginError(f"the source of module '{module}' is not found", "install the plugin with its .py files")
     files: set[Path] = set()
+    modules: set[str] = set()
     waiting = [*start.parent.rglob("*.py"), *package.imported_files(module)]
     while waiting:
         file = waiting.pop()
         if file not in files:
             files.add(file)
-            waiting += [imported for name in _imports(file, package) for imported in package.imported_files(name)]
+            new = _imports(file.read_bytes(), package.parents(file)) - modules
+            modules |= new
+            waiting += [imported for name in new for imported in package.imported_files(name)]
     return sorted(files)
 
 
@@ -116,20 +120,24 @@ def _located(name: str) -> tuple[tuple[Path, ...] | None, Path | None]:
     return None, Path(file).resolve() if file is not None and Path(file).is_file() else None
 
 
-def _imports(file: Path, package: _Package) -> Iterator[str]:
-    """Yield the names that a file imports, absolute; attributes of modules may be among them."""
+@functools.cache
+def _imports(text: bytes, parents: tuple[str, ...]) -> frozenset[str]:
+    """Return the absolute names that a file in the package `parents` imports; attributes of modules may be among them.
+
+    Kept by text: a plan asks for the files of many plugins, which share most of them.
+    """
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
         # Importing it will raise the error; its text is hashed all the same.
-        return
-    parents = package.parents(file)
+        return frozenset()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level and parents:
                 base = ".".join((*parents[: len(parents) - node.level + 1], *filter(None, [base])))
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return frozenset(names)

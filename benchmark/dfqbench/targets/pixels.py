@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dfqbench.api.card import ModelCard
 from dfqbench.api.errors import InputError, Unavailable
 from dfqbench.targets.layouts import class_folders
-from dfqbench.targets.spec import DatasetSpec
+from dfqbench.targets.spec import DatasetSpec, digits_file
 
 Split = Literal["evaluate", "train"]
 Array = npt.NDArray[np.uint8]
@@ -184,13 +184,15 @@ def digits_evaluated(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def _digits(split: Split) -> ArrayPixels:
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    labels = np.asarray(raw.target, dtype=np.int64)
+    file = digits_file()
+    if file is None:
+        raise Unavailable("scikit-learn, which has the digits, is not installed", "pip install scikit-learn")
+    # Read without importing scikit-learn, which takes a second: rows of 64 pixels and a label. Pixels are whole
+    # numbers from 0 to 16, so that uint8 holds them exactly.
+    rows = np.loadtxt(file, delimiter=",").astype(np.uint8)
+    labels = rows[:, -1].astype(np.int64)
     chosen = digits_evaluated(labels) == (split == "evaluate")
-    # Pixels are whole numbers from 0 to 16, so that uint8 holds them exactly.
-    return ArrayPixels(np.asarray(raw.images, dtype=np.uint8)[chosen][..., None], labels[chosen], 16.0)
+    return ArrayPixels(rows[chosen, :-1].reshape(-1, 8, 8, 1), labels[chosen], 16.0)
 
 
 def _npz(path: Path) -> ArrayPixels:

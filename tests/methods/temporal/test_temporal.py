@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from fractions import Fraction
 from typing import Literal
 
 import pytest
 import torch
 
+from dfqbench.api import Budget
 from dfqbench.quant import parse_scheme
 from dfqbench.quantizers.distill import Distill
 from dfqbench.synth import GeneratorSource
@@ -25,9 +27,10 @@ def test_the_margin_comes_after_warmup() -> None:
 
 def _student(params: TemporalParams) -> list[torch.Tensor]:
     teacher = toy_network()
-    source = Temporal(params).synthesize(teacher, ToyContext())
+    budget = Budget("toy", Fraction(1, 10_000), range_floor=2)
+    source = Temporal(params).synthesize(teacher, ToyContext(budget=budget))
     recipe = dataclasses.replace(Distill.recipes["temporal"], batch_few_classes=8)
-    student = Distill(recipe).quantize(teacher, source, ToyContext(bits=parse_scheme("w3a3")))
+    student = Distill(recipe).quantize(teacher, source, ToyContext(budget=budget, bits=parse_scheme("w3a3")))
     return [value for name, value in student.state_dict().items() if name.endswith("original")]
 
 

@@ -18,6 +18,7 @@ from dfqbench.run.worker.device_setup import seeded
 from dfqbench.testing.conformance.plugin_under_test import (
     BUDGET,
     DEFAULT_LIMIT,
+    SHORTEST,
     PluginUnderTest,
     checked_student,
     make_quantizer,
@@ -124,7 +125,8 @@ class MethodUnderTest(PluginUnderTest):
             quantizer = self.plugins.quantizer_class((label or self.plugin_class.quantizer).partition(":")[0])
             for name in schemes_for(quantizer, ("w4a4@gdfq", "w3a5@deploy")):
                 scheme = parse_scheme(name)
-                ctx = self.context(bits=scheme if self.plugin_class.depends_on_bits else None)
+                bits = scheme if self.plugin_class.depends_on_bits else None
+                ctx = self.context(bits=bits, budget=SHORTEST)
                 student = self.quantized(self.synthesized(ctx), label, scheme)
                 students[f"{label or 'its own quantize'} under {name}"] = student
         return students

@@ -26,8 +26,10 @@ from dfqbench.testing.conformance.sandbox import DryRun, run_in_sandbox
 if TYPE_CHECKING:
     from dfqbench.plugins import LoadedOffer, Plugins
 
-BUDGET = Budget("toy", Fraction(1, 8000), Fraction(1, 50), 3, Fraction(1, 4000))
-"""Budget of every run: a handful of steps."""
+BUDGET = Budget("toy", Fraction(1, 16_000), Fraction(1, 50), 3, Fraction(1, 4000))
+"""Budget of most runs: a handful of steps."""
+SHORTEST = Budget("toy", Fraction(1, 80_000), Fraction(1, 500), 1, Fraction(1, 20_000))
+"""Budget of the students that one source gives under every quantizer and protocol: one step of every schedule."""
 DEFAULT_LIMIT = 120.0
 """Seconds that the whole dry run in a process of its own may take."""
 QUANTIZER_BATCHES = dict.fromkeys(("batch", "batch_few_classes"), 4)
