@@ -307,7 +307,7 @@ def test_further_updates_of_a_step_draw_images_anew(live: bool) -> None:
             self.drawn += 1
             return Batch(100.0 + torch.zeros((size, 3, 8, 8)))
 
-    params = dataclasses.replace(PARAMS, student_steps=3)
+    params = dataclasses.replace(PARAMS, student_steps=3, lr=1e-9)
     source = Drawing() if live else FixedSource(torch.arange(512.0).view(512, 1, 1, 1).expand(512, 3, 8, 8))
     ctx, seen = _context(), list[float]()
     teacher = toy_network()
