@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from residual import residual_network
 from torch import Tensor
 
 from cpu_graph import CpuRecorder
@@ -136,7 +137,7 @@ def test_captured_images_equal_eager(method: str, overrides: dict[str, Any], mon
     assert [name for name, value in eager.items() if isinstance(value, Tensor) and not value.equal(graphed[name])] == []
 
 
-@pytest.mark.parametrize("recipe", ["gdfq", "intraq", "temporal"])
+@pytest.mark.parametrize("recipe", ["gdfq", "intraq", "temporal", "adadfq", "synq"])
 @pytest.mark.parametrize("logits", [None, torch.randn(24, toy_card().classes)], ids=["", "with logits"])
 def test_captured_training_on_fixed_images_equals_eager(
     recipe: str, logits: Tensor | None, monkeypatch: pytest.MonkeyPatch
@@ -148,7 +149,7 @@ def test_captured_training_on_fixed_images_equals_eager(
         recorders = _Recorders()
         ctx = _context(FAST, recorders)
         source = FixedSource(images, teacher_logits=logits)
-        training = Distillation(toy_network(), source, [ctx], Distill.recipes[recipe])
+        training = Distillation(residual_network(), source, [ctx], Distill.recipes[recipe])
         (trained,) = training.students
         assert trained is not None
         for _ in range(RANGES):

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from residual import residual_network
 from torch import Tensor, nn
 
 from dfqbench.api import Batch, Budget, NonFiniteError, PluginError, UsageError, budget_named
@@ -19,6 +21,8 @@ from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
 
 PARAMS = DistillParams(lr=1e-2, batch=16, batch_few_classes=16)
+LOSSES = ("adadfq", "hast", "synq", "dafl", "akd")
+"""Recipes of methods with a student loss of their own."""
 HARD, SOFT = torch.zeros(16, dtype=torch.int64), torch.full((16, 4), 0.25)
 
 
@@ -230,7 +234,7 @@ def test_labels_that_do_not_fit_are_refused(labels: Callable[[int], Tensor | Non
 
 def test_recipes_differ_where_they_should() -> None:
     recipes: dict[str, DistillParams] = dict(Distill.recipes)
-    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"}
+    assert set(recipes) == {"gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg", *LOSSES}
     assert recipes["gdfq"] == DistillParams()
     assert (recipes["gdfq"].reduction, recipes["gdfq"].alpha) == ("mean", 1.0)
     assert (recipes["clusterq"].reduction, recipes["clusterq"].warmup_epochs) == ("batchmean", 50)
@@ -247,11 +251,104 @@ def test_recipes_differ_where_they_should() -> None:
     assert Distill.default_recipe == "dffg"
 
 
-@pytest.mark.parametrize("recipe", ["gdfq", "clusterq", "kmdfq", "temporal", "intraq", "dffg"])
+def test_recipes_with_losses_of_their_own() -> None:
+    recipes: dict[str, DistillParams] = dict(Distill.recipes)
+    losses = ("alpha", "ce_weight", "mse_weight", "gap_entropy_weight", "feature_weight", "cam_weight", "fgsm_weight")
+    assert {name: [getattr(recipes[name], loss) for loss in losses] for name in LOSSES} == {
+        "adadfq": [0, 0, 0, 1, 0, 0, 0],
+        "hast": [20, 0, 0, 0, 2000, 0, 1],
+        "synq": [20, 0.5, 0, 0, 4000, 50, 1],
+        "dafl": [1, 0, 0, 0, 0, 0, 0],
+        "akd": [1, 0, 0, 0, 0, 0, 0],
+    }
+    schedules = ("epochs", "iterations", "lr", "lr_large", "lr_steps", "lr_steps_large", "batch", "batch_large")
+    assert {name: [getattr(recipes[name], value) for value in schedules] for name in LOSSES} == {
+        "adadfq": [400, 200, 1e-4, 1e-5, (100, 200, 300), (350, 400), 16, 16],
+        "hast": [151, 200, 1e-5, 1e-6, (20, 40, 60), (100, 200, 350), 64, 16],
+        "synq": [101, 200, 1e-5, 1e-6, (20, 40, 60), (100, 200, 350), 256, 16],
+        "dafl": [2000, 120, 1e-4, 1e-6, (800, 1600), (800, 1600), 1024, 16],
+        "akd": [250, 400, 1e-4, 1e-6, (800, 1600), (800, 1600), 256, 16],
+    }
+    assert [(recipes[n].temperature, recipes[n].reduction) for n in ("dafl", "akd")] == [(1.0, "batchmean")] * 2
+    assert (recipes["akd"].lr_schedule, recipes["akd"].student_steps, recipes["akd"].warmup_epochs) == (
+        "cosine",
+        10,
+        50,
+    )
+    assert (recipes["synq"].ce_threshold, recipes["synq"].ce_threshold_few_classes) == (0.5, 0.7)
+    assert (recipes["synq"].low_pass, recipes["synq"].fgsm_epsilon) == (0.36, 0.01)
+
+
+@pytest.mark.parametrize("recipe", Distill.recipes)
 def test_every_recipe_runs(recipe: str) -> None:
-    _, ctx = _run(Distill.recipes[recipe])
+    ctx = _context()
+    Distill(Distill.recipes[recipe]).quantize(residual_network(), FixedSource(_images(8)), ctx)
     assert ctx.steps[-1][0] == ctx.steps[-1][1] == len(ctx.steps)
     assert ctx.snapshots[-1] == ctx.steps[-1][1]
+
+
+def test_cosine_falls_to_zero_over_the_students_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = dataclasses.replace(PARAMS, lr_schedule="cosine", warmup_epochs=84)
+    rates: list[float] = []
+    monkeypatch.setattr(
+        "dfqbench.quantizers.distill_loop.TrainedStudent._update",
+        lambda _self, _images, _labels, _logits, lr, **_: rates.append(lr) or (torch.zeros(()),),
+    )
+    _run(params)
+    assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * step / 16)) / 2 for step in range(16)])
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_further_updates_of_a_step_draw_images_anew(live: bool) -> None:
+    class Drawing(Recording):
+        drawn = 0
+
+        def sample(self, size: int) -> Batch:
+            self.drawn += 1
+            return Batch(100.0 + torch.zeros((size, 3, 8, 8)))
+
+    params = dataclasses.replace(PARAMS, student_steps=3, lr=1e-9)
+    source = Drawing() if live else FixedSource(torch.arange(512.0).view(512, 1, 1, 1).expand(512, 3, 8, 8))
+    ctx, seen = _context(), list[float]()
+    teacher = toy_network()
+    teacher.register_forward_pre_hook(lambda _module, args: seen.append(float(args[0][0, 0, 0, 0])))
+    Distill(params).quantize(teacher, source, ctx)
+    assert ctx.steps[-1] == (30, 30)
+    assert len(seen) == 20 * 3
+    if live:
+        assert (source.steps, source.drawn) == (30, 40)
+        assert [value == 100 for value in seen] == [False, True, True] * 20
+    else:
+        assert seen == [float(16 * number % 512) for number in range(10, 70)]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_students_on_shared_batches_are_what_each_is_alone(live: bool) -> None:
+    params = dataclasses.replace(Distill.recipes["synq"], batch_few_classes=8, student_steps=2, lr=1e-3)
+
+    class Drawing(Recording):
+        def sample(self, size: int) -> Batch:
+            return Batch(_images(size), torch.zeros(size, dtype=torch.int64))
+
+    def source() -> Any:
+        return Drawing() if live else FixedSource(_images())
+
+    def contexts() -> list[ToyContext]:
+        return [ToyContext(bits=parse_scheme(scheme)) for scheme in ("w4a4", "w3a3@deploy")]
+
+    together = Distill(params).quantize_many(residual_network(), source(), contexts())
+    for student, ctx in zip(together, contexts(), strict=True):
+        alone = Distill(params).quantize(residual_network(), source(), ctx)
+        assert student is not None
+        assert all(torch.equal(value, alone.state_dict()[name]) for name, value in student.state_dict().items())
+
+
+def test_resumed_training_with_all_losses_equals_the_uninterrupted_one() -> None:
+    params = dataclasses.replace(Distill.recipes["synq"], batch_few_classes=8, student_steps=2, lr_schedule="cosine")
+    ctx = _context(keep_states=True)
+    whole = Distill(params).quantize(residual_network(), FixedSource(_images()), ctx)
+    continued = Distill(params).quantize(residual_network(), FixedSource(_images()), _context(restored=ctx.saved[12]))
+    assert all(torch.equal(value, continued.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_official_ema_needs_200_steps() -> None:
@@ -271,6 +368,8 @@ def test_nan_loss_raises() -> None:
 def test_params_without_loss_are_refused() -> None:
     with pytest.raises(UsageError, match="no loss left"):
         DistillParams(alpha=0, ce_weight=0)
+    with pytest.raises(UsageError, match="no loss for adversarial images"):
+        DistillParams(alpha=0, ce_weight=0, cam_weight=1, fgsm_weight=1)
 
 
 def test_soft_labels_and_one_class() -> None:

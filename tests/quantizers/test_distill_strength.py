@@ -19,6 +19,8 @@ TABLE = {
     "temporal": (0.1, 0.01, 0.001, 1e-5),
     "intraq": (1.0, 0.1, 0.01, 1e-4),
     "dffg": (1.0, 0.1, 0.01, 1e-5),
+    "adadfq": (0.05, 0.005, 5e-4, 5e-6),
+    "hast": (2.0, 0.2, 0.02, 2e-5),
 }
 """Coefficients for 10, 100 and 1,000 classes, and the product for ten (methods.md 0.6)."""
 

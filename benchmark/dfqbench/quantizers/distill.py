@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dfqbench.api import Quantizer
-from dfqbench.quantizers.distill_params import RECIPES, DistillParams
+from dfqbench.quantizers.distill_params import DistillParams
+from dfqbench.quantizers.distill_recipes import RECIPES
 
 if TYPE_CHECKING:
     from torch import nn

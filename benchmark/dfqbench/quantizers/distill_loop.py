@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dfqbench.api.batch import Batch, SampleSource, is_live
 from dfqbench.api.errors import PluginError
-from dfqbench.api.precision import to_float32
 from dfqbench.quant import check_range_rule
-from dfqbench.quantizers.distill_losses import interpolate, kd_loss
+from dfqbench.quantizers.distill_losses import interpolate
+from dfqbench.quantizers.distill_terms import StudentLoss
+from dfqbench.quantizers.low_pass import LowPass
 from dfqbench.synth.augment import crop_and_flip
-from dfqbench.synth.params import FEW_CLASSES, is_large
 from dfqbench.synth.training_schedule import TrainingSchedule
 
 if TYPE_CHECKING:
@@ -53,14 +53,12 @@ class Distillation:
             UsageError: the range phase is too short for the range rule.
         """
         card = contexts[0].card
-        large = is_large(card.input_size)
-        warmup = params.warmup_epochs_large if large else params.warmup_epochs
-        budget = contexts[0].budget
-        self.schedule = TrainingSchedule(budget, params.epochs, params.iterations, params.range_epochs, warmup)
+        params = params.for_card(card)
+        self.schedule = TrainingSchedule(
+            contexts[0].budget, params.epochs, params.iterations, params.range_epochs, params.warmup_epochs
+        )
         check_range_rule(params.range, self.schedule.range_steps)
-        size = params.batch_large if large else params.batch
-        if not large and card.classes <= FEW_CLASSES:
-            size = params.batch_few_classes
+        size = params.batch
         if is_live(source):
             size = min(size, source.batch_size)
         elif isinstance(source, Sized):  # more images than a fixed source has would be repetitions
@@ -68,6 +66,7 @@ class Distillation:
         self.size = size
         self.lead = max(0, source.training_steps - self.schedule.total) if is_live(source) else 0
         self._source = source
+        self._student_steps = params.student_steps
         self._classes = card.classes
         self._soft: bool | None = None
         self._first = -self.lead
@@ -91,18 +90,20 @@ class Distillation:
         return [None if student is None else student.student for student in self.students]
 
     def step(self, step: int) -> None:
-        """Run one step (from 0; below it, a live source learns alone): a batch, from which each student learns."""
+        """Run one step (from 0; below it, a live source learns alone): batches, from which each student learns."""
         students = [student for student in self.students if student is not None]
-        source, batch = self._source, None
+        source, batches = self._source, list[Batch]()
         if is_live(source) and step + self.lead < source.training_steps:
             only = students[0].student if len(self.students) == 1 and step >= 0 else None
-            batch = source.train_step(source.batch_size, only).first(self.size)
+            batches.append(source.train_step(source.batch_size, only).first(self.size))
         elif not self.schedule.range_steps <= step < self.schedule.student_start:
-            batch = source.sample(self.size)
-        if batch is not None:
+            batches.append(source.sample(self.size))
+        if step >= self.schedule.student_start:
+            batches += [source.sample(self.size) for _ in range(1, self._student_steps)]
+        for batch in batches:
             self._check_labels(batch)
         for student in students:
-            student.ctx.for_student(student.step, step, batch, source)
+            student.ctx.for_student(student.step, step, batches, source)
 
     def _check_labels(self, batch: Batch) -> None:
         """Check that labels fit the network, and are of one kind in all batches.
@@ -137,38 +138,39 @@ class TrainedStudent:
     def __init__(
         self, teacher: nn.Module, ctx: Context, params: DistillParams, schedule: TrainingSchedule, lead: int
     ) -> None:
-        large = is_large(ctx.card.input_size)
         self.ctx = ctx
-        self._teacher = teacher
         self._params = params
         self._schedule = schedule
         self._lead = lead
         self.student: Student = ctx.prepare(teacher)
         self.student.use_integer_convolutions(ctx.precision.bfloat16)
         self.student.attach_observers(params.range)
-        self._lr = params.lr_large if large else params.lr
-        self._lr_steps = params.lr_steps_large if large else params.lr_steps
+        self._loss = StudentLoss(teacher, self.student, params, ctx)
+        side = ctx.card.input_size[1:]
+        self._low_pass = LowPass(side, params.low_pass * max(side), ctx.device) if params.low_pass > 0 else None
         self._random = torch.Generator(ctx.device).manual_seed(ctx.seed("distill"))
         # On the host, so that no step waits for the device.
         self._coin = torch.Generator().manual_seed(ctx.seed("distill", "coin"))
         self._run_observe = ctx.graphed(self._observe)
         self._run_update = ctx.graphed(self._update, generators=[self._random])
+        self._trained = list(self.student.parameters())
         self._optimizer = torch.optim.SGD(
-            self.student.parameters(),
-            lr=self._lr,
+            self._trained,
+            lr=params.lr,
             momentum=params.momentum,
             nesterov=params.momentum > 0,
             weight_decay=params.weight_decay,
             fused=True,
         )
 
-    def step(self, step: int, batch: Batch | None, source: SampleSource) -> None:
-        """Learn from the batch of a step (below 0: not yet), with progress, snapshot and checkpoint."""
+    def step(self, step: int, batches: Sequence[Batch], source: SampleSource) -> None:
+        """Learn from the batches of a step (below 0: not yet), with progress, snapshot and checkpoint."""
         schedule, scalars = self._schedule, {}
-        if batch is not None and 0 <= step < schedule.range_steps:
-            self._run_observe(batch.images)
-        elif batch is not None and step >= schedule.student_start:
-            scalars["loss"] = self._train(batch, step)
+        for batch in batches:
+            if 0 <= step < schedule.range_steps:
+                self._run_observe(batch.images)
+            elif step >= schedule.student_start:
+                scalars["loss"] = self._train(batch, step)
         self.ctx.progress(self._lead + step + 1, self._lead + schedule.total, **scalars)
         trained = step + 1 - schedule.student_start
         if trained > 0 and (trained % schedule.epoch_steps == 0 or step + 1 == schedule.total):
@@ -188,7 +190,7 @@ class TrainedStudent:
             batch.images,
             batch.labels,
             batch.teacher_logits,
-            self._lr * params.lr_factor ** self._schedule.decays(self._lr_steps, step),
+            self._rate(step),
             augments=self._happens(params.augment_share),
             mixes=self._happens(params.interpolation),
         )[0]
@@ -208,31 +210,23 @@ class TrainedStudent:
             batch = Batch(crop_and_flip(images, self._params.augment_scale, self._random), labels)
         if mixes:
             batch = interpolate(batch, self.ctx.card.classes, self._random)
-        teacher_logits = batch.teacher_logits
-        if teacher_logits is None:
-            with torch.no_grad(), self.ctx.autocast():
-                teacher_logits = self._teacher(batch.images)
-            teacher_logits = to_float32(teacher_logits)
-        loss = self._loss(teacher_logits, self.student(batch.images), batch.labels)
+        if self._low_pass is not None:
+            batch = Batch(self._low_pass(batch.images), batch.labels)
+        loss = self._loss(batch)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Only in the student: the images of some losses would have a gradient, too.
+        loss.backward(inputs=self._trained)  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return (loss,)
 
-    def _loss(self, teacher_logits: Tensor, logits: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the terms with a weight of ce_weight CE(Q(x), y) + alpha T^2 KL(P || Q) + mse_weight MSE(z_P, z_Q)."""
-        params = self._params
-        terms = []
-        if params.ce_weight > 0:
-            targets = teacher_logits.argmax(1) if labels is None else labels
-            terms.append(params.ce_weight * F.cross_entropy(logits, targets))
-        if params.alpha > 0:
-            terms.append(params.alpha * kd_loss(teacher_logits, logits, params.temperature, params.reduction))
-        if params.mse_weight > 0:
-            # Without temperature (KMDFQ, released code).
-            terms.append(params.mse_weight * F.mse_loss(logits, teacher_logits))
-        return torch.stack(terms).sum()
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        params, schedule = self._params, self._schedule
+        if params.lr_schedule == "steps":
+            return params.lr * params.lr_factor ** schedule.decays(params.lr_steps, step)
+        done = (step - schedule.student_start) / (schedule.total - schedule.student_start)
+        return params.lr * (1 + math.cos(math.pi * done)) / 2
 
     def _happens(self, share: float) -> bool:
         return share > 0 and float(torch.rand((), generator=self._coin)) < share

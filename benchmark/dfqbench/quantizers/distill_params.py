@@ -1,25 +1,33 @@
-"""Hyper-parameters and recipes of `distill`; free of torch."""
+"""Hyper-parameters of `distill`; free of torch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dfqbench.api import UsageError, param
 from dfqbench.quant import check_range_rule
+from dfqbench.synth.params import FEW_CLASSES, is_large
+
+if TYPE_CHECKING:
+    from dfqbench.api import ModelCard
 
 GDFQ = "released code (GDFQ)"
+HAST = "released code (HAST)"
+SYNQ = "released code (SynQ)"
+ADADFQ = "released code (AdaDFQ)"
 
 
 @dataclass(frozen=True)
 class DistillParams:
     """Hyper-parameters of `distill`; the defaults are GDFQ's, recipes have others.
 
-    Values with a twin `..._large` are for inputs up to 64 pixels, the twin is for larger ones.
+    Values with a twin `..._large` are for inputs up to 64 pixels, the twin is for larger ones; a twin
+    `..._few_classes` is for inputs up to 64 pixels and at most ten classes. A twin of None has
+    the same value. A loss whose weight is 0 is off, whatever the weight's twins are.
     """
 
     temperature: PositiveFloat = param(20.0, help="T of the distillation term", source=GDFQ)
@@ -34,6 +42,52 @@ class DistillParams:
     mse_weight: NonNegativeFloat = param(
         0.0, help="weight of the logits' mean squared difference; 0: off", source="released code (KMDFQ uses 1)"
     )
+    ce_threshold: NonNegativeFloat = param(
+        0.0,
+        help="tau: cross-entropy counts for images with 1 - p_y < tau, p_y the teacher's probability of the label; "
+        "0: for all images",
+        source=SYNQ,
+    )
+    ce_threshold_few_classes: NonNegativeFloat | None = param(
+        None, help="the same for networks of at most ten classes", source="paper (SynQ, CIFAR-10)"
+    )
+    ce_mask: Literal["masked", "released"] = param(
+        "masked",
+        help="images above the threshold count 0, or log C as released: a constant that changes no gradient",
+        source="inferred: the released constant has no effect",
+    )
+    gap_entropy_weight: NonNegativeFloat = param(
+        0.0, help="weight of -T^2 times the entropy of softmax((z_P - z_Q) / T); 0: off", source=ADADFQ
+    )
+    gap_entropy_temperature: PositiveFloat = param(20.0, help="T of this term", source=ADADFQ)
+    gap_entropy_temperature_large: PositiveFloat | None = param(None, help="the same for larger inputs", source=ADADFQ)
+    feature_weight: NonNegativeFloat = param(
+        0.0, help="weight of the blocks' attention differences; 0: off", source=HAST
+    )
+    feature_weight_few_classes: NonNegativeFloat | None = param(
+        None, help="the same for networks of at most ten classes", source=HAST
+    )
+    feature_weight_large: NonNegativeFloat | None = param(None, help="the same for larger inputs", source=HAST)
+    cam_weight: NonNegativeFloat = param(
+        0.0, help="weight of the squared difference of the Grad-CAM maps; 0: off", source=SYNQ
+    )
+    fgsm_weight: NonNegativeFloat = param(
+        0.0,
+        help="weight of the loss on images moved by a step along the sign of the loss's gradient; 0: off",
+        source=HAST,
+    )
+    fgsm_epsilon: NonNegativeFloat = param(0.01, help="this step, in the normalised space", source=HAST)
+    fgsm_epsilon_few_classes: NonNegativeFloat | None = param(
+        None, help="the same for networks of at most ten classes", source=HAST
+    )
+    fgsm_epsilon_large: NonNegativeFloat | None = param(None, help="the same for larger inputs", source=HAST)
+    fgsm_features: bool = param(True, help="whether moved images count in the attention differences", source=HAST)
+    fgsm_features_large: bool | None = param(None, help="the same for larger inputs", source=HAST)
+    low_pass: NonNegativeFloat = param(
+        0.0,
+        help="D0 of the images' Gaussian low-pass filter, as a share of the image's side in bins; 0: off",
+        source="released code (SynQ: 80 bins at 224 pixels); for other sizes inferred",
+    )
     lr: PositiveFloat = param(1e-4, help="learning rate of SGD", source=GDFQ)
     lr_large: PositiveFloat = param(1e-6, help="the same for larger inputs", source=GDFQ)
     momentum: NonNegativeFloat = param(0.9, help="momentum of SGD, Nesterov's unless 0", source=GDFQ)
@@ -47,6 +101,12 @@ class DistillParams:
         (100, 200, 300), help="the same for larger inputs", source=GDFQ, unit="epochs"
     )
     lr_factor: PositiveFloat = param(0.1, help="factor of each decay", source=GDFQ)
+    lr_schedule: Literal["steps", "cosine"] = param(
+        "steps", help="decays at `lr_steps`, or half a cosine down to 0 over the student's steps", source=GDFQ
+    )
+    student_steps: PositiveInt = param(
+        1, help="updates of a step, the later ones on images drawn anew", source="released code (AKD uses 10)"
+    )
     range_epochs: NonNegativeInt = param(
         4, help="first epochs, in which activation ranges follow the batches", source=GDFQ, unit="epochs"
     )
@@ -86,53 +146,20 @@ class DistillParams:
     )
 
     def __post_init__(self) -> None:
-        if self.alpha == self.ce_weight == self.mse_weight == 0:
+        on_logits = (self.alpha, self.ce_weight, self.mse_weight, self.gap_entropy_weight)
+        if not any((*on_logits, self.feature_weight, self.cam_weight)):
             raise UsageError("distill has no loss left", "set one of alpha, ce_weight and mse_weight above 0")
+        if self.fgsm_weight > 0 and not any((*on_logits, self.feature_weight)):
+            raise UsageError("distill has no loss for adversarial images", "set alpha above 0, or fgsm_weight=0")
         check_range_rule(self.range)
 
+    def for_card(self, card: ModelCard) -> Self:
+        """Return the values for a teacher with this card, under the names without `_large` and `_few_classes`."""
+        few_classes = "_few_classes" if card.classes <= FEW_CLASSES else ""
+        suffix = "_large" if is_large(card.input_size) else few_classes
+        names = [field.name for field in dataclasses.fields(self) if not self._is_off(field.name)]
+        twins: dict[str, Any] = {name: getattr(self, name + suffix, None) for name in names if suffix}
+        return dataclasses.replace(self, **{name: value for name, value in twins.items() if value is not None})
 
-_GDFQ = DistillParams()
-# Distillation 100 times heavier than GDFQ's on CIFAR-100. The paper's warm-up is 50 epochs, the code's 10 on CIFAR
-# (methods.md 3.1).
-_CLUSTERQ = dataclasses.replace(_GDFQ, reduction="batchmean", batch_few_classes=512, warmup_epochs=50)
-# Logits' squared difference instead of KL, without temperature (methods.md 6).
-_KMDFQ = dataclasses.replace(_GDFQ, alpha=0.0, mse_weight=1.0, warmup_epochs=20, warmup_epochs_large=50)
-_TEMPORAL = dataclasses.replace(_KMDFQ, interpolation=0.5)
-# The fine-tuning of most later papers (methods.md 8.3, released code): alpha times T^2 times the batch mean of KL, and
-# every image cropped and flipped at each step.
-_INTRAQ = dataclasses.replace(
-    _GDFQ,
-    alpha=20.0,
-    reduction="batchmean",
-    epochs=151,
-    lr_steps=(20, 40, 60),
-    lr_steps_large=(100, 200, 350),
-    warmup_epochs=4,
-    warmup_epochs_large=4,
-    batch=256,
-    batch_few_classes=256,
-    augment_share=1.0,
-)
-# DFFG's own (methods.md 5): as `intraq` at a rate that is stable on small networks, so the recipe of crosses.
-_DFFG = dataclasses.replace(
-    _GDFQ,
-    alpha=20.0,
-    reduction="batchmean",
-    lr=1e-5,
-    epochs=150,
-    lr_steps=(100,),
-    lr_steps_large=(100,),
-    warmup_epochs_large=4,
-    batch=64,
-    batch_few_classes=64,
-    batch_large=4,
-)
-
-RECIPES: Mapping[str, DistillParams] = {
-    "gdfq": _GDFQ,
-    "clusterq": _CLUSTERQ,
-    "kmdfq": _KMDFQ,
-    "temporal": _TEMPORAL,
-    "intraq": _INTRAQ,
-    "dffg": _DFFG,
-}
+    def _is_off(self, name: str) -> bool:
+        return name in {"feature_weight", "ce_threshold"} and getattr(self, name) == 0

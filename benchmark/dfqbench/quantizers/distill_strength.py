@@ -35,14 +35,16 @@ class Strength:
 def strength(params: DistillParams, classes: int) -> Strength:
     """Return how strongly a recipe pulls the student's logits to the teacher's.
 
-    T^2 KL is about sum dz^2 / (2 C), and `mean` divides by C once more; the mean squared difference is sum dz^2 / C.
-    Cross-entropy against labels is left out.
+    T^2 KL and AdaDFQ's gap entropy are about sum dz^2 / (2 C), and `mean` divides by C once more; the mean squared
+    difference is sum dz^2 / C. Adversarial images count like their originals. Cross-entropy against labels, feature
+    alignment and Grad-CAM are left out.
 
     Args:
         params: the recipe.
         classes: C; from 1,000 on the learning rate is that of larger inputs.
     """
     kd = params.alpha / (2 * classes * (classes if params.reduction == "mean" else 1))
-    coefficient = kd + params.mse_weight / classes
+    gap = params.gap_entropy_weight / (2 * classes)
+    coefficient = (kd + gap + params.mse_weight / classes) * (1 + params.fgsm_weight)
     lr = params.lr_large if classes >= CLASSES[-1] else params.lr
     return Strength(classes, coefficient, lr, coefficient * lr)
