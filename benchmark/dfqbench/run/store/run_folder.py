@@ -25,10 +25,11 @@ from dfqbench.run.store.files import (
     TRAINING,
     json_text,
     read_regular,
+    set_aside,
     write_json,
     write_text,
 )
-from dfqbench.run.store.status import MEASURED
+from dfqbench.run.store.status import MEASURED, SETTLED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -138,6 +139,32 @@ class RunFolder:
                 number += 1
                 continue
             return folder, number
+
+    def begun_cells(self) -> set[str]:
+        """Return the identities of the cells of which an attempt was begun."""
+        return set(_names(f"{self.path}/cells"))
+
+    def newest_recorded(self, cell_id: str) -> int:
+        """Return the number of a cell's newest attempt that has a record, or 0."""
+        cell = f"{self.path}/cells/{cell_id}"
+        numbers = sorted(map(_number, _names(cell)), reverse=True)
+        return next((number for number in numbers if Path(f"{cell}/attempt-{number}/{RECORD}").exists()), 0)
+
+    def keep_newest(self, cell_id: str, after: int, attempt: int) -> bool:
+        """Set all settled records of attempts after a number aside but the newest; check that it is `attempt`'s.
+
+        There are several where a run was suspended, and lost the cell, just before it wrote its record.
+        """
+        cell = self.path / "cells" / cell_id
+        others = [number for name in _names(str(cell)) if (number := _number(name)) > after and number != attempt]
+        settled = [attempt]
+        for number in others:
+            with contextlib.suppress(FileNotFoundError):
+                record = _read(cell / f"attempt-{number}" / RECORD)
+                settled += [number] if record is not None and record.status in SETTLED else []
+        for number in set(settled) - {max(settled)}:
+            set_aside(cell / f"attempt-{number}" / RECORD)
+        return attempt == max(settled)
 
     def latest(self, cell_id: str) -> Record | None:
         """Return the newest readable record of a cell, or None."""
