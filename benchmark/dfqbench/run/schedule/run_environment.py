@@ -124,7 +124,7 @@ class RunEnvironment:
         if self._described_torch:
             return
         self._described_torch = True
-        if not self.folder.knows_torch(self.environment):
+        if not self.folder.knows_torch(self._description, self.environment):
             answer = evaluator.ask({"op": "environment"})
             if "error" not in answer:
                 self.folder.write_environment({**self._description, "torch": answer["torch"]}, self.environment)

@@ -202,22 +202,37 @@ class RunFolder:
         write_text(attempt / RECORD, text)
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
-        """Write the description of an environment; one without what torch reports replaces none."""
-        path = self._environment(name)
+        """Write the description of an environment; one without what torch reports replaces none.
+
+        Machines of one environment whose hardware differs have a file each.
+        """
+        path = self._environment(name, environment)
         path.parent.mkdir(parents=True, exist_ok=True)
         if "torch" in environment or not path.exists():
             write_json(path, dict(environment))
 
-    def knows_torch(self, name: str) -> bool:
-        """Check that the description of an environment holds what torch reports."""
-        try:
-            description = json.loads(self._environment(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(description, dict) and "torch" in description
+    def knows_torch(self, environment: Mapping[str, Any], name: str) -> bool:
+        """Check that the description of an environment on this hardware holds what torch reports."""
+        return "torch" in _described(self._environment(name, environment))
 
-    def _environment(self, name: str) -> Path:
-        return self.path / "environments" / f"{name}.json"
+    def _environment(self, name: str, environment: Mapping[str, Any]) -> Path:
+        from dfqbench.run.plan.identity import identity
+        from dfqbench.run.store.environment import HARDWARE
+
+        first = self.path / "environments" / f"{name}.json"
+        hardware = {key: environment.get(key) for key in HARDWARE}
+        known = _described(first)
+        if not known or {key: known.get(key) for key in HARDWARE} == hardware:
+            return first
+        return first.with_name(f"{name}.{identity(hardware)}.json")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return description if isinstance(description, dict) else {}
 
 
 def _is_trained(record: Record) -> bool:
