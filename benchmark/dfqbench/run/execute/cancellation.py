@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Literal
 
 Reason = Literal["interrupt", "signal", "failures", "storage"]
-"""`interrupt`: Ctrl-C. `signal`: SIGTERM, SIGUSR1 or SIGUSR2 (batch systems differ). `failures`: as many cells failed as
-were allowed. `storage`: the results folder cannot be written."""
+"""`interrupt`: Ctrl-C. `signal`: SIGTERM, SIGUSR1 or SIGUSR2 (batch systems differ). `failures`: as many cells failed
+as were allowed. `storage`: the results folder cannot be written."""
 _STOP: dict[int, Reason] = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGUSR1: "signal"}
 _SIGNALS: dict[int, Reason] = {**_STOP, signal.SIGUSR2: "signal"}
 """Of a run. To a worker SIGUSR2 means to write its stacks."""
@@ -50,7 +50,7 @@ class Cancellation:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let signals request the end of the run, and SIGINT and SIGTERM hurry the second time; in the main thread only."""
+        """Let signals request the end, and SIGINT and SIGTERM hurry the second time; in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
