@@ -54,8 +54,8 @@ def main() -> None:
     given = parser.parse_args()
 
     def work(job: Any, *_: Any) -> Any:
-        sys.stdout.write(f"{Path(job.attempt).parent.name}\n")
-        sys.stdout.flush()
+        # A run redirects standard output for the hooks of plugins.
+        print(Path(job.attempt).parent.name, file=sys.__stdout__, flush=True)
         time.sleep(given.seconds)
         return done()
 

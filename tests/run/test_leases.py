@@ -57,6 +57,7 @@ def test_cell_of_a_killed_run_is_taken_over(tmp_path: Path, peers: list[Peer]) -
     assert len(records(tmp_path)) == CELLS
 
 
+@pytest.mark.slow
 def test_run_that_was_suspended_beyond_its_lease_discards_its_result(tmp_path: Path, peers: list[Peer]) -> None:
     peers.append(Peer(tmp_path, seconds=1.0, lease=2.0))
     cell = peers[0].wait_until_begun()
@@ -107,7 +108,8 @@ def test_of_two_finished_attempts_of_one_lease_the_newest_stays(tmp_path: Path) 
     run, numbers = RunFolder(tmp_path), range(1, 4)
     for number in numbers:
         folder, _ = run.new_attempt("aa11")
-        run.write_record(folder, Record(cell_id="aa11", attempt=number, status="failed"))
+        facts = {"schema": 1, "cell_id": "aa11", "attempt": number, "status": "failed"}
+        run.write_record(folder, Record.from_data(facts))
     # The first was there before the lease; the other two were written by runs that both believed to have it.
     assert run.newest_recorded("aa11") == 3
     assert not run.keep_newest("aa11", after=1, attempt=2)
