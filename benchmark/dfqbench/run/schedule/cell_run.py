@@ -258,7 +258,8 @@ class CellRun:
     def write(self) -> Record | None:
         """Write the record and return it; discard the attempt where another run has taken the cell over."""
         if not self._holds(self.cell):
-            return self._give_up()
+            self._give_up()
+            return None
         record, folder = self._record, self._env.folder
         died = record.error is not None and record.error.type == "EvaluatorDiedError"
         if self._cancellation.reason is not None and record.status == "failed" and died:
@@ -274,7 +275,8 @@ class CellRun:
             reclaim(self.folder, written=True)
             self._write_files()
         if record.status in SETTLED and not folder.keep_newest(record.cell_id, self._earlier, record.attempt):
-            return self._give_up()
+            self._give_up()
+            return None
         if record.status in MEASURED or record.status == "invalid":
             shutil.rmtree(folder.checkpoints(self.cell.cell_id), ignore_errors=True)
         return record

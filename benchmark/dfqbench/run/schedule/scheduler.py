@@ -271,15 +271,19 @@ class Scheduler:
                 self._add(cell, record)
 
     def _add(self, cell: Cell, record: Record) -> None:
-        self._count(cell, record)
+        self._count(cell, record, elsewhere=False)
         self._observers.finished(record)
 
-    def _count(self, cell: Cell, record: Record) -> None:
+    def _count(self, cell: Cell, record: Record, *, elsewhere: bool = True) -> None:
+        """Count a finished cell; of one that another run has finished, nothing is estimated anew."""
         self._records[id(cell)] = record
         self._history.add(record)
-        self._saved |= self._env.saved_sources([cell])
-        left = self._history.estimate(self._queue.waiting, self._env.device, {}, self._saved)
-        self._display.end(cell.label, record, left.seconds / len(self._executor.slots) if left.known else None)
+        seconds: float | None = None
+        if not elsewhere:
+            self._saved |= self._env.saved_sources([cell])
+            left = self._history.estimate(self._queue.waiting, self._env.device, {}, self._saved)
+            seconds = left.seconds / len(self._executor.slots) if left.known else None
+        self._display.end(cell.label, record, seconds)
         self._count_failure(record)
 
     def _count_failure(self, record: Record) -> None:
