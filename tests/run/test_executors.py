@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +13,11 @@ from typing import Any
 import pytest
 from tests.report.records import rows
 
-from attempts import PLUGINS, data_of
+from attempts import PLUGINS, cell_of, data_of, job_of
+from dfqbench.plugins import load_plugins
 from dfqbench.report import parse_layout, render
 from dfqbench.report.formatting import duration
+from dfqbench.run.execute import processes
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.job import EvaluationTimeoutError
 from dfqbench.run.execute.processes import EvaluatorProcess
@@ -159,3 +165,45 @@ def test_time_limit_of_an_evaluator_ends_its_process_and_the_next_request_starts
         assert answer["error"]["type"] == "KeyError"
     finally:
         evaluator.close()
+
+
+def test_signals_of_a_batch_system_do_not_end_an_evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned = []
+
+    def spawn(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        spawned.append(processes_spawn(*arguments, **options))
+        return spawned[-1]
+
+    processes_spawn = processes.spawn
+    monkeypatch.setattr(processes, "spawn", spawn)
+    evaluator = EvaluatorProcess(tmp_path / "log.txt", threads=1, device="cpu")
+    evaluator.start()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(spawned[0].pid, number)
+    assert "torch" in evaluator.ask({"op": "environment"})
+    evaluator.close()
+    assert (len(spawned), spawned[0].returncode) == (1, 0)
+    assert not (tmp_path / "log.txt").exists(), "an empty log"
+
+
+def test_worker_ends_once_another_run_has_its_cell(tmp_path: Path) -> None:
+    # Its parent may be suspended, and cannot end it.
+    (tmp_path / "cell.lease").write_text("token=another\n")
+    plugins = load_plugins()
+    leased = {"lease": str(tmp_path / "cell.lease"), "lease_token": "its own"}
+    job_of(cell_of("noise", plugins), tmp_path, "attempt", plugins, **leased).write(tmp_path / "job.json")
+    command = [sys.executable, "-m", "dfqbench.run.worker.main", str(tmp_path / "job.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        assert "another run has taken this cell over" in worker.stderr.read()
+    assert worker.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_of_batch_systems_stop_a_run(number: signal.Signals) -> None:
+    cancellation = Cancellation()
+    with cancellation.on_signals():
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+    assert (cancellation.reason, cancellation.signal_name) == ("signal", number.name)
+    assert cancellation.hurry == (number == signal.SIGTERM)

@@ -12,8 +12,8 @@ import pytest
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import SourceReady
 from dfqbench.run.execute.job import Job, OnEvent, Outcome
-from dfqbench.run.schedule.queue import try_lock
 from dfqbench.run.store.files import write_json
+from dfqbench.run.store.lease import Leases
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.store.source_cache import DESCRIPTION
 from dfqbench.run.store.status import MEASURED
@@ -22,28 +22,28 @@ from pretend import Executor, done, plan_of, schedule
 HOLD = """
 import sys, time
 from pathlib import Path
-from dfqbench.run.schedule.queue import try_lock
-lock = try_lock(Path(sys.argv[1]), "cell-aa11")
+from dfqbench.run.store.lease import Leases
+lock = Leases(Path(sys.argv[1])).take("cell-aa11")
 assert lock is not None
 print("held", flush=True)
 time.sleep(600)
 """
 
 
-def test_killed_process_releases_its_lock(tmp_path: Path) -> None:
+def test_killed_process_releases_its_lease(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
-            assert try_lock(tmp_path, "cell-aa11") is None
-            other = try_lock(tmp_path, "cell-bb22")
+            assert Leases(tmp_path).take("cell-aa11") is None
+            other = Leases(tmp_path).take("cell-bb22")
             assert other is not None
             other.release()
         finally:
             holder.kill()
-    again = try_lock(tmp_path, "cell-aa11")
+    again = Leases(tmp_path).take("cell-aa11")
     assert again is not None
-    assert try_lock(tmp_path, "cell-aa11") is None, "one process must exclude itself too"
+    assert Leases(tmp_path).take("cell-aa11") is None, "one process must exclude itself too"
     again.release()
 
 

@@ -20,7 +20,7 @@ from dfqbench.run.store.environment import describe_environment
 from dfqbench.run.store.status import RETRIES
 from pretend import Evaluator, Executor, assert_parts_sum_to_wall_time, done, one_image_target, plan_of, schedule
 
-ELSEWHERE = {"device_name": "another processor"}
+ELSEWHERE = {"instructions": ["another vendor"]}
 
 
 def executor_of(**result: Any) -> Executor:

@@ -6,7 +6,7 @@ from dfqbench.api import Precision
 from dfqbench.run.execute.executors import memory_need, plan_slots
 from dfqbench.run.execute.processes import clean_environment
 from dfqbench.run.store import environment
-from dfqbench.run.store.environment import Machine, resolve_precision, visible_gpus
+from dfqbench.run.store.environment import Machine, describe_environment, resolve_precision, visible_gpus
 from dfqbench.run.store.record import PeakMemory, Record
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
@@ -51,10 +51,15 @@ def test_one_cell_runs_alone_and_is_not_flagged() -> None:
 
 
 def test_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfqbench.run.store.environment.gpu_names", lambda: ("A", "B"))
+    monkeypatch.setattr(environment, "gpu_names", lambda: ("A", "B"))
+    monkeypatch.setattr(environment, "gpu_uuids", lambda: ("GPU-77", "GPU-88"))
     assert visible_gpus({}) == (("0", "A"), ("1", "B"))
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == (("1", "B"),)
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1a2b, 0"}) == (("GPU-1a2b", "GPU"), ("0", "A"))
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-8,GPU-77"}) == (("GPU-8", "B"), ("GPU-77", "A"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    names = {device: describe_environment(device)["device_name"] for device in ("cuda", "cuda:1")}
+    assert names == {"cuda": "B", "cuda:1": "A"}
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == ()
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == ()
 

@@ -291,7 +291,7 @@ def test_log_of_the_evaluator_that_is_no_file_is_set_aside(
 ) -> None:
     kind(tmp_path / "evaluator.log")
     start_and_close(monkeypatch, tmp_path / "evaluator.log")
-    assert (tmp_path / "evaluator.log").is_file()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".aside"]
 
 
 @pytest.mark.timeout(20)

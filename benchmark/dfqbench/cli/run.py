@@ -81,9 +81,10 @@ def run(request: GridRequest, how: RunRequest) -> None:
     """Run a grid and print its table.
 
     Synthesizes images, quantizes, evaluates; cells that were finished before are not run again, and one that was
-    interrupted goes on from its last checkpoint. Several of these commands may work on one folder. The exit status is
-    1 if a cell failed, if a plugin is broken, or if no cell could be run; 3 if the run was stopped by SIGTERM, by
-    SIGUSR1 or shortly before the end of a SLURM job, and 130 by Ctrl-C: the same command goes on from there.
+    interrupted goes on from its last checkpoint. Several of these commands may work on one folder: each ends once the
+    others have what is left, and the last one writes the table. The exit status is 1 if a cell failed, if a plugin is
+    broken, or if no cell could be run; 3 if the run was stopped by SIGTERM, SIGUSR1, SIGUSR2 or shortly before the end
+    of a SLURM job, and 130 by Ctrl-C: the same command goes on from there.
     """
     if sys.argv[1:] == ["run"]:
         typer.echo(_invitation(), err=True)
@@ -118,8 +119,11 @@ def run(request: GridRequest, how: RunRequest) -> None:
         tracker.install(plugins)
     cancellation = Cancellation()
     summary, folder = run_plan(plan, plugins, options, stderr_console(), cancellation)
-    typer.echo(_write_tables(folder, summary.records))
-    _print_next(folder, plan, request.out, complete=cancellation.reason is None)
+    if summary.holders:
+        _print_left(folder, summary, request.out)
+    else:
+        typer.echo(_write_tables(folder, summary.records))
+        _print_next(folder, plan, request.out, complete=cancellation.reason is None)
     _end(summary, broken=bool(plugins.broken or plan.problems), cancellation=cancellation)
 
 
@@ -199,6 +203,17 @@ def _write_tables(folder: RunFolder, records: Sequence[Record]) -> str:
     return text
 
 
+def _print_left(folder: RunFolder, summary: Summary, out: Path) -> None:
+    """Print that other runs have what is left."""
+    run = folder.name if out == DEFAULT_OUT else shlex.quote(str(folder.shown))
+    cells = f"{summary.missing} cells are" if summary.missing > 1 else "1 cell is"
+    typer.echo(
+        f"{cells} under way in {', '.join(summary.holders)}, so this run ends; the last to finish writes the table\n"
+        f"until then: dfqbench table {run}",
+        err=True,
+    )
+
+
 def _print_next(folder: RunFolder, plan: Plan, out: Path, *, complete: bool) -> None:
     """Print where the table is, how to get the page, and of a complete run what to try next and what others lack."""
     run = folder.name if out == DEFAULT_OUT else shlex.quote(str(folder.shown))
@@ -254,7 +269,7 @@ def _end(summary: Summary, *, broken: bool, cancellation: Cancellation) -> None:
         raise typer.Exit(INTERRUPTED if cancellation.reason == "interrupt" else PREEMPTED)
     if summary.failed or broken:
         raise typer.Exit(FAILED)
-    if not any(record.top1 is not None for record in summary.records):
+    if not summary.holders and not any(record.top1 is not None for record in summary.records):
         typer.echo("no cell could be run; the table says why", err=True)
         raise typer.Exit(FAILED)
 

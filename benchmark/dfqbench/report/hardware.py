@@ -10,7 +10,12 @@ from typing import Any
 
 def describe_hardware(run: Path) -> dict[str, str]:
     """Return words for every environment of a run, by the environment's id."""
-    return {name: _words(environment) for name, environment in environments(run).items()}
+    words: dict[str, str] = {}
+    for name, environment in environments(run).items():
+        first, other = words.get(name.partition(".")[0]), _words(environment)
+        # Further files of one environment are those of other hardware (`RunFolder.write_environment`).
+        words[name.partition(".")[0]] = other if first is None else f"{first} and {other}"
+    return words
 
 
 def environments(run: Path) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ CHECKED_IMAGES = 4
 """Images with which operands are checked; they are on their quantization levels for every image or for none."""
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What batch systems send to every process of a job; the evaluator ends with its parent, which kills it or closes its
+standard input."""
 PROGRESS_EVERY = 0.5
 """Seconds between two reports of the images evaluated."""
 
@@ -210,6 +214,8 @@ def _answer(error: BaseException) -> dict[str, Any]:
 
 def main() -> int:
     """Answer requests from standard input until it closes."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())

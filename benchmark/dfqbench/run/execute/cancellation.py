@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 Reason = Literal["interrupt", "signal", "failures", "storage", "walltime"]
-"""`interrupt`: Ctrl-C. `signal`: SIGTERM or SIGUSR1. `failures`: as many cells failed as were allowed. `storage`: the
-results folder cannot be written. `walltime`: a batch job has too little time left to begin a cell."""
-_SIGNALS: dict[int, Reason] = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGUSR1: "signal"}
-
+"""`interrupt`: Ctrl-C. `signal`: SIGTERM, SIGUSR1 or SIGUSR2 (batch systems differ). `failures`: as many cells failed
+as were allowed. `storage`: the results folder cannot be written. `walltime`: a batch job has too little time left to
+begin a cell."""
+_STOP: dict[int, Reason] = {signal.SIGINT: "interrupt", signal.SIGTERM: "signal", signal.SIGUSR1: "signal"}
+_SIGNALS: dict[int, Reason] = {**_STOP, signal.SIGUSR2: "signal"}
+"""Of a run. To a worker SIGUSR2 means to write its stacks."""
 
 _POLL = 0.05
 """Seconds between looks at a request."""
@@ -49,7 +51,7 @@ class Cancellation:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGUSR1 request the end, and hurry the second time; in the main thread only."""
+        """Let signals request the end, and SIGINT and SIGTERM hurry the second time; in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,7 +63,7 @@ class Cancellation:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self.reason is not None and number != signal.SIGUSR1:
+        if self.reason is not None and number not in {signal.SIGUSR1, signal.SIGUSR2}:
             self.hurry = True
         self.signal_name = signal.Signals(number).name
         self.request(_SIGNALS[number])
@@ -91,7 +93,7 @@ class StopFlag:
 
     def install(self) -> None:
         """Handle the stop signals of this process."""
-        for number in _SIGNALS:
+        for number in _STOP:
             signal.signal(number, self._request)
 
     def _request(self, _number: int, _frame: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
 import subprocess
 import tempfile
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
 
 LOG = "log.txt"
-GRACE = 30.0
-"""Seconds that a worker has to keep its state and end; batch systems give as much."""
+GRACE = 25.0
+"""Seconds that a worker has to keep its state and end; SLURM kills after 30."""
 STACK_SECONDS = 0.3
 """Time for the stack of a worker that hangs to reach its log."""
 STRAY_SECONDS = 2.0
@@ -126,7 +128,8 @@ class LocalExecutor:
     def evaluator(self, slot: Slot) -> EvaluatorProcess:
         """Return the slot's evaluator."""
         if slot.number not in self._evaluators:
-            log = self._logs / ("evaluator.log" if slot.number == 0 else f"evaluator-{slot.number}.log")
+            # Runs on several machines may work on one folder.
+            log = self._logs / f"evaluator-{platform.node()}-{os.getpid()}-{slot.number}.log"
             self._evaluators[slot.number] = EvaluatorProcess(log, self._threads, self._device, slot.variables)
         return self._evaluators[slot.number]
 

@@ -17,6 +17,7 @@ from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, EventError, Failed, Finished, Interrupted, MemberEvent, Warned
 from dfqbench.run.store.files import shortened, valid
+from dfqbench.run.store.lease import LEASE_SECONDS
 
 JOB = "job.json"
 MOST_STUDENTS = 16
@@ -71,6 +72,9 @@ class Job:
     probe_seconds: float = 0.0  # stop after so many seconds of steps, for an estimate; 0: run to the end
     shared_flag: str = ""  # flag of its records where other jobs use the same GPU or CPU (`SHARED`), or empty
     confined: bool = False  # whether the process of plugin code is to be confined; set by the executor
+    lease: str = ""  # file of the first cell's lease, without which the worker ends; empty: none is needed
+    lease_token: str = ""  # what that file holds as long as the lease is the parent's
+    lease_seconds: float = LEASE_SECONDS  # without a heartbeat until a lease is taken over
     members: list[JobMember] = field(default_factory=list)  # further cells of the same source that may share the worker
 
     def of_member(self, number: int) -> Job:

@@ -174,6 +174,9 @@ class EvaluatorProcess:
                 if self._process.stdin is not None:
                     self._process.stdin.close()
             self._end(self._process)
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size == 0:
+                self._log.unlink()
 
     def _launch(self) -> subprocess.Popen[str]:
         self._log.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from dfqbench.api.budget import Budget
@@ -64,9 +65,9 @@ class MethodPart(Part):
     own_quantize: bool = False  # whether its students are made by a `quantize` of its own, unless crossed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
-    """One point of a grid."""
+    """One point of a grid; its identities are computed once."""
 
     choice: MethodChoice  # names of the method and, for a cross, of the quantizer
     method: MethodPart
@@ -106,14 +107,14 @@ class Cell:
         """
         return identity(self._source_facts() | {"precision": Precision.FLOAT32})
 
-    @property
+    @cached_property
     def source_id(self) -> str:
         """Identity of the images."""
         return identity(
             self._source_facts() | {"code": [self.method.code, host_code("synth", "api", *QUANT_IN_SYNTH, *FAST_FORMS)]}
         )
 
-    @property
+    @cached_property
     def student_id(self) -> str:
         """Identity of the student."""
         facts = {
@@ -126,15 +127,20 @@ class Cell:
         }
         return identity(facts)
 
-    @property
+    @cached_property
     def cell_id(self) -> str:
         """Identity of the cell: the student and what it is evaluated on."""
         return identity({"student": self.student_id} | self._evaluation_facts())
 
-    @property
+    @cached_property
     def evaluation_id(self) -> str:
         """Identity of network and evaluation set: cells with the same one can be evaluated in one pass."""
         return identity({"model": self.model_key, "name": self.model_name} | self._evaluation_facts())
+
+    @cached_property
+    def params_id(self) -> str:
+        """Identity of the parameters of method and quantizer."""
+        return identity({"method": self.method.params, "quantizer": self.quantizer.params})
 
     def _evaluation_facts(self) -> dict[str, Any]:
         return {
@@ -147,7 +153,9 @@ class Cell:
 
     def shares_source(self, other: Cell) -> bool:
         """Check that another cell differs in the scheme only, and both have the same images."""
-        return not self.method.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
+        if self.method.depends_on_bits or self.source_id != other.source_id:
+            return False
+        return dataclasses.replace(other, scheme=self.scheme) == self
 
     @property
     def preprocessing(self) -> dict[str, Any]:

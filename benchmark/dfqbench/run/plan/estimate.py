@@ -93,9 +93,8 @@ class History:
 
 def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
     """Return what decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed."""
-    params = identity({"method": cell.method.params, "quantizer": cell.quantizer.params})
     speed = (cell.budget.name, cell.precision, device, cell.threads)
-    return (cell.choice.label, cell.dataset.name, cell.model_name, params, *speed)
+    return (cell.choice.label, cell.dataset.name, cell.model_name, cell.params_id, *speed)
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
@@ -25,11 +25,12 @@ from dfqbench.run.schedule.measured import (
     close_unmeasured,
     error_of,
 )
+from dfqbench.run.schedule.queue import Lease
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.files import TRACEBACK_FILE, reclaim, valid, write_text
 from dfqbench.run.store.record import Error, Origin, Record
 from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
-from dfqbench.run.store.status import MEASURED
+from dfqbench.run.store.status import MEASURED, SETTLED
 
 MOST_WARNINGS = 100
 """Warnings that a record keeps."""
@@ -37,22 +38,26 @@ MOST_WARNINGS = 100
 
 def run_job(
     env: RunEnvironment,
-    cells: Sequence[Cell],
+    lease: Lease,
     slot: Slot,
     *,
     executor: Executor,
     cancellation: Cancellation,
     on_event: OnEvent,
 ) -> list[Record | None]:
-    """Make one attempt at runnable cells that differ in the scheme only, in one worker, and write their records.
+    """Make one attempt at leased runnable cells that differ in the scheme only, in one worker, and write their records.
 
     Returns:
-        The records; None for a cell that was not run, and must run by itself.
+        The records; None for a cell that was not run, and must run by itself, or whose lease was lost.
 
     Raises:
         OSError: the results folder cannot be written.
     """
-    runs = [CellRun(env, cell, executor.evaluator(slot), cancellation, on_event) for cell in cells]
+    cells = list(lease.cells)
+    runs = [
+        CellRun(env, cell, executor.evaluator(slot), cancellation=cancellation, on_event=on_event, holds=lease.holds)
+        for cell in cells
+    ]
     first, others = runs[0], runs[1:]
     sharing = Sharing.ALONE
 
@@ -75,7 +80,9 @@ def run_job(
     for run in others:
         run.baseline = first.baseline
     begin = time.monotonic()
-    outcome = executor.run(env.job([(run.cell, run.folder) for run in runs], begin), slot, handle, cancellation)
+    file, token = lease.first
+    job = replace(env.job([(run.cell, run.folder) for run in runs], begin), lease=file, lease_token=token)
+    outcome = executor.run(job, slot, handle, cancellation)
     spent = time.monotonic() - begin
     if sharing is not Sharing.ALONE and (outcome.status == "oom" or (outcome.died and outcome.status == "failed")):
         # One cell has ended the worker of all; which one shows when each has a worker of its own.
@@ -99,26 +106,32 @@ def run_job(
 
 def evaluate_cached(
     env: RunEnvironment,
-    students: Sequence[tuple[Cell, CachedStudent]],
+    lease: Lease,
+    students: Mapping[str, CachedStudent],
+    *,
     evaluator: EvaluatorClient,
     cancellation: Cancellation,
     on_event: OnEvent,
-) -> list[Record]:
-    """Make records of cells of one network and one evaluation set whose students are trained already, in one pass.
+) -> list[Record | None]:
+    """Make records of leased cells of one network and one evaluation set, whose students are trained, in one pass.
 
     Returns:
-        The records, in the same order; that of the first cell only, where the full-precision network fails.
+        The records, in the same order, None where a lease was lost; that of the first cell only, where the
+        full-precision network fails.
 
     Raises:
         OSError: the results folder cannot be written.
     """
-    runs = [CellRun(env, cell, evaluator, cancellation, on_event) for cell, _ in students]
+    runs = [
+        CellRun(env, cell, evaluator, cancellation=cancellation, on_event=on_event, holds=lease.holds)
+        for cell in lease.cells
+    ]
     if not runs[0].prepare():
         _discard(runs[1:])
         return [runs[0].write()]
-    for run, (_, student) in zip(runs, students, strict=True):
+    for run in runs:
         run.baseline = runs[0].baseline
-        run.use_cached(student)
+        run.use_cached(students[run.cell.student_id])
     evaluate(runs)
     return [run.write() for run in runs]
 
@@ -146,6 +159,9 @@ class CellRun:
         warnings: of the worker and the host.
         together_with: the other cells of its worker.
         baseline: the evaluator's answer about the full-precision network; set by `prepare`, or from another cell's.
+
+    Args:
+        holds: checks that this run still has the cell's lease.
     """
 
     def __init__(
@@ -153,8 +169,10 @@ class CellRun:
         env: RunEnvironment,
         cell: Cell,
         evaluator: EvaluatorClient,
+        *,
         cancellation: Cancellation,
         on_event: OnEvent,
+        holds: Callable[[Cell], bool],
     ) -> None:
         self.cell = cell
         self.warnings: list[str] = []
@@ -164,6 +182,8 @@ class CellRun:
         self._evaluator = evaluator
         self._cancellation = cancellation
         self._on_event = on_event
+        self._holds = holds
+        self._earlier = env.folder.newest_recorded(cell.cell_id)
         self.folder, number = env.folder.new_attempt(cell.cell_id)
         self._record = env.new_record(cell, number)
         self._request = env.request(cell, self.folder)
@@ -235,8 +255,11 @@ class CellRun:
                 self._record.flags.append(RANDOM_WEIGHTS)
             close_measured(self._record, self.cell.dataset.classes)
 
-    def write(self) -> Record:
-        """Write the record and return it."""
+    def write(self) -> Record | None:
+        """Write the record and return it; discard the attempt where another run has taken the cell over."""
+        if not self._holds(self.cell):
+            self._give_up()
+            return None
         record, folder = self._record, self._env.folder
         died = record.error is not None and record.error.type == "EvaluatorDiedError"
         if self._cancellation.reason is not None and record.status == "failed" and died:
@@ -251,6 +274,9 @@ class CellRun:
             # Plugin code of a cell beside this one may have removed the folder meanwhile; a full disk fails again.
             reclaim(self.folder, written=True)
             self._write_files()
+        if record.status in SETTLED and not folder.keep_newest(record.cell_id, self._earlier, record.attempt):
+            self._give_up()
+            return None
         if record.status in MEASURED or record.status == "invalid":
             shutil.rmtree(folder.checkpoints(self.cell.cell_id), ignore_errors=True)
         return record
@@ -260,6 +286,10 @@ class CellRun:
             write_text(self.folder / TRACEBACK_FILE, self._record.error.traceback)
             self._record.error.traceback_file = TRACEBACK_FILE
         self._env.folder.write_record(self.folder, self._record)
+
+    def _give_up(self) -> None:
+        self._on_event(Warned("another run took this cell over while this one did not run; its result is discarded"))
+        self.discard()
 
     def discard(self) -> None:
         """Remove the attempt: the cell was not run."""

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from dfqbench.run.execute.events import Event, SharedJob, Sharing, SourceReady
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.lease import Leases, is_held
 from dfqbench.run.store.record import Record
 
-
-def try_lock(folder: Path, name: str) -> FileLock | None:
-    """Return a lock file's lock, or None where it is held; the operating system releases it when its process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Acquired by the scheduler's thread, and released by the one that follows the worker.
-    lock = FileLock(folder / f"{name}.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
 
 
 @dataclass(slots=True)
 class Lease:
-    """The locks on the cells of one job."""
+    """The leases of the cells of one job."""
 
     cells: list[Cell]  # the first cell, and members that may share its worker
-    locks: list[FileLock]  # of each of them
-    source: FileLock | None = None  # the lock on the source, where the first cell is to make it
+    locks: list[SoftFileLease]  # of each of them
+    source: SoftFileLease | None = None  # that of the source, where the first cell is to make it
     alone: bool = False  # whether the worker has declined the members
+
+    @property
+    def first(self) -> tuple[str, str]:
+        """File and token of the first cell's lease."""
+        return self.locks[0].lock_file, self.locks[0].token or "released"
+
+    def holds(self, cell: Cell) -> bool:
+        """Check that this run still has the lease of one of the cells."""
+        lock = next(lock for leased, lock in zip(self.cells, self.locks, strict=True) if leased is cell)
+        return lock.token is not None and is_held(lock.lock_file, lock.token)
 
     def release_source(self) -> None:
         """Release the source."""
@@ -57,6 +58,7 @@ class Queue:
 
     Attributes:
         waiting: cells that no worker of this run has.
+        changed: whether a cell may have become free since the last `lease_next`.
 
     Args:
         slots: number of workers at once.
@@ -65,6 +67,7 @@ class Queue:
 
     def __init__(self, env: RunEnvironment, slots: int, settled: Callable[[Cell, Record], None]) -> None:
         self.waiting: list[Cell] = []
+        self.changed = True
         self._env = env
         self._slots = slots
         self._settled = settled
@@ -73,6 +76,8 @@ class Queue:
         self._unshared: set[str] = set()
         self._by_itself: set[str] = set()
         self._leases: list[Lease] = []
+        self._folder_leases = Leases(env.folder.path / "locks", env.rules.lease_seconds)
+        self._elsewhere: list[Cell] = []
 
     def fill(self, cells: Sequence[Cell]) -> None:
         """Set the cells that are to be run, in the plan's order."""
@@ -86,18 +91,19 @@ class Queue:
         for cell in self.waiting:
             for name, path in (
                 (f"source-{cell.source_id}", folder.source(cell.source_id)),
-                (f"cell-{cell.cell_id}", folder.checkpoints(cell.cell_id)),
+                (_name(cell), folder.checkpoints(cell.cell_id)),
             ):
-                if path.exists() and (lock := self._try_lock(name)) is not None:
+                if path.exists() and (lock := self._take(name)) is not None:
                     shutil.rmtree(path, ignore_errors=True)
                     lock.release()
 
     @contextmanager
-    def lease_free(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    def lease_free(self, cells: Sequence[Cell]) -> Iterator[Lease]:
         """Lease those of some waiting cells that are free, for the time of the block."""
-        locks = {cell.cell_id: lock for cell in cells if (lock := self._try_cell(cell)) is not None}
+        locks = {cell.cell_id: lock for cell in cells if (lock := self._take_cell(cell)) is not None}
+        free = [cell for cell in cells if cell.cell_id in locks and not self._settled_elsewhere(cell)]
         try:
-            yield [cell for cell in cells if cell.cell_id in locks and not self._settled_elsewhere(cell)]
+            yield Lease(free, [locks[cell.cell_id] for cell in free])
         finally:
             for lock in locks.values():
                 lock.release()
@@ -107,8 +113,19 @@ class Queue:
 
         A cell whose source another cell is making waits for it, while others go on.
         """
-        for cell in list(self.waiting):
-            if self._settled_elsewhere(cell) or (lock := self._try_cell(cell)) is None:
+        self._elsewhere, self.changed = [], False
+        cells = list(reversed(self.waiting))
+        while cells:
+            cell = cells.pop()
+            if self._settled_elsewhere(cell):
+                continue
+            lock = self._take_cell(cell)
+            if lock is None:
+                if not self._elsewhere and cells:
+                    # Many runs that look for a free cell in the same order would all try each other's.
+                    place = secrets.randbelow(len(cells))
+                    cells = cells[place:] + cells[:place]
+                self._elsewhere.append(cell)
                 continue
             lease = Lease([cell], [lock])
             # Another run may have finished it just before the lock.
@@ -121,6 +138,26 @@ class Queue:
             return lease
         return None
 
+    def take_settled(self) -> None:
+        """Take over the records that other runs have written since this one began."""
+        begun = self._env.folder.begun_cells()
+        for cell in [cell for cell in self.waiting if cell.cell_id in begun]:
+            self._settled_elsewhere(cell)
+
+    @property
+    def all_elsewhere(self) -> bool:
+        """Whether other runs held every cell that is left when `lease_next` looked."""
+        return 0 < len(self._elsewhere) == len(self.waiting)
+
+    @property
+    def holders_live(self) -> bool:
+        """Whether the holder of each of these cells has been seen to live."""
+        return all(self._folder_leases.is_alive(_name(cell)) for cell in self._elsewhere)
+
+    def holders(self) -> list[str]:
+        """Describe the holders of these cells."""
+        return sorted({self._folder_leases.holder(_name(cell)) for cell in self._elsewhere})
+
     def on_event(self, lease: Lease, event: Event) -> None:
         """Note a worker's report about its source and its members; called from any thread."""
         if isinstance(event, SourceReady):
@@ -128,6 +165,7 @@ class Queue:
                 # Other cells cannot load it either: none needs to wait for it again.
                 self._unshared.add(lease.cells[0].source_id)
             lease.release_source()
+            self.changed = True
         elif isinstance(event, SharedJob) and event.sharing is Sharing.ALONE:
             # The scheduler's own thread puts the members back.
             lease.alone = True
@@ -139,6 +177,7 @@ class Queue:
                 for cell, lock in zip(lease.cells[1:], lease.locks[1:], strict=True):
                     self._wait_again(cell)
                     lock.release()
+                    self.changed = True
                 del lease.cells[1:], lease.locks[1:]
 
     def end(self, lease: Lease, not_run: Sequence[Cell]) -> None:
@@ -146,15 +185,16 @@ class Queue:
         self.take_back()
         self._leases.remove(lease)
         lease.release()
+        self.changed = True
         for cell in not_run:
             if cell in lease.cells:
                 self._wait_again(cell)
 
-    def _try_lock(self, name: str) -> FileLock | None:
-        return try_lock(self._env.folder.path / "locks", name)
+    def _take(self, name: str) -> SoftFileLease | None:
+        return self._folder_leases.take(name)
 
-    def _try_cell(self, cell: Cell) -> FileLock | None:
-        return self._try_lock(f"cell-{cell.cell_id}")
+    def _take_cell(self, cell: Cell) -> SoftFileLease | None:
+        return self._take(_name(cell))
 
     def _lease_members(self, lease: Lease) -> None:
         """Lease cells that may share the worker, but leave enough for every slot."""
@@ -168,7 +208,7 @@ class Queue:
                 return
             if not first.shares_source(cell) or cell.cell_id in self._by_itself:
                 continue
-            lock = self._try_cell(cell)
+            lock = self._take_cell(cell)
             if lock is None:
                 continue
             if self._settled_elsewhere(cell):
@@ -183,7 +223,7 @@ class Queue:
         cell = lease.cells[0]
         if cell.source_id in self._unshared or self._env.saved_sources([cell]):
             return True
-        lease.source = self._try_lock(f"source-{cell.source_id}")
+        lease.source = self._take(f"source-{cell.source_id}")
         if lease.source is not None and self._env.saved_sources([cell]):
             lease.release_source()
             return True
@@ -202,6 +242,10 @@ class Queue:
         self.waiting.remove(cell)
         self._settled(cell, record)
         return True
+
+
+def _name(cell: Cell) -> str:
+    return f"cell-{cell.cell_id}"
 
 
 def _attempt(record: Record | None) -> int:

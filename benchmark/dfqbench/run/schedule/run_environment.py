@@ -14,6 +14,7 @@ from dfqbench.run.execute.job import CHECKPOINT_EVERY, EvaluatorClient, Job, Job
 from dfqbench.run.plan.cell import Cell
 from dfqbench.run.store.environment import describe_environment, environment_id
 from dfqbench.run.store.files import shortened
+from dfqbench.run.store.lease import LEASE_SECONDS
 from dfqbench.run.store.record import SCHEMA, Dataset, Error, Model, Preprocessing, Record, SchemeFacts, Versions, now
 from dfqbench.run.store.run_folder import CachedStudent, RunFolder
 from dfqbench.run.store.source_cache import is_saved
@@ -31,9 +32,11 @@ class Rules:
     evaluation_limit: float = 0.0  # seconds for each answer of the evaluator; 0: no limit
     checkpoint_every: float = CHECKPOINT_EVERY  # seconds between checkpoints
     memory_mib: int = 0  # most private memory of a worker; 0: no limit
-    max_failures: int = 0  # failures after which the run ends; 0: never
+    max_failures: int = 0  # failures, of all runs on the folder, after which the run ends; 0: never
+    failures_since: str = ""  # count also those finished since then (as in records); empty: since the run's start
     last_begin: float = math.inf  # Unix time after which no cell is begun
     oracle: int = 0  # states of each student to evaluate besides its last; a cell finished with fewer runs again
+    lease_seconds: float = LEASE_SECONDS  # without a heartbeat until another run takes a cell over
     separate: bool = False  # whether each cell has a worker to itself, even where one source could serve several
 
 
@@ -123,7 +126,7 @@ class RunEnvironment:
         if self._described_torch:
             return
         self._described_torch = True
-        if not self.folder.knows_torch(self.environment):
+        if not self.folder.knows_torch(self._description, self.environment):
             answer = evaluator.ask({"op": "environment"})
             if "error" not in answer:
                 self.folder.write_environment({**self._description, "torch": answer["torch"]}, self.environment)
@@ -163,6 +166,7 @@ class RunEnvironment:
             time_limit=0.0 if probe_seconds else self.rules.time_limit,
             snapshots=0 if probe_seconds else self.rules.oracle,
             probe_seconds=probe_seconds,
+            lease_seconds=self.rules.lease_seconds,
             members=[
                 JobMember(member.scheme.as_dict(), str(folder), str(self.folder.checkpoints(member.cell_id)))
                 for member, folder in members

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from dfqbench.api.errors import DfqError
 from dfqbench.run.execute.cancellation import Cancellation
@@ -24,8 +25,8 @@ from dfqbench.run.store.status import FAULTY
 
 _Records = list[tuple[Cell, Record | None]]
 """Cells of a worker with their records; None where one was not run."""
-POLL = 0.5
-"""Seconds between looks at cells that another run has leased."""
+POLL, LONG_POLL = 0.5, 10.0
+"""Seconds between looks at cells that another run has leased: a tenth of the time without one, between these."""
 
 
 class StorageError(DfqError):
@@ -42,6 +43,7 @@ class Summary:
     failed: list[Record] = field(default_factory=list)  # cells that failed or are invalid now
     missing: int = 0  # cells without a record, or preempted
     notes: list[str] = field(default_factory=list)  # messages for the end
+    holders: list[str] = field(default_factory=list)  # of all cells that are left, if other runs hold each of them
 
 
 class Scheduler:
@@ -67,6 +69,9 @@ class Scheduler:
         self._summary = Summary()
         self._failures = 0
         self._storage_error: OSError | None = None
+        self._announced = False
+        self._idle_since: float | None = None
+        self._looked_at = 0.0
 
     def run(self, cells: Iterable[Cell]) -> Summary:
         """Run every cell that is not finished.
@@ -86,6 +91,8 @@ class Scheduler:
                 self._summary.reused += 1
                 self._summary.elsewhere += record.environment != self._env.environment
                 self._records[id(cell)] = record
+                if self._env.rules.failures_since and (record.finished_at or "") >= self._env.rules.failures_since:
+                    self._count_failure(record)
         self._queue.fill(left)
         if self._env.rules.fresh:
             self._queue.remove_earlier()
@@ -113,26 +120,36 @@ class Scheduler:
                     self._evaluate_group(group[start : start + MOST_STUDENTS], students)
 
     def _evaluate_group(self, cells: Sequence[Cell], students: Mapping[str, CachedStudent]) -> None:
-        records: list[Record] = []
-        with self._queue.lease_free(cells) as leased:
-            view = self._display.begin(f"{len(leased)} students that are there already")
+        records: list[Record | None] = []
+        with self._queue.lease_free(cells) as lease:
+            view = self._display.begin(f"{len(lease.cells)} students that are there already")
             view.event(PhaseStarted(Phase.EVALUATION))
             try:
-                if leased:
-                    records = self._records_of([(cell, students[cell.student_id]) for cell in leased], view.event)
+                if lease.cells:
+                    records = self._records_of(lease, students, view.event)
             finally:
                 view.close()
-        for cell, record in zip(leased, records, strict=False):
-            self._queue.waiting.remove(cell)
-            self._add(cell, record)
+        for cell, record in zip(lease.cells, records, strict=False):
+            if record is not None:
+                self._queue.waiting.remove(cell)
+                self._add(cell, record)
 
-    def _records_of(self, students: Sequence[tuple[Cell, CachedStudent]], on_event: OnEvent) -> list[Record]:
+    def _records_of(
+        self, lease: Lease, students: Mapping[str, CachedStudent], on_event: OnEvent
+    ) -> list[Record | None]:
         """Evaluate students, and end that when the run is cancelled."""
         evaluator = self._executor.evaluator(self._executor.slots[0])
+        evaluate = partial(
+            evaluate_cached,
+            *(self._env, lease, students),
+            evaluator=evaluator,
+            cancellation=self._cancellation,
+            on_event=on_event,
+        )
         if self._executor.in_process:
-            return evaluate_cached(self._env, students, evaluator, self._cancellation, on_event)
+            return evaluate()
         with ThreadPoolExecutor(1, thread_name_prefix="cached") as pool:
-            work = pool.submit(evaluate_cached, self._env, students, evaluator, self._cancellation, on_event)
+            work = pool.submit(evaluate)
             while not wait([work], timeout=POLL).done:
                 if self._cancellation.reason is not None:
                     evaluator.kill()
@@ -147,11 +164,47 @@ class Scheduler:
             if self._too_late():
                 self._cancellation.request("walltime")
                 return
-            lease = self._queue.lease_next()
-            if lease is None:
-                self._cancellation.wait(POLL)
-            else:
+            lease = self._next_lease()
+            if lease is not None:
                 self._finish(lease, self._run_lease(lease, self._executor.slots[0]))
+            elif self._leaves():
+                return
+            else:
+                self._cancellation.wait(POLL)
+
+    def _next_lease(self) -> Lease | None:
+        """Lease the next cell; the longer there was none, the less often the folder is looked at."""
+        now = time.monotonic()
+        idle = 0.0 if self._idle_since is None else now - self._idle_since
+        if not self._queue.changed and now - self._looked_at < min(LONG_POLL, max(POLL, idle / 10)):
+            return None
+        if self._env.rules.max_failures:
+            self._queue.take_settled()
+            if self._cancellation.reason is not None:
+                return None
+        lease = self._queue.lease_next()
+        self._looked_at = time.monotonic()
+        if lease is not None:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        return lease
+
+    def _leaves(self) -> bool:
+        """Check, where no worker runs, that other runs hold every cell that is left, and live."""
+        if not self._queue.all_elsewhere:
+            return False
+        if self._queue.holders_live:
+            self._summary.holders = self._queue.holders()
+            return True
+        if not self._announced:
+            self._announced = True
+            count, holders = len(self._queue.waiting), ", ".join(self._queue.holders())
+            self._display.say(
+                f"waiting for a sign of life of {holders}, which began the last {count} cells; without one they are "
+                f"taken over after {self._env.rules.lease_seconds:.0f} s"
+            )
+        return False
 
     def _run_in_threads(self) -> None:
         with ThreadPoolExecutor(len(self._executor.slots), thread_name_prefix="slot") as pool:
@@ -169,7 +222,7 @@ class Scheduler:
         while running or (self._queue.waiting and self._cancellation.reason is None):
             self._queue.take_back()
             while free and self._queue.waiting and self._cancellation.reason is None and not self._too_late():
-                lease = self._queue.lease_next()
+                lease = self._next_lease()
                 if lease is None:
                     break
                 slot = free.pop(0)
@@ -177,6 +230,8 @@ class Scheduler:
             if not running:
                 if self._queue.waiting and self._too_late():
                     self._cancellation.request("walltime")
+                elif self._leaves():
+                    return
                 self._cancellation.wait(POLL)
                 continue
             done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
@@ -205,7 +260,7 @@ class Scheduler:
             if cells[0].problem is not None:
                 return [(cells[0], self._env.record_problem(cells[0]))]
             records = run_job(
-                self._env, cells, slot, executor=self._executor, cancellation=self._cancellation, on_event=on_event
+                self._env, lease, slot, executor=self._executor, cancellation=self._cancellation, on_event=on_event
             )
             return list(zip(cells, records, strict=True))
         except OSError as error:
@@ -225,15 +280,22 @@ class Scheduler:
                 self._add(cell, record)
 
     def _add(self, cell: Cell, record: Record) -> None:
-        self._count(cell, record)
+        self._count(cell, record, elsewhere=False)
         self._observers.finished(record)
 
-    def _count(self, cell: Cell, record: Record) -> None:
+    def _count(self, cell: Cell, record: Record, *, elsewhere: bool = True) -> None:
+        """Count a finished cell; of one that another run has finished, nothing is estimated anew."""
         self._records[id(cell)] = record
         self._history.add(record)
-        self._saved |= self._env.saved_sources([cell])
-        left = self._history.estimate(self._queue.waiting, self._env.device, {}, self._saved)
-        self._display.end(cell.label, record, left.seconds / len(self._executor.slots) if left.known else None)
+        seconds: float | None = None
+        if not elsewhere:
+            self._saved |= self._env.saved_sources([cell])
+            left = self._history.estimate(self._queue.waiting, self._env.device, {}, self._saved)
+            seconds = left.seconds / len(self._executor.slots) if left.known else None
+        self._display.end(cell.label, record, seconds)
+        self._count_failure(record)
+
+    def _count_failure(self, record: Record) -> None:
         self._failures += record.status in FAULTY
         if self._env.rules.max_failures and self._failures >= self._env.rules.max_failures:
             self._cancellation.request("failures")

@@ -18,6 +18,7 @@ from typing import Any
 from dfqbench.accel.backend import kernels_for
 from dfqbench.api.precision import Precision
 from dfqbench.run.plan.identity import identity
+from dfqbench.run.store.resources import free_memory_mib, usable_cores
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
 """Packages whose versions may change a number."""
@@ -33,10 +34,17 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
 """Environment variables by which libraries choose their kernels, and CUDA graphs are used or not."""
-NOT_IDENTITY = ("installed", "revision", "torch", "deterministic")
+HARDWARE = ("cpu", "cores", "driver", "device_name")
+"""Parts of the description that nodes of one cluster may differ in; of them only a GPU's name changes digits."""
+NOT_IDENTITY = frozenset({"installed", "revision", "torch", "deterministic", *HARDWARE})
 """Parts of the description that change no number by themselves or follow from the others."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Instruction sets that multiply in bfloat16 (the last: 64-bit Arm)."""
+INSTRUCTIONS = BFLOAT16_FLAGS | {
+    *("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    *("avx512_fp16", "amx_tile", "amx_int8", "amx_fp16", "asimd", "asimdhp", "asimddp", "sve", "sve2", "i8mm"),
+}
+"""Instruction sets by which torch and its libraries choose their CPU kernels."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -55,8 +63,9 @@ class Machine:
         gpus = visible_gpus()
         free = [float(line.split()[0]) for line in _ask_driver("memory.free") if line.split()[0].isdigit()]
         least = min(free, default=0.0)
-        of_each = (free[int(name)] if name.isdigit() and int(name) < len(free) else least for name, _ in gpus)
-        return cls(_usable_cores(), _free_memory_mib(), gpus, tuple(of_each))
+        cards = (_card(name) for name, _ in gpus)
+        of_each = (least if card is None or card >= len(free) else free[card] for card in cards)
+        return cls(usable_cores(), free_memory_mib(), gpus, tuple(of_each))
 
 
 def describe_environment(device: str) -> dict[str, Any]:
@@ -69,6 +78,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "instructions": cpu_instructions(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "device": device,
@@ -83,10 +93,18 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def environment_id(environment: Mapping[str, Any]) -> str:
-    """Return the identity of an environment, without the version of dfqbench: identities of cells hash its code."""
+    """Return the identity of what may change digits: packages, kind of device, a GPU's name, instruction sets.
+
+    The version of dfqbench is not in it, since identities of cells hash its code and their precision.
+    """
+    device = environment["device"].partition(":")[0]
     packages = {name: version for name, version in environment["packages"].items() if name != "dfqbench"}
     facts = {key: value for key, value in environment.items() if key not in NOT_IDENTITY}
-    return identity(facts | {"packages": packages})
+    return identity(facts | {"packages": packages, "device": device} | _gpu_of(environment, device))
+
+
+def _gpu_of(environment: Mapping[str, Any], device: str) -> dict[str, Any]:
+    return {} if device == "cpu" else {"device_name": environment["device_name"]}
 
 
 @cache
@@ -136,6 +154,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset((_cpu_info("flags", "Features") or "").split())
 
 
+def cpu_instructions() -> list[str]:
+    """Return the processor's vendor, by which MKL chooses its kernels, and its instruction sets that count."""
+    return [_cpu_info("vendor_id", "CPU implementer") or "unknown", *sorted(cpu_flags() & INSTRUCTIONS)]
+
+
 @cache
 def cpu_name() -> str:
     """Return the processor's name."""
@@ -147,6 +170,12 @@ def cpu_name() -> str:
 def gpu_names() -> tuple[str, ...]:
     """Return the names of NVIDIA GPUs."""
     return _ask_driver("name")
+
+
+@cache
+def gpu_uuids() -> tuple[str, ...]:
+    """Return the UUIDs of NVIDIA GPUs."""
+    return _ask_driver("uuid")
 
 
 @cache
@@ -165,9 +194,18 @@ def visible_gpus(variables: Mapping[str, str] | None = None) -> tuple[tuple[str,
     for entry in map(str.strip, listed.split(",")):
         if not entry or entry.startswith("-"):
             break
-        # GPUs listed by UUID (batch systems do that) are taken to be of one product.
-        gpus.append((entry, names[int(entry)] if entry.isdigit() and int(entry) < len(names) else "GPU"))
+        card = _card(entry)
+        # A part of a GPU (MIG) has a UUID of its own.
+        product = names[0] if len(set(names)) == 1 else "GPU"
+        gpus.append((entry, product if card is None or card >= len(names) else names[card]))
     return tuple(gpus)
+
+
+def _card(entry: str) -> int | None:
+    """Return the driver's number of a GPU in CUDA_VISIBLE_DEVICES, which may be the beginning of its UUID."""
+    if entry.isdigit():
+        return int(entry)
+    return next((number for number, uuid in enumerate(gpu_uuids()) if uuid.startswith(entry)), None)
 
 
 def _version(package: str) -> str | None:
@@ -178,8 +216,8 @@ def _version(package: str) -> str | None:
 
 
 def _gpu_name(device: str) -> str:
-    index = int(device.partition(":")[2] or 0)
-    return gpu_names()[index] if index < len(gpu_names()) else "unknown GPU"
+    index, gpus = int(device.partition(":")[2] or 0), visible_gpus()
+    return gpus[index][1] if index < len(gpus) else "unknown GPU"
 
 
 def _cpu_info(*keys: str) -> str | None:
@@ -206,28 +244,3 @@ def _ask_driver(field: str) -> tuple[str, ...]:
 def _output(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - on the path
     return done.stdout.strip()
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # no such call outside Linux
-        return os.cpu_count() or 1
-
-
-def _free_memory_mib() -> float:
-    """Return the memory that new processes may take, according to the system and the control group."""
-    free: list[float] = []
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        pass
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
-        if limit != "max":
-            free.append((int(limit) - int(used)) / 2**20)
-    except (OSError, ValueError):
-        pass
-    return min(free, default=float(1 << 20))

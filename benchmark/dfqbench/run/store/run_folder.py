@@ -25,10 +25,11 @@ from dfqbench.run.store.files import (
     TRAINING,
     json_text,
     read_regular,
+    set_aside,
     write_json,
     write_text,
 )
-from dfqbench.run.store.status import MEASURED
+from dfqbench.run.store.status import MEASURED, SETTLED
 
 if TYPE_CHECKING:
     from dfqbench.run.store.record import Record
@@ -139,6 +140,32 @@ class RunFolder:
                 continue
             return folder, number
 
+    def begun_cells(self) -> set[str]:
+        """Return the identities of the cells of which an attempt was begun."""
+        return set(_names(f"{self.path}/cells"))
+
+    def newest_recorded(self, cell_id: str) -> int:
+        """Return the number of a cell's newest attempt that has a record, or 0."""
+        cell = f"{self.path}/cells/{cell_id}"
+        numbers = sorted(map(_number, _names(cell)), reverse=True)
+        return next((number for number in numbers if Path(f"{cell}/attempt-{number}/{RECORD}").exists()), 0)
+
+    def keep_newest(self, cell_id: str, after: int, attempt: int) -> bool:
+        """Set all settled records of attempts after a number aside but the newest; check that it is `attempt`'s.
+
+        There are several where a run was suspended, and lost the cell, just before it wrote its record.
+        """
+        cell = self.path / "cells" / cell_id
+        others = [number for name in _names(str(cell)) if (number := _number(name)) > after and number != attempt]
+        settled = [attempt]
+        for number in others:
+            with contextlib.suppress(FileNotFoundError):
+                record = _read(cell / f"attempt-{number}" / RECORD)
+                settled += [number] if record is not None and record.status in SETTLED else []
+        for number in set(settled) - {max(settled)}:
+            set_aside(cell / f"attempt-{number}" / RECORD)
+        return attempt == max(settled)
+
     def latest(self, cell_id: str) -> Record | None:
         """Return the newest readable record of a cell, or None."""
         records = [record for record, _ in _cell_records(f"{self.path}/cells/{cell_id}") if record is not None]
@@ -175,22 +202,37 @@ class RunFolder:
         write_text(attempt / RECORD, text)
 
     def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
-        """Write the description of an environment; one without what torch reports replaces none."""
-        path = self._environment(name)
+        """Write the description of an environment; one without what torch reports replaces none.
+
+        Machines of one environment whose hardware differs have a file each.
+        """
+        path = self._environment(name, environment)
         path.parent.mkdir(parents=True, exist_ok=True)
         if "torch" in environment or not path.exists():
             write_json(path, dict(environment))
 
-    def knows_torch(self, name: str) -> bool:
-        """Check that the description of an environment holds what torch reports."""
-        try:
-            description = json.loads(self._environment(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(description, dict) and "torch" in description
+    def knows_torch(self, environment: Mapping[str, Any], name: str) -> bool:
+        """Check that the description of an environment on this hardware holds what torch reports."""
+        return "torch" in _described(self._environment(name, environment))
 
-    def _environment(self, name: str) -> Path:
-        return self.path / "environments" / f"{name}.json"
+    def _environment(self, name: str, environment: Mapping[str, Any]) -> Path:
+        from dfqbench.run.plan.identity import identity
+        from dfqbench.run.store.environment import HARDWARE
+
+        first = self.path / "environments" / f"{name}.json"
+        hardware = {key: environment.get(key) for key in HARDWARE}
+        known = _described(first)
+        if not known or {key: known.get(key) for key in HARDWARE} == hardware:
+            return first
+        return first.with_name(f"{name}.{identity(hardware)}.json")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return description if isinstance(description, dict) else {}
 
 
 def _is_trained(record: Record) -> bool:

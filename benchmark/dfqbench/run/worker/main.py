@@ -14,21 +14,22 @@ import resource
 import signal
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from filelock import FileLock, Timeout
-
 from dfqbench.run.execute.cancellation import StopFlag
 from dfqbench.run.execute.events import EventWriter, Failed, Phase, WorkerStarted
 from dfqbench.run.execute.job import Job
+from dfqbench.run.store.lease import HEARTBEATS, Leases, is_held
 
 ORPHAN_SECONDS = 60.0
 """How long to wait for the worker of an earlier attempt that outlives its parent by a moment."""
 OOM_SCORE = "800"
 """Added to the kernel's score of the process: when memory runs out, the worker is killed before its parent."""
-LOCK = ".worker.lock"
+LOCK, LOCK_SECONDS = ".worker", 30.0
+"""Name and length of a worker's own lease, which lies beside its checkpoints."""
 
 
 def main(argv: list[str]) -> None:
@@ -44,17 +45,18 @@ def main(argv: list[str]) -> None:
     job = Job.read(Path(argv[0]))
     if job.memory_mib:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory_mib * 2**20, job.memory_mib * 2**20))
+    _end_without_lease(job)
     with contextlib.ExitStack() as locks:
         try:
             _lock(job.checkpoints, locks)
-        except Timeout:
+        except TimeoutError:
             message = "an earlier worker of this cell is still alive"
             events.send(Failed("failed", "Orphan", message, Phase.SETUP, None, plugin="", traceback="", so_far={}))
             return
         try:
             for member in job.members:
                 _lock(member.checkpoints, locks)
-        except Timeout:
+        except TimeoutError:
             job = replace(job, members=[])
         # Imported here, so that the parent's clock has seen the process start before torch loads.
         from dfqbench.run.worker.shared_job import run_job
@@ -74,11 +76,33 @@ def _end_with_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
+def _end_without_lease(job: Job) -> None:
+    """End this process when another run takes its cell over, since a parent that is suspended cannot end it."""
+
+    def watch() -> None:
+        while is_held(job.lease, job.lease_token):
+            time.sleep(job.lease_seconds / HEARTBEATS)
+        sys.stderr.write("another run has taken this cell over\n")
+        os._exit(1)
+
+    if job.lease:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _lock(folder: str, locks: contextlib.ExitStack) -> None:
-    """Wait until no other worker of the same cell lives: the parent's lock is released before its worker has ended."""
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        locks.enter_context(FileLock(Path(folder) / LOCK, timeout=ORPHAN_SECONDS))
+    """Wait until no other worker of the same cell lives: a killed parent's lease is taken over before its worker ends.
+
+    Raises:
+        TimeoutError: it lives on.
+    """
+    if not folder:
+        return
+    leases, end = Leases(Path(folder), LOCK_SECONDS), time.monotonic() + ORPHAN_SECONDS
+    while (lease := leases.take(LOCK)) is None:
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.1)
+    locks.callback(lease.release)
 
 
 def hard_exit(error: BaseException | None = None) -> NoReturn:
