@@ -123,6 +123,10 @@ class GridRequest:
         ),
     ] = None
     bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
+    mixed: Annotated[
+        str | None,
+        typer.Option(metavar="BUDGET", help="Widths by layer: size=4bit, size=2.5MiB or bops=4bit."),
+    ] = None
     seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
         list[str] | None,
@@ -194,6 +198,7 @@ def planned(request: GridRequest, device: str, *, list_missing: bool = False) ->
         else checked_choice("argument of --controls", request.controls, CONTROLS),
         recipe=request.recipe,
         bits=request.bits,
+        mixed=request.mixed,
         seeds=request.seeds,
         budget=request.budget,
         limit=request.limit,
@@ -221,6 +226,8 @@ def opened(data: Sequence[Path] | None, plugin: Sequence[Path] | None) -> tuple[
 
 def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> None:
     """Refuse a plan without cells, and parameters that no cell uses."""
+    from dfqbench.grid.schema import MIXED
+
     if not plan.cells:
         targets = plan.grid.on or catalogue.names()
         raise UsageError(
@@ -228,6 +235,7 @@ def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> Non
             "name one, for example --models 'cifar:resnet20?weights=PATH', or put it into the folder's targets.toml",
         )
     used = {name for cell in plan.cells for name in (cell.method.name, cell.quantizer.name)}
+    used |= {MIXED for cell in plan.cells if cell.scheme.mixed is not None}
     for key in settings:
         name = key.partition(".")[0]
         if name not in used:

@@ -11,6 +11,7 @@ from dfqbench.api.errors import UsageError
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import Controls, parse_methods, parse_recipe
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
+from dfqbench.quant.mixed import Mixed
 from dfqbench.quant.scheme import parse_scheme
 
 MOST_SEEDS = 1000
@@ -25,6 +26,7 @@ def parse_selection(
     controls: Controls | None = None,
     recipe: str | None = None,
     bits: str | None = None,
+    mixed: str | None = None,
     seeds: str | None = None,
     settings: Iterable[str] = (),
     budget: str | None = None,
@@ -40,6 +42,7 @@ def parse_selection(
         controls: `all` or `none`; see `resolve_methods`.
         recipe: `gdfq` or `distill:gdfq`; see `resolve_methods`.
         bits: scheme labels, `w4a4,w3a3@deploy`.
+        mixed: a budget of mixed precision, `size=4bit`.
         seeds: `0,1,2` or `0-4`.
         settings: `method.parameter=value`, each.
         budget: a budget's name, or `auto`.
@@ -58,6 +61,8 @@ def parse_selection(
         parse_recipe(recipe)
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves no image", "give a number from 1")
+    if mixed is not None:
+        Mixed(mixed)
     changes = {
         "on": None if on is None else _names("--on", on, "cifar10,digits"),
         "models": None if models is None else {ANY_TARGET: _names("--models", models, "torchvision:resnet18")},
@@ -65,6 +70,7 @@ def parse_selection(
         "controls": controls,
         "recipe": recipe,
         "schemes": None if bits is None else _names("--bits", bits, "w4a4,w3a3@deploy"),
+        "mixed": mixed,
         "seeds": None if seeds is None else parse_seeds(seeds),
         "budget": budget,
         "limit": limit,

@@ -146,8 +146,10 @@ class Cell:
         }
 
     def shares_source(self, other: Cell) -> bool:
-        """Check that another cell differs in the scheme only, and both have the same images."""
-        return not self.method.depends_on_bits and dataclasses.replace(other, scheme=self.scheme) == self
+        """Check that another cell differs in the scheme only, and both have the same images and plan no bits."""
+        mixed = self.scheme.mixed or other.scheme.mixed
+        independent = mixed is None and not self.method.depends_on_bits
+        return independent and dataclasses.replace(other, scheme=self.scheme) == self
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class RunEnvironment:
 
     def new_record(self, cell: Cell, attempt: int) -> Record:
         """Return a record with everything that is known before the attempt, and nothing measured."""
-        model = cell.model
+        model, mixed = cell.model, cell.scheme.mixed
         parts = {"method": cell.method, "quantizer": cell.quantizer}
         return Record(
             schema=SCHEMA,
@@ -237,6 +237,7 @@ class RunEnvironment:
                 a_bits=cell.scheme.a_bits,
                 protocol=cell.scheme.protocol.name,
                 details=cell.scheme.as_dict()["protocol"],
+                **({} if mixed is None else {"mixed": cell.scheme.as_dict()["mixed"]}),
             ),
             budget=cell.budget.name,
             precision=cell.precision,
