@@ -85,8 +85,17 @@ def sensitivity(
     widths, form, place, where = _widths(bits), _form(to), checked_out(out), checked_device(device)
     catalogue, plugins = opened(data, plugin)
     target = default_target(catalogue, model) if on is None else on
-    plan = plan_images(model, source, target, f"w8a8@{protocol}", budget, catalogue, plugins, where)
-    layers = measure_on_images(plan, plugins, place, where, widths, stderr_console())
+    plan = plan_images(
+        model,
+        source,
+        target,
+        scheme=f"w8a8@{protocol}",
+        budget=budget,
+        catalogue=catalogue,
+        plugins=plugins,
+        device=where,
+    )
+    layers = measure_on_images(plan, plugins, widths, out=place, device=where, console=stderr_console())
     if sort:
         layers.sort(key=lambda layer: -layer.omega[widths[0]])
     title = f"{target}, {plan.cells[0].model_name}, images of {source}, @{protocol}"

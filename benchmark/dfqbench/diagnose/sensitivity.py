@@ -25,7 +25,15 @@ _LIMIT = 64
 
 
 def plan_images(
-    model: str, method: str, target: str, scheme: str, budget: str, catalogue: Catalogue, plugins: Plugins, device: str
+    model: str,
+    method: str,
+    target: str,
+    *,
+    scheme: str,
+    budget: str,
+    catalogue: Catalogue,
+    plugins: Plugins,
+    device: str,
 ) -> Plan:
     """Return the plan of one cell that makes a method's images for a network; arguments as a grid has them.
 
@@ -46,16 +54,16 @@ def plan_images(
 
 
 def measure_on_images(
-    plan: Plan, plugins: Plugins, out: Path, device: str, bits: Sequence[int], console: Console
+    plan: Plan, plugins: Plugins, bits: Sequence[int], *, out: Path, device: str, console: Console
 ) -> list[LayerSensitivity]:
     """Make the images of a plan of one cell, or take those of an earlier call, and measure the network's layers.
 
     Args:
         plan: result of `plan_images`.
         plugins: the loaded plugins.
+        bits: widths of the weights.
         out: folder for the run.
         device: torch device.
-        bits: widths of the weights.
         console: for messages of the run.
 
     Raises:

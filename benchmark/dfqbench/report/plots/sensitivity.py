@@ -33,6 +33,7 @@ def draw_sensitivity(layers: Sequence[LayerSensitivity], bits: Sequence[int], ti
             values = [layer.omega[width] or float("nan") for layer in layers]
             axes.plot(values, rows, color=colour, marker=marker, linewidth=0.8, label=f"{width} bits")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_yticks(rows, [layer.name for layer in layers])
         axes.invert_yaxis()
         axes.grid(visible=True, **GRID)
