@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import UsageError
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import Controls, parse_methods, parse_recipe
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
+from dfqbench.plugins.params import first_problem
 from dfqbench.quant.mixed import Mixed
 from dfqbench.quant.scheme import parse_scheme
 
@@ -98,13 +101,17 @@ def apply(grid: Grid, selection: Mapping[str, Any]) -> Grid:
     """Return the grid with the changes of `parse_selection`.
 
     Raises:
-        UsageError: a scheme's label is wrong, or names a protocol that is neither built in nor the grid's.
+        UsageError: a scheme's label is wrong, names a protocol that is neither built in nor the grid's, or a budget of
+            mixed precision does not fit it or its parameters.
     """
     for label in selection.get("schemes", ()):
         parse_scheme(label, grid.protocol_table)
     settings = {**grid.settings, **selection.get("settings", {})}
     # Not `model_copy`: that would keep the cached schemes.
-    return Grid.model_validate({**grid.model_dump(), **selection, "settings": settings})
+    try:
+        return Grid.model_validate({**grid.model_dump(), **selection, "settings": settings})
+    except ValidationError as error:
+        raise UsageError(first_problem(error)[1].removeprefix("value error, ")) from error
 
 
 def _names(option: str, text: str, example: str) -> tuple[str, ...]:
