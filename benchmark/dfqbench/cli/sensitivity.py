@@ -20,12 +20,14 @@ from dfqbench.cli.options import (
     DeviceOption,
     JsonOption,
     PluginOption,
+    checked_choice,
     checked_device,
     checked_out,
     opened,
     split_names,
     usable_path,
 )
+from dfqbench.quant.scheme import PROTOCOLS
 
 if TYPE_CHECKING:
     from dfqbench.quantizers.mixed_precision import LayerSensitivity
@@ -82,6 +84,7 @@ def sensitivity(
     from dfqbench.diagnose.sensitivity import RUN, measure_on_images, plan_images
     from dfqbench.report.plots.sensitivity import draw_sensitivity
 
+    checked_choice("protocol", protocol, PROTOCOLS)
     widths, form, place, where = _widths(bits), _form(to), checked_out(out), checked_device(device)
     catalogue, plugins = opened(data, plugin)
     target = default_target(catalogue, model) if on is None else on

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfqbench.api.errors import Unavailable
-from dfqbench.grid.choice import parse_method
-from dfqbench.grid.schema import ANY_TARGET, Grid
+from dfqbench.api.budget import budget_named
+from dfqbench.api.errors import Unavailable, UsageError
+from dfqbench.grid.choice import NO_IMAGES, parse_method
+from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid
 from dfqbench.run.plan.plan import Plan, build_plan
 
 if TYPE_CHECKING:
@@ -40,7 +41,13 @@ def plan_images(
     Raises:
         UsageError: one of them is unknown, or the method names a quantizer.
     """
-    parse_method(f"{method}+calibrate")
+    choice = parse_method(method)
+    if choice.quantizer is not None:
+        raise UsageError(f"'{method}' names a quantizer, and only images are needed", f"write {choice.method}")
+    if choice.method == NO_IMAGES:
+        raise UsageError(f"the source '{method}' has no images", "name another one, for example zeroq")
+    if budget != AUTO:
+        budget_named(budget)
     grid = Grid(
         name=RUN,
         on=(target,),
