@@ -13,10 +13,14 @@ from dfqbench.api import UsageError
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import load_student
+from dfqbench.run.evaluate import verify
 from dfqbench.run.evaluate.evaluator import Evaluator
 from dfqbench.run.execute.events import Finished
 from dfqbench.run.plan.cell import Cell
+from dfqbench.run.schedule.run_environment import RunEnvironment
+from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.worker.bit_plan import FILE
+from dfqbench.targets.catalogue import Catalogue
 from pretend import plan_of, run_smoke
 
 WEIGHTS = {"conv1": 144, "layer1.0.conv1": 2304, "layer1.0.conv2": 2304, "layer2.0.conv1": 4608}
@@ -84,6 +88,20 @@ def test_what_cannot_be_planned_is_a_row_and_the_others_go_on(
         assert "leaves 0.11 bits for a weight" in unreachable["error"]["message"]
 
 
+def test_verification_agrees(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class InThisProcess:
+        def __init__(self, _log: Path, threads: int, device: str) -> None:
+            self.ask = Evaluator(threads, device).answer
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(verify, "EvaluatorProcess", InThisProcess)
+    results = verify.verify_run(RunFolder(folder), Catalogue.discover([]), {}, tmp_path)
+    measured = {result.scheme: (result.verdict, result.reason) for result in results if result.label == "noise"}
+    assert measured["w3a4@gdfq:size=3bit"] == ("agrees", "")
+
+
 def test_evaluator_refuses_a_student_beyond_the_budget(
     folder: Path, records: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
@@ -144,6 +162,12 @@ def test_identity_of_the_student_holds_the_budget_and_that_of_the_images_does_no
     assert len({cell.student_id for cell in found}) == 4
     assert len({cell.source_id for cell in found}) == 1
     assert not any(a.shares_source(b) for a in found for b in found if a is not b)
+
+
+def test_record_names_changed_parameters_of_the_plan(tmp_path: Path, plugins: Plugins) -> None:
+    (cell,) = cells("w4a4:size=4bit", settings=["mixed.divergence=plain", "mixed.images=64"])
+    record = RunEnvironment(RunFolder(tmp_path), plugins, "cpu", description={}).new_record(cell, 1)
+    assert record.changed_params == ["mixed.divergence"]
 
 
 def test_budget_of_a_grid_replaces_the_bits_of_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,12 @@ class Mixed:
         """Most bits of all weights; None: a network sets the budget."""
         match = _BUDGET.fullmatch(self.budget)
         return float(match[3]) * _BYTES[match[4]] * 8 if match is not None and match[3] else None
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the parameters besides the budget whose values are not the defaults."""
+        fields = dataclasses.fields(self)
+        return [field.name for field in fields if field.name != "budget" and getattr(self, field.name) != field.default]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Mixed:

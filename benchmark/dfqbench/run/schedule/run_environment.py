@@ -197,6 +197,8 @@ class RunEnvironment:
         """Return a record with everything that is known before the attempt, and nothing measured."""
         model, mixed = cell.model, cell.scheme.mixed
         parts = {"method": cell.method, "quantizer": cell.quantizer}
+        changed_params = [f"{part}.{name}" for part, value in parts.items() for name in value.changed]
+        changed_params += [] if mixed is None else [f"mixed.{name}" for name in mixed.changed]
         return Record(
             schema=SCHEMA,
             run=self.folder.name,
@@ -221,7 +223,7 @@ class RunEnvironment:
             recipe_changes=list(cell.quantizer.recipe_changes),
             range=cell.range_rule,
             params={part: value.params for part, value in parts.items()},
-            changed_params=[f"{part}.{name}" for part, value in parts.items() for name in value.changed],
+            changed_params=changed_params,
             versions=Versions(method=cell.method.version, quantizer=cell.quantizer.version),
             fidelity=cell.method.fidelity,
             target=cell.dataset.name,
