@@ -180,12 +180,8 @@ def describe(name: str, plugins: Plugins) -> dict[str, Any]:
         offer, quantizer_cls = plugins.quantizers[name], plugins.quantizer_class(name)
         info: dict[str, Any] = {"name": name, "kind": "quantizer", "title": quantizer_cls.title}
         info |= {"recipes": list(quantizer_cls.recipes), "default_recipe": quantizer_cls.default_recipe}
-        info |= {"strength": strengths(quantizer_cls)}
-        return (
-            info
-            | {"origin": offer.origin, "version": offer.version}
-            | _params(quantizer_cls, quantizer_cls.params_type)
-        )
+        info |= {"strength": strengths(quantizer_cls), "origin": offer.origin, "version": offer.version}
+        return info | _params(quantizer_cls, quantizer_cls.params_type)
     if name not in plugins.methods and name not in plugins.broken_names:
         raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers, REAL})
     method_cls = plugins.method_class(name)

@@ -318,7 +318,7 @@ def differences(record: Record, measured: Mapping[str, Any], *, exact: bool) -> 
         "subset": (record.dataset.subset or "", measured["subset"] or ""),
         "parameters": (record.model.params, measured["parameters"]),
         "levels_ok": (record.levels_ok, measured["levels_ok"]),
-        "layers": (record.scheme.layers, measured["layers"]),
+        "layers": (record.scheme.layers, measured.get("layers", {})),
     }
     if record.coverage is not None:
         pairs |= {name: (getattr(record.coverage, name), value) for name, value in measured["coverage"].items()}
