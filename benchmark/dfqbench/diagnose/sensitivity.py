@@ -56,6 +56,7 @@ def plan_images(
         schemes=(scheme,),
         budget=budget,
         limit=_LIMIT,
+        set={},
     )
     return build_plan(grid, catalogue, plugins, device)
 

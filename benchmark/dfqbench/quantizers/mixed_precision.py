@@ -139,8 +139,7 @@ def plan_scheme(teacher: nn.Module, images: Tensor, scheme: Scheme, card: ModelC
     narrow, wide = (student.layers for student in uniform)
     fixed = {name: bits.weight for name, bits in narrow.items() if bits.weight == wide[name].weight}
     costs = _costs(uniform[0], mixed, images[:1])
-    how = {"bits": mixed.bits, "divergence": mixed.divergence}
-    measured = measure_sensitivity(teacher, images, scheme.protocol, card, **how)
+    measured = measure_sensitivity(teacher, images, scheme.protocol, card, bits=mixed.bits, divergence=mixed.divergence)
     layers = [Layer(layer.name, costs[layer.name], layer.omega) for layer in measured if layer.name not in fixed]
     return scheme.with_layers(plan_bits(layers, _most(costs, fixed, mixed)))
 
