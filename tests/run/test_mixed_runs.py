@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from attempts import SMALL, StopsAt, attempt, cell_of, content, job_of, result_of
+from attempts import PLUGINS, SMALL, StopsAt, attempt, cell_of, content, job_of, result_of
 from dfqbench.api import UsageError
 from dfqbench.grid import apply, load_grid, parse_selection
 from dfqbench.plugins import Plugins, load_plugins
 from dfqbench.quant import load_student
 from dfqbench.run.evaluate import verify
 from dfqbench.run.evaluate.evaluator import Evaluator
-from dfqbench.run.execute.events import Finished
+from dfqbench.run.execute.events import Failed, Finished
 from dfqbench.run.plan.cell import Cell
+from dfqbench.run.plan.estimate import cost_key
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.run_folder import RunFolder
 from dfqbench.run.worker.bit_plan import FILE
@@ -162,6 +163,19 @@ def test_identity_of_the_student_holds_the_budget_and_that_of_the_images_does_no
     assert len({cell.student_id for cell in found}) == 4
     assert len({cell.source_id for cell in found}) == 1
     assert not any(a.shares_source(b) for a in found for b in found if a is not b)
+
+
+def test_time_of_a_cell_is_not_estimated_from_one_without_a_plan() -> None:
+    assert cost_key(cells("w4a4")[0], "cpu") == cost_key(cells("w3a3")[0], "cpu")
+    assert cost_key(cells("w4a4")[0], "cpu") != cost_key(cells("w4a4:size=4bit")[0], "cpu")
+
+
+def test_student_that_is_no_student_has_no_layers_to_plan(tmp_path: Path) -> None:
+    plugins = load_plugins([PLUGINS / "faulty" / "misbehaves.py"])
+    cell = cell_of("own-student", plugins, "w4a4:size=4bit")
+    end = attempt(job_of(cell, tmp_path, "attempt-1", plugins)).last
+    assert isinstance(end, Failed)
+    assert (end.status, "needs a student of ctx.prepare" in end.message) == ("unavailable", True)
 
 
 def test_record_names_changed_parameters_of_the_plan(tmp_path: Path, plugins: Plugins) -> None:
