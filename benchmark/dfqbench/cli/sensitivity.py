@@ -54,7 +54,7 @@ def sensitivity(
     ] = None,
     bits: Annotated[str, typer.Option(metavar="WIDTHS", help="Widths of the weights, 2 to 8.")] = "2,4,8",
     protocol: Annotated[str, typer.Option(metavar="NAME", help="How weights are rounded.")] = "gdfq",
-    sort: Annotated[bool, typer.Option("--sort", help="The most sensitive layer first, not the first.")] = False,
+    sort: Annotated[bool, typer.Option("--sort", help="Most sensitive layer first, instead of network order.")] = False,
     to: Annotated[
         Path | None,
         typer.Option(parser=usable_path, metavar="FILE", help="Plot, .png or .svg; by default in the results folder."),
