@@ -48,7 +48,7 @@ def test_commands_are_grouped(call: Call) -> None:
     }
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "table"])
+@pytest.mark.parametrize("verb", ["run", "plan", "table", "sensitivity"])
 def test_options_are_grouped(call: Call, verb: str) -> None:
     shown = sections(call(verb, "--help").out)
     assert {"What to print" if verb == "table" else "Selection", "Data and places"} <= shown.keys()

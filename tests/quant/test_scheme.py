@@ -19,8 +19,38 @@ def test_a_label_names_bits_and_protocol() -> None:
 
 
 @pytest.mark.parametrize(
+    ("label", "full"),
+    [
+        ("w4a4:size=4bit", "w4a4@gdfq:size=4bit"),
+        ("W3A8@deploy:bops=3bit", "w3a8@deploy:bops=3bit"),
+        ("w4a4:size=2.5MiB", "w4a4@gdfq:size=2.5MiB"),
+    ],
+)
+def test_a_label_names_the_budget_of_mixed_precision(label: str, full: str) -> None:
+    scheme = parse_scheme(label)
+    assert scheme.label == full
+    assert Scheme.from_dict(json.loads(json.dumps(scheme.as_dict()))) == scheme == parse_scheme(full)
+    assert scheme.mixed is not None
+    assert "mixed" not in parse_scheme("w4a4").as_dict()
+
+
+def test_layers_get_their_bits_by_name_and_keep_those_of_activations() -> None:
+    protocol = dataclasses.replace(GDFQ, name="mine", overrides=(Override("layer*", a_bits=6),))
+    scheme = Scheme(4, 4, protocol).with_layers({"layer1[0]": 2, "fc": 8})
+    assert [scheme.overridden(name) for name in ("layer10", "layer1[0]", "fc")] == [
+        protocol.overrides[0],
+        Override("layer1[[]0]", 2, 6),
+        Override("fc", 8),
+    ]
+
+
+@pytest.mark.parametrize(
     ("label", "message"),
     [
+        ("w4a4:", "'' is not a budget; write size=4bit"),
+        ("w4a4:bops=2MiB", "'bops=2MiB' is not a budget"),
+        ("w9a4:size=9bit", "size=9bit cannot be met; name 2 to 8 bits"),
+        ("w32a4:size=1MiB", "weights in float have no budget"),
         *((label, "write bits@protocol") for label in ("w4", "4/4", "w4a4@", "a4w4", "")),
         *((label, "use 2 to 8, or 32 for off") for label in ("w1a4", "w4a9", "w16a16")),
         ("w4a4@deplay", "unknown protocol 'deplay'.*did you mean deploy"),

@@ -27,6 +27,14 @@ def test_one_cell(changes: dict[str, Any]) -> None:
     assert row == ["w4a4@gdfq", "zeroq", "90.25 ±1.28", "8.25", "12.3 s"]
 
 
+def test_scheme_with_a_budget_stands_beside_the_one_without() -> None:
+    mixed = scheme(4) | {"label": "w4a4@gdfq:size=4bit", "mixed": {"budget": "size=4bit"}}
+    schemes = {"a": scheme(3), "b": mixed, "c": scheme(4), "d": scheme(4, "deploy")}
+    records = [record(cell, scheme=facts) for cell, facts in schemes.items()]
+    labels = [row[0] for row in rows(render(records, "md"))]
+    assert labels == ["w4a4@deploy", "w4a4@gdfq", "w4a4@gdfq:size=4bit", "w3a3@gdfq"]
+
+
 def test_seeds_are_averaged() -> None:
     records = [record(str(seed), seed=seed, top1=value, drop=None) for seed, value in enumerate((90.0, 92.0, 94.0))]
     [row] = rows(render(records, "md"))

@@ -82,6 +82,11 @@ def test_other_protocol() -> None:
     assert judge([cell(**cross, recipe="intraq")], intraq).word == "reproduced"
     assert judge([cell(**cross, recipe="dffg")], intraq).word == "other protocol"
     assert judge([cell()], claim(stated={"other": "symmetric weights"})).word == "other protocol"
+    mixed = judge(
+        [cell(scheme=scheme(4) | {"label": "w4a4@gdfq:size=4bit", "mixed": {"budget": "size=4bit"}})], claim()
+    )
+    assert mixed.word == "other protocol"
+    assert "one width for all weights (here mixed precision, size=4bit)" in mixed.distance
 
 
 def test_weights_agree_within_a_tenth_of_a_point() -> None:

@@ -10,10 +10,10 @@ from typer.core import TyperCommand, TyperGroup
 OPTIONS = {
     "Selection": (
         *("--grid", "--on", "--models", "--methods", "--bits", "--seeds", "--set", "--budget", "--limit"),
-        *("--model", "--method", "--controls", "--recipe"),
+        *("--model", "--method", "--controls", "--recipe", "--mixed", "--source", "--protocol"),
     ),
-    "What to print": ("--format", "--rows", "--columns", "--value", "--vs", "--times", "--json"),
-    "Data and places": ("--data", "--plugin", "--out", "--name"),
+    "What to print": ("--format", "--rows", "--columns", "--value", "--vs", "--times", "--json", "--sort"),
+    "Data and places": ("--data", "--plugin", "--out", "--name", "--to"),
     "How to run it": (
         *("--device", "--jobs", "--executor", "--separate", "--exact", "--memory", "--oracle", "--time"),
         *("--sample", "--seed", "--trust", "--again", "--track"),

@@ -22,7 +22,18 @@ from dfqbench.run.store.files import shortened
 
 VERBS = {
     "Run": ("run", "plan", "submit", "watch", "cancel"),
-    "Results": ("table", "show", "compare", "report", "plot", "pictures", "diagnose", "verify", "claims"),
+    "Results": (
+        "table",
+        "show",
+        "compare",
+        "report",
+        "plot",
+        "pictures",
+        "diagnose",
+        "sensitivity",
+        "verify",
+        "claims",
+    ),
     "What there is": ("methods", "models", "grids", "doctor", "fetch", "decode"),
 }
 """Modules of `dfqbench.cli` by group; each has a function of its own name, or a `typer.Typer` with several commands."""

@@ -16,7 +16,7 @@ from dfqbench.cli.layout import fitted_table, wrapped
 from dfqbench.cli.options import JsonOption, PluginOption, usable_path
 
 if TYPE_CHECKING:
-    from dfqbench.api.method import Method, Quantizer
+    from dfqbench.api.method import Quantizer
     from dfqbench.plugins import Plugins
 
 REAL_TITLE = "Real training images (chosen by the host)"
@@ -167,17 +167,21 @@ def check_method(
 
 
 def describe(name: str, plugins: Plugins) -> dict[str, Any]:
-    """Return the description of a method or quantizer as plain data."""
+    """Return the description of a method or quantizer, or of `mixed`, as plain data."""
+    from dfqbench.grid.schema import MIXED
     from dfqbench.plugins.registry import REAL
+    from dfqbench.quant.mixed import Mixed
 
     if name == REAL:
         return {"name": REAL, "kind": "method", "title": REAL_TITLE, "control": True, "params": []}
+    if name == MIXED:
+        return {"name": MIXED, "kind": "planner", "title": "widths for layers (--mixed)"} | _params(Mixed, Mixed)
     if name in plugins.quantizers and name not in plugins.methods:
         offer, quantizer_cls = plugins.quantizers[name], plugins.quantizer_class(name)
         info: dict[str, Any] = {"name": name, "kind": "quantizer", "title": quantizer_cls.title}
         info |= {"recipes": list(quantizer_cls.recipes), "default_recipe": quantizer_cls.default_recipe}
-        info |= {"strength": strengths(quantizer_cls)}
-        return info | {"origin": offer.origin, "version": offer.version} | _params(quantizer_cls)
+        info |= {"strength": strengths(quantizer_cls), "origin": offer.origin, "version": offer.version}
+        return info | _params(quantizer_cls, quantizer_cls.params_type)
     if name not in plugins.methods and name not in plugins.broken_names:
         raise unknown_name("method or quantizer", name, {*plugins.methods, *plugins.quantizers, REAL})
     method_cls = plugins.method_class(name)
@@ -191,7 +195,7 @@ def describe(name: str, plugins: Plugins) -> dict[str, Any]:
     }
     info |= {"fidelity": str(method_cls.fidelity), "quantizer": method_cls.quantizer, "control": method_cls.control}
     info |= {"requires": dataclasses.asdict(method_cls.requires), "depends_on_bits": method_cls.depends_on_bits}
-    return info | {"origin": offer.origin, "version": offer.version} | _params(method_cls)
+    return info | {"origin": offer.origin, "version": offer.version} | _params(method_cls, method_cls.params_type)
 
 
 def strengths(quantizer_cls: type[Quantizer]) -> dict[str, list[dict[str, float]]]:
@@ -217,17 +221,17 @@ def strength_table(by_recipe: dict[str, list[dict[str, float]]]) -> list[list[st
     return [["recipe", *(f"{entry['classes']:,} classes" for entry in first)], *rows]
 
 
-def _params(plugin_cls: type[Method] | type[Quantizer]) -> dict[str, Any]:
+def _params(documented: type[Any], params_type: type[Any]) -> dict[str, Any]:
     import inspect
 
     from dfqbench.api.params import describe_params
     from dfqbench.plugins.params import params_dict
 
     # `describe_params` does not know a default made by a factory; the instance does.
-    defaults = params_dict(plugin_cls.params_type())
-    infos = describe_params(plugin_cls.params_type)
+    defaults = params_dict(params_type())
+    infos = describe_params(params_type)
     params = [dataclasses.asdict(info) | {"default": defaults.get(info.name)} for info in infos]
-    return {"doc": inspect.cleandoc(plugin_cls.__doc__ or ""), "params": params}
+    return {"doc": inspect.cleandoc(documented.__doc__ or ""), "params": params}
 
 
 def _page(info: dict[str, Any]) -> str:

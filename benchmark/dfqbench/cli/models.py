@@ -74,7 +74,7 @@ def show_model(
     from dfqbench.targets.spec import MissingModel
 
     catalogue, plugins = opened(data, plugin)
-    target = _default_target(catalogue, name) if on is None else on
+    target = default_target(catalogue, name) if on is None else on
     model = catalogue.models(target, [name])[0]
     if isinstance(model, MissingModel):
         raise Unavailable(f"{model.name} on '{target}' is not available", model.reason)
@@ -101,7 +101,7 @@ def _described(model: ModelSpec, families: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _default_target(catalogue: Catalogue, name: str) -> str:
+def default_target(catalogue: Catalogue, name: str) -> str:
     """Return the first target that offers a model, available ones first, else the one its reference suggests."""
     from dfqbench.models.reference import is_reference
     from dfqbench.targets.spec import MissingModel

@@ -127,6 +127,10 @@ class GridRequest:
         ),
     ] = None
     bits: Annotated[str | None, typer.Option(metavar="SCHEMES", help="For example w4a4,w3a3@deploy.")] = None
+    mixed: Annotated[
+        str | None,
+        typer.Option(metavar="BUDGET", help="Widths by layer: size=4bit, size=2.5MiB or bops=4bit."),
+    ] = None
     seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="For example 0,1,2 or 0-4.")] = None
     settings: Annotated[
         list[str] | None,
@@ -198,6 +202,7 @@ def planned(
         controls=request.controls,
         recipe=request.recipe,
         bits=request.bits,
+        mixed=request.mixed,
         seeds=request.seeds,
         budget=request.budget,
         limit=request.limit,
@@ -227,6 +232,8 @@ def opened(data: Sequence[Path] | None, plugin: Sequence[Path] | None) -> tuple[
 
 def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> None:
     """Refuse a plan without cells, and parameters that no cell uses."""
+    from dfqbench.grid.schema import MIXED
+
     if not plan.cells:
         targets = plan.grid.on or catalogue.names()
         raise UsageError(
@@ -234,6 +241,7 @@ def _check_use(plan: Plan, settings: Iterable[str], catalogue: Catalogue) -> Non
             "name one, for example --models 'cifar:resnet20?weights=PATH', or put it into the folder's targets.toml",
         )
     used = {name for cell in plan.cells for name in (cell.method.name, cell.quantizer.name)}
+    used |= {MIXED for cell in plan.cells if cell.scheme.mixed is not None}
     for key in settings:
         name = key.partition(".")[0]
         if name not in used:

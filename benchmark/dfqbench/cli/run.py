@@ -232,8 +232,10 @@ def next_step(plan: Plan, run: str) -> str:
         return "schedules long enough for numbers, dfqbench run --grid first"
     steps = []
     schemes = {cell.scheme for cell in plan.cells}
-    if len(schemes) == 1:
-        (scheme,) = schemes
+    scheme, *others = schemes
+    if not others and scheme.mixed is not None:
+        steps.append(f"equal widths beside it, --bits {replace(scheme, mixed=None).label},{scheme.label}")
+    elif not others:
         bits = scheme.w_bits - 1 if 2 < scheme.w_bits <= 8 else 4
         steps.append(f"another width, --bits {replace(scheme, w_bits=bits, a_bits=bits).label}")
     if {cell.dataset.name for cell in plan.cells} == {QUICK_TARGET}:

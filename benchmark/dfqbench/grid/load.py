@@ -21,6 +21,7 @@ _EXAMPLES = {
     "recipe": 'recipe = "dffg"',
     "models": '[models] and below it cifar10 = ["resnet20"]',
     "schemes": 'schemes = ["w4a4", "w3a3@deploy"]',
+    "mixed": 'mixed = "size=4bit"',
     "seeds": "seeds = [0, 1, 2]",
     "threads": "threads = 2",
     "precision": 'precision = "float32"',

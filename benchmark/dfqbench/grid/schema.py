@@ -13,11 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import DfqError, UsageError, unknown_name
 from dfqbench.grid.choice import EVERY, parse_method, parse_recipe
-from dfqbench.plugins.params import first_problem
+from dfqbench.plugins.params import build_params, first_problem
+from dfqbench.quant.mixed import Mixed
 from dfqbench.quant.scheme import PROTOCOLS, VALID_BITS, Granularity, Operand, Override, Protocol, Scheme, parse_scheme
 
 AUTO = "auto"
 """The budget that means the default budget of the target."""
+MIXED = "mixed"
+"""Prefix of the parameters that plan mixed precision, in settings."""
 ANY_TARGET = "*"
 """The key of `models` for every target without a key of its own."""
 
@@ -69,7 +72,8 @@ class Grid(BaseModel):
             `real`); `none` leaves every control out; None: those among the methods.
         recipe: recipe of all of them, `gdfq` (of `distill`) or `distill:gdfq`; None: each its own.
         models: models by target; a target without an entry uses that of `*`, else all its models.
-        schemes: labels such as `w4a4@gdfq`.
+        schemes: labels such as `w4a4@gdfq`, and `w4a4@gdfq:size=4bit` in mixed precision.
+        mixed: budget of mixed precision for all schemes, such as `size=4bit`; its bits replace those of the weights.
         seeds: one cell for each.
         budget: a budget's name, or `auto`: the default of the target.
         threads: threads of a cell on the CPU; fixed, since results depend on it. Several cells at once (`--jobs`) use
@@ -94,6 +98,7 @@ class Grid(BaseModel):
     recipe: Annotated[str, _checked_by(parse_recipe)] | None = None
     models: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     schemes: Annotated[tuple[str, ...], Field(min_length=1)]
+    mixed: Annotated[str, _checked_by(Mixed)] | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...], Field(min_length=1)] = (0,)
     budget: Annotated[str, _checked_by(budget_named, also=AUTO)] = AUTO
     threads: Annotated[int, Field(ge=1, strict=True)] = 1
@@ -121,7 +126,14 @@ class Grid(BaseModel):
     @cached_property
     def parsed_schemes(self) -> tuple[Scheme, ...]:
         """The schemes, without duplicates."""
-        return tuple(dict.fromkeys(parse_scheme(label, self.protocol_table) for label in self.schemes))
+        return tuple(dict.fromkeys(self._mixed(parse_scheme(label, self.protocol_table)) for label in self.schemes))
+
+    def _mixed(self, scheme: Scheme) -> Scheme:
+        """Return a scheme with the grid's budget, if any, and with the grid's values of the planner's parameters."""
+        budget = self.mixed or (scheme.mixed and scheme.mixed.budget)
+        if not budget:
+            return scheme
+        return scheme.mixed_with(build_params(Mixed, {"budget": budget} | self.settings_for(MIXED), MIXED))
 
     def models_for(self, target: str) -> tuple[str, ...] | None:
         """Return the names of the models to run on a target; None: all of them."""

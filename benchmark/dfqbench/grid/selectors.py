@@ -6,11 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from dfqbench.api.budget import budget_named
 from dfqbench.api.errors import UsageError
 from dfqbench.api.precision import Precision
 from dfqbench.grid.choice import parse_methods, parse_recipe
 from dfqbench.grid.schema import ANY_TARGET, AUTO, Grid, flattened_settings
+from dfqbench.plugins.params import first_problem
+from dfqbench.quant.mixed import Mixed
 from dfqbench.quant.scheme import parse_scheme
 
 MOST_SEEDS = 1000
@@ -25,6 +29,7 @@ def parse_selection(
     controls: str | None = None,
     recipe: str | None = None,
     bits: str | None = None,
+    mixed: str | None = None,
     seeds: str | None = None,
     settings: Iterable[str] = (),
     budget: str | None = None,
@@ -40,6 +45,7 @@ def parse_selection(
         controls: `all`, `none` or `noise,fractal`; see `resolve_methods`.
         recipe: `gdfq` or `distill:gdfq`; see `resolve_methods`.
         bits: scheme labels, `w4a4,w3a3@deploy`.
+        mixed: a budget of mixed precision, `size=4bit`.
         seeds: `0,1,2` or `0-4`.
         settings: `method.parameter=value`, each.
         budget: a budget's name, or `auto`.
@@ -58,6 +64,8 @@ def parse_selection(
         parse_recipe(recipe)
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves no image", "give a number from 1")
+    if mixed is not None:
+        Mixed(mixed)
     changes = {
         "on": None if on is None else _names("--on", on, "cifar10,digits"),
         "models": None if models is None else {ANY_TARGET: _names("--models", models, "torchvision:resnet18")},
@@ -65,6 +73,7 @@ def parse_selection(
         "controls": controls,
         "recipe": recipe,
         "schemes": None if bits is None else _names("--bits", bits, "w4a4,w3a3@deploy"),
+        "mixed": mixed,
         "seeds": None if seeds is None else parse_seeds(seeds),
         "budget": budget,
         "limit": limit,
@@ -92,13 +101,17 @@ def apply(grid: Grid, selection: Mapping[str, Any]) -> Grid:
     """Return the grid with the changes of `parse_selection`.
 
     Raises:
-        UsageError: a scheme's label is wrong, or names a protocol that is neither built in nor the grid's.
+        UsageError: a scheme's label is wrong, names a protocol that is neither built in nor the grid's, or a budget of
+            mixed precision does not fit it or its parameters.
     """
     for label in selection.get("schemes", ()):
         parse_scheme(label, grid.protocol_table)
     settings = {**grid.settings, **selection.get("settings", {})}
     # Not `model_copy`: that would keep the cached schemes.
-    return Grid.model_validate({**grid.model_dump(), **selection, "settings": settings})
+    try:
+        return Grid.model_validate({**grid.model_dump(), **selection, "settings": settings})
+    except ValidationError as error:
+        raise UsageError(first_problem(error)[1].removeprefix("value error, ")) from error
 
 
 def _names(option: str, text: str, example: str) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """Schemes: what is quantized and how, as plain data.
 
-A label such as `w4a4@gdfq` names bits and protocol. A protocol fixes everything but the bits.
+A label such as `w4a4@gdfq` names bits and protocol. A protocol fixes everything but the bits. `w4a4@gdfq:size=4bit`
+adds a budget: the bits of each layer's weights follow from images.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import glob
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from dfqbench.api.errors import UsageError, unknown_name
+from dfqbench.quant.mixed import Mixed
 
 OFF = 32
 """Bit-width of what is left in float."""
@@ -191,28 +194,42 @@ class Scheme:
     """Bits and protocol.
 
     Attributes:
-        w_bits: bits of the weights; 32 is off.
+        w_bits: bits of the weights; 32 is off. In mixed precision: those of the budget, where it names bits.
         a_bits: bits of the activations; 32 is off.
-        protocol: everything else.
+        protocol: everything else. Once layers have their bits (`with_layers`), its last overrides hold them.
+        mixed: budget of mixed precision, or None: weights have the same bits everywhere, but for the protocol.
     """
 
     w_bits: int
     a_bits: int
     protocol: Protocol = GDFQ
+    mixed: Mixed | None = None
 
     def __post_init__(self) -> None:
         for operands, bits in (("weights", self.w_bits), ("activations", self.a_bits)):
             if bits not in VALID_BITS:
                 raise UsageError(f"{bits} bits for {operands} are not supported", "use 2 to 8, or 32 for off")
+        if self.mixed is not None and self.w_bits != (self.mixed.uniform_bits or self.w_bits):
+            raise UsageError(
+                f"the budget {self.mixed.budget} does not fit weights of {self.w_bits} bits",
+                f"write {self.mixed_with(self.mixed).label}",
+            )
+        if self.mixed is not None and self.w_bits == OFF:
+            raise UsageError(f"weights in float have no budget ({self.mixed.budget})", "give them bits, as in w4a4")
 
     @property
     def label(self) -> str:
-        """Bits and protocol, for example `w4a4@gdfq`."""
-        return f"w{self.w_bits}a{self.a_bits}@{self.protocol.name}"
+        """Bits, protocol and budget, for example `w4a4@gdfq` and `w4a4@gdfq:size=4bit`."""
+        budget = "" if self.mixed is None else f":{self.mixed.budget}"
+        return f"w{self.w_bits}a{self.a_bits}@{self.protocol.name}{budget}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for records and identities, for `Scheme.from_dict`."""
-        return {"label": self.label} | dataclasses.asdict(self)
+        data = {"label": self.label} | dataclasses.asdict(self)
+        if self.mixed is None:
+            # Identities and seeds of earlier schemes stay what they were.
+            del data["mixed"]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scheme:
@@ -226,7 +243,8 @@ class Scheme:
             operands = {name: Operand.from_dict(raw[name]) for name in ("weights", "activations")}
             overrides = tuple(Override(**item) for item in raw["overrides"])
             typed = operands | {"placement": Placement(raw["placement"]), "overrides": overrides}
-            return cls(int(data["w_bits"]), int(data["a_bits"]), Protocol(**{**raw, **typed}))
+            mixed = None if data.get("mixed") is None else Mixed.from_dict(data["mixed"])
+            return cls(int(data["w_bits"]), int(data["a_bits"]), Protocol(**{**raw, **typed}), mixed)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a scheme: {error}", "write it as bits@protocol, for example w4a4@gdfq") from error
 
@@ -235,20 +253,31 @@ class Scheme:
         matches = (o for o in reversed(self.protocol.overrides) if fnmatch.fnmatchcase(layer, o.pattern))
         return next(matches, None)
 
+    def mixed_with(self, mixed: Mixed) -> Scheme:
+        """Return the scheme with a budget; where that names bits, they replace those of the weights."""
+        return dataclasses.replace(self, w_bits=mixed.uniform_bits or self.w_bits, mixed=mixed)
+
+    def with_layers(self, bits: Mapping[str, int]) -> Scheme:
+        """Return the scheme with bits for the weights of some layers, by dotted name."""
+        earlier = self.protocol.overrides
+        a_bits = {name: getattr(self.overridden(name), "a_bits", None) for name in bits}
+        chosen = tuple(Override(glob.escape(name), count, a_bits[name]) for name, count in bits.items())
+        return dataclasses.replace(self, protocol=dataclasses.replace(self.protocol, overrides=(*earlier, *chosen)))
+
 
 _BITS = "(0|[1-9][0-9]?)"
-_LABEL = re.compile(f"[wW]{_BITS}[aA]{_BITS}(?:@([A-Za-z0-9_-]+))?")
+_LABEL = re.compile(f"[wW]{_BITS}[aA]{_BITS}(?:@([A-Za-z0-9_-]+))?(?::(.*))?")
 
 
 def parse_scheme(label: str, protocols: dict[str, Protocol] | None = None) -> Scheme:
-    """Read a label such as `w4a4`, `w3a3@deploy` or `W4A4@gdfq`.
+    """Read a label such as `w4a4`, `w3a3@deploy`, `W4A4@gdfq` or `w4a4@gdfq:size=4bit`.
 
     Args:
-        label: bits, and optionally `@protocol` (default `gdfq`).
+        label: bits, and optionally `@protocol` (default `gdfq`) and `:budget` (see `quant.mixed.Mixed`).
         protocols: further protocols by name (a grid's own).
 
     Raises:
-        UsageError: the label has another form, or names unknown bits or an unknown protocol.
+        UsageError: the label has another form, or names unknown bits, an unknown protocol or no budget.
     """
     match = _LABEL.fullmatch(label.strip())
     if match is None:
@@ -257,4 +286,5 @@ def parse_scheme(label: str, protocols: dict[str, Protocol] | None = None) -> Sc
     name = (match.group(3) or DEFAULT_PROTOCOL).lower()
     if name not in known:
         raise unknown_name("protocol", name, known)
-    return Scheme(int(match.group(1)), int(match.group(2)), known[name])
+    mixed = None if match.group(4) is None else Mixed(match.group(4))
+    return Scheme(int(match.group(1)), int(match.group(2)), known[name], mixed)

@@ -29,6 +29,8 @@ def differences(records: Sequence[Record], number: PublishedNumber) -> list[str]
     if stated.first_last == str(record.scheme.w_bits):
         stated = dataclasses.replace(stated, first_last=AS_OTHERS)
     phrases = [stated.other] if stated.other else []
+    if record.scheme.mixed is not None:
+        phrases.append(f"one width for all weights (here mixed precision, {record.scheme.mixed.get('budget')})")
     for name, here in _facts(records).items():
         printed = getattr(stated, name)
         same = same_recipe(record, number) if name == "recipe" else printed == here

@@ -134,7 +134,8 @@ def _same_protocol(records: Sequence[Record], number: PublishedNumber) -> bool:
     """Return whether scheme, recipe and the extent of the evaluation are those of the source."""
     for record in records:
         protocol = record.scheme.protocol or record.scheme.label.partition("@")[2]
-        if protocol != number.protocol or not same_recipe(record, number) or record.dataset.subset:
+        mixed = record.scheme.mixed is not None
+        if mixed or protocol != number.protocol or not same_recipe(record, number) or record.dataset.subset:
             return False
     return True
 

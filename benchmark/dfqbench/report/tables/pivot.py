@@ -191,7 +191,8 @@ def _key(record: Record, dimensions: Sequence[str], labels: Mapping[int, str]) -
     keys: dict[str, tuple[Any, ...]] = {
         "method": (control_rank(record), labels[id(record)]),
         "model": (model_name(record),),
-        "scheme": (protocol, *widths, scheme),
+        # A scheme with a budget stands beside the one without.
+        "scheme": (protocol.partition(":")[0], *widths, scheme),
         "bits": (*widths, bits or "unknown"),
         "protocol": (protocol or record.scheme.protocol or "unknown",),
         "seed": (record.seed or 0, "unknown" if record.seed is None else str(record.seed)),

@@ -27,6 +27,7 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.quant.coverage import measure_coverage
 from dfqbench.quant.scheme import Scheme
 from dfqbench.quant.student import Student, load_student
+from dfqbench.quantizers.mixed_precision import check_planned
 from dfqbench.run.evaluate.accuracy import Predictions, accuracy, percent, predict, predict_all
 from dfqbench.run.execute.failure import describe_failure, is_interrupt
 from dfqbench.run.execute.job import OnProgress
@@ -125,10 +126,11 @@ class Evaluator:
         for attempt in request["attempts"]:
             try:
                 # The user named the model, and this run's own worker wrote the folder.
-                student = self._load(attempt, request, trusted=model.trusted)
+                student = self._load(attempt, request, images, trusted=model.trusted)
                 measured = measure_coverage(student, images)
                 checks = {"violations": measured.violations, "levels_ok": measured.levels_ok}
-                answers.append({"coverage": measured.as_dict(), **checks})
+                layers = {name: bits.weight for name, bits in student.layers.items()} if student.scheme.mixed else {}
+                answers.append({"coverage": measured.as_dict(), **checks, "layers": layers})
                 students.append(student)
             except BaseException as error:
                 answers.append(_answer(error))
@@ -138,11 +140,15 @@ class Evaluator:
             answer.update(accuracy(prediction, teacher, data), peak_mib=peak_mib(self._device))
         return {"students": answers}
 
-    def _load(self, attempt: dict[str, Any], request: dict[str, Any], *, trusted: bool) -> Student:
+    def _load(
+        self, attempt: dict[str, Any], request: dict[str, Any], images: torch.Tensor, *, trusted: bool
+    ) -> Student:
         folder, scheme = Path(attempt["folder"]), Scheme.from_dict(attempt["scheme"])
         model, families = request["model"], request["families"]
         student = load_student(folder, self._device, families, trusted=trusted, model=model)
-        if student.scheme != scheme:
+        if scheme.mixed is not None:
+            check_planned(student, scheme, images[:1])
+        elif student.scheme != scheme:
             raise Invalid(f"the saved student's scheme is {student.scheme.label}, its cell's is {scheme.label}")
         return student
 

@@ -241,7 +241,8 @@ def scheme_of(record: Record) -> Scheme:
     """
     facts = record.scheme
     try:
-        scheme = Scheme.from_dict({"w_bits": facts.w_bits, "a_bits": facts.a_bits, "protocol": facts.details})
+        bits = {"w_bits": facts.w_bits, "a_bits": facts.a_bits, "mixed": facts.mixed}
+        scheme = Scheme.from_dict(bits | {"protocol": facts.details})
     except DfqError as error:
         raise Invalid(f"the record's scheme cannot be read: {error.message}") from error
     protocol = scheme.protocol
@@ -317,6 +318,7 @@ def differences(record: Record, measured: Mapping[str, Any], *, exact: bool) -> 
         "subset": (record.dataset.subset or "", measured["subset"] or ""),
         "parameters": (record.model.params, measured["parameters"]),
         "levels_ok": (record.levels_ok, measured["levels_ok"]),
+        "layers": (record.scheme.layers, measured.get("layers", {})),
     }
     if record.coverage is not None:
         pairs |= {name: (getattr(record.coverage, name), value) for name, value in measured["coverage"].items()}

@@ -152,8 +152,9 @@ class Cell:
         }
 
     def shares_source(self, other: Cell) -> bool:
-        """Check that another cell differs in the scheme only, and both have the same images."""
-        if self.method.depends_on_bits or self.source_id != other.source_id:
+        """Check that another cell differs in the scheme only, and both have the same images and plan no bits."""
+        planned = self.scheme.mixed or other.scheme.mixed
+        if planned or self.method.depends_on_bits or self.source_id != other.source_id:
             return False
         return dataclasses.replace(other, scheme=self.scheme) == self
 

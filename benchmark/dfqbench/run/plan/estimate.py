@@ -56,7 +56,8 @@ class History:
         # A live source serves several cells in one loop only: elsewhere every cell pays its full cost.
         shared = record.source_kind == "fixed" or bool(record.together_with)
         speed = (record.budget, record.precision, record.device, record.threads)
-        self._cells[record.label, record.target, record.model.name, identity(record.params), *speed] = {
+        params = identity(record.params), record.scheme.mixed is not None
+        self._cells[record.label, record.target, record.model.name, *params, *speed] = {
             "wall": seconds.wall,
             "synthesis": (seconds.synthesis or 0.0) if shared else 0.0,
             "paid_synthesis": (seconds.paid_synthesis or 0.0) if shared else 0.0,
@@ -92,9 +93,13 @@ class History:
 
 
 def cost_key(cell: Cell, device: str) -> tuple[Any, ...]:
-    """Return what decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed."""
+    """Return what decides a cell's cost: method, quantizer, network, budget, precision, device; not bits and seed.
+
+    Mixed precision does: a generator is trained twice.
+    """
     speed = (cell.budget.name, cell.precision, device, cell.threads)
-    return (cell.choice.label, cell.dataset.name, cell.model_name, cell.params_id, *speed)
+    mixed = cell.scheme.mixed is not None
+    return (cell.choice.label, cell.dataset.name, cell.model_name, cell.params_id, mixed, *speed)
 
 
 def format_seconds(seconds: float) -> str:

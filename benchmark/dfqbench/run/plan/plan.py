@@ -14,7 +14,7 @@ from dfqbench.api.errors import PluginError, Unavailable, UsageError, unknown_na
 from dfqbench.api.method import Fidelity, Quantizer
 from dfqbench.api.params import param
 from dfqbench.grid.choice import MethodChoice, cross_images, has_own_quantize, is_offered, resolve_methods
-from dfqbench.grid.schema import AUTO, Grid
+from dfqbench.grid.schema import AUTO, MIXED, Grid
 from dfqbench.models.identity import model_identity
 from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import LoadedOffer, Plugins, source_files, source_hash
@@ -146,7 +146,7 @@ def _targets(grid: Grid, catalogue: Catalogue) -> tuple[list[str], list[str]]:
 
 
 def _check_settings(grid: Grid, plugins: Plugins) -> None:
-    known = {*plugins.methods, *plugins.quantizers, *plugins.broken_names, REAL}
+    known = {*plugins.methods, *plugins.quantizers, *plugins.broken_names, REAL, MIXED}
     for key in grid.settings:
         name = key.partition(".")[0]
         if name not in known:

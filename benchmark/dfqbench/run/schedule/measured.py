@@ -21,6 +21,8 @@ def add_accuracy(record: Record, baseline: Mapping[str, Any], answer: Mapping[st
         setattr(record, name, answer[name])
     record.coverage = None if answer["coverage"] is None else Coverage.model_construct(**answer["coverage"])
     record.violations = list(answer["violations"])
+    if layers := answer.get("layers"):
+        record.scheme.layers = layers
     record.peak_mib.evaluation = answer["peak_mib"]
 
 

@@ -201,8 +201,10 @@ class RunEnvironment:
 
     def new_record(self, cell: Cell, attempt: int) -> Record:
         """Return a record with everything that is known before the attempt, and nothing measured."""
-        model = cell.model
+        model, mixed = cell.model, cell.scheme.mixed
         parts = {"method": cell.method, "quantizer": cell.quantizer}
+        changed_params = [f"{part}.{name}" for part, value in parts.items() for name in value.changed]
+        changed_params += [] if mixed is None else [f"mixed.{name}" for name in mixed.changed]
         return Record(
             schema=SCHEMA,
             run=self.folder.name,
@@ -227,7 +229,7 @@ class RunEnvironment:
             recipe_changes=list(cell.quantizer.recipe_changes),
             range=cell.range_rule,
             params={part: value.params for part, value in parts.items()},
-            changed_params=[f"{part}.{name}" for part, value in parts.items() for name in value.changed],
+            changed_params=changed_params,
             versions=Versions(method=cell.method.version, quantizer=cell.quantizer.version),
             fidelity=cell.method.fidelity,
             target=cell.dataset.name,
@@ -243,6 +245,7 @@ class RunEnvironment:
                 a_bits=cell.scheme.a_bits,
                 protocol=cell.scheme.protocol.name,
                 details=cell.scheme.as_dict()["protocol"],
+                **({} if mixed is None else {"mixed": cell.scheme.as_dict()["mixed"]}),
             ),
             budget=cell.budget.name,
             precision=cell.precision,

@@ -63,6 +63,8 @@ class SchemeFacts(RecordPart):
     a_bits: int | None = Field(default=None, description="bits of activations")
     protocol: str = Field(default="", description="the protocol's name")
     details: dict[str, Any] = Field(default_factory=dict, description="every choice of the protocol")
+    mixed: dict[str, Any] | None = Field(default=None, description="budget of mixed precision and its plan; null: none")
+    layers: dict[str, int] = Field(default_factory=dict, description="bits of each layer's weights in mixed precision")
 
 
 class Dataset(RecordPart):

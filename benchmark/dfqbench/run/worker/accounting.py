@@ -32,6 +32,7 @@ class Accounting:
         source_images: number of images of a fixed source.
         reused: what a source that was made elsewhere would have cost here.
         resumed: how often the cell continued from a checkpoint.
+        planning: counts of what was drawn to plan mixed precision; the others hold it, too.
 
     Args:
         device: where the attempt computes.
@@ -65,6 +66,7 @@ class Accounting:
         self.source_images: int | None = None
         self.reused: dict[str, Any] | None = None
         self.resumed = 0
+        self.planning = Counts()
         self._device = device
         self._started = started
         self._saving = 0.0
@@ -142,8 +144,8 @@ class Accounting:
         A fixed source repeats its images. The batches with which a generator is trained alone serve no student.
         """
         if self.source_kind == "live" and GENERATOR_ALONE not in self.flags:
-            return self.counts.images
-        drawn = self.counts.sampled_images
+            return self.counts.images - self.planning.images
+        drawn = self.counts.sampled_images - self.planning.sampled_images
         return drawn if self.source_images is None else min(drawn, self.source_images)
 
     def wall(self) -> float:

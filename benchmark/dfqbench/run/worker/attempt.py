@@ -18,7 +18,7 @@ from dfqbench.accel import set_kernels
 from dfqbench.accel.cuda_graph import graphed_steps
 from dfqbench.api.batch import Batch, SampleSource, has_images, is_live
 from dfqbench.api.budget import budget_named
-from dfqbench.api.errors import Invalid, NonFiniteError, PluginError, Skip
+from dfqbench.api.errors import Invalid, NonFiniteError, PluginError, Skip, Unavailable
 from dfqbench.api.method import Method, Quantizer
 from dfqbench.api.precision import Precision
 from dfqbench.models.build import build_teacher
@@ -37,6 +37,7 @@ from dfqbench.run.store.real_images import RealImages, save_first
 from dfqbench.run.store.source_cache import load_source, save_source, shared_state
 from dfqbench.run.store.training_folder import Snapshots, Timeline, TrainingFolder
 from dfqbench.run.worker.accounting import GENERATOR_ALONE, Accounting
+from dfqbench.run.worker.bit_plan import BitPlanning
 from dfqbench.run.worker.checkpointer import Checkpointer, CheckpointFolder
 from dfqbench.run.worker.confinement import Confinement
 from dfqbench.run.worker.context import REPORT_EVERY, HostContext, RunPart
@@ -88,6 +89,7 @@ class Attempt:
         self._folder = Path(job.attempt)
         self._device = torch.device(job.device)
         self._model = ModelSpec.from_dict(job.model)
+        self._scheme = Scheme.from_dict(job.scheme)
         self._context: HostContext | None = None
         # One guard for a worker: its attempts run the same plugin's code, and what that opens concerns every record.
         if first is None:
@@ -141,6 +143,8 @@ class Attempt:
         source = self.instrumented_source(self.accounting.clock.source_call, self.keep_training_images)
         clock, method = self.accounting.clock, self.method
         with self.quantizing(context), clock.phase("quantization", source_name="synthesis"):
+            planning = BitPlanning(self._job, self.teacher, method, self.accounting, self.counts, context)
+            self._scheme = context.known_scheme = planning.planned_scheme(source)
             if self._job.own_quantize and method is not None:
                 student: nn.Module = method.quantize(self.teacher, source, context)
             else:
@@ -172,8 +176,7 @@ class Attempt:
                 method_cls = self._plugins.method_class(job.method)
                 method = method_cls(build_params(method_cls.params_type, job.method_params, job.method))
             quantizer_cls = self._plugins.quantizer_class(job.quantizer)
-            params = build_params(quantizer_cls.params_type, job.quantizer_params, job.quantizer)
-            self.quantizer = quantizer_cls(params)
+            self.quantizer = quantizer_cls(build_params(quantizer_cls.params_type, job.quantizer_params, job.quantizer))
         self.method = method
         norms = [m for m in self.teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if method is not None and method.requires.batchnorm and all(norm.running_mean is None for norm in norms):
@@ -210,8 +213,7 @@ class Attempt:
         method, accounting = self.method, self.accounting
         if method is None:
             raise PluginError("the images of the real-data control cannot be read", "look whether its data are there")
-        scheme = Scheme.from_dict(self._job.scheme) if method.depends_on_bits else None
-        self._context = context = self._make_context(scheme)
+        self._context = context = self._make_context(self._scheme if method.depends_on_bits else None)
         reset_peak(self._device)
         try:
             with self.plugin_code(context), accounting.clock.phase("synthesis"):
@@ -251,7 +253,7 @@ class Attempt:
             self._timeline = Timeline(self._training, self.accounting.untimed) if live else None
             if self._job.snapshots:
                 self._snapshots = Snapshots(self._training, self._job.snapshots, self.accounting.untimed)
-        self._context = self._make_context(Scheme.from_dict(self._job.scheme), self.quantizer.quantize, run_part)
+        self._context = self._make_context(self._scheme, self.quantizer.quantize, run_part)
         return self._context
 
     def keep_training_images(self, batch: Batch) -> None:
@@ -298,10 +300,11 @@ class Attempt:
                 raise NonFiniteError(f"the student's {name}")
         if isinstance(student, Student):
             self.accounting.counts.student_images = student.images_seen
-            scheme = Scheme.from_dict(self._job.scheme)
-            if student.scheme != scheme:
-                message = f"the student's scheme is {student.scheme.label}, its cell's is {scheme.label}"
+            if student.scheme != self._scheme:
+                message = f"the student's scheme is {student.scheme.label}, its cell's is {self._scheme.label}"
                 raise Invalid(message, "make it with ctx.prepare(teacher)")
+        elif self._scheme.mixed is not None:
+            raise Unavailable("mixed precision needs a student of ctx.prepare(teacher)", "run this method without it")
         if self._snapshots is not None and self._snapshots.refused:
             self.accounting.flag("snapshots_not_kept")
         return student
@@ -353,7 +356,7 @@ class Attempt:
         begin = time.monotonic()
         dataset = DatasetSpec.from_dict(self._job.dataset)
         data = self.confinement.outside(partial(load_evaluation, dataset, self._model.card, self._job.limit))
-        usual = prepare(self.teacher, Scheme.from_dict(self._job.scheme), self._model.card)
+        usual = prepare(self.teacher, self._scheme, self._model.card)
         with self.teacher_check.phase(), ExitStack() as watched:
             student.register_forward_pre_hook(lambda *_: watched.enter_context(self._guard.watching()))
             student.register_forward_hook(lambda *_: watched.close())
