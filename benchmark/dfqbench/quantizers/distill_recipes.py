@@ -58,6 +58,7 @@ _ADADFQ = dataclasses.replace(
     batch_few_classes=16,
 )
 # KL, feature alignment, and both on adversarial images; no labels (methods.md 8.6, released code).
+# Inferred: images as they are.
 _HAST = dataclasses.replace(
     _INTRAQ,
     ce_weight=0.0,
@@ -73,8 +74,8 @@ _HAST = dataclasses.replace(
     batch_few_classes=64,
     augment_share=0.0,
 )
-# SynQ's only released configuration is ImageNet's (methods.md 8.6): weights, filter and larger inputs' schedule are its.
-# From the paper: the batches and the threshold on CIFAR-10. Inferred: on smaller inputs the rate and its steps are
+# SynQ's only released configuration is ImageNet's (methods.md 8.6): weights, filter and larger inputs' schedule are
+# its. From the paper: the batches and the threshold on CIFAR-10. Inferred: on smaller inputs the rate and its steps are
 # HAST's (the paper searches the rate for each setting), and the filter has the same share of the image's side.
 _SYNQ = dataclasses.replace(
     _HAST,
