@@ -290,9 +290,14 @@ def test_every_recipe_runs(recipe: str) -> None:
 def test_cosine_falls_to_zero_over_the_students_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     params = dataclasses.replace(PARAMS, lr_schedule="cosine", warmup_epochs=84)
     rates: list[float] = []
+
+    def update(_self: Any, _images: Any, _labels: Any, _logits: Any, lr: float, **_: Any) -> tuple[Tensor]:
+        rates.append(lr)
+        return (torch.zeros(()),)
+
     monkeypatch.setattr(
         "dfqbench.quantizers.distill_loop.TrainedStudent._update",
-        lambda _self, _images, _labels, _logits, lr, **_: rates.append(lr) or (torch.zeros(()),),
+        update,
     )
     _run(params)
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * step / 16)) / 2 for step in range(16)])
@@ -308,7 +313,7 @@ def test_further_updates_of_a_step_draw_images_anew(live: bool) -> None:
             return Batch(100.0 + torch.zeros((size, 3, 8, 8)))
 
     params = dataclasses.replace(PARAMS, student_steps=3, lr=1e-9)
-    source = Drawing() if live else FixedSource(torch.arange(512.0).view(512, 1, 1, 1).expand(512, 3, 8, 8))
+    source: Any = Drawing() if live else FixedSource(torch.arange(512.0).view(512, 1, 1, 1).expand(512, 3, 8, 8))
     ctx, seen = _context(), list[float]()
     teacher = toy_network()
     teacher.register_forward_pre_hook(lambda _module, args: seen.append(float(args[0][0, 0, 0, 0])))

@@ -167,7 +167,7 @@ def test_features_of_a_student_are_the_teachers_where_it_rounds_little(protocol:
     with LayerOutputs(student, student.traced, BLOCKS) as recorder:
         student(images)
         layers = recorder.last
-    block = teacher[3]
+    block: Any = teacher[3]
     x = teacher[2](teacher[1](teacher[0](images)))
     torch.testing.assert_close(expected["3.conv2"], block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x))))))
     for name, value in expected.items():
@@ -319,7 +319,7 @@ def test_gradients_reach_the_student_alone(recipe: str) -> None:
     student = _student(teacher)
     images = toy_images(8)
     loss = _loss(RECIPES[recipe].for_card(toy_card()), teacher, student)(Batch(images))
-    loss.backward(inputs=list(student.parameters()))
+    loss.backward(inputs=list(student.parameters()))  # type: ignore[no-untyped-call]
     assert images.grad is None
     assert all(parameter.grad is None for parameter in teacher.parameters())
     gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]

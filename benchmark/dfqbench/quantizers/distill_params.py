@@ -102,10 +102,12 @@ class DistillParams:
     )
     lr_factor: PositiveFloat = param(0.1, help="factor of each decay", source=GDFQ)
     lr_schedule: Literal["steps", "cosine"] = param(
-        "steps", help="decays at `lr_steps`, or half a cosine down to 0 over the student's steps", source=GDFQ
+        "steps",
+        help="decays at `lr_steps`, or half a cosine down to 0 over the student's steps",
+        source=f"{GDFQ}; AKD: cosine",
     )
     student_steps: PositiveInt = param(
-        1, help="updates of a step, the later ones on images drawn anew", source="released code (AKD uses 10)"
+        1, help="updates of a step, the later ones on images drawn anew", source="third-party code (AKD: 10)"
     )
     range_epochs: NonNegativeInt = param(
         4, help="first epochs, in which activation ranges follow the batches", source=GDFQ, unit="epochs"

@@ -43,7 +43,7 @@ _DFFG = dataclasses.replace(
     batch_few_classes=64,
     batch_large=4,
 )
-# AdaDFQ's own loss alone (methods2.md 1, released code, which the recipe of AdaSG shares): batch 16 everywhere. The
+# AdaDFQ's own loss alone (methods.md 8.6, released code, which the recipe of AdaSG shares): batch 16 everywhere. The
 # values for larger inputs are those of ResNet-18 and MobileNetV2.
 _ADADFQ = dataclasses.replace(
     _GDFQ,
@@ -57,7 +57,8 @@ _ADADFQ = dataclasses.replace(
     batch=16,
     batch_few_classes=16,
 )
-# KL, feature alignment, and both on adversarial images; no labels (methods2.md 9, released code).
+# KL, feature alignment, and both on adversarial images; no labels (methods.md 8.6, released code).
+# Inferred: images as they are.
 _HAST = dataclasses.replace(
     _INTRAQ,
     ce_weight=0.0,
@@ -73,8 +74,8 @@ _HAST = dataclasses.replace(
     batch_few_classes=64,
     augment_share=0.0,
 )
-# SynQ's only released configuration is ImageNet's (methods2.md 8): weights, filter and larger inputs' schedule are its.
-# From the paper: the batches and the threshold on CIFAR-10. Inferred: on smaller inputs the rate and its steps are
+# SynQ's only released configuration is ImageNet's (methods.md 8.6): weights, filter and larger inputs' schedule are
+# its. From the paper: the batches and the threshold on CIFAR-10. Inferred: on smaller inputs the rate and its steps are
 # HAST's (the paper searches the rate for each setting), and the filter has the same share of the image's side.
 _SYNQ = dataclasses.replace(
     _HAST,
@@ -92,7 +93,7 @@ _SYNQ = dataclasses.replace(
     batch=256,
     batch_few_classes=256,
 )
-# KL at T = 1 alone, for a student trained from scratch at a rate of 0.1 (methods2.md 12, released code). Inferred: 1e-4
+# KL at T = 1 alone, for a student trained from scratch at a rate of 0.1 (methods.md 8.6, released code). Inferred: 1e-4
 # and 1e-6 for a quantized copy, and GDFQ's batch for larger inputs.
 _DAFL = dataclasses.replace(
     _GDFQ,
@@ -108,7 +109,7 @@ _DAFL = dataclasses.replace(
     batch=1024,
     batch_few_classes=1024,
 )
-# The same loss, ten updates of the student after each of the generator, and a cosine (methods2.md 11, paper and
+# The same loss, ten updates of the student after each of the generator, and a cosine (methods.md 8.6, paper and
 # third-party code). 200 epochs follow the 50 in which the generator learns alone. Rates are inferred as for `dafl`.
 _AKD = dataclasses.replace(
     _DAFL,

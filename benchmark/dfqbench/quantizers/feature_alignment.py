@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,7 +41,7 @@ def map_sizes(graph: fx.GraphModule, example: Tensor) -> dict[str, int]:
         ShapeProp(graph).propagate(example)
     sizes = {}
     for node in graph.graph.nodes:
-        shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+        shape: Any = getattr(node.meta.get("tensor_meta"), "shape", ())
         if node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Conv2d) and len(shape) == 4:
             sizes[str(node.target)] = shape[2] * shape[3]
     return sizes

@@ -43,7 +43,7 @@ def explained_layer(network: nn.Module, sizes: dict[str, int]) -> str:
     Raises:
         Unavailable: there is none.
     """
-    names = [name for name, _ in network.named_modules() if sizes.get(name, 0) > 1]
+    names: list[str] = [name for name, _ in network.named_modules() if sizes.get(name, 0) > 1]
     if not names:
         raise Unavailable(
             "Grad-CAM needs a convolution whose output has more than one position",

@@ -33,4 +33,5 @@ def _filter(side: int, cutoff: float) -> Tensor:
     bins = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
     factors = torch.exp(-0.5 * (bins / cutoff).square())
     spectrum = torch.fft.fft(torch.eye(side, dtype=torch.float64), dim=0)
-    return torch.fft.ifft(factors[:, None] * spectrum, dim=0).real.float()
+    matrix: Tensor = torch.fft.ifft(factors[:, None] * spectrum, dim=0).real
+    return matrix.float()
