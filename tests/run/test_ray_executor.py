@@ -89,8 +89,12 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return FakeRay().install(monkeypatch)
 
 
+def use(work: Work) -> None:
+    Local.work = staticmethod(work)
+
+
 def start(folder: Path, work: Work, **changes: Any) -> RayExecutor:
-    Local.work = staticmethod(work)  # type: ignore[assignment]
+    use(work)
     options = {"jobs": None, "cells": 9, "threads": 1, "grace": 5.0, "confined": True, "data": ()}
     return connect("auto").executor(folder, **options | changes)[0]
 
@@ -314,7 +318,7 @@ def test_nodes_decide_about_environment_and_precision(
     facts = replace(with_package(known_facts(), "torch", "1.0"), precision="float32")
     for module in (node_executor, ray_cluster):
         monkeypatch.setattr(module, "node_facts", lambda *_: facts)
-    Local.work = staticmethod(lambda *_: done())  # type: ignore[assignment]
+    use(lambda *_: done())
     cluster = connect("auto")
     assert ray.usage_stats == "0"
     request = GridRequest(grid="smoke", methods="noise")
