@@ -272,6 +272,12 @@ def test_cluster_without_what_is_asked_for_is_refused(
         assert part in str(caught.value)
 
 
+def test_cluster_that_cannot_be_reached_is_refused(ray: FakeRay) -> None:
+    ray.reachable = False
+    with pytest.raises(UsageError, match=r"no Ray cluster can be reached: .*; start it with `ray start --head`"):
+        connect("auto")
+
+
 def test_one_job_for_each_node_or_gpu(ray: FakeRay, tmp_path: Path) -> None:
     assert len(start(tmp_path, lambda *_: done()).slots) == 2
     assert len(start(tmp_path, lambda *_: done(), cells=1).slots) == 1
