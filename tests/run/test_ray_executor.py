@@ -89,8 +89,12 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return FakeRay().install(monkeypatch)
 
 
+def use(work: Work) -> None:
+    Local.work = staticmethod(work)
+
+
 def start(folder: Path, work: Work, **changes: Any) -> RayExecutor:
-    Local.work = staticmethod(work)  # type: ignore[assignment]
+    use(work)
     options = {"jobs": None, "cells": 9, "threads": 1, "grace": 5.0, "confined": True, "data": ()}
     return connect("auto").executor(folder, **options | changes)[0]
 
@@ -268,6 +272,12 @@ def test_cluster_without_what_is_asked_for_is_refused(
         assert part in str(caught.value)
 
 
+def test_cluster_that_cannot_be_reached_is_refused(ray: FakeRay) -> None:
+    ray.reachable = False
+    with pytest.raises(UsageError, match=r"no Ray cluster can be reached: .*; start it with `ray start --head`"):
+        connect("auto")
+
+
 def test_one_job_for_each_node_or_gpu(ray: FakeRay, tmp_path: Path) -> None:
     assert len(start(tmp_path, lambda *_: done()).slots) == 2
     assert len(start(tmp_path, lambda *_: done(), cells=1).slots) == 1
@@ -314,7 +324,7 @@ def test_nodes_decide_about_environment_and_precision(
     facts = replace(with_package(known_facts(), "torch", "1.0"), precision="float32")
     for module in (node_executor, ray_cluster):
         monkeypatch.setattr(module, "node_facts", lambda *_: facts)
-    Local.work = staticmethod(lambda *_: done())  # type: ignore[assignment]
+    use(lambda *_: done())
     cluster = connect("auto")
     assert ray.usage_stats == "0"
     request = GridRequest(grid="smoke", methods="noise")
