@@ -177,7 +177,7 @@ def test_weight_that_is_not_the_claimed_sum_is_a_violation(label: str, fault: st
         quantizer.forward = lambda weight: rounded(weight) + 0.3 * scales.max()  # type: ignore[method-assign]
     elif fault == "scale":
         summed = quantizer(made.network.get_submodule("2").parametrizations.weight.original)  # type: ignore[union-attr]
-        quantizer.forward = lambda weight: summed  # type: ignore[method-assign]
+        quantizer.forward = lambda weight: summed  # type: ignore[method-assign]  # noqa: ARG005
         quantizer.residual_scales = scales * 1.3
     elif fault == "width":
         quantizer.bits = 6
