@@ -176,8 +176,8 @@ def test_weight_that_is_not_the_claimed_sum_is_a_violation(label: str, fault: st
     if fault == "noise":
         quantizer.forward = lambda weight: rounded(weight) + 0.3 * scales.max()  # type: ignore[method-assign]
     elif fault == "scale":
-        weight = quantizer(made.network.get_submodule("2").parametrizations.weight.original)  # type: ignore[union-attr]
-        quantizer.forward = lambda _: weight  # type: ignore[method-assign]
+        summed = quantizer(made.network.get_submodule("2").parametrizations.weight.original)  # type: ignore[union-attr]
+        quantizer.forward = lambda weight: summed  # type: ignore[method-assign]  # noqa: ARG005
         quantizer.residual_scales = scales * 1.3
     elif fault == "width":
         quantizer.bits = 6

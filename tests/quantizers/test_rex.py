@@ -93,7 +93,9 @@ def test_shares_of_layers_rise_and_their_mean_is_gamma() -> None:
     for gamma in (0.0, 0.25, 0.5, 0.8, 1.0):
         shares = layer_shares(gamma, 7)
         assert shares == sorted(shares)
-        assert (min(shares) >= 0, max(shares) <= 1, sum(shares) / 7) == (True, True, pytest.approx(gamma))
+        assert min(shares) >= 0
+        assert max(shares) <= 1
+        assert sum(shares) / 7 == pytest.approx(gamma)
     assert layer_shares(0.5, 3) == [0.0, 0.5, 1.0]
     assert layer_shares(0.3, 1) == [0.3]
 

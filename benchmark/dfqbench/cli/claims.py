@@ -47,7 +47,7 @@ def claims(
         raise unknown_name("model", model, models)
     if dataset is not None and dataset_key(dataset) not in map(dataset_key, datasets):
         raise unknown_name("dataset", dataset, datasets)
-    methods = set[str]().union(*map(names, (*known, *published_times())))
+    methods = set[str]().union(*map(names, known), *map(names, published_times()))
     if method is not None and method.lower() not in methods:
         raise unknown_name("method", method.lower(), methods)
     widths = {claim.bits for claim in known} | {
