@@ -210,9 +210,12 @@ def test_students_made_together_are_those_made_alone(params: ReconstructParams, 
 def test_students_under_one_protocol_share_the_outputs_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[int] = []
     outputs = ReconstructedStudent.teacher_outputs
-    monkeypatch.setattr(
-        ReconstructedStudent, "teacher_outputs", lambda self, index: rounds.append(index) or outputs(self, index)
-    )
+
+    def count(self: ReconstructedStudent, index: int) -> Tensor:
+        rounds.append(index)
+        return outputs(self, index)
+
+    monkeypatch.setattr(ReconstructedStudent, "teacher_outputs", count)
     contexts = [_context(scheme) for scheme in ("w2a2@gdfq", "w3a3@gdfq", "w4a4@gdfq")]
     Reconstruct(_recipe("genie", steps=1)).quantize_many(toy_network(), FixedSource(toy_images(64)), contexts)
     assert rounds == [0, 1, 2]

@@ -247,16 +247,16 @@ class ReconstructedStudent:
         def squares() -> Iterator[Tensor]:
             for output, target in zip(self._passes(unit, self._x_q), _chunks(y), strict=True):
                 with torch.no_grad():
-                    teacher = later(self._on_device(target)).log_softmax(1)
+                    teacher = later(self._on_device(target).clone()).log_softmax(1)  # layers may work in place
                 with torch.enable_grad():
                     output.requires_grad_()
-                    kl = F.kl_div(later(output).log_softmax(1), teacher, reduction="sum", log_target=True)
+                    kl = F.kl_div(later(output.clone()).log_softmax(1), teacher, reduction="sum", log_target=True)
                     (gradient,) = torch.autograd.grad(kl, output)
                 yield gradient.square()
 
         weights = self._cached(squares(), len(y))
         mean = float(sum(part.float().sum() for part in _chunks(weights))) / weights.numel()
-        return weights / mean if mean > 0 else torch.ones_like(weights)
+        return weights.div_(mean) if mean > 0 else torch.ones_like(weights)
 
     def _batch(self, cache: Tensor, chosen: Tensor) -> Tensor:
         """Return a copy of some rows of a cache, in float32 on the device."""

@@ -116,7 +116,7 @@ def orbit(random: np.random.Generator, system: System, count: int) -> tuple[Arra
     for step in range(-BURN_IN, STEPS):
         i = np.searchsorted(bounds, random.random(walkers, np.float32))
         x, y = a[i] * x + b[i] * y + e[i], c[i] * x + d[i] * y + f[i]
-        color = (color + colors[:, i]) / 2
+        color = np.float32(0.5) * (color + colors[:, i])
         if step >= 0:
             points[:, step], drawn[:, step] = (x, y), color
     return points.reshape(2, -1), drawn.reshape(len(colors), -1)
@@ -127,7 +127,8 @@ def pixels(points: Array, height: int, width: int) -> NDArray[np.int64]:
     low, high = points.min(1, keepdims=True), points.max(1, keepdims=True)
     size = np.array([[width], [height]])
     column, row = np.minimum(((points - low) / (high - low) * size).astype(np.int64), size - 1)
-    return row * width + column
+    pixel: NDArray[np.int64] = row * width + column
+    return pixel
 
 
 def draw_image(random: np.random.Generator, system: System, height: int, width: int, points: int) -> Array:
@@ -152,5 +153,5 @@ def draw_image(random: np.random.Generator, system: System, height: int, width: 
     color = np.stack([np.bincount(at, channel, size) for channel in colors]) / np.maximum(count, 1)
     opacity = np.log1p(count) / np.log1p(count.max())
     background = random.random((len(colors), 1))
-    image = opacity * color + (1 - opacity) * background
-    return image.reshape(-1, height, width).astype(np.float32)
+    image: Array = (opacity * color + (1 - opacity) * background).astype(np.float32)
+    return image.reshape(-1, height, width)
