@@ -18,10 +18,10 @@ from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.store.environment import describe_environment
 from pretend import Executor, done, plan_of, schedule
 
-PEERS, CELLS_EACH, SECONDS = 64, 3, 6.0
+PEERS, CELLS_EACH, SECONDS = 64, 3, 25.0
 AUDITED = {"open", "os.scandir", "os.listdir", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link"}
-MOST_OPERATIONS = 150
-"""File operations of all runs for one cell."""
+MOST_OPERATIONS = 6 * PEERS
+"""File operations of all runs for one cell: each reads the record of every cell that another has finished."""
 
 
 class Operations:

@@ -83,8 +83,7 @@ class Scheduler:
         """
         cells = list(cells)
         left = []
-        for cell in cells:
-            record = self._env.finished(cell)
+        for cell, record in zip(cells, self._env.finished_of(cells), strict=True):
             if record is None:
                 left.append(cell)
             else:
