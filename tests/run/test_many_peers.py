@@ -84,3 +84,11 @@ def test_many_runs_share_cells_without_losing_time(
     assert len(begun) == len(set(begun)) == cells == len(list(tmp_path.glob("cells/*/attempt-*/record.json")))
     assert share >= 0.9
     assert sum(operations.counts.values()) / cells <= MOST_OPERATIONS
+
+
+@pytest.mark.slow
+def test_ten_thousand_cells_are_planned_in_seconds() -> None:
+    begin = time.process_time()
+    plan = plan_of("zeroq,noise,gdfq,dffg,clusterq", "w3a3,w4a4,w5a5,w8a8", seeds="0-499")
+    assert len({cell.cell_id for cell in plan.cells}) == 10_000
+    assert time.process_time() - begin <= 10.0
