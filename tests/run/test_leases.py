@@ -8,15 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from dfqbench.api import UsageError
 from dfqbench.run.execute.job import Outcome
+from dfqbench.run.schedule import scheduler
 from dfqbench.run.schedule.run_environment import Rules
 from dfqbench.run.store.lease import Leases, is_held
 from dfqbench.run.store.record import Record
 from dfqbench.run.store.run_folder import RunFolder
+from dfqbench.run.store.status import MEASURED
 from peer import CELLS, Peer
 from pretend import Executor, done, plan_of, schedule
 
@@ -115,6 +118,19 @@ def test_of_two_finished_attempts_of_one_lease_the_newest_stays(tmp_path: Path) 
     assert not run.keep_newest("aa11", after=1, attempt=2)
     assert [record.attempt for record, _ in run.records() if record is not None] == [1, 3]
     assert run.keep_newest("aa11", after=1, attempt=3)
+
+
+def test_every_slot_gets_a_cell_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POLL", "LONG_POLL"):
+        monkeypatch.setattr(scheduler, name, 600.0)
+    together = Barrier(4)
+
+    def work(*_: object) -> Outcome:
+        together.wait(60)
+        return done()
+
+    summary = schedule(tmp_path, plan_of("noise", seeds="0-3"), Executor(work, slots=4))
+    assert {record.status for record in summary.records} <= MEASURED
 
 
 def failing() -> Executor:

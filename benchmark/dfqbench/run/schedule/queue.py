@@ -83,7 +83,11 @@ class Queue:
         """Set the cells that are to be run, in the plan's order."""
         self.waiting = list(cells)
         self._order = {id(cell): number for number, cell in enumerate(cells)}
-        self._attempts = {cell.cell_id: _attempt(self._env.folder.latest(cell.cell_id)) for cell in cells}
+        begun = self._env.folder.begun_cells()
+        self._attempts = {
+            cell.cell_id: _attempt(self._env.folder.latest(cell.cell_id)) if cell.cell_id in begun else 0
+            for cell in cells
+        }
 
     def remove_earlier(self) -> None:
         """Remove sources and checkpoints, which a fresh run must not use, unless another run uses them."""

@@ -94,7 +94,8 @@ def run_plan(
 
 
 def _run(plan: Plan, env: RunEnvironment, options: Options, console: Console, cancellation: Cancellation) -> Summary:
-    left = [cell for cell in plan.cells if env.finished(cell) is None]
+    finished_of = zip(plan.cells, env.finished_of(plan.cells), strict=True)
+    left = [cell for cell, record in finished_of if record is None]
     runnable = [cell for cell in left if cell.problem is None]
     earlier = earlier_records(options.out)
     history = History(earlier)

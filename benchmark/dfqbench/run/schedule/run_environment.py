@@ -86,6 +86,11 @@ class RunEnvironment:
             return None
         return record
 
+    def finished_of(self, cells: Sequence[Cell]) -> list[Record | None]:
+        """Return `finished` of each cell; those without a folder need no look each."""
+        begun = self.folder.begun_cells()
+        return [self.finished(cell) if cell.cell_id in begun else None for cell in cells]
+
     def accepts(self, record: Record) -> bool:
         """Check that a record is settled, in an environment that counts."""
         return record.status in SETTLED and self.accepted in {None, record.environment}
@@ -98,6 +103,9 @@ class RunEnvironment:
     def saved_sources(self, cells: Iterable[Cell]) -> set[str]:
         """Return the identities of those sources of some cells that are saved and can be used."""
         sources = {cell.source_id for cell in cells}
+        if len(sources) > 1:
+            # One look at the folder instead of one for each of thousands of cells.
+            sources &= self.folder.begun_sources()
         return {source for source in sources if is_saved(self.folder.source(source), self.accepted)}
 
     def cached_students(self) -> dict[str, CachedStudent]:

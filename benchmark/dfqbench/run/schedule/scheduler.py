@@ -83,8 +83,7 @@ class Scheduler:
         """
         cells = list(cells)
         left = []
-        for cell in cells:
-            record = self._env.finished(cell)
+        for cell, record in zip(cells, self._env.finished_of(cells), strict=True):
             if record is None:
                 left.append(cell)
             else:
@@ -175,9 +174,10 @@ class Scheduler:
     def _next_lease(self) -> Lease | None:
         """Lease the next cell; the longer there was none, the less often the folder is looked at."""
         now = time.monotonic()
-        idle = 0.0 if self._idle_since is None else now - self._idle_since
-        if not self._queue.changed and now - self._looked_at < min(LONG_POLL, max(POLL, idle / 10)):
-            return None
+        if self._idle_since is not None and not self._queue.changed:
+            pause = min(LONG_POLL, max(POLL, (now - self._idle_since) / 10))
+            if now - self._looked_at < pause:
+                return None
         if self._env.rules.max_failures:
             self._queue.take_settled()
             if self._cancellation.reason is not None:

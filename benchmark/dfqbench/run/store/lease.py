@@ -48,6 +48,7 @@ class Leases:
     def __init__(self, folder: Path, seconds: float = LEASE_SECONDS) -> None:
         self.seconds = seconds
         self._folder = folder
+        self._folder_made = False
         self._contended: dict[str, _Contended] = {}
 
     def take(self, name: str) -> SoftFileLease | None:
@@ -57,6 +58,9 @@ class Leases:
             UsageError: another run uses leases of another length.
             OSError: the folder cannot be written.
         """
+        if not self._folder_made:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder_made = True
         seen = self._contended.get(name) or _Contended(self._lease(name))
         if not _try(seen.lease) and not (self._is_abandoned(seen) and _try(seen.lease)):
             self._contended[name] = seen
@@ -74,7 +78,6 @@ class Leases:
         return "an unknown process" if owner is None else f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
 
     def _lease(self, name: str) -> SoftFileLease:
-        self._folder.mkdir(parents=True, exist_ok=True)
         path, heartbeat = self._folder / f"{name}.lease", self.seconds / HEARTBEATS
         # The scheduler's thread acquires it, and the one that follows the worker may release it.
         return SoftFileLease(path, lease_duration=self.seconds, heartbeat_interval=heartbeat, thread_local=False)

@@ -144,6 +144,10 @@ class RunFolder:
         """Return the identities of the cells of which an attempt was begun."""
         return set(_names(f"{self.path}/cells"))
 
+    def begun_sources(self) -> set[str]:
+        """Return the identities of the shared sources that have a folder."""
+        return set(_names(f"{self.path}/sources"))
+
     def newest_recorded(self, cell_id: str) -> int:
         """Return the number of a cell's newest attempt that has a record, or 0."""
         cell = f"{self.path}/cells/{cell_id}"
