@@ -17,7 +17,7 @@ SETTINGS = {
     "clusterq": ("clusterq.centroid_start=0", "clusterq.grouping=single_class"),
     "temporal": ("temporal.margin_start=0",),
 }
-READS = 11
+READS = 7
 """Reads of the stop flag in one attempt: two between phases, and one a step."""
 
 
