@@ -121,8 +121,8 @@ def test_faulty_weights_and_images_are_rows(tmp_path: Path) -> None:
 
     grid = 'name = "smoke"\nmethods = ["noise"]\nschemes = ["w4a4"]\nbudget = "smoke"\n'
     (tmp_path / "grid.toml").write_text(grid)
-    places = ("--grid", "grid.toml", "--on", "digits,toy,twelve", "--data", "data", "--out", "out")
-    places = (*places, "--executor", "inline")
+    places = ["--grid", "grid.toml", "--on", "digits,toy,twelve", "--data", "data", "--out", "out"]
+    places += ["--executor", "inline"]
     env = os.environ | {"XDG_DATA_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "dfqbench", "run", *places]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280)

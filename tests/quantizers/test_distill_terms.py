@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from residual import residual_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from dfqbench.quantizers.layer_outputs import LayerOutputs
 from dfqbench.quantizers.low_pass import LowPass
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_images, toy_network
+from residual import residual_network
 
 PROTOCOLS = ("gdfq", "deploy", "brecq", "brecq-folded")
 BLOCKS = ["3.conv2", "4.conv2"]
@@ -174,7 +174,7 @@ def test_features_of_a_student_are_the_teachers_where_it_rounds_little(protocol:
         error = (layers[name].normalized - value).norm() / value.norm()
         assert _value(error) < 0.1, name
     loss = torch.stack([layer.normalized.square().sum() for layer in layers.values()]).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert not any(module._forward_hooks for module in (*teacher.modules(), *student.modules()))
 
 
@@ -319,7 +319,7 @@ def test_gradients_reach_the_student_alone(recipe: str) -> None:
     student = _student(teacher)
     images = toy_images(8)
     loss = _loss(RECIPES[recipe].for_card(toy_card()), teacher, student)(Batch(images))
-    loss.backward(inputs=list(student.parameters()))  # type: ignore[no-untyped-call]
+    loss.backward(inputs=list(student.parameters()))
     assert images.grad is None
     assert all(parameter.grad is None for parameter in teacher.parameters())
     gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
