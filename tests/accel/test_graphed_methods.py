@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from residual import residual_network
 from torch import Tensor
 
 from cpu_graph import CpuRecorder
@@ -22,6 +21,7 @@ from dfqbench.run.worker.instrumented_source import Counts, SharedCounts
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
+from residual import residual_network
 
 
 def _never_capture(monkeypatch: pytest.MonkeyPatch) -> None:

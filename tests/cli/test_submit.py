@@ -18,7 +18,7 @@ from dfqbench.cli.submit import arguments_of
 from dfqbench.plugins import load_plugins
 from dfqbench.run.cluster.slurm import parse_options, walltime
 from dfqbench.run.schedule.run_environment import RunEnvironment
-from dfqbench.run.store.record import Seconds
+from dfqbench.run.store.record_parts import Seconds
 from dfqbench.run.store.run_folder import RunFolder
 from pretend import plan_of
 

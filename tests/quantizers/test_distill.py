@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from residual import residual_network
 from torch import Tensor, nn
 
 from dfqbench.api import Batch, Budget, NonFiniteError, PluginError, UsageError, budget_named
@@ -19,6 +18,7 @@ from dfqbench.quantizers.distill_params import DistillParams
 from dfqbench.synth import FixedSource
 from dfqbench.testing.context import ToyContext
 from dfqbench.testing.toys import toy_card, toy_network
+from residual import residual_network
 
 PARAMS = DistillParams(lr=1e-2, batch=16, batch_few_classes=16)
 LOSSES = ("adadfq", "hast", "synq", "dafl", "akd")

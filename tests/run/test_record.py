@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dfqbench.report.renderers.csv import COLUMNS
-from dfqbench.run.store.record import SCHEMA, Diagnostics, Record, json_schema
+from dfqbench.run.store.record import SCHEMA, Record, json_schema
+from dfqbench.run.store.record_parts import Diagnostics
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "reference" / "record.schema.json"
 SCHEMA_0: dict[str, Any] = {

@@ -7,7 +7,8 @@ from dfqbench.run.execute.executors import memory_need, plan_slots
 from dfqbench.run.execute.processes import clean_environment
 from dfqbench.run.store import environment
 from dfqbench.run.store.environment import Machine, describe_environment, resolve_precision, visible_gpus
-from dfqbench.run.store.record import PeakMemory, Record
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import PeakMemory
 
 CARDS = (("0", "H200"), ("1", "H200"), ("2", "T4"))
 

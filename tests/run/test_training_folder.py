@@ -12,7 +12,8 @@ from torch import nn
 from attempts import Live, host_context
 from dfqbench.quant import Student, parse_scheme, prepare
 from dfqbench.run.schedule.measured import add_curve
-from dfqbench.run.store.record import Record, Snapshot
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Snapshot
 from dfqbench.run.store.training_folder import IMAGES_SMALL, Snapshots, Timeline, TrainingFolder, part_of
 from dfqbench.run.worker.clock import Clock
 from dfqbench.run.worker.instrumented_source import Counts, InstrumentedLiveSource

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfqbench.api.errors import Skip
 from dfqbench.diagnose.measures import attention_spread, centre_margin, homogeneity, layer_distance, silhouette
-from dfqbench.run.store.record import Diagnostics
+from dfqbench.run.store.record_parts import Diagnostics
 from dfqbench.synth.attention import FeatureMaps, attention_centre, attention_consistency_loss, batch_statistics
 from dfqbench.synth.losses import bns_loss
 from dfqbench.synth.statistics import BatchNormStatistics, batchnorm_layers

@@ -10,7 +10,8 @@ from typing import Literal
 
 from dfqbench.api.errors import UsageError, unknown_name
 from dfqbench.report.formatting import count, decimals, duration
-from dfqbench.run.store.record import CpuSeconds, Record, Seconds
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import CpuSeconds, Seconds
 from dfqbench.run.store.status import CPU_SHARED
 
 Better = Literal["higher", "lower", ""]

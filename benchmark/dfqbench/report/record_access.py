@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from dfqbench.quant.scheme import PROTOCOLS
-from dfqbench.run.store.record import Error, Record
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Error
 from dfqbench.run.store.status import MEASURED, SHARED
 
 COLLAPSED = "collapsed"  # status of a measured student that guesses: a result, but never the best

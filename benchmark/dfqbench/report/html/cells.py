@@ -28,7 +28,8 @@ from dfqbench.report.record_access import (
 from dfqbench.report.tables.aggregate import aggregate
 from dfqbench.report.tables.origin import origin, without_recipe
 from dfqbench.report.tables.pivot import Pivot
-from dfqbench.run.store.record import Error, Record
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Error
 from dfqbench.run.store.status import described_flag
 
 SUMMARY = tuple(METRICS[name] for name in ("top1", "drop", "agreement", "synthesis", "total"))

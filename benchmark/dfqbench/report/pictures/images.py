@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError
 from dfqbench.run.store.files import IMAGES_FILE, REAL_IMAGES_FILE, TRAINING
-from dfqbench.run.store.record import Card, Record
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Card
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,7 +23,8 @@ from dfqbench.run.plan.identity import canonical
 from dfqbench.run.store.consistency import EXACT
 from dfqbench.run.store.environment import describe_environment, environment_id
 from dfqbench.run.store.files import STUDENT_FILES, read_regular, write_json
-from dfqbench.run.store.record import Preprocessing, Record
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Preprocessing
 from dfqbench.run.store.run_folder import MOST_BYTES, RunFolder, is_untrusted, unreadable
 from dfqbench.targets.catalogue import Catalogue
 from dfqbench.targets.spec import DatasetSpec, MissingModel, fingerprint

@@ -28,7 +28,8 @@ from dfqbench.run.schedule.measured import (
 from dfqbench.run.schedule.queue import Lease
 from dfqbench.run.schedule.run_environment import RunEnvironment
 from dfqbench.run.store.files import TRACEBACK_FILE, reclaim, valid, write_text
-from dfqbench.run.store.record import Error, Origin, Record
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Error, Origin
 from dfqbench.run.store.run_folder import RANDOM_WEIGHTS, CachedStudent
 from dfqbench.run.store.status import MEASURED, SETTLED
 

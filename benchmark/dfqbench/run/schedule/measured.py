@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dfqbench.run.execute.job import Outcome
-from dfqbench.run.store.record import Counts, Coverage, CpuSeconds, Error, PeakMemory, Record, Seconds, Snapshot
+from dfqbench.run.store.record import Record
+from dfqbench.run.store.record_parts import Counts, Coverage, CpuSeconds, Error, PeakMemory, Seconds, Snapshot
 
 CHANCE_ERRORS = 2.0
 """Binomial standard errors above chance up to which a student counts as guessing."""

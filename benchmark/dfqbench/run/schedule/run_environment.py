@@ -15,7 +15,8 @@ from dfqbench.run.plan.cell import Cell
 from dfqbench.run.store.environment import describe_environment, environment_id
 from dfqbench.run.store.files import shortened
 from dfqbench.run.store.lease import LEASE_SECONDS
-from dfqbench.run.store.record import SCHEMA, Dataset, Error, Model, Preprocessing, Record, SchemeFacts, Versions, now
+from dfqbench.run.store.record import SCHEMA, Record, now
+from dfqbench.run.store.record_parts import Dataset, Error, Model, Preprocessing, SchemeFacts, Versions
 from dfqbench.run.store.run_folder import CachedStudent, RunFolder
 from dfqbench.run.store.source_cache import is_saved
 from dfqbench.run.store.status import FAULTY, MEASURED, SETTLED

@@ -288,7 +288,8 @@ def read_record(file: Path) -> Record:
     """
     # Pydantic is not loaded before there is something to read.
     from dfqbench.run.store.consistency import contradictions
-    from dfqbench.run.store.record import Error, Record
+    from dfqbench.run.store.record import Record
+    from dfqbench.run.store.record_parts import Error
 
     content = read_regular(file, MOST_BYTES)
     record = Record.from_json(content)
