@@ -15,6 +15,7 @@ from rich.console import Console
 from dfqbench.plugins import load_plugins
 from dfqbench.run.cluster.peers import SILENT, Peer, PeerLog, job_id, read_peers
 from dfqbench.run.cluster.slurm import end_of_walltime
+from dfqbench.run.cluster.submission import submitted_at
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Phase, PhaseStarted, Progress, SharedJob, Sharing
 from dfqbench.run.execute.job import Job, OnEvent, Outcome
@@ -164,3 +165,15 @@ def test_end_of_the_walltime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         squeue.write_text(f"#!/bin/sh\necho {answer}\n")
         squeue.chmod(0o755)
         assert end_of_walltime({"SLURM_JOB_ID": "3"}) == pytest.approx(expected, abs=60)
+
+
+def test_failures_count_since_the_job_was_submitted(tmp_path: Path) -> None:
+    assert submitted_at(tmp_path, "12_0") == ""
+    (tmp_path / "slurm").mkdir()
+    file = tmp_path / "slurm" / "submission.json"
+    jobs = [{"id": "12;north", "submitted_at": "2026-01-01"}, {"id": "13", "submitted_at": "2026-01-02"}]
+    file.write_text(json.dumps({"what": {}, "jobs": jobs}))
+    times = [submitted_at(tmp_path, job) for job in ("12_0", "12_31", "13", "14_0", "1", "")]
+    assert times == ["2026-01-01", "2026-01-01", "2026-01-02", "", "", ""]
+    file.write_text("{")
+    assert submitted_at(tmp_path, "12_0") == ""

@@ -38,6 +38,22 @@ def read_submission(run: Path) -> Submission:
     return Submission([str(job["id"]) for job in jobs], jobs[-1].get("cells") if jobs else None)
 
 
+def submitted_at(run: Path, job: str) -> str:
+    """Return when the array of a job of this run was submitted, as records have times; empty: not by `submit`.
+
+    Args:
+        run: the run's folder.
+        job: see `job_id`.
+    """
+    array = job.partition("_")[0]
+    with contextlib.suppress(InputError):
+        for entry in _read(run).get("jobs", []):
+            # With a cluster's name behind it where there are several.
+            if str(entry["id"]).partition(";")[0] == array:
+                return str(entry.get("submitted_at", ""))
+    return ""
+
+
 def check_same(run: Path, what: Mapping[str, Any]) -> None:
     """Refuse to submit a run another time with another grid.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.plugins.registry import REAL
 from dfqbench.run.cluster.peers import PeerLog, job_id
+from dfqbench.run.cluster.submission import submitted_at
 from dfqbench.run.execute.cancellation import Cancellation
 from dfqbench.run.execute.events import Event, Phase, Probed
 from dfqbench.run.execute.executors import GRACE, InlineExecutor, LocalExecutor, memory_need, plan_slots
@@ -84,9 +85,8 @@ def run_plan(
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         description = None if options.cluster is None else options.cluster.facts.description
-        env = RunEnvironment(
-            folder, plugins, options.device, options.rules, guarded=plan.guarded, description=description
-        )
+        rules = replace(options.rules, failures_since=submitted_at(folder.path, job_id()))
+        env = RunEnvironment(folder, plugins, options.device, rules, guarded=plan.guarded, description=description)
         summary = _run(plan, env, options, console, cancellation or Cancellation())
     except OSError as error:
         raise unusable(folder, error) from error
