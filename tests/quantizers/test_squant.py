@@ -151,5 +151,5 @@ def test_uniform_noise_is_not_normalised() -> None:
 
 
 def test_range_rules_are_checked() -> None:
-    with pytest.raises(UsageError, match="unknown range rule 'half'"):
-        SQuantParams(range="half")
+    with pytest.raises(UsageError, match="unknown range rule 'no-such-rule'"):
+        SQuantParams(range="no-such-rule")
