@@ -41,7 +41,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str
             pytest.skip("SLURM is not installed; DFQBENCH_CLUSTER=install lets apt install it")
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             pytest.skip("SLURM is not installed, and installing it needs root and apt")
-        installed = subprocess.run([SCRIPT, "install"], capture_output=True, text=True, check=False)
+        # Without a network apt may wait for very long.
+        command = ["timeout", "120", SCRIPT, "install"]
+        installed = subprocess.run(command, capture_output=True, text=True, check=False)
         if installed.returncode != 0:
             pytest.skip(f"SLURM cannot be installed: {installed.stderr.strip()[-200:]}")
     with socket.socket() as free:

@@ -102,13 +102,15 @@ class Leases:
 
 
 def is_held(file: str, token: str) -> bool:
-    """Check that a lease is still the one with this token: a process that is suspended for longer loses it."""
+    """Check that no other run has this lease: a process that is suspended for longer loses it.
+
+    A file that is missing was removed by hand, by plugin code, or by a run that has taken the cell over and finished
+    it, whose record is there.
+    """
     for seconds in (SECOND_LOOK, 0.0):
         try:
             if token in Path(file).read_text(encoding="utf-8", errors="replace"):
                 return True
-        except FileNotFoundError:
-            pass
         except OSError:
             # A file system that fails says nothing about the lease.
             return True
