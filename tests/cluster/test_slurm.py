@@ -42,7 +42,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             pytest.skip("SLURM is not installed, and installing it needs root and apt")
         # Without a network apt may wait for very long.
-        command = ["timeout", "120", SCRIPT, "install"]
+        command = ["timeout", "120", str(SCRIPT), "install"]
         installed = subprocess.run(command, capture_output=True, text=True, check=False)
         if installed.returncode != 0:
             pytest.skip(f"SLURM cannot be installed: {installed.stderr.strip()[-200:]}")

@@ -297,8 +297,8 @@ def test_one_job_for_each_node_or_gpu(ray: FakeRay, tmp_path: Path) -> None:
         (lambda facts: replace(facts, precision="mixed-bfloat16x"), "precision mixed-bfloat16x instead of"),
         (lambda facts: replace(facts, code={**facts.code, "dfqbench": "0"}), "the code of dfqbench"),
         (
-            lambda facts: replace(facts, description={**facts.description, "device_name": "Other"}),
-            "device_name Other instead of",
+            lambda facts: replace(facts, description={**facts.description, "instructions": ["avx"]}),
+            "instructions ['avx'] instead of",
         ),
     ],
 )

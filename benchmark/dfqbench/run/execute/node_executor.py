@@ -25,7 +25,7 @@ from dfqbench.run.execute.events import Event
 from dfqbench.run.execute.executors import LocalExecutor
 from dfqbench.run.execute.job import Job, Outcome, Slot
 from dfqbench.run.plan.identity import CODE
-from dfqbench.run.store.environment import NOT_IDENTITY, describe_environment, environment_id, resolve_precision
+from dfqbench.run.store.environment import describe_environment, environment_id, identity_facts, resolve_precision
 
 SEEN_WITHIN = 10.0
 """Seconds until a new file is visible on all machines that share a folder; NFS remembers what was missing."""
@@ -73,7 +73,7 @@ class NodeFacts:
 
 def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a description that make an environment another one, packages and variables by name."""
-    facts = {key: value for key, value in description.items() if key not in NOT_IDENTITY}
+    facts = identity_facts(description)
     return {**facts.pop("packages", {}), **facts.pop("variables", {}), **facts}
 
 

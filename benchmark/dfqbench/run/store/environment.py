@@ -93,18 +93,20 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def environment_id(environment: Mapping[str, Any]) -> str:
-    """Return the identity of what may change digits: packages, kind of device, a GPU's name, instruction sets.
+    """Return the identity of an environment: of its parts that may change digits."""
+    return identity(identity_facts(environment))
+
+
+def identity_facts(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may change digits: packages, kind of device, a GPU's name, instruction sets.
 
     The version of dfqbench is not in it, since identities of cells hash its code and their precision.
     """
     device = environment["device"].partition(":")[0]
     packages = {name: version for name, version in environment["packages"].items() if name != "dfqbench"}
+    gpu = {} if device == "cpu" else {"device_name": environment["device_name"]}
     facts = {key: value for key, value in environment.items() if key not in NOT_IDENTITY}
-    return identity(facts | {"packages": packages, "device": device} | _gpu_of(environment, device))
-
-
-def _gpu_of(environment: Mapping[str, Any], device: str) -> dict[str, Any]:
-    return {} if device == "cpu" else {"device_name": environment["device_name"]}
+    return facts | {"packages": packages, "device": device} | gpu
 
 
 @cache
