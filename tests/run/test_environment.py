@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from dfqbench.report import describe_hardware
-from dfqbench.run.store.environment import describe_environment, environment_id
+from dfqbench.run.store.environment import describe_environment, environment_id, knows_torch, write_environment
 from dfqbench.run.store.resources import UNKNOWN_MIB, free_memory_mib
-from dfqbench.run.store.run_folder import RunFolder
 
 NODE: dict[str, Any] = describe_environment("cpu") | {
     "instructions": ["GenuineIntel", "avx2", "avx512f"],
@@ -40,14 +39,14 @@ def test_environment_is_what_can_change_digits(node: dict[str, Any], changes: di
 
 
 def test_hardware_of_every_node_of_an_environment_is_named(tmp_path: Path) -> None:
-    run, name = RunFolder(tmp_path), environment_id(NODE)
+    name = environment_id(NODE)
     other = NODE | {"cpu": "Xeon 6248", "device_name": "Xeon 6248", "cores": 64}
     for node in (NODE, other, NODE):
-        run.write_environment(node, name)
-    assert not run.knows_torch(other, name)
-    run.write_environment(other | {"torch": {}}, name)
-    assert run.knows_torch(other, name)
-    assert not run.knows_torch(NODE, name)
+        write_environment(tmp_path, node, name)
+    assert not knows_torch(tmp_path, other, name)
+    write_environment(tmp_path, other | {"torch": {}}, name)
+    assert knows_torch(tmp_path, other, name)
+    assert not knows_torch(tmp_path, NODE, name)
     assert len(list(tmp_path.glob("environments/*"))) == 2
     (words,) = describe_hardware(tmp_path).values()
     assert "Xeon 6230, 40 cores" in words

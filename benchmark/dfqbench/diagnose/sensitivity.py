@@ -92,7 +92,7 @@ def measure_on_images(
         if record is not None and record.error is not None:
             reason = record.error.message
         raise Unavailable(f"no images of {cell.choice.method} for {cell.model_name}: {reason}", "name another --source")
-    images, _ = load_kept_images(folder.path / "cells" / record.cell_id / f"attempt-{record.attempt}")
+    images, _ = load_kept_images(folder.attempt(record.cell_id, record.attempt))
     teacher = build_teacher(cell.model, torch.device(device), plugins.model_families)
     on_device = torch.from_numpy(images).to(device)
     return measure_sensitivity(teacher, on_device, cell.scheme.protocol, cell.model.card, bits=bits)

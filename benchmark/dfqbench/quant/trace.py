@@ -78,10 +78,15 @@ def trace(network: nn.Module) -> fx.GraphModule:
     raise Unavailable(f"{type(network).__name__} has more than {MOST_RETRIES} untraceable parts")
 
 
+def node_module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls, with whatever arguments; None for other nodes."""
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def called_module(traced: fx.GraphModule, node: Any) -> nn.Module | None:
     """Return the module that a node calls with one tensor and nothing else; None for other nodes."""
-    is_call = isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs
-    return traced.get_submodule(str(node.target)) if is_call else None
+    takes_one = isinstance(node, fx.Node) and len(node.args) == 1 and not node.kwargs
+    return node_module(traced, node) if takes_one else None
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dfqbench.api.errors import Unavailable
 from dfqbench.quant.batch_norm import ADDITIONS
-from dfqbench.quant.trace import WEIGHTED, BatchNorm
+from dfqbench.quant.trace import WEIGHTED, BatchNorm, node_module
 from dfqbench.synth.attention import NORMALISER_EPS, attention_map
 
 
@@ -42,7 +42,7 @@ def map_sizes(graph: fx.GraphModule, example: Tensor) -> dict[str, int]:
     sizes = {}
     for node in graph.graph.nodes:
         shape: Any = getattr(node.meta.get("tensor_meta"), "shape", ())
-        if node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Conv2d) and len(shape) == 4:
+        if isinstance(node_module(graph, node), nn.Conv2d) and len(shape) == 4:
             sizes[str(node.target)] = shape[2] * shape[3]
     return sizes
 
@@ -89,14 +89,14 @@ def _depths(graph: fx.GraphModule) -> dict[fx.Node, int]:
     depths: dict[fx.Node, int] = {}
     for node in graph.graph.nodes:
         before = max((depths[source] for source in node.all_input_nodes), default=0)
-        depths[node] = before + isinstance(_module(graph, node), WEIGHTED)
+        depths[node] = before + isinstance(node_module(graph, node), WEIGHTED)
     return depths
 
 
 def _layer_before(graph: fx.GraphModule, node: fx.Node | None) -> str | None:
     """Return the convolution whose output a node passes on through BatchNorm, if anything; None: there is none."""
     while node is not None and node.op == "call_module" and len(node.all_input_nodes) == 1:
-        module = _module(graph, node)
+        module = node_module(graph, node)
         if isinstance(module, nn.Conv2d):
             return str(node.target)
         if not isinstance(module, (BatchNorm, nn.Identity, nn.Dropout)):
@@ -112,11 +112,7 @@ def _is_pointwise_after_depthwise(graph: fx.GraphModule, name: str) -> bool:
         return False
     while len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
-        before = _module(graph, node)
+        before = node_module(graph, node)
         if isinstance(before, WEIGHTED):
             return isinstance(before, nn.Conv2d) and before.groups == before.in_channels > 1
     return False
-
-
-def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None

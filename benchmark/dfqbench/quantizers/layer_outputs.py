@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from dfqbench.quant.trace import BatchNorm
+from dfqbench.quant.trace import BatchNorm, node_module
 from dfqbench.synth.statistics import PassRecorder
 
 
@@ -73,7 +73,7 @@ class LayerOutputs(PassRecorder):
 def norm_after(graph: fx.GraphModule, name: str) -> nn.Module | None:
     """Return the BatchNorm with running statistics that alone reads the output of a layer, or None."""
     users = [user for node in graph.graph.nodes if node.target == name for user in node.users]
-    if len(users) != 1 or users[0].op != "call_module" or users[0].all_input_nodes[0].target != name:
+    if len(users) != 1 or users[0].all_input_nodes[0].target != name:
         return None
-    norm = graph.get_submodule(str(users[0].target))
+    norm = node_module(graph, users[0])
     return norm if isinstance(norm, BatchNorm) and norm.running_mean is not None else None

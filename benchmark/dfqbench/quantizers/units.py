@@ -17,7 +17,7 @@ from dfqbench.api.errors import Unavailable
 from dfqbench.quant import FakeQuantize, Student
 from dfqbench.quant.activations import FUNCTIONS, METHODS, is_activation
 from dfqbench.quant.scheme import Placement
-from dfqbench.quant.trace import WEIGHTED, BatchNorm
+from dfqbench.quant.trace import WEIGHTED, BatchNorm, node_module
 
 _ADDITIONS: frozenset[Any] = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
 
@@ -161,13 +161,9 @@ def _part(network: fx.GraphModule, start: str, end: str) -> fx.GraphModule:
     return fx.GraphModule(network, graph)
 
 
-def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 def _layers(network: fx.GraphModule, node: fx.Node) -> list[str]:
     """Return the dotted names of the layers with weights that a node calls."""
-    module = _module(network, node)
+    module = node_module(network, node)
     names = [] if module is None else [name for name, part in module.named_modules() if isinstance(part, WEIGHTED)]
     return [f"{node.target}.{name}" if name else str(node.target) for name in names]
 
@@ -178,7 +174,7 @@ def _has_layer(network: fx.GraphModule, node: fx.Node) -> bool:
 
 def _closes(network: fx.GraphModule, node: fx.Node, placement: Placement) -> bool:
     """Check that a node belongs to the unit of the layer before it."""
-    module = _module(network, node)
+    module = node_module(network, node)
     if isinstance(module, FakeQuantize):
         return placement is Placement.ACTIVATION_OUTPUT
     if module is not None:

@@ -13,7 +13,7 @@ def describe_hardware(run: Path) -> dict[str, str]:
     words: dict[str, str] = {}
     for name, environment in environments(run).items():
         first, other = words.get(name.partition(".")[0]), _words(environment)
-        # Further files of one environment are those of other hardware (`RunFolder.write_environment`).
+        # Further files of one environment are those of other hardware (`write_environment`).
         words[name.partition(".")[0]] = other if first is None else f"{first} and {other}"
     return words
 

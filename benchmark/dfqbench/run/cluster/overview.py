@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from dfqbench.run.cluster.slurm import JobState, SlurmError, queued
 from dfqbench.run.cluster.submission import read_submission
 from dfqbench.run.plan.estimate import format_seconds
 from dfqbench.run.store.files import RECORD
-from dfqbench.run.store.run_folder import RunFolder
+from dfqbench.run.store.run_folder import RunFolder, attempt_names
 from dfqbench.run.store.status import FAULTY, SETTLED
 
 DONE = SETTLED | {"skipped", "unavailable"}
@@ -159,7 +158,7 @@ class Watcher:
             self._everything = now
             self._settled.clear()
         if planned is None:
-            planned = _names(root)
+            planned = sorted(self._folder.begun_cells())
         states = {}
         for cell in planned:
             state = self._settled.get(cell) or self._newest(f"{root}/{cell}")
@@ -170,11 +169,9 @@ class Watcher:
         return states
 
     def _newest(self, cell: str) -> CellState | None:
-        attempts = [name for name in _names(cell) if name.startswith("attempt-")]
-        for name in sorted(attempts, key=lambda name: (len(name), name), reverse=True):
-            file = f"{cell}/{name}/{RECORD}"
+        for name in reversed(attempt_names(cell)):
             with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-                return _state(file)
+                return _state(f"{cell}/{name}/{RECORD}")
         return None
 
 
@@ -185,13 +182,6 @@ def _state(file: str) -> CellState:
     place = f"{data.get('target')}/{(data.get('model') or {}).get('name')} {(data.get('scheme') or {}).get('label')}"
     label = f"{data.get('label')} {place} seed {data.get('seed')}"
     return CellState(str(data["status"]), label, str((data.get("error") or {}).get("message", "")))
-
-
-def _names(folder: str | Path) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208 - of thousands
-    except OSError:
-        return []
 
 
 def _queue(jobs: Iterable[str]) -> tuple[dict[str, JobState] | None, str]:

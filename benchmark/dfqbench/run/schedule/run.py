@@ -85,7 +85,8 @@ def run_plan(
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         description = None if options.cluster is None else options.cluster.facts.description
-        rules = replace(options.rules, failures_since=submitted_at(folder.path, job_id()))
+        since = options.rules.failures_since or submitted_at(folder.path, job_id())
+        rules = replace(options.rules, failures_since=since)
         env = RunEnvironment(folder, plugins, options.device, rules, guarded=plan.guarded, description=description)
         summary = _run(plan, env, options, console, cancellation or Cancellation())
     except OSError as error:

@@ -12,7 +12,7 @@ from dfqbench.models.spec import ModelSpec
 from dfqbench.plugins import Plugins
 from dfqbench.run.execute.job import CHECKPOINT_EVERY, EvaluatorClient, Job, JobMember
 from dfqbench.run.plan.cell import Cell
-from dfqbench.run.store.environment import describe_environment, environment_id
+from dfqbench.run.store.environment import describe_environment, environment_id, knows_torch, write_environment
 from dfqbench.run.store.files import shortened
 from dfqbench.run.store.lease import LEASE_SECONDS
 from dfqbench.run.store.record import SCHEMA, Record, now
@@ -128,17 +128,17 @@ class RunEnvironment:
 
     def describe(self) -> None:
         """Write the description of software and hardware."""
-        self.folder.write_environment(self._description, self.environment)
+        write_environment(self.folder.path, self._description, self.environment)
 
     def describe_torch(self, evaluator: EvaluatorClient) -> None:
         """Add what only torch knows to the description, once."""
         if self._described_torch:
             return
         self._described_torch = True
-        if not self.folder.knows_torch(self._description, self.environment):
+        if not knows_torch(self.folder.path, self._description, self.environment):
             answer = evaluator.ask({"op": "environment"})
             if "error" not in answer:
-                self.folder.write_environment({**self._description, "torch": answer["torch"]}, self.environment)
+                write_environment(self.folder.path, {**self._description, "torch": answer["torch"]}, self.environment)
 
     def job(self, attempts: Sequence[tuple[Cell, Path]], begin: float, probe_seconds: float = 0.0) -> Job:
         """Return the job of runnable cells that differ in the scheme only, each with its attempt's folder.

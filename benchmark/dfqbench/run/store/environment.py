@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -18,6 +19,7 @@ from typing import Any
 from dfqbench.accel.backend import kernels_for
 from dfqbench.api.precision import Precision
 from dfqbench.run.plan.identity import identity
+from dfqbench.run.store.files import write_json
 from dfqbench.run.store.resources import free_memory_mib, usable_cores
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorchcv", "numpy", "pillow", "scikit-learn", "dfqbench")
@@ -107,6 +109,44 @@ def identity_facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     gpu = {} if device == "cpu" else {"device_name": environment["device_name"]}
     facts = {key: value for key, value in environment.items() if key not in NOT_IDENTITY}
     return facts | {"packages": packages, "device": device} | gpu
+
+
+def write_environment(run: Path, environment: Mapping[str, Any], name: str) -> None:
+    """Write the description of an environment into a run's folder; one without what torch reports replaces none.
+
+    Machines of one environment whose hardware differs have a file each.
+
+    Args:
+        run: the run's folder.
+        environment: result of `describe_environment`, perhaps with what torch reports.
+        name: its identity.
+    """
+    path = _file(run, environment, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "torch" in environment or not path.exists():
+        write_json(path, dict(environment))
+
+
+def knows_torch(run: Path, environment: Mapping[str, Any], name: str) -> bool:
+    """Check that the description of an environment on this hardware holds what torch reports."""
+    return "torch" in _described(_file(run, environment, name))
+
+
+def _file(run: Path, environment: Mapping[str, Any], name: str) -> Path:
+    first = run / "environments" / f"{name}.json"
+    hardware = {key: environment.get(key) for key in HARDWARE}
+    known = _described(first)
+    if not known or {key: known.get(key) for key in HARDWARE} == hardware:
+        return first
+    return first.with_name(f"{name}.{identity(hardware)}.json")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return description if isinstance(description, dict) else {}
 
 
 @cache

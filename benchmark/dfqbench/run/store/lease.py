@@ -41,14 +41,13 @@ class Leases:
     """The leases of one folder, as one run sees them; used by one thread.
 
     Args:
-        folder: made with the first lease.
+        folder: filelock makes it.
         seconds: without a heartbeat until a lease is taken over; every run on the folder must use the same.
     """
 
     def __init__(self, folder: Path, seconds: float = LEASE_SECONDS) -> None:
         self.seconds = seconds
         self._folder = folder
-        self._folder_made = False
         self._contended: dict[str, _Contended] = {}
 
     def take(self, name: str) -> SoftFileLease | None:
@@ -58,9 +57,6 @@ class Leases:
             UsageError: another run uses leases of another length.
             OSError: the folder cannot be written.
         """
-        if not self._folder_made:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._folder_made = True
         seen = self._contended.get(name) or _Contended(self._lease(name))
         if not _try(seen.lease) and not (self._is_abandoned(seen) and _try(seen.lease)):
             self._contended[name] = seen
@@ -107,15 +103,18 @@ def is_held(file: str, token: str) -> bool:
     A file that is missing was removed by hand, by plugin code, or by a run that has taken the cell over and finished
     it, whose record is there.
     """
-    for seconds in (SECOND_LOOK, 0.0):
-        try:
-            if token in Path(file).read_text(encoding="utf-8", errors="replace"):
-                return True
-        except OSError:
-            # A file system that fails says nothing about the lease.
-            return True
-        time.sleep(seconds)
-    return False
+    if _is_ours(file, token):
+        return True
+    time.sleep(SECOND_LOOK)
+    return _is_ours(file, token)
+
+
+def _is_ours(file: str, token: str) -> bool:
+    try:
+        return token in Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        # A file system that fails says nothing about the lease.
+        return True
 
 
 def _try(lease: SoftFileLease) -> bool:

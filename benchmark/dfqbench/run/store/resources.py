@@ -46,7 +46,11 @@ def _left_in_groups(root: Path) -> Iterator[float]:
     """Yield what the limits of this process's control group and its parents leave."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
-        for folder in ("", "unified") if not controllers else ("memory",) if "memory" in controllers.split(",") else ():
+        if not controllers:  # version 2 has one hierarchy for all
+            folders: tuple[str, ...] = ("", "unified")
+        else:
+            folders = ("memory",) if "memory" in controllers.split(",") else ()
+        for folder in folders:
             top = root / GROUPS / folder
             group = top / path.lstrip("/")
             # In a container the path may be that of the host, and not be there.

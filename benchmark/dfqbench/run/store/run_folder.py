@@ -6,13 +6,12 @@ import contextlib
 import errno
 import gc
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dfqbench.api.errors import InputError, UsageError
 from dfqbench.run.execute.job import Outcome
@@ -26,7 +25,6 @@ from dfqbench.run.store.files import (
     json_text,
     read_regular,
     set_aside,
-    write_json,
     write_text,
 )
 from dfqbench.run.store.status import MEASURED, SETTLED
@@ -122,6 +120,10 @@ class RunFolder:
         """Folder of a cell's checkpoints."""
         return self.path / "cells" / cell_id / "checkpoints"
 
+    def attempt(self, cell_id: str, number: int) -> Path:
+        """Folder of an attempt at a cell."""
+        return self.path / "cells" / cell_id / f"attempt-{number}"
+
     def new_attempt(self, cell_id: str) -> tuple[Path, int]:
         """Make the folder of the next attempt at a cell.
 
@@ -132,7 +134,7 @@ class RunFolder:
         cell.mkdir(parents=True, exist_ok=True)
         number = 1 + max((_number(folder.name) for folder in cell.glob("attempt-*")), default=0)
         while True:
-            folder = cell / f"attempt-{number}"
+            folder = self.attempt(cell_id, number)
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -151,23 +153,22 @@ class RunFolder:
     def newest_recorded(self, cell_id: str) -> int:
         """Return the number of a cell's newest attempt that has a record, or 0."""
         cell = f"{self.path}/cells/{cell_id}"
-        numbers = sorted(map(_number, _names(cell)), reverse=True)
-        return next((number for number in numbers if Path(f"{cell}/attempt-{number}/{RECORD}").exists()), 0)
+        recorded = (name for name in reversed(attempt_names(cell)) if Path(f"{cell}/{name}/{RECORD}").exists())
+        return next(map(_number, recorded), 0)
 
     def keep_newest(self, cell_id: str, after: int, attempt: int) -> bool:
         """Set all settled records of attempts after a number aside but the newest; check that it is `attempt`'s.
 
         There are several where a run was suspended, and lost the cell, just before it wrote its record.
         """
-        cell = self.path / "cells" / cell_id
-        others = [number for name in _names(str(cell)) if (number := _number(name)) > after and number != attempt]
+        numbers = map(_number, attempt_names(f"{self.path}/cells/{cell_id}"))
         settled = [attempt]
-        for number in others:
+        for number in (number for number in numbers if number > after and number != attempt):
             with contextlib.suppress(FileNotFoundError):
-                record = _read(cell / f"attempt-{number}" / RECORD)
+                record = _read(self.attempt(cell_id, number) / RECORD)
                 settled += [number] if record is not None and record.status in SETTLED else []
         for number in set(settled) - {max(settled)}:
-            set_aside(cell / f"attempt-{number}" / RECORD)
+            set_aside(self.attempt(cell_id, number) / RECORD)
         return attempt == max(settled)
 
     def latest(self, cell_id: str) -> Record | None:
@@ -205,39 +206,6 @@ class RunFolder:
             os.fsync(stream.fileno())
         write_text(attempt / RECORD, text)
 
-    def write_environment(self, environment: Mapping[str, Any], name: str) -> None:
-        """Write the description of an environment; one without what torch reports replaces none.
-
-        Machines of one environment whose hardware differs have a file each.
-        """
-        path = self._environment(name, environment)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if "torch" in environment or not path.exists():
-            write_json(path, dict(environment))
-
-    def knows_torch(self, environment: Mapping[str, Any], name: str) -> bool:
-        """Check that the description of an environment on this hardware holds what torch reports."""
-        return "torch" in _described(self._environment(name, environment))
-
-    def _environment(self, name: str, environment: Mapping[str, Any]) -> Path:
-        from dfqbench.run.plan.identity import identity
-        from dfqbench.run.store.environment import HARDWARE
-
-        first = self.path / "environments" / f"{name}.json"
-        hardware = {key: environment.get(key) for key in HARDWARE}
-        known = _described(first)
-        if not known or {key: known.get(key) for key in HARDWARE} == hardware:
-            return first
-        return first.with_name(f"{name}.{identity(hardware)}.json")
-
-
-def _described(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return description if isinstance(description, dict) else {}
-
 
 def _is_trained(record: Record) -> bool:
     """Check that the student's training came to its end, whatever became of its evaluation."""
@@ -256,8 +224,13 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+def attempt_names(cell: str) -> list[str]:
+    """Return the names of the folders of the attempts at a cell, given its folder, the oldest first."""
+    return sorted((name for name in _names(cell) if name.startswith("attempt-")), key=_number)
+
+
 def _cell_records(cell: str) -> Iterator[tuple[Record | None, Path]]:
-    for name in sorted((name for name in _names(cell) if name.startswith("attempt-")), key=_number):
+    for name in attempt_names(cell):
         file = Path(f"{cell}/{name}/{RECORD}")
         with contextlib.suppress(FileNotFoundError):
             yield _read(file), file
